@@ -1,0 +1,204 @@
+"""Descriptors with an owner, and what kind of object a descriptor is.
+
+A :class:`Handle` owns one descriptor. It is given on with :meth:`Handle.take`, and closed otherwise; dropping one that
+is still open closes it and warns. Everything that receives descriptors wraps them at once, so that every path, an
+exception's included, has an owner that closes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+import warnings
+from types import TracebackType
+from typing import Any, Self
+
+from .library import HandleKind
+
+
+class HandleClosedError(ValueError):
+    """The handle was closed or given away before this use."""
+
+
+class Handle:
+    """The owner of one descriptor."""
+
+    __slots__ = ("__weakref__", "_fd")
+
+    def __init__(self, fd: int) -> None:
+        """Become the owner of `fd`."""
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """The descriptor, still owned by this handle."""
+        if self._fd < 0:
+            raise HandleClosedError(f"this {type(self).__name__} is closed or was given away")
+        return self._fd
+
+    @property
+    def closed(self) -> bool:
+        """Whether the descriptor is closed or given away."""
+        return self._fd < 0
+
+    def take(self) -> int:
+        """Give the descriptor away: the caller owns it afterwards."""
+        fd, self._fd = self.fileno(), -1
+        return fd
+
+    def duplicate(self) -> Self:
+        """Another handle to the same object, with its own descriptor.
+
+        Raises `OSError` when the process has no descriptor left.
+        """
+        return type(self)(fcntl.fcntl(self.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
+
+    def close(self) -> None:
+        """Close the descriptor; nothing happens when that was done before."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            _warn(f"{self!r} was dropped without close()", ResourceWarning, 2, source=self)
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {f'fd {self._fd}' if self._fd >= 0 else 'closed'}>"
+
+
+def channel_pair() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a new channel, neither blocking nor inherited by programs that are started."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    near.setblocking(False)
+    far.setblocking(False)
+    return near, far
+
+
+def eventpair() -> tuple[Handle, Handle]:
+    """Both ends of a new eventpair: an end is signalled when every descriptor of the other one is closed."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    return Handle(near.detach()), Handle(far.detach())
+
+
+# --- kinds --------------------------------------------------------------------------------------------------------
+
+
+def describe(fd: int) -> str:
+    """What a descriptor is, in words for an error message."""
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
+        return "a regular file or memfd"
+    if not stat.S_ISSOCK(mode):
+        for test, name in (
+            (stat.S_ISDIR, "a directory"),
+            (stat.S_ISFIFO, "a pipe"),
+            (stat.S_ISCHR, "a character device"),
+            (stat.S_ISBLK, "a block device"),
+        ):
+            if test(mode):
+                return name
+        return _target(fd)
+    with _borrowed_socket(fd) as sock:
+        family = socket.AddressFamily(sock.family).name
+        kind = socket.SocketKind(sock.type).name
+        if _option(sock, socket.SO_ACCEPTCONN):
+            return f"a listening {family} {kind} socket"
+        try:
+            peer = sock.getpeername()
+        except OSError:
+            return f"an unconnected {family} {kind} socket"
+        if sock.family != socket.AF_UNIX:
+            return f"an {family} {kind} socket"
+        names = [
+            f"{whose} named {name!r}"
+            for whose, name in (("itself", sock.getsockname()), ("its peer", peer))
+            if name
+        ]
+        return f"a connected {kind} socket" + (f", {' and '.join(names)}" if names else "")
+
+
+def is_socketpair_end(fd: int, *types: int) -> bool:
+    """Whether a descriptor is one end of a connected pair of nameless Unix sockets of one of the `types`."""
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return False
+    with _borrowed_socket(fd) as sock:
+        if sock.family != socket.AF_UNIX or sock.type not in types:
+            return False
+        try:
+            return not sock.getpeername() and not sock.getsockname()
+        except OSError:
+            return False
+
+
+def is_seqpacket(fd: int) -> bool:
+    """Whether a descriptor is a SOCK_SEQPACKET Unix socket, whatever its state."""
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return False
+    with _borrowed_socket(fd) as sock:
+        return sock.family == socket.AF_UNIX and sock.type == socket.SOCK_SEQPACKET
+
+
+def is_vmo(fd: int) -> bool:
+    """Whether a descriptor is a memfd or a regular file."""
+    return stat.S_ISREG(os.fstat(fd).st_mode)
+
+
+def is_kind(fd: int, kind: HandleKind) -> bool:
+    """Whether a descriptor can be what a field asks for, as far as the kernel can tell.
+
+    A client end is judged by its type alone: which of them are tokens is the server's knowledge. What an event is, the
+    server decides too, by the objects it makes node_refs from.
+    """
+    match kind:
+        case HandleKind.CLIENT_END:
+            return is_seqpacket(fd)
+        case HandleKind.SERVER_END:
+            return is_socketpair_end(fd, socket.SOCK_SEQPACKET)
+        case HandleKind.EVENTPAIR:
+            return is_socketpair_end(fd, socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+        case HandleKind.VMO:
+            return is_vmo(fd)
+        case HandleKind.EVENT:
+            return True
+
+
+class _borrowed_socket:  # noqa: N801 - used as a function
+    """A socket object over a descriptor that somebody else owns."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+
+    def __enter__(self) -> socket.socket:
+        return self._socket
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.detach()
+
+
+def _option(sock: socket.socket, option: int) -> int:
+    with contextlib.suppress(OSError):
+        return sock.getsockopt(socket.SOL_SOCKET, option)
+    return 0
+
+
+def _target(fd: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError as error:  # pragma: no cover - /proc is checked at start
+        return errno.errorcode.get(error.errno or 0, "unknown")

@@ -1,0 +1,263 @@
+"""How a FIDL-like library is declared.
+
+A library is tables, structs, enums and interfaces. Each is written down once, as an ordinary Python class whose
+annotations carry what the wire needs::
+
+    @table
+    class Heap(Table):
+        heap_type: Annotated[str | None, Field(1, String(128))] = None
+        id: Annotated[int | None, Field(2, UINT64)] = None
+
+    class Node(Interface):
+        sync = Method("Wait until everything sent before has been processed.", two_way=True)
+
+From these declarations come the codec (:mod:`.codec`), the client's methods, the server's dispatch and the reference
+page (:mod:`.reference`). Nothing about a table, a limit or a method is said a second time anywhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar, dataclass_transform
+
+LIBRARY = "fuchsia.sysmem2"
+
+
+# --- wire types ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Bool:
+    """true or false."""
+
+
+@dataclass(frozen=True, slots=True)
+class Integer:
+    """An integer of a declared width; only `deadline` is signed."""
+
+    bits: int
+    signed: bool = False
+
+    @property
+    def minimum(self) -> int:
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def maximum(self) -> int:
+        return (1 << (self.bits - self.signed)) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Enumeration:
+    """A member of an enum, or a combination of flags, as its number.
+
+    All of them are flexible: a number without a name decodes, as a plain integer.
+    """
+
+    type: type[enum.IntEnum] | type[enum.IntFlag]
+    bits: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class String:
+    """Text of at most `max_bytes` bytes of UTF-8."""
+
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """An array of at most `max_count` elements."""
+
+    element: WireType
+    max_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """A table or a struct inside a table."""
+
+    type: type[Table] | type[Struct]
+
+
+class HandleKind(enum.Enum):
+    """What a descriptor is asked to be; `spec/protocol.md`, "Kinds, as far as Linux can tell"."""
+
+    CLIENT_END = "client end"
+    SERVER_END = "server end"
+    EVENTPAIR = "eventpair"
+    VMO = "vmo"
+    EVENT = "event"
+
+
+@dataclass(frozen=True, slots=True)
+class HandleType:
+    """A descriptor; for a channel end, also the interface that is spoken on it."""
+
+    kind: HandleKind
+    interface: str | None = None
+
+
+WireType = Bool | Integer | Enumeration | String | Vector | Nested | HandleType
+
+BOOL = Bool()
+UINT32 = Integer(32)
+UINT64 = Integer(64)
+INT64 = Integer(64, signed=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One member of a table: its number and type on the wire, and whether a request without it is refused."""
+
+    number: int
+    type: WireType
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A table's or struct's field together with its Python name."""
+
+    name: str
+    field: Field
+
+
+# --- tables and structs -------------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+def _members(cls: type) -> Iterator[Member]:
+    """The declared members of a class: annotations of the form `Annotated[…, Field(…)]`, base classes first."""
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        for extra in getattr(hint, "__metadata__", ()):
+            if isinstance(extra, Field):
+                yield Member(name, extra)
+
+
+class Table:
+    """A message or part of one in which every field may be left out; `None` is un-set.
+
+    Equality and `repr` show the fields that are set.
+    """
+
+    __slots__ = ()
+    members: ClassVar[tuple[Member, ...]] = ()
+
+    def set_fields(self) -> Iterator[tuple[Member, Any]]:
+        """The fields that are set, in the order of their declaration."""
+        for member in self.members:
+            value = getattr(self, member.name)
+            if value is not None:
+                yield member, value
+
+    def missing(self) -> Iterator[str]:
+        """The names of required fields that are un-set."""
+        for member in self.members:
+            if member.field.required and getattr(self, member.name) is None:
+                yield member.name
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{member.name}={value!r}" for member, value in self.set_fields())
+        return f"{type(self).__name__}({shown})"
+
+
+class Struct:
+    """A value whose members are all present, in order."""
+
+    __slots__ = ()
+    members: ClassVar[tuple[Member, ...]] = ()
+
+
+@dataclass_transform(kw_only_default=True)
+def table(cls: type[T]) -> type[T]:
+    """Make a class a table: keyword-only, compared by value, its members read from the annotations."""
+    made: Any = dataclasses.dataclass(kw_only=True, slots=True, repr=False)(cls)
+    made.members = tuple(_members(made))
+    numbers = [member.field.number for member in made.members]
+    if len(set(numbers)) != len(numbers) or not all(numbers):
+        raise TypeError(f"{cls.__name__}: field numbers must be unique and not 0: {numbers}")
+    return typing.cast("type[T]", made)
+
+
+@dataclass_transform(frozen_default=True)
+def struct(cls: type[T]) -> type[T]:
+    """Make a class a struct: positional or keyword, immutable, its members in order of declaration."""
+    made: Any = dataclasses.dataclass(frozen=True, slots=True)(cls)
+    made.members = tuple(_members(made))
+    return typing.cast("type[T]", made)
+
+
+# --- interfaces ---------------------------------------------------------------------------------------------------
+
+
+def camel_case(name: str) -> str:
+    """`get_vmo_info` → `GetVmoInfo`: a Python name as the interface spells it."""
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
+def ordinal(interface: str, method: str) -> int:
+    """A method's ordinal: the first 8 bytes of SHA-256 of its full name, little-endian, top bit cleared."""
+    digest = hashlib.sha256(f"{LIBRARY}/{interface}.{method}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") & 0x7FFF_FFFF_FFFF_FFFF
+
+
+class Method:
+    """A method of an interface, an attribute of its class.
+
+    A method is one-way unless it has a `response`, is `two_way` (its answer is then empty) or `fallible` (its answer is
+    then the response table or an `Error`).
+    """
+
+    __slots__ = ("doc", "fallible", "interface", "name", "ordinal", "request", "response", "two_way", "wire_name")
+
+    def __init__(
+        self,
+        doc: str,
+        request: type[Table] | None = None,
+        response: type[Table] | None = None,
+        *,
+        two_way: bool = False,
+        fallible: bool = False,
+    ) -> None:
+        self.doc = doc
+        self.request = request
+        self.response = response
+        self.two_way = two_way or fallible or response is not None
+        self.fallible = fallible
+
+    def __set_name__(self, owner: type[Interface], name: str) -> None:
+        self.interface = owner.__name__
+        self.name = name
+        self.wire_name = camel_case(name)
+        self.ordinal = ordinal(self.interface, self.wire_name)
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+    def __str__(self) -> str:
+        return f"{self.interface}.{self.wire_name}"
+
+
+class Interface:
+    """A protocol: what may be said on one kind of channel.
+
+    Composition is inheritance: a composed method keeps the interface it was declared in, and so its ordinal.
+    """
+
+    methods: ClassVar[Mapping[int, Method]] = {}
+
+    def __init_subclass__(cls) -> None:
+        own = {method.ordinal: method for method in vars(cls).values() if isinstance(method, Method)}
+        cls.methods = {**cls.methods, **own}
+
+    @classmethod
+    def service_name(cls) -> str:
+        """The full name, which is also the file name of a service's socket."""
+        return f"{LIBRARY}.{cls.__name__}"

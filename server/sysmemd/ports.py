@@ -1,0 +1,44 @@
+"""What the pure parts of the daemon know of the world: small protocols that tests replace with recorders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+
+@dataclass(frozen=True, slots=True)
+class ClientInfo:
+    """Who a client says it is (SetDebugClientInfo); nothing is decided by it."""
+
+    name: str = ""
+    id: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name or 'unnamed client'} ({self.id})"
+
+
+class Log(Protocol):
+    """A structured logger: an event and its fields. structlog's bound loggers are such."""
+
+    def bind(self, **fields: Any) -> Self: ...
+    def debug(self, event: str, **fields: Any) -> Any: ...
+    def info(self, event: str, **fields: Any) -> Any: ...
+    def warning(self, event: str, **fields: Any) -> Any: ...
+    def error(self, event: str, **fields: Any) -> Any: ...
+
+
+class Clock(Protocol):
+    """The monotonic clock, in nanoseconds, and calls that it makes later."""
+
+    def now(self) -> int: ...
+
+    def call_at(self, deadline: int, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` once when `deadline` has come; what is returned cancels that, harmlessly when it is too late."""
+        ...
+
+
+class Closeable(Protocol):
+    """An eventpair's server end: closing it is the signal. Closing twice is harmless."""
+
+    def close(self) -> None: ...
