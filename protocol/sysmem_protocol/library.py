@@ -215,7 +215,17 @@ class Method:
     then the response table or an `Error`).
     """
 
-    __slots__ = ("doc", "fallible", "interface", "name", "ordinal", "request", "response", "two_way", "wire_name")
+    __slots__ = (
+        "doc",
+        "fallible",
+        "interface",
+        "name",
+        "ordinal",
+        "request",
+        "response",
+        "two_way",
+        "wire_name",
+    )
 
     def __init__(
         self,
@@ -254,7 +264,9 @@ class Interface:
     methods: ClassVar[Mapping[int, Method]] = {}
 
     def __init_subclass__(cls) -> None:
-        own = {method.ordinal: method for method in vars(cls).values() if isinstance(method, Method)}
+        own = {
+            method.ordinal: method for method in vars(cls).values() if isinstance(method, Method)
+        }
         cls.methods = {**cls.methods, **own}
 
     @classmethod

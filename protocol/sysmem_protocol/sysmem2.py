@@ -439,9 +439,9 @@ class CreateTokensRequest(Table):
 class CreateTokensResponse(Table):
     """The new tokens, in the order of the masks."""
 
-    tokens: Annotated[
-        list[Handle] | None, Field(1, Vector(_TOKEN_CLIENT_END, MAX_LIST_COUNT))
-    ] = None
+    tokens: Annotated[list[Handle] | None, Field(1, Vector(_TOKEN_CLIENT_END, MAX_LIST_COUNT))] = (
+        None
+    )
 
 
 @table
@@ -552,7 +552,8 @@ class Node(Interface):
         "result.",
     )
     get_node_ref = Method(
-        "Get proof of this node, for `is_alternate_for` on another.", response=NodeGetNodeRefResponse
+        "Get proof of this node, for `is_alternate_for` on another.",
+        response=NodeGetNodeRefResponse,
     )
     is_alternate_for = Method(
         "Ask whether the nearest common ancestor of this node and that of the node_ref is a group, so that at most "

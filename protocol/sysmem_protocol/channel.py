@@ -1,0 +1,144 @@
+"""One end of a channel: datagrams with their descriptors, sent and received without ever blocking.
+
+A channel is an AF_UNIX SOCK_SEQPACKET pair (`spec/linux.md`, Channels). Waiting is the business of the caller: trio's,
+asyncio's or `poll`'s. Nothing here relies on O_NONBLOCK, which another owner of the open file description could clear.
+"""
+
+from __future__ import annotations
+
+import array
+import select
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .handles import Handle
+from .message import MAX_HANDLES, MAX_MESSAGE_BYTES, MalformedMessage
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+_INT_BYTES = array.array("i").itemsize
+_CONTROL_BYTES = socket.CMSG_SPACE(MAX_HANDLES * _INT_BYTES)
+_RECEIVE_FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+_SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_TRUNCATED = socket.MSG_TRUNC | socket.MSG_CTRUNC
+
+
+class PeerClosedError(ConnectionError):
+    """The other end of the channel is closed."""
+
+
+class Channel:
+    """The owner of one channel end."""
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, fd: int) -> None:
+        """Become the owner of `fd`, one end of a SEQPACKET pair."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
+
+    def fileno(self) -> int:
+        """The descriptor, still owned by this channel; -1 once closed."""
+        return self._socket.fileno()
+
+    def take(self) -> int:
+        """Give the descriptor away: the caller owns it afterwards."""
+        return self._socket.detach()
+
+    def close(self) -> None:
+        """Close this end; the other one sees peer-closed. Idempotent."""
+        self._socket.close()
+
+    def shutdown_sending(self) -> None:
+        """Let the other end see this one closed, while what it sends can still be received."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # the other end is gone already
+
+    def peer_name(self) -> bytes:
+        """The name of the other end: empty as long as nobody gave it one, or when there is no other end."""
+        try:
+            name = self._socket.getpeername()
+        except OSError:
+            return b""
+        return name if isinstance(name, bytes) else name.encode(errors="surrogateescape")
+
+    def bind(self, name: bytes) -> None:
+        """Give this end a name, which the other end can then see. Raises `OSError` when it has one."""
+        self._socket.bind(name)
+
+    def receive(self) -> tuple[bytes, list[Handle]] | None:
+        """Receive one datagram with its descriptors, which the caller then owns; None when there is none yet.
+
+        Raises :class:`PeerClosedError` once everything that the other end sent has been received and it is closed, and
+        :class:`MalformedMessage` for a datagram that is empty, larger than a message or has too many descriptors; its
+        descriptors are closed.
+        """
+        while True:
+            try:
+                data, ancillary, flags, _ = self._socket.recvmsg(
+                    MAX_MESSAGE_BYTES, _CONTROL_BYTES, _RECEIVE_FLAGS
+                )
+            except BlockingIOError:
+                return None
+            except (ConnectionResetError, InterruptedError):
+                # Said once when the peer closed with data of ours unread; what it had sent is still queued behind.
+                continue
+            break
+        handles = _handles(ancillary) if ancillary else []
+        if not data and not self._at_end(handles):
+            flags |= socket.MSG_TRUNC
+        if flags & _TRUNCATED:
+            for handle in handles:
+                handle.close()
+            if flags & socket.MSG_CTRUNC:
+                raise MalformedMessage("control data was truncated")
+            raise MalformedMessage(f"a datagram is empty or larger than {MAX_MESSAGE_BYTES} bytes")
+        if not data:
+            raise PeerClosedError("the peer closed the channel")
+        return data, handles
+
+    def _at_end(self, handles: list[Handle]) -> bool:
+        """Tell the end of what the peer sends from an empty datagram, which reads the same."""
+        if handles:
+            return False
+        poll = select.poll()
+        poll.register(self._socket, select.POLLRDHUP)
+        return bool(poll.poll(0))
+
+    def send(self, data: ReadableBuffer, handles: Sequence[Handle] = ()) -> bool:
+        """Send one datagram; False when the queue is full. The handles stay the caller's.
+
+        Raises :class:`PeerClosedError` when the other end is closed, and `OSError` for what the kernel refuses
+        otherwise (a datagram over the send buffer, too many descriptors in flight).
+        """
+        control = []
+        if handles:
+            fds = array.array("i", [handle.fileno() for handle in handles])
+            control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
+        while True:
+            try:
+                self._socket.sendmsg([data], control, _SEND_FLAGS)
+            except BlockingIOError:
+                return False
+            except InterruptedError:
+                continue
+            except ConnectionError as error:
+                raise PeerClosedError("the peer closed the channel") from error
+            return True
+
+    def __repr__(self) -> str:
+        return f"<Channel fd {self.fileno()}>"
+
+
+def _handles(ancillary: list[tuple[int, int, bytes]]) -> list[Handle]:
+    """Every descriptor that arrived, each with an owner."""
+    handles = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds = array.array("i")
+            fds.frombytes(data[: len(data) - len(data) % _INT_BYTES])
+            handles += [Handle(fd) for fd in fds]
+    return handles

@@ -1,0 +1,503 @@
+"""Tables to strict CBOR and back, derived from their declarations (`spec/protocol.md`, Message).
+
+Each table's encoder and decoder is put together once from its members and then reused. Errors say where:
+`$.image_format_constraints[1].min_size.width: 4294967296 doesn't fit 32 bits (0 to 4294967295)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+import cbor2
+
+from .handles import Handle
+from .library import (
+    Bool,
+    Enumeration,
+    HandleKind,
+    HandleType,
+    Integer,
+    Member,
+    Method,
+    Nested,
+    String,
+    Struct,
+    Table,
+    Vector,
+    WireType,
+)
+from .strict import HANDLE_TAG, MAX_DEPTH, NotStrictError, handle_indices
+from .sysmem2 import Error
+
+#: The key of a fallible method's success, and of its error.
+SUCCESS = 1
+ERROR = 2
+
+Name = TypeVar("Name", bound=Table)
+
+
+class _Located(Exception):
+    """An error at a place in a table."""
+
+    def __init__(self, problem: str, path: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.path = path
+
+    def within(self, step: str) -> None:
+        """Note that the error's table or vector is itself at `step`."""
+        self.path = step + self.path
+
+    def __str__(self) -> str:
+        return f"${self.path}: {self.problem}"
+
+
+class DecodeError(_Located, ValueError):
+    """The body isn't what the method's table says; the channel it came on must close."""
+
+
+class EncodeValueError(_Located, ValueError):
+    """A value is outside what its field can carry. Nothing was sent."""
+
+
+class EncodeTypeError(_Located, TypeError):
+    """A value is of another type than its field. Nothing was sent."""
+
+
+# --- encoding -----------------------------------------------------------------------------------------------------
+
+#: A value and the list of handles so far; the CBOR value.
+_Encode = Callable[[Any, list[Handle]], Any]
+_encoders: dict[type, _Encode] = {}
+
+
+def encode(table: Table) -> tuple[bytes, list[Handle]]:
+    """A table's body and the handles in it, which stay the table's.
+
+    Raises :class:`EncodeTypeError` or :class:`EncodeValueError`.
+    """
+    handles: list[Handle] = []
+    return cbor2.dumps(_encoder_of(type(table))(table, handles)), handles
+
+
+def encode_response(method: Method, answer: Table | Error | None) -> tuple[bytes, list[Handle]]:
+    """The body of a method's answer and the handles in it, which stay the table's.
+
+    `answer` is the response table, an error of a fallible method, or None where the method has nothing to say.
+    """
+    if method.fallible:
+        handles: list[Handle] = []
+        if isinstance(answer, Error):
+            return cbor2.dumps({ERROR: int(answer)}), handles
+        value = {} if answer is None else _encoder_of(type(answer))(answer, handles)
+        return cbor2.dumps({SUCCESS: value}), handles
+    return (b"", []) if answer is None else encode(cast("Table", answer))
+
+
+def _encoder_of(kind: type[Table] | type[Struct]) -> _Encode:
+    found = _encoders.get(kind)
+    if found is None:
+        make = _table_encoder if issubclass(kind, Table) else _struct_encoder
+        found = _encoders[kind] = make(kind)
+    return found
+
+
+def _table_encoder(kind: type[Any]) -> _Encode:
+    members = [(m.name, m.field.number, _encoder(m.field.type)) for m in kind.members]
+
+    def encode_table(value: Any, handles: list[Handle]) -> dict[int, Any]:
+        body = {}
+        for name, number, encode_member in members:
+            member = getattr(value, name)
+            if member is not None:
+                try:
+                    body[number] = encode_member(member, handles)
+                except _Located as error:
+                    error.within(f".{name}")
+                    raise
+        return body
+
+    return encode_table
+
+
+def _struct_encoder(kind: type[Any]) -> _Encode:
+    members = [(m.name, _encoder(m.field.type)) for m in kind.members]
+
+    def encode_struct(value: Any, handles: list[Handle]) -> list[Any]:
+        body = []
+        for name, encode_member in members:
+            try:
+                body.append(encode_member(getattr(value, name), handles))
+            except _Located as error:
+                error.within(f".{name}")
+                raise
+        return body
+
+    return encode_struct
+
+
+def _encoder(wire: WireType) -> _Encode:
+    match wire:
+        case Bool():
+            return _encode_bool
+        case Integer():
+            return _integer_encoder(wire.minimum, wire.maximum, wire.bits)
+        case Enumeration():
+            return _integer_encoder(0, (1 << wire.bits) - 1, wire.bits)
+        case String():
+            return _string_encoder(wire.max_bytes)
+        case Vector():
+            return _vector_encoder(_encoder(wire.element), wire.max_count)
+        case Nested():
+            return _nested_encoder(wire.type)
+        case HandleType():
+            return _encode_handle
+
+
+def _wrong_type(expected: str, value: object) -> EncodeTypeError:
+    return EncodeTypeError(f"expected {expected}, not {type(value).__name__} {value!r}")
+
+
+def _encode_bool(value: Any, _: list[Handle]) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong_type("a bool", value)
+    return value
+
+
+def _integer_encoder(minimum: int, maximum: int, bits: int) -> _Encode:
+    def encode_integer(value: Any, _: list[Handle]) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise _wrong_type("an int", value)
+        number = int(value)
+        if not minimum <= number <= maximum:
+            raise EncodeValueError(f"{number} doesn't fit {bits} bits ({minimum} to {maximum})")
+        return number
+
+    return encode_integer
+
+
+def _string_encoder(max_bytes: int) -> _Encode:
+    def encode_string(value: Any, _: list[Handle]) -> str:
+        if not isinstance(value, str):
+            raise _wrong_type("a str", value)
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError as error:
+            raise EncodeValueError(f"{value!r} can't be written as UTF-8") from error
+        if size > max_bytes:
+            raise EncodeValueError(f"{size} bytes of UTF-8, at most {max_bytes} fit")
+        return str(value)
+
+    return encode_string
+
+
+def _vector_encoder(encode_element: _Encode, max_count: int) -> _Encode:
+    def encode_vector(value: Any, handles: list[Handle]) -> list[Any]:
+        if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+            raise _wrong_type("a list", value)
+        if len(value) > max_count:
+            raise EncodeValueError(f"{len(value)} elements, at most {max_count} fit")
+        body = []
+        for index, element in enumerate(value):
+            try:
+                body.append(encode_element(element, handles))
+            except _Located as error:
+                error.within(f"[{index}]")
+                raise
+        return body
+
+    return encode_vector
+
+
+def _nested_encoder(kind: type[Table] | type[Struct]) -> _Encode:
+    def encode_nested(value: Any, handles: list[Handle]) -> Any:
+        if not isinstance(value, kind):
+            raise _wrong_type(f"a {kind.__name__}", value)
+        return _encoder_of(kind)(value, handles)
+
+    return encode_nested
+
+
+def _encode_handle(value: Any, handles: list[Handle]) -> cbor2.CBORTag:
+    if not isinstance(value, Handle):
+        raise _wrong_type("a Handle", value)
+    value.fileno()  # a closed one raises here, before anything is sent
+    handles.append(value)
+    return cbor2.CBORTag(HANDLE_TAG, len(handles) - 1)
+
+
+# --- decoding -----------------------------------------------------------------------------------------------------
+
+
+class _Arrived:
+    """The handles of one message while it is decoded: as they came, and those that went into tables."""
+
+    __slots__ = ("handles", "taken")
+
+    def __init__(self, handles: list[Handle]) -> None:
+        self.handles = handles
+        self.taken: list[Handle] = []
+
+    def take(self, index: int, kind: type[Handle]) -> Handle:
+        """The handle with this index, as the class that a table holds it in."""
+        taken = kind(self.handles[index].take())
+        self.taken.append(taken)
+        return taken
+
+
+#: A CBOR value and the message's handles; the field's value.
+_Decode = Callable[[Any, _Arrived], Any]
+
+
+class Decoder:
+    """Bodies to tables, with the classes that the caller wants for tables and handles.
+
+    A program that wants its own kind of `VmoBuffer`, say, names it once: `Decoder(tables={VmoBuffer: MyVmoBuffer})`.
+    Handles become what `handles` says for their kind, and plain :class:`Handle` objects otherwise.
+    """
+
+    def __init__(
+        self,
+        *,
+        tables: Mapping[type[Table], type[Table]] | None = None,
+        handles: Mapping[HandleKind, type[Handle]] | None = None,
+    ) -> None:
+        self._tables = dict(tables or {})
+        self._handles = dict(handles or {})
+        self._decoders: dict[type, _Decode] = {}
+
+    def request(self, method: Method, body: bytes, handles: list[Handle]) -> Table | None:
+        """Decode a method's request; None for a method without one.
+
+        Owns the handles from then on: those of known fields are in the table, all others are closed, every one of them
+        when it raises :class:`DecodeError`.
+        """
+        return self._payload(method.request, body, handles)
+
+    def response(
+        self, method: Method, body: bytes, handles: list[Handle]
+    ) -> Table | Error | int | None:
+        """Decode a method's answer: the response table, None when it has none, or the error (an int if unknown).
+
+        Handles as in :meth:`request`.
+        """
+        if not method.fallible:
+            return self._payload(method.response, body, handles)
+        return cast(
+            "Table | Error | int | None",
+            self._checked(
+                body, handles, lambda value, arrived: self._result(method, value, arrived)
+            ),
+        )
+
+    def table(self, kind: type[Name], body: bytes, handles: list[Handle]) -> Name:
+        """Decode a body as a table of one kind. Handles as in :meth:`request`."""
+        return cast("Name", self._checked(body, handles, self._decoder_of(kind)))
+
+    def _payload(
+        self, kind: type[Table] | None, body: bytes, handles: list[Handle]
+    ) -> Table | None:
+        if kind is not None:
+            return self.table(kind, body, handles)
+        if body or handles:
+            what = f"{len(body)} bytes and {len(handles)} descriptors"
+            for handle in handles:
+                handle.close()
+            raise DecodeError(f"{what} in a message that has no payload")
+        return None
+
+    def _checked(self, body: bytes, handles: list[Handle], decode: _Decode) -> Any:
+        arrived = _Arrived(handles)
+        try:
+            try:
+                indices = handle_indices(body)
+                if sorted(indices) != list(range(len(handles))):
+                    raise DecodeError(
+                        f"{len(handles)} descriptors came along, the body refers to {indices}; "
+                        "each must be referred to exactly once"
+                    )
+                value = cbor2.loads(
+                    body,
+                    allow_indefinite=False,
+                    allow_duplicate_keys=False,
+                    max_depth=2 * MAX_DEPTH,
+                )
+            except NotStrictError as error:
+                raise DecodeError(str(error)) from None
+            except cbor2.CBORDecodeError as error:
+                raise DecodeError(f"not CBOR: {error}") from None
+            result = decode(value, arrived)
+        except BaseException:
+            for taken in arrived.taken:
+                taken.close()
+            raise
+        finally:
+            for handle in handles:  # those that no known field took
+                handle.close()
+        return result
+
+    def _result(self, method: Method, value: Any, arrived: _Arrived) -> Any:
+        if type(value) is not dict or len(value) != 1:
+            raise DecodeError("an answer must be a map with exactly one key, 1 or 2")
+        [(key, payload)] = value.items()
+        if type(key) is int and key == ERROR:
+            number = _integer_decoder(0, 0xFFFF_FFFF, 32)(payload, arrived)
+            return Error(number) if number in Error.__members__.values() else number
+        if type(key) is not int or key != SUCCESS:
+            raise DecodeError(f"an answer must be a map with exactly one key, 1 or 2, not {key!r}")
+        if method.response is None:
+            return _decode_empty(payload, arrived)
+        return self._decoder_of(method.response)(payload, arrived)
+
+    def _decoder_of(self, kind: type[Table] | type[Struct]) -> _Decode:
+        found = self._decoders.get(kind)
+        if found is None:
+            made = self._tables.get(cast("Any", kind), kind)
+            make = self._table_decoder if issubclass(kind, Table) else self._struct_decoder
+            found = self._decoders[kind] = make(made)
+        return found
+
+    def _table_decoder(self, kind: type[Any]) -> _Decode:
+        members: dict[int, tuple[str, _Decode]] = {
+            m.field.number: (m.name, self._decoder(m.field.type)) for m in kind.members
+        }
+
+        def decode_table(value: Any, arrived: _Arrived) -> Any:
+            if type(value) is not dict:
+                raise _not_declared("a map", value)
+            fields = {}
+            for number, item in value.items():
+                if type(number) is not int or number <= 0:
+                    raise DecodeError(f"{number!r} is no field number; they are integers from 1")
+                member = members.get(number)
+                if member is not None:
+                    name, decode_member = member
+                    try:
+                        fields[name] = decode_member(item, arrived)
+                    except DecodeError as error:
+                        error.within(f".{name}")
+                        raise
+            return kind(**fields)
+
+        return decode_table
+
+    def _struct_decoder(self, kind: type[Any]) -> _Decode:
+        members: list[tuple[str, _Decode]] = [
+            (m.name, self._decoder(m.field.type)) for m in cast("tuple[Member, ...]", kind.members)
+        ]
+
+        def decode_struct(value: Any, arrived: _Arrived) -> Any:
+            if type(value) is not list:
+                raise _not_declared("an array", value)
+            if len(value) != len(members):
+                raise DecodeError(f"{len(value)} members, {kind.__name__} has {len(members)}")
+            fields = []
+            for item, (name, decode_member) in zip(value, members, strict=True):
+                try:
+                    fields.append(decode_member(item, arrived))
+                except DecodeError as error:
+                    error.within(f".{name}")
+                    raise
+            return kind(*fields)
+
+        return decode_struct
+
+    def _decoder(self, wire: WireType) -> _Decode:
+        match wire:
+            case Bool():
+                return _decode_bool
+            case Integer():
+                return _integer_decoder(wire.minimum, wire.maximum, wire.bits)
+            case Enumeration():
+                return _enumeration_decoder(wire)
+            case String():
+                return _string_decoder(wire.max_bytes)
+            case Vector():
+                return _vector_decoder(self._decoder(wire.element), wire.max_count)
+            case Nested():
+                return self._decoder_of(wire.type)
+            case HandleType():
+                return _handle_decoder(self._handles.get(wire.kind, Handle))
+
+
+def _not_declared(expected: str, value: object) -> DecodeError:
+    return DecodeError(f"expected {expected}, not {type(value).__name__} {value!r:.80}")
+
+
+def _decode_empty(value: Any, _: _Arrived) -> None:
+    if type(value) is not dict:
+        raise _not_declared("a map", value)
+
+
+def _decode_bool(value: Any, _: _Arrived) -> bool:
+    if type(value) is not bool:
+        raise _not_declared("a bool", value)
+    return value
+
+
+def _integer_decoder(minimum: int, maximum: int, bits: int) -> _Decode:
+    def decode_integer(value: Any, _: _Arrived) -> int:
+        if type(value) is not int:
+            raise _not_declared("an integer", value)
+        if not minimum <= value <= maximum:
+            raise DecodeError(f"{value} doesn't fit {bits} bits ({minimum} to {maximum})")
+        return value
+
+    return decode_integer
+
+
+def _enumeration_decoder(wire: Enumeration) -> _Decode:
+    decode_integer = _integer_decoder(0, (1 << wire.bits) - 1, wire.bits)
+    known: dict[int, Any] = {int(member): member for member in wire.type}
+    make: Callable[[int], Any] | None = None
+    if wire.type.__mro__[1].__name__ == "IntFlag":
+        make = wire.type  # any combination of bits is a value, unknown ones included
+
+    def decode_enumeration(value: Any, arrived: _Arrived) -> Any:
+        number = decode_integer(value, arrived)
+        found = known.get(number)
+        if found is not None:
+            return found
+        return number if make is None else make(number)
+
+    return decode_enumeration
+
+
+def _string_decoder(max_bytes: int) -> _Decode:
+    def decode_string(value: Any, _: _Arrived) -> str:
+        if type(value) is not str:
+            raise _not_declared("a text string", value)
+        size = len(value.encode())
+        if size > max_bytes:
+            raise DecodeError(f"{size} bytes of UTF-8, at most {max_bytes} may be")
+        return value
+
+    return decode_string
+
+
+def _vector_decoder(decode_element: _Decode, max_count: int) -> _Decode:
+    def decode_vector(value: Any, arrived: _Arrived) -> list[Any]:
+        if type(value) is not list:
+            raise _not_declared("an array", value)
+        if len(value) > max_count:
+            raise DecodeError(f"{len(value)} elements, at most {max_count} may be")
+        decoded = []
+        for index, item in enumerate(value):
+            try:
+                decoded.append(decode_element(item, arrived))
+            except DecodeError as error:
+                error.within(f"[{index}]")
+                raise
+        return decoded
+
+    return decode_vector
+
+
+def _handle_decoder(kind: type[Handle]) -> _Decode:
+    def decode_handle(value: Any, arrived: _Arrived) -> Handle:
+        if type(value) is not cbor2.CBORTag:
+            raise _not_declared("a handle", value)
+        return arrived.take(cast("int", value.value), kind)
+
+    return decode_handle
