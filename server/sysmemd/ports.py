@@ -42,3 +42,7 @@ class Closeable(Protocol):
     """An eventpair's server end: closing it is the signal. Closing twice is harmless."""
 
     def close(self) -> None: ...
+
+
+class NoMemoryError(Exception):
+    """The memory for an allocation could not be had; the text says why."""
