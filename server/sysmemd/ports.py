@@ -34,7 +34,7 @@ class Clock(Protocol):
     def now(self) -> int: ...
 
     def call_at(self, deadline: int, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` once when `deadline` has come; what is returned cancels that, harmlessly when it is too late."""
+        """Call `callback` once when `deadline` has come; what is returned cancels that, harmlessly when too late."""
         ...
 
 

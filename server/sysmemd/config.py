@@ -1,0 +1,155 @@
+"""Every setting of the daemon, as a TOML file has it (`spec/linux.md`, Settings).
+
+The structure of the file is the structure of these classes; a key that isn't there, or a value of another type, is an
+error that names the key and the file. What the command line says wins over the file.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
+from sysmem_protocol.sysmem2 import MAX_HEAP_TYPE_BYTES
+
+U32 = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
+U64 = Annotated[int, Meta(ge=0, lt=1 << 63)]
+Positive = Annotated[int, Meta(ge=1, lt=1 << 63)]
+
+LogFormat = Literal["console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+Domain = Literal["cpu", "ram", "inaccessible"]
+
+
+class ConfigError(ValueError):
+    """The configuration can't be used; the text names the file and the key."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one client, or one collection, may take."""
+
+    #: Group selections that an attempt tries before it gives up.
+    max_group_selections: Positive = 64
+    #: Bytes of one buffer, padding included.
+    max_buffer_bytes: Positive = 256 * 1024 * 1024
+    #: Bytes of all buffers of a collection.
+    max_collection_bytes: Positive = 1024 * 1024 * 1024
+    #: Bytes of one buffer without padding; un-set: as many as a buffer may have.
+    max_allocation_bytes: Positive | None = None
+    #: Answers that wait for a client which doesn't read them, and their bytes.
+    max_outbox_messages: Positive = 1024
+    max_outbox_bytes: Positive = 1024 * 1024
+    #: Calls on one channel that wait for their answer.
+    max_unanswered_calls: Positive = 1024
+
+
+class MemorySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How buffers are made."""
+
+    #: "eager" reserves every page at once; "lazy" lets the kernel find them at the first touch.
+    allocation: Literal["lazy", "eager"] = "lazy"
+    #: What becomes of `physically_contiguous_required`, which a process can't see to.
+    contiguous: Literal["simulated", "refuse"] = "simulated"
+
+
+class HeapSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A heap besides the system's."""
+
+    type: Annotated[str, Meta(min_length=1, max_length=MAX_HEAP_TYPE_BYTES)]
+    id: U64 = 0
+    domains: Annotated[list[Domain], Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: ["cpu", "ram", "inaccessible"]
+    )
+    secure: bool = False
+    #: Bytes of all buffers in this heap together; un-set: no bound.
+    max_bytes: Positive | None = None
+
+
+class UsageSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Usage bits, as in BufferUsage."""
+
+    none: U32 = 0
+    cpu: U32 = 0
+    vulkan: U32 = 0
+    display: U32 = 0
+    video: U32 = 0
+
+
+class FormatCostSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What images of a format cost those who use them in this way."""
+
+    #: A name of `spec/image-formats.md` 1, or a number.
+    pixel_format: str | U32
+    pixel_format_modifier: str | int = "LINEAR"
+    usage: UsageSection = UsageSection()
+    cost: float
+
+    def __post_init__(self) -> None:
+        _member(PixelFormat, self.pixel_format)
+        _member(PixelFormatModifier, self.pixel_format_modifier)
+
+    def format_number(self) -> int:
+        """The pixel format's number."""
+        return _member(PixelFormat, self.pixel_format)
+
+    def modifier_number(self) -> int:
+        """The modifier's number."""
+        return _member(PixelFormatModifier, self.pixel_format_modifier)
+
+
+class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What goes to stderr, and how."""
+
+    format: LogFormat = "console"
+    level: LogLevel = "info"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    #: Where the service sockets are; un-set: as `sysmem_protocol.runtime` finds it.
+    runtime_dir: Annotated[str, Meta(min_length=1)] | None = None
+    #: Permissions of the sockets, as octal digits.
+    mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0600"
+    #: The group that the sockets belong to, by name or number; un-set: the daemon's own.
+    group: Annotated[str, Meta(min_length=1)] | None = None
+    limits: Limits = Limits()
+    memory: MemorySection = MemorySection()
+    heap: list[HeapSection] = []
+    format_cost: list[FormatCostSection] = []
+    log: LogSection = LogSection()
+
+    def socket_mode(self) -> int:
+        """The permissions as a number."""
+        return int(self.mode, 8)
+
+
+def load(path: Path | str) -> Config:
+    """Read a configuration file.
+
+    Raises :class:`ConfigError` when it can't be read, isn't TOML, or says something that isn't a setting.
+    """
+    try:
+        text = Path(path).read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    try:
+        return msgspec.convert(tomllib.loads(text), Config)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _member(enum: type[PixelFormat] | type[PixelFormatModifier], value: str | int) -> int:
+    if isinstance(value, int):
+        return value
+    try:
+        return int(enum[value])
+    except KeyError:
+        names = ", ".join(member.name for member in enum)
+        raise ValueError(f"{value!r} is no {enum.__name__}; there are {names}") from None
