@@ -1,0 +1,60 @@
+"""What all tests share: no test leaves a descriptor open, and none fails because the machine is slow."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Generator
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("sysmem", deadline=None)
+hypothesis.settings.load_profile("sysmem")
+
+_FAILED = pytest.StashKey[bool]()
+
+
+def open_descriptors() -> dict[int, tuple[int, int, str]]:
+    """The descriptors of this process: device, inode and what /proc shows, by number."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        try:
+            status = os.fstat(fd)
+            found[fd] = (status.st_dev, status.st_ino, os.readlink(f"/proc/self/fd/{fd}"))
+        except OSError:
+            continue  # the descriptor with which the directory was read, or another thread's
+    return found
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[_FAILED] = True
+    return report
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_descriptors(request: pytest.FixtureRequest) -> Generator[None, None, None]:
+    """Fail a test after which more descriptors are open than before.
+
+    A test that failed already isn't blamed again: its traceback keeps alive what it had open.
+    """
+    before = open_descriptors()
+    yield
+    after = open_descriptors()
+    if after.items() <= before.items() or request.node.stash.get(_FAILED, False):
+        return
+    gc.collect()  # what only a reference cycle keeps open closes now, and warns where it should
+    leaked = sorted(
+        (fd, target)
+        for fd, (device, inode, target) in open_descriptors().items()
+        if before.get(fd) != (device, inode, target)
+    )
+    if leaked:
+        listed = "\n".join(f"  {fd} -> {target}" for fd, target in leaked)
+        pytest.fail(f"{len(leaked)} descriptors were left open:\n{listed}", pytrace=False)
