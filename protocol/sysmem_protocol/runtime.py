@@ -1,0 +1,59 @@
+"""Where the daemon's sockets are (`spec/protocol.md`, Channels and services).
+
+Both ends ask here: the daemon where to listen, a client where to connect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from .library import Interface
+
+#: Names the runtime directory when nobody says it on the command line or in a call.
+RUNTIME_DIR_VARIABLE = "SYSMEM_RUNTIME_DIR"
+#: Where a daemon of the whole system is found.
+SYSTEM_RUNTIME_DIR = Path("/run/sysmem")
+#: Bytes of a Unix socket's path that fit `sockaddr_un`, the closing NUL left out.
+MAX_SOCKET_PATH_BYTES = 107
+
+
+def runtime_dir(
+    given: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
+) -> Path:
+    """The directory of the service sockets, the first that applies of: `given`; `SYSMEM_RUNTIME_DIR`;
+    `$XDG_RUNTIME_DIR/sysmem`; `/run/sysmem`.
+
+    An empty variable counts as un-set. Nothing is looked up in the file system.
+    """
+    if given is not None:
+        return Path(given)
+    variables = os.environ if environ is None else environ
+    if named := variables.get(RUNTIME_DIR_VARIABLE):
+        return Path(named)
+    if session := variables.get("XDG_RUNTIME_DIR"):
+        return Path(session, "sysmem")
+    return SYSTEM_RUNTIME_DIR
+
+
+def service_path(directory: Path, interface: type[Interface]) -> Path:
+    """The socket of a protocol in a runtime directory: its full name."""
+    return directory / interface.service_name()
+
+
+@contextlib.contextmanager
+def socket_address(path: Path) -> Iterator[str]:
+    """An address for `bind` or `connect` that reaches `path`, however long that is, within the with-block.
+
+    Raises `OSError` when the directory of a long path can't be opened.
+    """
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
+        yield os.fspath(path)
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
