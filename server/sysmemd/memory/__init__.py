@@ -1,0 +1,34 @@
+"""Memory: heaps, VMOs with rights, and who still holds what.
+
+Stands alone: it knows neither nodes nor channels, and its one event source is a descriptor to wait on
+(:meth:`Memory.fileno`). Follow a buffer through it: :mod:`.heaps` makes the memory, :mod:`.vmo` seals it and opens
+handles, :mod:`.locks` marks each handle so that the kernel can be asked for it, :mod:`.watch` brings the wake-ups,
+:mod:`.buffer` is the life of one buffer, :mod:`.collection` that of an allocation's buffers together, :mod:`.store` has
+them all.
+"""
+
+from .buffer import LEAK_NS, Hold
+from .collection import Buffers, DeliveredBuffer
+from .handle_info import HandleInfo, NoMoreStrongHandlesError
+from .heaps import SYSTEM_RAM, Heap, HeapSettings, MemfdHeap
+from .requirements import missing_requirements
+from .store import HeapStatistics, Memory, MemoryStatistics
+from .vmo import attenuation_is_advisory
+
+__all__ = [
+    "LEAK_NS",
+    "SYSTEM_RAM",
+    "Buffers",
+    "DeliveredBuffer",
+    "HandleInfo",
+    "Heap",
+    "HeapSettings",
+    "HeapStatistics",
+    "Hold",
+    "MemfdHeap",
+    "Memory",
+    "MemoryStatistics",
+    "NoMoreStrongHandlesError",
+    "attenuation_is_advisory",
+    "missing_requirements",
+]

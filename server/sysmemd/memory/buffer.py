@@ -1,0 +1,279 @@
+"""One buffer's life, as the kernel tells it.
+
+::
+
+    SERVER ──drop_strong──▶ STRONG ──last strong handle──▶ WEAK ──last weak handle──▶ UNKNOWN ──last reference──▶ GONE
+
+A buffer moves only to the right, and passes every state, though often several at once. What it waits for in each:
+
+SERVER
+    a strong node exists, and the server is itself a strong holder. What others hold makes no difference; it isn't asked.
+STRONG
+    the server's own description no longer counts; the kernel is asked whether a strong handle is left whenever a handle
+    to this buffer was closed. On the way out, every `close_weak_asap` closes.
+WEAK
+    likewise for weak handles. Those left after :data:`LEAK_NS` are logged. On the way out the server closes its own
+    description, which with honest clients was the last reference: the memory is back before anybody is told.
+UNKNOWN
+    references may be left that hold none of the bytes of :mod:`.locks`: handles whose owner dropped its lock, or opened
+    anew through /proc. The watch holds the inode's number and tells of the end.
+GONE
+    the memory is back with the heap; trackers are told.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from sysmem_protocol.handles import Handle, eventpair
+from sysmemd.ports import ClientInfo, Clock, Log
+
+from . import locks, vmo
+from .heaps import Heap
+from .locks import Kind
+from .signals import SignalSet
+from .watch import Hangups, InodeWatch
+
+#: Weak handles are logged as leaked when they are still there this long after their `close_weak_asap`.
+LEAK_NS = 5_000_000_000
+
+#: A closing is reported a moment before the handle's lock goes (in the kernel's __fput), and the closing process may
+#: lose the processor in between. So a handle that is still seen is looked for again, this long after each report; then
+#: no more until the next.
+RECHECK_NS = (1_000_000, 10_000_000, 100_000_000, 1_000_000_000, 10_000_000_000)
+
+#: Records of weak handles are sifted when there are so many; after that, whenever they have doubled.
+_FEW_HANDLES = 32
+
+
+class Hold(enum.Enum):
+    """Who holds a buffer at most."""
+
+    SERVER = enum.auto()
+    STRONG = enum.auto()
+    WEAK = enum.auto()
+    UNKNOWN = enum.auto()
+    GONE = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all buffers of a daemon share."""
+
+    watch: InodeWatch
+    hangups: Hangups
+    clock: Clock
+    log: Log
+
+
+class Owner(Protocol):
+    """What a buffer tells its collection; never in the midst of a change."""
+
+    def label(self) -> dict[str, object]:
+        """The collection's id and name, for the log."""
+        ...
+
+    def strong_gone(self) -> None:
+        """The last strong handle to this buffer is gone."""
+        ...
+
+    def gone(self, buffer: Buffer) -> None:
+        """The buffer's memory is reclaimed."""
+        ...
+
+
+class Buffer:
+    """One buffer. See the module's text for its states."""
+
+    __slots__ = (
+        "_cancel_leak",
+        "_cancel_recheck",
+        "_given",
+        "_owner",
+        "_recheck_step",
+        "_sift_at",
+        "_signals",
+        "_surroundings",
+        "_vmo",
+        "_weak_clients",
+        "heap",
+        "hold",
+        "identity",
+        "index",
+        "size",
+        "watch",
+    )
+
+    def __init__(
+        self,
+        index: int,
+        size: int,
+        heap: Heap,
+        handle: Handle,
+        owner: Owner,
+        surroundings: Surroundings,
+    ) -> None:
+        """Take over `handle`, a new VMO, also when this raises (`OSError`: out of watches or locks)."""
+        self.index = index
+        self.size = size
+        self.heap = heap
+        self.hold = Hold.SERVER
+        self._vmo = handle
+        self._owner = owner
+        self._surroundings = surroundings
+        self._given = dict.fromkeys(Kind, 0)
+        self._weak_clients: dict[int, ClientInfo] = {}
+        self._sift_at = _FEW_HANDLES
+        self._signals = SignalSet(surroundings.hangups)
+        self._recheck_step = 0
+        self._cancel_recheck: Callable[[], None] | None = None
+        self._cancel_leak: Callable[[], None] | None = None
+        try:
+            locks.guard(handle.fileno())
+            self.identity = vmo.identity(handle.fileno())
+            self.watch = surroundings.watch.watch_end(handle.fileno())
+        except BaseException:
+            handle.close()
+            raise
+
+    # --- handles ------------------------------------------------------------------------------------------------
+
+    def has_strong(self) -> bool:
+        """Whether a strong handle is left, the server's own included, as of now."""
+        if self.hold is Hold.STRONG:
+            return locks.any_left(self._vmo.fileno(), Kind.STRONG, self._given[Kind.STRONG])
+        return self.hold is Hold.SERVER
+
+    def open(self, kind: Kind, client: ClientInfo, *, writable: bool) -> Handle:
+        """A new handle, to be called while `has_strong`. Raises `OSError` when something ran out."""
+        handle = vmo.reopen(self._vmo.fileno(), writable=writable)
+        try:
+            number = self._given[kind]
+            locks.mark(handle.fileno(), kind, number)
+        except BaseException:
+            handle.close()
+            raise
+        self._given[kind] = number + 1
+        if kind is Kind.WEAK:
+            self._sift()
+            self._weak_clients[number] = client
+        return handle
+
+    def open_signal(self) -> Handle:
+        """The client end of a new `close_weak_asap`, closed already when no strong handle is left.
+
+        Raises `OSError` when something ran out.
+        """
+        near, far = eventpair()
+        if self.hold in (Hold.SERVER, Hold.STRONG):
+            self._signals.add(near)
+        else:
+            near.close()
+        return far
+
+    # --- changes ------------------------------------------------------------------------------------------------
+
+    def drop_strong(self) -> None:
+        """The server is no strong holder any more."""
+        if self.hold is Hold.SERVER:
+            self.hold = Hold.STRONG
+            self._surroundings.watch.watch_closings(self._vmo.fileno())
+            self.look()
+
+    def look(self) -> None:
+        """A handle may have been closed: ask the kernel what is left."""
+        self._advance()
+        if self.hold in (Hold.STRONG, Hold.WEAK):
+            self._look_again_soon()
+
+    def end(self) -> None:
+        """The watch ended: nobody refers to the memory any more."""
+        self.hold = Hold.GONE
+        self.close()
+        self.heap.delete(self.size)
+        self._owner.gone(self)
+
+    def close(self) -> None:
+        """Let go of everything, without a word to anybody; for the daemon's end, and for allocations that fail."""
+        for cancel in (self._cancel_recheck, self._cancel_leak):
+            if cancel is not None:
+                cancel()
+        self._cancel_recheck = self._cancel_leak = None
+        self._signals.signal()
+        self._vmo.close()
+
+    def _advance(self) -> None:
+        if self.hold is Hold.STRONG and not self.has_strong():
+            self.hold = Hold.WEAK
+            self._signals.signal()
+            clock = self._surroundings.clock
+            self._cancel_leak = clock.call_at(clock.now() + LEAK_NS, self._report_leaks)
+            self._owner.strong_gone()
+        if self.hold is Hold.WEAK and not locks.any_left(
+            self._vmo.fileno(), Kind.WEAK, self._given[Kind.WEAK]
+        ):
+            self.hold = Hold.UNKNOWN
+            # Further openings and closings tell nothing.
+            self._surroundings.watch.watch_end(self._vmo.fileno())
+            self._vmo.close()
+
+    def _look_again_soon(self) -> None:
+        if self._cancel_recheck is not None:
+            if self._recheck_step == 0:
+                return  # so a client that floods us with closings costs one call a millisecond
+            self._cancel_recheck()
+        self._recheck_step = 0
+        self._schedule_recheck()
+
+    def _schedule_recheck(self) -> None:
+        clock = self._surroundings.clock
+        self._cancel_recheck = clock.call_at(
+            clock.now() + RECHECK_NS[self._recheck_step], self._recheck
+        )
+
+    def _recheck(self) -> None:
+        self._cancel_recheck = None
+        self._recheck_step += 1
+        self._advance()
+        if self.hold in (Hold.STRONG, Hold.WEAK) and self._recheck_step < len(RECHECK_NS):
+            self._schedule_recheck()
+
+    # --- weak handles and their clients ---------------------------------------------------------------------------
+
+    def _left_weak(self) -> dict[int, ClientInfo]:
+        fd = self._vmo.fileno()
+        return {
+            number: client
+            for number, client in self._weak_clients.items()
+            if locks.is_left(fd, Kind.WEAK, number)
+        }
+
+    def _sift(self) -> None:
+        """Forget weak handles that are closed, seldom enough to cost little for each new one."""
+        if len(self._weak_clients) >= self._sift_at:
+            self._weak_clients = self._left_weak()
+            self._sift_at = max(_FEW_HANDLES, 2 * len(self._weak_clients))
+
+    def _report_leaks(self) -> None:
+        self._cancel_leak = None
+        self._advance()
+        label = {**self._owner.label(), "buffer_index": self.index}
+        log = self._surroundings.log
+        if self.hold is Hold.WEAK:
+            for client, handles in Counter(self._left_weak().values()).items():
+                log.error(
+                    "weak VMO handles leaked: still open 5 s after close_weak_asap",
+                    **label,
+                    client_name=client.name,
+                    client_id=client.id,
+                    handles=handles,
+                )
+        elif self.hold is Hold.UNKNOWN:
+            log.error(
+                "memory leaked: held 5 s after close_weak_asap, by nothing that the server gave out",
+                **label,
+            )

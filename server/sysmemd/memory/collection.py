@@ -1,0 +1,172 @@
+"""The buffers of one collection: handing them out, and the events that depend on all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.sysmem2 import Rights, SingleBufferSettings
+from sysmemd.ports import ClientInfo, Closeable, NoMemoryError
+
+from .buffer import Buffer, Hold, Surroundings
+from .locks import Kind
+from .signals import SignalSet
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveredBuffer:
+    """One buffer as a participant gets it; whoever has this owns both handles."""
+
+    vmo: Handle | None = None
+    close_weak_asap: Handle | None = None
+
+    def close(self) -> None:
+        """Close both; harmless for those given away."""
+        for handle in (self.vmo, self.close_weak_asap):
+            if handle is not None:
+                handle.close()
+
+
+class Buffers:
+    """What one allocation made. It stays of use when its collection has failed, until the last buffer is gone."""
+
+    def __init__(
+        self,
+        collection_id: int,
+        name: str,
+        settings: SingleBufferSettings,
+        *,
+        on_no_strong: Callable[[], None],
+        surroundings: Surroundings,
+        refresh: Callable[[], None],
+        forget: Callable[[Buffer], None],
+    ) -> None:
+        """Made by `Memory.allocate`, which adds the buffers. `refresh` takes note of what the kernel reported,
+        `forget` is told of each buffer that is gone.
+        """
+        self.collection_id = collection_id
+        self.name = name
+        self.settings = settings
+        self.buffers: list[Buffer] = []
+        self._on_no_strong: Callable[[], None] | None = on_no_strong
+        self._cancel_no_strong: Callable[[], None] | None = None
+        self._surroundings = surroundings
+        self._refresh = refresh
+        self._forget = forget
+        #: By the number of buffers at which they are signalled.
+        self._trackers: dict[int, SignalSet] = {}
+
+    @property
+    def count(self) -> int:
+        """How many buffers were allocated."""
+        return len(self.buffers)
+
+    @property
+    def existing(self) -> int:
+        """How many of them still exist, as of the last event processed."""
+        return sum(buffer.hold is not Hold.GONE for buffer in self.buffers)
+
+    # --- handing out --------------------------------------------------------------------------------------------
+
+    def hand_out(
+        self,
+        rights: Rights,
+        *,
+        weak: bool,
+        client: ClientInfo,
+        delivers_vmo: bool = True,
+    ) -> list[DeliveredBuffer]:
+        """One entry a buffer, in order, for a participant to own.
+
+        Each `vmo` is a new open file description: read-only when `rights` lack WRITE, un-set when they lack READ or
+        `delivers_vmo` is false (a usage of plain NONE). For a `weak` participant each entry has its `close_weak_asap`;
+        where no strong handle is left `vmo` is un-set and the event closed already, un-set too when the buffer is gone.
+        `client` is named in the log should weak handles leak.
+
+        Raises `NoMemoryError`, everything closed again, when the daemon is out of descriptors or the like.
+        """
+        delivers_vmo = delivers_vmo and bool(rights & Rights.READ)
+        writable = bool(rights & Rights.WRITE)
+        kind = Kind.WEAK if weak else Kind.STRONG
+        self._look()
+        delivered: list[DeliveredBuffer] = []
+        try:
+            for buffer in self.buffers:
+                signal = buffer.open_signal() if weak and buffer.hold is not Hold.GONE else None
+                entry = DeliveredBuffer(None, signal)
+                delivered.append(entry)
+                if delivers_vmo and buffer.has_strong():
+                    vmo = buffer.open(kind, client, writable=writable)
+                    delivered[-1] = DeliveredBuffer(vmo, signal)
+        except BaseException as error:
+            for entry in delivered:
+                entry.close()
+            if isinstance(error, (OSError, MemoryError)):
+                raise NoMemoryError(f"handles to {self.count} buffers: {error}") from error
+            raise
+        return delivered
+
+    # --- strong and weak, lifetime --------------------------------------------------------------------------------
+
+    def drop_strong(self) -> None:
+        """The server is no strong holder of any of the buffers any more; nothing happens the second time."""
+        for buffer in self.buffers:
+            buffer.drop_strong()
+
+    def track_lifetime(self, event: Closeable, buffers_remaining: int) -> None:
+        """Close `event` as soon as at most `buffers_remaining` buffers exist, at once when it is so already.
+
+        The event is owned from now on. One whose client end is closed is dropped before.
+        """
+        self._look()
+        if self.existing <= buffers_remaining:
+            event.close()
+            return
+        if buffers_remaining not in self._trackers:
+            self._trackers[buffers_remaining] = SignalSet(self._surroundings.hangups)
+        self._trackers[buffers_remaining].add(event)
+
+    def close(self) -> None:
+        """Let go of everything: buffers, events, and the call that may be due. For the daemon's end."""
+        self._on_no_strong = None
+        if self._cancel_no_strong is not None:
+            self._cancel_no_strong()
+        for buffer in self.buffers:
+            buffer.close()
+        for trackers in self._trackers.values():
+            trackers.signal()
+
+    def _look(self) -> None:
+        """Be as far as the kernel is, also where its report hasn't been read or was a moment early."""
+        for buffer in self.buffers:
+            buffer.look()
+        self._refresh()
+
+    # --- what buffers tell ----------------------------------------------------------------------------------------
+
+    def label(self) -> dict[str, object]:
+        """The collection's id and name, for the log."""
+        return {"buffer_collection_id": self.collection_id, "name": self.name}
+
+    def strong_gone(self) -> None:
+        """A buffer's last strong handle is gone; when it was so for all, say it, but not from within this call."""
+        if all(buffer.hold not in (Hold.SERVER, Hold.STRONG) for buffer in self.buffers):
+            clock = self._surroundings.clock
+            self._cancel_no_strong = clock.call_at(clock.now(), self._say_no_strong)
+
+    def gone(self, buffer: Buffer) -> None:
+        """A buffer's memory is reclaimed."""
+        self._forget(buffer)
+        existing = self.existing
+        for remaining in [remaining for remaining in self._trackers if existing <= remaining]:
+            self._trackers.pop(remaining).signal()
+
+    def _say_no_strong(self) -> None:
+        self._cancel_no_strong = None
+        if callback := self._on_no_strong:
+            self._on_no_strong = None
+            callback()
+
+    def __repr__(self) -> str:
+        return f"<Buffers of {self.collection_id} {self.name!r}: {self.existing} of {self.count} exist>"

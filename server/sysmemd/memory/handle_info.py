@@ -1,0 +1,86 @@
+"""What the server knows of a descriptor that a client passed in; the memory side of GetVmoInfo."""
+
+from __future__ import annotations
+
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.sysmem2 import SingleBufferSettings
+from sysmemd.ports import ClientInfo, NoMemoryError
+
+from .buffer import Buffer
+from .collection import Buffers, DeliveredBuffer
+from .locks import Kind
+
+
+class NoMoreStrongHandlesError(Exception):
+    """A weak handle was asked for, and no strong one is left: NO_MORE_STRONG_VMO_HANDLES."""
+
+
+class HandleInfo:
+    """A descriptor recognised by `Memory.identify`. Of use while that descriptor is open."""
+
+    __slots__ = ("_buffer", "buffers", "is_weak", "readable", "writable")
+
+    def __init__(
+        self, buffers: Buffers, buffer: Buffer, *, is_weak: bool, readable: bool, writable: bool
+    ) -> None:
+        #: The buffers of the collection, also when that has failed.
+        self.buffers = buffers
+        self._buffer = buffer
+        #: Whether it is a weak handle, or at any rate no strong one.
+        self.is_weak = is_weak
+        self.readable = readable
+        self.writable = writable
+
+    @property
+    def collection_id(self) -> int:
+        """`buffer_collection_id`."""
+        return self.buffers.collection_id
+
+    @property
+    def buffer_index(self) -> int:
+        """Which of the collection's buffers, from 0."""
+        return self._buffer.index
+
+    @property
+    def settings(self) -> SingleBufferSettings:
+        """The pinned settings; shared, so not to be changed."""
+        return self.buffers.settings
+
+    @property
+    def count(self) -> int:
+        """How many buffers the collection was allocated with."""
+        return self.buffers.count
+
+    def close_weak_asap(self) -> Handle:
+        """The client end of a new event, closed already when no strong handle is left; the caller owns it.
+
+        Raises `NoMemoryError` when the daemon is out of descriptors.
+        """
+        self._buffer.look()
+        try:
+            return self._buffer.open_signal()
+        except OSError as error:
+            raise NoMemoryError(f"an event for buffer {self.buffer_index}: {error}") from error
+
+    def make_weak(self, client: ClientInfo) -> DeliveredBuffer:
+        """A new weak handle with its `close_weak_asap`, owned by the caller.
+
+        It has no more rights than the one passed in; of one that can't be read, `vmo` is un-set. `client` is named in
+        the log should the new handle leak. Raises `NoMoreStrongHandlesError`, or `NoMemoryError` when the daemon is out
+        of descriptors.
+        """
+        if not self._buffer.has_strong():
+            raise NoMoreStrongHandlesError(
+                f"no strong handle to buffer {self.buffer_index} of {self.collection_id} is left"
+            )
+        signal = self.close_weak_asap()
+        try:
+            vmo = (
+                self._buffer.open(Kind.WEAK, client, writable=self.writable)
+                if self.readable
+                else None
+            )
+        except OSError as error:
+            signal.close()
+            raise NoMemoryError(f"a handle to buffer {self.buffer_index}: {error}") from error
+        return DeliveredBuffer(vmo, signal)

@@ -1,0 +1,113 @@
+"""Heaps: where memory comes from.
+
+A heap is a small class with one interface (:class:`Heap`), so that a real one (dma-buf, huge pages) can stand beside
+the ones here. All of these are backed by memfds, the secure and the device-only ones too, which is enough to negotiate over
+them on an ordinary machine. `spec/linux.md`, "Heaps".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from sysmem_protocol import sysmem2
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.sysmem2 import CoherencyDomain
+from sysmemd.ports import NoMemoryError
+
+from . import available, vmo
+
+_ALL_DOMAINS = frozenset(CoherencyDomain)
+
+
+@dataclass(frozen=True, slots=True)
+class HeapSettings:
+    """A heap as the configuration describes it, a `[[heap]]` section; plain data."""
+
+    heap_type: str
+    id: int = 0
+    domains: frozenset[CoherencyDomain] = _ALL_DOMAINS
+    secure: bool = False
+    #: Bytes of all buffers of this heap that exist at a time; `None`: what the machine has.
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.domains:
+            raise ValueError(f"{self}: a heap supports at least one domain")
+        if self.secure and self.domains != {CoherencyDomain.INACCESSIBLE}:
+            raise ValueError(f"{self}: a secure heap supports the inaccessible domain only")
+
+    def __str__(self) -> str:
+        return f"heap {self.heap_type} (id {self.id})"
+
+
+#: The heap that always exists, with all three domains.
+SYSTEM_RAM = HeapSettings(heap_type=sysmem2.SYSTEM_RAM_HEAP.heap_type or "", id=0)
+
+
+class Heap(Protocol):
+    """Where the memory of buffers comes from."""
+
+    @property
+    def settings(self) -> HeapSettings:
+        """What the heap is."""
+        ...
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the buffers that exist."""
+        ...
+
+    def allocate(self, name: str, size: int, *, reserve: bool) -> Handle:
+        """A zeroed VMO of `size` bytes (a multiple of the page size), for reading and writing; the caller owns it.
+
+        `name` is shown where the system lists memory. `reserve` takes all pages at once. Raises `NoMemoryError`, or an
+        `OSError` that says what ran out, with nothing kept.
+        """
+        ...
+
+    def delete(self, size: int) -> None:
+        """The memory of an earlier `allocate` of `size` bytes is back with the system: nobody holds it any more."""
+        ...
+
+
+class MemfdHeap:
+    """A heap backed by memfds."""
+
+    def __init__(self, settings: HeapSettings = SYSTEM_RAM) -> None:
+        self._settings = settings
+        self._used_bytes = 0
+
+    @property
+    def settings(self) -> HeapSettings:
+        """What the heap is."""
+        return self._settings
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the buffers that exist."""
+        return self._used_bytes
+
+    def allocate(self, name: str, size: int, *, reserve: bool) -> Handle:
+        """See :meth:`Heap.allocate`."""
+        limit = self._settings.max_bytes
+        if limit is not None and self._used_bytes + size > limit:
+            raise NoMemoryError(
+                f"{self._settings}: {size} more bytes would pass its limit of {limit},"
+                f" {self._used_bytes} are in use"
+            )
+        if reserve and size > (left := available.memory_bytes()):
+            # Asking the kernel could set the out-of-memory killer on somebody instead of failing.
+            raise NoMemoryError(
+                f"{self._settings}: {size} bytes can't be reserved, {left} are left"
+            )
+        handle = vmo.create(name, size, reserve=reserve)
+        self._used_bytes += size
+        return handle
+
+    def delete(self, size: int) -> None:
+        """See :meth:`Heap.delete`."""
+        self._used_bytes -= size
+
+    def __repr__(self) -> str:
+        return f"<MemfdHeap {self._settings}, {self._used_bytes} bytes in use>"

@@ -1,0 +1,61 @@
+"""What the kernel must offer, tried at start."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from . import locks, vmo
+from .locks import Kind
+from .watch import InodeWatch
+
+_Attempt = Callable[[], None]
+
+
+def missing_requirements() -> list[str]:
+    """What the machine lacks for the daemon to run, one sentence each; empty when all is well. Nothing stays open."""
+    attempts: tuple[tuple[str, _Attempt], ...] = (
+        ("/proc must be mounted: handles are made and recognised through it", _try_proc),
+        ("memfd_create with sealing is needed, for the memory itself", _try_memfd),
+        ("F_OFD_SETLK locks are needed, to tell who holds a buffer", _try_locks),
+        ("inotify is needed, to learn when a buffer is let go of", _try_inotify),
+    )
+    missing = []
+    for sentence, attempt in attempts:
+        try:
+            attempt()
+        except (OSError, ValueError) as error:
+            missing.append(f"{sentence} ({error})")
+    return missing
+
+
+def _try_proc() -> None:
+    os.stat("/proc/self/fd")
+    os.stat("/proc/self/fdinfo")
+
+
+def _try_memfd() -> None:
+    with vmo.create("sysmem:try", 1, reserve=False):
+        pass
+
+
+def _try_locks() -> None:
+    with vmo.create("sysmem:try", 1, reserve=False) as own:
+        locks.guard(own.fileno())
+        with vmo.reopen(own.fileno(), writable=False) as handle:
+            locks.mark(handle.fileno(), Kind.STRONG, 0)
+            if not locks.any_left(own.fileno(), Kind.STRONG, 1):
+                raise ValueError("a lock isn't seen from another description")
+            if locks.kinds_held(handle.fileno()) != {Kind.STRONG}:
+                raise ValueError("/proc/self/fdinfo doesn't list a description's locks")
+
+
+def _try_inotify() -> None:
+    watch = InodeWatch()
+    try:
+        with vmo.create("sysmem:try", 1, reserve=False) as own:
+            number = watch.watch_end(own.fileno())
+        if number not in watch.read().ends:
+            raise ValueError("the end of a memfd isn't reported")
+    finally:
+        watch.close()

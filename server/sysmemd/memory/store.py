@@ -1,0 +1,219 @@
+"""All buffers of a daemon: allocating them, handing them out, recognising them, and the events about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sysmem_protocol import sysmem2
+from sysmem_protocol.sysmem2 import SingleBufferSettings
+from sysmemd.ports import Clock, Log, NoMemoryError
+
+from . import locks, vmo
+from .buffer import Buffer, Surroundings
+from .collection import Buffers
+from .handle_info import HandleInfo
+from .heaps import Heap, MemfdHeap
+from .locks import Kind
+from .watch import Hangups, InodeWatch
+
+HeapKey = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class HeapStatistics:
+    """One heap's use of memory."""
+
+    heap_type: str
+    id: int
+    used_bytes: int
+    max_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStatistics:
+    """What exists at a moment; by state, how many buffers (:class:`.buffer.Hold`)."""
+
+    heaps: tuple[HeapStatistics, ...]
+    collections: int
+    buffers: dict[str, int]
+
+
+class Memory:
+    """The memory of one daemon.
+
+    Whoever owns it waits until :meth:`fileno` is readable and then calls :meth:`process_events`. Nothing here blocks,
+    and nothing polls: timers run for a few seconds after a change that somebody waits for, never when idle.
+    """
+
+    def __init__(
+        self,
+        heaps: Sequence[Heap] = (),
+        *,
+        allocation: Literal["lazy", "eager"] = "lazy",
+        clock: Clock,
+        log: Log,
+    ) -> None:
+        """`heaps` besides the system heap, which is made when it isn't among them; the first of two alike counts.
+
+        `allocation`: "eager" reserves all pages when buffers are allocated, and fails then. Raises `OSError` when the
+        user has no inotify instance left.
+        """
+        self._heaps: dict[HeapKey, Heap] = {}
+        for heap in (*heaps, MemfdHeap()):
+            self._heaps.setdefault((heap.settings.heap_type, heap.settings.id), heap)
+        self._reserve = allocation == "eager"
+        self._watch = InodeWatch()
+        self._hangups = Hangups()
+        self._hangups.add_readable(self._watch.fileno(), self._read_watch)
+        self._surroundings = Surroundings(self._watch, self._hangups, clock, log)
+        self._by_watch: dict[int, Buffer] = {}
+        self._by_identity: dict[tuple[int, int], tuple[Buffers, Buffer]] = {}
+        self._closed = False
+
+    def fileno(self) -> int:
+        """Readable when :meth:`process_events` has something to do; owned by this object."""
+        return self._hangups.fileno()
+
+    def process_events(self) -> None:
+        """Take note of what the kernel reported: handles, mappings and eventpairs closed. Never blocks.
+
+        One call does a bounded amount of work; `fileno` stays readable when more is there.
+        """
+        self._hangups.process()
+
+    def close(self) -> None:
+        """Let go of all buffers; their memory goes with the clients' handles. Harmless the second time."""
+        if not self._closed:
+            self._closed = True
+            for collection in {id(c): c for c, _ in self._by_identity.values()}.values():
+                collection.close()
+            self._by_watch.clear()
+            self._by_identity.clear()
+            self._hangups.close()
+            self._watch.close()
+
+    # --- allocation ---------------------------------------------------------------------------------------------
+
+    def allocate(
+        self,
+        *,
+        collection_id: int,
+        name: str,
+        settings: SingleBufferSettings,
+        count: int,
+        on_no_strong: Callable[[], None],
+    ) -> Buffers:
+        """`count` buffers of `raw_vmo_size` bytes of the heap that the settings name; the server is a strong holder.
+
+        Their memfds are called `<name>:<index>`, or `sysmem:<index>` when the name is empty. `on_no_strong` is called
+        once, through the clock and so never from within a call made here, when the last strong handle of every buffer
+        is gone. Raises `NoMemoryError` with nothing kept.
+        """
+        self._read_watch()  # so that memory given back just now counts
+        memory = settings.buffer_settings or sysmem2.BufferMemorySettings()
+        heap = self._heap(memory.heap or sysmem2.SYSTEM_RAM_HEAP)
+        size = memory.raw_vmo_size or 0
+        if size > vmo.MAX_BYTES:
+            raise NoMemoryError(f"{size} bytes are more than a buffer can have")
+        collection = Buffers(
+            collection_id,
+            name,
+            settings,
+            on_no_strong=on_no_strong,
+            surroundings=self._surroundings,
+            refresh=self._read_watch,
+            forget=self._forget,
+        )
+        for index in range(count):
+            try:
+                handle = heap.allocate(f"{name or 'sysmem'}:{index}", size, reserve=self._reserve)
+                try:
+                    buffer = Buffer(index, size, heap, handle, collection, self._surroundings)
+                except BaseException:
+                    heap.delete(size)
+                    raise
+            except BaseException as error:
+                for made in collection.buffers:
+                    made.close()
+                    heap.delete(size)
+                if isinstance(error, (OSError, MemoryError)):
+                    raise NoMemoryError(
+                        f"buffer {index} of {count}, {size} bytes: {error}"
+                    ) from error
+                raise
+            collection.buffers.append(buffer)
+        for buffer in collection.buffers:
+            self._by_watch[buffer.watch] = buffer
+            self._by_identity[buffer.identity] = collection, buffer
+        return collection
+
+    def _heap(self, heap: sysmem2.Heap) -> Heap:
+        try:
+            return self._heaps[heap.heap_type or "", heap.id or 0]
+        except KeyError:
+            raise NoMemoryError(f"there is no heap {heap}") from None
+
+    # --- recognition --------------------------------------------------------------------------------------------
+
+    def identify(self, fd: int) -> HandleInfo | None:
+        """Which buffer a descriptor belongs to; `None` when it is no sysmem VMO. The caller keeps owning `fd`.
+
+        While the caller keeps it open, it counts as what it is: a strong handle is a strong holder. A descriptor of a
+        buffer that isn't one of the handles given out (its owner opened it anew, or dropped its lock) keeps nothing
+        alive, and so is called a weak one.
+        """
+        self._read_watch()  # so that no number of a buffer that is gone is taken for a new file's
+        found = self._by_identity.get(vmo.identity(fd))
+        if found is None:
+            return None
+        collection, buffer = found
+        readable, writable = vmo.access(fd)
+        weak = locks.kinds_held(fd) != {Kind.STRONG}
+        return HandleInfo(collection, buffer, is_weak=weak, readable=readable, writable=writable)
+
+    # --- events -------------------------------------------------------------------------------------------------
+
+    def statistics(self) -> MemoryStatistics:
+        """A snapshot for inspection."""
+        buffers: dict[str, int] = {}
+        for _, buffer in self._by_identity.values():
+            state = buffer.hold.name.lower()
+            buffers[state] = buffers.get(state, 0) + 1
+        return MemoryStatistics(
+            heaps=tuple(
+                HeapStatistics(
+                    heap.settings.heap_type,
+                    heap.settings.id,
+                    heap.used_bytes,
+                    heap.settings.max_bytes,
+                )
+                for heap in self._heaps.values()
+            ),
+            collections=len({id(collection) for collection, _ in self._by_identity.values()}),
+            buffers=buffers,
+        )
+
+    def _read_watch(self) -> None:
+        reports = self._watch.read()
+        closings, ends = reports.closings, reports.ends
+        if reports.overflow:
+            self._surroundings.log.warning(
+                "too many closings to be told of each: asking about every buffer",
+                buffers=len(self._by_watch),
+            )
+            closings = set(self._by_watch)
+            ends |= closings - self._watch.alive()
+        for watch in ends:
+            if buffer := self._by_watch.get(watch):
+                buffer.end()
+        for watch in closings:
+            if buffer := self._by_watch.get(watch):
+                buffer.look()
+
+    def _forget(self, buffer: Buffer) -> None:
+        del self._by_watch[buffer.watch]
+        # By now the number may be another buffer's: nothing holds it once the watch has ended.
+        if self._by_identity[buffer.identity][1] is buffer:
+            del self._by_identity[buffer.identity]

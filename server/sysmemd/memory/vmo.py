@@ -1,0 +1,90 @@
+"""VMOs: sealed memfds, and handles to them that carry rights.
+
+`spec/linux.md`, "VMOs". The size is sealed, so no participant can cut a buffer short under another's mapping. Mode 0600
+and a daemon with a uid of its own make the rights of a handle real: another uid can't reopen it for writing, chmod it
+or map it writable. See :func:`attenuation_is_advisory` for the uids that this doesn't hold for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+
+from sysmem_protocol.handles import Handle
+
+#: Handle bytes (:mod:`.locks`) lie beyond the end of every VMO.
+MAX_BYTES = 1 << 62
+
+#: From linux/memfd.h; Python names the older flags only. The file is not executable, and that is sealed.
+_MFD_NOEXEC_SEAL = 0x0008
+_MFD_FLAGS = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_MODE = 0o600
+
+
+def create(name: str, size: int, *, reserve: bool) -> Handle:
+    """A new zeroed VMO of `size` bytes, owned by the caller.
+
+    `reserve` takes its pages now instead of at their first use. Raises `OSError` when there are no descriptors or no
+    memory left, with nothing kept.
+    """
+    vmo = Handle(_memfd(name))
+    try:
+        fd = vmo.fileno()
+        os.fchmod(fd, _MODE)
+        os.ftruncate(fd, size)
+        if reserve and size:
+            os.posix_fallocate(fd, 0, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        # The description that memfd_create makes doesn't count as a writer of the file, and so wouldn't stand in the
+        # way of a read lease (F_SETLEASE), which would hold up every later opening for writing for most of a minute.
+        return reopen(fd, writable=True)
+    finally:
+        vmo.close()
+
+
+def reopen(fd: int, *, writable: bool) -> Handle:
+    """Another handle to a VMO: a new open file description, for reading or for reading and writing.
+
+    Raises `OSError` when there are no descriptors left.
+    """
+    path = f"/proc/self/fd/{fd}"
+    flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC
+    try:
+        return Handle(os.open(path, flags))
+    except PermissionError:
+        # A participant with the daemon's own uid may have changed the mode; that is not to be the others' trouble.
+        os.fchmod(fd, _MODE)
+        return Handle(os.open(path, flags))
+
+
+def access(fd: int) -> tuple[bool, bool]:
+    """Whether a description may be read, and whether it may be written. Neither, for an O_PATH one."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    if flags & os.O_PATH:
+        return False, False
+    mode = flags & os.O_ACCMODE
+    return mode in (os.O_RDONLY, os.O_RDWR), mode in (os.O_WRONLY, os.O_RDWR)
+
+
+def identity(fd: int) -> tuple[int, int]:
+    """What tells a VMO from every other, as long as somebody holds on to its inode."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def attenuation_is_advisory(uid: int) -> bool:
+    """Whether a participant with this uid can get around missing rights by reopening its handles through /proc.
+
+    It is so for the daemon's own uid, which owns the memory, and for root. Such participants are trusted with writing;
+    the daemon says so in its log when one connects.
+    """
+    return uid in (0, os.geteuid())
+
+
+def _memfd(name: str) -> int:
+    with contextlib.suppress(OSError):
+        return os.memfd_create(name, _MFD_FLAGS | _MFD_NOEXEC_SEAL)
+    # Kernels before 6.3 don't know the flag. When something else was wrong it is so again.
+    return os.memfd_create(name, _MFD_FLAGS)

@@ -1,0 +1,163 @@
+"""The wake-ups: what the kernel reports of buffers and of the other ends of eventpairs, so that nothing polls.
+
+:class:`InodeWatch` is the daemon's one inotify instance. A watch holds the inode (not the memory: that goes with the
+last reference), so the number that identifies a buffer isn't given to another file before the buffer is gone.
+
+:class:`Hangups` tells when the other end of an eventpair is closed, and has the one descriptor that the daemon waits
+on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+# From sys/inotify.h.
+_IN_CLOSE_WRITE = 0x0008
+_IN_CLOSE_NOWRITE = 0x0010
+_IN_DELETE_SELF = 0x0400
+_IN_Q_OVERFLOW = 0x4000
+_IN_IGNORED = 0x8000
+
+_CLOSINGS = _IN_CLOSE_WRITE | _IN_CLOSE_NOWRITE
+# The end of a watch is reported whatever was asked for, but something must be asked for.
+_END_ONLY = _IN_DELETE_SELF
+
+# `struct inotify_event`: watch, mask, cookie, length of the name that follows.
+_EVENT = struct.Struct("iIII")
+
+#: A full queue of the default length (16,384 events without names) in one read.
+_READ_BYTES = 16_384 * _EVENT.size
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.inotify_init1.argtypes = [ctypes.c_int]
+_libc.inotify_add_watch.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32]
+
+
+@dataclass(slots=True)
+class Reports:
+    """What was reported since the last reading, by watch number; each set has a watch once."""
+
+    closings: set[int] = field(default_factory=set)
+    ends: set[int] = field(default_factory=set)
+    #: The queue was full: anything may have happened to any watch.
+    overflow: bool = False
+
+
+class InodeWatch:
+    """Watches on buffers: the closing of a handle to one, and its end."""
+
+    def __init__(self) -> None:
+        """Raises `OSError` when the user has too many inotify instances."""
+        self._fd = _check(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+
+    def fileno(self) -> int:
+        """Readable when there is something to read."""
+        return self._fd
+
+    def close(self) -> None:
+        """Drop all watches; nothing happens the second time."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def watch_end(self, fd: int) -> int:
+        """Report only the end of this buffer: when its last reference is gone. Returns the watch's number.
+
+        Raises `OSError` when the user has too many watches; not when this buffer is watched already.
+        """
+        return self._watch(fd, _END_ONLY)
+
+    def watch_closings(self, fd: int) -> int:
+        """Report also each time when the last descriptor and mapping of one handle are gone."""
+        return self._watch(fd, _CLOSINGS)
+
+    def read(self) -> Reports:
+        """What was reported since the last time, at most a full queue; never blocks."""
+        reports = Reports()
+        with contextlib.suppress(BlockingIOError):
+            for watch, mask in _events(os.read(self._fd, _READ_BYTES)):
+                if mask & _IN_IGNORED:
+                    reports.ends.add(watch)
+                elif mask & _IN_Q_OVERFLOW:
+                    reports.overflow = True
+                elif mask & _CLOSINGS:
+                    reports.closings.add(watch)
+        return reports
+
+    def alive(self) -> set[int]:
+        """The watches that haven't ended, for when reports were lost."""
+        with open(f"/proc/self/fdinfo/{self._fd}", encoding="ascii") as fdinfo:
+            return {
+                int(line.split()[1].removeprefix("wd:"), 16)
+                for line in fdinfo
+                if line.startswith("inotify wd:")
+            }
+
+    def _watch(self, fd: int, mask: int) -> int:
+        path = f"/proc/self/fd/{fd}".encode()
+        return _check(_libc.inotify_add_watch(self._fd, path, mask))
+
+
+class Hangups:
+    """Calls back when the other end of a socket is closed; what is sent to it is never looked at."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+
+    def fileno(self) -> int:
+        """Readable when :meth:`process` has something to do."""
+        return self._epoll.fileno()
+
+    def close(self) -> None:
+        """Call nobody back any more."""
+        self._epoll.close()
+        self._callbacks.clear()
+
+    def add_readable(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call back each time when a descriptor is readable."""
+        self._add(fd, callback, select.EPOLLIN)
+
+    def add(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call back when the other end of `fd` is closed. The callback, or whoever closes `fd`, removes it.
+
+        Raises `OSError` when the kernel is out of memory for it.
+        """
+        self._add(fd, callback, 0)  # a hangup is reported without being asked for
+
+    def remove(self, fd: int) -> None:
+        """Forget a descriptor; to be done before it is closed, as a copy elsewhere would keep it registered."""
+        del self._callbacks[fd]
+        self._epoll.unregister(fd)
+
+    def process(self) -> None:
+        """Make the calls that are due; never blocks."""
+        for fd, _ in self._epoll.poll(0):
+            # A callback may have removed one that comes later.
+            if callback := self._callbacks.get(fd):
+                callback()
+
+    def _add(self, fd: int, callback: Callable[[], None], events: int) -> None:
+        self._epoll.register(fd, events)
+        self._callbacks[fd] = callback
+
+
+def _events(data: bytes) -> Iterator[tuple[int, int]]:
+    position = 0
+    while position < len(data):
+        watch, mask, _, name_length = _EVENT.unpack_from(data, position)
+        yield watch, mask
+        position += _EVENT.size + name_length
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
