@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import cbor2
 
-from .handles import Handle
+from .handles import Handle, HandleClosedError
 from .library import (
     Bool,
     Enumeration,
@@ -26,15 +26,24 @@ from .library import (
     Table,
     Vector,
     WireType,
+    table,
 )
-from .strict import HANDLE_TAG, MAX_DEPTH, NotStrictError, handle_indices
+from .message import HEADER, MAX_MESSAGE_BYTES
+from .strict import HANDLE_TAG, MAX_DEPTH, NotStrictError, examine
 from .sysmem2 import Error
 
 #: The key of a fallible method's success, and of its error.
 SUCCESS = 1
 ERROR = 2
 
+_MAX_BODY_BYTES = MAX_MESSAGE_BYTES - HEADER.size
+
 Name = TypeVar("Name", bound=Table)
+
+
+@table
+class _Empty(Table):
+    """What a method that can fail, but has nothing to say, answers."""
 
 
 class _Located(Exception):
@@ -75,10 +84,10 @@ _encoders: dict[type, _Encode] = {}
 def encode(table: Table) -> tuple[bytes, list[Handle]]:
     """A table's body and the handles in it, which stay the table's.
 
-    Raises :class:`EncodeTypeError` or :class:`EncodeValueError`.
+    Raises :class:`EncodeTypeError` or :class:`EncodeValueError`, the latter also for a table larger than a message.
     """
     handles: list[Handle] = []
-    return cbor2.dumps(_encoder_of(type(table))(table, handles)), handles
+    return _dumps(_encoder_of(type(table))(table, handles)), handles
 
 
 def encode_response(method: Method, answer: Table | Error | None) -> tuple[bytes, list[Handle]]:
@@ -89,10 +98,17 @@ def encode_response(method: Method, answer: Table | Error | None) -> tuple[bytes
     if method.fallible:
         handles: list[Handle] = []
         if isinstance(answer, Error):
-            return cbor2.dumps({ERROR: int(answer)}), handles
+            return _dumps({ERROR: int(answer)}), handles
         value = {} if answer is None else _encoder_of(type(answer))(answer, handles)
-        return cbor2.dumps({SUCCESS: value}), handles
+        return _dumps({SUCCESS: value}), handles
     return (b"", []) if answer is None else encode(cast("Table", answer))
+
+
+def _dumps(value: dict[int, Any]) -> bytes:
+    body = cbor2.dumps(value)
+    if len(body) > _MAX_BODY_BYTES:
+        raise EncodeValueError(f"{len(body)} bytes, at most {_MAX_BODY_BYTES} fit into a message")
+    return body
 
 
 def _encoder_of(kind: type[Table] | type[Struct]) -> _Encode:
@@ -156,7 +172,7 @@ def _encoder(wire: WireType) -> _Encode:
 
 
 def _wrong_type(expected: str, value: object) -> EncodeTypeError:
-    return EncodeTypeError(f"expected {expected}, not {type(value).__name__} {value!r}")
+    return EncodeTypeError(f"expected {expected}, not {type(value).__name__} {value!r:.80}")
 
 
 def _encode_bool(value: Any, _: list[Handle]) -> bool:
@@ -184,7 +200,7 @@ def _string_encoder(max_bytes: int) -> _Encode:
         try:
             size = len(value.encode())
         except UnicodeEncodeError as error:
-            raise EncodeValueError(f"{value!r} can't be written as UTF-8") from error
+            raise EncodeValueError(f"{value!r:.80} can't be written as UTF-8") from error
         if size > max_bytes:
             raise EncodeValueError(f"{size} bytes of UTF-8, at most {max_bytes} fit")
         return str(value)
@@ -222,7 +238,10 @@ def _nested_encoder(kind: type[Table] | type[Struct]) -> _Encode:
 def _encode_handle(value: Any, handles: list[Handle]) -> cbor2.CBORTag:
     if not isinstance(value, Handle):
         raise _wrong_type("a Handle", value)
-    value.fileno()  # a closed one raises here, before anything is sent
+    try:
+        value.fileno()
+    except HandleClosedError as error:
+        raise EncodeValueError(str(error)) from error
     handles.append(value)
     return cbor2.CBORTag(HANDLE_TAG, len(handles) - 1)
 
@@ -311,14 +330,14 @@ class Decoder:
         arrived = _Arrived(handles)
         try:
             try:
-                indices = handle_indices(body)
+                decodable, indices = examine(body)
                 if sorted(indices) != list(range(len(handles))):
                     raise DecodeError(
-                        f"{len(handles)} descriptors came along, the body refers to {indices}; "
-                        "each must be referred to exactly once"
+                        f"{len(handles)} descriptors came along, the body refers to "
+                        f"{indices!s:.80}; each must be referred to exactly once"
                     )
                 value = cbor2.loads(
-                    body,
+                    decodable,
                     allow_indefinite=False,
                     allow_duplicate_keys=False,
                     max_depth=2 * MAX_DEPTH,
@@ -345,9 +364,12 @@ class Decoder:
             number = _integer_decoder(0, 0xFFFF_FFFF, 32)(payload, arrived)
             return Error(number) if number in Error.__members__.values() else number
         if type(key) is not int or key != SUCCESS:
-            raise DecodeError(f"an answer must be a map with exactly one key, 1 or 2, not {key!r}")
+            raise DecodeError(
+                f"an answer must be a map with exactly one key, 1 or 2, not {key!r:.80}"
+            )
         if method.response is None:
-            return _decode_empty(payload, arrived)
+            self._decoder_of(_Empty)(payload, arrived)
+            return None
         return self._decoder_of(method.response)(payload, arrived)
 
     def _decoder_of(self, kind: type[Table] | type[Struct]) -> _Decode:
@@ -369,7 +391,9 @@ class Decoder:
             fields = {}
             for number, item in value.items():
                 if type(number) is not int or number <= 0:
-                    raise DecodeError(f"{number!r} is no field number; they are integers from 1")
+                    raise DecodeError(
+                        f"{number!r:.80} is no field number; they are integers from 1"
+                    )
                 member = members.get(number)
                 if member is not None:
                     name, decode_member = member
@@ -425,11 +449,6 @@ def _not_declared(expected: str, value: object) -> DecodeError:
     return DecodeError(f"expected {expected}, not {type(value).__name__} {value!r:.80}")
 
 
-def _decode_empty(value: Any, _: _Arrived) -> None:
-    if type(value) is not dict:
-        raise _not_declared("a map", value)
-
-
 def _decode_bool(value: Any, _: _Arrived) -> bool:
     if type(value) is not bool:
         raise _not_declared("a bool", value)
@@ -448,18 +467,17 @@ def _integer_decoder(minimum: int, maximum: int, bits: int) -> _Decode:
 
 
 def _enumeration_decoder(wire: Enumeration) -> _Decode:
+    """Members become themselves, all else an integer.
+
+    A combination of flags stays an integer too: Python's enums keep every combination they ever made, so a peer that
+    sends new ones all the time would fill the memory.
+    """
     decode_integer = _integer_decoder(0, (1 << wire.bits) - 1, wire.bits)
     known: dict[int, Any] = {int(member): member for member in wire.type}
-    make: Callable[[int], Any] | None = None
-    if wire.type.__mro__[1].__name__ == "IntFlag":
-        make = wire.type  # any combination of bits is a value, unknown ones included
 
     def decode_enumeration(value: Any, arrived: _Arrived) -> Any:
         number = decode_integer(value, arrived)
-        found = known.get(number)
-        if found is not None:
-            return found
-        return number if make is None else make(number)
+        return known.get(number, number)
 
     return decode_enumeration
 

@@ -1,7 +1,7 @@
 """The strict form of CBOR that a body must have, whatever it says (`spec/protocol.md`, What bad input gets).
 
 cbor2 decodes more than that: indefinite lengths, integers longer than needed, tags with side effects, bytes left over.
-So the bytes are walked once before they are decoded. The walk builds nothing; it finds the handles on its way.
+So the bytes are walked once before they are decoded. The walk builds no values; it finds the handles on its way.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ HANDLE_TAG = 0x7A5D
 #: How deep maps and arrays may be nested, the body's own map included. The deepest declared table needs 6.
 MAX_DEPTH = 16
 
+_ARRAY = 4
 _MAP = 5
 _TAG = 6
 _SIMPLE = 7
+_NULL = b"\xf6"
 #: The least argument that needs 1, 2, 4 or 8 bytes, by the additional information that announces them.
 _LEAST = {24: 24, 25: 1 << 8, 26: 1 << 16, 27: 1 << 32}
 
@@ -22,76 +24,124 @@ class NotStrictError(ValueError):
     """The bytes aren't one item of strict CBOR; the text says what is wrong at which byte."""
 
 
-def handle_indices(body: bytes) -> list[int]:
-    """The descriptors' indices in the order in which a body refers to them.
+def examine(body: bytes) -> tuple[bytes, list[int]]:
+    """Check a body; what is to be decoded of it, and the descriptors' indices in the order of the references.
+
+    A map with a key that is neither an integer nor a string can't be a table. Such maps come back as null: two of their
+    keys may be equal in Python though not in CBOR (1 and true), and hashing them could be made slow on purpose.
 
     Raises :class:`NotStrictError` unless the body is exactly one well-formed item with definite lengths, integers and
-    lengths no longer than needed, no tag but the handle's and no nesting deeper than :data:`MAX_DEPTH`.
+    lengths no longer than needed, no key twice in a map, no tag but the handle's and no nesting deeper than
+    :data:`MAX_DEPTH`. Keys are the same when their bytes are.
     """
-    indices: list[int] = []
+    walk = _Walk(body)
     try:
-        end = _walk(body, 0, 0, indices)
+        end = walk.item(0, 0)
     except IndexError:
         raise NotStrictError(f"byte {len(body)}: the item isn't complete") from None
     if end != len(body):
         raise NotStrictError(f"byte {end}: {len(body) - end} bytes after the item")
-    return indices
+    return walk.decodable(), walk.indices
 
 
-def _walk(body: bytes, position: int, depth: int, indices: list[int]) -> int:
-    """Walk the item at `position`; where the next one begins."""
-    start = position
-    initial = body[position]
-    position += 1
-    major = initial >> 5
-    argument = initial & 31
-    if argument >= 24:
-        least = _LEAST.get(argument)
-        if least is None:
-            what = "an indefinite length" if argument == 31 else "a reserved initial byte"
-            raise NotStrictError(f"byte {start}: {what}")
-        size = 1 << (argument - 24)
-        end = position + size
-        if end > len(body):
+class _Walk:
+    """One pass over a body, and what it found."""
+
+    __slots__ = ("_body", "_odd_maps", "indices")
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._odd_maps: list[tuple[int, int]] = []
+        self.indices: list[int] = []
+
+    def decodable(self) -> bytes:
+        """The body with null for each map that no table can be."""
+        if not self._odd_maps:
+            return self._body
+        parts = []
+        done = 0
+        for start, end in sorted(self._odd_maps):  # an outer one comes before those in it
+            if start >= done:
+                parts += [self._body[done:start], _NULL]
+                done = end
+        return b"".join([*parts, self._body[done:]])
+
+    def item(self, start: int, depth: int) -> int:
+        """Walk the item at `start`; where the next one begins."""
+        body = self._body
+        initial = body[start]
+        major = initial >> 5
+        argument = initial & 31
+        position = start + 1
+        if argument >= 24:
+            position, argument = self._argument(start, major, argument)
+        if major <= 1 or major == _SIMPLE:
+            return position
+        if major == _TAG:
+            return self._handle(start, position, argument)
+        if major < _ARRAY:  # byte and text strings; cbor2 checks the UTF-8
+            if argument > len(body) - position:
+                raise IndexError
+            return position + argument
+        if depth == MAX_DEPTH:
+            raise NotStrictError(f"byte {start}: nested deeper than {MAX_DEPTH}")
+        if argument > len(body) - position:  # each element has at least a byte
             raise IndexError
-        argument = int.from_bytes(body[position:end], "big")
-        position = end
+        if major == _MAP:
+            return self._map(start, position, argument, depth + 1)
+        for _ in range(argument):
+            position = self.item(position, depth + 1)
+        return position
+
+    def _argument(self, start: int, major: int, information: int) -> tuple[int, int]:
+        """The argument in the bytes after the initial one, and where those end."""
+        least = _LEAST.get(information)
+        if least is None:
+            what = "an indefinite length" if information == 31 else "a reserved initial byte"
+            raise NotStrictError(f"byte {start}: {what}")
+        end = start + 1 + (1 << (information - 24))
+        if end > len(self._body):
+            raise IndexError
+        argument = int.from_bytes(self._body[start + 1 : end], "big")
         if major != _SIMPLE:
             if argument < least:
                 raise NotStrictError(f"byte {start}: {argument} is written longer than needed")
-        elif size == 1 and argument < 32:
+        elif information == 24 and argument < 32:
             raise NotStrictError(
                 f"byte {start}: simple value {argument} is written longer than needed"
             )
-    if major <= 1 or major == _SIMPLE:
+        return end, argument
+
+    def _map(self, start: int, position: int, pairs: int, depth: int) -> int:
+        body = self._body
+        length = len(body)
+        keys = set()
+        odd = False
+        for _ in range(pairs):
+            key = position
+            if body[key] < 24:  # small integers, most keys and many values, without a call
+                position += 1
+            else:
+                odd |= body[key] >> 5 >= _ARRAY
+                position = self.item(key, depth)
+            keys.add(body[key:position])
+            if position < length and body[position] < 24:
+                position += 1
+            else:
+                position = self.item(position, depth)
+        if len(keys) != pairs:
+            raise NotStrictError(f"byte {start}: a key of this map occurs twice")
+        if odd:
+            self._odd_maps.append((start, position))
         return position
-    if major < 4:  # byte and text strings; cbor2 checks the UTF-8
-        if argument > len(body) - position:
-            raise IndexError
-        return position + argument
-    if major == _TAG:
-        if argument != HANDLE_TAG:
-            raise NotStrictError(f"byte {start}: tag {argument:#x}, only {HANDLE_TAG:#x} may occur")
-        content = position
+
+    def _handle(self, start: int, content: int, tag: int) -> int:
+        if tag != HANDLE_TAG:
+            raise NotStrictError(f"byte {start}: tag {tag:#x}, only {HANDLE_TAG:#x} may occur")
+        body = self._body
         if body[content] >> 5:
             raise NotStrictError(f"byte {content}: a handle's index must be an unsigned integer")
-        position = _walk(body, position, depth, indices)
-        indices.append(_unsigned(body[content:position]))
-        return position
-    if depth == MAX_DEPTH:
-        raise NotStrictError(f"byte {start}: nested deeper than {MAX_DEPTH}")
-    items = argument * 2 if major == _MAP else argument
-    if items > len(body) - position:  # each item has at least a byte
-        raise IndexError
-    depth += 1
-    length = len(body)
-    for _ in range(items):
-        if position < length and body[position] < 24:  # small integers, without a call
-            position += 1
-        else:
-            position = _walk(body, position, depth, indices)
-    return position
-
-
-def _unsigned(item: bytes) -> int:
-    return item[0] if len(item) == 1 else int.from_bytes(item[1:], "big")
+        end = self.item(content, 0)
+        index = body[content:end]
+        self.indices.append(index[0] if len(index) == 1 else int.from_bytes(index[1:], "big"))
+        return end
