@@ -1,7 +1,8 @@
-"""One end of a channel: datagrams with their descriptors, sent and received without ever blocking.
+"""One end of a channel: datagrams with their descriptors, sent and received without blocking.
 
 A channel is an AF_UNIX SOCK_SEQPACKET pair (`spec/linux.md`, Channels). Waiting is the business of the caller: trio's,
-asyncio's or `poll`'s. Nothing here relies on O_NONBLOCK, which another owner of the open file description could clear.
+asyncio's or `poll`'s; only who asks for it waits here. Nothing relies on O_NONBLOCK, which another owner of the open
+file description could set or clear.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 _INT_BYTES = array.array("i").itemsize
 _CONTROL_BYTES = socket.CMSG_SPACE(MAX_HANDLES * _INT_BYTES)
-_RECEIVE_FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+_WAIT_FLAGS = int(socket.MSG_CMSG_CLOEXEC)
+_RECEIVE_FLAGS = _WAIT_FLAGS | int(socket.MSG_DONTWAIT)
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _TRUNCATED = socket.MSG_TRUNC | socket.MSG_CTRUNC
 
@@ -57,6 +59,13 @@ class Channel:
         except OSError:
             return  # the other end is gone already
 
+    def shutdown_receiving(self) -> None:
+        """Receive nothing more: whoever waits for a message here, or polls, wakes up and sees the end."""
+        try:
+            self._socket.shutdown(socket.SHUT_RD)
+        except OSError:
+            return  # as above, and then nobody waits
+
     def peer_name(self) -> bytes:
         """The name of the other end: empty as long as nobody gave it one, or when there is no other end."""
         try:
@@ -69,17 +78,20 @@ class Channel:
         """Give this end a name, which the other end can then see. Raises `OSError` when it has one."""
         self._socket.bind(name)
 
-    def receive(self) -> tuple[bytes, list[Handle]] | None:
+    def receive(self, *, wait: bool = False) -> tuple[bytes, list[Handle]] | None:
         """Receive one datagram with its descriptors, which the caller then owns; None when there is none yet.
+
+        With `wait` the kernel waits for one, unless the descriptor is a non-blocking one; then None is still possible.
 
         Raises :class:`PeerClosedError` once everything that the other end sent has been received and it is closed, and
         :class:`MalformedMessage` for a datagram that is empty, larger than a message or has too many descriptors; its
         descriptors are closed.
         """
+        how = _WAIT_FLAGS if wait else _RECEIVE_FLAGS
         while True:
             try:
                 data, ancillary, flags, _ = self._socket.recvmsg(
-                    MAX_MESSAGE_BYTES, _CONTROL_BYTES, _RECEIVE_FLAGS
+                    MAX_MESSAGE_BYTES, _CONTROL_BYTES, how
                 )
             except BlockingIOError:
                 return None
