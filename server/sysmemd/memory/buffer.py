@@ -7,7 +7,7 @@
 A buffer moves only to the right, and passes every state, though often several at once. What it waits for in each:
 
 SERVER
-    a strong node exists, and the server is itself a strong holder. What others hold makes no difference; it isn't asked.
+    a strong node exists, and the server is itself a strong holder. What others hold makes no difference.
 STRONG
     the server's own description no longer counts; the kernel is asked whether a strong handle is left whenever a handle
     to this buffer was closed. On the way out, every `close_weak_asap` closes.
@@ -23,6 +23,7 @@ GONE
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from collections import Counter
 from collections.abc import Callable
@@ -148,6 +149,10 @@ class Buffer:
             return locks.any_left(self._vmo.fileno(), Kind.STRONG, self._given[Kind.STRONG])
         return self.hold is Hold.SERVER
 
+    def is_strong(self, fd: int) -> bool:
+        """Whether a description of this buffer is one of the strong handles that were given out."""
+        return locks.kinds_held(fd, self._given) == {Kind.STRONG}
+
     def open(self, kind: Kind, client: ClientInfo, *, writable: bool) -> Handle:
         """A new handle, to be called while `has_strong`. Raises `OSError` when something ran out."""
         handle = vmo.reopen(self._vmo.fileno(), writable=writable)
@@ -181,7 +186,14 @@ class Buffer:
         """The server is no strong holder any more."""
         if self.hold is Hold.SERVER:
             self.hold = Hold.STRONG
-            self._surroundings.watch.watch_closings(self._vmo.fileno())
+            try:
+                self._surroundings.watch.watch_closings(self._vmo.fileno())
+            except OSError as error:
+                self._surroundings.log.error(
+                    "closings of handles can't be watched: signals of this buffer may never come",
+                    **self._label(),
+                    reason=str(error),
+                )
             self.look()
 
     def look(self) -> None:
@@ -192,13 +204,13 @@ class Buffer:
 
     def end(self) -> None:
         """The watch ended: nobody refers to the memory any more."""
-        self.hold = Hold.GONE
         self.close()
         self.heap.delete(self.size)
         self._owner.gone(self)
 
     def close(self) -> None:
-        """Let go of everything, without a word to anybody; for the daemon's end, and for allocations that fail."""
+        """Let go of everything, without a word to the owner; for the daemon's end, and for allocations that fail."""
+        self.hold = Hold.GONE
         for cancel in (self._cancel_recheck, self._cancel_leak):
             if cancel is not None:
                 cancel()
@@ -217,8 +229,9 @@ class Buffer:
             self._vmo.fileno(), Kind.WEAK, self._given[Kind.WEAK]
         ):
             self.hold = Hold.UNKNOWN
-            # Further openings and closings tell nothing.
-            self._surroundings.watch.watch_end(self._vmo.fileno())
+            with contextlib.suppress(OSError):
+                # Not to be woken for nothing: closings don't tell anything any more.
+                self._surroundings.watch.watch_end(self._vmo.fileno())
             self._vmo.close()
 
     def _look_again_soon(self) -> None:
@@ -258,16 +271,18 @@ class Buffer:
             self._weak_clients = self._left_weak()
             self._sift_at = max(_FEW_HANDLES, 2 * len(self._weak_clients))
 
+    def _label(self) -> dict[str, object]:
+        return {**self._owner.label(), "buffer_index": self.index}
+
     def _report_leaks(self) -> None:
         self._cancel_leak = None
         self._advance()
-        label = {**self._owner.label(), "buffer_index": self.index}
         log = self._surroundings.log
         if self.hold is Hold.WEAK:
             for client, handles in Counter(self._left_weak().values()).items():
                 log.error(
                     "weak VMO handles leaked: still open 5 s after close_weak_asap",
-                    **label,
+                    **self._label(),
                     client_name=client.name,
                     client_id=client.id,
                     handles=handles,
@@ -275,5 +290,5 @@ class Buffer:
         elif self.hold is Hold.UNKNOWN:
             log.error(
                 "memory leaked: held 5 s after close_weak_asap, by nothing that the server gave out",
-                **label,
+                **self._label(),
             )

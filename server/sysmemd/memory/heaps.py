@@ -1,8 +1,8 @@
 """Heaps: where memory comes from.
 
 A heap is a small class with one interface (:class:`Heap`), so that a real one (dma-buf, huge pages) can stand beside
-the ones here. All of these are backed by memfds, the secure and the device-only ones too, which is enough to negotiate over
-them on an ordinary machine. `spec/linux.md`, "Heaps".
+the ones here. All of these are backed by memfds, the secure and the device-only ones too, which is enough to negotiate
+over them on an ordinary machine. `spec/linux.md`, "Heaps".
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Heap(Protocol):
     """Where the memory of buffers comes from."""
 
     @property
-    def settings(self) -> HeapSettings:
+    def properties(self) -> HeapSettings:
         """What the heap is."""
         ...
 
@@ -75,13 +75,13 @@ class MemfdHeap:
     """A heap backed by memfds."""
 
     def __init__(self, settings: HeapSettings = SYSTEM_RAM) -> None:
-        self._settings = settings
+        self._properties = settings
         self._used_bytes = 0
 
     @property
-    def settings(self) -> HeapSettings:
+    def properties(self) -> HeapSettings:
         """What the heap is."""
-        return self._settings
+        return self._properties
 
     @property
     def used_bytes(self) -> int:
@@ -90,16 +90,16 @@ class MemfdHeap:
 
     def allocate(self, name: str, size: int, *, reserve: bool) -> Handle:
         """See :meth:`Heap.allocate`."""
-        limit = self._settings.max_bytes
+        limit = self._properties.max_bytes
         if limit is not None and self._used_bytes + size > limit:
             raise NoMemoryError(
-                f"{self._settings}: {size} more bytes would pass its limit of {limit},"
+                f"{self._properties}: {size} more bytes would pass its limit of {limit},"
                 f" {self._used_bytes} are in use"
             )
         if reserve and size > (left := available.memory_bytes()):
             # Asking the kernel could set the out-of-memory killer on somebody instead of failing.
             raise NoMemoryError(
-                f"{self._settings}: {size} bytes can't be reserved, {left} are left"
+                f"{self._properties}: {size} bytes can't be reserved, {left} are left"
             )
         handle = vmo.create(name, size, reserve=reserve)
         self._used_bytes += size
@@ -110,4 +110,4 @@ class MemfdHeap:
         self._used_bytes -= size
 
     def __repr__(self) -> str:
-        return f"<MemfdHeap {self._settings}, {self._used_bytes} bytes in use>"
+        return f"<MemfdHeap {self._properties}, {self._used_bytes} bytes in use>"

@@ -18,6 +18,7 @@ import enum
 import fcntl
 import os
 import struct
+from collections.abc import Mapping
 
 # `struct flock`: type, whence, start, length, pid; the 0q pads it as C does.
 _FLOCK = struct.Struct("hhqqi0q")
@@ -67,8 +68,10 @@ def is_left(own_fd: int, kind: Kind, number: int) -> bool:
     return _is_locked(own_fd, kind.first_byte + number, 1)
 
 
-def kinds_held(fd: int) -> frozenset[Kind]:
+def kinds_held(fd: int, given: Mapping[Kind, int]) -> set[Kind]:
     """Of which kinds a description is a handle, from its own locks; empty when it holds none.
+
+    `given` is how many handles of each kind there have been; other bytes don't count.
 
     A description that was opened anew through /proc holds none, nor one whose owner dropped it.
     """
@@ -84,9 +87,9 @@ def kinds_held(fd: int) -> frozenset[Kind]:
             kinds.update(
                 kind
                 for kind in Kind
-                if first < kind.first_byte + RANGE_BYTES and last >= kind.first_byte
+                if first < kind.first_byte + given[kind] and last >= kind.first_byte
             )
-    return frozenset(kinds)
+    return kinds
 
 
 def _set(fd: int, start: int, length: int) -> None:

@@ -13,7 +13,10 @@ _Attempt = Callable[[], None]
 
 
 def missing_requirements() -> list[str]:
-    """What the machine lacks for the daemon to run, one sentence each; empty when all is well. Nothing stays open."""
+    """What the machine lacks for the daemon to run, one sentence each; empty when all is well. Nothing stays open.
+
+    Without /proc nothing else can be tried.
+    """
     attempts: tuple[tuple[str, _Attempt], ...] = (
         ("/proc must be mounted: handles are made and recognised through it", _try_proc),
         ("memfd_create with sealing is needed, for the memory itself", _try_memfd),
@@ -26,6 +29,8 @@ def missing_requirements() -> list[str]:
             attempt()
         except (OSError, ValueError) as error:
             missing.append(f"{sentence} ({error})")
+            if attempt is _try_proc:
+                break
     return missing
 
 
@@ -46,7 +51,7 @@ def _try_locks() -> None:
             locks.mark(handle.fileno(), Kind.STRONG, 0)
             if not locks.any_left(own.fileno(), Kind.STRONG, 1):
                 raise ValueError("a lock isn't seen from another description")
-            if locks.kinds_held(handle.fileno()) != {Kind.STRONG}:
+            if locks.kinds_held(handle.fileno(), dict.fromkeys(Kind, 1)) != {Kind.STRONG}:
                 raise ValueError("/proc/self/fdinfo doesn't list a description's locks")
 
 

@@ -10,12 +10,11 @@ from sysmem_protocol import sysmem2
 from sysmem_protocol.sysmem2 import SingleBufferSettings
 from sysmemd.ports import Clock, Log, NoMemoryError
 
-from . import locks, vmo
+from . import vmo
 from .buffer import Buffer, Surroundings
 from .collection import Buffers
 from .handle_info import HandleInfo
 from .heaps import Heap, MemfdHeap
-from .locks import Kind
 from .watch import Hangups, InodeWatch
 
 HeapKey = tuple[str, int]
@@ -62,7 +61,7 @@ class Memory:
         """
         self._heaps: dict[HeapKey, Heap] = {}
         for heap in (*heaps, MemfdHeap()):
-            self._heaps.setdefault((heap.settings.heap_type, heap.settings.id), heap)
+            self._heaps.setdefault((heap.properties.heap_type, heap.properties.id), heap)
         self._reserve = allocation == "eager"
         self._watch = InodeWatch()
         self._hangups = Hangups()
@@ -170,8 +169,13 @@ class Memory:
             return None
         collection, buffer = found
         readable, writable = vmo.access(fd)
-        weak = locks.kinds_held(fd) != {Kind.STRONG}
-        return HandleInfo(collection, buffer, is_weak=weak, readable=readable, writable=writable)
+        return HandleInfo(
+            collection,
+            buffer,
+            is_weak=not buffer.is_strong(fd),
+            readable=readable,
+            writable=writable,
+        )
 
     # --- events -------------------------------------------------------------------------------------------------
 
@@ -184,10 +188,10 @@ class Memory:
         return MemoryStatistics(
             heaps=tuple(
                 HeapStatistics(
-                    heap.settings.heap_type,
-                    heap.settings.id,
+                    heap.properties.heap_type,
+                    heap.properties.id,
                     heap.used_bytes,
-                    heap.settings.max_bytes,
+                    heap.properties.max_bytes,
                 )
                 for heap in self._heaps.values()
             ),
@@ -196,6 +200,8 @@ class Memory:
         )
 
     def _read_watch(self) -> None:
+        if self._closed:
+            return
         reports = self._watch.read()
         closings, ends = reports.closings, reports.ends
         if reports.overflow:

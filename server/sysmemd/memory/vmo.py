@@ -10,8 +10,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 from sysmem_protocol.handles import Handle
+
+T = TypeVar("T")
 
 #: Handle bytes (:mod:`.locks`) lie beyond the end of every VMO.
 MAX_BYTES = 1 << 62
@@ -49,14 +53,19 @@ def reopen(fd: int, *, writable: bool) -> Handle:
 
     Raises `OSError` when there are no descriptors left.
     """
-    path = f"/proc/self/fd/{fd}"
     flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC
+    return Handle(through_proc(fd, lambda path: os.open(path, flags)))
+
+
+def through_proc(fd: int, use: Callable[[str], T]) -> T:
+    """Do something with a VMO that takes a path."""
+    path = f"/proc/self/fd/{fd}"
     try:
-        return Handle(os.open(path, flags))
+        return use(path)
     except PermissionError:
         # A participant with the daemon's own uid may have changed the mode; that is not to be the others' trouble.
         os.fchmod(fd, _MODE)
-        return Handle(os.open(path, flags))
+        return use(path)
 
 
 def access(fd: int) -> tuple[bool, bool]:

@@ -17,6 +17,8 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from .vmo import through_proc
+
 # From sys/inotify.h.
 _IN_CLOSE_WRITE = 0x0008
 _IN_CLOSE_NOWRITE = 0x0010
@@ -100,8 +102,9 @@ class InodeWatch:
             }
 
     def _watch(self, fd: int, mask: int) -> int:
-        path = f"/proc/self/fd/{fd}".encode()
-        return _check(_libc.inotify_add_watch(self._fd, path, mask))
+        return through_proc(
+            fd, lambda path: _check(_libc.inotify_add_watch(self._fd, path.encode(), mask))
+        )
 
 
 class Hangups:
