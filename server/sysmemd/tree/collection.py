@@ -1,0 +1,194 @@
+"""A logical buffer collection: the tree's root object, and what holds for all of its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cmp_to_key
+from typing import Any, Final
+
+from ..constraints.model import Allocation, Platform
+from ..ports import ClientInfo, Clock, Log
+from . import describe
+from .allocate import attempt
+from .census import Census, PrunedSubtree
+from .describe import Level
+from .engine import Engine, default_engine
+from .failure import Cause, fail
+from .node import Node
+from .outcome import Attempt
+from .overdue import Overdue
+from .ports import BufferMaker, Buffers, NodeChannel
+from .walk import all_children, breadth_first, compare_breadth_first
+
+#: Group selections that an attempt may try; a choice of a few dozen is generous and takes no time.
+DEFAULT_MAX_GROUP_SELECTIONS: Final = 64
+
+
+class LogicalBufferCollection:
+    """One collection: participants who agree, through a tree of nodes, on buffers that they then share."""
+
+    def __init__(
+        self,
+        id: int,
+        *,
+        channel: NodeChannel,
+        client: ClientInfo,
+        platform: Platform,
+        memory: BufferMaker,
+        clock: Clock,
+        log: Log,
+        max_group_selections: int = DEFAULT_MAX_GROUP_SELECTIONS,
+        on_gone: Callable[[], None] = lambda: None,
+        engine: Engine | None = None,
+    ) -> None:
+        """A collection whose root is a token served on `channel` by `client`.
+
+        For AllocateNonSharedCollection, `root.bind` the same channel at once. `id` is never reused in a boot of the
+        machine. `on_gone` is called once, when the last node has left the tree. `engine` aggregates constraints; the
+        daemon's own unless a test says otherwise.
+        """
+        self.id = id
+        #: The collection's name as set so far; empty when nobody named it.
+        self.name = ""
+        self._name_priority: int | None = None
+        #: Whether a client asked for verbose logging.
+        self.verbose = False
+        self.platform = platform
+        self.engine = default_engine() if engine is None else engine
+        self.max_group_selections = max_group_selections
+        #: What the root's attempt came to; None before, and when it failed.
+        self.allocation: Allocation | None = None
+        #: The buffers, once they are allocated.
+        self.buffers: Buffers | None = None
+        #: The last attempt that finished, the root's or an attached subtree's.
+        self.last_attempt: Attempt | None = None
+        self._holds_strong = False
+        #: Whether the root has failed: no node is left.
+        self.is_gone = False
+        self.census = Census()
+        self._memory = memory
+        self._log = log.bind(collection_id=id)
+        self._on_gone = on_gone
+        self._last_node_number = 0
+        self.overdue = Overdue(clock, self._warn_overdue)
+        self.root = Node(self, channel, client)
+
+    def __repr__(self) -> str:
+        return f"<LogicalBufferCollection {self.id} {self.name!r}>"
+
+    # --- for the daemon -----------------------------------------------------------------------------------------------
+
+    @property
+    def is_allocated(self) -> bool:
+        """Whether the buffers were allocated."""
+        return self.allocation is not None
+
+    def nodes(self) -> Iterator[Node]:
+        """All nodes in the tree, breadth first; none when the collection is gone."""
+        return iter(()) if self.is_gone else breadth_first(self.root, all_children)
+
+    def shut_down(self) -> None:
+        """Fail the whole tree, quietly, because the daemon stops."""
+        if not self.is_gone:
+            fail(self.root, Cause.SHUT_DOWN)
+
+    # --- for the tree -------------------------------------------------------------------------------------------------
+
+    def next_node_number(self) -> int:
+        """The number of a new node: 1, 2, 3, …"""
+        self._last_node_number += 1
+        return self._last_node_number
+
+    def offer_name(self, priority: int, name: str) -> None:
+        """Take a name if it is the first or of a greater priority than every earlier one; cut at its first NUL."""
+        if self._name_priority is None or priority > self._name_priority:
+            self._name_priority = priority
+            self.name = name.partition("\0")[0]
+
+    def settle(self) -> None:
+        """Do what the last event made possible, until nothing changes.
+
+        Fail the failure domains that nobody is connected to, see whether a strong node is left, attempt the pruned
+        subtrees that have become ready.
+        """
+        while True:
+            self._fail_unattended()
+            self._check_strong()
+            ready = self.census.take_ready()
+            if not ready:
+                return
+            for subtree in _in_order(ready):
+                if subtree.is_ready:
+                    attempt(subtree)
+
+    def buffers_for(self, allocation: Allocation) -> Buffers:
+        """The buffers of a successful aggregation: made for the first, the root's; the same for all others.
+
+        Raises :class:`.NoMemoryError`.
+        """
+        if self.buffers is None:
+            self.buffers = self._memory.allocate(
+                collection_id=self.id,
+                name=self.name,
+                settings=allocation.settings,
+                count=allocation.buffer_count,
+                on_no_strong=self._no_strong_handles,
+            )
+            self.allocation = allocation
+            self._holds_strong = True
+        return self.buffers
+
+    def say(self, level: Level, event: str, node: Node | None = None, **fields: Any) -> None:
+        """Log one line about the collection, or one of its nodes."""
+        about = {} if node is None else describe.who(node)
+        getattr(self._log, level.value)(event, collection_name=self.name, **about, **fields)
+
+    def end(self) -> None:
+        """The root has left the tree, and all others before it."""
+        self.is_gone = True
+        self.overdue.cancel()
+        self._drop_strong()
+        self._on_gone()
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _fail_unattended(self) -> None:
+        while domains := self.census.take_unattended():
+            for domain in domains:
+                if domain.in_tree:
+                    fail(domain, Cause.NO_CLIENTS)
+
+    def _check_strong(self) -> None:
+        if self.census.strong or self.is_gone:
+            return
+        if self.buffers is None:
+            fail(self.root, Cause.NO_STRONG_NODES)
+        else:
+            self._drop_strong()
+
+    def _drop_strong(self) -> None:
+        if self.buffers is not None and self._holds_strong:
+            self._holds_strong = False
+            self.buffers.drop_strong()
+
+    def _no_strong_handles(self) -> None:
+        """Memory says: the last strong handle to the last buffer is gone."""
+        if not self.is_gone:
+            fail(self.root, Cause.NO_STRONG_HANDLES)
+
+    def _warn_overdue(self, seconds: float) -> None:
+        self.say(
+            Level.WARNING,
+            "allocation is taking a while",
+            seconds=seconds,
+            node=None,
+            **describe.waiting_for(self.root),
+        )
+
+
+def _in_order(subtrees: list[PrunedSubtree]) -> list[PrunedSubtree]:
+    """Pruned subtrees in breadth-first order of their start nodes."""
+    if len(subtrees) == 1:
+        return subtrees
+    order = cmp_to_key(compare_breadth_first)
+    return sorted(subtrees, key=lambda subtree: order(subtree.start))

@@ -1,0 +1,91 @@
+"""Nodes and trees in words, for log lines."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any, Final
+
+from .outcome import Allocated
+from .state import READY, Isolation, NodeKind, State
+from .walk import all_children, depth_first, joined_children
+
+if TYPE_CHECKING:
+    from .node import Node
+
+
+#: Levels by which a tree is indented at most, lest a chain of thousands of nodes becomes megabytes of spaces.
+MAX_INDENT: Final = 32
+
+
+class Level(enum.Enum):
+    """How loudly something is said."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def who(node: Node) -> dict[str, Any]:
+    """The fields that every log line about a node carries."""
+    return {
+        "node": f"{node.kind.value} {node.number}",
+        "client_name": node.client.name,
+        "client_id": node.client.id,
+    }
+
+
+def tree(start: Node) -> str:
+    """The tree from `start` down, one line a node, children indented under their parent."""
+    base = start.depth
+    return "\n".join(
+        "  " * min(node.depth - base, MAX_INDENT) + describe(node)
+        for node in depth_first(start, all_children)
+    )
+
+
+def describe(node: Node) -> str:
+    """One node in one line."""
+    marks = [
+        *(["attached"] if node.isolation is Isolation.DO_NOT_PROPAGATE else []),
+        *(["dispensable"] if node.isolation is Isolation.PROPAGATE_BEFORE_ALLOCATION else []),
+        *(["weak"] if node.is_weak else []),
+        *(["ready"] if node.state in READY else []),
+        *(["allocated"] if isinstance(node.outcome, Allocated) else []),
+    ]
+    extra = f" [{', '.join(marks)}]" if marks else ""
+    return f"{node.kind.value} {node.number}: {node.client}: {node.state.value}{extra}"
+
+
+def waiting_for(root: Node) -> dict[str, Any]:
+    """Who takes part in the initial allocation and how far they are, by name and id.
+
+    Orphans without constraints hold nothing up and add nothing; they are left out.
+    """
+    tokens: list[str] = []
+    with_constraints: list[str] = []
+    without_constraints: list[str] = []
+    groups: list[str] = []
+    lists = {
+        State.TOKEN: tokens,
+        State.RELEASED_TOKEN: tokens,
+        State.COLLECTION: without_constraints,
+        State.RELEASED_COLLECTION: without_constraints,
+        State.GROUP: groups,
+    }
+    for node in depth_first(root, joined_children):
+        if node.has_constraints:
+            with_constraints.append(str(node.client))
+        elif node.state in lists:
+            lists[node.state].append(str(node.client))
+    return {
+        "tokens_not_turned_in": tokens,
+        "collections_without_constraints": without_constraints,
+        "collections_with_constraints": with_constraints,
+        "groups_without_all_children": groups,
+    }
+
+
+def is_group(node: Node) -> bool:
+    """Whether a node is a group, connected or not."""
+    return node.kind is NodeKind.GROUP

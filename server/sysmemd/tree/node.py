@@ -1,0 +1,463 @@
+"""A node: one place in the tree, and what may be said to it.
+
+Every message is a method. A method first checks, then changes, then lets the collection settle (fail what nobody is
+connected to any more, attempt what has become ready). What it refuses it refuses by raising `Misuse` before anything
+has changed; the caller answers that with :meth:`Node.fail`. Events handed over are owned by the tree from the call on,
+also when it raises: then they are closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from sysmem_protocol.sysmem2 import BufferCollectionConstraints, Error, SingleBufferSettings
+
+from ..constraints.model import Participant
+from ..ports import ClientInfo, Closeable
+from .census import PrunedSubtree
+from .describe import Level
+from .failure import Cause, fail
+from .outcome import Allocated
+from .ports import Misuse, NodeChannel, NotInCollection
+from .rights import ALL_RIGHTS, attenuated
+from .state import CONNECTED, DISPENSABLE, RELEASED, Event, Isolation, NodeKind, State, step
+from .walk import nearest_common_ancestor
+
+if TYPE_CHECKING:
+    from .collection import LogicalBufferCollection
+
+#: Eventpairs that one node may have attached by AttachNodeTracking; more is a client gone wild.
+MAX_NODE_TRACKINGS: Final = 256
+#: Bytes of a node's recorded debug name, which grows with each "(was …)".
+MAX_RECORDED_NAME_BYTES: Final = 4096
+
+
+class Node:
+    """One place in the tree of a collection: a token, a collection view or a group.
+
+    Made only by :class:`LogicalBufferCollection` (the root) and by other nodes. A node that has failed stays an object
+    but has left the tree: only :meth:`fail` and :meth:`client_closed` may still be called on it, and do nothing.
+    """
+
+    __slots__ = (
+        "_channel",
+        "_lifetime_trackings",
+        "_node_trackings",
+        "_participants",
+        "_weak_ok",
+        "_weak_ok_for_children",
+        "attended",
+        "children",
+        "client",
+        "collection",
+        "constraints",
+        "depth",
+        "has_constraints",
+        "is_weak",
+        "isolation",
+        "kind",
+        "must_match",
+        "number",
+        "outcome",
+        "parent",
+        "ref",
+        "rights_mask",
+        "state",
+        "subtree",
+    )
+
+    def __init__(
+        self,
+        collection: LogicalBufferCollection,
+        channel: NodeChannel,
+        client: ClientInfo,
+        *,
+        parent: Node | None = None,
+        kind: NodeKind = NodeKind.TOKEN,
+        rights_mask: int = ALL_RIGHTS,
+        isolation: Isolation = Isolation.PROPAGATE,
+    ) -> None:
+        """Add a node to the tree, as the last child of `parent`."""
+        self.collection = collection
+        self.parent = parent
+        #: In order of creation; only the keys mean something.
+        self.children: dict[Node, None] = {}
+        self.kind = kind
+        self.state = State.GROUP if kind is NodeKind.GROUP else State.TOKEN
+        self.isolation = isolation
+        self.client = client
+        self.rights_mask = rights_mask
+        self.is_weak: bool = parent is not None and parent.is_weak
+        self._weak_ok: bool = parent is not None and parent._weak_ok_for_children
+        self._weak_ok_for_children: bool = self._weak_ok
+        #: What SetConstraints said; None (with `has_constraints`) is an empty table.
+        self.constraints: BufferCollectionConstraints | None = None
+        self.has_constraints = False
+        #: The settings of SetConstraints' must_match_vmo.
+        self.must_match: SingleBufferSettings | None = None
+        #: What the node's (logical) allocation came to; None before.
+        self.outcome: Allocated | Error | None = None
+        #: What proves this node to IsAlternateFor, made by whoever serves GetNodeRef; closed when the node leaves.
+        self.ref: Closeable | None = None
+        self._channel = channel
+        self._participants: tuple[Participant, ...] | None = None
+        self._node_trackings: list[Closeable] = []
+        self._lifetime_trackings: list[tuple[Closeable, int]] = []
+        #: Counts siblings in order of creation; unique in the collection; for log lines.
+        self.number = collection.next_node_number()
+        self.depth: int = 0 if parent is None else parent.depth + 1
+        if parent is None or isolation is Isolation.DO_NOT_PROPAGATE:
+            self.subtree = PrunedSubtree(self)
+        else:
+            self.subtree = parent.subtree
+        #: Kept by the census: who is connected here or below.
+        self.attended = 0
+        if parent is not None:
+            parent.children[self] = None
+        collection.census.entered(self)
+
+    def __repr__(self) -> str:
+        return f"<Node {self.number} of {self.collection.id}: {self.state.value}>"
+
+    # --- what a node is -----------------------------------------------------------------------------------------------
+
+    @property
+    def channel(self) -> NodeChannel:
+        """The server end that serves this node, or served it last."""
+        return self._channel
+
+    @property
+    def in_tree(self) -> bool:
+        """Whether the node hasn't failed; orphans are in the tree."""
+        return self.state is not State.FAILED
+
+    @property
+    def is_released(self) -> bool:
+        """Whether Release was received; the client may have closed its end since (an orphan) or not."""
+        return self.state in RELEASED
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a client holds the other end of the channel: neither an orphan nor failed."""
+        return self.state in CONNECTED
+
+    @property
+    def is_weak_ok(self) -> bool:
+        """Whether SetWeakOk holds for this node, its own or inherited."""
+        return self._weak_ok
+
+    # --- messages that every node understands -----------------------------------------------------------------------
+
+    def expect_message(self) -> None:
+        """Check that a message may come at all. Any message after Release is misuse."""
+        step(self.state, Event.MESSAGE)
+
+    def set_name(self, priority: int, name: str) -> None:
+        """SetName: name the collection's buffers, unless an earlier name had the same or a greater priority."""
+        self.expect_message()
+        self.collection.offer_name(priority, name)
+
+    def set_debug_client_info(self, client: ClientInfo) -> None:
+        """SetDebugClientInfo: say who uses this node. The name it had stays visible as `new (was old)`."""
+        self.expect_message()
+        name = f"{client.name} (was {self.client.name})" if self.client.name else client.name
+        self.client = ClientInfo(_recorded(name), client.id)
+        self._participants = None
+
+    def set_debug_timeout_log_deadline(self, deadline: int) -> None:
+        """SetDebugTimeoutLogDeadline: move the first warning that allocation is taking a while (monotonic, ns)."""
+        self.expect_message()
+        self.collection.overdue.move(deadline)
+
+    def set_verbose_logging(self) -> None:
+        """SetVerboseLogging: log in detail from now on, for the whole collection."""
+        self.expect_message()
+        self.collection.verbose = True
+
+    def is_alternate_for(self, other: Node) -> bool:
+        """IsAlternateFor: whether the nearest common ancestor is a group, so that at most one of both is selected.
+
+        Raises :class:`NotInCollection` for a node of another collection or one that has left the tree.
+        """
+        self.expect_message()
+        if other.collection is not self.collection or not other.in_tree:
+            raise NotInCollection(f"{other!r} isn't in collection {self.collection.id}")
+        return nearest_common_ancestor(self, other).kind is NodeKind.GROUP
+
+    def set_weak(self) -> None:
+        """SetWeak: this node, and children made from now on, don't keep buffers alive. Implies its own SetWeakOk."""
+        step(self.state, Event.SET_WEAK)
+        self._weak_ok = True
+        if not self.is_weak:
+            self.is_weak = True
+            self.collection.census.weakened()
+            self.collection.settle()
+
+    def set_weak_ok(self, for_child_nodes_also: bool = False) -> None:
+        """SetWeakOk: the client watches `close_weak_asap`, perhaps also for children made from now on. Never undone."""
+        step(self.state, Event.SET_WEAK_OK)
+        self._weak_ok = True
+        self._weak_ok_for_children |= for_child_nodes_also
+
+    def attach_node_tracking(self, event: Closeable) -> None:
+        """AttachNodeTracking: close `event` once this node and all below it have left the tree."""
+        try:
+            self.expect_message()
+            if len(self._node_trackings) >= MAX_NODE_TRACKINGS:
+                raise Misuse(f"more than {MAX_NODE_TRACKINGS} AttachNodeTracking on one node")
+        except Misuse:
+            event.close()
+            raise
+        self._node_trackings.append(event)
+
+    # --- a token's ----------------------------------------------------------------------------------------------------
+
+    def duplicate(self, channel: NodeChannel, mask: int) -> Node:
+        """Duplicate: a child token. The deprecated mask 0 attenuates nothing, and is logged as an error."""
+        step(self.state, Event.CREATE_TOKEN)
+        if mask == 0:
+            self.say(Level.ERROR, "Duplicate with rights_attenuation_mask 0, which is deprecated")
+            mask = ALL_RIGHTS
+        return self._create_token(channel, mask)
+
+    def duplicate_sync(self, channels: Sequence[NodeChannel], masks: Sequence[int]) -> list[Node]:
+        """DuplicateSync: a child token per mask, in order; all of them or, when it is refused, none."""
+        step(self.state, Event.CREATE_TOKEN)
+        return self._create_tokens(channels, masks, "DuplicateSync")
+
+    def create_group(self, channel: NodeChannel) -> Node:
+        """CreateBufferCollectionTokenGroup: a child group."""
+        step(self.state, Event.CREATE_GROUP)
+        return Node(
+            self.collection,
+            channel,
+            self.client,
+            parent=self,
+            kind=NodeKind.GROUP,
+            rights_mask=self.rights_mask,
+        )
+
+    def set_dispensable(self) -> None:
+        """SetDispensable: let this node fail after allocation without failing its parent."""
+        step(self.state, Event.SET_DISPENSABLE)
+        self.isolation = DISPENSABLE[self.isolation]
+
+    def bind(self, channel: NodeChannel, client: ClientInfo | None) -> None:
+        """BindSharedCollection: the token becomes a collection, served on `channel`.
+
+        The channel it had gets no call any more; the caller closes it. `client`, the Allocator's debug client info,
+        replaces the token's if there is some.
+        """
+        self._step(Event.BIND)
+        self.kind = NodeKind.COLLECTION
+        self._channel = channel
+        if client is not None:
+            self.client = client
+
+    # --- a collection's -----------------------------------------------------------------------------------------------
+
+    def set_constraints(
+        self,
+        constraints: BufferCollectionConstraints | None,
+        must_match: SingleBufferSettings | None,
+    ) -> None:
+        """SetConstraints, once: what this participant needs. None is an empty table.
+
+        `must_match` are the settings of must_match_vmo. This can be what the allocation was waiting for: then it is
+        attempted before this returns.
+        """
+        self._step(Event.SET_CONSTRAINTS)
+        self.constraints = constraints
+        self.must_match = must_match
+        self.has_constraints = True
+        self._participants = None
+        if self.collection.verbose:
+            self.say(
+                Level.INFO,
+                "constraints set",
+                constraints=repr(constraints),
+                must_match=repr(must_match),
+            )
+        self.collection.settle()
+
+    def wait_for_all_buffers_allocated(self) -> None:
+        """WaitForAllBuffersAllocated: check that it may be asked.
+
+        The answer is `outcome`, now if it is set, else when the channel is told `allocated()`.
+        """
+        step(self.state, Event.WAIT)
+        if self.is_weak and not self._weak_ok:
+            raise Misuse("WaitForAllBuffersAllocated on a weak collection without SetWeakOk")
+        self._step(Event.WAIT)
+
+    def check_all_buffers_allocated(self) -> Error | None:
+        """CheckAllBuffersAllocated: PENDING, why there are no buffers, or None when they are there."""
+        step(self.state, Event.CHECK)
+        if self.outcome is None:
+            return Error.PENDING
+        return None if isinstance(self.outcome, Allocated) else self.outcome
+
+    def attach_token(self, channel: NodeChannel, mask: int) -> Node:
+        """AttachToken: a child token that takes no part in this node's allocation and doesn't fail it."""
+        step(self.state, Event.ATTACH_TOKEN)
+        if self.is_weak:
+            raise Misuse("AttachToken on a weak collection")
+        _refuse_no_rights(mask, "AttachToken")
+        name = (
+            f"{self.client.name} then AttachToken()" if self.client.name else "from AttachToken()"
+        )
+        return self._create_token(
+            channel, mask, ClientInfo(_recorded(name), self.client.id), Isolation.DO_NOT_PROPAGATE
+        )
+
+    def attach_lifetime_tracking(self, event: Closeable, buffers_remaining: int) -> None:
+        """AttachLifetimeTracking: close `event` when at most `buffers_remaining` of the buffers still exist."""
+        try:
+            step(self.state, Event.ATTACH_LIFETIME_TRACKING)
+        except Misuse:
+            event.close()
+            raise
+        if isinstance(self.outcome, Allocated):
+            self.outcome.buffers.track_lifetime(event, buffers_remaining)
+        else:
+            self._lifetime_trackings.append((event, buffers_remaining))
+
+    # --- a group's ----------------------------------------------------------------------------------------------------
+
+    def create_child(self, channel: NodeChannel, mask: int) -> Node:
+        """CreateChild: a child token, tried after the earlier ones. An un-set mask is SAME_RIGHTS."""
+        step(self.state, Event.CREATE_CHILD)
+        _refuse_no_rights(mask, "CreateChild")
+        return self._create_token(channel, mask)
+
+    def create_children_sync(
+        self, channels: Sequence[NodeChannel], masks: Sequence[int]
+    ) -> list[Node]:
+        """CreateChildrenSync: a child token per mask, in order; all of them or, when it is refused, none."""
+        step(self.state, Event.CREATE_CHILD)
+        return self._create_tokens(channels, masks, "CreateChildrenSync")
+
+    def all_children_present(self) -> None:
+        """AllChildrenPresent: no more children come. This can be what the allocation was waiting for."""
+        step(self.state, Event.ALL_CHILDREN_PRESENT)
+        if not self.children:
+            raise Misuse("AllChildrenPresent on a group without children")
+        self._step(Event.ALL_CHILDREN_PRESENT)
+        self.collection.settle()
+
+    # --- the end of a node --------------------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """Release: the client end will close without failing anything. Takes effect when it does."""
+        self._step(Event.RELEASE)
+
+    def client_closed(self) -> None:
+        """The client end is closed and everything sent on it was processed: an orphan after Release, else a failure."""
+        if step(self.state, Event.CLOSE) is State.FAILED:
+            if self.in_tree:
+                fail(self, Cause.CLOSED)
+        elif self.is_connected:
+            self._step(Event.CLOSE)
+            self._channel.close()
+        self.collection.settle()
+
+    def fail(self, reason: str) -> None:
+        """Fail the node because its client broke the protocol; `reason` is for the log."""
+        if self.in_tree:
+            fail(self, Cause.MISUSE, reason)
+        self.collection.settle()
+
+    # --- for the rest of the tree -----------------------------------------------------------------------------------
+
+    def allocate(self, allocated: Allocated) -> None:
+        """The node has (logically) allocated."""
+        self.outcome = allocated
+        trackings, self._lifetime_trackings = self._lifetime_trackings, []
+        for event, buffers_remaining in trackings:
+            allocated.buffers.track_lifetime(event, buffers_remaining)
+
+    def participants(self) -> tuple[Participant, ...]:
+        """What the node brings to an aggregation: its constraints and its must_match_vmo; nothing if it set none.
+
+        The same objects as long as nothing about them changes, for the engine keeps what it works out with them.
+        """
+        if self._participants is None:
+            self._participants = ()
+            name, id = self.client.name, self.client.id
+            if self.has_constraints:
+                self._participants += (Participant(self.constraints, name, id),)
+            if self.must_match is not None:
+                self._participants += (
+                    self.collection.engine.must_match(self.must_match, name, id),
+                )
+        return self._participants
+
+    def answer(self) -> None:
+        """Tell a collection's client, if there is one that listens, that `outcome` was set."""
+        if self.kind is NodeKind.COLLECTION and self.is_connected and not self.is_released:
+            self._channel.allocated()
+
+    def leave(self) -> None:
+        """Leave the tree, after everything below has left it; close what the node owned."""
+        was_connected = self.is_connected
+        self._step(Event.FAIL)
+        if self.parent is not None:
+            del self.parent.children[self]
+        if was_connected:
+            self._channel.close()
+        for event, _ in self._lifetime_trackings:
+            event.close()
+        for event in self._node_trackings:
+            event.close()
+        if self.ref is not None:
+            self.ref.close()
+        self._lifetime_trackings = []
+        self._node_trackings = []
+
+    def say(self, level: Level, event: str, **fields: Any) -> None:
+        """Log a line about this node."""
+        self.collection.say(level, event, self, **fields)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _step(self, event: Event) -> None:
+        """The only place where a node changes its state."""
+        before = self.state
+        self.state = step(before, event)
+        self.collection.census.moved(self, before, self.state)
+
+    def _create_tokens(
+        self, channels: Sequence[NodeChannel], masks: Sequence[int], message: str
+    ) -> list[Node]:
+        for mask in masks:
+            _refuse_no_rights(mask, message)
+        return [
+            self._create_token(channel, mask) for channel, mask in zip(channels, masks, strict=True)
+        ]
+
+    def _create_token(
+        self,
+        channel: NodeChannel,
+        mask: int,
+        client: ClientInfo | None = None,
+        isolation: Isolation = Isolation.PROPAGATE,
+    ) -> Node:
+        return Node(
+            self.collection,
+            channel,
+            client or self.client,
+            parent=self,
+            rights_mask=attenuated(self.rights_mask, mask),
+            isolation=isolation,
+        )
+
+
+def _refuse_no_rights(mask: int, message: str) -> None:
+    if mask == 0:
+        raise Misuse(f"{message} with rights_attenuation_mask 0")
+
+
+def _recorded(name: str) -> str:
+    """A debug name cut to what is kept of it, at a character's end."""
+    return name.encode()[:MAX_RECORDED_NAME_BYTES].decode(errors="ignore")

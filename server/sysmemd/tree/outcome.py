@@ -1,0 +1,53 @@
+"""What a node's (logical) allocation came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sysmem_protocol.sysmem2 import Error, Rights, SingleBufferSettings
+
+from .engine import Refusal
+from .ports import Buffers
+
+
+@dataclass(frozen=True, slots=True)
+class Allocated:
+    """The buffers as one node gets them. All but the last three fields are the same objects for every node."""
+
+    #: The buffers of the whole collection.
+    buffers: Buffers
+    #: What holds for each of them.
+    settings: SingleBufferSettings
+    #: How many there are.
+    count: int
+    #: The rights of a VMO delivered to this node.
+    rights: Rights
+    #: Whether this node's participant gets VMOs at all: it uses buffers, and its rights let it read.
+    delivers_vmo: bool
+    #: Whether this node gets weak handles, each with a `close_weak_asap`.
+    weak: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedSelection:
+    """One group selection that was tried in vain."""
+
+    #: For every visible group, in order of rank, the index of the child selected.
+    choices: tuple[int, ...]
+    refusal: Refusal
+
+    def __str__(self) -> str:
+        chosen = ", ".join(map(str, self.choices))
+        return (f"[{chosen}]: " if chosen else "") + self.refusal.line(conflict=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt to allocate that has finished, kept for reports."""
+
+    #: None is success.
+    error: Error | None
+    #: One line: why it failed; empty on success.
+    reason: str
+    #: The selections that were refused, in the order in which they were tried.
+    refused: tuple[RefusedSelection, ...]

@@ -1,0 +1,74 @@
+"""What the tree asks of the world, and how it says that a client broke a rule.
+
+The tree knows no sockets, descriptors or event loop. It is called with what clients said and answers through these
+ports, which tests replace with recorders. No port may call back into the tree before its call has returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from sysmem_protocol.sysmem2 import SingleBufferSettings
+
+from ..ports import Closeable
+
+
+class Misuse(Exception):
+    """A client broke a rule of the protocol; nothing was changed. The caller answers with `node.fail(reason)`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class NotInCollection(Exception):
+    """The node asked about belongs to another collection, or has left the tree."""
+
+
+class NodeChannel(Protocol):
+    """A node's server end, as the tree uses it.
+
+    A channel given to the tree gets exactly one `close()`, as its last call, except a token's that `bind` replaced:
+    that one gets no call any more and its giver closes it.
+    """
+
+    def allocated(self) -> None:
+        """The node's `outcome` was just set: pending waits can be answered."""
+        ...
+
+    def close(self) -> None:
+        """The node has failed, or its client closed it after Release: the channel ends."""
+        ...
+
+
+class Buffers(Protocol):
+    """The allocated buffers of one collection."""
+
+    def drop_strong(self) -> None:
+        """Give up the server's own strong hold on every buffer. Doing so again is harmless."""
+        ...
+
+    def track_lifetime(self, event: Closeable, buffers_remaining: int) -> None:
+        """Close `event` (owned from now on) as soon as at most `buffers_remaining` buffers still exist."""
+        ...
+
+
+class BufferMaker(Protocol):
+    """Where buffers come from."""
+
+    def allocate(
+        self,
+        *,
+        collection_id: int,
+        name: str,
+        settings: SingleBufferSettings,
+        count: int,
+        on_no_strong: Callable[[], None],
+    ) -> Buffers:
+        """Make `count` buffers.
+
+        `name` is empty when nobody named the collection. `on_no_strong` is called, later and never from within this
+        call, when the last strong handle to the last of the buffers is gone. Raises :class:`.NoMemoryError`.
+        """
+        ...

@@ -1,0 +1,73 @@
+"""Which child each group selects: the selections of a pruned subtree, from the most to the least preferred.
+
+The groups of a selection are its visible ones: those not under a child that another group left out. They rank by
+depth-first pre-order. Selections are counted like numbers whose lowest digit is the lowest-ranking group, but which
+digits there are depends on the digits above; so each selection is found from the one before, and hidden groups are
+never counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from .describe import is_group
+from .walk import breadth_first, depth_first, joined_children
+
+if TYPE_CHECKING:
+    from .node import Node
+
+
+class Selection:
+    """One way to choose a child in every visible group below a start node."""
+
+    __slots__ = ("_chosen", "_groups", "_start")
+
+    def __init__(self, start: Node, chosen: Mapping[Node, int] | None = None) -> None:
+        """The selection with the choices given, and child 0 in the groups that it doesn't name."""
+        self._start = start
+        self._chosen = dict(chosen or {})
+        #: Visible groups in order of rank, each with its children.
+        self._groups: dict[Node, tuple[Node, ...]] = {}
+        for node in depth_first(start, self._visible_children):
+            if is_group(node):
+                self._groups[node] = tuple(node.children)
+
+    def _visible_children(self, node: Node) -> Iterable[Node]:
+        if is_group(node):
+            return (tuple(node.children)[self._chosen.get(node, 0)],)
+        return joined_children(node)
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """The index of the child selected, for every visible group in order of rank."""
+        return tuple(self._chosen.get(group, 0) for group in self._groups)
+
+    def visible(self) -> Iterator[Node]:
+        """The nodes that take part, in breadth-first order."""
+        return breadth_first(self._start, self._visible_children)
+
+    def hidden(self) -> Iterator[Node]:
+        """The children that visible groups didn't select; all below them is hidden with them."""
+        for group, children in self._groups.items():
+            selected = self._chosen.get(group, 0)
+            yield from (child for index, child in enumerate(children) if index != selected)
+
+    def next(self) -> Selection | None:
+        """The selection after this one: the lowest-ranking visible group that can advance does; None when none can."""
+        groups = list(self._groups)
+        while groups:
+            group = groups.pop()
+            following = self._chosen.get(group, 0) + 1
+            if following < len(self._groups[group]):
+                kept = {higher: self._chosen.get(higher, 0) for higher in groups}
+                return Selection(self._start, {**kept, group: following})
+        return None
+
+
+def selections(start: Node) -> Iterator[Selection]:
+    """All selections in the order in which they are tried."""
+    selection: Selection | None = Selection(start)
+    while selection is not None:
+        yield selection
+        selection = selection.next()

@@ -1,0 +1,56 @@
+"""Orders of the tree. All walks are loops: a chain of thousands of nodes is as good as any other tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .node import Node
+
+
+def breadth_first(start: Node, children: Callable[[Node], Iterable[Node]]) -> Iterator[Node]:
+    """`start` and all below it level by level, siblings in order of creation."""
+    level: list[Node] = [start]
+    while level:
+        yield from level
+        level = [child for node in level for child in children(node)]
+
+
+def depth_first(start: Node, children: Callable[[Node], Iterable[Node]]) -> Iterator[Node]:
+    """`start` and all below it in pre-order: parents before children, earlier siblings and all below before later."""
+    stack = [start]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(reversed(tuple(children(node))))
+
+
+def all_children(node: Node) -> Iterable[Node]:
+    """Every child."""
+    return node.children
+
+
+def joined_children(node: Node) -> Iterable[Node]:
+    """The children that allocate together with `node`: the attached ones left out."""
+    return [child for child in node.children if child.subtree is node.subtree]
+
+
+def compare_breadth_first(one: Node, other: Node) -> int:
+    """Negative, 0 or positive: whether `one` comes before, is, or comes after `other` in breadth-first order."""
+    if one.depth != other.depth:
+        return one.depth - other.depth
+    while one.parent is not other.parent:
+        assert one.parent is not None
+        assert other.parent is not None
+        one, other = one.parent, other.parent
+    return one.number - other.number
+
+
+def nearest_common_ancestor(one: Node, other: Node) -> Node:
+    """The lowest node that has both below it; a node counts as its own ancestor."""
+    while one is not other:
+        deeper, shallower = (one, other) if one.depth >= other.depth else (other, one)
+        assert deeper.parent is not None, "nodes of two trees"
+        one, other = deeper.parent, shallower
+    return one
