@@ -1,0 +1,47 @@
+"""The constraint engine: what participants need goes in, settings or a refusal comes out (`spec/constraints.md`).
+
+Pure functions: no clock, no I/O, no logging, and nothing that is given is modified. The modules follow the sections::
+
+    usage, formats, sizes     the facts: usage bits, tables of formats and colour spaces, image arithmetic
+    flatten, entry, normalise 1  one participant: defaults, checks
+    fold                      2  several participants as one
+    finish                    3  required sizes
+    checks                    4  the aggregate
+    settings, heaps,          5  count, heap, domain, format, size
+    cost, padding
+    attached                     what exists already: pins, must_match_vmo, GetVmoInfo
+    aggregate                    the order of steps
+    refusal, fields, conflict,   why not, and why: for the log, for people
+    report, explanation
+"""
+
+from __future__ import annotations
+
+from .aggregate import aggregate
+from .attached import aggregate_attached, check_constraints, must_match, settings_match
+from .cost import FormatCost, merge_format_costs
+from .model import Allocation, HeapProperties, Participant, Platform
+from .refusal import Brought, Difference, Refusal, Rule, Stage, selections_report
+from .usage import UsageBits, usage_writes
+
+__all__ = [
+    "Allocation",
+    "Brought",
+    "Difference",
+    "FormatCost",
+    "HeapProperties",
+    "Participant",
+    "Platform",
+    "Refusal",
+    "Rule",
+    "Stage",
+    "UsageBits",
+    "aggregate",
+    "aggregate_attached",
+    "check_constraints",
+    "merge_format_costs",
+    "must_match",
+    "selections_report",
+    "settings_match",
+    "usage_writes",
+]

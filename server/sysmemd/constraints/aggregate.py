@@ -1,0 +1,80 @@
+"""The order of steps of `spec/constraints.md`: constraints in, settings or a refusal out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .checks import check_aggregate
+from .finish import finish
+from .fold import fold
+from .model import Allocation, Participant, Platform
+from .normalise import Needs, asks_for_a_size, normalise
+from .refusal import Breach, Case, Refusal, Rule, Stage
+from .settings import choose_settings
+
+
+def aggregate(participants: Sequence[Participant], platform: Platform) -> Allocation | Refusal:
+    """What the participants, in breadth-first order of the tree, can agree on.
+
+    The same input gives the same output; nothing that is given is modified.
+    """
+    return run(Case(tuple(participants), platform))
+
+
+def run(case: Case, *, tolerate_absence: bool = False) -> Allocation | Refusal:
+    """Aggregate a case. `tolerate_absence` looks past rules that somebody must say something (ABSENCES)."""
+    stage = Stage.REQUEST
+    who: Participant | None = None
+    try:
+        if not tolerate_absence and not any(
+            asks_for_a_size(participant.constraints) for participant in case.participants
+        ):
+            raise Breach(Rule.NOBODY_ASKS_FOR_A_SIZE)
+        stage = Stage.PARTICIPANT
+        needs: list[Needs] = []
+        for who in case.participants:
+            needs.append(normalise(who, case.platform, settings_only=case.settings_only))
+        who = None
+        stage = Stage.FOLD
+        total = fold(needs or [normalise(Participant(None), case.platform)])
+        stage = Stage.FINISH
+        total.entries = finish(total.entries)
+        stage = Stage.AGGREGATE
+        pinned = [
+            entry
+            for participant, own in zip(case.participants, needs, strict=True)
+            if participant.pinned
+            for entry in own.entries
+        ]
+        check_aggregate(
+            total,
+            case.platform.page_size,
+            pinned,
+            settings_only=case.settings_only,
+            tolerate_absence=tolerate_absence,
+        )
+        stage = Stage.SETTINGS
+        settings, count = choose_settings(
+            total,
+            case.platform,
+            settings_only=case.settings_only,
+            tolerate_absence=tolerate_absence,
+        )
+    except Breach as breach:
+        return refuse(case, stage, breach, who)
+    return Allocation(settings, count, case)
+
+
+def refuse(case: Case, stage: Stage, breach: Breach, who: Participant | None = None) -> Refusal:
+    """The breach as a refusal."""
+    return Refusal(
+        stage,
+        breach.rule,
+        breach.fields,
+        breach.pair,
+        breach.detail,
+        who,
+        breach.entry if who is not None else None,
+        breach.differences,
+        case=case,
+    )

@@ -1,0 +1,146 @@
+"""What exists already: attached attempts, must_match_vmo and GetVmoInfo (`spec/allocation.md`, `spec/protocol.md`).
+
+A *pin* is a synthetic participant that asks for exactly the settings that exist. Delivered settings were finished when
+they came out, so that a pin's are taken as they are: a pin alone always gives its own settings again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sysmem_protocol.library import Table
+from sysmem_protocol.sysmem2 import (
+    BufferCollectionConstraints,
+    BufferMemoryConstraints,
+    BufferMemorySettings,
+    BufferUsage,
+    CoherencyDomain,
+    NoneUsage,
+    SingleBufferSettings,
+)
+
+from .aggregate import refuse, run
+from .model import Allocation, Participant, Platform
+from .refusal import Breach, Case, Difference, Refusal, Rule, Stage
+
+#: The name of an attached attempt's pin in refusals and reports.
+EXISTING = "the existing buffers"
+
+
+def must_match(settings: SingleBufferSettings, name: str = "", id: int = 0) -> Participant:
+    """The synthetic participant of a must_match_vmo: pins that VMO's settings but not its buffer count.
+
+    `settings` are delivered ones (ValueError without buffer_settings); `name` and `id` tell who asked for it.
+    """
+    memory = settings.buffer_settings
+    if memory is None:
+        raise ValueError("settings that were delivered have buffer_settings")
+    image = settings.image_format_constraints
+    domain = memory.coherency_domain
+    constraints = BufferCollectionConstraints(
+        usage=BufferUsage(none=NoneUsage.NONE_USAGE),
+        buffer_memory_constraints=BufferMemoryConstraints(
+            min_size_bytes=memory.size_bytes,
+            max_size_bytes=memory.size_bytes,
+            physically_contiguous_required=memory.is_physically_contiguous,
+            secure_required=memory.is_secure,
+            cpu_domain_supported=domain == CoherencyDomain.CPU,
+            ram_domain_supported=domain == CoherencyDomain.RAM,
+            inaccessible_domain_supported=domain == CoherencyDomain.INACCESSIBLE,
+            permitted_heaps=None if memory.heap is None else [memory.heap],
+        ),
+        image_format_constraints=None if image is None else [image],
+    )
+    return Participant(constraints, name, id, pinned=True)
+
+
+def pin(existing: Allocation) -> Participant:
+    """The synthetic participant of an attached attempt: pins settings and buffer count."""
+    pinned = must_match(existing.settings, EXISTING)
+    assert pinned.constraints is not None
+    constraints = replace(
+        pinned.constraints,
+        min_buffer_count=existing.buffer_count,
+        max_buffer_count=existing.buffer_count,
+    )
+    return Participant(constraints, EXISTING, pinned=True)
+
+
+def aggregate_attached(
+    participants: Sequence[Participant], existing: Allocation, platform: Platform
+) -> Allocation | Refusal:
+    """An attached attempt: the participants allocated so far and the new ones, against what exists.
+
+    The pin is added here, behind the participants. A success is the existing settings and count again; a refusal
+    names the settings that would have had to change.
+    """
+    case = Case((*participants, pin(existing)), platform, existing=existing)
+    return run_attached(case)
+
+
+def run_attached(case: Case, *, tolerate_absence: bool = False) -> Allocation | Refusal:
+    """Aggregate a case that has something existing, and demand equality."""
+    assert case.existing is not None
+    result = run(case, tolerate_absence=tolerate_absence)
+    if isinstance(result, Refusal):
+        return result
+    differences = tuple(_differences(case.existing.settings, result.settings))
+    if result.buffer_count != case.existing.buffer_count and not case.settings_only:
+        differences += (
+            Difference("$.buffer_count", case.existing.buffer_count, result.buffer_count),
+        )
+    if not differences:
+        return result
+    breach = Breach(Rule.SETTINGS_DIFFER)
+    breach.differences = differences
+    return refuse(case, Stage.ATTACHED, breach)
+
+
+def check_constraints(
+    constraints: BufferCollectionConstraints | None,
+    settings: SingleBufferSettings,
+    platform: Platform,
+) -> Refusal | None:
+    """GetVmoInfo.constraints_to_check: None if these constraints give these settings again.
+
+    Buffer counts, and whether anybody uses the buffers, are left out of account.
+    """
+    participants = (
+        Participant(constraints, "constraints_to_check"),
+        must_match(settings, EXISTING),
+    )
+    case = Case(participants, platform, settings_only=True, existing=Allocation(settings, 1))
+    result = run_attached(case)
+    return result if isinstance(result, Refusal) else None
+
+
+def settings_match(a: SingleBufferSettings, b: SingleBufferSettings, *, ignore_size: bool) -> bool:
+    """GetVmoInfo.vmo_settings_to_check: whether two collections' settings are equal.
+
+    With `ignore_size`, size_bytes and raw_vmo_size are left out.
+    """
+    if ignore_size:
+        a, b = _without_size(a), _without_size(b)
+    return next(_differences(a, b), None) is None
+
+
+def _without_size(settings: SingleBufferSettings) -> SingleBufferSettings:
+    memory = settings.buffer_settings or BufferMemorySettings()
+    return replace(settings, buffer_settings=replace(memory, size_bytes=None, raw_vmo_size=None))
+
+
+def _differences(existing: Table, wanted: Table, path: str = "$") -> Iterator[Difference]:
+    """The fields in which two tables differ; required_max_size_list is compared as a set."""
+    for member in existing.members:
+        a: Any = getattr(existing, member.name)
+        b: Any = getattr(wanted, member.name)
+        here = f"{path}.{member.name}"
+        if isinstance(a, Table) and isinstance(b, Table):
+            yield from _differences(a, b, here)
+        elif member.name == "required_max_size_list":
+            if {(s.width, s.height) for s in a or ()} != {(s.width, s.height) for s in b or ()}:
+                yield Difference(here, a, b)
+        elif a != b:
+            yield Difference(here, a, b)

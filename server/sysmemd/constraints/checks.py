@@ -1,0 +1,92 @@
+"""Section 4 of `spec/constraints.md`: checks on the aggregate.
+
+The checks and adjustments of section 1 again, on what all need together; then formats and colour spaces that nobody
+chose are dropped, and one colour space is picked. Unlike a failed combination, a failed check refuses everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+
+from sysmem_protocol.sysmem2 import NoneUsage
+
+from .entry import Entry, Terms, adjust
+from .formats import COLOR_RANK, Traits, is_specific, traits
+from .normalise import Needs, check_counts, check_memory
+from .refusal import Breach, Rule
+
+#: With block padding in height, max_size.width must stay below this.
+PAD_MAX_WIDTH = 0x8000_0000
+
+
+def check_aggregate(
+    total: Needs,
+    page_size: int,
+    pinned: Sequence[Entry] = (),
+    *,
+    settings_only: bool = False,
+    tolerate_absence: bool = False,
+) -> None:
+    """Check and adjust the combined needs, in place; Breach if a check fails.
+
+    `pinned` are the entries of pins: a combined entry that is still equal to one of them was finished when it was
+    delivered and is left as it is. `tolerate_absence` looks past a lack of usage.
+    """
+    permits = total.usage.none & NoneUsage.NONE_USAGE_PERMIT_ALLOCATION
+    if not (total.usage.uses or permits or settings_only or tolerate_absence):
+        raise Breach(Rule.NOBODY_USES, "usage")
+    if not settings_only:
+        check_counts(total)
+    check_memory(total)
+    if total.entries:
+        total.entries = _chosen(_checked(total.entries, page_size, pinned))
+
+
+def _checked(entries: list[Entry], page_size: int, pinned: Sequence[Entry]) -> list[Entry]:
+    """Each entry checked and adjusted as in section 1; entries that share terms and traits once."""
+    done: dict[tuple[int, Traits | None], Terms] = {}
+    checked: list[Entry] = []
+    for entry in entries:
+        of = traits(*entry.pair) if is_specific(*entry.pair) else None
+        if any(pin.pair == entry.pair and pin.terms == entry.terms for pin in pinned):
+            checked.append(entry)
+            continue
+        key = (id(entry.terms), of)
+        if key not in done:
+            try:
+                done[key] = _check(entry.terms, of, page_size)
+            except Breach as breach:
+                breach.pair = entry.pair
+                raise
+        checked.append(entry._replace(terms=done[key]))
+    return checked
+
+
+def _check(terms: Terms, of: Traits | None, page_size: int) -> Terms:
+    adjusted = adjust(terms, of, page_size)
+    if adjusted.pad_height > 1 and adjusted.max_width >= PAD_MAX_WIDTH:
+        fields = ("pad_for_block_size.height", "max_size.width")
+        raise Breach(Rule.PAD_MAX_WIDTH_31_BITS, fields, str(adjusted.max_width))
+    return adjusted
+
+
+def _chosen(entries: list[Entry]) -> list[Entry]:
+    """The entries that somebody made specific, each with its most preferred colour space."""
+    specific = [entry for entry in entries if not entry.wildcard]
+    if not specific:
+        raise Breach(Rule.FORMAT_LEFT_OPEN, "pixel_format")
+    chosen: list[Entry] = []
+    picked: dict[int, Terms] = {}
+    for entry in specific:
+        terms = entry.terms
+        if terms.color_spaces is None:
+            continue
+        if id(terms) not in picked:
+            best = min(terms.color_spaces, key=COLOR_RANK.__getitem__)
+            picked[id(terms)] = copy(terms)
+            picked[id(terms)].color_spaces = frozenset({best})
+        chosen.append(entry._replace(terms=picked[id(terms)]))
+    if not chosen:
+        raise Breach(Rule.COLOR_SPACE_LEFT_OPEN, "color_spaces")
+    return chosen

@@ -1,0 +1,283 @@
+"""One image entry: a format, and its terms (`spec/constraints.md` 1, the table of image fields).
+
+Terms are plain numbers under the fields' names, so that folding thousands of entries stays cheap; they are never
+changed once made. :func:`adjust` is the table: it is applied to each participant's entries and, once more, to the
+combined ones.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sysmem_protocol.sysmem2 import ImageFormatConstraints, SizeU
+
+from .formats import COLOR_DO_NOT_CARE, FORMAT_DO_NOT_CARE, MODIFIER_DO_NOT_CARE, Traits
+from .refusal import Breach, Rule
+from .sizes import U32_MAX, U64_MAX, minimum_row, round_down, round_up
+
+Pair = tuple[int, int]
+WidthHeight = tuple[int, int]
+
+_ONE = SizeU(1, 1)
+_NONE = SizeU(0, 0)
+_ANY = SizeU(U32_MAX, U32_MAX)
+
+
+@dataclass(slots=True)
+class Terms:
+    """The fields of an image entry apart from its format, defaults filled in."""
+
+    #: None is DO_NOT_CARE.
+    color_spaces: frozenset[int] | None
+    min_width: int
+    min_height: int
+    max_width: int
+    max_height: int
+    min_bytes_per_row: int
+    max_bytes_per_row: int
+    max_width_times_height: int
+    align_width: int
+    align_height: int
+    display_align_width: int
+    display_align_height: int
+    required_min_width: int
+    required_min_height: int
+    required_max_width: int
+    required_max_height: int
+    bytes_per_row_divisor: int
+    start_offset_divisor: int
+    at_pixel_boundary: bool
+    is_alpha_present: bool | None
+    required_max_sizes: tuple[WidthHeight, ...]
+    pad_width: int
+    pad_height: int
+    pad_beyond: int
+
+
+class Entry(NamedTuple):
+    """An image entry of one format, and where in the participant's table it came from (-1: combined)."""
+
+    pixel_format: int
+    modifier: int
+    terms: Terms
+    source: int = -1
+
+    @property
+    def pair(self) -> Pair:
+        return (self.pixel_format, self.modifier)
+
+    @property
+    def wildcard(self) -> bool:
+        """Whether a member is DO_NOT_CARE."""
+        return self.pixel_format == FORMAT_DO_NOT_CARE or self.modifier == MODIFIER_DO_NOT_CARE
+
+
+def read_terms(entry: ImageFormatConstraints) -> Terms:
+    """The terms as sent, with the defaults of section 1."""
+    spaces = entry.color_spaces
+    if not spaces:
+        raise Breach(Rule.COLOR_SPACES_MISSING, "color_spaces")
+    if COLOR_DO_NOT_CARE in spaces and len(spaces) > 1:
+        raise Breach(Rule.COLOR_DO_NOT_CARE_ALONE, "color_spaces")
+    low, high = entry.min_size or _NONE, entry.max_size or _ANY
+    align, display = entry.size_alignment or _ONE, entry.display_rect_alignment or _ONE
+    required_min, required_max = entry.required_min_size or _ANY, entry.required_max_size or _NONE
+    pad = entry.pad_for_block_size or _ONE
+    return Terms(
+        color_spaces=None if COLOR_DO_NOT_CARE in spaces else frozenset(map(int, spaces)),
+        min_width=low.width,
+        min_height=low.height,
+        max_width=high.width,
+        max_height=high.height,
+        min_bytes_per_row=entry.min_bytes_per_row or 0,
+        max_bytes_per_row=_default(entry.max_bytes_per_row, U32_MAX),
+        max_width_times_height=_default(entry.max_width_times_height, U64_MAX),
+        align_width=align.width,
+        align_height=align.height,
+        display_align_width=display.width,
+        display_align_height=display.height,
+        required_min_width=required_min.width,
+        required_min_height=required_min.height,
+        required_max_width=required_max.width,
+        required_max_height=required_max.height,
+        bytes_per_row_divisor=_default(entry.bytes_per_row_divisor, 1),
+        start_offset_divisor=_default(entry.start_offset_divisor, 1),
+        at_pixel_boundary=bool(entry.require_bytes_per_row_at_pixel_boundary),
+        is_alpha_present=entry.is_alpha_present,
+        required_max_sizes=tuple((s.width, s.height) for s in entry.required_max_size_list or ()),
+        pad_width=pad.width,
+        pad_height=pad.height,
+        pad_beyond=entry.pad_beyond_image_size_bytes or 0,
+    )
+
+
+def _default(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _power_of_2(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
+def adjust(terms: Terms, of: Traits | None, page_size: int) -> Terms:
+    """Check and adjust the fields of one entry, in the order of the table in section 1.
+
+    `of` is None while format or modifier is DO_NOT_CARE: what depends on the format then waits. Breach if a check
+    fails.
+    """
+    t = terms
+    # size_alignment: powers of 2; raised to the format's divisors below, after min_size was raised to it as given.
+    align_width, align_height = t.align_width, t.align_height
+    if not (_power_of_2(align_width) and _power_of_2(align_height)):
+        raise Breach(Rule.POWER_OF_2, "size_alignment", f"{align_width}×{align_height}")
+    min_width, min_height = max(t.min_width, align_width), max(t.min_height, align_height)
+    if of is not None:
+        align_width, align_height = max(align_width, of.divisor), max(align_height, of.divisor)
+    max_width, max_height = t.max_width, t.max_height
+    min_row, max_row = t.min_bytes_per_row, t.max_bytes_per_row
+    divisor = _row_divisor(t, of)
+    start = max(t.start_offset_divisor, of.sample_alignment if of else 0)
+    if not _power_of_2(start):
+        raise Breach(Rule.POWER_OF_2, "start_offset_divisor", str(start))
+    if start > page_size:
+        raise Breach(Rule.START_OFFSET_PAGE, "start_offset_divisor", f"{start} > {page_size}")
+    if not (_power_of_2(t.display_align_width) and _power_of_2(t.display_align_height)):
+        detail = f"{t.display_align_width}×{t.display_align_height}"
+        raise Breach(Rule.POWER_OF_2, "display_rect_alignment", detail)
+    # min_bytes_per_row (again)
+    min_row = max(min_row, divisor)
+    if of is not None:
+        least = minimum_row(
+            of,
+            min_width,
+            min_width=min_width,
+            max_width=max_width,
+            align_width=align_width,
+            min_bytes_per_row=min_row,
+            divisor=divisor,
+            max_bytes_per_row=max_row,
+        )
+        min_row = max(min_row, least or 0)
+    # min_* rounded up, max_* rounded down
+    min_width, min_height = round_up(min_width, align_width), round_up(min_height, align_height)
+    min_row = round_up(min_row, divisor)
+    if max_width != U32_MAX:
+        max_width = round_down(max_width, align_width)
+    if max_height != U32_MAX:
+        max_height = round_down(max_height, align_height)
+    if max_row != U32_MAX:
+        max_row = round_down(max_row, divisor)
+    _check_color_spaces(t, of)
+    _check_required_sizes(t, min_width, min_height, max_width, max_height)
+    divisor = _check_padding(t, of, divisor, max_width)
+    # Finally, what is left between the limits.
+    for axis, low, high in (("width", min_width, max_width), ("height", min_height, max_height)):
+        if low > high:
+            fields = (f"min_size.{axis}", f"max_size.{axis}")
+            raise Breach(Rule.MIN_SIZE_OVER_MAX, fields, f"{low} > {high}")
+    if min_row > max_row:
+        fields = ("min_bytes_per_row", "max_bytes_per_row")
+        raise Breach(Rule.MIN_ROW_OVER_MAX, fields, f"{min_row} > {max_row}")
+    area = min_width * min_height
+    if area > min(U32_MAX, t.max_width_times_height):
+        fields = ("min_size", "max_width_times_height")
+        limit = min(U32_MAX, t.max_width_times_height)
+        raise Breach(Rule.MIN_AREA_OVER_MAX, fields, f"{min_width}×{min_height} > {limit}")
+    return Terms(
+        t.color_spaces,
+        min_width,
+        min_height,
+        max_width,
+        max_height,
+        min_row,
+        max_row,
+        t.max_width_times_height,
+        align_width,
+        align_height,
+        t.display_align_width,
+        t.display_align_height,
+        t.required_min_width,
+        t.required_min_height,
+        t.required_max_width,
+        t.required_max_height,
+        divisor,
+        start,
+        t.at_pixel_boundary,
+        t.is_alpha_present,
+        t.required_max_sizes,
+        t.pad_width,
+        t.pad_height,
+        t.pad_beyond,
+    )
+
+
+def _row_divisor(t: Terms, of: Traits | None) -> int:
+    """bytes_per_row_divisor: not 0, common with what samples and pixel boundaries need, within 32 bits."""
+    divisor = t.bytes_per_row_divisor
+    if divisor == 0:
+        raise Breach(Rule.DIVISOR_ZERO, "bytes_per_row_divisor", "0")
+    if of is not None:
+        divisor = math.lcm(divisor, of.sample_alignment)
+        if t.at_pixel_boundary:
+            divisor = math.lcm(divisor, of.stride_bytes)
+    if divisor > U32_MAX:
+        raise Breach(Rule.DIVISOR_OVER_32_BITS, "bytes_per_row_divisor", str(divisor))
+    return divisor
+
+
+def _check_color_spaces(t: Terms, of: Traits | None) -> None:
+    """color_spaces: each specific one supported by the format, when both are specific."""
+    if of is None or t.color_spaces is None or t.color_spaces <= of.color_spaces:
+        return
+    names = ", ".join(str(space) for space in sorted(t.color_spaces - of.color_spaces))
+    raise Breach(Rule.COLOR_SPACE_UNSUPPORTED, "color_spaces", names)
+
+
+def _check_required_sizes(
+    t: Terms, min_width: int, min_height: int, max_width: int, max_height: int
+) -> None:
+    """required_min_size, required_max_size and its list against the limits."""
+    for axis, required, low in (
+        ("width", t.required_min_width, min_width),
+        ("height", t.required_min_height, min_height),
+    ):
+        if required == 0:
+            raise Breach(Rule.REQUIRED_SIZE_ZERO, f"required_min_size.{axis}", "0")
+        if required < low:
+            fields = (f"required_min_size.{axis}", f"min_size.{axis}")
+            raise Breach(Rule.REQUIRED_MIN_UNDER_MIN, fields, f"{required} < {low}")
+    for axis, required, high in (
+        ("width", t.required_max_width, max_width),
+        ("height", t.required_max_height, max_height),
+    ):
+        if required > high:
+            fields = (f"required_max_size.{axis}", f"max_size.{axis}")
+            raise Breach(Rule.REQUIRED_MAX_OVER_MAX, fields, f"{required} > {high}")
+    for width, height in t.required_max_sizes:
+        if width == 0 or height == 0:
+            raise Breach(Rule.REQUIRED_SIZE_ZERO, "required_max_size_list", f"{width}×{height}")
+        if width > max_width or height > max_height:
+            fields = ("required_max_size_list", "max_size")
+            detail = f"{width}×{height} > {max_width}×{max_height}"
+            raise Breach(Rule.REQUIRED_MAX_OVER_MAX, fields, detail)
+
+
+def _check_padding(t: Terms, of: Traits | None, divisor: int, max_width: int) -> int:
+    """pad_for_block_size (`spec/image-formats.md` 4.1); the divisor that rows of whole blocks need."""
+    width, height = t.pad_width, t.pad_height
+    if not (_power_of_2(width) and _power_of_2(height)):
+        raise Breach(Rule.POWER_OF_2, "pad_for_block_size", f"{width}×{height}")
+    if width == 1 and height == 1:
+        return divisor
+    if of is None or not of.single_plane:
+        raise Breach(Rule.PAD_FORMAT, "pad_for_block_size", f"{width}×{height}")
+    if height > 1 and max_width == U32_MAX:
+        raise Breach(Rule.PAD_NEEDS_MAX_WIDTH, ("pad_for_block_size.height", "max_size.width"))
+    if width > 1:
+        divisor = math.lcm(divisor, of.stride_bytes * width)
+        if divisor > U32_MAX:
+            fields = ("bytes_per_row_divisor", "pad_for_block_size.width")
+            raise Breach(Rule.DIVISOR_OVER_32_BITS, fields, str(divisor))
+    return divisor

@@ -1,0 +1,264 @@
+"""The fields of constraints by name: how each combines, who brought which value, and how values read.
+
+Used by refusals, reports and explanations only; aggregation itself doesn't look anything up by name.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sysmem_protocol.sysmem2 import BufferCollectionConstraints, Heap, PixelFormatAndModifier, SizeU
+
+from .entry import Terms
+from .flatten import combine_pairs
+from .formats import color_name, pair_name
+from .model import Participant
+from .normalise import Needs, normalise
+from .refusal import Breach, Brought, Case, Refusal
+
+Pair = tuple[int, int]
+
+
+class Combines(enum.Enum):
+    """How the values of a field combine, and so whose values decide."""
+
+    LARGEST = "max"
+    SMALLEST = "min"
+    TOGETHER = "all"
+    IF_ANY = "or"
+    IF_ALL = "and"
+
+
+_T = TypeVar("_T")
+_MEMORY = "buffer_memory_constraints"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldOf(Generic[_T]):
+    """A field: its name as in the tables, how it combines, and what it is in the engine's own terms."""
+
+    name: str
+    combines: Combines
+    value: Callable[[_T], Any]
+
+
+FIELDS: tuple[FieldOf[Needs], ...] = (
+    FieldOf("usage.none", Combines.TOGETHER, lambda n: n.usage.none),
+    FieldOf("usage.cpu", Combines.TOGETHER, lambda n: n.usage.cpu),
+    FieldOf("usage.vulkan", Combines.TOGETHER, lambda n: n.usage.vulkan),
+    FieldOf("usage.display", Combines.TOGETHER, lambda n: n.usage.display),
+    FieldOf("usage.video", Combines.TOGETHER, lambda n: n.usage.video),
+    FieldOf("min_buffer_count_for_camping", Combines.TOGETHER, lambda n: n.camping),
+    FieldOf("min_buffer_count_for_dedicated_slack", Combines.TOGETHER, lambda n: n.dedicated_slack),
+    FieldOf("min_buffer_count_for_shared_slack", Combines.LARGEST, lambda n: n.shared_slack),
+    FieldOf("min_buffer_count", Combines.LARGEST, lambda n: n.min_buffer_count),
+    FieldOf("max_buffer_count", Combines.SMALLEST, lambda n: n.max_buffer_count),
+    FieldOf(f"{_MEMORY}.min_size_bytes", Combines.LARGEST, lambda n: n.min_size_bytes),
+    FieldOf(f"{_MEMORY}.max_size_bytes", Combines.SMALLEST, lambda n: n.max_size_bytes),
+    FieldOf(f"{_MEMORY}.physically_contiguous_required", Combines.IF_ANY, lambda n: n.contiguous),
+    FieldOf(f"{_MEMORY}.secure_required", Combines.IF_ANY, lambda n: n.secure),
+    FieldOf(
+        f"{_MEMORY}.min_physical_base_alignment",
+        Combines.LARGEST,
+        lambda n: n.min_physical_base_alignment,
+    ),
+    FieldOf(f"{_MEMORY}.cpu_domain_supported", Combines.IF_ALL, lambda n: n.cpu_domain),
+    FieldOf(f"{_MEMORY}.ram_domain_supported", Combines.IF_ALL, lambda n: n.ram_domain),
+    FieldOf(
+        f"{_MEMORY}.inaccessible_domain_supported",
+        Combines.IF_ALL,
+        lambda n: n.inaccessible_domain,
+    ),
+    FieldOf(
+        f"{_MEMORY}.permitted_heaps",
+        Combines.TOGETHER,
+        lambda n: None if n.heaps is None else [Heap(heap_type=t, id=i) for t, i in n.heaps],
+    ),
+)
+
+IMAGE_FIELDS: tuple[FieldOf[Terms], ...] = (
+    FieldOf(
+        "color_spaces",
+        Combines.TOGETHER,
+        lambda t: (
+            ["DO_NOT_CARE"]
+            if t.color_spaces is None
+            else [color_name(space) for space in sorted(t.color_spaces)]
+        ),
+    ),
+    FieldOf("min_size.width", Combines.LARGEST, lambda t: t.min_width),
+    FieldOf("min_size.height", Combines.LARGEST, lambda t: t.min_height),
+    FieldOf("max_size.width", Combines.SMALLEST, lambda t: t.max_width),
+    FieldOf("max_size.height", Combines.SMALLEST, lambda t: t.max_height),
+    FieldOf("min_bytes_per_row", Combines.LARGEST, lambda t: t.min_bytes_per_row),
+    FieldOf("max_bytes_per_row", Combines.SMALLEST, lambda t: t.max_bytes_per_row),
+    FieldOf("max_width_times_height", Combines.SMALLEST, lambda t: t.max_width_times_height),
+    FieldOf("size_alignment.width", Combines.LARGEST, lambda t: t.align_width),
+    FieldOf("size_alignment.height", Combines.LARGEST, lambda t: t.align_height),
+    FieldOf("display_rect_alignment.width", Combines.LARGEST, lambda t: t.display_align_width),
+    FieldOf("display_rect_alignment.height", Combines.LARGEST, lambda t: t.display_align_height),
+    FieldOf("required_min_size.width", Combines.SMALLEST, lambda t: t.required_min_width),
+    FieldOf("required_min_size.height", Combines.SMALLEST, lambda t: t.required_min_height),
+    FieldOf("required_max_size.width", Combines.LARGEST, lambda t: t.required_max_width),
+    FieldOf("required_max_size.height", Combines.LARGEST, lambda t: t.required_max_height),
+    FieldOf(
+        "required_max_size_list",
+        Combines.TOGETHER,
+        lambda t: [SizeU(*size) for size in t.required_max_sizes],
+    ),
+    FieldOf("bytes_per_row_divisor", Combines.TOGETHER, lambda t: t.bytes_per_row_divisor),
+    FieldOf("start_offset_divisor", Combines.LARGEST, lambda t: t.start_offset_divisor),
+    FieldOf(
+        "require_bytes_per_row_at_pixel_boundary", Combines.IF_ANY, lambda t: t.at_pixel_boundary
+    ),
+    FieldOf("is_alpha_present", Combines.TOGETHER, lambda t: t.is_alpha_present),
+    FieldOf("pad_for_block_size.width", Combines.LARGEST, lambda t: t.pad_width),
+    FieldOf("pad_for_block_size.height", Combines.LARGEST, lambda t: t.pad_height),
+    FieldOf("pad_beyond_image_size_bytes", Combines.LARGEST, lambda t: t.pad_beyond),
+)
+
+_COMBINES = {field.name: field.combines for field in FIELDS} | {
+    field.name: field.combines for field in IMAGE_FIELDS
+}
+_NEEDS = {field.name: field.value for field in FIELDS}
+_COLLECTION_FIELDS = frozenset(m.name for m in BufferCollectionConstraints.members)
+
+
+# --- values by name -----------------------------------------------------------------------------------------------
+
+
+def is_image_field(name: str) -> bool:
+    """Whether the name is relative to an image entry."""
+    return name.split(".")[0] not in _COLLECTION_FIELDS
+
+
+def look_up(table: Any, name: str) -> Any:
+    """The value of a field of a table as sent; None if it, or what it is in, is un-set."""
+    value = table
+    for attribute, index in re.findall(r"([a-z_]+)(?:\[(\d+)\])?", name):
+        if value is None:
+            return None
+        value = getattr(value, attribute)
+        if index and value is not None:
+            value = value[int(index)]
+    return value
+
+
+def entries_of(participant: Participant) -> list[Any]:
+    """The image entries as sent."""
+    constraints = participant.constraints
+    return [] if constraints is None else list(constraints.image_format_constraints or ())
+
+
+def sources_for(participant: Participant, pair: Pair, case: Case) -> list[int]:
+    """Indices of the participant's image entries that have a say in this format."""
+    try:
+        needs = normalise(participant, case.platform, settings_only=case.settings_only)
+    except Breach:
+        return []
+    sources = (e.source for e in needs.entries if combine_pairs(e.pair, pair) is not None)
+    return list(dict.fromkeys(sources))
+
+
+def brought(refusal: Refusal) -> tuple[Brought, ...]:
+    """The values a refusal is about, with who brought them: those that decide, by how the field combines."""
+    if refusal.participant is not None:
+        return tuple(_own_values(refusal, refusal.participant))
+    return tuple(
+        value
+        for name in refusal.fields
+        for value in _deciding(name, list(_values(name, refusal.pair, refusal.case)))
+    )
+
+
+def _own_values(refusal: Refusal, who: Participant) -> Iterator[Brought]:
+    """What one participant sent for the fields; what is un-set only if nothing is set."""
+    found = []
+    for name in refusal.fields:
+        if is_image_field(name) and refusal.entry is not None:
+            value = look_up(entries_of(who)[refusal.entry], name)
+            path = f"$.image_format_constraints[{refusal.entry}].{name}"
+        else:
+            value = look_up(who.constraints, name)
+            path = f"$.{name}"
+        found.append(Brought(who, path, value))
+    given = [value for value in found if value.value is not None]
+    yield from given or found[:1]
+
+
+def _values(name: str, pair: Pair | None, case: Case) -> Iterator[Brought]:
+    """What all participants sent for a field (of their entries for a format), where it is set."""
+    for who in case.participants:
+        if name == "pixel_format":
+            pairs = [pair_name(entry.pair) for entry in _entries(who, case)]
+            if pairs:
+                yield Brought(who, "$.image_format_constraints", pairs)
+        elif is_image_field(name):
+            for source in sources_for(who, pair, case) if pair is not None else ():
+                value = look_up(entries_of(who)[source], name)
+                if value is not None:
+                    yield Brought(who, f"$.image_format_constraints[{source}].{name}", value)
+        elif _COMBINES.get(name) is Combines.IF_ALL:
+            # A domain may be unsupported by default, for what else was said.
+            needs = normalise(who, case.platform, settings_only=case.settings_only)
+            yield Brought(who, f"$.{name}", _NEEDS[name](needs))
+        else:
+            value = look_up(who.constraints, name)
+            if value is not None:
+                yield Brought(who, f"$.{name}", value)
+
+
+def _entries(who: Participant, case: Case) -> list[Any]:
+    return list(normalise(who, case.platform, settings_only=case.settings_only).entries)
+
+
+def _deciding(name: str, values: list[Brought]) -> list[Brought]:
+    """Those of the values that make the combined one what it is."""
+    match _COMBINES.get(name, Combines.TOGETHER):
+        case Combines.LARGEST:
+            most = max((value.value for value in values), default=0)
+            return [value for value in values if value.value == most]
+        case Combines.SMALLEST:
+            least = min((value.value for value in values), default=0)
+            return [value for value in values if value.value == least]
+        case Combines.IF_ANY:
+            return [value for value in values if value.value]
+        case Combines.IF_ALL:
+            return [value for value in values if not value.value]
+        case _:
+            return [value for value in values if value.value != 0]
+
+
+# --- values for people --------------------------------------------------------------------------------------------
+
+#: Elements of a list that are written out.
+MAX_SHOWN = 8
+
+
+def show(value: Any) -> str:
+    """A value as people read it: `un-set`, `1280×720`, `NV12`, `system ram/0`."""
+    if value is None:
+        return "un-set"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, enum.IntFlag):
+        names = [flag.name or hex(flag) for flag in value]
+        return "|".join(names) if names else str(int(value))
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, SizeU):
+        return f"{value.width}×{value.height}"
+    if isinstance(value, PixelFormatAndModifier):
+        return pair_name((value.pixel_format, value.pixel_format_modifier))
+    if isinstance(value, Heap):
+        return f"{value.heap_type}/{value.id or 0}"
+    if isinstance(value, list | tuple):
+        shown = [show(element) for element in value[:MAX_SHOWN]]
+        if len(value) > MAX_SHOWN:
+            shown.append(f"… {len(value) - MAX_SHOWN} more")
+        return f"[{', '.join(shown)}]"
+    return str(value)

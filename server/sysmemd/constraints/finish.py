@@ -1,0 +1,54 @@
+"""Section 3 of `spec/constraints.md`: finish the image entries' required sizes."""
+
+from __future__ import annotations
+
+from copy import copy
+
+from .entry import Entry, Terms, WidthHeight
+from .refusal import Breach, Rule
+
+#: `required_max_size_list` has room for no more.
+MAX_REQUIRED_SIZES = 64
+
+
+def undominated(sizes: tuple[WidthHeight, ...]) -> tuple[WidthHeight, ...]:
+    """Without sizes that another one covers (≥ in both members), without duplicates, sorted by (width, height)."""
+    if len(sizes) < 2:
+        return sizes
+    kept: list[WidthHeight] = []
+    tallest = -1
+    for width, height in sorted(set(sizes), reverse=True):
+        # Everything before is at least as wide, so that it covers this one unless it is lower.
+        if height > tallest:
+            kept.append((width, height))
+            tallest = height
+    return tuple(reversed(kept))
+
+
+def finish(entries: list[Entry]) -> list[Entry]:
+    """Complete and prune required_max_size_list of each entry; Breach if more than 64 sizes are left."""
+    done: dict[int, Terms] = {}
+    finished: list[Entry] = []
+    for entry in entries:
+        terms = entry.terms
+        if id(terms) not in done:
+            done[id(terms)] = _finish(entry)
+        finished.append(entry._replace(terms=done[id(terms)]))
+    return finished
+
+
+def _finish(entry: Entry) -> Terms:
+    terms = entry.terms
+    sizes = terms.required_max_sizes
+    if terms.required_max_width and terms.required_max_height:
+        sizes = (*sizes, (terms.required_max_width, terms.required_max_height))
+    sizes = undominated(sizes)
+    if len(sizes) > MAX_REQUIRED_SIZES:
+        breach = Breach(Rule.TOO_MANY_REQUIRED_SIZES, "required_max_size_list", str(len(sizes)))
+        breach.pair = entry.pair
+        raise breach
+    if sizes == terms.required_max_sizes:
+        return terms
+    finished = copy(terms)
+    finished.required_max_sizes = sizes
+    return finished

@@ -1,0 +1,133 @@
+"""One entry per format, and which of them are one too many (`spec/constraints.md` 1, "Image entries are flattened").
+
+A message has room for 64 entries with 64 pairs each, so everything here is linear in the number of pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
+from sysmem_protocol.sysmem2 import ImageFormatConstraints
+
+from .formats import (
+    FORMAT_DO_NOT_CARE,
+    LINEAR,
+    MODIFIER_DO_NOT_CARE,
+    PIXELS,
+    is_specific,
+    is_supported,
+    layout,
+    pair_name,
+)
+from .refusal import Breach, Rule
+
+FORMAT_INVALID = int(PixelFormat.INVALID)
+MODIFIER_INVALID = int(PixelFormatModifier.INVALID)
+
+
+class Flat(NamedTuple):
+    """A format, and the index of the image entry that asks for it."""
+
+    pixel_format: int
+    modifier: int
+    source: int
+
+
+def flatten(entries: Sequence[ImageFormatConstraints], *, uses: bool) -> list[Flat]:
+    """Every format of every entry, checked. `uses`: the participant has usage other than none."""
+    flat: list[Flat] = []
+    for source, entry in enumerate(entries):
+        pairs = entry.pixel_format_and_modifiers or ()
+        field = "pixel_format"
+        try:
+            if entry.pixel_format is not None:
+                modifier = _default_modifier(entry, uses=uses)
+                flat.append(_checked(int(entry.pixel_format), modifier, source))
+            elif entry.pixel_format_modifier is not None:
+                raise Breach(Rule.MODIFIER_WITHOUT_FORMAT, "pixel_format_modifier")
+            elif not pairs:
+                raise Breach(Rule.FORMAT_MISSING, "pixel_format")
+            for index, pair in enumerate(pairs):
+                field = f"pixel_format_and_modifiers[{index}]"
+                flat.append(
+                    _checked(int(pair.pixel_format), int(pair.pixel_format_modifier), source)
+                )
+        except Breach as breach:
+            breach.fields = breach.fields or (field,)
+            breach.entry = source
+            raise
+    _check_distinct(flat)
+    return flat
+
+
+def _default_modifier(entry: ImageFormatConstraints, *, uses: bool) -> int:
+    """pixel_format_modifier un-set: open for an open format or a participant without usage, else LINEAR."""
+    if entry.pixel_format_modifier is not None:
+        return int(entry.pixel_format_modifier)
+    if entry.pixel_format == FORMAT_DO_NOT_CARE or not uses:
+        return MODIFIER_DO_NOT_CARE
+    return LINEAR
+
+
+def _checked(pixel_format: int, modifier: int, source: int) -> Flat:
+    """INVALID format or modifier: empty. A specific format not supported with its modifier: empty."""
+    if pixel_format == FORMAT_INVALID or modifier == MODIFIER_INVALID:
+        raise Breach(Rule.FORMAT_INVALID, (), pair_name((pixel_format, modifier)))
+    if is_specific(pixel_format, modifier) and not is_supported(pixel_format, modifier):
+        raise Breach(Rule.FORMAT_UNSUPPORTED, (), pair_name((pixel_format, modifier)))
+    return Flat(pixel_format, modifier, source)
+
+
+def combine_pairs(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int] | None:
+    """The pair that both stand for; None if they aren't combinable."""
+    pixel_format = b[0] if a[0] == FORMAT_DO_NOT_CARE else a[0]
+    modifier = b[1] if a[1] == MODIFIER_DO_NOT_CARE else a[1]
+    if b[0] not in (pixel_format, FORMAT_DO_NOT_CARE) or b[1] not in (
+        modifier,
+        MODIFIER_DO_NOT_CARE,
+    ):
+        return None
+    if is_specific(pixel_format, modifier) and not is_supported(pixel_format, modifier):
+        return None
+    return (pixel_format, modifier)
+
+
+def _check_distinct(flat: list[Flat]) -> None:
+    """No two entries of one participant may be equal in (format, modifier), nor combinable.
+
+    Instead of comparing each with each, look up what each could meet: formats and modifiers that take part in a
+    supported pair are few.
+    """
+    seen: dict[tuple[int, int], Flat] = {}
+    for item in flat:
+        _refuse_twin(item, seen.setdefault((item.pixel_format, item.modifier), item))
+    if len(flat) < 2:
+        return
+    everything = seen.get((FORMAT_DO_NOT_CARE, MODIFIER_DO_NOT_CARE))
+    if everything is not None:
+        _refuse_twin(everything, next(item for item in flat if item is not everything))
+    any_modifier = {f.pixel_format: f for f in flat if f.modifier == MODIFIER_DO_NOT_CARE}
+    any_format = {f.modifier: f for f in flat if f.pixel_format == FORMAT_DO_NOT_CARE}
+    if not any_modifier and not any_format:
+        return
+    for item in flat:
+        if is_specific(item.pixel_format, item.modifier):
+            _refuse_twin(item, any_modifier.get(item.pixel_format, item))
+            _refuse_twin(item, any_format.get(item.modifier, item))
+    open_formats = [item for number, item in any_modifier.items() if number in PIXELS]
+    open_modifiers = [item for number, item in any_format.items() if layout(number) is not None]
+    for item in open_formats:
+        for other in open_modifiers:
+            if is_supported(item.pixel_format, other.modifier):
+                _refuse_twin(item, other)
+
+
+def _refuse_twin(a: Flat, b: Flat) -> None:
+    if a is b:
+        return
+    detail = f"{pair_name(a[:2])} of entry {a.source}, {pair_name(b[:2])} of entry {b.source}"
+    breach = Breach(Rule.FORMAT_DUPLICATE, "pixel_format", detail)
+    breach.entry = max(a.source, b.source)
+    raise breach

@@ -1,0 +1,222 @@
+"""Section 2 of `spec/constraints.md`: the needs of several participants as those of one.
+
+The cost is linear in the entries of both sides: what a DO_NOT_CARE could be filled in from is looked up, not searched,
+and pairs of entries that share their terms are combined once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from .entry import Entry, Terms
+from .flatten import combine_pairs
+from .formats import FORMAT_DO_NOT_CARE, MODIFIER_DO_NOT_CARE, PIXELS, Traits, is_specific, traits
+from .model import HeapKey
+from .normalise import Needs
+from .refusal import Breach, Rule
+from .sizes import U32_MAX
+
+#: Entries that filling in may lead to; all supported pairs of the standard's names are fewer.
+MAX_ENTRIES = 512
+
+
+def fold(needs: Sequence[Needs]) -> Needs:
+    """Combine in the order given; Breach if an intersection is empty. `needs` has at least one element."""
+    total = replace(needs[0], min_size_bytes=max(needs[0].min_size_bytes, 1))
+    for more in needs[1:]:
+        fold_fields(total, more)
+        total.heaps = _intersect_heaps(total.heaps, more.heaps)
+        if not total.entries:
+            total.entries = more.entries
+        elif more.entries:
+            total.entries = intersect(total.entries, more.entries)
+    return total
+
+
+def fold_fields(total: Needs, more: Needs) -> None:
+    """The fields that combine without failing."""
+    total.usage |= more.usage
+    total.camping += more.camping
+    total.dedicated_slack += more.dedicated_slack
+    total.shared_slack = max(total.shared_slack, more.shared_slack)
+    total.min_buffer_count = max(total.min_buffer_count, more.min_buffer_count)
+    total.max_buffer_count = min(total.max_buffer_count, more.max_buffer_count)
+    total.min_size_bytes = max(total.min_size_bytes, more.min_size_bytes)
+    total.max_size_bytes = min(total.max_size_bytes, more.max_size_bytes)
+    total.max_padded_bytes = min(total.max_padded_bytes, more.max_padded_bytes)
+    total.contiguous |= more.contiguous
+    total.secure |= more.secure
+    total.min_physical_base_alignment = max(
+        total.min_physical_base_alignment, more.min_physical_base_alignment
+    )
+    total.cpu_domain &= more.cpu_domain
+    total.ram_domain &= more.ram_domain
+    total.inaccessible_domain &= more.inaccessible_domain
+
+
+def _intersect_heaps(
+    a: tuple[HeapKey, ...] | None, b: tuple[HeapKey, ...] | None
+) -> tuple[HeapKey, ...] | None:
+    """permitted_heaps: what both permit, in the order of the first that gave a list."""
+    if a is None or b is None:
+        return b if a is None else a
+    permitted = set(b)
+    common = tuple(heap for heap in a if heap in permitted)
+    if not common:
+        raise Breach(Rule.NO_COMMON_HEAP, "buffer_memory_constraints.permitted_heaps")
+    return common
+
+
+# --- image entries ------------------------------------------------------------------------------------------------
+
+
+def intersect(a: Sequence[Entry], b: Sequence[Entry]) -> list[Entry]:
+    """What both lists have: first DO_NOT_CAREs are filled in from the other side, then equal formats combine.
+
+    A format whose combination fails is dropped; Breach if none is left, or if filling in leads to more than 512
+    entries on one side. The order is that of `a`.
+    """
+    losses: list[Breach] = []
+    a = _fill(a, b, losses)
+    b = _fill(b, a, losses)
+    others = {entry.pair: entry.terms for entry in b}
+    done: dict[tuple[int, int, int], Terms | Breach] = {}
+    common: list[Entry] = []
+    for entry in a:
+        terms = others.get(entry.pair)
+        if terms is None:
+            continue
+        stride = PIXELS[entry.pixel_format].stride_bytes if entry.pixel_format in PIXELS else 0
+        key = (id(entry.terms), id(terms), stride)
+        result = done.get(key)
+        if result is None:
+            result = done[key] = combine(entry.terms, terms, stride)
+        if isinstance(result, Breach):
+            result.pair = entry.pair
+            losses.append(result)
+        else:
+            common.append(Entry(entry.pixel_format, entry.modifier, result))
+    if not common:
+        raise losses[0] if losses else Breach(Rule.NO_COMMON_FORMAT, "pixel_format")
+    return common
+
+
+def _fill(entries: Sequence[Entry], others: Sequence[Entry], losses: list[Breach]) -> list[Entry]:
+    """Every entry with a DO_NOT_CARE member replaced by one copy per entry of `others` it is combinable with."""
+    filled: list[Entry] = []
+    by_format: dict[int, list[Entry]] = {}
+    by_modifier: dict[int, list[Entry]] = {}
+    if any(entry.wildcard for entry in entries):
+        for other in others:
+            by_format.setdefault(other.pixel_format, []).append(other)
+            by_modifier.setdefault(other.modifier, []).append(other)
+    narrowed: dict[tuple[int, frozenset[int]], Terms] = {}
+    for entry in entries:
+        if not entry.wildcard:
+            filled.append(entry)
+        else:
+            for other in _partners(entry, others, by_format, by_modifier):
+                pair = combine_pairs(entry.pair, other.pair)
+                if pair is None:
+                    continue
+                of = traits(*pair) if is_specific(*pair) else None
+                terms = _narrow(entry.terms, of, narrowed)
+                if terms.color_spaces is not None and not terms.color_spaces:
+                    breach = Breach(Rule.NO_COMMON_COLOR_SPACE, "color_spaces")
+                    breach.pair = pair
+                    losses.append(breach)
+                    continue
+                filled.append(Entry(*pair, terms, entry.source))
+                if len(filled) > MAX_ENTRIES:
+                    break
+        if len(filled) > MAX_ENTRIES:
+            raise Breach(Rule.TOO_MANY_FORMATS, "pixel_format")
+    return filled
+
+
+def _partners(
+    entry: Entry,
+    others: Sequence[Entry],
+    by_format: dict[int, list[Entry]],
+    by_modifier: dict[int, list[Entry]],
+) -> Iterator[Entry]:
+    """Those of `others` that could be combinable with an entry that has a DO_NOT_CARE member."""
+    if entry.pixel_format != FORMAT_DO_NOT_CARE:
+        yield from by_format.get(entry.pixel_format, ())
+        # An unknown format is supported with no modifier, so that only both left open remains.
+        for other in by_format.get(FORMAT_DO_NOT_CARE, ()):
+            if entry.pixel_format in PIXELS or other.modifier == MODIFIER_DO_NOT_CARE:
+                yield other
+    elif entry.modifier != MODIFIER_DO_NOT_CARE:
+        yield from by_modifier.get(entry.modifier, ())
+        yield from by_modifier.get(MODIFIER_DO_NOT_CARE, ())
+    else:
+        yield from others
+
+
+def _narrow(
+    terms: Terms, of: Traits | None, narrowed: dict[tuple[int, frozenset[int]], Terms]
+) -> Terms:
+    """Colour spaces that a format made specific doesn't support are dropped."""
+    if of is None or terms.color_spaces is None or terms.color_spaces <= of.color_spaces:
+        return terms
+    key = (id(terms), of.color_spaces)
+    if key not in narrowed:
+        narrowed[key] = replace(terms, color_spaces=terms.color_spaces & of.color_spaces)
+    return narrowed[key]
+
+
+def combine(a: Terms, b: Terms, stride_bytes: int) -> Terms | Breach:
+    """Two participants' terms for one format, field by field; or why the format drops out.
+
+    `stride_bytes` are those per width pixel; block padding, which needs them, is for specific formats only.
+    """
+    if a is b:
+        # Every rule is idempotent, and a required size that is listed twice counts once.
+        return a
+    spaces = a.color_spaces
+    if spaces is None:
+        spaces = b.color_spaces
+    elif b.color_spaces is not None:
+        spaces &= b.color_spaces
+        if not spaces:
+            return Breach(Rule.NO_COMMON_COLOR_SPACE, "color_spaces")
+    alpha = a.is_alpha_present
+    if alpha is None:
+        alpha = b.is_alpha_present
+    elif b.is_alpha_present is not None and b.is_alpha_present is not alpha:
+        return Breach(Rule.ALPHA_CONFLICT, "is_alpha_present")
+    pad_width = max(a.pad_width, b.pad_width)
+    divisor = math.lcm(a.bytes_per_row_divisor, b.bytes_per_row_divisor)
+    if pad_width > 1:
+        divisor = math.lcm(divisor, stride_bytes * pad_width)
+    if divisor > U32_MAX:
+        return Breach(Rule.DIVISOR_OVER_32_BITS, "bytes_per_row_divisor", str(divisor))
+    return Terms(
+        spaces,
+        max(a.min_width, b.min_width),
+        max(a.min_height, b.min_height),
+        min(a.max_width, b.max_width),
+        min(a.max_height, b.max_height),
+        max(a.min_bytes_per_row, b.min_bytes_per_row),
+        min(a.max_bytes_per_row, b.max_bytes_per_row),
+        min(a.max_width_times_height, b.max_width_times_height),
+        max(a.align_width, b.align_width),
+        max(a.align_height, b.align_height),
+        max(a.display_align_width, b.display_align_width),
+        max(a.display_align_height, b.display_align_height),
+        min(a.required_min_width, b.required_min_width),
+        min(a.required_min_height, b.required_min_height),
+        max(a.required_max_width, b.required_max_width),
+        max(a.required_max_height, b.required_max_height),
+        divisor,
+        max(a.start_offset_divisor, b.start_offset_divisor),
+        a.at_pixel_boundary or b.at_pixel_boundary,
+        alpha,
+        a.required_max_sizes + b.required_max_sizes,
+        pad_width,
+        max(a.pad_height, b.pad_height),
+        max(a.pad_beyond, b.pad_beyond),
+    )

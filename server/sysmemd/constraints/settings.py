@@ -1,0 +1,238 @@
+"""Section 5 of `spec/constraints.md`: the settings, from what all need together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.sysmem2 import (
+    BufferMemorySettings,
+    Heap,
+    ImageFormatConstraints,
+    SingleBufferSettings,
+    SizeU,
+)
+
+from .cost import format_cost
+from .entry import Entry, WidthHeight
+from .formats import has_alpha_or_x, is_compatible_with_protected_memory, traits
+from .heaps import choose_domain, choose_heap
+from .model import MAX_BUFFER_COUNT, HeapProperties, Platform
+from .normalise import Needs
+from .padding import padded_size
+from .refusal import Breach, Rule
+from .sizes import U32_MAX, image_size, round_up
+
+_MEMORY = "buffer_memory_constraints"
+COUNT_FIELDS = (
+    "min_buffer_count_for_camping",
+    "min_buffer_count_for_dedicated_slack",
+    "min_buffer_count_for_shared_slack",
+    "min_buffer_count",
+)
+
+
+def choose_settings(
+    total: Needs,
+    platform: Platform,
+    *,
+    settings_only: bool = False,
+    tolerate_absence: bool = False,
+) -> tuple[SingleBufferSettings, int]:
+    """The settings, every field set, and the buffer count; Breach if there are none.
+
+    `settings_only` takes one buffer, `tolerate_absence` at least one.
+    """
+    count = 1 if settings_only else buffer_count(total, tolerate_absence=tolerate_absence)
+    if total.contiguous and platform.contiguous == "refuse":
+        raise Breach(Rule.CONTIGUOUS_REFUSED, f"{_MEMORY}.physically_contiguous_required")
+    heap = choose_heap(total, platform)
+    domain = choose_domain(total, heap)
+    entry = choose_format(total, heap, platform) if total.entries else None
+    size = total.min_size_bytes
+    padded = size
+    if entry is not None:
+        image = largest_image(entry)
+        if image.size_bytes > total.max_size_bytes:
+            raise _about(
+                entry,
+                Rule.IMAGE_OVER_MAX_BYTES,
+                ("required_max_size_list", f"{_MEMORY}.max_size_bytes"),
+                f"{image}, {image.size_bytes} bytes > {total.max_size_bytes}",
+            )
+        size = max(size, image.size_bytes)
+        padded = _padded(size, entry, total)
+    _check_limits(size, padded, count, platform)
+    buffer_settings = BufferMemorySettings(
+        size_bytes=size,
+        is_physically_contiguous=total.contiguous,
+        is_secure=total.secure,
+        coherency_domain=domain,
+        heap=Heap(heap_type=heap.heap_type, id=heap.id),
+        raw_vmo_size=round_up(padded, platform.page_size),
+    )
+    image_format = None if entry is None else _delivered(entry)
+    settings = SingleBufferSettings(
+        buffer_settings=buffer_settings, image_format_constraints=image_format
+    )
+    return settings, count
+
+
+def buffer_count(total: Needs, *, tolerate_absence: bool = False) -> int:
+    """5.1: what everybody keeps plus slack, at least min_buffer_count."""
+    count = max(total.camping + total.dedicated_slack + total.shared_slack, total.min_buffer_count)
+    if count == 0 and not tolerate_absence:
+        raise Breach(Rule.COUNT_ZERO, COUNT_FIELDS)
+    if count > total.max_buffer_count:
+        detail = f"{count} > {total.max_buffer_count}"
+        raise Breach(Rule.COUNT_OVER_MAX, (*COUNT_FIELDS, "max_buffer_count"), detail)
+    if count > MAX_BUFFER_COUNT:
+        raise Breach(Rule.COUNT_OVER_128, COUNT_FIELDS, f"{count} > {MAX_BUFFER_COUNT}")
+    return max(count, 1)
+
+
+def choose_format(total: Needs, heap: HeapProperties, platform: Platform) -> Entry:
+    """5.4: the cheapest format that can live in the heap, ties by format then modifier number."""
+    possible = [
+        entry
+        for entry in total.entries
+        if not heap.secure or is_compatible_with_protected_memory(entry.modifier)
+    ]
+    if not possible:
+        raise Breach(Rule.NO_PROTECTED_FORMAT, "pixel_format", f"heap {heap.heap_type} is secure")
+
+    def rank(entry: Entry) -> tuple[float, int, int]:
+        cost = format_cost(platform.cost_index, *entry.pair, total.usage)
+        return (cost, entry.pixel_format, entry.modifier)
+
+    return min(possible, key=rank)
+
+
+class RequiredImage(NamedTuple):
+    """An image that a buffer must be able to hold."""
+
+    width: int
+    height: int
+    bytes_per_row: int
+    size_bytes: int
+    #: The entry of required_max_size_list that asks for it; (0, 0) if the list is empty.
+    required: WidthHeight
+
+    def __str__(self) -> str:
+        return f"{self.width}×{self.height} with {self.bytes_per_row} bytes per row"
+
+
+def largest_image(entry: Entry) -> RequiredImage:
+    """5.5: the image among the required ones that takes most bytes."""
+    sizes = entry.terms.required_max_sizes or ((0, 0),)
+    return max((_required_image(entry, size) for size in sizes), key=lambda i: i.size_bytes)
+
+
+def _required_image(entry: Entry, required: WidthHeight) -> RequiredImage:
+    t = entry.terms
+    of = traits(*entry.pair)
+    fields: tuple[str, ...]
+    width = round_up(max(t.min_width, required[0]), t.align_width)
+    height = round_up(max(t.min_height, required[1]), t.align_height)
+    for axis, value, limit in (
+        ("width", width, t.max_width),
+        ("height", height, t.max_height),
+    ):
+        if value > limit:
+            fields = ("required_max_size_list", f"size_alignment.{axis}", f"max_size.{axis}")
+            raise _about(entry, Rule.REQUIRED_WIDTH, fields, f"{value} > {limit}")
+    row = round_up(max(of.stride_bytes * width, t.min_bytes_per_row), t.bytes_per_row_divisor)
+    if row > t.max_bytes_per_row:
+        fields = (
+            "required_max_size_list",
+            "min_bytes_per_row",
+            "bytes_per_row_divisor",
+            "max_bytes_per_row",
+        )
+        raise _about(entry, Rule.REQUIRED_ROW, fields, f"{row} > {t.max_bytes_per_row}")
+    limit = min(U32_MAX, t.max_width_times_height)
+    if width * height > limit:
+        fields = ("required_max_size_list", "min_size", "max_width_times_height")
+        raise _about(entry, Rule.REQUIRED_AREA, fields, f"{width}×{height} > {limit}")
+    size = image_size(*entry.pair, width, height, row)
+    if size is None:
+        fields = ("required_max_size_list", "min_size")
+        raise _about(entry, Rule.IMAGE_SIZE_UNDEFINED, fields, f"{width}×{height}, row {row}")
+    return RequiredImage(width, height, row, size, required)
+
+
+def _padded(size: int, entry: Entry, total: Needs) -> int:
+    """5.6: `size` with the padding that the entry asks for; the paddings overlap, they don't add."""
+    t = entry.terms
+    padded = size + t.pad_beyond
+    if t.pad_width > 1 or t.pad_height > 1:
+        blocks = padded_size(size, t, traits(*entry.pair))
+        if blocks is None:
+            detail = f"{t.pad_width}×{t.pad_height} for {size} bytes"
+            raise _about(entry, Rule.PADDING_UNDEFINED, ("pad_for_block_size",), detail)
+        padded = max(padded, blocks)
+    if padded > total.max_padded_bytes:
+        fields = (
+            "pad_for_block_size",
+            "pad_beyond_image_size_bytes",
+            f"{_MEMORY}.max_size_bytes",
+        )
+        detail = f"{padded} > {total.max_padded_bytes}"
+        raise _about(entry, Rule.PADDED_OVER_MAX_BYTES, fields, detail)
+    return padded
+
+
+def _check_limits(size: int, padded: int, count: int, platform: Platform) -> None:
+    """5.7: what this daemon allows."""
+    field = f"{_MEMORY}.min_size_bytes"
+    if padded > platform.max_buffer_bytes:
+        detail = f"{padded} > {platform.max_buffer_bytes}"
+        raise Breach(Rule.BUFFER_LIMIT, field, detail)
+    if padded * count > platform.max_collection_bytes:
+        detail = f"{padded} × {count} > {platform.max_collection_bytes}"
+        raise Breach(Rule.COLLECTION_LIMIT, (field, *COUNT_FIELDS), detail)
+    if platform.max_allocation_bytes is not None and size > platform.max_allocation_bytes:
+        detail = f"{size} > {platform.max_allocation_bytes}"
+        raise Breach(Rule.ALLOCATION_LIMIT, field, detail)
+
+
+def _about(entry: Entry, rule: Rule, fields: tuple[str, ...], detail: str) -> Breach:
+    breach = Breach(rule, fields, detail)
+    breach.pair = entry.pair
+    return breach
+
+
+def _delivered(entry: Entry) -> ImageFormatConstraints:
+    """The combined constraints as participants get them: every field set but for an open is_alpha_present."""
+    t = entry.terms
+    assert t.color_spaces is not None
+    alpha = t.is_alpha_present if has_alpha_or_x(entry.pixel_format) else None
+    return ImageFormatConstraints(
+        pixel_format=PixelFormat(entry.pixel_format),
+        pixel_format_modifier=_modifier(entry.modifier),
+        color_spaces=[ColorSpace(space) for space in sorted(t.color_spaces)],
+        min_size=SizeU(t.min_width, t.min_height),
+        max_size=SizeU(t.max_width, t.max_height),
+        min_bytes_per_row=t.min_bytes_per_row,
+        max_bytes_per_row=t.max_bytes_per_row,
+        max_width_times_height=t.max_width_times_height,
+        size_alignment=SizeU(t.align_width, t.align_height),
+        display_rect_alignment=SizeU(t.display_align_width, t.display_align_height),
+        required_min_size=SizeU(t.required_min_width, t.required_min_height),
+        required_max_size=SizeU(t.required_max_width, t.required_max_height),
+        bytes_per_row_divisor=t.bytes_per_row_divisor,
+        start_offset_divisor=t.start_offset_divisor,
+        require_bytes_per_row_at_pixel_boundary=t.at_pixel_boundary,
+        is_alpha_present=alpha,
+        required_max_size_list=[SizeU(width, height) for width, height in t.required_max_sizes],
+        pad_for_block_size=SizeU(t.pad_width, t.pad_height),
+        pad_beyond_image_size_bytes=t.pad_beyond,
+    )
+
+
+def _modifier(number: int) -> PixelFormatModifier | int:
+    """A member where the number has a name: AFBC takes combinations of bits that have none."""
+    try:
+        return PixelFormatModifier(number)
+    except ValueError:
+        return number

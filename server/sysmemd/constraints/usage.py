@@ -1,0 +1,78 @@
+"""How buffers are used, as five words of bits (`spec/constraints.md` 1, "Usage"; `spec/protocol.md`, Rights)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sysmem_protocol.sysmem2 import BufferUsage, CpuUsage, NoneUsage, VideoUsage, VulkanUsage
+
+
+class UsageBits(NamedTuple):
+    """A `BufferUsage` with un-set fields 0; hashable and cheap to combine."""
+
+    none: int = 0
+    cpu: int = 0
+    vulkan: int = 0
+    display: int = 0
+    video: int = 0
+
+    @classmethod
+    def of(cls, usage: BufferUsage | None) -> UsageBits:
+        """The bits of a table; an un-set table has none."""
+        if usage is None:
+            return cls()
+        return cls(
+            int(usage.none or 0),
+            int(usage.cpu or 0),
+            int(usage.vulkan or 0),
+            int(usage.display or 0),
+            int(usage.video or 0),
+        )
+
+    def __or__(self, other: UsageBits) -> UsageBits:
+        return UsageBits(
+            self.none | other.none,
+            self.cpu | other.cpu,
+            self.vulkan | other.vulkan,
+            self.display | other.display,
+            self.video | other.video,
+        )
+
+    @property
+    def uses(self) -> bool:
+        """Whether any bit other than those of `none` is set: somebody accesses the buffers."""
+        return bool(self.cpu or self.vulkan or self.display or self.video)
+
+
+#: What a participant without constraints is: it takes part but doesn't use the buffers.
+NO_USAGE = UsageBits(none=int(NoneUsage.NONE_USAGE))
+
+_CPU_WRITES = CpuUsage.WRITE | CpuUsage.WRITE_OFTEN
+_VULKAN_WRITES = (
+    VulkanUsage.IMAGE_TRANSFER_DST
+    | VulkanUsage.IMAGE_STORAGE
+    | VulkanUsage.IMAGE_COLOR_ATTACHMENT
+    | VulkanUsage.IMAGE_STENCIL_ATTACHMENT
+    | VulkanUsage.IMAGE_TRANSIENT_ATTACHMENT
+    | VulkanUsage.BUFFER_TRANSFER_DST
+    | VulkanUsage.BUFFER_STORAGE_TEXEL_BUFFER
+    | VulkanUsage.BUFFER_STORAGE_BUFFER
+)
+_VIDEO_WRITES = (
+    VideoUsage.HW_DECODER
+    | VideoUsage.HW_ENCODER
+    | VideoUsage.CAPTURE
+    | VideoUsage.DECRYPTOR_OUTPUT
+    | VideoUsage.HW_DECODER_INTERNAL
+)
+
+
+def usage_writes(usage: BufferUsage | None) -> bool:
+    """Whether a participant with this usage writes to buffers (`spec/protocol.md`, Rights).
+
+    Only those that do are given VMOs with the right to. No display usage writes.
+    """
+    bits = UsageBits.of(usage)
+    return bool(
+        bits.cpu & _CPU_WRITES or bits.vulkan & _VULKAN_WRITES or bits.video & _VIDEO_WRITES
+    )
