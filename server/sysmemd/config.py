@@ -7,6 +7,7 @@ error that names the key and the file. What the command line says wins over the 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,11 +15,16 @@ import msgspec
 from msgspec import Meta
 
 from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
-from sysmem_protocol.sysmem2 import MAX_HEAP_TYPE_BYTES
+from sysmem_protocol.sysmem2 import (
+    MAX_HEAP_TYPE_BYTES,
+    SYSTEM_RAM_HEAP,
+    BufferUsage,
+    CoherencyDomain,
+)
 
 U32 = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
-U64 = Annotated[int, Meta(ge=0, lt=1 << 63)]
-Positive = Annotated[int, Meta(ge=1, lt=1 << 63)]
+U64 = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Positive = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -61,12 +67,24 @@ class HeapSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     type: Annotated[str, Meta(min_length=1, max_length=MAX_HEAP_TYPE_BYTES)]
     id: U64 = 0
-    domains: Annotated[list[Domain], Meta(min_length=1)] = msgspec.field(
-        default_factory=lambda: ["cpu", "ram", "inaccessible"]
-    )
+    #: Un-set: all of them, or what a secure heap can do.
+    domains: Annotated[list[Domain], Meta(min_length=1)] | None = None
     secure: bool = False
     #: Bytes of all buffers in this heap together; un-set: no bound.
     max_bytes: Positive | None = None
+
+    def __post_init__(self) -> None:
+        if self.secure and self.domain_names() != ["inaccessible"]:
+            raise ValueError('a secure heap supports the domain "inaccessible" only')
+        is_system = (self.type, self.id) == (SYSTEM_RAM_HEAP.heap_type, 0)
+        if is_system and (self.secure or len(set(self.domain_names())) < len(CoherencyDomain)):
+            raise ValueError("the system heap supports all domains; only its max_bytes can be set")
+
+    def domain_names(self) -> list[Domain]:
+        """The domains, as given or by default."""
+        if self.domains is not None:
+            return self.domains
+        return ["inaccessible"] if self.secure else ["cpu", "ram", "inaccessible"]
 
 
 class UsageSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,6 +95,10 @@ class UsageSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     vulkan: U32 = 0
     display: U32 = 0
     video: U32 = 0
+
+    def table(self) -> BufferUsage:
+        """The bits as constraints have them."""
+        return BufferUsage(**msgspec.structs.asdict(self))
 
 
 class FormatCostSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -143,6 +165,17 @@ def load(path: Path | str) -> Config:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def override(config: Config, values: Mapping[str, object]) -> Config:
+    """A configuration with some of its top-level settings replaced, checked as those of a file are.
+
+    Raises :class:`ConfigError`.
+    """
+    try:
+        return msgspec.convert({**msgspec.to_builtins(config), **values}, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"command line: {error}") from None
 
 
 def _member(enum: type[PixelFormat] | type[PixelFormatModifier], value: str | int) -> int:

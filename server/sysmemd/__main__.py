@@ -1,0 +1,79 @@
+"""`sysmemd`: the daemon in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import msgspec
+import trio
+
+from . import config as configuration
+from . import daemon, log
+from .sockets import StartError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; what it says wins over the configuration file."""
+    made = argparse.ArgumentParser(
+        prog="sysmemd",
+        description="Lets several processes agree on one set of shared memory buffers.",
+    )
+    made.add_argument(
+        "--runtime-dir",
+        metavar="DIR",
+        help="where the sockets are (default: $SYSMEM_RUNTIME_DIR, $XDG_RUNTIME_DIR/sysmem, /run/sysmem)",
+    )
+    made.add_argument("--config", metavar="FILE.toml", help="settings; see docs/configuration.md")
+    made.add_argument("--log-format", choices=("json", "console"), help="how stderr is written")
+    made.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), help="the least that is said"
+    )
+    made.add_argument("--mode", metavar="0600", help="permissions of the sockets")
+    made.add_argument("--group", metavar="NAME", help="group of the sockets")
+    return made
+
+
+def configure(arguments: argparse.Namespace) -> configuration.Config:
+    """The file's settings with what the command line says put over them. Raises `ConfigError`."""
+    config = configuration.load(arguments.config) if arguments.config else configuration.Config()
+    given = {
+        "runtime_dir": arguments.runtime_dir,
+        "mode": arguments.mode,
+        "group": arguments.group,
+    }
+    logged = {"format": arguments.log_format, "level": arguments.log_level}
+    config = configuration.override(config, {key: v for key, v in given.items() if v is not None})
+    return msgspec.structs.replace(
+        config,
+        log=msgspec.structs.replace(
+            config.log, **{key: value for key, value in logged.items() if value is not None}
+        ),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon; its exit status. 0 after SIGTERM or SIGINT, 1 when it can't start, 2 for a wrong command line."""
+    arguments = parser().parse_args(argv)
+    try:
+        config = configure(arguments)
+    except configuration.ConfigError as error:
+        print(f"sysmemd: {error}", file=sys.stderr)
+        return 1
+    logger, writer = log.configure(config.log.format, config.log.level)
+    try:
+        trio.run(daemon.run, config, logger)
+    except StartError as error:
+        logger.error("can't start", reason=str(error))
+        return 1
+    except OSError as error:
+        logger.error("can't start", reason=f"{error}")
+        return 1
+    finally:
+        writer.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,346 @@
+"""One served channel: datagrams in, calls on its server, answers out.
+
+This is where the rules of `spec/protocol.md`, "What bad input gets", are kept. A connection knows nothing of
+collections: its :class:`Server` does. It knows nothing of trio either: somebody else (:class:`Reactor`) waits until the
+channel is readable or writable and then calls :meth:`Connection.receive` or :meth:`Connection.flush`, neither of which
+ever waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+from sysmem_protocol import codec
+from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.handles import Handle, describe, is_kind
+from sysmem_protocol.library import HandleKind, HandleType, Interface, Member, Method, Table
+from sysmem_protocol.message import SERVER_TXID, MalformedMessage, Message, parse
+from sysmem_protocol.sysmem2 import Allocator, Error
+
+from ..config import Limits
+from ..ports import Log
+from ..tree.ports import Misuse
+from .outbox import Outbox, OutboxFull
+
+#: Messages that one channel may have processed before the others get their turn.
+RECEIVE_BUDGET = 16
+
+_decoder = codec.Decoder()
+
+
+class Refused(Exception):
+    """A message broke a rule of the protocol: its channel closes, or its node fails. `str()` says which rule."""
+
+
+class Server(Protocol):
+    """What serves a connection: a method for each of its interface's, named alike, and these.
+
+    A method takes its request table, or nothing, and returns its answer: a table, None, an `Error`, or a
+    :class:`Deferred` that is answered later. It owns no handle that it doesn't take. It may raise :class:`Refused` or
+    the tree's :class:`Misuse`, which mean the same.
+    """
+
+    interface: ClassVar[type[Interface]]
+
+    def expect_message(self) -> None:
+        """Raise :class:`Refused` when no message at all may come any more."""
+
+    def refuse(self, reason: str) -> None:
+        """A rule was broken: end the channel and what depends on it."""
+
+    def peer_closed(self) -> None:
+        """The client's end is closed and everything that it sent was processed."""
+
+
+class Reactor(Protocol):
+    """Who waits for descriptors, so that nothing here has to."""
+
+    def serve(self, connection: Connection) -> None:
+        """Call `receive` whenever the connection is readable, until it is closed or no longer reading."""
+
+    def flush(self, connection: Connection) -> None:
+        """Call `flush` whenever the connection is writable, until it returns True."""
+
+    def closing(self, fd: int) -> None:
+        """A descriptor that may be waited for is about to close."""
+
+
+class Deferred:
+    """An answer that is made when it can be sent: once its maker is known, or never, if the connection closes first."""
+
+    __slots__ = ("_connection", "_make", "_method", "_txid")
+
+    def __init__(self, make: Callable[[], Table | Error | None] | None = None) -> None:
+        self._make = make
+
+    def bind(self, connection: Connection, method: Method, txid: int) -> None:
+        """Remember which call this answers, and answer it if that is possible already."""
+        self._connection = connection
+        self._method = method
+        self._txid = txid
+        if self._make is not None:
+            self.answer_with(self._make)
+
+    def answer_with(self, make: Callable[[], Table | Error | None]) -> None:
+        """Answer; `make` is called when the answer can be sent, once or more."""
+        self._connection.answer_with(self._method, self._txid, make)
+
+
+class Connection:
+    """The server end of one channel."""
+
+    def __init__(
+        self, channel: Channel, server: Server, reactor: Reactor, limits: Limits, log: Log
+    ) -> None:
+        """Become the owner of `channel` and have it served."""
+        self._channel = channel
+        self._server = server
+        self._reactor = reactor
+        self._log = log
+        self._max_calls = limits.max_unanswered_calls
+        self._outbox = Outbox(channel, limits.max_outbox_messages, limits.max_outbox_bytes)
+        self._calls: set[int] = set()
+        self.reading = True
+        self.closed = False
+        reactor.serve(self)
+
+    def fileno(self) -> int:
+        """The descriptor to wait for."""
+        return self._channel.fileno()
+
+    # --- in ---
+
+    def receive(self, budget: int = RECEIVE_BUDGET) -> bool:
+        """Process what has arrived, `budget` messages at most; False when nothing more is there for now."""
+        for _ in range(budget):
+            datagram = self._next() if self.reading else None
+            if datagram is None:
+                return False
+            self._process(*datagram)
+        return True
+
+    def receive_until(self, nonce: bytes) -> bool:
+        """Process everything up to the datagram `nonce`, which somebody sent to the other end.
+
+        False when it doesn't arrive, or the channel closes before.
+        """
+        while self.reading:
+            datagram = self._next()
+            if datagram is None:
+                return False
+            data, handles = datagram
+            if data == nonce:
+                for handle in handles:
+                    handle.close()
+                return True
+            self._process(data, handles)
+        return False
+
+    def _next(self) -> tuple[bytes, list[Handle]] | None:
+        try:
+            return self._channel.receive()
+        except PeerClosedError:
+            self.reading = False
+            self._server.peer_closed()
+        except MalformedMessage as error:
+            self._refuse(str(error))
+        except OSError as error:
+            self._refuse(f"receiving failed: {error}")
+        return None
+
+    def _process(self, data: bytes, handles: list[Handle]) -> None:
+        try:
+            message = parse(data, handles)
+        except MalformedMessage as error:
+            self._refuse(str(error))
+            return
+        try:
+            self._dispatch(message)
+        except (Refused, Misuse, OutboxFull) as error:
+            self._refuse(str(error))
+        except PeerClosedError:
+            pass  # it closed without waiting for the answer; what it sent before still counts
+        except OSError as error:
+            self._refuse(f"the daemon can't serve this now: {error}")
+        except Exception as error:
+            self._log.error("a message could not be served", exc_info=True)
+            self._refuse(f"internal error: {error!r}")
+        finally:
+            message.close()
+
+    def _dispatch(self, message: Message) -> None:
+        self._server.expect_message()
+        method = self._server.interface.methods.get(message.ordinal)
+        if method is None:
+            name = self._server.interface.__name__
+            raise Refused(f"{name} has no method with ordinal {message.ordinal:#018x}")
+        try:
+            self._check_txid(method, message)
+            request = _decoder.request(method, message.body, message.handles)
+        except codec.DecodeError as error:
+            raise Refused(f"{method}: {error}") from None
+        try:
+            answer = self._call(method, request)
+        finally:
+            if request is not None:
+                for name in _handle_members(method):
+                    handle = getattr(request, name)
+                    if handle is not None:
+                        handle.close()
+        if not method.two_way:
+            return
+        if isinstance(answer, Deferred):
+            answer.bind(self, method, message.txid)
+        else:
+            self.answer(method, message.txid, answer)
+
+    def _check_txid(self, method: Method, message: Message) -> None:
+        txid = message.txid
+        if message.more:
+            raise Refused(f"{method}: only answers may be split")
+        if not method.two_way:
+            if txid:
+                raise Refused(f"{method} is one-way, but has the txid {txid:#x}")
+            return
+        if not txid or txid & SERVER_TXID:
+            raise Refused(f"{method} needs a txid from 1 to {SERVER_TXID - 1:#x}, not {txid:#x}")
+        if txid in self._calls:
+            raise Refused(f"{method}: the call with txid {txid:#x} hasn't been answered yet")
+        if len(self._calls) >= self._max_calls:
+            raise Refused(f"more than {self._max_calls} calls wait for their answer")
+        self._calls.add(txid)
+
+    def _call(self, method: Method, request: Table | None) -> Any:
+        flaw = None if request is None else _flaw(method, request)
+        if flaw is not None:
+            if method is Allocator.get_vmo_info:
+                self._log.info("a call was answered with an error", method=str(method), reason=flaw)
+                return Error.PROTOCOL_DEVIATION
+            raise Refused(f"{method}: {flaw}")
+        serve = getattr(self._server, method.name)
+        return serve() if request is None else serve(request)
+
+    # --- out ---
+
+    def answer(self, method: Method, txid: int, answer: Table | Error | None) -> None:
+        """Send the answer to a call; owns its handles."""
+        self._calls.discard(txid)
+        message = _message(method, txid, answer)
+        if self.closed:
+            message.close()
+            return
+        self._outbox.put(message)
+        self._flush_later()
+
+    def answer_with(
+        self, method: Method, txid: int, make: Callable[[], Table | Error | None]
+    ) -> None:
+        """Send the answer to an earlier call, made when it can be sent. Nothing is raised."""
+        self._calls.discard(txid)
+        if self.closed:
+            return
+        try:
+            self._outbox.put_later(lambda: _message(method, txid, make()))
+        except PeerClosedError:
+            return  # reading finds that out too, after what the client had sent
+        except (OSError, OutboxFull) as error:
+            self._refuse(f"answering failed: {error}")
+            return
+        self._flush_later()
+
+    def _flush_later(self) -> None:
+        if self._outbox:
+            self._reactor.flush(self)
+
+    def flush(self) -> bool:
+        """Send what waits; True when there is nothing left to do."""
+        if self.closed:
+            return True
+        try:
+            done = self._outbox.flush()
+        except PeerClosedError:
+            self._outbox.close()
+            done = True
+        except OSError as error:
+            self._outbox.close()
+            self._refuse(f"answering failed: {error}")
+            return True
+        if done and not self.reading:
+            self.close()
+        return done
+
+    # --- the end ---
+
+    def shutdown_sending(self) -> None:
+        """Let the client see this end closed, while it can still be heard."""
+        self._channel.shutdown_sending()
+
+    def finish(self) -> None:
+        """Process nothing more, and close once the client has been sent what waits for it."""
+        self.reading = False
+        if self.closed:
+            return
+        if not self._outbox:
+            self.close()
+
+    def close(self) -> None:
+        """Close at once; answers that wait are dropped. Idempotent."""
+        self.reading = False
+        if self.closed:
+            return
+        self.closed = True
+        self._outbox.close()
+        self._reactor.closing(self._channel.fileno())
+        self._channel.close()
+
+    def _refuse(self, reason: str) -> None:
+        if self.reading:
+            self.reading = False
+            self._server.refuse(reason)
+
+
+# --- helpers ------------------------------------------------------------------------------------------------------
+
+
+def _message(method: Method, txid: int, answer: Table | Error | None) -> Message:
+    body, handles = codec.encode_response(method, answer)
+    return Message(txid, method.ordinal, body, handles)
+
+
+_members_with_handles: dict[Method, tuple[Member, ...]] = {}
+
+
+def _handle_fields(method: Method) -> tuple[Member, ...]:
+    found = _members_with_handles.get(method)
+    if found is None:
+        members = method.request.members if method.request else ()
+        found = tuple(m for m in members if isinstance(m.field.type, HandleType))
+        _members_with_handles[method] = found
+    return found
+
+
+def _handle_members(method: Method) -> list[str]:
+    return [member.name for member in _handle_fields(method)]
+
+
+def _flaw(method: Method, request: Table) -> str | None:
+    """What is wrong with a request that decoded: a required field that is un-set, a handle of the wrong kind."""
+    for name in request.missing():
+        return f"$.{name} is required"
+    for member in _handle_fields(method):
+        handle = getattr(request, member.name)
+        kind = member.field.type
+        assert isinstance(kind, HandleType)
+        if handle is not None and not is_kind(handle.fileno(), kind.kind):
+            return f"$.{member.name} must be {_WANTED[kind.kind]}, not {describe(handle.fileno())}"
+    return None
+
+
+_WANTED = {
+    HandleKind.CLIENT_END: "a SOCK_SEQPACKET Unix socket",
+    HandleKind.SERVER_END: "one end of a connected, nameless SOCK_SEQPACKET pair",
+    HandleKind.EVENTPAIR: "one end of a connected, nameless SOCK_STREAM or SOCK_SEQPACKET pair",
+    HandleKind.VMO: "a memfd or regular file",
+    HandleKind.EVENT: "an event",
+}

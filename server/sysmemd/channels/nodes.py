@@ -1,0 +1,336 @@
+"""Tokens, collections and groups as clients see them: each request is a call on the node in the tree.
+
+What a request means, and whether it may come now, the tree decides; here are only the things that the tree has no
+notion of: descriptors, channel names, calls that are answered later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import ClassVar, cast
+
+from sysmem_protocol import sysmem2
+from sysmem_protocol.handles import Handle, channel_pair
+from sysmem_protocol.library import Interface
+from sysmem_protocol.sysmem2 import Error, Rights
+
+from ..memory import Buffers
+from ..ports import ClientInfo, NoMemoryError
+from ..tree import Allocated, Node, NodeChannel, NotInCollection
+from .connection import Connection, Deferred, Refused
+from .service import Service, is_event
+
+
+class NodeServer:
+    """What the three kinds have in common: the interface `Node`, and the node's channel as the tree uses it."""
+
+    interface: ClassVar[type[Interface]] = sysmem2.Node
+
+    def __init__(self, service: Service, server_end: Handle) -> None:
+        """Take over `server_end`. The node is set by whoever makes it, before any message is processed.
+
+        Raises :class:`Refused` when the server end can't be named.
+        """
+        self._service = service
+        self.koid, channel = service.name_server_end(server_end)
+        self.log = service.log.bind(channel=self.interface.__name__, koid=self.koid)
+        self.node: Node
+        self.connection: Connection = service.connect(channel, self, self.log)
+        self._gone = False
+
+    def discard(self) -> None:
+        """The node wasn't made after all: close the channel."""
+        self._gone = True
+        self.connection.close()
+
+    # --- the connection's server ---
+
+    def expect_message(self) -> None:
+        self.node.expect_message()
+
+    def refuse(self, reason: str) -> None:
+        if self._gone:
+            self.connection.close()
+        else:
+            self.node.fail(reason)
+
+    def peer_closed(self) -> None:
+        if self._gone:
+            self.connection.close()
+        else:
+            self.node.client_closed()
+
+    # --- the tree's channel ---
+
+    def allocated(self) -> None:
+        """Only collections have calls that wait for that."""
+
+    def close(self) -> None:
+        """The node has left the tree, or its client left it in peace."""
+        self._gone = True
+        self.connection.finish()
+
+    # --- Node ---
+
+    def sync(self) -> None:
+        pass
+
+    def release(self) -> None:
+        self.node.release()
+        self.connection.shutdown_sending()
+
+    def set_name(self, request: sysmem2.NodeSetNameRequest) -> None:
+        assert request.priority is not None
+        assert request.name is not None
+        self.node.set_name(request.priority, request.name)
+
+    def set_debug_client_info(self, request: sysmem2.SetDebugClientInfoRequest) -> None:
+        self.node.set_debug_client_info(client_info(request))
+
+    def set_debug_timeout_log_deadline(
+        self, request: sysmem2.NodeSetDebugTimeoutLogDeadlineRequest
+    ) -> None:
+        assert request.deadline is not None
+        self.node.set_debug_timeout_log_deadline(request.deadline)
+
+    def set_verbose_logging(self) -> None:
+        self.node.set_verbose_logging()
+
+    def get_node_ref(self) -> sysmem2.NodeGetNodeRefResponse:
+        return sysmem2.NodeGetNodeRefResponse(node_ref=self._service.node_refs.of(self.node))
+
+    def is_alternate_for(
+        self, request: sysmem2.NodeIsAlternateForRequest
+    ) -> sysmem2.NodeIsAlternateForResponse | Error:
+        assert request.node_ref is not None
+        other = self._service.node_refs.node(request.node_ref)
+        if other is None:
+            return Error.NOT_FOUND if is_event(request.node_ref) else Error.PROTOCOL_DEVIATION
+        try:
+            return sysmem2.NodeIsAlternateForResponse(
+                is_alternate=self.node.is_alternate_for(other)
+            )
+        except NotInCollection:
+            return Error.NOT_FOUND
+
+    def get_buffer_collection_id(self) -> sysmem2.NodeGetBufferCollectionIdResponse:
+        return sysmem2.NodeGetBufferCollectionIdResponse(
+            buffer_collection_id=self.node.collection.id
+        )
+
+    def set_weak(self) -> None:
+        self.node.set_weak()
+
+    def set_weak_ok(self, request: sysmem2.NodeSetWeakOkRequest) -> None:
+        self.node.set_weak_ok(bool(request.for_child_nodes_also))
+
+    def attach_node_tracking(self, request: sysmem2.NodeAttachNodeTrackingRequest) -> None:
+        assert request.server_end is not None
+        self.node.attach_node_tracking(Handle(request.server_end.take()))
+
+
+class TokenServer(NodeServer):
+    """A token; also the parent of whatever it is duplicated into."""
+
+    interface = sysmem2.BufferCollectionToken
+
+    def __init__(self, service: Service, server_end: Handle) -> None:
+        super().__init__(service, server_end)
+        service.tokens[self.koid] = self
+
+    def close(self) -> None:
+        self._forget()
+        super().close()
+
+    def discard(self) -> None:
+        self._forget()
+        super().discard()
+
+    def _forget(self) -> None:
+        self._service.tokens.pop(self.koid, None)
+
+    def turn_in(self, collection: CollectionServer, client: ClientInfo | None) -> None:
+        """Become a collection, served by another channel; this one closes.
+
+        Raises :class:`Misuse` for a token that was released; nothing has changed then.
+        """
+        collection.node = self.node
+        self.node.bind(collection, client)
+        self._forget()
+        self._gone = True
+        self.connection.finish()
+
+    def duplicate_sync(self, request: sysmem2.CreateTokensRequest) -> sysmem2.CreateTokensResponse:
+        assert request.rights_attenuation_masks is not None
+        return _create_tokens(
+            self._service, request.rights_attenuation_masks, self.node.duplicate_sync
+        )
+
+    def duplicate(self, request: sysmem2.BufferCollectionTokenDuplicateRequest) -> None:
+        assert request.token_request is not None
+        assert request.rights_attenuation_mask is not None
+        child = TokenServer(self._service, request.token_request)
+        _adopt(child, partial(self.node.duplicate, child, request.rights_attenuation_mask))
+
+    def set_dispensable(self) -> None:
+        self.node.set_dispensable()
+
+    def create_buffer_collection_token_group(
+        self, request: sysmem2.BufferCollectionTokenCreateBufferCollectionTokenGroupRequest
+    ) -> None:
+        assert request.group_request is not None
+        child = GroupServer(self._service, request.group_request)
+        _adopt(child, partial(self.node.create_group, child))
+
+
+class CollectionServer(NodeServer):
+    """One participant's view of a collection."""
+
+    interface = sysmem2.BufferCollection
+
+    def __init__(self, service: Service, server_end: Handle) -> None:
+        super().__init__(service, server_end)
+        self._waiting: list[Deferred] = []
+
+    def allocated(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            call.answer_with(self._buffers)
+
+    def set_constraints(self, request: sysmem2.BufferCollectionSetConstraintsRequest) -> None:
+        must_match = None
+        if request.must_match_vmo is not None:
+            known = self._service.memory.identify(request.must_match_vmo.fileno())
+            if known is None:
+                raise Refused("$.must_match_vmo is no VMO of this daemon's")
+            must_match = known.settings
+        self.node.set_constraints(request.constraints, must_match)
+
+    def wait_for_all_buffers_allocated(self) -> Deferred:
+        self.node.wait_for_all_buffers_allocated()
+        if self.node.outcome is not None:
+            return Deferred(self._buffers)
+        call = Deferred()
+        self._waiting.append(call)
+        return call
+
+    def check_all_buffers_allocated(self) -> Error | None:
+        return self.node.check_all_buffers_allocated()
+
+    def attach_token(self, request: sysmem2.BufferCollectionAttachTokenRequest) -> None:
+        assert request.token_request is not None
+        assert request.rights_attenuation_mask is not None
+        child = TokenServer(self._service, request.token_request)
+        _adopt(child, partial(self.node.attach_token, child, request.rights_attenuation_mask))
+
+    def attach_lifetime_tracking(
+        self, request: sysmem2.BufferCollectionAttachLifetimeTrackingRequest
+    ) -> None:
+        assert request.server_end is not None
+        assert request.buffers_remaining is not None
+        self.node.attach_lifetime_tracking(
+            Handle(request.server_end.take()), request.buffers_remaining
+        )
+
+    def _buffers(self) -> sysmem2.BufferCollectionWaitForAllBuffersAllocatedResponse | Error:
+        """What a wait is answered with: this participant's own descriptors to every buffer."""
+        outcome = self.node.outcome
+        if not isinstance(outcome, Allocated):
+            return Error.UNSPECIFIED if outcome is None else outcome
+        buffers = cast("Buffers", outcome.buffers)  # the tree only knows what it needs of them
+        try:
+            delivered = buffers.hand_out(
+                outcome.rights,
+                weak=outcome.weak,
+                client=self.node.client,
+                delivers_vmo=outcome.delivers_vmo,
+            )
+        except NoMemoryError as error:
+            self.log.error("buffers can't be handed out", reason=str(error))
+            return Error.NO_MEMORY
+        return sysmem2.BufferCollectionWaitForAllBuffersAllocatedResponse(
+            buffer_collection_info=sysmem2.BufferCollectionInfo(
+                settings=outcome.settings,
+                buffers=[
+                    sysmem2.VmoBuffer(
+                        vmo=buffer.vmo, vmo_usable_start=0, close_weak_asap=buffer.close_weak_asap
+                    )
+                    for buffer in delivered
+                ],
+                buffer_collection_id=self.node.collection.id,
+            )
+        )
+
+
+class GroupServer(NodeServer):
+    """A choice among tokens."""
+
+    interface = sysmem2.BufferCollectionTokenGroup
+
+    def create_child(self, request: sysmem2.BufferCollectionTokenGroupCreateChildRequest) -> None:
+        assert request.token_request is not None
+        mask = request.rights_attenuation_mask
+        if mask is None:
+            mask = Rights.SAME_RIGHTS
+        child = TokenServer(self._service, request.token_request)
+        _adopt(child, partial(self.node.create_child, child, mask))
+
+    def create_children_sync(
+        self, request: sysmem2.CreateTokensRequest
+    ) -> sysmem2.CreateTokensResponse:
+        assert request.rights_attenuation_masks is not None
+        return _create_tokens(
+            self._service, request.rights_attenuation_masks, self.node.create_children_sync
+        )
+
+    def all_children_present(self) -> None:
+        self.node.all_children_present()
+
+
+# --- helpers ------------------------------------------------------------------------------------------------------
+
+
+def client_info(request: sysmem2.SetDebugClientInfoRequest) -> ClientInfo:
+    """Who a client says it is; an un-set id is 0."""
+    return ClientInfo(request.name or "", request.id or 0)
+
+
+def _adopt(child: NodeServer, make: Callable[[], Node]) -> None:
+    """Have the tree make the node of a new server, or discard that."""
+    try:
+        child.node = make()
+    except BaseException:
+        child.discard()
+        raise
+
+
+def _create_tokens(
+    service: Service,
+    masks: Sequence[int],
+    make: Callable[[Sequence[NodeChannel], Sequence[int]], list[Node]],
+) -> sysmem2.CreateTokensResponse:
+    """A token for each mask, and their client ends. All of them or none."""
+    client_ends: list[Handle] = []
+    children: list[TokenServer] = []
+    try:
+        for _ in masks:
+            client_end, server_end = map(Handle, _detached_pair())
+            client_ends.append(client_end)
+            with server_end:
+                children.append(TokenServer(service, server_end))
+        nodes = make(children, masks)
+    except BaseException:
+        for child in children:
+            child.discard()
+        for client_end in client_ends:
+            client_end.close()
+        raise
+    for child, node in zip(children, nodes, strict=True):
+        child.node = node
+    return sysmem2.CreateTokensResponse(tokens=client_ends)
+
+
+def _detached_pair() -> tuple[int, int]:
+    client_end, server_end = channel_pair()
+    return client_end.detach(), server_end.detach()

@@ -1,0 +1,176 @@
+"""What all channels of a daemon share: names for server ends, the tokens that can be turned in, proofs of nodes.
+
+A server end gets a name that its client end sees with getpeername(): `\\0sysmem/<random per daemon>/<koid>`. A client
+end that arrives later says by that name which node it claims to be, and a nonce sent through it proves the claim
+(`spec/linux.md`, Which node is this client end?).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import stat
+import time
+from typing import TYPE_CHECKING, cast
+
+from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.handles import Handle
+
+from ..config import Limits
+from ..constraints import Platform
+from ..memory import Memory
+from ..ports import Clock, Log
+from ..tree import Node
+from .connection import Connection, Reactor, Refused, Server
+
+if TYPE_CHECKING:
+    from .nodes import TokenServer
+
+#: Which object a descriptor refers to.
+_Identity = tuple[int, int]
+
+_NONCE_BYTES = 32
+#: How often the queue to a token is emptied to make room for a nonce, before whoever keeps filling it is refused.
+_NONCE_ATTEMPTS = 16
+
+
+class NodeRefs:
+    """Proofs of nodes: for each node that was asked for one an unforgeable object, the read end of a pipe."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[_Identity, Node] = {}
+
+    def of(self, node: Node) -> Handle:
+        """A node's ref, a descriptor to give to a client. A node has one ref for life, through bind and release.
+
+        Raises `OSError` when the daemon has no descriptor left.
+        """
+        if node.ref is None:
+            near, far = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            os.close(far)
+            self._nodes[_identity(near)] = node
+            node.ref = _Ref(Handle(near), self._nodes)
+        return cast("_Ref", node.ref).handle.duplicate()
+
+    def node(self, handle: Handle) -> Node | None:
+        """The node that a ref proves; None for any other object, and for a node that has left the tree."""
+        return self._nodes.get(_identity(handle.fileno()))
+
+
+class _Ref:
+    """What the tree keeps for a node and closes when that leaves."""
+
+    def __init__(self, handle: Handle, nodes: dict[_Identity, Node]) -> None:
+        self.handle = handle
+        self._nodes = nodes
+
+    def close(self) -> None:
+        if not self.handle.closed:
+            del self._nodes[_identity(self.handle.fileno())]
+            self.handle.close()
+
+
+class CollectionIds:
+    """Collection ids: unique per boot, also among daemons that ran before (`spec/allocation.md`, The tree).
+
+    An id is the time since boot in nanoseconds, or one more than the last when that is no later.
+    """
+
+    def __init__(self) -> None:
+        self._last = 1
+
+    def __next__(self) -> int:
+        self._last = max(self._last + 1, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        return self._last
+
+
+class Service:
+    """The state that channels share, and the ports through which they act."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        platform: Platform,
+        memory: Memory,
+        clock: Clock,
+        reactor: Reactor,
+        log: Log,
+    ) -> None:
+        self.limits = limits
+        self.platform = platform
+        self.memory = memory
+        self.clock = clock
+        self.reactor = reactor
+        self.log = log
+        #: Tokens that can be turned in, by the koid of their server end.
+        self.tokens: dict[int, TokenServer] = {}
+        self.node_refs = NodeRefs()
+        self.collection_ids = CollectionIds()
+        self._koids = itertools.count(1)
+        self._prefix = b"\0sysmem/%s/" % secrets.token_hex(8).encode()
+
+    def name_server_end(self, handle: Handle) -> tuple[int, Channel]:
+        """Take over a server end that arrived, and name it; its koid and channel.
+
+        Raises :class:`Refused` when it has a name already.
+        """
+        channel = Channel(handle.take())
+        koid = next(self._koids)
+        try:
+            channel.bind(self._prefix + str(koid).encode())
+        except OSError as error:
+            channel.close()
+            raise Refused(f"the server end can't be named: {error}") from None
+        return koid, channel
+
+    def connect(self, channel: Channel, server: Server, log: Log) -> Connection:
+        """Have a channel served."""
+        return Connection(channel, server, self.reactor, self.limits, log)
+
+    def find_token(self, client_end: Handle) -> TokenServer | None:
+        """The token whose client end this is, once everything sent on it before has been processed.
+
+        None for whatever isn't the client end of a live, un-bound token. The descriptor is closed in every case.
+        """
+        channel = Channel(client_end.take())
+        try:
+            server = self._named(channel.peer_name())
+            if server is None:
+                return None
+            nonce = secrets.token_bytes(_NONCE_BYTES)
+            for _ in range(_NONCE_ATTEMPTS):
+                try:
+                    sent = channel.send(nonce)
+                except (PeerClosedError, OSError):
+                    return None
+                if sent:
+                    return server if server.connection.receive_until(nonce) else None
+                if server.connection.receive(budget=self.limits.max_outbox_messages):
+                    continue
+                if not server.connection.reading:
+                    return None
+            return None
+        finally:
+            channel.close()
+
+    def _named(self, name: bytes) -> TokenServer | None:
+        koid = name.removeprefix(self._prefix)
+        if koid == name or not koid.isdigit():
+            return None
+        return self.tokens.get(int(koid))
+
+
+def is_event(handle: Handle) -> bool:
+    """Whether a descriptor is of the type of a node_ref, or an eventfd."""
+    fd = handle.fileno()
+    return (
+        stat.S_ISFIFO(os.fstat(fd).st_mode)
+        or os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]"
+    )
+
+
+def _identity(fd: int) -> _Identity:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino

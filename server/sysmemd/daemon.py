@@ -1,0 +1,240 @@
+"""The daemon: the only place that knows trio. It waits; what is to be done then is decided elsewhere.
+
+One task a channel waits until that is readable, one more while answers wait to be sent. A task accepts connections, one
+waits for the kernel's news about buffers, one for the clock, one for signals. Nothing polls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import signal
+import socket
+import struct
+from collections.abc import Callable
+
+import trio
+
+from sysmem_protocol.channel import Channel
+from sysmem_protocol.library import Interface
+from sysmem_protocol.runtime import runtime_dir
+from sysmem_protocol.sysmem2 import DISCOVERABLE, Allocator, CoherencyDomain
+
+from .channels import AllocatorServer, Connection, Service
+from .clock import TrioClock
+from .config import Config, HeapSection
+from .constraints import FormatCost, HeapProperties, Platform, merge_format_costs
+from .memory import (
+    SYSTEM_RAM,
+    HeapSettings,
+    Memory,
+    MemfdHeap,
+    attenuation_is_advisory,
+    missing_requirements,
+)
+from .ports import Log
+from .sockets import StartError, listeners, notify
+
+#: What accepting fails with when something has run out. It is tried again when a channel closed, or after this long.
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+_EXHAUSTED_SECONDS = 1.0
+#: Process, user and group of a peer.
+_UCRED = struct.Struct("iII")
+
+
+class TrioReactor:
+    """Waits for channels; a :class:`sysmemd.channels.Reactor`."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._connections: set[Connection] = set()
+        self._flushing: set[Connection] = set()
+        self.closed_one = trio.Event()
+
+    def serve(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        self._nursery.start_soon(self._serve, connection)
+
+    def flush(self, connection: Connection) -> None:
+        if connection not in self._flushing:
+            self._flushing.add(connection)
+            self._nursery.start_soon(self._flush, connection)
+
+    def closing(self, fd: int) -> None:
+        trio.lowlevel.notify_closing(fd)
+        self.closed_one.set()
+
+    def close(self) -> None:
+        """Close every channel."""
+        for connection in list(self._connections):
+            connection.close()
+
+    async def _serve(self, connection: Connection) -> None:
+        try:
+            while connection.reading:
+                if connection.receive():
+                    await trio.lowlevel.checkpoint()  # the others' turn
+                elif connection.reading:
+                    with contextlib.suppress(trio.ClosedResourceError):
+                        await trio.lowlevel.wait_readable(connection.fileno())
+        finally:
+            self._connections.discard(connection)
+
+    async def _flush(self, connection: Connection) -> None:
+        try:
+            while not connection.flush():
+                with contextlib.suppress(trio.ClosedResourceError):
+                    await trio.lowlevel.wait_writable(connection.fileno())
+        finally:
+            self._flushing.discard(connection)
+
+
+def platform(config: Config) -> Platform:
+    """What the constraint engine is told of this daemon."""
+    return Platform(
+        heaps=tuple(
+            HeapProperties(heap.heap_type, heap.id, heap.domains, heap.secure)
+            for heap in heap_settings(config)
+        ),
+        format_costs=merge_format_costs(
+            FormatCost(
+                pixel_format=entry.format_number(),
+                pixel_format_modifier=entry.modifier_number(),
+                usage=entry.usage.table(),
+                cost=entry.cost,
+            )
+            for entry in config.format_cost
+        ),
+        page_size=resource.getpagesize(),
+        contiguous=config.memory.contiguous,
+        max_buffer_bytes=config.limits.max_buffer_bytes,
+        max_collection_bytes=config.limits.max_collection_bytes,
+        max_allocation_bytes=config.limits.max_allocation_bytes,
+    )
+
+
+def heap_settings(config: Config) -> list[HeapSettings]:
+    """The configured heaps, and the system's if it isn't among them."""
+    heaps = [_heap(section) for section in config.heap]
+    if not any((heap.heap_type, heap.id) == (SYSTEM_RAM.heap_type, 0) for heap in heaps):
+        heaps.insert(0, SYSTEM_RAM)
+    return heaps
+
+
+def _heap(section: HeapSection) -> HeapSettings:
+    return HeapSettings(
+        heap_type=section.type,
+        id=section.id,
+        domains=frozenset(CoherencyDomain[name.upper()] for name in section.domain_names()),
+        secure=section.secure,
+        max_bytes=section.max_bytes,
+    )
+
+
+def _raise_descriptor_limit(log: Log) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    log.debug("descriptor limit", limit=hard)
+
+
+async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Serve until SIGTERM or SIGINT, or until cancelled; all nodes then see peer-closed and the sockets are gone.
+
+    `on_ready` is called once the service sockets accept. Raises :class:`StartError` when serving can't begin.
+    """
+    if missing := missing_requirements():
+        raise StartError("; ".join(missing))
+    _raise_descriptor_limit(log)
+    clock = TrioClock(log)
+    memory = Memory(
+        [MemfdHeap(heap) for heap in heap_settings(config)],
+        allocation=config.memory.allocation,
+        clock=clock,
+        log=log,
+    )
+    with contextlib.closing(memory):
+        with listeners(
+            DISCOVERABLE,
+            runtime_dir(config.runtime_dir),
+            mode=config.socket_mode(),
+            group=config.group,
+            environ=os.environ,
+            log=log,
+        ) as sockets:
+            await _serve(config, sockets, memory, clock, log, on_ready)
+
+
+async def _serve(
+    config: Config,
+    sockets: dict[type[Interface], socket.socket],
+    memory: Memory,
+    clock: TrioClock,
+    log: Log,
+    on_ready: Callable[[], None],
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            reactor = TrioReactor(nursery)
+            service = Service(
+                limits=config.limits,
+                platform=platform(config),
+                memory=memory,
+                clock=clock,
+                reactor=reactor,
+                log=log,
+            )
+            try:
+                nursery.start_soon(clock.run)
+                nursery.start_soon(_follow_memory, memory)
+                nursery.start_soon(_accept, sockets[Allocator], service, reactor)
+                log.info(
+                    "serving", runtime_dir=str(runtime_dir(config.runtime_dir)), pid=os.getpid()
+                )
+                notify(os.environ, "READY=1")
+                on_ready()
+                async for number in signals:
+                    log.info("stopping", signal=signal.Signals(number).name)
+                    break
+            finally:
+                notify(os.environ, "STOPPING=1")
+                reactor.close()
+                nursery.cancel_scope.cancel()
+
+
+async def _follow_memory(memory: Memory) -> None:
+    while True:
+        await trio.lowlevel.wait_readable(memory.fileno())
+        memory.process_events()
+
+
+async def _accept(listener: socket.socket, service: Service, reactor: TrioReactor) -> None:
+    listener.setblocking(False)
+    advised = False
+    while True:
+        await trio.lowlevel.wait_readable(listener.fileno())
+        reactor.closed_one = trio.Event()
+        try:
+            accepted, _ = listener.accept()
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                service.log.error("a connection has to wait", reason=str(error))
+                with trio.move_on_after(_EXHAUSTED_SECONDS):
+                    await reactor.closed_one.wait()
+            continue  # any other error is the connection's, which is gone
+        if not advised and attenuation_is_advisory(_uid(accepted)):
+            advised = True
+            service.log.warning(
+                "rights are advisory for clients of the daemon's own user: they can reopen what they are given "
+                "through /proc. Give the daemon a user of its own",
+                uid=os.geteuid(),
+            )
+        AllocatorServer(service, Channel(accepted.detach()))
+
+
+def _uid(accepted: socket.socket) -> int:
+    credentials = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    uid: int = _UCRED.unpack(credentials)[1]
+    return uid
