@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sysmem_protocol.sysmem2 import BufferCollectionConstraints, Error, SingleBufferSettings
 
-from ..constraints.model import Participant
+from ..constraints import Participant
 from ..ports import ClientInfo, Closeable
 from .census import PrunedSubtree
 from .describe import Level
