@@ -8,6 +8,7 @@ import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sysmem_protocol.strict import HANDLE_TAG, MAX_DEPTH, NotStrictError, examine
 
 
