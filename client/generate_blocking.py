@@ -1,0 +1,65 @@
+"""Write the blocking face from the async one: `python client/generate_blocking.py`, with `--check` only compare.
+
+Each module below is the async one without `async` and `await`, with the names of the blocking face. Paragraphs of
+docstrings that begin with "Cancellation:" speak of tasks only and are left out.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent / "sysmem"
+MODULES = ("allocator.py", "channel_object.py", "nodes.py")
+HEADER = "# Made from _async/{name} by client/generate_blocking.py; change that one.\n\n"
+RULES = (
+    (r"\basync (?=def|with|for)", ""),
+    (r"\bawait ", ""),
+    (r"\bAsyncEventPair\b", "BlockingEventPair"),
+    (r"\n\n +Cancellation:.*?(?=\n\n|\n +\"\"\"|\"\"\")", ""),
+)
+
+
+def blocking(name: str) -> str:
+    """The text of a module of the blocking face."""
+    text = (PACKAGE / "_async" / name).read_text()
+    for pattern, replacement in RULES:
+        text = re.sub(pattern, replacement, text, flags=re.DOTALL)
+    text = HEADER.format(name=name) + text
+    for step in (["check", "--select=I", "--fix", "--quiet"], ["format", "--quiet"]):
+        command = [
+            sys.executable,
+            "-m",
+            "ruff",
+            *step,
+            "--stdin-filename",
+            f"{PACKAGE}/_blocking/{name}",
+            "-",
+        ]
+        text = subprocess.run(
+            command, input=text, capture_output=True, text=True, check=True
+        ).stdout
+    return text
+
+
+def main() -> int:
+    """Write what differs, or with `--check` tell about it; the exit status."""
+    check = "--check" in sys.argv[1:]
+    status = 0
+    for name in MODULES:
+        path = PACKAGE / "_blocking" / name
+        made = blocking(name)
+        if path.exists() and path.read_text() == made:
+            continue
+        if check:
+            print(f"{path} isn't what client/generate_blocking.py makes")
+            status = 1
+        else:
+            path.write_text(made)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

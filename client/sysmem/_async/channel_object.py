@@ -1,0 +1,168 @@
+"""What every object with a channel can do, and how its methods talk."""
+
+from __future__ import annotations
+
+import socket
+import warnings
+from typing import Any, ClassVar, Self, TypeVar
+
+from sysmem_protocol import sysmem2 as m
+from sysmem_protocol.channel import PeerClosedError
+from sysmem_protocol.codec import DecodeError, Decoder
+from sysmem_protocol.handles import Handle, describe, is_seqpacket
+from sysmem_protocol.library import HandleKind, HandleType, Interface, Method, Table
+
+from .._errors import SysmemError
+from .._vmo import BufferCollectionInfo, NodeRef, Vmo, VmoBuffer, VmoInfo
+from .client_end import ClientEnd, WithBlock
+from .events import AsyncEventPair
+
+T = TypeVar("T")
+
+_decoder = Decoder(
+    tables={
+        m.BufferCollectionInfo: BufferCollectionInfo,
+        m.VmoBuffer: VmoBuffer,
+        m.VmoInfo: VmoInfo,
+    },
+    handles={
+        HandleKind.VMO: Vmo,
+        HandleKind.EVENTPAIR: AsyncEventPair,
+        HandleKind.EVENT: NodeRef,
+    },
+)
+
+
+class ChannelObject(WithBlock):
+    """The client end of a channel to the daemon."""
+
+    __slots__ = ("_end",)
+    _interface: ClassVar[type[Interface]]
+
+    def __init__(self, fd: int) -> None:
+        """Become the owner of `fd`, whatever it is; :meth:`from_fd` looks first."""
+        self._end = ClientEnd(fd)
+
+    @classmethod
+    def from_fd(cls, fd: int) -> Self:
+        """Become the owner of a client end that came from another process, say.
+
+        Raises `ValueError` for a descriptor that can't be one, and leaves it alone then.
+        """
+        if not is_seqpacket(fd):
+            raise ValueError(f"descriptor {fd} is {describe(fd)}, not the client end of a channel")
+        return cls(fd)
+
+    # --- the descriptor -------------------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """The descriptor, still owned by this object."""
+        return self._end.fileno()
+
+    def detach(self) -> int:
+        """Give the descriptor away, to pass it to another process: the caller owns it, this object is closed.
+
+        Raises `RuntimeError` while somebody waits on this object.
+        """
+        return self._end.take()
+
+    @property
+    def closed(self) -> bool:
+        """Whether this object is closed, consumed or detached."""
+        return self._end.closed
+
+    def close(self) -> None:
+        """Close this end, which for a node means that it fails unless it was released. Idempotent.
+
+        Whoever waits on it gets a `HandleClosedError`.
+        """
+        self._end.close()
+
+    async def wait_closed(self, timeout: float | None = None) -> bool:
+        """Wait until the daemon's end is closed, `timeout` seconds at most: True, or False when the time is over.
+
+        Answers to calls that others wait for still reach them.
+
+        Cancellation: nothing is lost.
+        """
+        return await self._end.wait_closed(timeout)
+
+    @property
+    def server_koid(self) -> int:
+        """The daemon's number for its end of this channel; 0 when not known yet.
+
+        It is known once the daemon has processed the message that made the channel.
+        """
+        number = self._end.peer_name().rpartition(b"/")[2]
+        return int(number) if number.isdigit() else 0
+
+    def __repr__(self) -> str:
+        state = "closed" if self._end.closed else f"fd {self._end.fileno()}"
+        return f"<{type(self).__name__} {state}>"
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        end: ClientEnd | None = getattr(self, "_end", None)
+        if end is not None and not end.closed:
+            _warn(f"{self!r} was dropped without close()", ResourceWarning, 2, source=self)
+            end.close()
+
+    # --- talking --------------------------------------------------------------------------------------------------
+
+    async def _send(self, method: Method, request: Table | None, timeout: float | None) -> None:
+        """Send a one-way request. What is in it stays the caller's."""
+        await self._end.send(method, request, timeout)
+
+    async def _send_last(self, method: Method, timeout: float | None) -> None:
+        """Send a one-way request after which this end closes."""
+        try:
+            await self._end.send(method, None, timeout)
+        except PeerClosedError:
+            self.close()
+            raise
+        self.close()
+
+    async def _call(self, method: Method, request: Table | None, timeout: float | None) -> Any:
+        """Send a request and wait for its answer: the response table, or None for an empty one."""
+        message = await self._end.call(method, request, timeout)
+        try:
+            answer = _decoder.response(method, message.body, message.handles)
+        except DecodeError as error:
+            raise self._end.broken(error) from error
+        if isinstance(answer, int):
+            raise SysmemError(answer)
+        return answer
+
+    def _field(self, answer: Any, name: str, kind: type[T]) -> T:
+        """A field of an answer that is always set."""
+        value = getattr(answer, name)
+        if not isinstance(value, kind):
+            raise self._end.broken(ValueError(f"{name} is missing"))
+        return value
+
+    async def _open(self, method: Method, timeout: float | None, **fields: Any) -> int:
+        """Send a request with the server end of a new pair in it; the descriptor of our end.
+
+        Which field takes the server end, and what a pair it is of, the method's declaration tells.
+        """
+        name, kind = _server_end(method)
+        near, far = socket.socketpair(socket.AF_UNIX, kind)
+        try:
+            with Handle(far.detach()) as server_end:
+                assert method.request is not None
+                request = method.request(**fields, **{name: server_end})
+                await self._end.send(method, request, timeout)
+            return near.detach()
+        finally:
+            near.close()
+
+
+def _server_end(method: Method) -> tuple[str, socket.SocketKind]:
+    """The field of a request that takes a server end, and the type of socket that it is."""
+    assert method.request is not None
+    for member in method.request.members:
+        match member.field.type:
+            case HandleType(kind=HandleKind.SERVER_END):
+                return member.name, socket.SOCK_SEQPACKET
+            case HandleType(kind=HandleKind.EVENTPAIR):
+                return member.name, socket.SOCK_STREAM
+    raise TypeError(f"{method} takes no server end")

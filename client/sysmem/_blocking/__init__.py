@@ -1,0 +1,1 @@
+"""The blocking face; :mod:`sysmem.blocking` is its public name."""

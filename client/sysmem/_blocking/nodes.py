@@ -1,0 +1,306 @@
+# Made from _async/nodes.py by client/generate_blocking.py; change that one.
+
+"""Tokens, collections and groups: the nodes of a logical buffer collection's tree, as their clients use them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sysmem_protocol import sysmem2 as m
+from sysmem_protocol.library import Method
+
+from .._vmo import BufferCollectionInfo, NodeRef, Vmo, borrowed
+from .channel_object import ChannelObject
+from .events import BlockingEventPair
+
+
+class Node(ChannelObject):
+    """What tokens, collections and groups have in common.
+
+    Closing a node without `release()` makes it fail, and with it all nodes of its failure domain.
+    """
+
+    __slots__ = ()
+    _interface = m.Node
+
+    def sync(self, *, timeout: float | None = None) -> None:
+        """Wait until the daemon has processed everything sent on this channel before.
+
+        After it, what was made through this channel is known to the daemon, so that it may be given to others.
+        """
+        self._call(m.Node.sync, None, timeout)
+
+    def release(self, *, timeout: float | None = None) -> None:
+        """Leave without failing anything: announce it and close.
+
+        What the node asked for stays valid. The object is closed afterwards, also when it raises `PeerClosedError`; not
+        when it raises `TimeoutError`.
+        """
+        self._send_last(m.Node.release, timeout)
+
+    def set_name(self, priority: int, name: str, *, timeout: float | None = None) -> None:
+        """Name the collection's buffers `<name>:<index>`, where memory use is looked at.
+
+        The first name wins, unless a later one has a greater `priority` than every earlier one. At most 64 bytes of
+        UTF-8.
+        """
+        self._send(m.Node.set_name, m.NodeSetNameRequest(priority=priority, name=name), timeout)
+
+    def set_debug_client_info(
+        self, name: str, id: int | None = None, *, timeout: float | None = None
+    ) -> None:
+        """Say who uses this node, for logs: a name of at most 256 bytes of UTF-8 and a number, a pid usually.
+
+        Children made later inherit it.
+        """
+        self._send(
+            m.Node.set_debug_client_info, m.SetDebugClientInfoRequest(name=name, id=id), timeout
+        )
+
+    def set_debug_timeout_log_deadline(
+        self, deadline: int, *, timeout: float | None = None
+    ) -> None:
+        """Move the daemon's first warning that allocation is taking a while.
+
+        `deadline` is in nanoseconds of CLOCK_MONOTONIC (`time.monotonic_ns()`); 5 s after the collection's creation
+        by default.
+        """
+        self._send(
+            m.Node.set_debug_timeout_log_deadline,
+            m.NodeSetDebugTimeoutLogDeadlineRequest(deadline=deadline),
+            timeout,
+        )
+
+    def set_verbose_logging(self, *, timeout: float | None = None) -> None:
+        """Have the daemon log the collection's constraints, tree and results from now on."""
+        self._send(m.Node.set_verbose_logging, None, timeout)
+
+    def get_node_ref(self, *, timeout: float | None = None) -> NodeRef:
+        """Get proof of this node, for `is_alternate_for` on another one. The caller closes it."""
+        answer = self._call(m.Node.get_node_ref, None, timeout)
+        return self._field(answer, "node_ref", NodeRef)
+
+    def is_alternate_for(self, node_ref: NodeRef | int, *, timeout: float | None = None) -> bool:
+        """Ask whether this node and that of `node_ref` are below different children of one group.
+
+        Then at most one of both takes part in the allocation. `node_ref` isn't consumed. Raises `SysmemError` with
+        NOT_FOUND for a node of another collection or one that is gone.
+        """
+        with borrowed(node_ref, NodeRef) as handle:
+            answer = self._call(
+                m.Node.is_alternate_for, m.NodeIsAlternateForRequest(node_ref=handle), timeout
+            )
+        return self._field(answer, "is_alternate", bool)
+
+    def get_buffer_collection_id(self, *, timeout: float | None = None) -> int:
+        """Get the collection's id, which no other one has until the machine is started again."""
+        answer = self._call(m.Node.get_buffer_collection_id, None, timeout)
+        return self._field(answer, "buffer_collection_id", int)
+
+    def set_weak(self, *, timeout: float | None = None) -> None:
+        """Make this node weak: it gets buffers, but doesn't keep them alive. So are children made later.
+
+        For a token before it is bound or released, for a collection before `set_constraints`, for a group before
+        `all_children_present`; else the node fails.
+        """
+        self._send(m.Node.set_weak, None, timeout)
+
+    def set_weak_ok(
+        self, for_child_nodes_also: bool | None = None, *, timeout: float | None = None
+    ) -> None:
+        """Promise that this client watches `close_weak_asap` of its buffers and closes them soon after it.
+
+        Needed before `wait_for_all_buffers_allocated` on a weak collection. With `for_child_nodes_also` the promise
+        also holds for all nodes made below this one later.
+        """
+        self._send(
+            m.Node.set_weak_ok,
+            m.NodeSetWeakOkRequest(for_child_nodes_also=for_child_nodes_also),
+            timeout,
+        )
+
+    def attach_node_tracking(self, *, timeout: float | None = None) -> BlockingEventPair:
+        """Get an event that closes when this node and all its children are gone from the tree.
+
+        The buffers that were counted for them are free for others then. The caller closes the event. At most 256 a
+        node.
+        """
+        return BlockingEventPair(self._open(m.Node.attach_node_tracking, timeout))
+
+    def _create_tokens(
+        self, method: Method, masks: Sequence[m.Rights | int], timeout: float | None
+    ) -> list[BufferCollectionToken]:
+        answer = self._call(
+            method, m.CreateTokensRequest(rights_attenuation_masks=list(masks)), timeout
+        )
+        ends = self._field(answer, "tokens", list)
+        return [BufferCollectionToken(end.take()) for end in ends]
+
+
+class BufferCollectionToken(Node):
+    """A place in a collection, to be given to a participant, who turns it in with `bind_shared_collection`.
+
+    `detach()` gives the descriptor to pass to another process, and `from_fd()` makes a token of it there.
+    """
+
+    __slots__ = ()
+    _interface = m.BufferCollectionToken
+
+    def duplicate(
+        self,
+        rights_attenuation_mask: m.Rights | int = m.Rights.SAME_RIGHTS,
+        *,
+        timeout: float | None = None,
+    ) -> BufferCollectionToken:
+        """Make a child token, whose participant gets this one's rights as far as the mask has them.
+
+        It can be used at once here; `sync()` before it is given to somebody who turns it in on another channel.
+        """
+        return BufferCollectionToken(
+            self._open(
+                m.BufferCollectionToken.duplicate,
+                timeout,
+                rights_attenuation_mask=rights_attenuation_mask,
+            )
+        )
+
+    def duplicate_sync(
+        self,
+        rights_attenuation_masks: Sequence[m.Rights | int],
+        *,
+        timeout: float | None = None,
+    ) -> list[BufferCollectionToken]:
+        """Make a child token per mask, at most 64, known to the daemon already; in the order of the masks."""
+        return self._create_tokens(
+            m.BufferCollectionToken.duplicate_sync, rights_attenuation_masks, timeout
+        )
+
+    def set_dispensable(self, *, timeout: float | None = None) -> None:
+        """Let this node's failure after allocation spare its parent. Before allocation it still reaches it."""
+        self._send(m.BufferCollectionToken.set_dispensable, None, timeout)
+
+    def create_buffer_collection_token_group(
+        self, *, timeout: float | None = None
+    ) -> BufferCollectionTokenGroup:
+        """Make a group as a child: of its own children exactly one takes part in the allocation."""
+        return BufferCollectionTokenGroup(
+            self._open(m.BufferCollectionToken.create_buffer_collection_token_group, timeout)
+        )
+
+
+class BufferCollection(Node):
+    """One participant's view of a collection: says what it needs, and gets the buffers."""
+
+    __slots__ = ()
+    _interface = m.BufferCollection
+
+    def set_constraints(
+        self,
+        constraints: m.BufferCollectionConstraints | None = None,
+        *,
+        must_match_vmo: Vmo | int | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Say what this participant needs, once.
+
+        Without `constraints` it uses nothing, constrains nothing and gets no VMOs. `must_match_vmo`, a VMO of any
+        collection, asks for buffers with its settings; it isn't consumed.
+        """
+        with borrowed(must_match_vmo, Vmo) as vmo:
+            self._send(
+                m.BufferCollection.set_constraints,
+                m.BufferCollectionSetConstraintsRequest(
+                    constraints=constraints, must_match_vmo=vmo
+                ),
+                timeout,
+            )
+
+    def wait_for_all_buffers_allocated(
+        self, *, timeout: float | None = None
+    ) -> BufferCollectionInfo:
+        """Wait for this node's allocation, and get the buffers. The caller closes the info.
+
+        May be asked again; each answer has descriptors of its own. Raises `SysmemError` when the allocation failed,
+        `PeerClosedError` when the node failed for another reason or a group chose other children.
+        """
+        answer = self._call(m.BufferCollection.wait_for_all_buffers_allocated, None, timeout)
+        return self._field(answer, "buffer_collection_info", BufferCollectionInfo)
+
+    def check_all_buffers_allocated(self, *, timeout: float | None = None) -> None:
+        """Return when this node's allocation has succeeded.
+
+        Raises `SysmemError` with PENDING before it was attempted, and with the reason after it failed.
+        """
+        self._call(m.BufferCollection.check_all_buffers_allocated, None, timeout)
+
+    def attach_token(
+        self,
+        rights_attenuation_mask: m.Rights | int = m.Rights.SAME_RIGHTS,
+        *,
+        timeout: float | None = None,
+    ) -> BufferCollectionToken:
+        """Make a child token for somebody who comes later, before or after the allocation.
+
+        It takes no part in this node's allocation and doesn't fail it: it shares the buffers that exist if they
+        suffice for it.
+        """
+        return BufferCollectionToken(
+            self._open(
+                m.BufferCollection.attach_token,
+                timeout,
+                rights_attenuation_mask=rights_attenuation_mask,
+            )
+        )
+
+    def attach_lifetime_tracking(
+        self, buffers_remaining: int = 0, *, timeout: float | None = None
+    ) -> BlockingEventPair:
+        """Get an event that closes when at most `buffers_remaining` of the collection's buffers still exist.
+
+        A buffer exists until every handle to it and every mapping of it is gone, in every process. The event outlives
+        this node; the caller closes it.
+        """
+        return BlockingEventPair(
+            self._open(
+                m.BufferCollection.attach_lifetime_tracking,
+                timeout,
+                buffers_remaining=buffers_remaining,
+            )
+        )
+
+
+class BufferCollectionTokenGroup(Node):
+    """A choice: children in order of preference, of which exactly one takes part in an allocation."""
+
+    __slots__ = ()
+    _interface = m.BufferCollectionTokenGroup
+
+    def create_child(
+        self,
+        rights_attenuation_mask: m.Rights | int | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> BufferCollectionToken:
+        """Make a child token, tried after the earlier ones. Without a mask its rights are the group's."""
+        return BufferCollectionToken(
+            self._open(
+                m.BufferCollectionTokenGroup.create_child,
+                timeout,
+                rights_attenuation_mask=rights_attenuation_mask,
+            )
+        )
+
+    def create_children_sync(
+        self,
+        rights_attenuation_masks: Sequence[m.Rights | int],
+        *,
+        timeout: float | None = None,
+    ) -> list[BufferCollectionToken]:
+        """Make a child token per mask, at most 64, known to the daemon already; in the order of the masks."""
+        return self._create_tokens(
+            m.BufferCollectionTokenGroup.create_children_sync, rights_attenuation_masks, timeout
+        )
+
+    def all_children_present(self, *, timeout: float | None = None) -> None:
+        """Say that no more children come; only then does allocation go on."""
+        self._send(m.BufferCollectionTokenGroup.all_children_present, None, timeout)

@@ -1,0 +1,122 @@
+"""The calls outstanding on one client end, without I/O.
+
+A call gets a txid when it begins, and its answer finds it by that. Who gives up waiting abandons the call: its answer
+may still come, and is then closed with all descriptors in it. Both faces of the client drive this and add the waiting.
+"""
+
+from __future__ import annotations
+
+from sysmem_protocol.codec import encode
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.library import Method, Table
+from sysmem_protocol.message import FLAGS, HEADER, MAGIC, MalformedMessage, Message, parse
+
+#: The greatest txid of a client; the bit above is the server's.
+MAX_TXID = 0x7FFF_FFFF
+
+
+def encode_request(method: Method, request: Table | None) -> tuple[bytes, list[Handle]]:
+    """The body of a request and the handles in it, which stay the table's.
+
+    Raises `TypeError` or `ValueError` for what can't be sent, and for a required field that is un-set.
+    """
+    if request is None:
+        return b"", []
+    for name in request.missing():
+        raise TypeError(f"{method.name}() needs a value for {name}, not None")
+    return encode(request)
+
+
+def datagram(method: Method, body: bytes, txid: int = 0) -> bytes:
+    """The bytes of a request; a txid of 0 makes it one-way."""
+    return HEADER.pack(txid, FLAGS, MAGIC, method.ordinal) + body
+
+
+class Call:
+    """A request that was or will be sent, and its answer when that has come."""
+
+    __slots__ = ("abandoned", "answer", "method", "parts", "txid")
+
+    def __init__(self, method: Method, txid: int) -> None:
+        self.method = method
+        self.txid = txid
+        self.answer: Message | None = None
+        #: Descriptors of a split answer of which more is to come.
+        self.parts: list[Handle] = []
+        self.abandoned = False
+
+
+class Calls:
+    """Which calls wait for an answer."""
+
+    __slots__ = ("_last_txid", "_outstanding")
+
+    def __init__(self) -> None:
+        self._outstanding: dict[int, Call] = {}
+        self._last_txid = 0
+
+    def begin(self, method: Method) -> Call:
+        """Note a call that is about to be sent, with a txid that no other outstanding one has."""
+        txid = self._last_txid
+        while True:
+            txid = txid + 1 if txid < MAX_TXID else 1
+            if txid not in self._outstanding:
+                break
+        self._last_txid = txid
+        call = self._outstanding[txid] = Call(method, txid)
+        return call
+
+    def forget(self, call: Call) -> None:
+        """Drop a call that was never sent: no answer will come."""
+        self._outstanding.pop(call.txid, None)
+
+    def abandon(self, call: Call) -> None:
+        """Nobody waits for this call any more: close its answer, now or when it comes."""
+        call.abandoned = True
+        _close(call.parts)
+        if call.answer is not None:
+            call.answer.close()
+
+    def arrived(self, data: bytes, handles: list[Handle]) -> Call | None:
+        """Take in a datagram and own its handles; the call that it completes and that somebody waits for, if any.
+
+        Raises :class:`MalformedMessage` for what is no answer to an outstanding call.
+        """
+        message = parse(data, handles)
+        if message.txid == 0:  # an event of a later version of the interface; they are flexible
+            message.close()
+            return None
+        call = self._outstanding.get(message.txid)
+        if call is None or call.method.ordinal != message.ordinal:
+            message.close()
+            raise MalformedMessage(
+                f"an answer with txid {message.txid} and ordinal {message.ordinal:#x}, "
+                "which is to no outstanding call"
+            )
+        if message.more:
+            if call.abandoned:
+                message.close()
+            else:
+                call.parts += message.handles
+            return None
+        del self._outstanding[message.txid]
+        if call.abandoned:
+            message.close()
+            return None
+        if call.parts:
+            message.handles[:0] = call.parts
+            call.parts = []
+        call.answer = message
+        return call
+
+    def clear(self) -> None:
+        """No answer comes any more: close what has come of incomplete ones."""
+        for call in self._outstanding.values():
+            _close(call.parts)
+        self._outstanding.clear()
+
+
+def _close(handles: list[Handle]) -> None:
+    for handle in handles:
+        handle.close()
+    handles.clear()

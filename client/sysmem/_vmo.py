@@ -1,0 +1,260 @@
+"""Buffers as a participant holds them: memory to map, and the tables in which they are delivered."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import mmap
+import os
+import select
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Annotated, Any, TypeVar
+
+from sysmem_protocol import sysmem2
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.library import UINT64, Field, HandleKind, HandleType, Nested, Vector, table
+
+
+class NodeRef(Handle):
+    """Proof of a node, for `is_alternate_for` on another one; an event that no other process can forge."""
+
+    __slots__ = ()
+
+
+class EventPair(Handle, ABC):
+    """One end of an eventpair, which the daemon closes its end of when something has happened.
+
+    Each face has its own kind, which differs in how it waits: :class:`sysmem.AsyncEventPair` and
+    :class:`sysmem.blocking.EventPair`. Both are this class to `isinstance`.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def is_closed(self) -> bool:
+        """Whether the other end is closed, without waiting."""
+
+    @abstractmethod
+    def wait_closed(self, timeout: float | None = None) -> Any:
+        """Wait until the other end is closed, `timeout` seconds at most: True, or False when the time is over.
+
+        Awaited in the async face.
+        """
+
+
+def hung_up(fd: int) -> bool:
+    """Whether every descriptor of an eventpair's other end is closed."""
+    poll = select.poll()
+    poll.register(fd, 0)  # a hang-up is always told
+    return bool(poll.poll(0))
+
+
+class Vmo(Handle):
+    """The memory of one buffer: a descriptor that is opened for what the participant's rights allow."""
+
+    __slots__ = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory, padding included (`raw_vmo_size` of the settings)."""
+        return os.fstat(self.fileno()).st_size
+
+    @property
+    def writable(self) -> bool:
+        """Whether the rights allow to write."""
+        return fcntl.fcntl(self.fileno(), fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+
+    def map(self, length: int | None = None) -> Mapping:
+        """Map the first `length` bytes, all by default, within a with-block that yields a memoryview.
+
+        The view is writable iff the rights allow. The mapping keeps the buffer alive, also when this VMO is closed
+        meanwhile. Raises `ValueError` for a length that isn't in 1 to `size`.
+        """
+        return Mapping(self, 0, length)
+
+
+class Mapping:
+    """A part of a VMO in memory, for the time of a with-block."""
+
+    __slots__ = ("_length", "_map", "_start", "_view", "_vmo")
+
+    def __init__(self, vmo: Vmo, start: int, length: int | None) -> None:
+        size = vmo.size
+        available = size - start
+        if length is None:
+            length = available
+        if not 0 < length <= available:
+            raise ValueError(
+                f"can't map {length} bytes from byte {start} of a VMO with {size} bytes"
+            )
+        self._vmo = vmo
+        self._start = start
+        self._length = length
+        self._map: mmap.mmap | None = None
+        self._view: memoryview | None = None
+
+    def __enter__(self) -> memoryview:
+        if self._map is not None:
+            raise ValueError("this mapping is entered already; call map() again for another")
+        access = mmap.ACCESS_WRITE if self._vmo.writable else mmap.ACCESS_READ
+        end = self._start + self._length
+        self._map = mmap.mmap(self._vmo.fileno(), end, access=access)
+        with memoryview(self._map) as whole:
+            self._view = whole[self._start : end]
+        return self._view
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        mapped, self._map = self._map, None
+        view, self._view = self._view, None
+        if mapped is None or view is None:
+            return
+        try:
+            view.release()
+            mapped.close()
+        except BufferError:
+            # Nothing is lost: the last view that goes takes the mapping with it. But it is kept longer than the
+            # with-block says, and so is the buffer; an exception on its way is the better news though, and its
+            # traceback may be what holds the view.
+            if kind is None:
+                raise BufferError(
+                    f"the mapping is still in use after its with-block, by {_holders(mapped, view)}; "
+                    "it stays until the last of them is gone"
+                ) from None
+
+
+def _holders(mapped: mmap.mmap, view: memoryview) -> str:
+    """Who looks at a mapping still, as far as can be found out."""
+    found = []
+    for other in gc.get_objects():
+        if type(other) is memoryview and other is not view:
+            try:
+                if other.obj is mapped:
+                    found.append(f"a memoryview of {other.nbytes} bytes")
+            except ValueError:
+                continue  # released
+    try:
+        view.release()
+    except BufferError:
+        found.append("an object made from the view, such as a numpy array")
+    return ", ".join(found) or "an object that can't be named"
+
+
+H = TypeVar("H", bound=Handle)
+
+
+@contextlib.contextmanager
+def borrowed(value: Handle | int | None, kind: type[H] | None = None) -> Iterator[Handle | None]:
+    """A handle to put into a request, for an object or a descriptor that stays the caller's.
+
+    Raises `TypeError` for another kind of object, `ValueError` for a descriptor that isn't open.
+    """
+    if value is None or (kind is not None and isinstance(value, kind)):
+        yield value
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        expected = "an int" if kind is None else f"a {kind.__name__} or an int"
+        raise TypeError(f"expected {expected}, not {type(value).__name__}")
+    if value < 0:
+        raise ValueError(f"{value} is no descriptor")
+    try:
+        os.fstat(value)
+    except OSError as error:
+        raise ValueError(f"descriptor {value} isn't open") from error
+    handle = Handle(value)
+    try:
+        yield handle
+    finally:
+        handle.take()
+
+
+# --- tables with something to do ------------------------------------------------------------------------------------
+
+
+@table
+class VmoBuffer(sysmem2.VmoBuffer):
+    """One buffer as delivered to one participant."""
+
+    vmo: Annotated[Vmo | None, Field(1, HandleType(HandleKind.VMO))] = None
+    close_weak_asap: Annotated[EventPair | None, Field(3, HandleType(HandleKind.EVENTPAIR))] = None
+
+    def map(self, length: int | None = None) -> Mapping:
+        """Map `length` bytes of the buffer from `vmo_usable_start`, all by default; see :meth:`Vmo.map`.
+
+        Raises `ValueError` when the buffer came without a VMO.
+        """
+        if self.vmo is None:
+            raise ValueError(
+                "this buffer was delivered without a VMO: the usage or the rights say so"
+            )
+        return Mapping(self.vmo, self.vmo_usable_start or 0, length)
+
+    def close(self) -> None:
+        """Close the VMO and the event. Idempotent."""
+        for handle in (self.vmo, self.close_weak_asap):
+            if handle is not None:
+                handle.close()
+
+
+#: The default of a field that is set in every answer, so that who reads one needn't ask.
+_ALWAYS_SET: Any = None
+_BUFFERS = Field(2, Vector(Nested(VmoBuffer), sysmem2.MAX_BUFFER_COUNT))
+
+
+@table
+class BufferCollectionInfo(sysmem2.BufferCollectionInfo):
+    """The allocated buffers and what holds for each of them. Owns their descriptors; a with-block closes them."""
+
+    settings: Annotated[
+        sysmem2.SingleBufferSettings, Field(1, Nested(sysmem2.SingleBufferSettings))
+    ] = _ALWAYS_SET
+    buffers: Annotated[list[VmoBuffer], _BUFFERS] = _ALWAYS_SET  # type: ignore[assignment]  # only read, so covariant
+    buffer_collection_id: Annotated[int, Field(3, UINT64)] = _ALWAYS_SET
+
+    def close(self) -> None:
+        """Close all VMOs and events. Idempotent. Mappings stay until their own end."""
+        for buffer in self.buffers or ():  # a table that a program made itself may lack them
+            buffer.close()
+
+    def __enter__(self) -> BufferCollectionInfo:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@table
+class VmoInfo(sysmem2.VmoInfo):
+    """What the daemon knows of a VMO. Owns the descriptors in it; a with-block closes them."""
+
+    close_weak_asap: Annotated[EventPair | None, Field(3, HandleType(HandleKind.EVENTPAIR))] = None
+    weak_vmo: Annotated[Vmo | None, Field(4, HandleType(HandleKind.VMO))] = None
+
+    def close(self) -> None:
+        """Close the weak VMO and the event. Idempotent."""
+        for handle in (self.weak_vmo, self.close_weak_asap):
+            if handle is not None:
+                handle.close()
+
+    def __enter__(self) -> VmoInfo:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,34 @@
+"""The blocking face of the client: plain calls, from any number of threads.
+
+::
+
+    from sysmem import blocking
+
+    with blocking.connect() as allocator:
+        token = allocator.allocate_shared_collection()
+
+Names and arguments are those of the async face, :mod:`sysmem`, with which tables, enums, errors and handles are shared.
+Every call takes a `timeout` in seconds; past it, it raises `TimeoutError` and the object stays usable, the call's late
+answer is dropped. A call that `KeyboardInterrupt` or another exception ends leaves the same behind.
+"""
+
+from __future__ import annotations
+
+from ._blocking.allocator import Allocator, connect
+from ._blocking.events import BlockingEventPair as EventPair
+from ._blocking.nodes import (
+    BufferCollection,
+    BufferCollectionToken,
+    BufferCollectionTokenGroup,
+    Node,
+)
+
+__all__ = [
+    "Allocator",
+    "BufferCollection",
+    "BufferCollectionToken",
+    "BufferCollectionTokenGroup",
+    "EventPair",
+    "Node",
+    "connect",
+]
