@@ -69,6 +69,10 @@ class Surroundings:
     hangups: Hangups
     clock: Clock
     log: Log
+    #: Take note of all that the watch has reported by now.
+    refresh: Callable[[], None]
+    #: Told of each buffer that is gone.
+    forget: Callable[[Buffer], None]
 
 
 class Owner(Protocol):
@@ -78,11 +82,11 @@ class Owner(Protocol):
         """The collection's id and name, for the log."""
         ...
 
-    def strong_gone(self) -> None:
+    def strong_handles_gone(self) -> None:
         """The last strong handle to this buffer is gone."""
         ...
 
-    def gone(self, buffer: Buffer) -> None:
+    def buffer_gone(self) -> None:
         """The buffer's memory is reclaimed."""
         ...
 
@@ -206,7 +210,8 @@ class Buffer:
         """The watch ended: nobody refers to the memory any more."""
         self.close()
         self.heap.delete(self.size)
-        self._owner.gone(self)
+        self._surroundings.forget(self)
+        self._owner.buffer_gone()
 
     def close(self) -> None:
         """Let go of everything, without a word to the owner; for the daemon's end, and for allocations that fail."""
@@ -224,7 +229,7 @@ class Buffer:
             self._signals.signal()
             clock = self._surroundings.clock
             self._cancel_leak = clock.call_at(clock.now() + LEAK_NS, self._report_leaks)
-            self._owner.strong_gone()
+            self._owner.strong_handles_gone()
         if self.hold is Hold.WEAK and not locks.any_left(
             self._vmo.fileno(), Kind.WEAK, self._given[Kind.WEAK]
         ):
@@ -277,6 +282,7 @@ class Buffer:
     def _report_leaks(self) -> None:
         self._cancel_leak = None
         self._advance()
+        self._surroundings.refresh()
         log = self._surroundings.log
         if self.hold is Hold.WEAK:
             for client, handles in Counter(self._left_weak().values()).items():

@@ -39,12 +39,8 @@ class Buffers:
         *,
         on_no_strong: Callable[[], None],
         surroundings: Surroundings,
-        refresh: Callable[[], None],
-        forget: Callable[[Buffer], None],
     ) -> None:
-        """Made by `Memory.allocate`, which adds the buffers. `refresh` takes note of what the kernel reported,
-        `forget` is told of each buffer that is gone.
-        """
+        """Made by `Memory.allocate`, which adds the buffers."""
         self.collection_id = collection_id
         self.name = name
         self.settings = settings
@@ -52,8 +48,6 @@ class Buffers:
         self._on_no_strong: Callable[[], None] | None = on_no_strong
         self._cancel_no_strong: Callable[[], None] | None = None
         self._surroundings = surroundings
-        self._refresh = refresh
-        self._forget = forget
         #: By the number of buffers at which they are signalled.
         self._trackers: dict[int, SignalSet] = {}
 
@@ -141,7 +135,7 @@ class Buffers:
         """Be as far as the kernel is, also where its report hasn't been read or was a moment early."""
         for buffer in self.buffers:
             buffer.look()
-        self._refresh()
+        self._surroundings.refresh()
 
     # --- what buffers tell ----------------------------------------------------------------------------------------
 
@@ -149,15 +143,14 @@ class Buffers:
         """The collection's id and name, for the log."""
         return {"buffer_collection_id": self.collection_id, "name": self.name}
 
-    def strong_gone(self) -> None:
+    def strong_handles_gone(self) -> None:
         """A buffer's last strong handle is gone; when it was so for all, say it, but not from within this call."""
         if all(buffer.hold not in (Hold.SERVER, Hold.STRONG) for buffer in self.buffers):
             clock = self._surroundings.clock
             self._cancel_no_strong = clock.call_at(clock.now(), self._say_no_strong)
 
-    def gone(self, buffer: Buffer) -> None:
+    def buffer_gone(self) -> None:
         """A buffer's memory is reclaimed."""
-        self._forget(buffer)
         existing = self.existing
         for remaining in [remaining for remaining in self._trackers if existing <= remaining]:
             self._trackers.pop(remaining).signal()

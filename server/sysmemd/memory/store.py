@@ -66,7 +66,9 @@ class Memory:
         self._watch = InodeWatch()
         self._hangups = Hangups()
         self._hangups.add_readable(self._watch.fileno(), self._read_watch)
-        self._surroundings = Surroundings(self._watch, self._hangups, clock, log)
+        self._surroundings = Surroundings(
+            self._watch, self._hangups, clock, log, refresh=self._read_watch, forget=self._forget
+        )
         self._by_watch: dict[int, Buffer] = {}
         self._by_identity: dict[tuple[int, int], tuple[Buffers, Buffer]] = {}
         self._closed = False
@@ -122,8 +124,6 @@ class Memory:
             settings,
             on_no_strong=on_no_strong,
             surroundings=self._surroundings,
-            refresh=self._read_watch,
-            forget=self._forget,
         )
         for index in range(count):
             try:

@@ -1,0 +1,317 @@
+"""Other processes that hold buffers, a clock that can be moved, and a log that remembers."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import heapq
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.sysmem2 import (
+    SYSTEM_RAM_HEAP,
+    BufferMemorySettings,
+    CoherencyDomain,
+    Heap,
+    Rights,
+    SingleBufferSettings,
+)
+from sysmemd.memory import Buffers, DeliveredBuffer, Memory
+from sysmemd.ports import ClientInfo
+
+PAGE = 4096
+READ = Rights.READ | Rights.MAP | Rights.DUPLICATE | Rights.TRANSFER
+READ_WRITE = READ | Rights.WRITE
+CAMERA = ClientInfo("camera", 7)
+VIEWER = ClientInfo("viewer", 8)
+_GIVE_UP_S = 20.0
+
+
+class TestClock:
+    """The monotonic clock and some; calls are made by whoever runs it."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        self._ahead = 0
+        self._calls: list[tuple[int, int, list[Callable[[], None]]]] = []
+        self._count = 0
+
+    def now(self) -> int:
+        return time.monotonic_ns() + self._ahead
+
+    def call_at(self, deadline: int, callback: Callable[[], None]) -> Callable[[], None]:
+        call = [callback]
+        self._count += 1
+        heapq.heappush(self._calls, (deadline, self._count, call))
+        return call.clear
+
+    def advance(self, ns: int) -> None:
+        """Make it `ns` later, with all calls that are due on the way in order."""
+        end = self.now() + ns
+        while (due := self.next_due()) is not None and due <= end:
+            self._ahead += max(0, due - self.now())
+            self.run_due()
+        self._ahead += max(0, end - self.now())
+
+    def next_due(self) -> int | None:
+        while self._calls and not self._calls[0][2]:
+            heapq.heappop(self._calls)
+        return self._calls[0][0] if self._calls else None
+
+    def run_due(self) -> None:
+        while (due := self.next_due()) is not None and due <= self.now():
+            call = heapq.heappop(self._calls)[2]
+            callback = call.pop()
+            callback()
+
+
+@dataclass
+class RecordingLog:
+    """Remembers what was logged: level, event, fields."""
+
+    entries: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+
+    def bind(self, **fields: Any) -> Self:
+        raise NotImplementedError
+
+    def debug(self, event: str, **fields: Any) -> None:
+        self.entries.append(("debug", event, fields))
+
+    def info(self, event: str, **fields: Any) -> None:
+        self.entries.append(("info", event, fields))
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self.entries.append(("warning", event, fields))
+
+    def error(self, event: str, **fields: Any) -> None:
+        self.entries.append(("error", event, fields))
+
+    def errors(self) -> list[dict[str, Any]]:
+        return [fields for level, _, fields in self.entries if level == "error"]
+
+
+class Bench:
+    """A Memory with what it needs, and the loop that a daemon runs around it."""
+
+    def __init__(self, *heaps: Any, **options: Any) -> None:
+        self.clock = TestClock()
+        self.log = RecordingLog()
+        self.memory = Memory(heaps, clock=self.clock, log=self.log, **options)
+        self.no_strong: list[int] = []
+        self._handles: list[Handle | DeliveredBuffer] = []
+
+    def close(self) -> None:
+        self.memory.close()
+        for handle in self._handles:
+            handle.close()
+
+    # --- shorthand ---
+
+    def allocate(
+        self,
+        count: int = 1,
+        *,
+        size: int = PAGE,
+        name: str = "frames",
+        collection_id: int = 42,
+        heap: Heap = SYSTEM_RAM_HEAP,
+    ) -> Buffers:
+        return self.memory.allocate(
+            collection_id=collection_id,
+            name=name,
+            settings=settings(size, heap),
+            count=count,
+            on_no_strong=lambda: self.no_strong.append(collection_id),
+        )
+
+    def strong(self, buffers: Buffers, rights: Rights = READ_WRITE) -> list[Handle]:
+        """Strong handles, one a buffer, closed at the end of the test if not before."""
+        made = buffers.hand_out(rights, weak=False, client=CAMERA)
+        self._handles += made
+        return [present(entry.vmo) for entry in made]
+
+    def weak(
+        self, buffers: Buffers, rights: Rights = READ_WRITE, client: ClientInfo = VIEWER
+    ) -> list[tuple[Handle, Handle]]:
+        """Weak handles with their close_weak_asap."""
+        made = buffers.hand_out(rights, weak=True, client=client)
+        self._handles += made
+        return [(present(entry.vmo), present(entry.close_weak_asap)) for entry in made]
+
+    def keep(self, entries: Sequence[DeliveredBuffer]) -> Sequence[DeliveredBuffer]:
+        self._handles += entries
+        return entries
+
+    def tracker(self, buffers: Buffers, remaining: int = 0) -> Handle:
+        """The client end of a lifetime tracking."""
+        near, far = pair()
+        self._handles.append(far)
+        buffers.track_lifetime(near, remaining)
+        return far
+
+    # --- the loop ---
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """Run the daemon's loop until something is true, waking up only for events and timers."""
+        give_up = time.monotonic() + _GIVE_UP_S
+        poller = select.poll()
+        poller.register(self.memory.fileno(), select.POLLIN)
+        while not condition():
+            left = give_up - time.monotonic()
+            assert left > 0, "waited in vain"
+            if (due := self.clock.next_due()) is not None:
+                left = min(left, max(0, (due - self.clock.now()) / 1e9))
+            poller.poll(left * 1000)
+            self.memory.process_events()
+            self.clock.run_due()
+
+    def wait_closed(self, event: Handle) -> None:
+        self.wait(lambda: is_closed(event))
+
+    def quiet(self) -> None:
+        """Run the loop until there is nothing left to do, timers of rechecks included; moves the clock."""
+        while self.is_awake():
+            self.memory.process_events()
+        self.clock.advance(20_000_000)
+        while self.is_awake():
+            self.memory.process_events()
+        self.clock.run_due()
+
+    def is_awake(self) -> bool:
+        """Whether the daemon would be woken up now."""
+        return bool(select.select([self.memory.fileno()], [], [], 0)[0])
+
+    def states(self) -> dict[str, int]:
+        return self.memory.statistics().buffers
+
+
+def settings(size: int = PAGE, heap: Heap = SYSTEM_RAM_HEAP) -> SingleBufferSettings:
+    return SingleBufferSettings(
+        buffer_settings=BufferMemorySettings(
+            size_bytes=size,
+            raw_vmo_size=-(-size // PAGE) * PAGE,
+            is_physically_contiguous=False,
+            is_secure=False,
+            coherency_domain=CoherencyDomain.CPU,
+            heap=heap,
+        )
+    )
+
+
+def pair() -> tuple[Handle, Handle]:
+    near, far = socket.socketpair()
+    return Handle(near.detach()), Handle(far.detach())
+
+
+def is_closed(event: Handle) -> bool:
+    """Whether the other end of an eventpair is closed, asked of the kernel."""
+    poller = select.poll()
+    poller.register(event.fileno(), 0)
+    return bool(poller.poll(0))
+
+
+def present(handle: Handle | None) -> Handle:
+    assert handle is not None
+    return handle
+
+
+class Peer:
+    """Another process, which does what it is told with the descriptors that it is sent.
+
+    `run` executes statements there; `fds` are the descriptors, in the order sent, and `result` is what comes back. When
+    it returns, what was run is done.
+    """
+
+    def __init__(self, user: int | None = None) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-c", _PEER_SOURCE, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
+            )
+        self._socket.settimeout(_GIVE_UP_S)
+
+    def send(self, *handles: Handle) -> None:
+        """Give a copy of each handle's descriptor."""
+        fds = [handle.fileno() for handle in handles]
+        socket.send_fds(self._socket, [b"pass"], fds)
+        self._answer()
+
+    def give(self, *handles: Handle) -> None:
+        """Give each handle away."""
+        self.send(*handles)
+        for handle in handles:
+            handle.close()
+
+    def run(self, source: str) -> Any:
+        self._socket.send(source.encode())
+        return self._answer()
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def close(self) -> None:
+        self._socket.close()
+        self.process.wait()
+
+    def _answer(self) -> Any:
+        return ast.literal_eval(self._socket.recv(65536).decode())
+
+
+_PEER_SOURCE = """
+import contextlib, errno, fcntl, mmap, os, socket, struct, sys
+channel = socket.socket(fileno=int(sys.argv[1]))
+fds, maps = [], []
+FLOCK = struct.Struct("hhqqi0q")
+def lock(fd, kind, start, length, command=fcntl.F_OFD_SETLK):
+    fcntl.fcntl(fd, command, FLOCK.pack(kind, 0, start, length, 0))
+def reopen(fd, flags=os.O_RDWR):
+    return os.open(f"/proc/self/fd/{fd}", flags)
+def refused(what, *arguments, **keywords):
+    try:
+        what(*arguments, **keywords)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "allowed"
+while True:
+    data, got, _, _ = socket.recv_fds(channel, 65536, 250)
+    fds += got
+    if not data:
+        break
+    result = None
+    exec(data)
+    channel.send(repr(result).encode())
+"""
+
+
+@contextlib.contextmanager
+def as_user(uid: int, source: str) -> Iterator[subprocess.Popen[str]]:
+    """Python source run as another user, in this source tree."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", source],
+        user=uid,
+        group=uid,
+        extra_groups=[],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "PYTHONPATH": "protocol:server", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    with process:
+        yield process
