@@ -1,0 +1,45 @@
+# Everything here sets itself up: Python >= 3.11 and make are all that must be there.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check format lint types coverage bench docs clean
+
+demo: $(READY)  ## several processes negotiate and share image buffers; look at out/
+	$(BIN)/python examples/camera_pipeline --out out
+
+test: $(READY)  ## all tests
+	$(BIN)/python -m pytest
+
+check: format lint types test  ## what must pass before a commit
+
+format: $(READY)
+	$(BIN)/ruff format --check .
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+coverage: $(READY)  ## the tests once more, and the lines and branches that none of them ran
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+bench: $(READY)  ## how fast it is, as a ratio to floors measured in the same run; JSON
+	$(BIN)/python benchmarks/run.py
+
+docs: $(READY)  ## write the pages that are derived from the code
+	$(BIN)/python -m sysmem_protocol.reference > docs/protocol.md
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) out build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
