@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import heapq
-import os
 import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 from sysmem_protocol.handles import Handle
@@ -237,13 +234,12 @@ class Peer:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _PEER_SOURCE, str(theirs.fileno())],
+                [sys.executable, "-I", "-c", _BECOME + _PEER_SOURCE, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
-                user=user,
-                group=user,
-                extra_groups=None if user is None else [],
             )
         self._socket.settimeout(_GIVE_UP_S)
+        if user is not None:
+            self.run(f"become({user})")
 
     def send(self, *handles: Handle) -> None:
         """Give a copy of each handle's descriptor."""
@@ -299,19 +295,19 @@ while True:
 """
 
 
-@contextlib.contextmanager
-def as_user(uid: int, source: str) -> Iterator[subprocess.Popen[str]]:
-    """Python source run as another user, in this source tree."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", source],
-        user=uid,
-        group=uid,
-        extra_groups=[],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[3],
-        env={**os.environ, "PYTHONPATH": "protocol:server", "PYTHONDONTWRITEBYTECODE": "1"},
-    )
-    with process:
-        yield process
+_BECOME = """
+import ctypes, os
+def become(uid):
+    # The interpreter may be where only root can start it, so the user is changed here. PR_SET_DUMPABLE: as after exec,
+    # /proc/self is the new user's own.
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    ctypes.CDLL(None).prctl(4, 1)
+"""
+
+
+def run_as(uid: int, source: str) -> None:
+    """Run Python source in a process of another user, which may import what is tested here."""
+    preamble = f"import sysmemd.memory\n{_BECOME}\nbecome({uid})\n"
+    subprocess.run([sys.executable, "-c", preamble + source], check=True, timeout=_GIVE_UP_S)
