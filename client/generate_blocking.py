@@ -15,6 +15,9 @@ PACKAGE = Path(__file__).parent / "sysmem"
 MODULES = ("allocator.py", "channel_object.py", "nodes.py")
 HEADER = "# Made from _async/{name} by client/generate_blocking.py; change that one.\n\n"
 RULES = (
+    (r"\n    # of the async face only\n.*?\n(?=\n)", ""),
+    (r"from collections.abc import Generator\nfrom typing import Self\n", ""),
+    (r" It doesn't wait for the daemon, so\n.*?are the same\.", ""),
     (r"\basync (?=def|with|for)", ""),
     (r"\bawait ", ""),
     (r"\bAsyncEventPair\b", "BlockingEventPair"),

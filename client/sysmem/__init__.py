@@ -1,0 +1,99 @@
+"""Agree with other processes on one set of shared memory buffers: the client of sysmem, async under trio or asyncio.
+
+::
+
+    import sysmem
+
+    async with sysmem.connect() as allocator:
+        token = await allocator.allocate_shared_collection()
+        collection = await allocator.bind_shared_collection(token)
+        await collection.set_constraints(sysmem.BufferCollectionConstraints(...))
+        with await collection.wait_for_all_buffers_allocated() as info:
+            with info.buffers[0].map() as view:
+                ...
+        await collection.release()
+
+:mod:`sysmem.blocking` has the same names as plain blocking calls; tables, enums, errors and handles are the ones from
+here.
+
+Every call takes a `timeout` in seconds; past it, it raises `TimeoutError`. A timeout or a cancellation leaves the
+object usable: a request that was sent takes effect, and its late answer is dropped with all descriptors in it. An
+object belongs to the event loop of the tasks that wait on it, and isn't for several threads; those of the blocking face
+are. `close()` doesn't talk and isn't awaited.
+"""
+
+from __future__ import annotations
+
+from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.sysmem2 import (
+    SYSTEM_RAM_HEAP,
+    BufferCollectionConstraints,
+    BufferMemoryConstraints,
+    BufferMemorySettings,
+    BufferUsage,
+    CoherencyDomain,
+    CpuUsage,
+    DisplayUsage,
+    Error,
+    Heap,
+    ImageFormatConstraints,
+    NoneUsage,
+    PixelFormatAndModifier,
+    Rights,
+    SingleBufferSettings,
+    SizeU,
+    VideoUsage,
+    VulkanUsage,
+)
+
+from ._async.allocator import Allocator, connect
+from ._async.events import AsyncEventPair
+from ._async.nodes import (
+    BufferCollection,
+    BufferCollectionToken,
+    BufferCollectionTokenGroup,
+    Node,
+)
+from ._errors import DaemonUnavailableError, HandleClosedError, PeerClosedError, SysmemError
+from ._vmo import BufferCollectionInfo, EventPair, NodeRef, Vmo, VmoBuffer, VmoInfo
+
+__all__ = [
+    "SYSTEM_RAM_HEAP",
+    "Allocator",
+    "AsyncEventPair",
+    "BufferCollection",
+    "BufferCollectionConstraints",
+    "BufferCollectionInfo",
+    "BufferCollectionToken",
+    "BufferCollectionTokenGroup",
+    "BufferMemoryConstraints",
+    "BufferMemorySettings",
+    "BufferUsage",
+    "CoherencyDomain",
+    "ColorSpace",
+    "CpuUsage",
+    "DaemonUnavailableError",
+    "DisplayUsage",
+    "Error",
+    "EventPair",
+    "HandleClosedError",
+    "Heap",
+    "ImageFormatConstraints",
+    "Node",
+    "NodeRef",
+    "NoneUsage",
+    "PeerClosedError",
+    "PixelFormat",
+    "PixelFormatAndModifier",
+    "PixelFormatModifier",
+    "Rights",
+    "SingleBufferSettings",
+    "SizeU",
+    "SysmemError",
+    "VideoUsage",
+    "Vmo",
+    "VmoBuffer",
+    "VmoInfo",
+    "VulkanUsage",
+    "connect",
+]

@@ -48,7 +48,7 @@ class EventPair(Handle, ABC):
 def hung_up(fd: int) -> bool:
     """Whether every descriptor of an eventpair's other end is closed."""
     poll = select.poll()
-    poll.register(fd, 0)  # a hang-up is always told
+    poll.register(fd, select.POLLRDHUP)
     return bool(poll.poll(0))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from typing import Self
 
 from sysmem_protocol import sysmem2 as m
 
@@ -18,6 +20,12 @@ class Allocator(ChannelObject):
 
     __slots__ = ()
     _interface = m.Allocator
+
+    # of the async face only
+    def __await__(self) -> Generator[None, None, Self]:
+        """Give the Allocator itself: `connect()` has connected already, and `await connect()` says the same."""
+        yield from ()
+        return self
 
     async def allocate_non_shared_collection(
         self, *, timeout: float | None = None
@@ -119,6 +127,8 @@ def connect(
     By default that is `SYSMEM_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/sysmem`, else `/run/sysmem`. `name` and `id` say
     who connects, for the daemon's logs: the process's name and pid unless given; a name is cut after 256 bytes.
 
-    Raises `DaemonUnavailableError`, which names the path, when no daemon is there.
+    Raises `DaemonUnavailableError`, which names the path, when no daemon is there. It doesn't wait for the daemon, so
+    that it needs no await: `async with connect() as allocator`, `allocator = await connect()` and `allocator =
+    connect()` are the same.
     """
     return Allocator(connected(runtime_dir, name, id, may_wait=CONNECT_MAY_WAIT))

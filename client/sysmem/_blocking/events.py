@@ -50,7 +50,7 @@ class BlockingEventPair(EventPair):
             waker = self._waker
         try:
             poll = select.poll()
-            poll.register(fd, 0)  # a hang-up is always told
+            poll.register(fd, select.POLLRDHUP)
             poll.register(waker, select.POLLIN)
             poll.poll(milliseconds(remaining(deadline)))
         finally:

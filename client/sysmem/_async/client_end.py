@@ -1,0 +1,198 @@
+"""A client end whose callers wait in tasks, under trio or asyncio."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import anyio
+import anyio.lowlevel
+
+from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.handles import Handle, HandleClosedError
+from sysmem_protocol.library import Method, Table
+from sysmem_protocol.message import MalformedMessage, Message
+
+from .._calls import Call, Calls, datagram, encode_request
+from .sleepers import Sleepers
+
+#: Connecting must not hold up other tasks.
+CONNECT_MAY_WAIT = False
+
+
+class ClientEnd:
+    """One end of a channel to the daemon, for any number of tasks of one event loop."""
+
+    __slots__ = ("_calls", "_channel", "_closed", "_ended", "_sleepers")
+
+    def __init__(self, fd: int) -> None:
+        """Become the owner of `fd`."""
+        self._channel = Channel(fd)
+        self._calls = Calls()
+        self._sleepers = Sleepers()
+        self._closed = False
+        #: Why nothing more can be received.
+        self._ended: PeerClosedError | None = None
+
+    # --- talking --------------------------------------------------------------------------------------------------
+
+    async def send(self, method: Method, request: Table | None, timeout: float | None) -> None:
+        """Send a one-way request; the handles in it stay the table's."""
+        body, handles = encode_request(method, request)
+        await anyio.lowlevel.checkpoint()
+        with anyio.move_on_after(timeout):
+            await self._send(datagram(method, body), handles)
+            return
+        raise TimeoutError("the daemon took no message in time; nothing was sent")
+
+    async def call(self, method: Method, request: Table | None, timeout: float | None) -> Message:
+        """Send a request and wait for its answer, which the caller then owns. Handles as in :meth:`send`."""
+        body, handles = encode_request(method, request)
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        call = self._calls.begin(method)
+        with anyio.move_on_after(timeout):
+            try:
+                await self._send(datagram(method, body, call.txid), handles)
+            except BaseException:
+                self._calls.forget(call)
+                raise
+            try:
+                return await self._answer(call)
+            except BaseException:
+                self._calls.abandon(call)
+                raise
+        raise TimeoutError(f"{method.name}() wasn't answered in time")
+
+    async def wait_closed(self, timeout: float | None) -> bool:
+        """Wait until the other end is closed and all that it sent has been received."""
+        self._check_own()
+        await anyio.lowlevel.checkpoint()
+        if not self._sleepers.reading:
+            self._receive()
+        with anyio.move_on_after(timeout):
+            while self._ended is None:
+                self._check_own()
+                await self._wait()
+        self._check_own()
+        return self._ended is not None
+
+    async def _send(self, data: bytes, handles: list[Handle]) -> None:
+        """Send one datagram, waiting while the queue is full.
+
+        Answers are received meanwhile by those who wait for them.
+        """
+        self._check_open()
+        while not self._channel.send(data, handles):
+            await self._sleepers.sleep(self._channel.fileno(), anyio.wait_writable)
+            self._check_open()
+
+    async def _answer(self, call: Call) -> Message:
+        while call.answer is None:
+            self._check_open()
+            await self._wait()
+        return call.answer
+
+    async def _wait(self) -> None:
+        """Wait until something was received, here or in another task."""
+        if await self._sleepers.sleep(self._channel.fileno(), anyio.wait_readable):
+            self._receive()
+
+    # --- what came ------------------------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        """Take in all that has come. Only while no other task sleeps until something comes."""
+        try:
+            while not self._closed and self._ended is None:
+                arrived = self._channel.receive()
+                if arrived is None:
+                    return
+                self._calls.arrived(*arrived)
+        except PeerClosedError as error:
+            self._end(error)
+        except MalformedMessage as error:
+            self.broken(error)
+
+    def _end(self, error: PeerClosedError) -> None:
+        self._ended = error
+        self._calls.clear()
+
+    def broken(self, error: ValueError) -> PeerClosedError:
+        """What came can't be read: use the channel no more. What to raise for it."""
+        ended = PeerClosedError(f"the daemon broke the protocol: {error}")
+        ended.__cause__ = error
+        self._end(ended)
+        return ended
+
+    # --- the end and the descriptor -------------------------------------------------------------------------------
+
+    def _check_own(self) -> None:
+        if self._closed:
+            raise HandleClosedError("this client end is closed or was given away")
+
+    def _check_open(self) -> None:
+        self._check_own()
+        if self._ended is not None:
+            raise PeerClosedError(*self._ended.args) from self._ended.__cause__
+
+    @property
+    def closed(self) -> bool:
+        """Whether this end was closed or given away."""
+        return self._closed
+
+    def close(self) -> None:
+        """Close this end; tasks that wait on it get a HandleClosedError. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._calls.clear()
+            self._sleepers.close(self._channel.fileno(), self._channel.close)
+
+    def fileno(self) -> int:
+        """The descriptor, still owned by this end."""
+        self._check_own()
+        return self._channel.fileno()
+
+    def peer_name(self) -> bytes:
+        """The name that the daemon gave its end, empty until then."""
+        self._check_own()
+        return self._channel.peer_name()
+
+    def take(self) -> int:
+        """Give the descriptor away. Raises `RuntimeError` while another task waits on it."""
+        self._check_own()
+        if self._sleepers.any:
+            raise RuntimeError("another task waits on this channel; it can't be given away")
+        self._closed = True
+        self._calls.clear()
+        return self._channel.take()
+
+
+class WithBlock:
+    """A with-block, plain or async, that closes at its end. Closing doesn't wait, so both are the same."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """Close."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
