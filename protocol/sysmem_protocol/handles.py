@@ -8,12 +8,12 @@ exception's included, has an owner that closes them.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import socket
 import stat
 import warnings
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -101,44 +101,31 @@ def eventpair() -> tuple[Handle, Handle]:
 
 def describe(fd: int) -> str:
     """What a descriptor is, in words for an error message."""
+    if _only_a_path(fd):
+        return "a descriptor opened with O_PATH"
     mode = os.fstat(fd).st_mode
-    if stat.S_ISREG(mode):
-        return "a regular file or memfd"
-    if not stat.S_ISSOCK(mode):
-        for test, name in (
-            (stat.S_ISDIR, "a directory"),
-            (stat.S_ISFIFO, "a pipe"),
-            (stat.S_ISCHR, "a character device"),
-            (stat.S_ISBLK, "a block device"),
-        ):
-            if test(mode):
-                return name
-        return _target(fd)
-    with _borrowed_socket(fd) as sock:
-        family = socket.AddressFamily(sock.family).name
-        kind = socket.SocketKind(sock.type).name
-        if _option(sock, socket.SO_ACCEPTCONN):
-            return f"a listening {family} {kind} socket"
-        try:
-            peer = sock.getpeername()
-        except OSError:
-            return f"an unconnected {family} {kind} socket"
-        if sock.family != socket.AF_UNIX:
-            return f"an {family} {kind} socket"
-        names = [
-            f"{whose} named {name!r}"
-            for whose, name in (("itself", sock.getsockname()), ("its peer", peer))
-            if name
-        ]
-        return f"a connected {kind} socket" + (f", {' and '.join(names)}" if names else "")
+    if stat.S_ISSOCK(mode):
+        with _borrowed_socket(fd) as sock:
+            return _describe_socket(sock)
+    for test, name in (
+        (stat.S_ISREG, "a regular file or memfd"),
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISFIFO, "a pipe"),
+        (stat.S_ISCHR, "a character device"),
+        (stat.S_ISBLK, "a block device"),
+    ):
+        if test(mode):
+            return name
+    return os.readlink(f"/proc/self/fd/{fd}")  # anon_inode:[eventfd], say
 
 
 def is_socketpair_end(fd: int, *types: int) -> bool:
     """Whether a descriptor is one end of a connected pair of nameless Unix sockets of one of the `types`."""
-    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+    if not _is_socket(fd):
         return False
     with _borrowed_socket(fd) as sock:
-        if sock.family != socket.AF_UNIX or sock.type not in types:
+        family, kind = _family_and_type(sock)
+        if family != socket.AF_UNIX or kind not in types:
             return False
         try:
             return not sock.getpeername() and not sock.getsockname()
@@ -148,15 +135,15 @@ def is_socketpair_end(fd: int, *types: int) -> bool:
 
 def is_seqpacket(fd: int) -> bool:
     """Whether a descriptor is a SOCK_SEQPACKET Unix socket, whatever its state."""
-    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+    if not _is_socket(fd):
         return False
     with _borrowed_socket(fd) as sock:
-        return sock.family == socket.AF_UNIX and sock.type == socket.SOCK_SEQPACKET
+        return _family_and_type(sock) == (socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def is_vmo(fd: int) -> bool:
-    """Whether a descriptor is a memfd or a regular file."""
-    return stat.S_ISREG(os.fstat(fd).st_mode)
+    """Whether a descriptor is a memfd or a regular file, opened so that something can be done with it."""
+    return stat.S_ISREG(os.fstat(fd).st_mode) and not _only_a_path(fd)
 
 
 def is_kind(fd: int, kind: HandleKind) -> bool:
@@ -178,27 +165,52 @@ def is_kind(fd: int, kind: HandleKind) -> bool:
             return True
 
 
-class _borrowed_socket:  # noqa: N801 - used as a function
-    """A socket object over a descriptor that somebody else owns."""
-
-    def __init__(self, fd: int) -> None:
-        self._socket = socket.socket(fileno=fd)
-
-    def __enter__(self) -> socket.socket:
-        return self._socket
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.detach()
+def _only_a_path(fd: int) -> bool:
+    """Whether a descriptor was opened with O_PATH: it shows the type of what it names, but can't be used as that."""
+    return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH)
 
 
-def _option(sock: socket.socket, option: int) -> int:
-    with contextlib.suppress(OSError):
-        return sock.getsockopt(socket.SOL_SOCKET, option)
-    return 0
+def _is_socket(fd: int) -> bool:
+    return stat.S_ISSOCK(os.fstat(fd).st_mode) and not _only_a_path(fd)
 
 
-def _target(fd: int) -> str:
+@contextlib.contextmanager
+def _borrowed_socket(fd: int) -> Iterator[socket.socket]:
+    """A socket object over a descriptor that somebody else owns.
+
+    Family and type are given, and are not its own: asked to find them out, `socket` refuses some kinds of sockets.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
     try:
-        return os.readlink(f"/proc/self/fd/{fd}")
-    except OSError as error:  # pragma: no cover - /proc is checked at start
-        return errno.errorcode.get(error.errno or 0, "unknown")
+        yield sock
+    finally:
+        sock.detach()
+
+
+def _family_and_type(sock: socket.socket) -> tuple[int, int]:
+    return (
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN),
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE),
+    )
+
+
+def _describe_socket(sock: socket.socket) -> str:
+    family, kind = _family_and_type(sock)
+    # Not every number that the kernel knows has a name in Python.
+    names = {int(name): name.name for name in socket.AddressFamily}
+    types = {int(name): name.name for name in socket.SocketKind}
+    what = f"{names.get(family, f'family {family}')} {types.get(kind, f'type {kind}')} socket"
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return f"a listening {what}"
+    try:
+        peer = sock.getpeername()
+    except OSError:
+        return f"an unconnected {what}"
+    if family != socket.AF_UNIX:
+        return f"a connected {what}"
+    named = [
+        f"{whose} named {name!r}"
+        for whose, name in (("itself", sock.getsockname()), ("its peer", peer))
+        if name
+    ]
+    return f"a connected {what}" + (f", {' and '.join(named)}" if named else "")
