@@ -8,14 +8,24 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sysmem_protocol.sysmem2 import BufferCollectionConstraints, Heap, PixelFormatAndModifier, SizeU
+from sysmem_protocol.sysmem2 import (
+    BufferCollectionConstraints,
+    CpuUsage,
+    DisplayUsage,
+    Heap,
+    NoneUsage,
+    PixelFormatAndModifier,
+    SizeU,
+    VideoUsage,
+    VulkanUsage,
+)
 
-from .entry import Terms
-from .flatten import combine_pairs
-from .formats import color_name, pair_name
+from .entry import Entry, Terms
+from .formats import FORMAT_DO_NOT_CARE, MODIFIER_DO_NOT_CARE, color_name, pair_name
 from .model import Participant
 from .normalise import Needs, normalise
 from .refusal import Breach, Brought, Case, Refusal
@@ -47,11 +57,11 @@ class FieldOf(Generic[_T]):
 
 
 FIELDS: tuple[FieldOf[Needs], ...] = (
-    FieldOf("usage.none", Combines.TOGETHER, lambda n: n.usage.none),
-    FieldOf("usage.cpu", Combines.TOGETHER, lambda n: n.usage.cpu),
-    FieldOf("usage.vulkan", Combines.TOGETHER, lambda n: n.usage.vulkan),
-    FieldOf("usage.display", Combines.TOGETHER, lambda n: n.usage.display),
-    FieldOf("usage.video", Combines.TOGETHER, lambda n: n.usage.video),
+    FieldOf("usage.none", Combines.TOGETHER, lambda n: NoneUsage(n.usage.none)),
+    FieldOf("usage.cpu", Combines.TOGETHER, lambda n: CpuUsage(n.usage.cpu)),
+    FieldOf("usage.vulkan", Combines.TOGETHER, lambda n: VulkanUsage(n.usage.vulkan)),
+    FieldOf("usage.display", Combines.TOGETHER, lambda n: DisplayUsage(n.usage.display)),
+    FieldOf("usage.video", Combines.TOGETHER, lambda n: VideoUsage(n.usage.video)),
     FieldOf("min_buffer_count_for_camping", Combines.TOGETHER, lambda n: n.camping),
     FieldOf("min_buffer_count_for_dedicated_slack", Combines.TOGETHER, lambda n: n.dedicated_slack),
     FieldOf("min_buffer_count_for_shared_slack", Combines.LARGEST, lambda n: n.shared_slack),
@@ -154,14 +164,31 @@ def entries_of(participant: Participant) -> list[Any]:
     return [] if constraints is None else list(constraints.image_format_constraints or ())
 
 
-def sources_for(participant: Participant, pair: Pair, case: Case) -> list[int]:
-    """Indices of the participant's image entries that have a say in this format."""
-    try:
-        needs = normalise(participant, case.platform, settings_only=case.settings_only)
-    except Breach:
-        return []
-    sources = (e.source for e in needs.entries if combine_pairs(e.pair, pair) is not None)
-    return list(dict.fromkeys(sources))
+def standing_for(pair: Pair) -> tuple[Pair, ...]:
+    """The pairs that a specific, supported one is combinable with."""
+    pixel_format, modifier = pair
+    return (
+        pair,
+        (pixel_format, MODIFIER_DO_NOT_CARE),
+        (FORMAT_DO_NOT_CARE, modifier),
+        (FORMAT_DO_NOT_CARE, MODIFIER_DO_NOT_CARE),
+    )
+
+
+def entry_for(needs: Needs, pair: Pair) -> Entry | None:
+    """The entry that has a say in a specific format: no two of one participant do."""
+    pairs = standing_for(pair)
+    return next((entry for entry in needs.entries if entry[:2] in pairs), None)
+
+
+def needs_of(case: Case) -> list[tuple[Participant, Needs]]:
+    """The needs of each participant whose own constraints break no rule."""
+    found = []
+    for who in case.participants:
+        with suppress(Breach):
+            needs = normalise(who, case.platform, settings_only=case.settings_only)
+            found.append((who, needs))
+    return found
 
 
 def brought(refusal: Refusal) -> tuple[Brought, ...]:
@@ -169,10 +196,13 @@ def brought(refusal: Refusal) -> tuple[Brought, ...]:
     if refusal.participant is not None:
         return tuple(_own_values(refusal, refusal.participant))
     return tuple(
-        value
-        for name in refusal.fields
-        for value in _deciding(name, list(_values(name, refusal.pair, refusal.case)))
+        value for name in refusal.fields for value in deciding(name, refusal.pair, refusal.case)
     )
+
+
+def deciding(name: str, pair: Pair | None, case: Case) -> tuple[Brought, ...]:
+    """The values of a field (of entries for a format) that make the combined one what it is."""
+    return tuple(_deciding(name, list(values(name, pair, case))))
 
 
 def _own_values(refusal: Refusal, who: Participant) -> Iterator[Brought]:
@@ -190,47 +220,49 @@ def _own_values(refusal: Refusal, who: Participant) -> Iterator[Brought]:
     yield from given or found[:1]
 
 
-def _values(name: str, pair: Pair | None, case: Case) -> Iterator[Brought]:
-    """What all participants sent for a field (of their entries for a format), where it is set."""
-    for who in case.participants:
-        if name == "pixel_format":
-            pairs = [pair_name(entry.pair) for entry in _entries(who, case)]
-            if pairs:
+def values(name: str, pair: Pair | None, case: Case) -> Iterator[Brought]:
+    """What all participants sent for a field (of their entries for a format), where it is set.
+
+    Formats are told as all those of a participant, domains also where they are what they are by default; both only
+    of participants whose own constraints break no rule.
+    """
+    if name == "pixel_format":
+        for who, needs in needs_of(case):
+            if needs.entries:
+                pairs = [pair_name(entry.pair) for entry in needs.entries]
                 yield Brought(who, "$.image_format_constraints", pairs)
-        elif is_image_field(name):
-            for source in sources_for(who, pair, case) if pair is not None else ():
-                value = look_up(entries_of(who)[source], name)
-                if value is not None:
-                    yield Brought(who, f"$.image_format_constraints[{source}].{name}", value)
-        elif _COMBINES.get(name) is Combines.IF_ALL:
-            # A domain may be unsupported by default, for what else was said.
-            needs = normalise(who, case.platform, settings_only=case.settings_only)
+    elif is_image_field(name):
+        for who, needs in needs_of(case) if pair is not None else ():
+            entry = entry_for(needs, pair)
+            value = None if entry is None else look_up(entries_of(who)[entry.source], name)
+            if entry is not None and value is not None:
+                path = f"$.image_format_constraints[{entry.source}].{name}"
+                yield Brought(who, path, value)
+    elif _COMBINES.get(name) is Combines.IF_ALL:
+        for who, needs in needs_of(case):
             yield Brought(who, f"$.{name}", _NEEDS[name](needs))
-        else:
+    else:
+        for who in case.participants:
             value = look_up(who.constraints, name)
             if value is not None:
                 yield Brought(who, f"$.{name}", value)
 
 
-def _entries(who: Participant, case: Case) -> list[Any]:
-    return list(normalise(who, case.platform, settings_only=case.settings_only).entries)
-
-
-def _deciding(name: str, values: list[Brought]) -> list[Brought]:
+def _deciding(name: str, found: list[Brought]) -> list[Brought]:
     """Those of the values that make the combined one what it is."""
     match _COMBINES.get(name, Combines.TOGETHER):
         case Combines.LARGEST:
-            most = max((value.value for value in values), default=0)
-            return [value for value in values if value.value == most]
+            most = max((value.value for value in found), default=0)
+            return [value for value in found if value.value == most]
         case Combines.SMALLEST:
-            least = min((value.value for value in values), default=0)
-            return [value for value in values if value.value == least]
+            least = min((value.value for value in found), default=0)
+            return [value for value in found if value.value == least]
         case Combines.IF_ANY:
-            return [value for value in values if value.value]
+            return [value for value in found if value.value]
         case Combines.IF_ALL:
-            return [value for value in values if not value.value]
+            return [value for value in found if not value.value]
         case _:
-            return [value for value in values if value.value != 0]
+            return [value for value in found if value.value != 0]
 
 
 # --- values for people --------------------------------------------------------------------------------------------

@@ -80,8 +80,8 @@ class Rule(enum.Enum):
     # 2
     NO_COMMON_HEAP = "somebody's every heap is refused by somebody else"
     NO_COMMON_FORMAT = "no format and modifier is left that everybody takes"
-    NO_COMMON_COLOR_SPACE = "no color space of the last common format is left"
-    ALPHA_CONFLICT = "is_alpha_present differs for the last common format"
+    NO_COMMON_COLOR_SPACE = "no color space is left that everybody takes"
+    ALPHA_CONFLICT = "is_alpha_present must not differ"
     TOO_MANY_FORMATS = "more than 512 image entries"
     # 3
     TOO_MANY_REQUIRED_SIZES = "more than 64 required_max_sizes are left"

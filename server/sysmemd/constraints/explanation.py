@@ -1,0 +1,262 @@
+"""Why a success is what it is: who made the buffers this many and this big, and what decided the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from sysmem_protocol.sysmem2 import CoherencyDomain, Heap, SizeU
+
+from .cost import DEFAULT_COST, format_cost
+from .entry import Entry, Terms, read_terms
+from .fields import deciding, show, values
+from .formats import (
+    COLOR_PREFERENCE,
+    color_name,
+    is_compatible_with_protected_memory,
+    pair_name,
+    traits,
+)
+from .heaps import DOMAIN_FIELDS
+from .model import SYSTEM_HEAP, Allocation, HeapKey, Participant
+from .refusal import Brought, Case
+from .report import CELL_WIDTH, MAX_VERDICTS, case_table, format_lines
+from .settings import COUNT_FIELDS, largest_image
+from .survey import combined_fields, terms_for, verdicts
+
+_MEMORY = "buffer_memory_constraints"
+
+
+@dataclass(frozen=True, slots=True)
+class Because:
+    """One setting, what came out, why, and the values that decided it."""
+
+    setting: str
+    result: str
+    why: str
+    values: tuple[Brought, ...] = ()
+
+    def __str__(self) -> str:
+        brought = "; ".join(str(value) for value in self.values)
+        return f"{self.setting} = {self.result}: {self.why}{f': {brought}' if brought else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The reasons of one allocation. `str()` gives a line for each."""
+
+    reasons: tuple[Because, ...]
+    case: Case = field(repr=False, compare=False)
+    pair: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        return "\n".join(str(reason) for reason in self.reasons)
+
+    def report(self, width: int = CELL_WIDTH) -> str:
+        """The reasons, then the table of all fields."""
+        settings = [(reason.setting, reason.result) for reason in self.reasons]
+        table = case_table(self.case, self.pair, settings=settings, width=width)
+        return "\n".join([str(self), "", table, *format_lines(self.case)])
+
+
+def explain(allocation: Allocation) -> Explanation:
+    """Why each setting is what it is. ValueError if the allocation wasn't aggregated here."""
+    case = allocation.case
+    memory = allocation.settings.buffer_settings
+    if case is None or memory is None:
+        raise ValueError("only the result of an aggregation can be explained")
+    image = allocation.settings.image_format_constraints
+    pair = None
+    if image is not None:
+        assert image.pixel_format is not None
+        assert image.pixel_format_modifier is not None
+        pair = (int(image.pixel_format), int(image.pixel_format_modifier))
+    reasons = [
+        _count(allocation, case),
+        *_sizes(allocation, case, pair),
+        _heap(allocation, case),
+        _domain(allocation, case),
+        *_flags(allocation, case),
+    ]
+    if pair is not None:
+        reasons += [_format(case, pair, secure_heap=_is_secure_heap(allocation, case))]
+        reasons += [_color_space(allocation, case, pair)]
+    return Explanation(tuple(reasons), case, pair)
+
+
+def _count(allocation: Allocation, case: Case) -> Because:
+    total = combined_fields(case)
+    assert total is not None
+    result = str(allocation.buffer_count)
+    if case.settings_only:
+        return Because("buffer_count", result, "buffer counts are left out of account")
+    kept = total.camping + total.dedicated_slack + total.shared_slack
+    if total.min_buffer_count > kept:
+        brought = deciding("min_buffer_count", None, case)
+        return Because("buffer_count", result, "the largest min_buffer_count", brought)
+    why = (
+        f"{total.camping} camping + {total.dedicated_slack} dedicated slack"
+        f" + {total.shared_slack} shared slack"
+    )
+    counts = tuple(value for name in COUNT_FIELDS[:3] for value in deciding(name, None, case))
+    return Because("buffer_count", result, why, counts)
+
+
+def _sizes(allocation: Allocation, case: Case, pair: tuple[int, int] | None) -> Iterator[Because]:
+    memory = allocation.settings.buffer_settings
+    assert memory is not None
+    assert memory.size_bytes is not None
+    size, raw = memory.size_bytes, memory.raw_vmo_size or 0
+    padding = ""
+    why, brought = "the largest min_size_bytes", deciding(f"{_MEMORY}.min_size_bytes", None, case)
+    if pair is not None:
+        terms = _delivered_terms(allocation)
+        image = largest_image(Entry(*pair, terms))
+        if image.size_bytes == size:
+            why = f"an image of {image}"
+            brought = _who_requires(case, pair, image.required)
+        pads = ("pad_for_block_size.width", "pad_for_block_size.height")
+        padded = tuple(
+            value
+            for name in (*pads, "pad_beyond_image_size_bytes")
+            for value in deciding(name, pair, case)
+            if value.value > (1 if name in pads else 0)
+        )
+        if padded:
+            padding = "padding, then "
+    else:
+        padded = ()
+    yield Because("size_bytes", str(size), why, brought)
+    why = f"{padding}rounded up to pages of {case.platform.page_size} bytes"
+    yield Because("raw_vmo_size", str(raw), why, padded)
+
+
+def _delivered_terms(allocation: Allocation) -> Terms:
+    image = allocation.settings.image_format_constraints
+    assert image is not None
+    return read_terms(image)
+
+
+def _who_requires(
+    case: Case, pair: tuple[int, int], required: tuple[int, int]
+) -> tuple[Brought, ...]:
+    """Who brought the size that the largest image has."""
+    size = SizeU(*required)
+    found = [value for value in values("required_max_size_list", pair, case) if size in value.value]
+    found += [value for value in values("required_max_size", pair, case) if value.value == size]
+    if found:
+        return tuple(found)
+    names = ("required_max_size", "min_size")
+    parts = [f"{name}.{axis}" for name in names for axis in ("width", "height")]
+    return tuple(value for part in parts for value in deciding(part, pair, case) if value.value)
+
+
+def _heap(allocation: Allocation, case: Case) -> Because:
+    memory = allocation.settings.buffer_settings
+    assert memory is not None
+    assert memory.heap is not None
+    result = show(memory.heap)
+    if memory.is_secure:
+        secure = deciding(f"{_MEMORY}.secure_required", None, case)
+        return Because("heap", result, "the first secure heap that is permitted", secure)
+    if _key(memory.heap) == SYSTEM_HEAP:
+        return Because("heap", result, "everybody permits the system heap")
+    lists = values(f"{_MEMORY}.permitted_heaps", None, case)
+    without = tuple(v for v in lists if SYSTEM_HEAP not in map(_key, v.value))
+    why = "the first permitted heap; the system heap is not permitted"
+    return Because("heap", result, why, without)
+
+
+def _key(heap: Heap) -> HeapKey:
+    return (heap.heap_type or "", heap.id or 0)
+
+
+def _is_secure_heap(allocation: Allocation, case: Case) -> bool:
+    memory = allocation.settings.buffer_settings
+    assert memory is not None
+    assert memory.heap is not None
+    return case.platform.heaps_by_key[_key(memory.heap)].secure
+
+
+def _domain(allocation: Allocation, case: Case) -> Because:
+    memory = allocation.settings.buffer_settings
+    assert memory is not None
+    assert memory.heap is not None
+    chosen = CoherencyDomain(memory.coherency_domain or 0)
+    displays = deciding("usage.display", None, case)
+    if chosen is CoherencyDomain.RAM and displays:
+        return Because("coherency_domain", chosen.name, "a display uses the buffers", displays)
+    heap = case.platform.heaps_by_key[_key(memory.heap)]
+    earlier = [domain for domain in CoherencyDomain if domain < chosen]
+    whys = [f"the heap has no {domain.name}" for domain in earlier if domain not in heap.domains]
+    brought = tuple(
+        value
+        for domain in earlier
+        if domain in heap.domains
+        for value in deciding(DOMAIN_FIELDS[domain], None, case)
+    )
+    why = "; ".join(["the first domain that heap and participants support", *whys])
+    return Because("coherency_domain", chosen.name, why, brought)
+
+
+def _flags(allocation: Allocation, case: Case) -> Iterator[Because]:
+    memory = allocation.settings.buffer_settings
+    assert memory is not None
+    for setting, name, on in (
+        ("is_secure", "secure_required", memory.is_secure),
+        (
+            "is_physically_contiguous",
+            "physically_contiguous_required",
+            memory.is_physically_contiguous,
+        ),
+    ):
+        why = "required" if on else "nobody requires it"
+        brought = deciding(f"{_MEMORY}.{name}", None, case)
+        yield Because(setting, show(bool(on)), why, brought)
+
+
+def _format(case: Case, pair: tuple[int, int], *, secure_heap: bool) -> Because:
+    """The format, and what became of the others that everybody takes; who excluded the rest is a table of its own."""
+    total = combined_fields(case)
+    assert total is not None
+
+    def cost(candidate: tuple[int, int]) -> str:
+        number = format_cost(case.platform.cost_index, *candidate, total.usage)
+        return "no cost given" if number == DEFAULT_COST else f"cost {number:g}"
+
+    others = []
+    for verdict in verdicts(case):
+        if not verdict.common or verdict.pair == pair:
+            continue
+        if secure_heap and not is_compatible_with_protected_memory(verdict.pair[1]):
+            others.append(f"{pair_name(verdict.pair)} can't live in protected memory")
+        else:
+            others.append(f"{pair_name(verdict.pair)} has {cost(verdict.pair)}")
+    if not others:
+        why = "the only format that everybody takes"
+    else:
+        shown = others[:MAX_VERDICTS]
+        if len(others) > MAX_VERDICTS:
+            shown.append(f"{len(others) - MAX_VERDICTS} more")
+        why = f"the cheapest, {cost(pair)}, of equals the smallest number; {', '.join(shown)}"
+    return Because("pixel_format", pair_name(pair), why)
+
+
+def _color_space(allocation: Allocation, case: Case, pair: tuple[int, int]) -> Because:
+    image = allocation.settings.image_format_constraints
+    assert image is not None
+    assert image.color_spaces is not None
+    chosen = int(image.color_spaces[0])
+    sent = list(terms_for(case, pair))
+    excluded = []
+    for space in COLOR_PREFERENCE[: COLOR_PREFERENCE.index(chosen)]:
+        lists = [(who, terms.color_spaces) for who, terms in sent if terms.color_spaces is not None]
+        if space in traits(*pair).color_spaces and any(space in spaces for _, spaces in lists):
+            without = [who for who, spaces in lists if space not in spaces]
+            excluded.append(f"{color_name(space)} isn't taken by {_names(without)}")
+    why = "; ".join(["the most preferred that everybody takes", *excluded])
+    return Because("color_space", color_name(chosen), why)
+
+
+def _names(participants: Sequence[Participant]) -> str:
+    return ", ".join(str(who) for who in participants)

@@ -1,0 +1,256 @@
+"""A case from JSON data: for `python -m sysmemd.explain`, tests and bug reports.
+
+The data are tables by their field names, enum members by name or number::
+
+    {"participants": [{"name": "camera", "id": 1, "constraints": {"usage": {"video": "HW_ENCODER"}, …}}, …],
+     "heaps": [{"type": "…", "id": 0, "domains": ["ram"], "secure": false}],
+     "limits": {"max_buffer_bytes": 268435456, …}, "memory": {"contiguous": "refuse"},
+     "format_costs": [{"pixel_format": "NV12", "usage": {"video": 1}, "cost": 100.0}]}
+
+Only `participants` is required. A struct is an array or an object, a combination of flags a number, a name or an
+array of them. An unknown key or a wrong type is a :class:`JsonError` that names it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
+from sysmem_protocol.library import (
+    Bool,
+    Enumeration,
+    HandleType,
+    Integer,
+    Nested,
+    String,
+    Struct,
+    Vector,
+    WireType,
+)
+from sysmem_protocol.sysmem2 import BufferCollectionConstraints, BufferUsage, CoherencyDomain
+
+from .cost import FormatCost
+from .model import HeapProperties, Participant, Platform
+
+
+class JsonError(ValueError):
+    """The data isn't a case; the message begins with the path of the key."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+
+
+def read_case(data: object) -> tuple[list[Participant], Platform]:
+    """Participants and platform; JsonError for anything that isn't as described."""
+    top = _Object(data, "$")
+    participants = top.each("participants", _participant, required=True)
+    limits = _Object(top.take("limits", {}), "$.limits")
+    memory = _Object(top.take("memory", {}), "$.memory")
+    contiguous = memory.take("contiguous", "simulated")
+    if contiguous not in ("simulated", "refuse"):
+        raise JsonError("$.memory.contiguous", 'expected "simulated" or "refuse"')
+    defaults = Platform()
+    max_allocation = limits.take("max_allocation_bytes", None)
+    platform = Platform(
+        heaps=tuple(top.each("heaps", _heap)),
+        format_costs=tuple(top.each("format_costs", _format_cost)),
+        contiguous="refuse" if contiguous == "refuse" else "simulated",
+        max_buffer_bytes=limits.bytes("max_buffer_bytes", defaults.max_buffer_bytes),
+        max_collection_bytes=limits.bytes("max_collection_bytes", defaults.max_collection_bytes),
+        max_allocation_bytes=None
+        if max_allocation is None
+        else _read(_BYTES, max_allocation, "$.limits.max_allocation_bytes"),
+    )
+    for each in (top, limits, memory):
+        each.end()
+    return participants, platform
+
+
+_T = TypeVar("_T")
+_BYTES = Integer(64)
+_REQUIRED = object()
+
+
+class _Object:
+    """A JSON object whose keys are taken one by one; what is left at the end is unknown."""
+
+    def __init__(self, data: object, path: str) -> None:
+        if not isinstance(data, dict):
+            raise JsonError(path, f"expected an object, got {_kind(data)}")
+        self.data: dict[str, Any] = dict(data)
+        self.path = path
+
+    def take(self, key: str, default: object = _REQUIRED) -> Any:
+        if key not in self.data:
+            if default is _REQUIRED:
+                raise JsonError(f"{self.path}.{key}", "is required")
+            return default
+        return self.data.pop(key)
+
+    def read(self, key: str, type_: WireType, default: object = _REQUIRED) -> Any:
+        value = self.take(key, default)
+        return value if value is default else _read(type_, value, f"{self.path}.{key}")
+
+    def bytes(self, key: str, default: int) -> int:
+        return int(self.read(key, _BYTES, default))
+
+    def each(
+        self, key: str, element: Callable[[_Object], _T], *, required: bool = False
+    ) -> list[_T]:
+        path = f"{self.path}.{key}"
+        values = self.take(key, _REQUIRED if required else [])
+        if not isinstance(values, list):
+            raise JsonError(path, f"expected an array, got {_kind(values)}")
+        read = []
+        for index, value in enumerate(values):
+            item = _Object(value, f"{path}[{index}]")
+            read.append(element(item))
+            item.end()
+        return read
+
+    def end(self) -> None:
+        for key in self.data:
+            raise JsonError(f"{self.path}.{key}", "unknown key")
+
+
+def _participant(item: _Object) -> Participant:
+    constraints = item.take("constraints", None)
+    path = f"{item.path}.constraints"
+    return Participant(
+        None
+        if constraints is None
+        else _read(Nested(BufferCollectionConstraints), constraints, path),
+        name=item.read("name", String(256), ""),
+        id=item.read("id", Integer(64), 0),
+    )
+
+
+def _heap(item: _Object) -> HeapProperties:
+    names = item.take("domains", ["cpu", "ram", "inaccessible"])
+    path = f"{item.path}.domains"
+    if not isinstance(names, list):
+        raise JsonError(path, f"expected an array, got {_kind(names)}")
+    domains = frozenset(
+        CoherencyDomain[_name(name, CoherencyDomain, f"{path}[{i}]")]
+        for i, name in enumerate(names)
+    )
+    return HeapProperties(
+        item.read("type", String(128)),
+        item.read("id", Integer(64), 0),
+        domains,
+        item.read("secure", Bool(), False),
+    )
+
+
+def _name(value: object, names: type[enum.Enum], path: str) -> str:
+    known = names.__members__
+    if not isinstance(value, str) or value.upper() not in known:
+        raise JsonError(path, f"expected one of {', '.join(name.lower() for name in known)}")
+    return value.upper()
+
+
+def _format_cost(item: _Object) -> FormatCost:
+    cost = item.take("cost")
+    if isinstance(cost, bool) or not isinstance(cost, int | float) or cost != cost:
+        raise JsonError(f"{item.path}.cost", f"expected a number, got {_kind(cost)}")
+    return FormatCost(
+        item.read("pixel_format", Enumeration(PixelFormat)),
+        item.read("pixel_format_modifier", Enumeration(PixelFormatModifier, 64), 0),
+        item.read("usage", Nested(BufferUsage), BufferUsage()),
+        float(cost),
+    )
+
+
+# --- values by their declared type --------------------------------------------------------------------------------
+
+
+def _read(type_: WireType, value: Any, path: str) -> Any:
+    match type_:
+        case Bool():
+            if not isinstance(value, bool):
+                raise JsonError(path, f"expected true or false, got {_kind(value)}")
+            return value
+        case Integer(bits=bits):
+            return _integer(value, bits, path)
+        case Enumeration(type=enumeration, bits=bits):
+            return _member(enumeration, value, bits, path)
+        case String(max_bytes=limit):
+            if not isinstance(value, str) or len(value.encode(errors="replace")) > limit:
+                raise JsonError(path, f"expected text of at most {limit} bytes")
+            return value
+        case Vector(element=element, max_count=limit):
+            if not isinstance(value, list) or len(value) > limit:
+                raise JsonError(path, f"expected an array of at most {limit}, got {_kind(value)}")
+            return [_read(element, each, f"{path}[{i}]") for i, each in enumerate(value)]
+        case Nested(type=declared):
+            return _record(declared, value, path)
+        case HandleType():
+            raise JsonError(path, "a handle has no value here")
+
+
+def _integer(value: Any, bits: int, path: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise JsonError(path, f"expected an integer, got {_kind(value)}")
+    if not 0 <= value < 1 << bits:
+        raise JsonError(path, f"{value} doesn't fit {bits} bits")
+    return value
+
+
+def _member(
+    type_: type[enum.IntEnum] | type[enum.IntFlag], value: Any, bits: int, path: str
+) -> int:
+    """A member by name or number; an unknown number stays one, flags may be an array."""
+    if isinstance(value, str):
+        if value not in type_.__members__:
+            raise JsonError(path, f"{type_.__name__} has no member {value}")
+        return type_[value]
+    if isinstance(value, list) and issubclass(type_, enum.IntFlag):
+        flags = type_(0)
+        for index, flag in enumerate(value):
+            flags |= type_(_member(type_, flag, bits, f"{path}[{index}]"))
+        return flags
+    number = _integer(value, bits, path)
+    try:
+        return type_(number)
+    except ValueError:
+        return number
+
+
+def _record(declared: Any, value: Any, path: str) -> Any:
+    """A table from an object; a struct from an object or an array, with all of its members."""
+    members = {member.name: member.field for member in declared.members}
+    is_struct = issubclass(declared, Struct)
+    if is_struct and isinstance(value, list):
+        if len(value) != len(members):
+            raise JsonError(path, f"expected {len(members)} elements, got {len(value)}")
+        value = dict(zip(members, value, strict=True))
+    if not isinstance(value, Mapping):
+        raise JsonError(path, f"expected an object, got {_kind(value)}")
+    read = {}
+    for key, element in value.items():
+        if key not in members:
+            raise JsonError(f"{path}.{key}", "unknown key")
+        if element is not None or is_struct:
+            read[key] = _read(members[key].type, element, f"{path}.{key}")
+    if is_struct:
+        for key in members:
+            if key not in read:
+                raise JsonError(f"{path}.{key}", "is required")
+    return declared(**read)
+
+
+_KINDS = {
+    dict: "an object",
+    list: "an array",
+    str: "text",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    type(None): "null",
+}
+
+
+def _kind(value: object) -> str:
+    return _KINDS.get(type(value), type(value).__name__)

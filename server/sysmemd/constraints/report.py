@@ -1,0 +1,163 @@
+"""The report: rows are fields, columns participants, the last column what came out; plain text.
+
+A refusal's report marks the fields in conflict with `>` and the participants of a smallest conflicting set with `*`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from typing import Any
+
+from .fields import FIELDS, IMAGE_FIELDS, show, values
+from .formats import pair_name
+from .model import Participant
+from .refusal import Breach, Brought, Case, Refusal
+from .survey import Verdict, combined_fields, combined_terms, verdicts
+
+#: Characters of one cell; what is longer is cut.
+CELL_WIDTH = 36
+#: Participants that get a column; those in conflict come before others.
+MAX_COLUMNS = 12
+#: Formats whose fate is told.
+MAX_VERDICTS = 24
+
+Row = tuple[str, ...]
+
+
+def refusal_report(refusal: Refusal, width: int = CELL_WIDTH) -> str:
+    """A refusal as a table."""
+    case = refusal.case
+    lines = [refusal.line(conflict=False)]
+    if refusal.conflict:
+        names = ", ".join(str(who) for who in refusal.conflict)
+        lines.append(f"smallest conflicting set: {names}")
+    lines += [f"differs: {difference}" for difference in refusal.differences]
+    marked = {value.path for value in refusal.values} | set(refusal.fields)
+    table = case_table(
+        case,
+        refusal.pair,
+        conflict=refusal.conflict,
+        marked=marked,
+        broken=refusal.detail or "refused",
+        width=width,
+    )
+    return "\n".join([*lines, "", table, *format_lines(case)])
+
+
+def case_table(
+    case: Case,
+    pair: tuple[int, int] | None,
+    *,
+    conflict: Sequence[Participant] = (),
+    marked: Set[str] = frozenset(),
+    broken: str = "",
+    settings: Sequence[tuple[str, str]] = (),
+    width: int = CELL_WIDTH,
+) -> str:
+    """All fields that somebody set, of image entries those for `pair`; then `settings`, which only came out."""
+    columns = _columns(case, conflict)
+    header = ["field", *(_mark(str(who), _is_in(who, conflict)) for who in columns)]
+    hidden = len(case.participants) - len(columns)
+    if hidden:
+        header.append(f"{hidden} more")
+    rows: list[Row] = [(*header, "result")]
+    total = combined_fields(case)
+
+    def add(name: str, label: str, found: list[Brought], result: Any) -> None:
+        if not found:
+            return
+        cells = [_cell(who, found) for who in columns]
+        if hidden:
+            others = sum(all(value.participant is not who for who in columns) for value in found)
+            cells.append(f"{others} set" if others else "")
+        is_marked = name in marked or any(value.path in marked for value in found)
+        outcome = broken if is_marked and broken else show(result)
+        rows.append((_mark(label, False, "> " if is_marked else "  "), *cells, outcome))
+
+    for field in FIELDS:
+        found = [value for value in values(field.name, None, case) if _said(value)]
+        add(field.name, field.name, found, None if total is None else field.value(total))
+    formats = list(values("pixel_format", None, case))
+    common = [pair_name(verdict.pair) for verdict in verdicts(case) if verdict.common]
+    add("pixel_format", "image_format_constraints", formats, common)
+    if pair is not None:
+        terms, _ = combined_terms(case, pair)
+        for image in IMAGE_FIELDS:
+            found = list(values(image.name, pair, case))
+            result = "—" if terms is None else image.value(terms)
+            whole = image.name.partition(".")[0]
+            add(whole if whole in marked else image.name, f"  .{image.name}", found, result)
+        rows.insert(_first_image_row(rows), (f"  {pair_name(pair)}", *[""] * (len(header))))
+    blank = [""] * (len(header) - 1)
+    rows += [(f"  {name}", *blank, value) for name, value in settings]
+    return render(rows, width)
+
+
+def _first_image_row(rows: list[Row]) -> int:
+    indices = (i for i, row in enumerate(rows) if row[0].lstrip("> ").startswith("."))
+    return next(indices, len(rows))
+
+
+def _columns(case: Case, conflict: Sequence[Participant]) -> list[Participant]:
+    """The participants shown, in the order of the tree."""
+    everybody = case.participants
+    kept = sorted(range(len(everybody)), key=lambda i: not _is_in(everybody[i], conflict))
+    return [everybody[i] for i in sorted(kept[:MAX_COLUMNS])]
+
+
+def _is_in(who: Participant, participants: Sequence[Participant]) -> bool:
+    """Whether it is this very participant; another one may have asked for the same."""
+    return any(who is other for other in participants)
+
+
+def _said(value: Brought) -> bool:
+    """Whether a value is worth a cell: domains come with every participant, also by default."""
+    return value.value is not True or not value.path.endswith("_domain_supported")
+
+
+def _cell(who: Participant, found: Sequence[Brought]) -> str:
+    return "; ".join(show(value.value) for value in found if value.participant is who)
+
+
+def _mark(text: str, marked: bool, prefix: str = "") -> str:
+    return f"{prefix}{text}{'*' if marked else ''}"
+
+
+def format_lines(case: Case) -> list[str]:
+    """Why formats that somebody offered dropped out."""
+    dropped = [verdict for verdict in verdicts(case) if not verdict.common]
+    lines = [f"  {pair_name(verdict.pair)}: {reason(verdict)}" for verdict in dropped]
+    if len(lines) > MAX_VERDICTS:
+        lines[MAX_VERDICTS:] = [f"  … {len(lines) - MAX_VERDICTS} more"]
+    return ["", "formats that dropped out:", *lines] if lines else []
+
+
+def reason(verdict: Verdict) -> str:
+    """Why one format dropped out."""
+    if verdict.breach is not None:
+        return breach_text(verdict.breach)
+    shown = [str(who) for who in verdict.refused_by[:4]]
+    if len(verdict.refused_by) > 4:
+        shown.append(f"{len(verdict.refused_by) - 4} more")
+    return f"not taken by {', '.join(shown)}"
+
+
+def breach_text(breach: Breach) -> str:
+    """A breach in one phrase."""
+    return f"{breach.rule.value}{f' ({breach.detail})' if breach.detail else ''}"
+
+
+def render(rows: Sequence[Row], width: int = CELL_WIDTH) -> str:
+    """Rows as aligned text, the first one a header. Longer cells are cut, but for those of the first column."""
+    cut = [(row[0], *(_cut(cell, width) for cell in row[1:])) for row in rows]
+    widths = [max(len(row[i]) for row in cut if i < len(row)) for i in range(len(cut[0]))]
+    lines = [
+        " | ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
+        for row in cut
+    ]
+    lines.insert(1, "-+-".join("-" * size for size in widths))
+    return "\n".join(lines)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"

@@ -1,0 +1,111 @@
+"""What a case comes to, as far as it gets: for reports and explanations, also of what was refused.
+
+Unlike an aggregation, which stops at the first breach, this looks at every field and format on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from .entry import Entry, Terms, adjust
+from .fields import entry_for, needs_of, standing_for
+from .finish import finish
+from .fold import combine, fold_fields
+from .formats import is_specific, traits
+from .model import Participant
+from .normalise import Needs
+from .refusal import Breach, Case
+
+Pair = tuple[int, int]
+
+
+def combined_fields(case: Case) -> Needs | None:
+    """Everything but the image entries, combined; None if every participant's own constraints break a rule.
+
+    Heaps that not everybody permits are left out, which may leave none.
+    """
+    all_needs = [needs for _, needs in needs_of(case)]
+    if not all_needs:
+        return None
+    total = replace(all_needs[0], min_size_bytes=max(all_needs[0].min_size_bytes, 1), entries=[])
+    for needs in all_needs[1:]:
+        fold_fields(total, needs)
+        if total.heaps is None:
+            total.heaps = needs.heaps
+        elif needs.heaps is not None:
+            permitted = needs.heaps
+            total.heaps = tuple(heap for heap in total.heaps if heap in permitted)
+    return total
+
+
+def terms_for(case: Case, pair: Pair) -> Iterator[tuple[Participant, Terms]]:
+    """The terms of each participant who has a say in a specific format, colour spaces that it can't have left out."""
+    supported = traits(*pair).color_spaces
+    for who, needs in needs_of(case):
+        entry = entry_for(needs, pair)
+        if entry is not None:
+            terms = entry.terms
+            if terms.color_spaces is not None:
+                terms = replace(terms, color_spaces=terms.color_spaces & supported)
+            yield who, terms
+
+
+def combined_terms(case: Case, pair: Pair) -> tuple[Terms | None, Breach | None]:
+    """What a specific format's terms combine to as far as they do, and why they don't.
+
+    No terms if nobody has a say in it, or if a combination fails.
+    """
+    total: Terms | None = None
+    for _, terms in terms_for(case, pair):
+        if total is None:
+            total = terms
+            continue
+        result = combine(total, terms, traits(*pair).stride_bytes)
+        if isinstance(result, Breach):
+            return None, result
+        total = result
+    if total is None:
+        return None, None
+    try:
+        (entry,) = finish([Entry(*pair, total)])
+        total = entry.terms
+        return adjust(total, traits(*pair), case.platform.page_size), None
+    except Breach as breach:
+        return total, breach
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a format that somebody offered."""
+
+    pair: Pair
+    #: Participants with image entries of whom none stands for it.
+    refused_by: tuple[Participant, ...]
+    #: Why it dropped out although everybody offers it.
+    breach: Breach | None = None
+
+    @property
+    def common(self) -> bool:
+        """Whether it is left for everybody."""
+        return not self.refused_by and self.breach is None
+
+
+def verdicts(case: Case) -> list[Verdict]:
+    """All specific formats that somebody offers, those that most participants take first."""
+    choosing = [(who, needs) for who, needs in needs_of(case) if needs.entries]
+    offered = dict.fromkeys(
+        entry.pair for _, needs in choosing for entry in needs.entries if is_specific(*entry.pair)
+    )
+    takers: dict[Pair, set[int]] = {pair: set() for pair in offered}
+    for index, (_, needs) in enumerate(choosing):
+        own = {entry.pair for entry in needs.entries}
+        for pair, taken_by in takers.items():
+            if not own.isdisjoint(standing_for(pair)):
+                taken_by.add(index)
+    found = []
+    for pair, taken_by in takers.items():
+        refused_by = tuple(who for i, (who, _) in enumerate(choosing) if i not in taken_by)
+        breach = None if refused_by else combined_terms(case, pair)[1]
+        found.append(Verdict(pair, refused_by, breach))
+    return sorted(found, key=lambda verdict: (len(verdict.refused_by), verdict.pair))
