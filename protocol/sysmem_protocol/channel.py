@@ -24,6 +24,9 @@ _CONTROL_BYTES = socket.CMSG_SPACE(MAX_HANDLES * _INT_BYTES)
 _WAIT_FLAGS = int(socket.MSG_CMSG_CLOEXEC)
 _RECEIVE_FLAGS = _WAIT_FLAGS | int(socket.MSG_DONTWAIT)
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+#: Control data that Python has no name for: a descriptor of the sending process, installed by the kernel when the
+#: socket has SO_PASSPIDFD. Whoever had the socket before may have set that.
+_SCM_PIDFD = 4
 _TRUNCATED = socket.MSG_TRUNC | socket.MSG_CTRUNC
 
 
@@ -37,8 +40,15 @@ class Channel:
     __slots__ = ("_socket",)
 
     def __init__(self, fd: int) -> None:
-        """Become the owner of `fd`, one end of a SEQPACKET pair."""
+        """Become the owner of `fd`, one end of a SEQPACKET pair.
+
+        Raises `OSError` when it is no socket, and then owns nothing.
+        """
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
+        if (
+            self._socket.gettimeout()
+        ):  # socket.setdefaulttimeout(), which would make every call wait
+            self._socket.settimeout(None)
 
     def fileno(self) -> int:
         """The descriptor, still owned by this channel; -1 once closed."""
@@ -146,11 +156,18 @@ class Channel:
 
 
 def _handles(ancillary: list[tuple[int, int, bytes]]) -> list[Handle]:
-    """Every descriptor that arrived, each with an owner."""
+    """Every descriptor that was sent, each with an owner; one that wasn't sent is closed."""
     handles = []
     for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == socket.SOL_SOCKET and kind in (socket.SCM_RIGHTS, _SCM_PIDFD):
             fds = array.array("i")
             fds.frombytes(data[: len(data) - len(data) % _INT_BYTES])
-            handles += [Handle(fd) for fd in fds]
+            arrived = [Handle(fd) for fd in fds]
+            if kind == socket.SCM_RIGHTS:
+                handles += arrived
+            else:
+                for (
+                    handle
+                ) in arrived:  # may be a negative error number, as which it is closed already
+                    handle.close()
     return handles

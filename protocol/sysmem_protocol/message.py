@@ -32,7 +32,11 @@ class MalformedMessage(ValueError):
 
 @dataclass(slots=True)
 class Message:
-    """A message with the descriptors that it owns."""
+    """A message with the descriptors that it owns.
+
+    `more` marks a part of a split response: its descriptors come before those of the next datagram, which has the same
+    txid and ordinal. A request with it is malformed.
+    """
 
     txid: int
     ordinal: int
@@ -69,8 +73,8 @@ def parse(data: bytes, handles: list[Handle]) -> Message:
             raise MalformedMessage(f"magic number {magic:#04x}, expected {MAGIC:#04x}")
         if flags not in (FLAGS, FLAGS_MORE):
             raise MalformedMessage(f"flags {flags.hex()}, expected {FLAGS.hex()}")
-        if flags == FLAGS_MORE and len(data) > HEADER.size:
-            raise MalformedMessage("a datagram with more descriptors to follow has a body")
+        if flags == FLAGS_MORE and (len(data) > HEADER.size or not handles):
+            raise MalformedMessage("a datagram that others follow carries descriptors and no body")
     except MalformedMessage:
         for handle in handles:
             handle.close()
