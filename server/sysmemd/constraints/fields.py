@@ -31,6 +31,8 @@ from .normalise import Needs, normalise
 from .refusal import Breach, Brought, Case, Refusal
 
 Pair = tuple[int, int]
+#: Formats of one participant that are told by name.
+MAX_PAIRS = 64
 
 
 class Combines(enum.Enum):
@@ -229,7 +231,9 @@ def values(name: str, pair: Pair | None, case: Case) -> Iterator[Brought]:
     if name == "pixel_format":
         for who, needs in needs_of(case):
             if needs.entries:
-                pairs = [pair_name(entry.pair) for entry in needs.entries]
+                pairs = [pair_name(entry.pair) for entry in needs.entries[:MAX_PAIRS]]
+                if len(needs.entries) > MAX_PAIRS:
+                    pairs.append(f"… {len(needs.entries) - MAX_PAIRS} more")
                 yield Brought(who, "$.image_format_constraints", pairs)
     elif is_image_field(name):
         for who, needs in needs_of(case) if pair is not None else ():

@@ -194,6 +194,9 @@ def combine(a: Terms, b: Terms, stride_bytes: int) -> Terms | Breach:
         divisor = math.lcm(divisor, stride_bytes * pad_width)
     if divisor > U32_MAX:
         return Breach(Rule.DIVISOR_OVER_32_BITS, "bytes_per_row_divisor", str(divisor))
+    sizes = a.required_max_sizes
+    if b.required_max_sizes != sizes:
+        sizes += b.required_max_sizes
     return Terms(
         spaces,
         max(a.min_width, b.min_width),
@@ -215,7 +218,7 @@ def combine(a: Terms, b: Terms, stride_bytes: int) -> Terms | Breach:
         max(a.start_offset_divisor, b.start_offset_divisor),
         a.at_pixel_boundary or b.at_pixel_boundary,
         alpha,
-        a.required_max_sizes + b.required_max_sizes,
+        sizes,
         pad_width,
         max(a.pad_height, b.pad_height),
         max(a.pad_beyond, b.pad_beyond),
