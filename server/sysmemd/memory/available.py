@@ -29,10 +29,8 @@ def memory_bytes(
                 "0::/"
             ):  # version 2, the only one that a whole tree of limits is read from
                 path = cgroup_root / line.removeprefix("0::/")
-                for group in (path, *path.parents):
-                    left = min(left, _group_left(group))
-                    if group == cgroup_root:
-                        break
+                groups = [path, *path.parents]
+                left = min(left, *(_group_left(g) for g in groups if g.is_relative_to(cgroup_root)))
     return left
 
 

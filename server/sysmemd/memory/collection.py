@@ -45,7 +45,7 @@ class Buffers:
         self.name = name
         self.settings = settings
         self.buffers: list[Buffer] = []
-        self._on_no_strong: Callable[[], None] | None = on_no_strong
+        self._on_no_strong = on_no_strong
         self._cancel_no_strong: Callable[[], None] | None = None
         self._surroundings = surroundings
         #: By the number of buffers at which they are signalled.
@@ -123,7 +123,6 @@ class Buffers:
 
     def close(self) -> None:
         """Let go of everything: buffers, events, and the call that may be due. For the daemon's end."""
-        self._on_no_strong = None
         if self._cancel_no_strong is not None:
             self._cancel_no_strong()
         for buffer in self.buffers:
@@ -157,9 +156,7 @@ class Buffers:
 
     def _say_no_strong(self) -> None:
         self._cancel_no_strong = None
-        if callback := self._on_no_strong:
-            self._on_no_strong = None
-            callback()
+        self._on_no_strong()
 
     def __repr__(self) -> str:
         return f"<Buffers of {self.collection_id} {self.name!r}: {self.existing} of {self.count} exist>"

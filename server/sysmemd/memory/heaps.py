@@ -22,7 +22,10 @@ _ALL_DOMAINS = frozenset(CoherencyDomain)
 
 @dataclass(frozen=True, slots=True)
 class HeapSettings:
-    """A heap as the configuration describes it, a `[[heap]]` section; plain data."""
+    """A heap as the configuration describes it, a `[[heap]]` section; plain data.
+
+    Of the domains named for a secure heap only the inaccessible one counts. Raises `ValueError` when none is left.
+    """
 
     heap_type: str
     id: int = 0
@@ -32,10 +35,14 @@ class HeapSettings:
     max_bytes: int | None = None
 
     def __post_init__(self) -> None:
+        if self.secure:
+            # A section that only says `secure = true` is not to be wrong for what it doesn't say.
+            inaccessible = self.domains & {CoherencyDomain.INACCESSIBLE}
+            object.__setattr__(self, "domains", inaccessible)
         if not self.domains:
-            raise ValueError(f"{self}: a heap supports at least one domain")
-        if self.secure and self.domains != {CoherencyDomain.INACCESSIBLE}:
-            raise ValueError(f"{self}: a secure heap supports the inaccessible domain only")
+            raise ValueError(
+                f"{self}: a heap supports at least one domain, a secure one the inaccessible one"
+            )
 
     def __str__(self) -> str:
         return f"heap {self.heap_type} (id {self.id})"

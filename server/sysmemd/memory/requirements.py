@@ -9,6 +9,8 @@ from . import locks, vmo
 from .locks import Kind
 from .watch import InodeWatch
 
+_PROC = ("/proc/self/fd", "/proc/self/fdinfo")
+
 _Attempt = Callable[[], None]
 
 
@@ -35,8 +37,8 @@ def missing_requirements() -> list[str]:
 
 
 def _try_proc() -> None:
-    os.stat("/proc/self/fd")
-    os.stat("/proc/self/fdinfo")
+    for path in _PROC:
+        os.stat(path)
 
 
 def _try_memfd() -> None:

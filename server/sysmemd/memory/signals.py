@@ -30,9 +30,6 @@ class SignalSet:
         #: By identity, with the descriptor that is watched (-1: none).
         self._events: dict[int, tuple[Closeable, int]] = {}
 
-    def __len__(self) -> int:
-        return len(self._events)
-
     def add(self, event: Closeable) -> None:
         """Own an event. One whose client can't be watched (it has no descriptor, say) is kept to the end."""
         key, descriptor = id(event), -1

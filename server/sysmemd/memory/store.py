@@ -15,7 +15,7 @@ from .buffer import Buffer, Surroundings
 from .collection import Buffers
 from .handle_info import HandleInfo
 from .heaps import Heap, MemfdHeap
-from .watch import Hangups, InodeWatch
+from .watch import Hangups, InodeWatch, Reports
 
 HeapKey = tuple[str, int]
 
@@ -200,9 +200,12 @@ class Memory:
         )
 
     def _read_watch(self) -> None:
-        if self._closed:
-            return
-        reports = self._watch.read()
+        if not self._closed:
+            # Twice: closings found the first time make the server let go of buffers, which ends them.
+            self._take(self._watch.read())
+            self._take(self._watch.read())
+
+    def _take(self, reports: Reports) -> None:
         closings, ends = reports.closings, reports.ends
         if reports.overflow:
             self._surroundings.log.warning(

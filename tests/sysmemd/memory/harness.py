@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import heapq
+import os
+import resource
 import select
 import signal
 import socket
@@ -221,6 +223,28 @@ def is_closed(event: Handle) -> bool:
 def present(handle: Handle | None) -> Handle:
     assert handle is not None
     return handle
+
+
+class few_descriptors:  # noqa: N801 - used as a function
+    """A process with only `spare` descriptors left."""
+
+    def __init__(self, spare: int) -> None:
+        self._spare = spare
+
+    def __enter__(self) -> None:
+        self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # Descriptors are given out from below: fill the gaps, then allow so many more.
+        self._fill = [os.open("/dev/null", os.O_RDONLY) for _ in range(32)]
+        top = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+        while self._fill[-1] < top:
+            self._fill.append(os.open("/dev/null", os.O_RDONLY))
+        limit = self._fill[-1] + 1 + self._spare
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, self._limits[1]))
+
+    def __exit__(self, *_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
+        for fd in self._fill:
+            os.close(fd)
 
 
 class Peer:

@@ -1,0 +1,292 @@
+"""Allocating: heaps, limits, and failures that leave nothing behind; spec/linux.md, "Heaps" and "Limits"."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+import pytest
+
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.sysmem2 import SYSTEM_RAM_HEAP, CoherencyDomain, Heap
+from sysmemd.memory import (
+    SYSTEM_RAM,
+    HeapSettings,
+    HeapStatistics,
+    MemfdHeap,
+    MemoryStatistics,
+    locks,
+    vmo,
+)
+from sysmemd.memory.watch import InodeWatch
+from sysmemd.ports import NoMemoryError
+
+from .harness import CAMERA, PAGE, READ, Bench, few_descriptors, is_closed
+
+TEE = HeapSettings("vendor.HEAP_TYPE.TEE", 3, secure=True, max_bytes=8 * PAGE)
+
+
+@pytest.fixture
+def tee() -> MemfdHeap:
+    return MemfdHeap(TEE)
+
+
+def test_the_system_heap_always_exists(bench: Bench) -> None:
+    assert bench.memory.statistics() == MemoryStatistics(
+        heaps=(HeapStatistics(SYSTEM_RAM.heap_type, 0, 0, None),), collections=0, buffers={}
+    )
+    bench.allocate(heap=Heap(heap_type=SYSTEM_RAM_HEAP.heap_type))
+
+
+def test_a_configured_system_heap_takes_its_place() -> None:
+    heap = MemfdHeap(HeapSettings(SYSTEM_RAM.heap_type, max_bytes=PAGE))
+    bench = Bench(heap)
+    with pytest.raises(NoMemoryError, match="limit of 4096"):
+        bench.allocate(2)
+    bench.close()
+
+
+def test_buffers_come_from_the_heap_of_the_settings(tee: MemfdHeap) -> None:
+    bench = Bench(tee)
+    bench.allocate(2, size=2 * PAGE, heap=Heap(heap_type=TEE.heap_type, id=3))
+    bench.allocate(1, size=3 * PAGE)
+    assert bench.memory.statistics() == MemoryStatistics(
+        heaps=(
+            HeapStatistics(TEE.heap_type, 3, 4 * PAGE, 8 * PAGE),
+            HeapStatistics(SYSTEM_RAM.heap_type, 0, 3 * PAGE, None),
+        ),
+        collections=2,
+        buffers={"server": 3},
+    )
+    bench.close()
+
+
+@pytest.mark.parametrize("heap", [Heap(heap_type="nowhere"), Heap(heap_type=TEE.heap_type, id=4)])
+def test_a_heap_that_is_not_there(tee: MemfdHeap, heap: Heap) -> None:
+    bench = Bench(tee)
+    with pytest.raises(NoMemoryError, match="there is no heap"):
+        bench.allocate(heap=heap)
+    bench.close()
+
+
+def test_a_heaps_limit_holds_until_memory_is_reclaimed(tee: MemfdHeap) -> None:
+    bench = Bench(tee)
+    heap = Heap(heap_type=TEE.heap_type, id=3)
+    first = bench.allocate(3, size=2 * PAGE, heap=heap)
+    with pytest.raises(NoMemoryError, match="limit of 32768, 32768 are in use"):
+        bench.allocate(2, size=2 * PAGE, heap=heap)
+    assert tee.used_bytes == 6 * PAGE
+    ((weak, _), (second, _), (third, _)) = bench.weak(first)
+    first.drop_strong()
+    second.close()
+    third.close()
+    # Two of three are gone, and that counts at once.
+    bench.allocate(3, size=2 * PAGE, heap=heap)
+    with pytest.raises(NoMemoryError):
+        bench.allocate(1, heap=heap)
+    weak.close()
+    bench.allocate(1, size=2 * PAGE, heap=heap)
+    assert tee.used_bytes == 8 * PAGE
+    bench.close()
+
+
+def test_lazy_memory_takes_pages_at_first_use_and_eager_at_once(bench: Bench) -> None:
+    (lazy,) = bench.strong(bench.allocate(size=16 * PAGE))
+    assert os.fstat(lazy.fileno()).st_blocks == 0
+    eager_bench = Bench(allocation="eager")
+    (eager,) = eager_bench.strong(eager_bench.allocate(size=16 * PAGE))
+    assert os.fstat(eager.fileno()).st_blocks * 512 == 16 * PAGE
+    eager_bench.close()
+
+
+def test_eager_memory_that_is_not_there_fails_at_once() -> None:
+    bench = Bench(allocation="eager")
+    with pytest.raises(NoMemoryError, match="can't be reserved"):
+        bench.allocate(size=1 << 50)
+    assert bench.states() == {}
+    bench.close()
+
+
+def test_eager_memory_that_runs_out_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(allocation="eager")
+    calls = []
+
+    def third_fails(*arguments: object) -> None:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", third_fails)
+    with pytest.raises(NoMemoryError, match=r"buffer 2 of 4, 4096 bytes: .*No space left"):
+        bench.allocate(4)
+    assert bench.memory.statistics().heaps[0].used_bytes == 0
+    bench.memory.process_events()
+    bench.close()
+
+
+@pytest.mark.parametrize("size", [(1 << 62) + PAGE, (1 << 64) - PAGE])
+def test_a_size_that_no_file_has(bench: Bench, size: int) -> None:
+    with pytest.raises(NoMemoryError, match="more than a buffer can have"):
+        bench.allocate(size=size)
+
+
+def test_handle_bytes_lie_beyond_the_largest_buffer(bench: Bench) -> None:
+    assert locks.FIRST_BYTE >= vmo.MAX_BYTES
+    bench.strong(bench.allocate(size=vmo.MAX_BYTES))
+
+
+@pytest.mark.parametrize("spare", range(6))
+def test_out_of_descriptors_while_allocating(bench: Bench, spare: int) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    with few_descriptors(spare), pytest.raises(NoMemoryError, match="Too many open files"):
+        bench.allocate(8)
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert bench.memory.statistics().heaps[0].used_bytes == 0
+    bench.memory.process_events()
+    bench.allocate(8)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOMEM, errno.ENFILE])
+@pytest.mark.parametrize("where", [(InodeWatch, "watch_end"), (locks, "guard")])
+def test_out_of_watches_or_locks_while_allocating(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, where: tuple[object, str], number: int
+) -> None:
+    owner, name = where
+    original, calls = getattr(owner, name), []
+
+    def second_fails(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise OSError(number, os.strerror(number))
+        return original(*arguments)
+
+    monkeypatch.setattr(owner, name, second_fails)
+    with pytest.raises(NoMemoryError, match="buffer 1 of 3"):
+        bench.allocate(3)
+    assert bench.memory.statistics().heaps[0].used_bytes == 0
+    assert bench.states() == {}
+
+
+def test_out_of_the_interpreters_memory(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(locks, "guard", fails)
+    with pytest.raises(NoMemoryError):
+        bench.allocate()
+
+
+def test_an_unforeseen_error_leaves_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(locks, "guard", fails)
+    with pytest.raises(ZeroDivisionError):
+        bench.allocate()
+    assert bench.memory.statistics().heaps[0].used_bytes == 0
+
+
+def test_a_heap_of_another_make(bench: Bench) -> None:
+    class File:
+        """A heap that isn't a memfd's: anything with the interface will do."""
+
+        properties = HeapSettings("file", domains=frozenset({CoherencyDomain.CPU}))
+        used_bytes = 0
+        deleted: list[int] = []  # noqa: RUF012 - of one test
+
+        def allocate(self, name: str, size: int, *, reserve: bool) -> Handle:
+            self.used_bytes += size
+            return vmo.create(f"file {name}", size, reserve=reserve)
+
+        def delete(self, size: int) -> None:
+            self.deleted.append(size)
+
+    heap = File()
+    own = Bench(heap)
+    buffers = own.allocate(2, heap=Heap(heap_type="file"))
+    handle, other = own.strong(buffers)
+    assert "file frames:0" in os.readlink(f"/proc/self/fd/{handle.fileno()}")
+    other.close()
+    buffers.drop_strong()
+    own.quiet()
+    assert heap.deleted == [PAGE]
+    own.close()
+
+
+def test_a_full_daemon_wide_end(bench: Bench) -> None:
+    buffers = bench.allocate(2)
+    ((weak, event), _) = bench.weak(buffers)
+    tracker = bench.tracker(buffers)
+    other = bench.allocate(1, collection_id=9)
+    bench.strong(other)
+    other.drop_strong()
+    bench.weak(bench.allocate(1, collection_id=10))[0][0].close()
+    empty = bench.allocate(1, collection_id=11)
+    bench.tracker(empty)
+    bench.weak(empty)
+    empty.drop_strong()
+    bench.memory.close()
+    bench.memory.close()
+    assert is_closed(event)
+    assert is_closed(tracker)
+    # What a tree may still do while everything is taken down:
+    buffers.drop_strong()
+    assert is_closed(bench.tracker(buffers))
+    assert buffers.hand_out(READ, weak=True, client=CAMERA)[0].vmo is None
+    bench.clock.advance(1 << 40)
+    assert bench.no_strong == []
+    assert fcntl.fcntl(weak.fileno(), fcntl.F_GETFL) & os.O_RDWR, "theirs stays"
+
+
+def test_a_number_that_went_to_another_buffer_stays_that_ones(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first may end, and its number be given away, after the reports were read.
+    monkeypatch.setattr(vmo, "identity", lambda _: (1, 2))
+    first, second = bench.allocate(), bench.allocate(collection_id=43)
+    (handle,) = bench.strong(second)
+    first.drop_strong()
+    bench.quiet()
+    assert bench.states() == {"server": 1}
+    info = bench.memory.identify(handle.fileno())
+    assert info is not None
+    assert info.collection_id == 43
+    monkeypatch.undo()
+
+
+def test_the_descriptor_to_wait_on(bench: Bench) -> None:
+    buffers = bench.allocate()
+    assert not bench.is_awake()
+    bench.memory.process_events()
+    buffers.drop_strong()
+    assert bench.is_awake()
+    bench.quiet()
+    assert not bench.is_awake()
+
+
+def test_too_many_inotify_instances(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sysmemd.memory import watch
+
+    class Libc:
+        def inotify_init1(self, flags: int) -> int:
+            return -1
+
+    monkeypatch.setattr(watch, "_libc", Libc())
+    with pytest.raises(OSError):  # noqa: PT011 - whatever errno was
+        Bench()
+
+
+def test_watching_that_fails_is_said_loudly(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.EACCES, "denied")
+
+    buffers = bench.allocate()
+    (strong,) = bench.strong(buffers)
+    monkeypatch.setattr(InodeWatch, "watch_closings", fails)
+    buffers.drop_strong()
+    assert bench.log.errors()[0]["buffer_index"] == 0
+    strong.close()
+    monkeypatch.setattr(InodeWatch, "watch_end", fails)
+    bench.quiet()
+    assert bench.states() == {}
