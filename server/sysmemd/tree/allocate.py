@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sysmem_protocol.sysmem2 import Error, Rights
 
-from ..constraints.model import Allocation, Participant
+from ..constraints import Allocation, Participant
 from ..ports import NoMemoryError
 from . import describe
 from .describe import Level
@@ -39,7 +39,7 @@ def attempt(subtree: PrunedSubtree) -> None:
     if start.parent is None:
         collection.overdue.cancel()
     if collection.verbose:
-        start.say(Level.INFO, "attempting allocation", tree=describe.tree(start))
+        start.say(Level.INFO, "attempting allocation", tree=describe.tree(collection.root))
     refused: list[RefusedSelection] = []
     chosen = _choose(start, refused)
     if isinstance(chosen, Error):
@@ -116,8 +116,9 @@ def _succeeded(
         count=allocation.buffer_count,
         selected=list(selection.choices),
         refused=[str(entry) for entry in result.refused],
-        **({"settings": repr(allocation.settings)} if collection.verbose else {}),
     )
+    if collection.verbose:
+        start.say(Level.INFO, "combined result", report=_report(allocation))
     for node in visible:
         rights = delivered_rights(node.constraints, node.rights_mask)
         node.allocate(
@@ -153,9 +154,16 @@ def _refused(start: Node, error: Error, refused: tuple[RefusedSelection, ...]) -
         field=first.path,
         conflict=[f"{who.name} ({who.id})" for who in first.conflict],
         selections=[str(entry) for entry in refused],
-        **({"report": first.report()} if start.collection.verbose else {}),
     )
+    if start.collection.verbose:
+        start.say(Level.INFO, "combined result", report=first.report())
     _failed(start, Attempt(error, reason, refused))
+
+
+def _report(allocation: Allocation) -> str:
+    """The settings, and how they came about if the engine kept that."""
+    explained = "" if allocation.case is None else f"\n{allocation.explain()}"
+    return f"{allocation.settings!r}{explained}"
 
 
 def _failure_level(start: Node) -> Level:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from functools import cmp_to_key
 from typing import Any, Final
 
-from ..constraints.model import Allocation, Platform
+from ..constraints import Allocation, Platform
 from ..ports import ClientInfo, Clock, Log
 from . import describe
 from .allocate import attempt
 from .census import Census, PrunedSubtree
 from .describe import Level
-from .engine import Engine, default_engine
+from .engine import DEFAULT_ENGINE, Engine
 from .failure import Cause, fail
 from .node import Node
 from .outcome import Attempt
@@ -39,7 +39,7 @@ class LogicalBufferCollection:
         log: Log,
         max_group_selections: int = DEFAULT_MAX_GROUP_SELECTIONS,
         on_gone: Callable[[], None] = lambda: None,
-        engine: Engine | None = None,
+        engine: Engine = DEFAULT_ENGINE,
     ) -> None:
         """A collection whose root is a token served on `channel` by `client`.
 
@@ -54,7 +54,7 @@ class LogicalBufferCollection:
         #: Whether a client asked for verbose logging.
         self.verbose = False
         self.platform = platform
-        self.engine = default_engine() if engine is None else engine
+        self.engine = engine
         self.max_group_selections = max_group_selections
         #: What the root's attempt came to; None before, and when it failed.
         self.allocation: Allocation | None = None

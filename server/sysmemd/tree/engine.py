@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from sysmem_protocol.sysmem2 import SingleBufferSettings
 
-from ..constraints.model import Allocation, Participant, Platform
+from .. import constraints
+from ..constraints import Allocation, Participant, Platform
 
 
 class Refusal(Protocol):
@@ -68,8 +69,5 @@ class Engine(Protocol):
         ...
 
 
-def default_engine() -> Engine:
-    """The daemon's engine."""
-    from .. import constraints
-
-    return constraints
+#: The daemon's engine.
+DEFAULT_ENGINE: Final[Engine] = constraints

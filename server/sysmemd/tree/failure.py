@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .describe import Level, who
 from .outcome import Allocated
@@ -27,18 +27,27 @@ class Cause(enum.Enum):
     SHUT_DOWN = "the daemon is stopping"
 
 
-#: cause → the level of its log line (before the root has allocated, after). What goes wrong before there are buffers
-#: is what developers look for; afterwards the end of a node is mostly the end of its work. The line of a failed
-#: allocation, with the reason, was written before.
-LEVELS: Final = {
-    Cause.MISUSE: (Level.ERROR, Level.ERROR),
-    Cause.CLOSED: (Level.ERROR, Level.DEBUG),
-    Cause.NO_CLIENTS: (Level.ERROR, Level.DEBUG),
-    Cause.NO_STRONG_NODES: (Level.ERROR, Level.DEBUG),
-    Cause.NO_STRONG_HANDLES: (Level.DEBUG, Level.DEBUG),
-    Cause.ALLOCATION: (Level.DEBUG, Level.DEBUG),
-    Cause.NOT_SELECTED: (Level.DEBUG, Level.DEBUG),
-    Cause.SHUT_DOWN: (Level.DEBUG, Level.DEBUG),
+class Loudness(NamedTuple):
+    """The level of a failure's log line, by what fails."""
+
+    #: The whole collection, before it has buffers: what developers look for.
+    unallocated: Level
+    #: The whole collection, after: mostly the end of its work.
+    allocated: Level
+    #: A part of it, while the others go on.
+    part: Level
+
+
+#: A failed allocation is no news here: its own line, with the reason, was written before.
+LOUDNESS: Final = {
+    Cause.MISUSE: Loudness(Level.ERROR, Level.ERROR, Level.ERROR),
+    Cause.CLOSED: Loudness(Level.ERROR, Level.INFO, Level.INFO),
+    Cause.NO_CLIENTS: Loudness(Level.ERROR, Level.DEBUG, Level.DEBUG),
+    Cause.NO_STRONG_NODES: Loudness(Level.ERROR, Level.DEBUG, Level.DEBUG),
+    Cause.NO_STRONG_HANDLES: Loudness(Level.DEBUG, Level.DEBUG, Level.DEBUG),
+    Cause.ALLOCATION: Loudness(Level.DEBUG, Level.DEBUG, Level.DEBUG),
+    Cause.NOT_SELECTED: Loudness(Level.DEBUG, Level.DEBUG, Level.DEBUG),
+    Cause.SHUT_DOWN: Loudness(Level.DEBUG, Level.DEBUG, Level.DEBUG),
 }
 
 
@@ -60,11 +69,9 @@ def fail_subtree(top: Node, cause: Cause, first: Node, reason: str = "") -> None
     """Fail `top` and everything below it, bottom up, and nothing above it; `first` is where it began."""
     collection = top.collection
     leaving = list(breadth_first(top, all_children))
-    before, after = LEVELS[cause]
     whole = top.parent is None
-    level = after if collection.is_allocated else before
-    if level is Level.ERROR and not whole and cause is not Cause.MISUSE:
-        level = Level.WARNING  # the rest of the tree goes on
+    unallocated, allocated, part = LOUDNESS[cause]
+    level = (allocated if collection.is_allocated else unallocated) if whole else part
     if level is Level.DEBUG and collection.verbose:
         level = Level.INFO
     fields = {"reason": reason} if reason else {}
@@ -74,7 +81,6 @@ def fail_subtree(top: Node, cause: Cause, first: Node, reason: str = "") -> None
         first,
         cause=cause.value,
         up_to=who(top)["node"],
-        whole_collection=whole,
         nodes=len(leaving),
         **fields,
     )

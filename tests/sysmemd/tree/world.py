@@ -1,0 +1,352 @@
+"""A world for the tree made of recorders: what happened can be asked afterwards, and nothing takes time."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sysmem_protocol.sysmem2 import (
+    BufferCollectionConstraints,
+    BufferMemorySettings,
+    BufferUsage,
+    CpuUsage,
+    SingleBufferSettings,
+)
+from sysmemd.constraints.model import Allocation, Participant, Platform
+from sysmemd.ports import ClientInfo, Closeable, NoMemoryError
+from sysmemd.tree import LogicalBufferCollection, Node
+
+COLLECTION_ID = 7
+SETTINGS = SingleBufferSettings(
+    buffer_settings=BufferMemorySettings(size_bytes=4096, raw_vmo_size=4096)
+)
+
+
+class Channel:
+    """A node's server end that counts what the tree says."""
+
+    def __init__(self) -> None:
+        self.answers = 0
+        self.closes = 0
+
+    def allocated(self) -> None:
+        assert not self.closes, "allocated() after close()"
+        self.answers += 1
+
+    def close(self) -> None:
+        assert not self.closes, "close() twice"
+        self.closes += 1
+
+    @property
+    def closed(self) -> bool:
+        return bool(self.closes)
+
+
+class Event:
+    """An eventpair's server end."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeBuffers:
+    """Buffers that exist until the test says otherwise."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.strong_dropped = 0
+        self.trackings: list[tuple[Closeable, int]] = []
+
+    def drop_strong(self) -> None:
+        self.strong_dropped += 1
+
+    def track_lifetime(self, event: Closeable, buffers_remaining: int) -> None:
+        self.trackings.append((event, buffers_remaining))
+        if buffers_remaining >= self.count:
+            event.close()
+
+
+class Memory:
+    """A maker of buffers; `reason` set, it has none."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self.requests: list[dict[str, Any]] = []
+        self.made: list[FakeBuffers] = []
+        self.on_no_strong: Callable[[], None] = lambda: None
+
+    def allocate(
+        self,
+        *,
+        collection_id: int,
+        name: str,
+        settings: SingleBufferSettings,
+        count: int,
+        on_no_strong: Callable[[], None],
+    ) -> FakeBuffers:
+        self.requests.append(
+            {"collection_id": collection_id, "name": name, "settings": settings, "count": count}
+        )
+        if self.reason:
+            raise NoMemoryError(self.reason)
+        self.on_no_strong = on_no_strong
+        self.made.append(FakeBuffers(count))
+        return self.made[-1]
+
+
+@dataclass
+class Timer:
+    deadline: int
+    callback: Callable[[], None]
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class FakeClock:
+    """A clock that the test moves; seconds are told as floats, the clock counts nanoseconds."""
+
+    def __init__(self) -> None:
+        self.time = 1_000 * 10**9
+        self.timers: list[Timer] = []
+
+    def now(self) -> int:
+        return self.time
+
+    def call_at(self, deadline: int, callback: Callable[[], None]) -> Callable[[], None]:
+        self.timers.append(Timer(deadline, callback))
+        return self.timers[-1].cancel
+
+    @property
+    def pending(self) -> list[Timer]:
+        return [timer for timer in self.timers if not timer.cancelled]
+
+    def advance(self, seconds: float) -> None:
+        end = self.time + int(seconds * 10**9)
+        while due := [timer for timer in self.pending if timer.deadline <= end]:
+            timer = min(due, key=lambda timer: timer.deadline)
+            timer.cancelled = True
+            self.time = max(self.time, timer.deadline)
+            timer.callback()
+        self.time = end
+
+
+@dataclass
+class Line:
+    level: str
+    event: str
+    fields: dict[str, Any]
+
+
+@dataclass
+class FakeLog:
+    """A logger that keeps its lines."""
+
+    lines: list[Line] = field(default_factory=list)
+    bound: dict[str, Any] = field(default_factory=dict)
+
+    def bind(self, **fields: Any) -> FakeLog:
+        return FakeLog(self.lines, {**self.bound, **fields})
+
+    def _add(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        self.lines.append(Line(level, event, {**self.bound, **fields}))
+
+    def debug(self, event: str, **fields: Any) -> None:
+        self._add("debug", event, fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        self._add("info", event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self._add("warning", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        self._add("error", event, fields)
+
+    def find(self, event: str) -> list[Line]:
+        return [line for line in self.lines if line.event == event]
+
+
+class FakeRule(enum.Enum):
+    COUNT_OVER_MAX = "too many buffers"
+
+
+class FakeStage(enum.Enum):
+    SETTINGS = "settings"
+
+
+@dataclass(frozen=True)
+class FakeRefusal:
+    """Too many buffers are camped on."""
+
+    wanted: int
+    limit: int
+    participants: tuple[Participant, ...]
+    stage: FakeStage = FakeStage.SETTINGS
+    rule: FakeRule = FakeRule.COUNT_OVER_MAX
+    path: str = "$.max_buffer_count"
+
+    @property
+    def conflict(self) -> tuple[Participant, ...]:
+        return self.participants
+
+    def line(self, *, conflict: bool = True) -> str:
+        return f"{self.wanted} buffers are wanted, {self.limit} allowed" + (
+            " (conflict)" if conflict else ""
+        )
+
+    def __str__(self) -> str:
+        return self.line()
+
+    def report(self) -> str:
+        return f"report: {self}"
+
+
+class FakeEngine:
+    """An engine that only counts: camping is summed up, max_buffer_count bounds it."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[Participant]] = []
+
+    def aggregate(
+        self, participants: Sequence[Participant], platform: Platform, /
+    ) -> Allocation | FakeRefusal:
+        self.calls.append(list(participants))
+        wanted, limit = self._count(participants)
+        if wanted > limit:
+            return FakeRefusal(wanted, limit, tuple(participants))
+        return Allocation(SETTINGS, wanted)
+
+    def aggregate_attached(
+        self, participants: Sequence[Participant], existing: Allocation, platform: Platform, /
+    ) -> Allocation | FakeRefusal:
+        self.calls.append(list(participants))
+        wanted, limit = self._count(participants)
+        limit = min(limit, existing.buffer_count)
+        if wanted > limit or existing.buffer_count > self._count(participants)[1]:
+            return FakeRefusal(wanted, limit, tuple(participants))
+        return Allocation(SETTINGS, existing.buffer_count)
+
+    def must_match(
+        self, settings: SingleBufferSettings, name: str = "", id: int = 0
+    ) -> Participant:
+        return Participant(
+            BufferCollectionConstraints(max_buffer_count=5), name=name, id=id, pinned=True
+        )
+
+    @staticmethod
+    def _count(participants: Sequence[Participant]) -> tuple[int, int]:
+        tables = [entry.constraints or BufferCollectionConstraints() for entry in participants]
+        camping = sum(table.min_buffer_count_for_camping or 0 for table in tables)
+        least = max((table.min_buffer_count or 0 for table in tables), default=0)
+        return max(camping, least), min(
+            (table.max_buffer_count or 128 for table in tables), default=128
+        )
+
+
+def wanting(
+    camping: int = 1,
+    *,
+    least: int | None = None,
+    most: int | None = None,
+    usage: BufferUsage | None = None,
+) -> BufferCollectionConstraints:
+    """Constraints of somebody who camps on some buffers."""
+    return BufferCollectionConstraints(
+        usage=usage or BufferUsage(cpu=CpuUsage.READ_OFTEN),
+        min_buffer_count_for_camping=camping,
+        min_buffer_count=least,
+        max_buffer_count=most,
+    )
+
+
+#: Constraints that nothing satisfies.
+IMPOSSIBLE = wanting(2, most=1)
+SAME_RIGHTS = 0x80000000
+
+
+class World:
+    """One collection and everything around it."""
+
+    def __init__(self, *, max_group_selections: int = 64) -> None:
+        self.memory = Memory()
+        self.clock = FakeClock()
+        self.log = FakeLog()
+        self.engine = FakeEngine()
+        self.gone = 0
+        self.channels: dict[Node, Channel] = {}
+        channel = Channel()
+        self.collection = LogicalBufferCollection(
+            COLLECTION_ID,
+            channel=channel,
+            client=ClientInfo("initiator", 1),
+            platform=Platform(),
+            memory=self.memory,
+            clock=self.clock,
+            log=self.log,
+            max_group_selections=max_group_selections,
+            on_gone=self._gone,
+            engine=self.engine,
+        )
+        self.root = self.collection.root
+        self.channels[self.root] = channel
+
+    def _gone(self) -> None:
+        self.gone += 1
+
+    # --- growing ---
+
+    def token(self, parent: Node, mask: int = SAME_RIGHTS) -> Node:
+        """A child token of a token or a group."""
+        channel = Channel()
+        create = parent.create_child if parent.kind.value == "group" else parent.duplicate
+        node = create(channel, mask)
+        self.channels[node] = channel
+        return node
+
+    def group(self, parent: Node) -> Node:
+        channel = Channel()
+        node = parent.create_group(channel)
+        self.channels[node] = channel
+        return node
+
+    def attach(self, parent: Node, mask: int = SAME_RIGHTS) -> Node:
+        channel = Channel()
+        node = parent.attach_token(channel, mask)
+        self.channels[node] = channel
+        return node
+
+    def bind(self, *nodes: Node, client: ClientInfo | None = None) -> None:
+        for node in nodes:
+            channel = Channel()
+            node.bind(channel, client)
+            self.channels[node] = channel
+
+    def ready(self, *nodes: Node, constraints: BufferCollectionConstraints | None = None) -> None:
+        """Turn in tokens and set constraints."""
+        for node in nodes:
+            if node.kind.value == "token":
+                self.bind(node)
+            node.set_constraints(constraints or wanting(), None)
+
+    def retire(self, *nodes: Node) -> None:
+        """Release and close."""
+        for node in nodes:
+            node.release()
+            node.client_closed()
+
+    # --- looking ---
+
+    def is_open(self, node: Node) -> bool:
+        return not self.channels[node].closed
+
+    @property
+    def buffers(self) -> FakeBuffers:
+        (buffers,) = self.memory.made
+        return buffers
