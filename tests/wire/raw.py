@@ -1,0 +1,631 @@
+"""A client of the daemon written from the protocol's description alone.
+
+It shares no code with the package: sockets, `struct`, `hashlib` and a CBOR encoder. Tables are plain
+dictionaries from field number to value, as protocol.md numbers them; a value that owns a descriptor stands
+where the handle goes. Everything that a `Wire` made or received is closed with it.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import hashlib
+import mmap
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import cbor2
+
+PATIENCE = 20.0  # seconds; only a test that fails waits that long
+HANDLE_TAG = 0x7A5D
+MAX_MESSAGE = 64 * 1024
+MAX_DESCRIPTORS = 253
+SAME_RIGHTS = 0x80000000
+READ, WRITE = 0x4, 0x8
+SYSTEM_RAM = "fuchsia.sysmem.heap.HEAP_TYPE.SYSTEM_RAM"
+
+# protocol.md, the tables of methods: name -> (ordinal, answered)
+METHODS: dict[str, tuple[int, bool]] = {
+    "Allocator.AllocateNonSharedCollection": (0x5CA681F025A80E44, False),
+    "Allocator.AllocateSharedCollection": (0x11A19FF51F0B49C1, False),
+    "Allocator.BindSharedCollection": (0x550916B0DC1D5B4E, False),
+    "Allocator.ValidateBufferCollectionToken": (0x4C5EE91B02A7E68D, True),
+    "Allocator.SetDebugClientInfo": (0x6F68F19A3F509C4D, False),
+    "Allocator.GetVmoInfo": (0x21A881120AA0DDF9, True),
+    "Node.Sync": (0x11AC2555CF575B54, True),
+    "Node.Release": (0x6A5CAE7D6D6E04C6, False),
+    "Node.SetName": (0x0B41F1624F48C1E9, False),
+    "Node.SetDebugClientInfo": (0x5CDE8914608D99B1, False),
+    "Node.SetDebugTimeoutLogDeadline": (0x716B0AF13D5C0806, False),
+    "Node.SetVerboseLogging": (0x5209C77415B4DFAD, False),
+    "Node.GetNodeRef": (0x5B3D0E51614DF053, True),
+    "Node.IsAlternateFor": (0x03A58E00157E0825, True),
+    "Node.GetBufferCollectionId": (0x77D19A494B78BA8C, True),
+    "Node.SetWeak": (0x22DD3EA514EEFFE1, False),
+    "Node.SetWeakOk": (0x38A44FC4D7724BE9, False),
+    "Node.AttachNodeTracking": (0x3F22F2A293D3CDAC, False),
+    "BufferCollectionToken.DuplicateSync": (0x1C1AF9919D1CA45C, True),
+    "BufferCollectionToken.Duplicate": (0x73E78F92EE7FB887, False),
+    "BufferCollectionToken.SetDispensable": (0x228ACF979254DF8B, False),
+    "BufferCollectionToken.CreateBufferCollectionTokenGroup": (0x30F8D48E77BD36F2, False),
+    "BufferCollection.SetConstraints": (0x1FDE0F19D650197B, False),
+    "BufferCollection.WaitForAllBuffersAllocated": (0x062300344B61404E, True),
+    "BufferCollection.CheckAllBuffersAllocated": (0x35A5FE77CE939C10, True),
+    "BufferCollection.AttachToken": (0x46AC7D0008492982, False),
+    "BufferCollection.AttachLifetimeTracking": (0x3ECB510113116DCF, False),
+    "BufferCollectionTokenGroup.CreateChild": (0x41A0075D419F30C5, False),
+    "BufferCollectionTokenGroup.CreateChildrenSync": (0x15DEA448C536070A, True),
+    "BufferCollectionTokenGroup.AllChildrenPresent": (0x5C327E4A23391312, False),
+}
+
+UNSPECIFIED = 1
+PROTOCOL_DEVIATION = 2
+NOT_FOUND = 3
+NO_MEMORY = 5
+CONSTRAINTS_INTERSECTION_EMPTY = 6
+PENDING = 7
+TOO_MANY_GROUP_CHILD_COMBINATIONS = 8
+NO_MORE_STRONG_VMO_HANDLES = 9
+
+
+class PeerClosed(Exception):
+    """The other end is gone."""
+
+
+class Refused(Exception):
+    """The answer was an `Error`."""
+
+    def __init__(self, error: int) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def hashed_ordinal(name: str) -> int:
+    """The ordinal as protocol.md derives it, of `<Protocol>.<Method>`."""
+    digest = hashlib.sha256(f"fuchsia.sysmem2/{name}".encode()).digest()
+    return int(struct.unpack("<Q", digest[:8])[0]) & ~(1 << 63)
+
+
+def header(
+    txid: int, ordinal: int, flags: bytes = b"\x02\x00\x80", magic: int = 1
+) -> bytes:
+    return struct.pack("<I3sBQ", txid, flags, magic, ordinal)
+
+
+class Descriptor:
+    """One descriptor that the test owns."""
+
+    def __init__(self, wire: Wire, fd: int) -> None:
+        self.wire = wire
+        self._fd = fd
+        wire.own(self)
+
+    def fileno(self) -> int:
+        assert self._fd >= 0, "closed already"
+        return self._fd
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def duplicate(self) -> Descriptor:
+        return Descriptor(self.wire, os.dup(self.fileno()))
+
+    def is_closed(self, patience: float = 0.0) -> bool:
+        """Whether the other end of this eventpair is gone."""
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(patience * 1000))
+
+    def wait_closed(self) -> None:
+        assert self.is_closed(PATIENCE), "the eventpair stays open"
+
+    def target(self) -> str:
+        return os.readlink(f"/proc/self/fd/{self.fileno()}")
+
+    def size(self) -> int:
+        return os.fstat(self.fileno()).st_size
+
+    def map(self, *, write: bool = True) -> mmap.mmap:
+        access = mmap.PROT_READ | (mmap.PROT_WRITE if write else 0)
+        mapping = mmap.mmap(self.fileno(), self.size(), mmap.MAP_SHARED, access)
+        self.wire.own(mapping)
+        return mapping
+
+
+@dataclass(slots=True)
+class Message:
+    txid: int
+    flags: bytes
+    magic: int
+    ordinal: int
+    body: Any  # the table with a `Descriptor` for each handle; None when empty
+    raw: bytes
+    descriptors: list[Descriptor]
+    parts: int = 1  # datagrams it came in
+
+    def result(self) -> Any:
+        """The response table of a method that can fail."""
+        assert isinstance(self.body, dict)
+        assert len(self.body) == 1
+        if 2 in self.body:
+            raise Refused(self.body[2])
+        return self.body[1]
+
+
+class Wire:
+    """A test's connections to one daemon."""
+
+    def __init__(self, runtime_dir: Path | str) -> None:
+        self.path = Path(runtime_dir) / "fuchsia.sysmem2.Allocator"
+        self._owned: list[Any] = []
+
+    def own(self, closeable: Any) -> None:
+        self._owned.append(closeable)
+
+    def close(self) -> None:
+        while self._owned:
+            self._owned.pop().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def connect(self) -> Allocator:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            connection.settimeout(PATIENCE)
+            connection.connect(os.fspath(self.path))
+        except BaseException:
+            connection.close()
+            raise
+        return Allocator(self, connection)
+
+    def pair(self, kind: int = socket.SOCK_SEQPACKET) -> tuple[socket.socket, Descriptor]:
+        """A new channel: the client end, and the server end to send."""
+        client, server = socket.socketpair(socket.AF_UNIX, kind)
+        self.own(client)
+        return client, Descriptor(self, server.detach())
+
+    def eventpair(self) -> tuple[Descriptor, Descriptor]:
+        client, server = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        return Descriptor(self, client.detach()), Descriptor(self, server.detach())
+
+    def file(self, path: str = "/dev/null", flags: int = os.O_RDWR) -> Descriptor:
+        return Descriptor(self, os.open(path, flags | os.O_CLOEXEC))
+
+    def memfd(self, size: int = 4096) -> Descriptor:
+        fd = os.memfd_create("foreign", os.MFD_CLOEXEC)
+        os.ftruncate(fd, size)
+        return Descriptor(self, fd)
+
+    def eventfd(self) -> Descriptor:
+        return Descriptor(self, os.eventfd(0, os.EFD_CLOEXEC))
+
+
+class Channel:
+    """A client end. Descriptors in what is sent are moved: this process's are closed."""
+
+    def __init__(self, wire: Wire, client: socket.socket) -> None:
+        self.wire = wire
+        self.socket = client
+        self.socket.settimeout(PATIENCE)
+        self._txid = 0
+        self._answers: dict[int, Message] = {}
+        wire.own(self)
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def duplicate(self) -> Descriptor:
+        return Descriptor(self.wire, os.dup(self.fileno()))
+
+    def koid(self) -> int:
+        """linux.md: the peer's name ends in `/<koid>`; 0 while it has none."""
+        name = self.socket.getpeername()
+        return int(bytes(name).rsplit(b"/", 1)[1]) if name else 0
+
+    # Sending
+
+    def send_bytes(self, data: bytes, descriptors: Sequence[Any] = ()) -> None:
+        """One datagram; the descriptors stay the caller's."""
+        fds = array.array("i", [d.fileno() for d in descriptors])
+        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)] if fds else []
+        try:
+            self.socket.sendmsg([data], control)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise PeerClosed from error
+
+    def send(self, method: str, table: Mapping[int, Any] | None = None, *, txid: int = 0) -> None:
+        body, handles = encode(table)
+        self.send_bytes(header(txid, METHODS[method][0]) + body, handles)
+        for handle in handles:
+            handle.close()
+
+    def request(self, method: str, table: Mapping[int, Any] | None = None) -> int:
+        """Send a call and return its txid; `answer` has the response."""
+        self._txid += 1
+        self.send(method, table, txid=self._txid)
+        return self._txid
+
+    def call(self, method: str, table: Mapping[int, Any] | None = None) -> Message:
+        return self.answer(self.request(method, table))
+
+    # Receiving
+
+    def answer(self, txid: int) -> Message:
+        while txid not in self._answers:
+            message = self.receive()
+            assert message.txid not in self._answers, "answered twice"
+            self._answers[message.txid] = message
+        return self._answers.pop(txid)
+
+    def receive(self) -> Message:
+        """The next whole message."""
+        descriptors: list[Descriptor] = []
+        parts = 0
+        while True:
+            data = self._datagram(descriptors)
+            parts += 1
+            assert len(data) >= 16, data
+            txid, flags, magic, ordinal = struct.unpack("<I3sBQ", data[:16])
+            assert flags[0] == 2 and flags[2] == 0x80 and magic == 1, data[:16].hex()
+            if flags[1] == 1:
+                assert len(data) == 16
+                continue
+            assert flags[1] == 0
+            body = decode(data[16:], descriptors) if data[16:] else None
+            return Message(txid, flags, magic, ordinal, body, data, descriptors, parts)
+
+    def _datagram(self, descriptors: list[Descriptor]) -> bytes:
+        while True:
+            try:
+                data, control, flags, _ = self.socket.recvmsg(
+                    MAX_MESSAGE + 1,
+                    socket.CMSG_SPACE(MAX_DESCRIPTORS * 4),
+                    socket.MSG_CMSG_CLOEXEC,
+                )
+            except ConnectionResetError:
+                continue  # linux.md: reported once, what is queued comes after
+            break
+        fds = array.array("i")
+        for level, kind, content in control:
+            assert (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+            fds.frombytes(content)
+        descriptors.extend(Descriptor(self.wire, fd) for fd in fds)
+        assert not flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC)
+        if not data:
+            raise PeerClosed
+        return data
+
+    def rest(self) -> list[Message]:
+        """What still comes until the other end closes; waits for that."""
+        messages = []
+        with contextlib.suppress(PeerClosed):
+            while True:
+                messages.append(self.receive())
+        return messages
+
+    def assert_closes(self) -> None:
+        """The other end closes, and says nothing more."""
+        assert self.rest() == []
+
+
+class Allocator(Channel):
+    def shared(self) -> Token:
+        client, server = self.wire.pair()
+        self.send("Allocator.AllocateSharedCollection", {1: server})
+        return Token(self.wire, client)
+
+    def non_shared(self) -> Collection:
+        client, server = self.wire.pair()
+        self.send("Allocator.AllocateNonSharedCollection", {1: server})
+        return Collection(self.wire, client)
+
+    def bind(self, token: Channel | Descriptor) -> Collection:
+        client, server = self.wire.pair()
+        self.send("Allocator.BindSharedCollection", {1: token, 2: server})
+        return Collection(self.wire, client)
+
+    def validate(self, koid: int) -> bool:
+        answer = self.call("Allocator.ValidateBufferCollectionToken", {1: koid}).body[1]
+        assert isinstance(answer, bool)
+        return answer
+
+    def sync(self) -> None:
+        """A round trip; 0 is nobody's koid."""
+        assert self.validate(0) is False
+
+    def set_debug_client_info(self, name: str, client_id: int) -> None:
+        self.send("Allocator.SetDebugClientInfo", {1: name, 2: client_id})
+
+    def vmo_info(self, vmo: Any, **fields: Any) -> Any:
+        """GetVmoInfo of a duplicate; fields by the names `_VMO_INFO` gives them."""
+        table = {1: vmo.duplicate()} if vmo is not None else {}
+        table |= {_VMO_INFO[name]: value for name, value in fields.items()}
+        return self.call("Allocator.GetVmoInfo", table).result()
+
+
+_VMO_INFO = {
+    "need_weak": 2,
+    "need_settings": 3,
+    "constraints": 4,
+    "settings_of": 5,
+    "ignore_size": 6,
+}
+
+
+class Node(Channel):
+    def sync(self) -> None:
+        assert self.call("Node.Sync").body is None
+
+    def release(self) -> None:
+        self.send("Node.Release")
+
+    def release_and_close(self) -> None:
+        self.release()
+        self.close()
+
+    def set_name(self, priority: int, name: str) -> None:
+        self.send("Node.SetName", {1: priority, 2: name})
+
+    def set_debug_client_info(self, name: str, client_id: int) -> None:
+        self.send("Node.SetDebugClientInfo", {1: name, 2: client_id})
+
+    def set_weak(self) -> None:
+        self.send("Node.SetWeak")
+
+    def set_weak_ok(self, *, children: bool | None = None) -> None:
+        self.send("Node.SetWeakOk", {} if children is None else {1: children})
+
+    def node_ref(self) -> Descriptor:
+        ref = self.call("Node.GetNodeRef").body[1]
+        assert isinstance(ref, Descriptor)
+        return ref
+
+    def is_alternate_for(self, ref: Descriptor) -> bool:
+        result = self.call("Node.IsAlternateFor", {1: ref.duplicate()}).result()
+        assert isinstance(result[1], bool)
+        return result[1]
+
+    def collection_id(self) -> int:
+        return int(self.call("Node.GetBufferCollectionId").body[1])
+
+    def track_node(self) -> Descriptor:
+        client, server = self.wire.eventpair()
+        self.send("Node.AttachNodeTracking", {1: server})
+        return client
+
+
+class Token(Node):
+    def duplicate_token(self, mask: int = SAME_RIGHTS) -> Token:
+        client, server = self.wire.pair()
+        self.send("BufferCollectionToken.Duplicate", {1: mask, 2: server})
+        return Token(self.wire, client)
+
+    def duplicate_sync(self, masks: Sequence[int]) -> list[Token]:
+        answer = self.call("BufferCollectionToken.DuplicateSync", {1: list(masks)})
+        return [token_of(end) for end in answer.body[1]]
+
+    def set_dispensable(self) -> None:
+        self.send("BufferCollectionToken.SetDispensable")
+
+    def group(self) -> Group:
+        client, server = self.wire.pair()
+        self.send("BufferCollectionToken.CreateBufferCollectionTokenGroup", {1: server})
+        return Group(self.wire, client)
+
+
+def token_of(end: Descriptor) -> Token:
+    return Token(end.wire, socket.socket(fileno=take(end)))
+
+
+def take(descriptor: Descriptor) -> int:
+    """The descriptor's number; the `Descriptor` owns it no more."""
+    fd = descriptor.fileno()
+    descriptor._fd = -1
+    return fd
+
+
+class Collection(Node):
+    def set_constraints(
+        self, constraints: Mapping[int, Any] | None, must_match: Descriptor | None = None
+    ) -> None:
+        table: dict[int, Any] = {} if constraints is None else {1: dict(constraints)}
+        if must_match is not None:
+            table[2] = must_match.duplicate()
+        self.send("BufferCollection.SetConstraints", table)
+
+    def request_wait(self) -> int:
+        return self.request("BufferCollection.WaitForAllBuffersAllocated")
+
+    def wait_answer(self, txid: int) -> Info:
+        return Info(self.answer(txid))
+
+    def wait(self) -> Info:
+        return self.wait_answer(self.request_wait())
+
+    def wait_error(self) -> int:
+        try:
+            self.wait()
+        except Refused as refused:
+            return refused.error
+        raise AssertionError("allocated")
+
+    def check(self) -> int | None:
+        """The error of CheckAllBuffersAllocated; None is success."""
+        try:
+            assert self.call("BufferCollection.CheckAllBuffersAllocated").result() == {}
+        except Refused as refused:
+            return refused.error
+        return None
+
+    def attach(self, mask: int = SAME_RIGHTS) -> Token:
+        client, server = self.wire.pair()
+        self.send("BufferCollection.AttachToken", {1: mask, 2: server})
+        return Token(self.wire, client)
+
+    def track_lifetime(self, buffers_remaining: int = 0) -> Descriptor:
+        client, server = self.wire.eventpair()
+        self.send("BufferCollection.AttachLifetimeTracking", {1: server, 2: buffers_remaining})
+        return client
+
+
+class Group(Node):
+    def child(self, mask: int | None = None) -> Token:
+        client, server = self.wire.pair()
+        table: dict[int, Any] = {1: server}
+        if mask is not None:
+            table[2] = mask
+        self.send("BufferCollectionTokenGroup.CreateChild", table)
+        return Token(self.wire, client)
+
+    def children_sync(self, masks: Sequence[int]) -> list[Token]:
+        answer = self.call("BufferCollectionTokenGroup.CreateChildrenSync", {1: list(masks)})
+        return [token_of(end) for end in answer.body[1]]
+
+    def all_children_present(self) -> None:
+        self.send("BufferCollectionTokenGroup.AllChildrenPresent")
+
+
+class Info:
+    """A BufferCollectionInfo."""
+
+    def __init__(self, message: Message) -> None:
+        self.message = message
+        self.table = message.result()[1]
+        self.buffers: list[dict[int, Any]] = self.table[2]
+        self.collection_id: int = self.table[3]
+        self.settings: dict[int, Any] = self.table[1]
+        self.memory: dict[int, Any] = self.table[1][1]
+
+    def vmo(self, index: int = 0) -> Descriptor:
+        vmo = self.buffers[index][1]
+        assert isinstance(vmo, Descriptor)
+        return vmo
+
+    def close_weak_asap(self, index: int = 0) -> Descriptor:
+        event = self.buffers[index][3]
+        assert isinstance(event, Descriptor)
+        return event
+
+    def close(self) -> None:
+        for descriptor in self.message.descriptors:
+            descriptor.close()
+
+
+def encode(table: Mapping[int, Any] | None) -> tuple[bytes, list[Any]]:
+    """The body and the objects whose descriptors go with it, in order."""
+    handles: list[Any] = []
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        if hasattr(value, "fileno"):
+            handles.append(value)
+            return cbor2.CBORTag(HANDLE_TAG, len(handles) - 1)
+        return value
+
+    body = b"" if table is None else cbor2.dumps(plain(table))
+    return body, handles
+
+
+def decode(body: bytes, descriptors: Sequence[Descriptor]) -> Any:
+    used: list[int] = []
+
+    def with_handles(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: with_handles(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [with_handles(item) for item in value]
+        if isinstance(value, cbor2.CBORTag):
+            assert value.tag == HANDLE_TAG
+            used.append(value.value)
+            return descriptors[value.value]
+        return value
+
+    value = cbor2.loads(body)
+    assert cbor2.dumps(value) == body, "not minimal, or not definite"
+    table = with_handles(value)
+    assert sorted(used) == list(range(len(descriptors))), "each descriptor is referred to once"
+    return table
+
+
+# Constraints
+
+CPU_READ, CPU_READ_OFTEN, CPU_WRITE, CPU_WRITE_OFTEN = 1, 2, 4, 8
+
+
+def constraints(
+    *,
+    cpu: int | None = CPU_READ_OFTEN | CPU_WRITE_OFTEN,
+    camping: int | None = 1,
+    size: int | None = 4096,
+    usage: Mapping[int, int] | None = None,
+    memory: Mapping[int, Any] | None = None,
+    more: Mapping[int, Any] | None = None,
+) -> dict[int, Any]:
+    """BufferCollectionConstraints: by default a reader and writer of one page, camping on one."""
+    table: dict[int, Any] = {}
+    uses = ({} if cpu is None else {2: cpu}) | dict(usage or {})
+    if uses:
+        table[1] = uses
+    if camping is not None:
+        table[2] = camping
+    limits = ({} if size is None else {1: size}) | dict(memory or {})
+    if limits:
+        table[7] = limits
+    return table | dict(more or {})
+
+
+def only_sizes(low: int, high: int) -> dict[int, Any]:
+    """Constraints met by sizes from `low` to `high` alone: two with disjoint ranges conflict."""
+    return constraints(camping=1, size=low, memory={2: high})
+
+
+READER = constraints(cpu=CPU_READ_OFTEN, camping=0, size=None)
+NO_USAGE: dict[int, Any] = {1: {1: 1}}
+
+
+# Descriptors over the tests' own sockets
+
+
+def send_descriptors(over: socket.socket, *things: Any) -> None:
+    socket.send_fds(over, [b"*"], [thing.fileno() for thing in things])
+
+
+def receive_descriptors(wire: Wire, over: socket.socket) -> list[Descriptor]:
+    over.settimeout(PATIENCE)
+    data, fds, _, _ = socket.recv_fds(over, 1, 16)
+    if not data:
+        raise PeerClosed
+    return [Descriptor(wire, fd) for fd in fds]
+
+
+def until(deadline: float = PATIENCE) -> Iterator[None]:
+    """Iterations that end with a failure when nothing else ends them in time."""
+    end = time.monotonic() + deadline
+    while time.monotonic() < end:
+        yield
+    raise AssertionError("it does not come about")
