@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from . import blocking
 from ._errors import DaemonUnavailableError, PeerClosedError
 
+_WHERE = "where the sockets are (default: $SYSMEM_RUNTIME_DIR, $XDG_RUNTIME_DIR/sysmem, /run/sysmem)"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit status: 0 when all is well, 1 when not, 2 for a wrong command line."""
@@ -39,11 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sysmemctl", description="Looks after a sysmem daemon: a client of its sockets."
     )
-    where = {
-        "metavar": "DIR",
-        "help": "where the sockets are (default: $SYSMEM_RUNTIME_DIR, $XDG_RUNTIME_DIR/sysmem, /run/sysmem)",
-    }
-    parser.add_argument("--runtime-dir", default=None, **where)
+    parser.add_argument("--runtime-dir", metavar="DIR", help=_WHERE)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     command = commands.add_parser(
         "ping",
@@ -51,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Connects and waits for an answer. Exit status 0: it came. 1: no daemon, or no answer in time.",
     )
     # After the command as well; where it isn't given there, the one before counts.
-    command.add_argument("--runtime-dir", default=argparse.SUPPRESS, **where)
+    command.add_argument("--runtime-dir", default=argparse.SUPPRESS, metavar="DIR", help=_WHERE)
     command.add_argument(
         "--timeout",
         type=float,

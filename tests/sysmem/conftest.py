@@ -1,0 +1,119 @@
+"""The daemon's part, played by a test: the other end of a socketpair, in a thread where it must answer meanwhile."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sysmem_protocol.channel import Channel
+from sysmem_protocol.codec import encode_response
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.library import Method, Table
+from sysmem_protocol.message import Message, parse
+from sysmem_protocol.sysmem2 import Error
+
+
+class Peer:
+    """A server end that does what the test says."""
+
+    def __init__(self, fd: int) -> None:
+        self.channel = Channel(fd)
+        self._threads: list[threading.Thread] = []
+
+    def receive(self) -> Message:
+        """The next message; waits for it."""
+        while (arrived := self.channel.receive()) is None:
+            select.select([self.channel], [], [])
+        return parse(*arrived)
+
+    def send(self, message: Message) -> None:
+        """Send a message and close what is in it."""
+        for data, handles in message.datagrams():
+            while not self.channel.send(data, handles):
+                select.select([], [self.channel], [])
+        message.close()
+
+    def answer(self, request: Message, method: Method, answer: Table | Error | None = None) -> None:
+        """Answer a request; what is in the answer is closed afterwards."""
+        assert request.ordinal == method.ordinal
+        body, handles = encode_response(method, answer)
+        self.send(Message(request.txid, request.ordinal, body, handles))
+
+    def run(self, play: Callable[[], None]) -> None:
+        """Play a part in a thread, which ends before the test does."""
+        thread = threading.Thread(target=play)
+        thread.start()
+        self._threads.append(thread)
+
+    def echo(self, count: int) -> None:
+        """Answer that many calls without a payload, such as Sync, in a thread."""
+
+        def play() -> None:
+            for _ in range(count):
+                self.send(self.receive())
+
+        self.run(play)
+
+    def join(self) -> None:
+        """Wait for all parts to end."""
+        for thread in self._threads:
+            thread.join()
+
+    def close(self) -> None:
+        """Close the server end."""
+        self.channel.close()
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[int, Peer]]:
+    """A client end's descriptor, which the test owns, and the peer."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    peer = Peer(far.detach())
+    yield near.detach(), peer
+    peer.join()
+    peer.close()
+
+
+class Witness:
+    """A descriptor to send along, and whether anybody still has it."""
+
+    def __init__(self) -> None:
+        self._end, given = socket.socketpair()
+        self.handle = Handle(given.detach())
+
+    def gone(self, timeout: float = 10) -> bool:
+        """Whether all descriptors of it are closed, within a time."""
+        poll = select.poll()
+        poll.register(self._end, select.POLLRDHUP)
+        return bool(poll.poll(timeout * 1000))
+
+    def close(self) -> None:
+        """Close what is left."""
+        self.handle.close()
+        self._end.close()
+
+
+@pytest.fixture
+def witness() -> Iterator[Witness]:
+    """Something to send along."""
+    made = Witness()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make_witness() -> Iterator[Callable[[], Witness]]:
+    """Makes things to send along."""
+    made: list[Witness] = []
+
+    def make() -> Witness:
+        made.append(Witness())
+        return made[-1]
+
+    yield make
+    for witness in made:
+        witness.close()
