@@ -29,9 +29,8 @@ from .constraints import FormatCost, HeapProperties, Platform, merge_format_cost
 from .memory import (
     SYSTEM_RAM,
     HeapSettings,
-    Memory,
     MemfdHeap,
-    attenuation_is_advisory,
+    Memory,
     missing_requirements,
 )
 from .ports import Log
@@ -155,16 +154,18 @@ async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda
         clock=clock,
         log=log,
     )
-    with contextlib.closing(memory):
-        with listeners(
+    with (
+        contextlib.closing(memory),
+        listeners(
             DISCOVERABLE,
             runtime_dir(config.runtime_dir),
             mode=config.socket_mode(),
             group=config.group,
             environ=os.environ,
             log=log,
-        ) as sockets:
-            await _serve(config, sockets, memory, clock, log, on_ready)
+        ) as sockets,
+    ):
+        await _serve(config, sockets, memory, clock, log, on_ready)
 
 
 async def _serve(
@@ -212,7 +213,6 @@ async def _follow_memory(memory: Memory) -> None:
 
 async def _accept(listener: socket.socket, service: Service, reactor: TrioReactor) -> None:
     listener.setblocking(False)
-    advised = False
     while True:
         await trio.lowlevel.wait_readable(listener.fileno())
         reactor.closed_one = trio.Event()
@@ -224,14 +224,8 @@ async def _accept(listener: socket.socket, service: Service, reactor: TrioReacto
                 with trio.move_on_after(_EXHAUSTED_SECONDS):
                     await reactor.closed_one.wait()
             continue  # any other error is the connection's, which is gone
-        if not advised and attenuation_is_advisory(_uid(accepted)):
-            advised = True
-            service.log.warning(
-                "rights are advisory for clients of the daemon's own user: they can reopen what they are given "
-                "through /proc. Give the daemon a user of its own",
-                uid=os.geteuid(),
-            )
-        AllocatorServer(service, Channel(accepted.detach()))
+        uid = _uid(accepted)
+        AllocatorServer(service, Channel(accepted.detach()), uid)
 
 
 def _uid(accepted: socket.socket) -> int:

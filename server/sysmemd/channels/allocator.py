@@ -23,9 +23,10 @@ class AllocatorServer:
 
     interface: ClassVar[type[Interface]] = sysmem2.Allocator
 
-    def __init__(self, service: Service, channel: Channel) -> None:
-        """Become the owner of `channel`, just accepted."""
+    def __init__(self, service: Service, channel: Channel, uid: int) -> None:
+        """Become the owner of `channel`, just accepted from a process of the user `uid`."""
         self._service = service
+        self._uid = uid
         self._client: ClientInfo | None = None
         self.log = service.log.bind(channel=self.interface.__name__)
         self.connection: Connection = service.connect(channel, self, self.log)
@@ -60,6 +61,7 @@ class AllocatorServer:
         server = CollectionServer(self._service, request.collection_request)
         self._make_collection(server)
         server.node.bind(server, None)
+        self._service.say_if_advisory(self._uid)
 
     def _make_collection(self, server: NodeServer) -> None:
         service = self._service
@@ -88,6 +90,7 @@ class AllocatorServer:
             )
             return
         collection = CollectionServer(self._service, request.buffer_collection_request)
+        self._service.say_if_advisory(self._uid)
         try:
             token.turn_in(collection, self._client)
         except Misuse as error:

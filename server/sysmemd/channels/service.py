@@ -19,7 +19,7 @@ from sysmem_protocol.handles import Handle
 
 from ..config import Limits
 from ..constraints import Platform
-from ..memory import Memory
+from ..memory import Memory, attenuation_is_advisory
 from ..ports import Clock, Log
 from ..tree import Node
 from .connection import Connection, Reactor, Refused, Server
@@ -109,7 +109,18 @@ class Service:
         self.node_refs = NodeRefs()
         self.collection_ids = CollectionIds()
         self._koids = itertools.count(1)
+        self._said_advisory = False
         self._prefix = b"\0sysmem/%s/" % secrets.token_hex(8).encode()
+
+    def say_if_advisory(self, uid: int) -> None:
+        """Say once that rights are advisory for participants of this user, if they are (`spec/linux.md`, VMOs)."""
+        if not self._said_advisory and attenuation_is_advisory(uid):
+            self._said_advisory = True
+            self.log.warning(
+                "rights are advisory for participants of the daemon's own user: they can reopen what they are given "
+                "through /proc. Give the daemon a user of its own",
+                uid=uid,
+            )
 
     def name_server_end(self, handle: Handle) -> tuple[int, Channel]:
         """Take over a server end that arrived, and name it; its koid and channel.

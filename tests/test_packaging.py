@@ -1,0 +1,173 @@
+"""The container image and the systemd units: each of their steps, run without an engine and without systemd.
+
+What the instructions say is read from the Dockerfile and done here: the installation from a copy of the sources, the
+daemon as a user of its own over a runtime directory that only its group reaches, the health check.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sysmem_protocol.runtime import SYSTEM_RUNTIME_DIR, service_path
+from sysmem_protocol.sysmem2 import Allocator
+
+ROOT = Path(__file__).parents[1]
+DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+UID = GID = 950
+OTHER = 951
+#: Imports first, for the interpreter may lie where only root reads; then becomes somebody else.
+AS_USER = """
+import os, sys
+import sysmem.sysmemctl, sysmemd.__main__
+uid, gid, command, *arguments = sys.argv[1:]
+os.setgroups([]), os.setgid(int(gid)), os.setuid(int(uid))
+main = {"sysmemd": sysmemd.__main__.main, "sysmemctl": sysmem.sysmemctl.main}[command]
+sys.exit(main(arguments))
+"""
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changing the user takes root")
+
+
+def instruction(name: str) -> str:
+    found = re.findall(rf"^{name} (.*)$", DOCKERFILE, re.MULTILINE)
+    assert len(found) == 1, f"{name} once: {found}"
+    return str(found[0])
+
+
+def exec_form(text: str) -> list[str]:
+    words = json.loads(text[text.index("[") :])
+    assert all(isinstance(word, str) for word in words)
+    return list(words)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`COPY . /src` and `RUN python -m pip install … /src`, but for the dependencies, which are here already."""
+    assert "python -m pip install --no-cache-dir /src" in DOCKERFILE
+    directory = tmp_path_factory.mktemp("image")
+    ignored = shutil.ignore_patterns(*(ROOT / ".dockerignore").read_text().split(), "__pycache__")
+    shutil.copytree(ROOT, directory / "src", ignore=ignored)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run(
+        [
+            *pip,
+            "--no-deps",
+            "--no-build-isolation",
+            "--target",
+            directory / "site",
+            directory / "src",
+        ],
+        check=True,
+    )
+    return directory / "site"
+
+
+def test_the_image_has_the_commands_that_it_starts(installed: Path) -> None:
+    commands = {
+        exec_form(instruction("ENTRYPOINT"))[0],
+        exec_form(instruction("HEALTHCHECK"))[0],
+    }
+    assert commands == {path.name for path in (installed / "bin").iterdir()}
+
+
+def test_the_image_has_the_three_packages_typed_and_nothing_else(installed: Path) -> None:
+    packages = {path.parent.name for path in installed.glob("*/__init__.py")}
+    assert packages == {"sysmem", "sysmem_protocol", "sysmemd"}
+    assert {path.parent.name for path in installed.glob("*/py.typed")} == packages
+
+
+def user_process(uid: int, gid: int, *command: str) -> list[str]:
+    return [sys.executable, "-c", AS_USER, str(uid), str(gid), *command]
+
+
+@contextmanager
+def container(site: Path, directory: Path) -> Iterator[dict[str, str]]:
+    """The image's command, running as its user; its environment."""
+    runtime_dir = directory / "run"
+    assert "install --directory --owner=sysmem --group=sysmem --mode=0750 /run/sysmem" in DOCKERFILE
+    runtime_dir.mkdir()
+    os.chown(runtime_dir, UID, GID)
+    runtime_dir.chmod(0o750)
+    for parent in (directory, *directory.parents[:3]):
+        parent.chmod(parent.stat().st_mode | 0o011)
+    assert instruction("ENV") == f"SYSMEM_RUNTIME_DIR={SYSTEM_RUNTIME_DIR}"
+    environment = {
+        **os.environ,
+        "SYSMEM_RUNTIME_DIR": str(runtime_dir),
+        "PYTHONPATH": str(site),
+        "PYTHONSAFEPATH": "1",
+    }
+    words = [*exec_form(instruction("ENTRYPOINT")), *exec_form(instruction("CMD"))]
+    with subprocess.Popen(
+        user_process(UID, GID, *words),
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            first = process.stderr.readline()
+            assert json.loads(first)["event"] == "serving"
+            yield environment
+        finally:
+            process.terminate()
+            _, log = process.communicate(timeout=20)
+    assert process.returncode == 0, log
+    assert "advisory" not in log, "the daemon has a user of its own"
+    for line in log.splitlines():
+        json.loads(line)
+
+
+@as_root
+def test_the_image_serves_its_group_and_nobody_else(installed: Path, tmp_path: Path) -> None:
+    assert instruction("USER") == "sysmem"
+    with container(installed, tmp_path) as environment:
+        ping = exec_form(instruction("HEALTHCHECK"))
+
+        def status(uid: int, gid: int) -> int:
+            command = user_process(uid, gid, *ping)
+            done = subprocess.run(command, env=environment, capture_output=True, check=False)
+            return done.returncode
+
+        assert status(UID, GID) == 0, "the health check"
+        assert status(OTHER, GID) == 0, "a participant in the group"
+        assert status(OTHER, OTHER) != 0, "a stranger"
+
+
+@as_root
+def test_the_health_check_fails_without_a_daemon(installed: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "SYSMEM_RUNTIME_DIR": str(tmp_path), "PYTHONPATH": str(installed)}
+    command = user_process(0, 0, *exec_form(instruction("HEALTHCHECK")))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert str(tmp_path) in done.stderr
+
+
+def unit(name: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]  # the documented way to keep case
+    parser.read(ROOT / "packaging" / name)
+    return parser
+
+
+def test_the_socket_unit_hands_over_what_the_daemon_looks_for() -> None:
+    socket_unit = unit("sysmemd.socket")["Socket"]
+    assert socket_unit["ListenSequentialPacket"] == str(service_path(SYSTEM_RUNTIME_DIR, Allocator))
+    assert socket_unit["FileDescriptorName"] == Allocator.service_name()
+
+
+def test_the_service_unit_runs_the_daemon_as_its_own_user_and_waits_until_it_is_ready() -> None:
+    service = unit("sysmemd.service")["Service"]
+    assert service["User"] == "sysmem"
+    assert service["Type"] == "notify"
+    assert service["ExecStart"].split()[0].endswith("/sysmemd")

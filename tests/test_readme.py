@@ -1,0 +1,72 @@
+"""Everything in the README is true: its Python runs, its commands work, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sysmem.pytest_plugin import Daemon
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = "".join(blocks("sh")).splitlines()
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_the_python_blocks_run_one_after_the_other(
+    sysmemd: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYSMEM_RUNTIME_DIR", str(sysmemd.runtime_dir))
+    assert len(blocks("python")) == 3
+    names: dict[str, Any] = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+
+
+def test_there_are_two_commands_for_set_up_and_both_are_targets_of_the_makefile() -> None:
+    assert commands()[:2] == [["make", "demo"], ["make", "test"]]
+    for target in ("demo", "test"):
+        shown = subprocess.run(
+            ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert "python" in shown.stdout
+
+
+def test_every_other_command_is_known_to_a_test() -> None:
+    assert commands()[2:] == [
+        ["sysmemd"],  # every test with a daemon starts it
+        ["python", "-m", "sysmemd.explain", "examples/constraints/format_conflict.json"],
+    ]
+
+
+def test_the_explanation_names_who_conflicts() -> None:
+    [*_, command] = commands()
+    done = subprocess.run(
+        [sys.executable, *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "smallest conflicting set: decoder (201), compositor (202)" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
+    missing = [
+        target
+        for target in targets
+        if "://" not in target and not ((ROOT / page).parent / target).exists()
+    ]
+    assert not missing
