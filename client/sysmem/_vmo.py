@@ -125,8 +125,8 @@ class Mapping:
             # traceback may be what holds the view.
             if kind is None:
                 raise BufferError(
-                    f"the mapping is still in use after its with-block, by {_holders(mapped, view)}; "
-                    "it stays until the last of them is gone"
+                    f"the mapping is still in use after its with-block, by {_holders(mapped, view)} (a slice of the "
+                    "view, or what an object made from it holds, a numpy array say); it stays until the last is gone"
                 ) from None
 
 
@@ -143,8 +143,8 @@ def _holders(mapped: mmap.mmap, view: memoryview) -> str:
     try:
         view.release()
     except BufferError:
-        found.append("an object made from the view, such as a numpy array")
-    return ", ".join(found) or "an object that can't be named"
+        found.append("an object that uses the view itself")
+    return ", ".join(found) or "an object that isn't known"
 
 
 H = TypeVar("H", bound=Handle)

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from . import blocking
 from ._errors import DaemonUnavailableError, PeerClosedError
 
-_WHERE = "where the sockets are (default: $SYSMEM_RUNTIME_DIR, $XDG_RUNTIME_DIR/sysmem, /run/sysmem)"
+_WHERE = (
+    "where the sockets are (default: $SYSMEM_RUNTIME_DIR, $XDG_RUNTIME_DIR/sysmem, /run/sysmem)"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,111 @@
+"""The two faces are one, and thin."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sysmem
+from sysmem import blocking
+from sysmem_protocol import sysmem2
+from sysmem_protocol.library import Interface
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_blocking_face_is_what_the_script_makes() -> None:
+    script = ROOT / "client" / "generate_blocking.py"
+    result = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Allocator",
+        "BufferCollection",
+        "BufferCollectionToken",
+        "BufferCollectionTokenGroup",
+        "connect",
+        "EventPair",
+    ],
+)
+def test_both_faces_have_the_same_names_and_arguments(name: str) -> None:
+    one = sysmem.AsyncEventPair if name == "EventPair" else getattr(sysmem, name)
+    other = getattr(blocking, name)
+    if not inspect.isclass(one):
+        assert str(inspect.signature(one)) == str(inspect.signature(other))
+        return
+    for attribute in dir(one):
+        if not attribute.startswith("_") and callable(getattr(one, attribute)):
+            mine, theirs = (inspect.signature(getattr(face, attribute)) for face in (one, other))
+            assert list(mine.parameters.values()) == list(theirs.parameters.values()), attribute
+    public = {attribute for attribute in dir(one) if not attribute.startswith("_")}
+    assert public == {attribute for attribute in dir(other) if not attribute.startswith("_")}
+
+
+@pytest.mark.parametrize("interface", [sysmem2.Allocator, *sysmem2.NODES])
+def test_every_declared_method_has_its_call(interface: type[Interface]) -> None:
+    for face in (sysmem, blocking):
+        made = getattr(face, interface.__name__)
+        for method in interface.methods.values():
+            call = getattr(made, method.name)
+            assert call.__doc__
+            assert "timeout" in inspect.signature(call).parameters
+            assert inspect.iscoroutinefunction(call) == (face is sysmem)
+
+
+def test_everything_public_is_there_and_documented() -> None:
+    for face in (sysmem, blocking):
+        for name in face.__all__:
+            assert inspect.getdoc(getattr(face, name)), name
+
+
+@pytest.mark.parametrize("module", ["sysmem", "sysmem.blocking"])
+def test_importing_needs_neither_daemon_nor_event_loop(module: str) -> None:
+    heavy = ["sysmemd", "structlog", "trio", "asyncio", "numpy", "pytest"]
+    program = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "[]\n"
+
+
+def test_the_public_names_agree_with_the_type_checker(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    program = tmp_path / "program.py"
+    program.write_text(
+        """
+import sysmem
+from sysmem import blocking
+
+with blocking.connect() as allocator:
+    collection: blocking.BufferCollection = allocator.allocate_non_shared_collection()
+    with collection.wait_for_all_buffers_allocated(timeout=1) as info:
+        with info.buffers[0].map() as view:
+            view[:5] = b"hello"
+        event = info.buffers[0].close_weak_asap
+        if event is not None and event.wait_closed(1):
+            pass
+    closed: bool = collection.attach_lifetime_tracking().wait_closed()
+
+
+async def main() -> None:
+    async with sysmem.connect() as allocator:
+        token: sysmem.BufferCollectionToken = await allocator.allocate_shared_collection()
+        event: sysmem.EventPair = await token.attach_node_tracking()
+        await event.wait_closed()
+    allocator = await sysmem.connect()
+"""
+    )
+    result = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache", program],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert result.returncode == 0, result.stdout

@@ -1,0 +1,143 @@
+"""Buffers in the hands of a participant."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sysmem
+
+SIZE = 8192
+
+
+@pytest.fixture
+def vmo() -> Iterator[sysmem.Vmo]:
+    made = sysmem.Vmo(os.memfd_create("vmo", os.MFD_CLOEXEC))
+    os.truncate(made.fileno(), SIZE)
+    with made:
+        yield made
+
+
+@pytest.fixture
+def read_only(vmo: sysmem.Vmo) -> Iterator[sysmem.Vmo]:
+    with sysmem.Vmo(os.open(f"/proc/self/fd/{vmo.fileno()}", os.O_RDONLY)) as made:
+        yield made
+
+
+def mappings() -> int:
+    """How often this process maps the test's memory."""
+    return Path("/proc/self/maps").read_text().count("/memfd:vmo")
+
+
+def test_size_and_rights(vmo: sysmem.Vmo, read_only: sysmem.Vmo) -> None:
+    assert (vmo.size, vmo.writable) == (SIZE, True)
+    assert (read_only.size, read_only.writable) == (SIZE, False)
+
+
+def test_a_view_is_writable_iff_the_rights_allow(vmo: sysmem.Vmo, read_only: sysmem.Vmo) -> None:
+    with vmo.map() as view, read_only.map() as other:
+        assert len(view) == SIZE
+        view[:5] = b"hello"
+        assert bytes(other[:5]) == b"hello"
+        assert other.readonly
+        with pytest.raises(TypeError):
+            other[0] = 1
+    assert mappings() == 0
+
+
+def test_a_length_may_be_given(vmo: sysmem.Vmo) -> None:
+    with vmo.map(10) as view:
+        assert len(view) == 10
+    for length in (0, -1, SIZE + 1):
+        with pytest.raises(ValueError, match=str(length)):
+            vmo.map(length)
+
+
+def test_closing_the_vmo_leaves_the_mapping(vmo: sysmem.Vmo) -> None:
+    with vmo.map() as view:
+        vmo.close()
+        view[0] = 7
+        assert view[0] == 7
+    assert mappings() == 0
+    with pytest.raises(sysmem.HandleClosedError):
+        vmo.map()
+
+
+def test_a_slice_that_lives_on_is_told_and_keeps_the_mapping(vmo: sysmem.Vmo) -> None:
+    kept: list[memoryview] = []
+    with pytest.raises(BufferError, match="memoryview of 100 bytes"), vmo.map() as view:
+        kept.append(view[:100])
+    assert mappings() == 1
+    kept[0][0] = 1
+    kept.clear()
+    gc.collect()
+    assert mappings() == 0
+
+
+def test_an_array_that_lives_on_is_told_and_keeps_the_mapping(vmo: sysmem.Vmo) -> None:
+    kept: list[np.ndarray[tuple[int], np.dtype[np.uint8]]] = []
+    with pytest.raises(BufferError, match="numpy"), vmo.map() as view:
+        kept.append(np.frombuffer(view, np.uint8))
+    assert mappings() == 1
+    kept[0][0] = 1
+    kept.clear()
+    gc.collect()
+    assert mappings() == 0
+
+
+def test_another_error_comes_first(vmo: sysmem.Vmo) -> None:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(pytest.raises(ZeroDivisionError))
+        view = stack.enter_context(vmo.map())
+        kept = view[:1]
+        raise ZeroDivisionError
+    kept.release()
+
+
+def test_a_duplicate_has_a_life_of_its_own(vmo: sysmem.Vmo) -> None:
+    with vmo.duplicate() as other:
+        assert isinstance(other, sysmem.Vmo)
+        vmo.close()
+        assert other.size == SIZE
+
+
+def test_a_buffer_is_mapped_from_where_it_is_usable(vmo: sysmem.Vmo) -> None:
+    buffer = sysmem.VmoBuffer(vmo=vmo, vmo_usable_start=100)
+    with vmo.map() as whole:
+        whole[100] = 42
+    with buffer.map() as view:
+        assert len(view) == SIZE - 100
+        assert view[0] == 42
+    with buffer.map(5) as view:
+        assert len(view) == 5
+    with pytest.raises(ValueError, match="8093"):
+        buffer.map(SIZE - 100 + 1)
+
+
+def test_a_buffer_without_a_vmo_cannot_be_mapped() -> None:
+    with pytest.raises(ValueError, match="without a VMO"):
+        sysmem.VmoBuffer().map()
+
+
+def test_closing_the_info_closes_all(vmo: sysmem.Vmo) -> None:
+    other = vmo.duplicate()
+    info = sysmem.BufferCollectionInfo(
+        buffers=[sysmem.VmoBuffer(vmo=vmo), sysmem.VmoBuffer(vmo=other), sysmem.VmoBuffer()]
+    )
+    with info as entered:
+        assert entered is info
+    assert vmo.closed
+    assert other.closed
+    info.close()
+
+
+def test_tables_compare_and_show_what_is_set() -> None:
+    assert sysmem.VmoInfo(buffer_index=1) == sysmem.VmoInfo(buffer_index=1)
+    assert sysmem.VmoInfo(buffer_index=1) != sysmem.VmoInfo(buffer_index=2)
+    assert repr(sysmem.VmoInfo(buffer_index=1)) == "VmoInfo(buffer_index=1)"
