@@ -120,7 +120,10 @@ class TreeAndModel(RuleBasedStateMachine):
                 self.model.set_dispensable(modelled)
 
     def add(self, index: int, group: bool) -> None:
-        node, modelled = self.pick(index, "token")
+        tokens = [
+            pair for pair in self.open_pairs() if pair[1].kind == "token" and not pair[1].released
+        ]
+        node, modelled = tokens[index % len(tokens)]
         if group:
             self.world.group(node)
             self.model.create(modelled, "group", 0x80000000)
@@ -281,7 +284,7 @@ class TreeAndModel(RuleBasedStateMachine):
         self.model.create(modelled, "token", 0x80000000, attached=True)
         self.adopt(node, modelled)
         for group in shape:
-            self.add(len(self.open_pairs()) - 1, group)
+            self.add(-1, group)
             if dispensable and not group:
                 self.pairs[-1][0].set_dispensable()
                 self.model.set_dispensable(self.pairs[-1][1])
