@@ -511,7 +511,7 @@ class Allocator(Interface):
         AllocatorBindSharedCollectionRequest,
     )
     validate_buffer_collection_token = Method(
-        "Ask whether a live, un-bound token has this koid. No effect on any token.",
+        "Ask whether a live, un-bound token has this koid (of its server end). No effect on any token.",
         AllocatorValidateBufferCollectionTokenRequest,
         AllocatorValidateBufferCollectionTokenResponse,
     )
@@ -520,7 +520,10 @@ class Allocator(Interface):
         SetDebugClientInfoRequest,
     )
     get_vmo_info = Method(
-        "Tell which buffer of which collection a VMO is, and more on request. The handles are consumed.",
+        "Tell which buffer of which collection a VMO is, and more on request. The handles are consumed. "
+        "`close_weak_asap` is set when the VMO is a weak one or `need_weak` asks for one. Errors: NOT_FOUND for a VMO "
+        "that isn't one of a collection, PROTOCOL_DEVIATION for a fault of the request, NO_MORE_STRONG_VMO_HANDLES for "
+        "`need_weak` when no strong handle is left.",
         AllocatorGetVmoInfoRequest,
         VmoInfo,
         fallible=True,
@@ -536,8 +539,8 @@ class Node(Interface):
         "server closes its end, then the client its own.",
     )
     set_name = Method(
-        "Name the buffers `<name>:<buffer_index>`. The collection's first name wins unless a later one has a greater "
-        "priority than every earlier one.",
+        "Name the buffers `<name>:<buffer_index>`, those that are allocated later. The collection's first name wins "
+        "unless a later one has a greater priority than every earlier one.",
         NodeSetNameRequest,
     )
     set_debug_client_info = Method(
@@ -552,12 +555,13 @@ class Node(Interface):
         "result.",
     )
     get_node_ref = Method(
-        "Get proof of this node, for `is_alternate_for` on another.",
+        "Get proof of this node, for IsAlternateFor on another.",
         response=NodeGetNodeRefResponse,
     )
     is_alternate_for = Method(
         "Ask whether the nearest common ancestor of this node and that of the node_ref is a group, so that at most "
-        "one of both takes part in the allocation.",
+        "one of both takes part in the allocation. Errors: NOT_FOUND for a node_ref of another collection or of none, "
+        "PROTOCOL_DEVIATION for what isn't an event.",
         NodeIsAlternateForRequest,
         NodeIsAlternateForResponse,
         fallible=True,
@@ -571,7 +575,8 @@ class Node(Interface):
         "released; collection: before SetConstraints; group: before AllChildrenPresent.",
     )
     set_weak_ok = Method(
-        "Promise to watch `close_weak_asap`; with `for_child_nodes_also` for later children and all below them too.",
+        "Promise to watch `close_weak_asap`; with `for_child_nodes_also` for later children and all below them too. "
+        "Collection: before WaitForAllBuffersAllocated.",
         NodeSetWeakOkRequest,
     )
     attach_node_tracking = Method(
@@ -605,12 +610,14 @@ class BufferCollection(Node):
     """One participant's view of a collection."""
 
     set_constraints = Method(
-        "Say what this participant needs, once. Un-set constraints are an empty table: nothing is used or "
-        "constrained and no VMOs are delivered. `must_match_vmo` asks for buffers like that one.",
+        "Say what this participant needs, once; a second time fails the node. Un-set constraints are an empty table: "
+        "nothing is used or constrained and no VMOs are delivered. `must_match_vmo` asks for buffers like that one.",
         BufferCollectionSetConstraintsRequest,
     )
     wait_for_all_buffers_allocated = Method(
-        "Answer with the buffers, or why there are none, when this node's allocation has finished.",
+        "Answer with the buffers, or why there are none, when this node's allocation has finished. Only after "
+        "SetConstraints; a weak collection needs SetWeakOk too. No answer comes when the node fails for another "
+        "reason first.",
         response=BufferCollectionWaitForAllBuffersAllocatedResponse,
         fallible=True,
     )
@@ -640,7 +647,8 @@ class BufferCollectionTokenGroup(Node):
         CreateTokensResponse,
     )
     all_children_present = Method(
-        "Say that no more children come; the group is then ready for allocation.",
+        "Say that no more children come; the group is then ready for allocation. It needs a child, comes once, and "
+        "before Release.",
     )
 
 

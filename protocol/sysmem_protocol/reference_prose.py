@@ -1,0 +1,214 @@
+"""The sentences of the reference page: what the declarations alone don't say. Numbers come from where they are defined.
+
+Each constant is one section of the page, in Markdown; :mod:`.reference` puts them together.
+"""
+
+# ruff: noqa: E501 - a row of a Markdown table is one line
+
+from __future__ import annotations
+
+from .codec import ERROR, SUCCESS
+from .library import LIBRARY
+from .message import FLAGS, FLAGS_MORE, HEADER, MAGIC, MAX_HANDLES, MAX_MESSAGE_BYTES, SERVER_TXID
+from .runtime import RUNTIME_DIR_VARIABLE, SYSTEM_RUNTIME_DIR
+from .strict import HANDLE_TAG, MAX_DEPTH
+from .sysmem2 import MAX_BUFFER_COUNT, SYSTEM_RAM_HEAP, Allocator
+
+INTRODUCTION = f"""\
+# The protocol
+
+How a program talks to the daemon, completely: a client in any language can be written from this page. It is generated
+from the declarations that the daemon and the Python client run on
+(`python -m sysmem_protocol.reference > docs/protocol.md`). The interface is `{LIBRARY}`; the names are its own.
+
+Words used here: a *client end* and a *server end* are the two ends of a channel. A *node* is a place in the tree of one
+buffer collection: a token, a collection or a group. A *participant* is whoever holds a client end. A *VMO* is the
+memory of one buffer. *Peer-closed* is what one end of a channel sees when the other one is gone.
+"""
+
+SERVICES = f"""\
+## Services and the runtime directory
+
+The daemon listens on one socket a service, named in full, in its runtime directory. `{Allocator.service_name()}` is
+where everything begins: connecting to it (`AF_UNIX`, `SOCK_SEQPACKET`) yields a fresh [Allocator](#allocator) channel.
+Further services have sockets of their own beside it.
+
+The runtime directory is the first that applies:
+
+1. what the program was told: the daemon's `--runtime-dir`, or `{RUNTIME_DIR_VARIABLE}` in the environment of either
+   side;
+2. `$XDG_RUNTIME_DIR/sysmem`;
+3. `{SYSTEM_RUNTIME_DIR}`.
+
+The sockets exist when the daemon is ready.
+"""
+
+CHANNELS = """\
+## Channels
+
+A channel is a pair of `AF_UNIX`, `SOCK_SEQPACKET` sockets (`socketpair`), or a connection to a service. Each datagram
+is one message; order and message boundaries are kept, and descriptors travel as `SCM_RIGHTS` ancillary data. Every
+node has a channel of its own.
+
+**New nodes.** A client that wants a new node makes the pair itself, keeps one end as its client end and sends the other
+as the *server end* in the request. It may use the client end at once: what it sends waits in the channel until the
+daemon has processed the request. The pair must be connected and neither end bound to a name. The sender closes its
+copy of the server end once it is sent, or it would never see peer-closed.
+
+**Sync before passing a token on.** A token must be known to the daemon before another participant turns it in: call
+[Sync](#nodesync) after [Duplicate](#buffercollectiontokenduplicate) and before sending the token's client end to
+another process. [DuplicateSync](#buffercollectiontokenduplicatesync) has that built in.
+
+**Server koids.** When the daemon takes over a server end it binds it to an abstract name that ends in `/<koid>`, a
+decimal number that is never reused while the daemon runs. So `getpeername` on a client end tells its server koid; the
+name is empty as long as the daemon hasn't processed the request that carried the server end.
+[ValidateBufferCollectionToken](#allocatorvalidatebuffercollectiontoken) takes that koid. The name proves nothing: ask
+before trusting a token from a stranger.
+
+**Sending and receiving.** A full socket gives `EAGAIN`; wait until it is writable. Receive with room for a whole
+message and for as many descriptors as a datagram can have, with `MSG_CMSG_CLOEXEC`, and treat `MSG_TRUNC` and
+`MSG_CTRUNC` as errors. When the other end closed with data unread, one receive fails with `ECONNRESET`; what it had
+sent before is still queued behind that, so go on until end-of-file.
+
+### How a channel ends
+
+No message announces an end; the only sign is peer-closed.
+
+- **Release, then close.** [Release](#noderelease) says that this participant leaves in order. The daemon closes its
+  end, then the client closes its own. The node keeps its place, its constraints and its children. Nothing may follow a
+  Release: any later message fails the node.
+- **Close without Release** is a failure, as is a process that dies.
+- **The daemon closes** a node's channel when the node fails: because its client broke a rule, because another node of
+  its failure domain failed, because a group chose another child, or because allocation failed. An outstanding call then
+  gets no answer; report peer-closed, don't wait.
+- **A failing node** takes its failure domain along: all nodes of the collection, unless the node or one between it and
+  the root was made dispensable (then it stops there once buffers are allocated) or attached (then it always stops
+  there).
+- **A token that is turned in** ([BindSharedCollection](#allocatorbindsharedcollection)) is consumed: its channel ends
+  without a failure, and the node lives on with the collection's channel.
+- **An Allocator channel** may be closed at any time. Nodes made through it are not affected.
+
+Memory lives as long as somebody holds a handle to it, whatever became of the channels.
+"""
+
+MESSAGE = f"""\
+## Message
+
+One datagram is one message: a header of {HEADER.size} bytes, then the body. All numbers are little-endian.
+
+| offset | size | field |
+| --- | --- | --- |
+| 0 | 4 | *txid*. 0 for a one-way request. A two-way request has one that no other outstanding call of this channel has, with the high bit ({SERVER_TXID:#010x}, reserved for the server) clear; the response repeats it |
+| 4 | 3 | *flags*: `{FLAGS.hex(" ")}`, which are the format revision, 0, and "the method is flexible". `{FLAGS_MORE.hex(" ")}` in [a response that is split](#split-responses) |
+| 7 | 1 | *magic*: {MAGIC} |
+| 8 | 8 | *ordinal* of the method; a response repeats it |
+
+Answers on one channel may come in another order than the calls. A message whose method has no table to carry has an
+empty body.
+
+The ordinal of a method is the first 8 bytes of the SHA-256 of `{LIBRARY}/<Protocol>.<Method>`, read little-endian,
+with the top bit cleared. A composed method keeps the protocol that declares it, so all of [Node](#node)'s have one
+ordinal each on whichever channel they travel.
+"""
+
+BODY = f"""\
+## Body
+
+The body is one [CBOR](https://www.rfc-editor.org/rfc/rfc8949) item: the request or response table. The response of a
+method that *can fail* is instead a map with exactly one key: {SUCCESS} with the response table, or {ERROR} with the
+number of an [Error](#error).
+
+| type | in CBOR |
+| --- | --- |
+| bool | true or false |
+| uint32, uint64, int64 | an integer in that range |
+| string | a text string; its bound is in bytes of UTF-8 |
+| vector | an array of at most as many elements as its bound |
+| table | a map from field number to value. A field that is left out is *un-set*; there is no other way to say so |
+| struct | an array of all members in order |
+| enum, flags | the member's number, the sum of the flags. Numbers without a name may come |
+| handle | tag {HANDLE_TAG:#x} around the index of a descriptor of this message, an unsigned integer |
+
+### Strict form
+
+A body is well-formed CBOR in its strictest form, under fields that the reader doesn't know too:
+
+- lengths are definite; integers, lengths and simple values take the shortest form;
+- no tag but the handle's; no key twice in one map;
+- maps and arrays are nested at most {MAX_DEPTH} deep, the body's own map included;
+- text is UTF-8; nothing follows the item.
+
+Field numbers begin at 1. A reader ignores fields whose number it doesn't know, whatever their value, and closes the
+descriptors in them: tables may grow.
+
+### Handles
+
+The descriptors of a message are counted from 0 in the order of arrival. Each is referred to exactly once in the body.
+The receiver owns them from then on and closes what it doesn't keep; the sender keeps its own copies and closes those.
+
+| kind | what it is on Linux |
+| --- | --- |
+| client end, server end | one end of a connected `SOCK_SEQPACKET` pair without names |
+| eventpair | one end of a connected pair of `AF_UNIX` sockets, stream or seqpacket. It is closed, and so signalled, when every descriptor of the other end is closed |
+| vmo | a memfd or regular file. One that the daemon delivers is a memfd, sealed against changes of size, opened read-write or read-only as its rights are |
+| event | an object that the daemon made ([GetNodeRef](#nodegetnoderef)), to be shown to it again |
+"""
+
+SPLIT = f"""\
+## Split responses
+
+Linux carries at most {MAX_HANDLES} descriptors in a datagram. A response that needs more ({MAX_BUFFER_COUNT} buffers of
+a weak participant need {2 * MAX_BUFFER_COUNT}) comes as several datagrams in a row: first those with descriptors only,
+which have the response's txid and ordinal, the flags `{FLAGS_MORE.hex(" ")}` and an empty body; last the one with the
+body and the flags `{FLAGS.hex(" ")}`. Indices count over all of them in order of arrival. Nothing else comes in between
+on that channel. Requests are never split.
+"""
+
+BAD_INPUT = f"""\
+## What bad input gets
+
+Whatever a client sends, every descriptor in it is closed and no other client notices. *The channel closes* means that
+the daemon closes its end; if it is a node's, the node fails.
+
+| input | outcome |
+| --- | --- |
+| a short header, wrong magic or flags, an empty datagram, one larger than {MAX_MESSAGE_BYTES} bytes, truncated descriptors, `shutdown(SHUT_WR)` without Release | the channel closes |
+| a body that isn't in the [strict form](#strict-form), bytes behind the header of a message without a table, field number 0, a value of another type, an integer out of range, a string or vector over its bound, a struct with too few or too many members | the channel closes |
+| a descriptor that nothing refers to, an index without a descriptor, an index used twice | the channel closes |
+| an ordinal that the channel's interface doesn't have | the channel closes |
+| a one-way request with a txid; a two-way request without one, with one in use, or with the high bit set | the channel closes |
+| too many unanswered calls (1,024 on one channel), or answers that aren't read (by default past 1,024 messages or 1 MiB) | the channel closes |
+| a required field un-set | the channel closes; GetVmoInfo answers PROTOCOL_DEVIATION |
+| a descriptor of the wrong kind | as a required field un-set; IsAlternateFor answers PROTOCOL_DEVIATION too |
+| a token that the daemon doesn't know, in BindSharedCollection | the new collection's channel closes, nothing else |
+| a field number that the table doesn't have, with any well-formed value | ignored; descriptors in it are closed |
+"""
+
+RIGHTS = """\
+## Rights of a delivered VMO
+
+A node has a mask of [Rights](#rights): its parent's, combined by AND with the mask it was created with. SAME_RIGHTS and
+0xFFFFFFFF take nothing away. Mask 0 is an error that fails the node, but for
+[Duplicate](#buffercollectiontokenduplicate), where it is deprecated and means SAME_RIGHTS. Rights never grow down the
+tree.
+
+A VMO is delivered with DUPLICATE, TRANSFER, WAIT, INSPECT, READ, WRITE, GET_PROPERTY, SET_PROPERTY and MAP as far as
+the mask has them, and without WRITE unless the participant's usage writes: CPU WRITE or WRITE_OFTEN; Vulkan
+IMAGE_TRANSFER_DST, IMAGE_STORAGE, IMAGE_COLOR_ATTACHMENT, IMAGE_STENCIL_ATTACHMENT, IMAGE_TRANSIENT_ATTACHMENT,
+BUFFER_TRANSFER_DST, BUFFER_STORAGE_TEXEL_BUFFER or BUFFER_STORAGE_BUFFER; video HW_DECODER, HW_ENCODER, CAPTURE,
+DECRYPTOR_OUTPUT or HW_DECODER_INTERNAL. A mask without READ delivers no VMO at all. A participant whose usage is just
+NONE_USAGE gets none either; with NONE_USAGE_PERMIT_ALLOCATION it gets one without WRITE.
+"""
+
+TABLES = f"""\
+## Tables
+
+Every field of a table may be left out. The heap that always exists is `{SYSTEM_RAM_HEAP.heap_type}`, id
+{SYSTEM_RAM_HEAP.id}.
+"""
+
+FLEXIBLE = """\
+## Enums and flags
+
+All of them are flexible: a number that has no name here decodes, and the daemon's rules decide what it means.
+"""
