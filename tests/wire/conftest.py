@@ -23,12 +23,18 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def wire(daemon: Daemon) -> Iterator[Wire]:
-    """Connections to the daemon, which has no more descriptors after the test than before."""
-    with Wire(daemon.runtime_dir) as wire:
-        yield wire
+def unchanged(daemon: Daemon) -> Iterator[None]:
+    """The daemon has no more descriptors after the test than before, and logged no fault of its own."""
+    yield
     daemon.assert_nothing_leaked()
     daemon.assert_log_is_sound()
+
+
+@pytest.fixture
+def wire(daemon: Daemon, unchanged: None) -> Iterator[Wire]:
+    """Connections to the daemon that end with the test."""
+    with Wire(daemon.runtime_dir) as wire:
+        yield wire
 
 
 @pytest.fixture
@@ -83,7 +89,7 @@ class Bystander:
 
 
 @pytest.fixture
-def bystander(daemon: Daemon) -> Iterator[Bystander]:
+def bystander(daemon: Daemon, unchanged: None) -> Iterator[Bystander]:
     """Checked after the test: nothing that it did has reached this client."""
     with Wire(daemon.runtime_dir) as wire:
         bystander = Bystander(wire)

@@ -94,9 +94,7 @@ def hashed_ordinal(name: str) -> int:
     return int(struct.unpack("<Q", digest[:8])[0]) & ~(1 << 63)
 
 
-def header(
-    txid: int, ordinal: int, flags: bytes = b"\x02\x00\x80", magic: int = 1
-) -> bytes:
+def header(txid: int, ordinal: int, flags: bytes = b"\x02\x00\x80", magic: int = 1) -> bytes:
     return struct.pack("<I3sBQ", txid, flags, magic, ordinal)
 
 

@@ -31,9 +31,7 @@ def test_example_sync_request_and_its_response_are_the_same_bytes(wire: Wire) ->
 
 def test_example_allocator_set_debug_client_info(wire: Wire) -> None:
     allocator = wire.connect()
-    allocator.send_bytes(
-        bytes.fromhex("00000000020080014d9c503f9af1686fa2016663616d6572610207")
-    )
+    allocator.send_bytes(bytes.fromhex("00000000020080014d9c503f9af1686fa2016663616d6572610207"))
     allocator.sync()
 
 
