@@ -9,6 +9,7 @@ from sysmemd.ports import ClientInfo, NoMemoryError
 from .buffer import Buffer
 from .collection import Buffers, DeliveredBuffer
 from .locks import Kind
+from .vmo import access
 
 
 class NoMoreStrongHandlesError(Exception):
@@ -16,20 +17,24 @@ class NoMoreStrongHandlesError(Exception):
 
 
 class HandleInfo:
-    """A descriptor recognised by `Memory.identify`. Of use while that descriptor is open."""
+    """A descriptor recognised by `Memory.identify`. Of use while the caller keeps that descriptor open."""
 
-    __slots__ = ("_buffer", "buffers", "is_weak", "readable", "writable")
+    __slots__ = ("_buffer", "_fd", "buffers")
 
-    def __init__(
-        self, buffers: Buffers, buffer: Buffer, *, is_weak: bool, readable: bool, writable: bool
-    ) -> None:
+    def __init__(self, buffers: Buffers, buffer: Buffer, fd: int) -> None:
         #: The buffers of the collection, also when that has failed.
         self.buffers = buffers
         self._buffer = buffer
-        #: Whether it is a weak handle, or at any rate no strong one.
-        self.is_weak = is_weak
-        self.readable = readable
-        self.writable = writable
+        self._fd = fd
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether it is a weak handle, or at any rate no strong one.
+
+        A descriptor of a buffer that isn't one of the handles given out (its owner opened it anew, or dropped its lock)
+        keeps nothing alive, and so is called weak. Raises `OSError` when the daemon is out of descriptors.
+        """
+        return not self._buffer.is_strong(self._fd)
 
     @property
     def collection_id(self) -> int:
@@ -73,13 +78,10 @@ class HandleInfo:
             raise NoMoreStrongHandlesError(
                 f"no strong handle to buffer {self.buffer_index} of {self.collection_id} is left"
             )
+        readable, writable = access(self._fd)
         signal = self.close_weak_asap()
         try:
-            vmo = (
-                self._buffer.open(Kind.WEAK, client, writable=self.writable)
-                if self.readable
-                else None
-            )
+            vmo = self._buffer.open(Kind.WEAK, client, writable=writable) if readable else None
         except OSError as error:
             signal.close()
             raise NoMemoryError(f"a handle to buffer {self.buffer_index}: {error}") from error

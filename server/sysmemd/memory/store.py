@@ -57,14 +57,18 @@ class Memory:
         """`heaps` besides the system heap, which is made when it isn't among them; the first of two alike counts.
 
         `allocation`: "eager" reserves all pages when buffers are allocated, and fails then. Raises `OSError` when the
-        user has no inotify instance left.
+        user has no inotify instance left, or the process no descriptor.
         """
         self._heaps: dict[HeapKey, Heap] = {}
         for heap in (*heaps, MemfdHeap()):
             self._heaps.setdefault((heap.properties.heap_type, heap.properties.id), heap)
         self._reserve = allocation == "eager"
-        self._watch = InodeWatch()
         self._hangups = Hangups()
+        try:
+            self._watch = InodeWatch()
+        except OSError:
+            self._hangups.close()
+            raise
         self._hangups.add_readable(self._watch.fileno(), self._read_watch)
         self._surroundings = Surroundings(
             self._watch, self._hangups, clock, log, refresh=self._read_watch, forget=self._forget
@@ -159,23 +163,11 @@ class Memory:
     def identify(self, fd: int) -> HandleInfo | None:
         """Which buffer a descriptor belongs to; `None` when it is no sysmem VMO. The caller keeps owning `fd`.
 
-        While the caller keeps it open, it counts as what it is: a strong handle is a strong holder. A descriptor of a
-        buffer that isn't one of the handles given out (its owner opened it anew, or dropped its lock) keeps nothing
-        alive, and so is called a weak one.
+        While the caller keeps it open, it counts as the holder that it is.
         """
         self._read_watch()  # so that no number of a buffer that is gone is taken for a new file's
         found = self._by_identity.get(vmo.identity(fd))
-        if found is None:
-            return None
-        collection, buffer = found
-        readable, writable = vmo.access(fd)
-        return HandleInfo(
-            collection,
-            buffer,
-            is_weak=not buffer.is_strong(fd),
-            readable=readable,
-            writable=writable,
-        )
+        return None if found is None else HandleInfo(*found, fd)
 
     # --- events -------------------------------------------------------------------------------------------------
 

@@ -55,8 +55,14 @@ class InodeWatch:
     """Watches on buffers: the closing of a handle to one, and its end."""
 
     def __init__(self) -> None:
-        """Raises `OSError` when the user has too many inotify instances."""
+        """Raises `OSError` when the user has too many inotify instances, or there are no descriptors left."""
         self._fd = _check(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        try:
+            # Lists the watches. Kept open, as reports may be lost while there are no descriptors left.
+            self._fdinfo = open(f"/proc/self/fdinfo/{self._fd}", "rb", buffering=0)  # noqa: SIM115
+        except OSError:
+            os.close(self._fd)
+            raise
 
     def fileno(self) -> int:
         """Readable when there is something to read."""
@@ -66,6 +72,7 @@ class InodeWatch:
         """Drop all watches; nothing happens the second time."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
+            self._fdinfo.close()
             os.close(fd)
 
     def watch_end(self, fd: int) -> int:
@@ -94,12 +101,12 @@ class InodeWatch:
 
     def alive(self) -> set[int]:
         """The watches that haven't ended, for when reports were lost."""
-        with open(f"/proc/self/fdinfo/{self._fd}", encoding="ascii") as fdinfo:
-            return {
-                int(line.split()[1].removeprefix("wd:"), 16)
-                for line in fdinfo
-                if line.startswith("inotify wd:")
-            }
+        self._fdinfo.seek(0)
+        return {
+            int(line.split()[1].removeprefix(b"wd:"), 16)
+            for line in self._fdinfo.readall().splitlines()
+            if line.startswith(b"inotify wd:")
+        }
 
     def _watch(self, fd: int, mask: int) -> int:
         return through_proc(

@@ -9,7 +9,7 @@ import pytest
 
 from sysmemd.memory.locks import FIRST_BYTE, RANGE_BYTES, Kind
 
-from .harness import READ, Bench, Peer, is_closed, pair
+from .harness import READ, Bench, Peer, few_descriptors, is_closed, pair
 
 EVERYTHING = f"{FIRST_BYTE}, {2 * RANGE_BYTES}"
 STRONG_BYTE = f"{Kind.STRONG.first_byte}, 1"
@@ -192,6 +192,8 @@ def test_a_full_queue_of_reports_loses_nothing(bench: Bench, new_peer: Callable[
     )
     strong.close()
     os.close(again)
+    with few_descriptors(0):
+        bench.memory.process_events()
     bench.wait_closed(event)
     bench.wait_closed(lingering_gone)
     assert [level for level, _, _ in bench.log.entries] == ["warning"]

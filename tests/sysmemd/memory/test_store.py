@@ -265,6 +265,14 @@ def test_the_descriptor_to_wait_on(bench: Bench) -> None:
     assert not bench.is_awake()
 
 
+def test_out_of_descriptors_at_start() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    for spare in range(3):
+        with few_descriptors(spare), pytest.raises(OSError, match="Too many open files"):
+            Bench()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
 def test_too_many_inotify_instances(monkeypatch: pytest.MonkeyPatch) -> None:
     from sysmemd.memory import watch
 
