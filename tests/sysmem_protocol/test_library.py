@@ -40,7 +40,7 @@ class Point(Struct):
 class Shape(Table):
     corners: Annotated[int | None, Field(1, UINT32, required=True)] = None
     colour: Annotated[Colour | int | None, Field(3, Enumeration(Colour))] = None
-    filled: Annotated[bool | None, Field(2, BOOL)] = None
+    filled: Annotated[bool | None, "whatever else", Field(2, BOOL)] = None
 
 
 class Drawing(Interface):

@@ -1,0 +1,72 @@
+"""Where the daemon's sockets are (`spec/protocol.md`, Channels and services)."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from sysmem_protocol.runtime import (
+    MAX_SOCKET_PATH_BYTES,
+    runtime_dir,
+    service_path,
+    socket_address,
+)
+from sysmem_protocol.sysmem2 import Allocator
+
+ALL = {"SYSMEM_RUNTIME_DIR": "/named", "XDG_RUNTIME_DIR": "/session"}
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "expected"),
+    [
+        ("/given", ALL, "/given"),
+        (Path("/given"), {}, "/given"),
+        (None, ALL, "/named"),
+        (None, {"XDG_RUNTIME_DIR": "/session"}, "/session/sysmem"),
+        (None, {}, "/run/sysmem"),
+        (None, {"SYSMEM_RUNTIME_DIR": "", "XDG_RUNTIME_DIR": "/session"}, "/session/sysmem"),
+        (None, {"SYSMEM_RUNTIME_DIR": "", "XDG_RUNTIME_DIR": ""}, "/run/sysmem"),
+    ],
+)
+def test_the_runtime_directory_is_the_first_that_applies(
+    given: str | Path | None, environ: dict[str, str], expected: str
+) -> None:
+    assert runtime_dir(given, environ) == Path(expected)
+
+
+def test_the_programs_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYSMEM_RUNTIME_DIR", "/named")
+    assert runtime_dir() == Path("/named")
+
+
+def test_a_services_socket_has_the_protocols_full_name() -> None:
+    path = service_path(Path("/run/sysmem"), Allocator)
+    assert path == Path("/run/sysmem/fuchsia.sysmem2.Allocator")
+
+
+@pytest.mark.parametrize("length", [40, MAX_SOCKET_PATH_BYTES, MAX_SOCKET_PATH_BYTES + 1, 400])
+def test_a_path_of_any_length_can_be_listened_and_connected_at(length: int) -> None:
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
+        if length > 255:
+            directory /= "d" * 200
+            directory.mkdir()
+        path = directory / ("s" * (length - len(bytes(directory)) - 1))
+        assert len(bytes(path)) == length
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        client = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        with socket_address(path) as address:
+            listener.bind(address)
+        listener.listen()
+        assert path.is_socket()
+        with socket_address(path) as address:
+            client.connect(address)
+
+
+def test_a_long_path_without_its_directory_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), socket_address(tmp_path / ("d" * 200) / "s"):
+        pass
