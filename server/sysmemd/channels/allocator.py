@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sysmem_protocol import sysmem2
 from sysmem_protocol.channel import Channel
+from sysmem_protocol.handles import Handle
 from sysmem_protocol.library import Interface
 from sysmem_protocol.sysmem2 import Error
 
 from ..constraints import check_constraints, settings_match
-from ..memory import NoMoreStrongHandlesError
+from ..memory import HandleInfo, NoMoreStrongHandlesError
 from ..ports import ClientInfo, NoMemoryError
-from ..tree import LogicalBufferCollection, Misuse
-from .connection import Connection
-from .nodes import CollectionServer, NodeServer, TokenServer, client_info
+from ..tree import Misuse
+from .connection import Connection, Failed
+from .nodes import CollectionServer, NodeServer, TokenServer, adopt, client_info
 from .service import Service
 
 
@@ -28,16 +29,23 @@ class AllocatorServer:
         self._service = service
         self._uid = uid
         self._client: ClientInfo | None = None
-        self.log = service.log.bind(channel=self.interface.__name__)
-        self.connection: Connection = service.connect(channel, self, self.log)
+        self.connection: Connection = service.connect(channel, self)
 
     # --- the connection's server ---
 
+    def about(self) -> dict[str, Any]:
+        client = self._client or ClientInfo()
+        return {
+            "channel": self.interface.__name__,
+            "client_name": client.name,
+            "client_id": client.id,
+        }
+
     def expect_message(self) -> None:
-        pass
+        """Nothing ends an Allocator's messages but its channel."""
 
     def refuse(self, reason: str) -> None:
-        self.log.warning("a client broke the protocol", client=str(self._client), reason=reason)
+        self._service.log.error("an Allocator was refused", reason=reason, **self.about())
         self.connection.close()
 
     def peer_closed(self) -> None:
@@ -64,29 +72,18 @@ class AllocatorServer:
         self._service.say_if_advisory(self._uid)
 
     def _make_collection(self, server: NodeServer) -> None:
-        service = self._service
-        collection = LogicalBufferCollection(
-            next(service.collection_ids),
-            channel=server,
-            client=self._client or ClientInfo(),
-            platform=service.platform,
-            memory=service.memory,
-            clock=service.clock,
-            log=service.log,
-            max_group_selections=service.limits.max_group_selections,
-        )
-        server.node = collection.root
+        adopt(server, lambda: self._service.new_collection(server, self._client).root)
 
     def bind_shared_collection(self, request: sysmem2.AllocatorBindSharedCollectionRequest) -> None:
         assert request.token is not None
         assert request.buffer_collection_request is not None
         token = self._service.find_token(request.token)
         if token is None:
-            self.log.warning(
+            self._service.log.warning(
                 "a token to bind is unknown",
-                client=str(self._client),
                 reason="it never was a token, was turned in before, has failed, or whoever made it hasn't "
                 "waited for a Sync before giving it away",
+                **self.about(),
             )
             return
         collection = CollectionServer(self._service, request.buffer_collection_request)
@@ -95,7 +92,7 @@ class AllocatorServer:
             token.turn_in(collection, self._client)
         except Misuse as error:
             collection.discard()
-            token.refuse(f"BindSharedCollection: {error}")
+            token.connection.refuse(f"BindSharedCollection: {error}")
 
     def validate_buffer_collection_token(
         self, request: sysmem2.AllocatorValidateBufferCollectionTokenRequest
@@ -104,30 +101,32 @@ class AllocatorServer:
             is_known=request.token_server_koid in self._service.tokens
         )
 
-    def get_vmo_info(self, request: sysmem2.AllocatorGetVmoInfoRequest) -> sysmem2.VmoInfo | Error:
-        try:
-            return self._vmo_info(request)
-        except NoMoreStrongHandlesError:
-            return Error.NO_MORE_STRONG_VMO_HANDLES
-        except (NoMemoryError, OSError) as error:
-            self.log.error("GetVmoInfo failed", client=str(self._client), reason=str(error))
-            return Error.UNSPECIFIED
-
-    def _vmo_info(self, request: sysmem2.AllocatorGetVmoInfoRequest) -> sysmem2.VmoInfo | Error:
+    def get_vmo_info(self, request: sysmem2.AllocatorGetVmoInfoRequest) -> sysmem2.VmoInfo:
         assert request.vmo is not None
-        known = self._service.memory.identify(request.vmo.fileno())
-        if known is None:
-            return Error.NOT_FOUND
+        try:
+            return self._vmo_info(request, request.vmo)
+        except Failed:
+            raise
+        except NoMoreStrongHandlesError as error:
+            raise Failed(Error.NO_MORE_STRONG_VMO_HANDLES, str(error)) from None
+        except Exception as error:
+            unforeseen = not isinstance(error, (NoMemoryError, OSError))
+            self._service.log.error(
+                "GetVmoInfo failed", reason=repr(error), exc_info=unforeseen, **self.about()
+            )
+            raise Failed(Error.UNSPECIFIED, f"the daemon failed: {error!r}") from None
+
+    def _vmo_info(
+        self, request: sysmem2.AllocatorGetVmoInfoRequest, vmo: Handle
+    ) -> sysmem2.VmoInfo:
+        known = self._known(vmo, "vmo")
         info = sysmem2.VmoInfo(
             buffer_collection_id=known.collection_id, buffer_index=known.buffer_index
         )
         if request.vmo_settings_to_check is not None:
-            other = self._service.memory.identify(request.vmo_settings_to_check.fileno())
-            if other is None:
-                return Error.NOT_FOUND
             info.vmo_settings_match = settings_match(
                 known.settings,
-                other.settings,
+                self._known(request.vmo_settings_to_check, "vmo_settings_to_check").settings,
                 ignore_size=bool(request.vmo_settings_to_check_ignore_size),
             )
         if request.constraints_to_check is not None:
@@ -144,3 +143,9 @@ class AllocatorServer:
         elif known.is_weak:
             info.close_weak_asap = known.close_weak_asap()
         return info
+
+    def _known(self, vmo: Handle, field: str) -> HandleInfo:
+        known = self._service.memory.identify(vmo.fileno())
+        if known is None:
+            raise Failed(Error.NOT_FOUND, f"$.{field} is no VMO of this daemon's")
+        return known

@@ -20,7 +20,7 @@ from sysmem_protocol.sysmem2 import Allocator, Error
 
 from ..config import Limits
 from ..ports import Log
-from ..tree.ports import Misuse
+from ..tree import Misuse
 from .outbox import Outbox, OutboxFull
 
 #: Messages that one channel may have processed before the others get their turn.
@@ -33,15 +33,26 @@ class Refused(Exception):
     """A message broke a rule of the protocol: its channel closes, or its node fails. `str()` says which rule."""
 
 
+class Failed(Exception):
+    """A call is answered with an error and the channel goes on. `str()` says why, for the log."""
+
+    def __init__(self, error: Error, reason: str) -> None:
+        super().__init__(reason)
+        self.error = error
+
+
 class Server(Protocol):
     """What serves a connection: a method for each of its interface's, named alike, and these.
 
     A method takes its request table, or nothing, and returns its answer: a table, None, an `Error`, or a
-    :class:`Deferred` that is answered later. It owns no handle that it doesn't take. It may raise :class:`Refused` or
-    the tree's :class:`Misuse`, which mean the same.
+    :class:`Deferred` that is answered later. It owns no handle that it doesn't take. It may raise :class:`Failed`, and
+    :class:`Refused` or the tree's :class:`Misuse`, which mean the same.
     """
 
     interface: ClassVar[type[Interface]]
+
+    def about(self) -> dict[str, Any]:
+        """Fields for log lines: which channel this is, and who its client says it is."""
 
     def expect_message(self) -> None:
         """Raise :class:`Refused` when no message at all may come any more."""
@@ -83,8 +94,11 @@ class Deferred:
             self.answer_with(self._make)
 
     def answer_with(self, make: Callable[[], Table | Error | None]) -> None:
-        """Answer; `make` is called when the answer can be sent, once or more."""
-        self._connection.answer_with(self._method, self._txid, make)
+        """Answer, from a later turn of the loop; `make` is called when the answer can be sent, once or more.
+
+        Nothing is sent and nothing fails before this returns, so that the tree may say it in the midst of a change.
+        """
+        self._connection.answer_later(self._method, self._txid, make)
 
 
 class Connection:
@@ -112,7 +126,10 @@ class Connection:
     # --- in ---
 
     def receive(self, budget: int = RECEIVE_BUDGET) -> bool:
-        """Process what has arrived, `budget` messages at most; False when nothing more is there for now."""
+        """Process what has arrived, `budget` messages at most; False when nothing more is there for now.
+
+        Nothing is raised: what goes wrong ends this channel and no other.
+        """
         for _ in range(budget):
             datagram = self._next() if self.reading else None
             if datagram is None:
@@ -142,30 +159,27 @@ class Connection:
             return self._channel.receive()
         except PeerClosedError:
             self.reading = False
-            self._server.peer_closed()
+            self._end(self._server.peer_closed)
         except MalformedMessage as error:
-            self._refuse(str(error))
+            self.refuse(str(error))
         except OSError as error:
-            self._refuse(f"receiving failed: {error}")
+            self.refuse(f"receiving failed: {error}")
         return None
 
     def _process(self, data: bytes, handles: list[Handle]) -> None:
         try:
             message = parse(data, handles)
         except MalformedMessage as error:
-            self._refuse(str(error))
+            self.refuse(str(error))
             return
         try:
             self._dispatch(message)
         except (Refused, Misuse, OutboxFull) as error:
-            self._refuse(str(error))
+            self.refuse(str(error))
         except PeerClosedError:
             pass  # it closed without waiting for the answer; what it sent before still counts
-        except OSError as error:
-            self._refuse(f"the daemon can't serve this now: {error}")
         except Exception as error:
-            self._log.error("a message could not be served", exc_info=True)
-            self._refuse(f"internal error: {error!r}")
+            self._cannot("a message can't be served", error)
         finally:
             message.close()
 
@@ -184,8 +198,8 @@ class Connection:
             answer = self._call(method, request)
         finally:
             if request is not None:
-                for name in _handle_members(method):
-                    handle = getattr(request, name)
+                for member in _handle_members(method):
+                    handle = getattr(request, member.name)
                     if handle is not None:
                         handle.close()
         if not method.two_way:
@@ -213,59 +227,63 @@ class Connection:
 
     def _call(self, method: Method, request: Table | None) -> Any:
         flaw = None if request is None else _flaw(method, request)
-        if flaw is not None:
-            if method is Allocator.get_vmo_info:
-                self._log.info("a call was answered with an error", method=str(method), reason=flaw)
-                return Error.PROTOCOL_DEVIATION
-            raise Refused(f"{method}: {flaw}")
-        serve = getattr(self._server, method.name)
-        return serve() if request is None else serve(request)
+        try:
+            if flaw is not None:
+                if method is Allocator.get_vmo_info:
+                    raise Failed(Error.PROTOCOL_DEVIATION, flaw)
+                raise Refused(f"{method}: {flaw}")
+            serve = getattr(self._server, method.name)
+            return serve() if request is None else serve(request)
+        except Failed as failure:
+            self._log.info(
+                "a call was answered with an error",
+                method=str(method),
+                error=failure.error.name,
+                reason=str(failure),
+                **self._server.about(),
+            )
+            return failure.error
 
     # --- out ---
 
     def answer(self, method: Method, txid: int, answer: Table | Error | None) -> None:
-        """Send the answer to a call; owns its handles."""
+        """Send the answer to a call; owns its handles.
+
+        Raises :class:`OutboxFull`, and what :meth:`Channel.send` raises.
+        """
         self._calls.discard(txid)
         message = _message(method, txid, answer)
         if self.closed:
             message.close()
             return
         self._outbox.put(message)
-        self._flush_later()
-
-    def answer_with(
-        self, method: Method, txid: int, make: Callable[[], Table | Error | None]
-    ) -> None:
-        """Send the answer to an earlier call, made when it can be sent. Nothing is raised."""
-        self._calls.discard(txid)
-        if self.closed:
-            return
-        try:
-            self._outbox.put_later(lambda: _message(method, txid, make()))
-        except PeerClosedError:
-            return  # reading finds that out too, after what the client had sent
-        except (OSError, OutboxFull) as error:
-            self._refuse(f"answering failed: {error}")
-            return
-        self._flush_later()
-
-    def _flush_later(self) -> None:
         if self._outbox:
             self._reactor.flush(self)
 
+    def answer_later(
+        self, method: Method, txid: int, make: Callable[[], Table | Error | None]
+    ) -> None:
+        """Have the answer to a call sent by the next :meth:`flush`; see :meth:`Deferred.answer_with`."""
+        self._calls.discard(txid)
+        if not self.closed:
+            self._outbox.put_later(lambda: _message(method, txid, make()))
+            self._reactor.flush(self)
+
     def flush(self) -> bool:
-        """Send what waits; True when there is nothing left to do."""
+        """Send what waits; True when there is nothing left to do. Nothing is raised."""
         if self.closed:
             return True
         try:
             done = self._outbox.flush()
         except PeerClosedError:
-            self._outbox.close()
+            self._outbox.close()  # reading finds that out too, after what the client had sent
             done = True
-        except OSError as error:
-            self._outbox.close()
-            self._refuse(f"answering failed: {error}")
-            return True
+        except OutboxFull as error:
+            self.refuse(str(error))
+            done = True
+        except Exception as error:
+            self._cannot("an answer can't be sent", error)
+            done = True
         if done and not self.reading:
             self.close()
         return done
@@ -279,8 +297,6 @@ class Connection:
     def finish(self) -> None:
         """Process nothing more, and close once the client has been sent what waits for it."""
         self.reading = False
-        if self.closed:
-            return
         if not self._outbox:
             self.close()
 
@@ -294,10 +310,26 @@ class Connection:
         self._reactor.closing(self._channel.fileno())
         self._channel.close()
 
-    def _refuse(self, reason: str) -> None:
+    def refuse(self, reason: str) -> None:
+        """End the channel because its client broke a rule, or can't be served. It gets no more answers."""
+        self._outbox.close()
         if self.reading:
             self.reading = False
-            self._server.refuse(reason)
+            self._end(self._server.refuse, reason)
+
+    def _cannot(self, event: str, error: Exception) -> None:
+        """Say that the daemon failed its client, and end the channel."""
+        unforeseen = not isinstance(error, OSError)
+        self._log.error(event, reason=repr(error), exc_info=unforeseen, **self._server.about())
+        self.refuse(f"the daemon failed: {error!r}")
+
+    def _end(self, tell: Callable[..., None], *reason: str) -> None:
+        """Tell the server of the end. A tree may fail with that; should it do so wrongly, this channel closes alone."""
+        try:
+            tell(*reason)
+        except Exception as error:
+            self._log.error("a channel ended badly", reason=repr(error), exc_info=True)
+            self.close()
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------
@@ -311,7 +343,7 @@ def _message(method: Method, txid: int, answer: Table | Error | None) -> Message
 _members_with_handles: dict[Method, tuple[Member, ...]] = {}
 
 
-def _handle_fields(method: Method) -> tuple[Member, ...]:
+def _handle_members(method: Method) -> tuple[Member, ...]:
     found = _members_with_handles.get(method)
     if found is None:
         members = method.request.members if method.request else ()
@@ -320,15 +352,11 @@ def _handle_fields(method: Method) -> tuple[Member, ...]:
     return found
 
 
-def _handle_members(method: Method) -> list[str]:
-    return [member.name for member in _handle_fields(method)]
-
-
 def _flaw(method: Method, request: Table) -> str | None:
     """What is wrong with a request that decoded: a required field that is un-set, a handle of the wrong kind."""
     for name in request.missing():
         return f"$.{name} is required"
-    for member in _handle_fields(method):
+    for member in _handle_members(method):
         handle = getattr(request, member.name)
         kind = member.field.type
         assert isinstance(kind, HandleType)

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from sysmem_protocol import sysmem2
-from sysmem_protocol.handles import Handle, channel_pair
+from sysmem_protocol.handles import Handle, channel_pair, describe
 from sysmem_protocol.library import Interface
 from sysmem_protocol.sysmem2 import Error, Rights
 
 from ..memory import Buffers
 from ..ports import ClientInfo, NoMemoryError
 from ..tree import Allocated, Node, NodeChannel, NotInCollection
-from .connection import Connection, Deferred, Refused
+from .connection import Connection, Deferred, Failed, Refused
 from .service import Service, is_event
 
 
@@ -34,9 +34,8 @@ class NodeServer:
         """
         self._service = service
         self.koid, channel = service.name_server_end(server_end)
-        self.log = service.log.bind(channel=self.interface.__name__, koid=self.koid)
         self.node: Node
-        self.connection: Connection = service.connect(channel, self, self.log)
+        self.connection: Connection = service.connect(channel, self)
         self._gone = False
 
     def discard(self) -> None:
@@ -45,6 +44,15 @@ class NodeServer:
         self.connection.close()
 
     # --- the connection's server ---
+
+    def about(self) -> dict[str, Any]:
+        return {
+            "channel": self.interface.__name__,
+            "koid": self.koid,
+            "collection_id": self.node.collection.id,
+            "client_name": self.node.client.name,
+            "client_id": self.node.client.id,
+        }
 
     def expect_message(self) -> None:
         self.node.expect_message()
@@ -102,17 +110,20 @@ class NodeServer:
 
     def is_alternate_for(
         self, request: sysmem2.NodeIsAlternateForRequest
-    ) -> sysmem2.NodeIsAlternateForResponse | Error:
+    ) -> sysmem2.NodeIsAlternateForResponse:
         assert request.node_ref is not None
         other = self._service.node_refs.node(request.node_ref)
         if other is None:
-            return Error.NOT_FOUND if is_event(request.node_ref) else Error.PROTOCOL_DEVIATION
+            if is_event(request.node_ref):
+                raise Failed(Error.NOT_FOUND, "$.node_ref is no ref of a node that is left")
+            wrong = describe(request.node_ref.fileno())
+            raise Failed(Error.PROTOCOL_DEVIATION, f"$.node_ref must be an event, not {wrong}")
         try:
             return sysmem2.NodeIsAlternateForResponse(
                 is_alternate=self.node.is_alternate_for(other)
             )
-        except NotInCollection:
-            return Error.NOT_FOUND
+        except NotInCollection as error:
+            raise Failed(Error.NOT_FOUND, f"$.node_ref: {error}") from None
 
     def get_buffer_collection_id(self) -> sysmem2.NodeGetBufferCollectionIdResponse:
         return sysmem2.NodeGetBufferCollectionIdResponse(
@@ -171,7 +182,7 @@ class TokenServer(NodeServer):
         assert request.token_request is not None
         assert request.rights_attenuation_mask is not None
         child = TokenServer(self._service, request.token_request)
-        _adopt(child, partial(self.node.duplicate, child, request.rights_attenuation_mask))
+        adopt(child, partial(self.node.duplicate, child, request.rights_attenuation_mask))
 
     def set_dispensable(self) -> None:
         self.node.set_dispensable()
@@ -181,7 +192,7 @@ class TokenServer(NodeServer):
     ) -> None:
         assert request.group_request is not None
         child = GroupServer(self._service, request.group_request)
-        _adopt(child, partial(self.node.create_group, child))
+        adopt(child, partial(self.node.create_group, child))
 
 
 class CollectionServer(NodeServer):
@@ -222,7 +233,7 @@ class CollectionServer(NodeServer):
         assert request.token_request is not None
         assert request.rights_attenuation_mask is not None
         child = TokenServer(self._service, request.token_request)
-        _adopt(child, partial(self.node.attach_token, child, request.rights_attenuation_mask))
+        adopt(child, partial(self.node.attach_token, child, request.rights_attenuation_mask))
 
     def attach_lifetime_tracking(
         self, request: sysmem2.BufferCollectionAttachLifetimeTrackingRequest
@@ -247,7 +258,9 @@ class CollectionServer(NodeServer):
                 delivers_vmo=outcome.delivers_vmo,
             )
         except NoMemoryError as error:
-            self.log.error("buffers can't be handed out", reason=str(error))
+            self._service.log.error(
+                "buffers can't be handed out", reason=str(error), **self.about()
+            )
             return Error.NO_MEMORY
         return sysmem2.BufferCollectionWaitForAllBuffersAllocatedResponse(
             buffer_collection_info=sysmem2.BufferCollectionInfo(
@@ -274,7 +287,7 @@ class GroupServer(NodeServer):
         if mask is None:
             mask = Rights.SAME_RIGHTS
         child = TokenServer(self._service, request.token_request)
-        _adopt(child, partial(self.node.create_child, child, mask))
+        adopt(child, partial(self.node.create_child, child, mask))
 
     def create_children_sync(
         self, request: sysmem2.CreateTokensRequest
@@ -296,7 +309,7 @@ def client_info(request: sysmem2.SetDebugClientInfoRequest) -> ClientInfo:
     return ClientInfo(request.name or "", request.id or 0)
 
 
-def _adopt(child: NodeServer, make: Callable[[], Node]) -> None:
+def adopt(child: NodeServer, make: Callable[[], Node]) -> None:
     """Have the tree make the node of a new server, or discard that."""
     try:
         child.node = make()

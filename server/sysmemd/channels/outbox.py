@@ -15,6 +15,8 @@ from sysmem_protocol.message import HEADER, Message
 
 #: What a message that isn't made yet counts for in the bound.
 _UNMADE_BYTES = 1024
+#: What a descriptor that waits counts for: 1,024 of them fill an outbox of the default size.
+_DESCRIPTOR_BYTES = 1024
 
 
 class OutboxFull(Exception):
@@ -22,37 +24,36 @@ class OutboxFull(Exception):
 
 
 class _Entry:
-    """One answer on its way out: a maker of it, or what is left of its datagrams."""
+    """One answer that waits: a maker of it, or what is left of its datagrams."""
 
-    __slots__ = ("datagrams", "make", "message", "size")
+    __slots__ = ("left", "make", "message", "size")
 
     def __init__(self, message: Message | None, make: Callable[[], Message] | None) -> None:
         self.make = make
         self.message = message
-        self.datagrams: deque[tuple[bytes, list[Handle]]] | None = None
-        self.size = _UNMADE_BYTES if message is None else HEADER.size + len(message.body)
+        #: Datagrams to send, the next one last; empty as long as none was sent.
+        self.left: list[tuple[bytes, list[Handle]]] = []
+        self.size = _UNMADE_BYTES
+        if message is not None:
+            self.size = HEADER.size + len(message.body) + _DESCRIPTOR_BYTES * len(message.handles)
 
     def send(self, channel: Channel) -> bool:
         """Send as much as fits; True when nothing is left."""
-        if self.datagrams is None:
+        if not self.left:
             if self.message is None:
                 assert self.make is not None
                 self.message = self.make()
-            self.datagrams = deque(self.message.datagrams())
-            begun = False
-        else:
-            begun = True
-        while self.datagrams:
-            data, handles = self.datagrams[0]
-            if not channel.send(data, handles):
-                if self.make is not None and not begun:
+            datagrams = list(self.message.datagrams())
+            if not _sent(channel, *datagrams[0]):
+                if self.make is not None:
                     self.close()
-                    self.message = self.datagrams = None
+                    self.message = None
                 return False
-            begun = True
-            self.datagrams.popleft()
-            for handle in handles:
-                handle.close()
+            self.left = datagrams[:0:-1]
+        while self.left:
+            if not _sent(channel, *self.left[-1]):
+                return False
+            self.left.pop()
         return True
 
     def close(self) -> None:
@@ -77,37 +78,33 @@ class Outbox:
         return len(self._entries)
 
     def put(self, message: Message) -> None:
-        """Send a message, after those that wait; owns its descriptors from then on.
+        """Send a message, or have it wait behind those that wait; owns its descriptors from then on.
 
         Raises :class:`OutboxFull` when that passes the bound, and what :meth:`Channel.send` raises.
         """
-        self._put(_Entry(message, None))
+        entry = _Entry(message, None)
+        try:
+            if not self._entries and entry.send(self._channel):
+                return
+        except BaseException:
+            entry.close()
+            raise
+        self._append(entry)
+        self._check()
 
     def put_later(self, make: Callable[[], Message]) -> None:
-        """As :meth:`put`, for a message that is made when it can be sent, anew for each attempt."""
-        self._put(_Entry(None, make))
-
-    def _put(self, entry: _Entry) -> None:
-        if not self._entries:
-            try:
-                if entry.send(self._channel):
-                    return
-            except BaseException:
-                entry.close()
-                raise
-        self._entries.append(entry)
-        self._bytes += entry.size
-        if len(self._entries) > self._max_messages or self._bytes > self._max_bytes:
-            raise OutboxFull(
-                f"{len(self._entries)} answers of {self._bytes} bytes wait to be read, "
-                f"at most {self._max_messages} of {self._max_bytes} bytes may"
-            )
+        """Have a message made and sent by :meth:`flush`, which makes it anew for each attempt. Raises nothing."""
+        self._append(_Entry(None, make))
 
     def flush(self) -> bool:
-        """Send what fits; True when nothing waits any more. Raises as :meth:`Channel.send` does."""
+        """Send what fits; True when nothing waits any more.
+
+        Raises :class:`OutboxFull` when what waits passes the bound, and what :meth:`Channel.send` and makers raise.
+        """
         while self._entries:
             entry = self._entries[0]
             if not entry.send(self._channel):
+                self._check()
                 return False
             self._entries.popleft()
             self._bytes -= entry.size
@@ -119,3 +116,22 @@ class Outbox:
             entry.close()
         self._entries.clear()
         self._bytes = 0
+
+    def _append(self, entry: _Entry) -> None:
+        self._entries.append(entry)
+        self._bytes += entry.size
+
+    def _check(self) -> None:
+        if len(self._entries) > self._max_messages or self._bytes > self._max_bytes:
+            raise OutboxFull(
+                f"{len(self._entries)} answers of {self._bytes} bytes wait to be read, "
+                f"at most {self._max_messages} of {self._max_bytes} bytes may"
+            )
+
+
+def _sent(channel: Channel, data: bytes, handles: list[Handle]) -> bool:
+    if not channel.send(data, handles):
+        return False
+    for handle in handles:
+        handle.close()
+    return True

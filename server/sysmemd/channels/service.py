@@ -7,21 +7,23 @@ end that arrives later says by that name which node it claims to be, and a nonce
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import secrets
 import stat
 import time
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.channel import Channel
 from sysmem_protocol.handles import Handle
 
 from ..config import Limits
 from ..constraints import Platform
 from ..memory import Memory, attenuation_is_advisory
-from ..ports import Clock, Log
-from ..tree import Node
+from ..ports import ClientInfo, Clock, Log
+from ..tree import LogicalBufferCollection, Node, NodeChannel
 from .connection import Connection, Reactor, Refused, Server
 
 if TYPE_CHECKING:
@@ -30,9 +32,13 @@ if TYPE_CHECKING:
 #: Which object a descriptor refers to.
 _Identity = tuple[int, int]
 
+#: Any client can see the names and bind the ones to come, if it can guess them.
+_KOID_RANDOM_BITS = 24
 _NONCE_BYTES = 32
-#: How often the queue to a token is emptied to make room for a nonce, before whoever keeps filling it is refused.
+#: How often, and by how many messages, the queue to a token is emptied to make room for a nonce, before whoever keeps
+#: filling it is refused.
 _NONCE_ATTEMPTS = 16
+_NONCE_BUDGET = 1024
 
 
 class NodeRefs:
@@ -106,8 +112,10 @@ class Service:
         self.log = log
         #: Tokens that can be turned in, by the koid of their server end.
         self.tokens: dict[int, TokenServer] = {}
+        #: All collections, until their last node has left, by id.
+        self.collections: dict[int, LogicalBufferCollection] = {}
         self.node_refs = NodeRefs()
-        self.collection_ids = CollectionIds()
+        self._collection_ids = CollectionIds()
         self._koids = itertools.count(1)
         self._said_advisory = False
         self._prefix = b"\0sysmem/%s/" % secrets.token_hex(8).encode()
@@ -128,17 +136,47 @@ class Service:
         Raises :class:`Refused` when it has a name already.
         """
         channel = Channel(handle.take())
-        koid = next(self._koids)
-        try:
-            channel.bind(self._prefix + str(koid).encode())
-        except OSError as error:
-            channel.close()
-            raise Refused(f"the server end can't be named: {error}") from None
-        return koid, channel
+        while True:
+            koid = next(self._koids) << _KOID_RANDOM_BITS | secrets.randbits(_KOID_RANDOM_BITS)
+            try:
+                channel.bind(self._prefix + str(koid).encode())
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    continue
+                channel.close()
+                raise Refused(f"the server end can't be named: {error}") from None
+            return koid, channel
 
-    def connect(self, channel: Channel, server: Server, log: Log) -> Connection:
-        """Have a channel served."""
-        return Connection(channel, server, self.reactor, self.limits, log)
+    def connect(self, channel: Channel, server: Server) -> Connection:
+        """Have a channel served, which the connection then owns."""
+        return Connection(channel, server, self.reactor, self.limits, self.log)
+
+    def new_collection(
+        self, channel: NodeChannel, client: ClientInfo | None
+    ) -> LogicalBufferCollection:
+        """A new collection, whose root is served on `channel`."""
+        id = next(self._collection_ids)
+        collection = LogicalBufferCollection(
+            id,
+            channel=channel,
+            client=client or ClientInfo(),
+            platform=self.platform,
+            memory=self.memory,
+            clock=self.clock,
+            log=self.log,
+            max_group_selections=self.limits.max_group_selections,
+            on_gone=partial(self._forget_collection, id),
+        )
+        self.collections[id] = collection
+        return collection
+
+    def _forget_collection(self, id: int) -> None:
+        del self.collections[id]
+
+    def close(self) -> None:
+        """End all collections, because the daemon stops. Allocators and unread answers are the reactor's to close."""
+        for collection in list(self.collections.values()):
+            collection.shut_down()
 
     def find_token(self, client_end: Handle) -> TokenServer | None:
         """The token whose client end this is, once everything sent on it before has been processed.
@@ -152,17 +190,12 @@ class Service:
                 return None
             nonce = secrets.token_bytes(_NONCE_BYTES)
             for _ in range(_NONCE_ATTEMPTS):
-                try:
-                    sent = channel.send(nonce)
-                except (PeerClosedError, OSError):
-                    return None
-                if sent:
+                if channel.send(nonce):
                     return server if server.connection.receive_until(nonce) else None
-                if server.connection.receive(budget=self.limits.max_outbox_messages):
-                    continue
-                if not server.connection.reading:
-                    return None
+                server.connection.receive(budget=_NONCE_BUDGET)  # the queue is full
             return None
+        except OSError:
+            return None  # the token has closed meanwhile, or the end can't be sent on
         finally:
             channel.close()
 
