@@ -1,0 +1,53 @@
+"""The command line of the example, and the photograph that is taken when none is named."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+
+class UnusableError(Exception):
+    """The command line asks for something that can't be done."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    image: Path
+    out: Path  # exists
+    runtime_dir: str | None
+
+
+def parse_arguments() -> Arguments:
+    parser = argparse.ArgumentParser(
+        prog="camera_pipeline",
+        description="A camera, an encoder and a display agree on one set of buffers, and use it.",
+    )
+    parser.add_argument("--image", metavar="FILE", type=Path, help="any picture; has a default")
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("out"), help="default: out")
+    parser.add_argument("--runtime-dir", metavar="DIR", help="of a running daemon, to use that")
+    given = parser.parse_args()
+    image = given.image or default_photograph()
+    try:
+        with Image.open(image) as opened:
+            opened.load()
+        given.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnusableError(str(error)) from error
+    return Arguments(image, given.out, given.runtime_dir)
+
+
+def default_photograph() -> Path:
+    """A portrait of Rear Admiral Grace Hopper (James S. Davis, 1984, public domain), which matplotlib ships.
+
+    Found without importing matplotlib, of which nothing else is needed.
+    """
+    found = importlib.util.find_spec("matplotlib")
+    if found is None or found.origin is None:
+        raise UnusableError(
+            "no photograph: name one with --image, or install matplotlib, which ships one"
+        )
+    return Path(found.origin).parent / "mpl-data" / "sample_data" / "grace_hopper.jpg"

@@ -1,0 +1,122 @@
+"""The table of what each participant asked for and what came out, in words and numbers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pixels
+import sysmem
+
+#: What one participant asked for, or what came out: text of the table's cells, one line an item.
+Column = dict[str, list[str]]
+
+ROWS = (
+    "usage",
+    "pixel format",
+    "colour space",
+    "image size",
+    "size, multiple of",
+    "row, multiple of",
+    "bytes a row",
+    "buffers to hold",
+    "shared slack",
+    "buffers",
+    "bytes a buffer",
+    "memory domain",
+    "may",
+    "buffer 0: inode",
+)
+
+
+def asked(needs: sysmem.BufferCollectionConstraints) -> Column:
+    """What a participant asks for."""
+    column: Column = {
+        "usage": _usage(needs.usage),
+        "buffers to hold": [str(needs.min_buffer_count_for_camping or "")],
+        "shared slack": [str(needs.min_buffer_count_for_shared_slack or "")],
+        "pixel format": [],
+        "colour space": [],
+    }
+    for image in needs.image_format_constraints or []:
+        column["pixel format"].append(sysmem.PixelFormat(image.pixel_format or 0).name)
+        column["colour space"] += [sysmem.ColorSpace(c).name for c in image.color_spaces or []]
+        if image.min_size:
+            column["image size"] = [_size(image.min_size)]
+        elif image.max_size:
+            column["image size"] = [f"≤ {_size(image.max_size)}"]
+        if image.size_alignment:
+            column["size, multiple of"] = [_size(image.size_alignment)]
+        column["row, multiple of"] = [str(image.bytes_per_row_divisor)]
+    return column
+
+
+def got(info: sysmem.BufferCollectionInfo) -> dict[str, Any]:
+    """What a participant was given: what came out for all, what is its own, and which memory it is.
+
+    Two descriptors are of the same memory iff their inodes are equal, in whichever process each is.
+    """
+    vmos = [buffer.vmo for buffer in info.buffers if buffer.vmo]
+    inodes = [os.fstat(vmo.fileno()).st_ino for vmo in vmos]
+    own: Column = {
+        "may": ["read, write" if all(vmo.writable for vmo in vmos) else "read"],
+        "buffer 0: inode": [str(inodes[0])],
+    }
+    return {"negotiated": negotiated(info), "column": own, "inodes": inodes}
+
+
+def negotiated(info: sysmem.BufferCollectionInfo) -> Column:
+    """What came out, the same for everybody."""
+    memory, image = info.settings.buffer_settings, info.settings.image_format_constraints
+    assert memory is not None
+    assert image is not None
+    layout = pixels.Layout.negotiated(info.settings)
+    return {
+        "pixel format": [layout.pixel_format.name],
+        "colour space": [sysmem.ColorSpace(c).name for c in image.color_spaces or []],
+        "image size": [f"{layout.width} × {layout.height}"],
+        "size, multiple of": [_size(image.size_alignment)],
+        "row, multiple of": [str(image.bytes_per_row_divisor)],
+        "bytes a row": [str(layout.bytes_per_row)],
+        "buffers": [str(len(info.buffers))],
+        "bytes a buffer": [f"{memory.size_bytes:,}"],
+        "memory domain": [sysmem.CoherencyDomain(memory.coherency_domain or 0).name],
+    }
+
+
+def table(columns: Mapping[str, Column]) -> list[str]:
+    """The lines of the table; the last column is what came out."""
+    titles = ["", *columns]
+    rows = [[[name], *(column.get(name, []) for column in columns.values())] for name in ROWS]
+    widths = [
+        max(len(title), *(len(line) for row in rows for line in row[number]))
+        for number, title in enumerate(titles)
+    ]
+    rule = "─" * (sum(widths) + 2 * len(widths))
+    lines = [_line(titles, widths), rule]
+    for row in rows:
+        for number in range(max(len(cell) for cell in row)):
+            lines.append(
+                _line([cell[number] if number < len(cell) else "" for cell in row], widths)
+            )
+    return [*lines, rule]
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def _usage(usage: sysmem.BufferUsage | None) -> list[str]:
+    kinds: dict[str, Any] = {
+        "cpu": sysmem.CpuUsage((usage and usage.cpu) or 0),
+        "video": sysmem.VideoUsage((usage and usage.video) or 0),
+        "display": sysmem.DisplayUsage((usage and usage.display) or 0),
+    }
+    return [
+        f"{kind} {flag.name}".lower().replace("_", " ") for kind in kinds for flag in kinds[kind]
+    ]
+
+
+def _size(size: sysmem.SizeU | None) -> str:
+    return f"{size.width} × {size.height}" if size else ""
