@@ -236,7 +236,9 @@ def values(name: str, pair: Pair | None, case: Case) -> Iterator[Brought]:
                     pairs.append(f"… {len(needs.entries) - MAX_PAIRS} more")
                 yield Brought(who, "$.image_format_constraints", pairs)
     elif is_image_field(name):
-        for who, needs in needs_of(case) if pair is not None else ():
+        if pair is None:
+            return
+        for who, needs in needs_of(case):
             entry = entry_for(needs, pair)
             value = None if entry is None else look_up(entries_of(who)[entry.source], name)
             if entry is not None and value is not None:

@@ -1,0 +1,114 @@
+"""Short ways to write constraints down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sysmem_protocol.images2 import ColorSpace, PixelFormat
+from sysmem_protocol.sysmem2 import (
+    BufferCollectionConstraints,
+    BufferMemoryConstraints,
+    BufferMemorySettings,
+    BufferUsage,
+    CpuUsage,
+    Heap,
+    ImageFormatConstraints,
+    SizeU,
+)
+from sysmemd.constraints import (
+    Allocation,
+    HeapProperties,
+    Participant,
+    Platform,
+    Refusal,
+    Rule,
+    aggregate,
+)
+
+U32 = 0xFFFFFFFF
+U64 = 0xFFFFFFFFFFFFFFFF
+PLATFORM = Platform()
+READS = BufferUsage(cpu=CpuUsage.READ_OFTEN)
+SECURE_HEAP = HeapProperties("test.secure", secure=True)
+DEVICE_HEAP = HeapProperties("test.device", 7)
+
+
+def image(
+    pixel_format: int | None = PixelFormat.R8,
+    color_spaces: Sequence[ColorSpace | int] | None = (ColorSpace.PASSTHROUGH,),
+    **fields: Any,
+) -> ImageFormatConstraints:
+    """An image entry; R8 needs no alignment and has one byte per pixel."""
+    spaces = None if color_spaces is None else list(color_spaces)
+    return ImageFormatConstraints(pixel_format=pixel_format, color_spaces=spaces, **fields)
+
+
+def memory(**fields: Any) -> BufferMemoryConstraints:
+    return BufferMemoryConstraints(**fields)
+
+
+def wants(
+    *images: ImageFormatConstraints,
+    usage: BufferUsage | None = READS,
+    count: int | None = 1,
+    min_size_bytes: int | None = None,
+    **fields: Any,
+) -> BufferCollectionConstraints:
+    """A participant's constraints: cpu readers that keep one buffer, unless told otherwise."""
+    if min_size_bytes is not None:
+        fields["buffer_memory_constraints"] = memory(min_size_bytes=min_size_bytes)
+    return BufferCollectionConstraints(
+        usage=usage,
+        min_buffer_count_for_camping=count,
+        image_format_constraints=list(images) or None,
+        **fields,
+    )
+
+
+def people(*constraints: BufferCollectionConstraints | None) -> list[Participant]:
+    """Participants p0, p1, … with ids of the same numbers."""
+    return [Participant(each, f"p{i}", i) for i, each in enumerate(constraints)]
+
+
+def agree(
+    *constraints: BufferCollectionConstraints | None, platform: Platform = PLATFORM
+) -> Allocation:
+    result = aggregate(people(*constraints), platform)
+    assert isinstance(result, Allocation), str(result)
+    return result
+
+
+def refused(
+    *constraints: BufferCollectionConstraints | None, platform: Platform = PLATFORM
+) -> Refusal:
+    result = aggregate(people(*constraints), platform)
+    assert isinstance(result, Refusal), result
+    return result
+
+
+def refused_by(
+    rule: Rule, *constraints: BufferCollectionConstraints | None, platform: Platform = PLATFORM
+) -> Refusal:
+    """Refused, and for this reason."""
+    refusal = refused(*constraints, platform=platform)
+    assert refusal.rule is rule, str(refusal)
+    return refusal
+
+
+def image_of(allocation: Allocation) -> ImageFormatConstraints:
+    assert allocation.settings.image_format_constraints is not None
+    return allocation.settings.image_format_constraints
+
+
+def memory_of(allocation: Allocation) -> BufferMemorySettings:
+    assert allocation.settings.buffer_settings is not None
+    return allocation.settings.buffer_settings
+
+
+def heap(properties: HeapProperties) -> Heap:
+    return Heap(heap_type=properties.heap_type, id=properties.id)
+
+
+def size(width: int, height: int) -> SizeU:
+    return SizeU(width, height)
