@@ -63,11 +63,3 @@ class Selection:
                 kept = {higher: self._chosen.get(higher, 0) for higher in groups}
                 return Selection(self._start, {**kept, group: following})
         return None
-
-
-def selections(start: Node) -> Iterator[Selection]:
-    """All selections in the order in which they are tried."""
-    selection: Selection | None = Selection(start)
-    while selection is not None:
-        yield selection
-        selection = selection.next()

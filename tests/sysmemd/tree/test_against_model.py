@@ -454,12 +454,12 @@ class TreeAndModel(RuleBasedStateMachine):
         if self.world.memory.made:
             buffers = self.world.buffers
             assert buffers.count == self.model.count
-            assert buffers.strong_dropped == self.model.strong_dropped
+            assert buffers.times_dropped() == self.model.strong_dropped
             handed = {id(event) for event, _ in buffers.trackings}
         for number, event in enumerate(self.events):
             assert event.closed == (number in self.model.closed_events)
             assert (id(event) in handed) == (number in self.model.handed_lifetimes)
-        assert self.world.gone == self.model.gone
+        assert self.world.times_gone() == self.model.gone
         assert self.world.collection.is_gone == self.model.gone
         in_tree = [node for node, modelled in self.pairs if not modelled.failed]
         assert set(self.world.collection.nodes()) == set(in_tree)

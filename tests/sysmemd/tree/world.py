@@ -59,11 +59,14 @@ class FakeBuffers:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.strong_dropped = 0
+        self._dropped = 0
         self.trackings: list[tuple[Closeable, int]] = []
 
     def drop_strong(self) -> None:
-        self.strong_dropped += 1
+        self._dropped += 1
+
+    def times_dropped(self) -> int:
+        return self._dropped
 
     def track_lifetime(self, event: Closeable, buffers_remaining: int) -> None:
         self.trackings.append((event, buffers_remaining))
@@ -279,7 +282,7 @@ class World:
         self.clock = FakeClock()
         self.log = FakeLog()
         self.engine = FakeEngine()
-        self.gone = 0
+        self._gone = 0
         self.channels: dict[Node, Channel] = {}
         channel = Channel()
         self.collection = LogicalBufferCollection(
@@ -291,14 +294,17 @@ class World:
             clock=self.clock,
             log=self.log,
             max_group_selections=max_group_selections,
-            on_gone=self._gone,
+            on_gone=self._count_gone,
             engine=self.engine,
         )
         self.root = self.collection.root
         self.channels[self.root] = channel
 
-    def _gone(self) -> None:
-        self.gone += 1
+    def _count_gone(self) -> None:
+        self._gone += 1
+
+    def times_gone(self) -> int:
+        return self._gone
 
     # --- growing ---
 
