@@ -48,14 +48,16 @@ def test_a_services_socket_has_the_protocols_full_name() -> None:
     assert path == Path("/run/sysmem/fuchsia.sysmem2.Allocator")
 
 
-@pytest.mark.parametrize("length", [40, MAX_SOCKET_PATH_BYTES, MAX_SOCKET_PATH_BYTES + 1, 400])
+@pytest.mark.parametrize("length", [60, MAX_SOCKET_PATH_BYTES, MAX_SOCKET_PATH_BYTES + 1, 400])
 def test_a_path_of_any_length_can_be_listened_and_connected_at(length: int) -> None:
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
-        if length > 255:
-            directory /= "d" * 200
-            directory.mkdir()
-        path = directory / ("s" * (length - len(bytes(directory)) - 1))
+        missing = length - len(bytes(service_path(directory, Allocator))) - 1
+        while missing > 0:
+            directory /= "d" * min(missing, 200)
+            missing -= 201
+        directory.mkdir(parents=True, exist_ok=True)
+        path = service_path(directory, Allocator)
         assert len(bytes(path)) == length
         listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         client = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
