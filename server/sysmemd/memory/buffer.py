@@ -16,7 +16,8 @@ WEAK
     description, which with honest clients was the last reference: the memory is back before anybody is told.
 UNKNOWN
     references may be left that hold none of the bytes of :mod:`.locks`: handles whose owner dropped its lock, or opened
-    anew through /proc. The watch holds the inode's number and tells of the end.
+    anew through /proc. The watch holds the inode's number and tells of the end, when the last holder's close is at
+    work on freeing the pages.
 GONE
     the memory is back with the heap; trackers are told.
 """
