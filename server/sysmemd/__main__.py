@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +13,8 @@ import trio
 from . import config as configuration
 from . import daemon, log
 from .sockets import StartError
+
+_STDERR = 2
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,24 +58,34 @@ def configure(arguments: argparse.Namespace) -> configuration.Config:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; its exit status. 0 after SIGTERM or SIGINT, 1 when it can't start, 2 for a wrong command line."""
+    _open_standard_descriptors()
     arguments = parser().parse_args(argv)
     try:
         config = configure(arguments)
     except configuration.ConfigError as error:
-        print(f"sysmemd: {error}", file=sys.stderr)
+        logger, writer = log.configure(arguments.log_format or "console", "error")
+        logger.error("can't start", reason=str(error))
+        writer.close()
         return 1
     logger, writer = log.configure(config.log.format, config.log.level)
     try:
         trio.run(daemon.run, config, logger)
-    except StartError as error:
+    except (StartError, OSError) as error:
         logger.error("can't start", reason=str(error))
         return 1
-    except OSError as error:
-        logger.error("can't start", reason=f"{error}")
+    except Exception:
+        logger.error("the daemon failed", exc_info=True)
         return 1
     finally:
         writer.close()
     return 0
+
+
+def _open_standard_descriptors() -> None:
+    """Have something open as stdin, stdout and stderr, lest a channel be one of them and the log be written to it."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(fd)
 
 
 if __name__ == "__main__":

@@ -12,19 +12,27 @@ import trio
 
 from .ports import Log
 
+#: A client chooses some deadlines; trio's own clock can't take the farthest of them.
+_LONGEST_WAIT_SECONDS = 86_400.0
+#: Cancelled timers that aren't worth sifting.
+_FEW_CANCELLED = 64
+
 
 @dataclass(order=True, slots=True)
 class _Timer:
     deadline: int
     number: int
+    #: None once it was called or cancelled.
     callback: Callable[[], None] | None = field(compare=False)
 
 
 class TrioClock:
     """A :class:`sysmemd.ports.Clock`."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, now: Callable[[], int] = time.monotonic_ns) -> None:
+        """`now` tells the time in nanoseconds, at the pace of trio's clock."""
         self._log = log
+        self._now = now
         self._timers: list[_Timer] = []
         self._numbers = itertools.count()
         self._earlier = trio.Event()
@@ -32,7 +40,7 @@ class TrioClock:
 
     def now(self) -> int:
         """Nanoseconds on CLOCK_MONOTONIC."""
-        return time.monotonic_ns()
+        return self._now()
 
     def call_at(self, deadline: int, callback: Callable[[], None]) -> Callable[[], None]:
         """Have `callback` called once, from :meth:`run`; what is returned cancels that."""
@@ -51,7 +59,7 @@ class TrioClock:
 
     def _sift(self) -> None:
         """Forget cancelled timers once they are the greater part; most are cancelled long before their time."""
-        if self._cancelled > 64 and self._cancelled * 2 > len(self._timers):
+        if self._cancelled > _FEW_CANCELLED and self._cancelled * 2 > len(self._timers):
             self._timers = [timer for timer in self._timers if timer.callback is not None]
             heapq.heapify(self._timers)
             self._cancelled = 0
@@ -65,14 +73,14 @@ class TrioClock:
                 await self._earlier.wait()
                 continue
             seconds = max(0, self._timers[0].deadline - self.now()) / 1e9
-            # A client chooses some deadlines; trio's own clock can't take the farthest of them.
-            with trio.move_on_after(min(seconds, 86_400.0)):
+            with trio.move_on_after(min(seconds, _LONGEST_WAIT_SECONDS)):
                 await self._earlier.wait()
 
     def _call_due(self) -> None:
         now = self.now()
         while self._timers and self._timers[0].deadline <= now:
-            callback = heapq.heappop(self._timers).callback
+            timer = heapq.heappop(self._timers)
+            callback, timer.callback = timer.callback, None
             if callback is None:
                 self._cancelled -= 1
                 continue

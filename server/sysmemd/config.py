@@ -6,6 +6,7 @@ error that names the key and the file. What the command line says wins over the 
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,7 +66,7 @@ class MemorySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class HeapSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A heap besides the system's."""
 
-    type: Annotated[str, Meta(min_length=1, max_length=MAX_HEAP_TYPE_BYTES)]
+    type: Annotated[str, Meta(min_length=1)]
     id: U64 = 0
     #: Un-set: all of them, or what a secure heap can do.
     domains: Annotated[list[Domain], Meta(min_length=1)] | None = None
@@ -74,6 +75,8 @@ class HeapSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_bytes: Positive | None = None
 
     def __post_init__(self) -> None:
+        if len(self.type.encode()) > MAX_HEAP_TYPE_BYTES:
+            raise ValueError(f"a heap's type has at most {MAX_HEAP_TYPE_BYTES} bytes of UTF-8")
         if self.secure and self.domain_names() != ["inaccessible"]:
             raise ValueError('a secure heap supports the domain "inaccessible" only')
         is_system = (self.type, self.id) == (SYSTEM_RAM_HEAP.heap_type, 0)
@@ -106,13 +109,15 @@ class FormatCostSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     #: A name of `spec/image-formats.md` 1, or a number.
     pixel_format: str | U32
-    pixel_format_modifier: str | int = "LINEAR"
+    pixel_format_modifier: str | U64 = "LINEAR"
     usage: UsageSection = UsageSection()
     cost: float
 
     def __post_init__(self) -> None:
         _member(PixelFormat, self.pixel_format)
         _member(PixelFormatModifier, self.pixel_format_modifier)
+        if not math.isfinite(self.cost):
+            raise ValueError(f"a cost must be a finite number, not {self.cost}")
 
     def format_number(self) -> int:
         """The pixel format's number."""
@@ -144,6 +149,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     heap: list[HeapSection] = []
     format_cost: list[FormatCostSection] = []
     log: LogSection = LogSection()
+
+    def __post_init__(self) -> None:
+        seen = set()
+        for heap in self.heap:
+            if (heap.type, heap.id) in seen:
+                raise ValueError(f"heap {heap.type!r} with id {heap.id} is there twice")
+            seen.add((heap.type, heap.id))
 
     def socket_mode(self) -> int:
         """The permissions as a number."""

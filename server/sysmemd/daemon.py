@@ -13,12 +13,11 @@ import resource
 import signal
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from sysmem_protocol.channel import Channel
-from sysmem_protocol.library import Interface
 from sysmem_protocol.runtime import runtime_dir
 from sysmem_protocol.sysmem2 import DISCOVERABLE, Allocator, CoherencyDomain
 
@@ -36,9 +35,12 @@ from .memory import (
 from .ports import Log
 from .sockets import StartError, listeners, notify
 
-#: What accepting fails with when something has run out. It is tried again when a channel closed, or after this long.
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+#: What accepting fails with when there was nothing, or nobody any more, to accept.
+_NOBODY = {errno.EAGAIN, errno.ECONNABORTED}
+#: With anything else something has run out. Accepting then goes on when a channel closed, or after this long.
 _EXHAUSTED_SECONDS = 1.0
+#: How long news about buffers wait when they could not be processed.
+_MEMORY_FAILED_SECONDS = 1.0
 #: Process, user and group of a peer.
 _UCRED = struct.Struct("iII")
 
@@ -67,7 +69,7 @@ class TrioReactor:
 
     def close(self) -> None:
         """Close every channel."""
-        for connection in list(self._connections):
+        for connection in self._connections | self._flushing:
             connection.close()
 
     async def _serve(self, connection: Connection) -> None:
@@ -76,18 +78,27 @@ class TrioReactor:
                 if connection.receive():
                     await trio.lowlevel.checkpoint()  # the others' turn
                 elif connection.reading:
-                    with contextlib.suppress(trio.ClosedResourceError):
-                        await trio.lowlevel.wait_readable(connection.fileno())
+                    await _wait(trio.lowlevel.wait_readable, connection)
         finally:
             self._connections.discard(connection)
 
     async def _flush(self, connection: Connection) -> None:
         try:
             while not connection.flush():
-                with contextlib.suppress(trio.ClosedResourceError):
-                    await trio.lowlevel.wait_writable(connection.fileno())
+                await _wait(trio.lowlevel.wait_writable, connection)
         finally:
             self._flushing.discard(connection)
+
+
+async def _wait(ready: Callable[[int], Awaitable[None]], connection: Connection) -> None:
+    """Wait until a connection is ready, or closed. One that can't be waited for closes."""
+    try:
+        await ready(connection.fileno())
+    except trio.ClosedResourceError:
+        return
+    except OSError as error:
+        connection.refuse(f"the daemon can't wait for it: {error}")
+        connection.close()
 
 
 def platform(config: Config) -> Platform:
@@ -134,9 +145,12 @@ def _heap(section: HeapSection) -> HeapSettings:
 
 def _raise_descriptor_limit(log: Log) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
+    try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    log.debug("descriptor limit", limit=hard)
+    except (OSError, ValueError) as error:  # a hard limit over what the kernel allows by now
+        log.warning("the descriptor limit stays", limit=soft, wanted=hard, reason=str(error))
+    else:
+        log.debug("descriptor limit", limit=hard)
 
 
 async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda: None) -> None:
@@ -148,35 +162,27 @@ async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda
         raise StartError("; ".join(missing))
     _raise_descriptor_limit(log)
     clock = TrioClock(log)
-    memory = Memory(
-        [MemfdHeap(heap) for heap in heap_settings(config)],
-        allocation=config.memory.allocation,
-        clock=clock,
-        log=log,
-    )
-    with (
-        contextlib.closing(memory),
-        listeners(
-            DISCOVERABLE,
-            runtime_dir(config.runtime_dir),
-            mode=config.socket_mode(),
-            group=config.group,
-            environ=os.environ,
+    directory = runtime_dir(config.runtime_dir)
+    with contextlib.ExitStack() as stack:
+        # First: whoever sees a socket may already send a signal.
+        signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT))
+        memory = Memory(
+            [MemfdHeap(heap) for heap in heap_settings(config)],
+            allocation=config.memory.allocation,
+            clock=clock,
             log=log,
-        ) as sockets,
-    ):
-        await _serve(config, sockets, memory, clock, log, on_ready)
-
-
-async def _serve(
-    config: Config,
-    sockets: dict[type[Interface], socket.socket],
-    memory: Memory,
-    clock: TrioClock,
-    log: Log,
-    on_ready: Callable[[], None],
-) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        )
+        stack.callback(memory.close)
+        sockets = stack.enter_context(
+            listeners(
+                DISCOVERABLE,
+                directory,
+                mode=config.socket_mode(),
+                group=config.group,
+                environ=os.environ,
+                log=log,
+            )
+        )
         async with trio.open_nursery() as nursery:
             reactor = TrioReactor(nursery)
             service = Service(
@@ -189,11 +195,9 @@ async def _serve(
             )
             try:
                 nursery.start_soon(clock.run)
-                nursery.start_soon(_follow_memory, memory)
+                nursery.start_soon(_follow_memory, memory, log)
                 nursery.start_soon(_accept, sockets[Allocator], service, reactor)
-                log.info(
-                    "serving", runtime_dir=str(runtime_dir(config.runtime_dir)), pid=os.getpid()
-                )
+                log.info("serving", runtime_dir=str(directory), pid=os.getpid())
                 notify(os.environ, "READY=1")
                 on_ready()
                 async for number in signals:
@@ -201,29 +205,41 @@ async def _serve(
                     break
             finally:
                 notify(os.environ, "STOPPING=1")
+                service.close()
                 reactor.close()
                 nursery.cancel_scope.cancel()
 
 
-async def _follow_memory(memory: Memory) -> None:
+async def _follow_memory(memory: Memory, log: Log) -> None:
     while True:
         await trio.lowlevel.wait_readable(memory.fileno())
-        memory.process_events()
+        try:
+            memory.process_events()
+        except Exception:
+            log.error("news about buffers could not be processed", exc_info=True)
+            await trio.sleep(_MEMORY_FAILED_SECONDS)  # they are likely still there
 
 
 async def _accept(listener: socket.socket, service: Service, reactor: TrioReactor) -> None:
     listener.setblocking(False)
+    waiting = False
     while True:
         await trio.lowlevel.wait_readable(listener.fileno())
         reactor.closed_one = trio.Event()
         try:
             accepted, _ = listener.accept()
         except OSError as error:
-            if error.errno in _EXHAUSTED:
-                service.log.error("a connection has to wait", reason=str(error))
-                with trio.move_on_after(_EXHAUSTED_SECONDS):
-                    await reactor.closed_one.wait()
-            continue  # any other error is the connection's, which is gone
+            if error.errno in _NOBODY:
+                continue
+            if not waiting:
+                service.log.error("connections have to wait", reason=str(error))
+                waiting = True
+            with trio.move_on_after(_EXHAUSTED_SECONDS):
+                await reactor.closed_one.wait()
+            continue
+        if waiting:
+            service.log.info("connections are accepted again")
+            waiting = False
         uid = _uid(accepted)
         AllocatorServer(service, Channel(accepted.detach()), uid)
 

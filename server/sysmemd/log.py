@@ -6,12 +6,17 @@ through a bounded queue to a thread of their own; lines that don't fit are dropp
 
 from __future__ import annotations
 
+import os
 import queue
-import sys
+import select
 import threading
+from collections.abc import Callable
 from typing import Any, TextIO, cast
 
 import structlog
+from structlog.dev import ConsoleRenderer, plain_traceback
+from structlog.processors import JSONRenderer, TimeStamper, add_log_level, format_exc_info
+from structlog.typing import Processor
 
 from .config import LogFormat, LogLevel
 from .ports import Log
@@ -21,14 +26,24 @@ MAX_WAITING_LINES = 10_000
 #: How long leaving the daemon may wait for the last lines, in seconds.
 FLUSH_SECONDS = 2.0
 
+_STDERR = 2
+
 
 class LineWriter:
-    """A text stream whose writes never block: a thread passes the lines on."""
+    """A text stream whose writes never block: a thread passes the lines on to a descriptor.
 
-    def __init__(self, stream: TextIO, max_waiting: int = MAX_WAITING_LINES) -> None:
-        self._stream = stream
+    To a descriptor and not to `sys.stderr`: the interpreter would wait for a write that hangs there when it exits.
+    """
+
+    def __init__(
+        self, fd: int, say_dropped: Callable[[int], str], max_waiting: int = MAX_WAITING_LINES
+    ) -> None:
+        """Write to `fd`, which stays the caller's. `say_dropped` makes the line about so many that were dropped."""
+        self._fd = fd
+        self._say_dropped = say_dropped
         self._queue: queue.Queue[str | None] = queue.Queue(max_waiting)
         self._dropped = 0
+        self._said = 0
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
@@ -41,7 +56,7 @@ class LineWriter:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing to do: the thread flushes."""
+        """Nothing to do: the thread writes as soon as it can."""
 
     def close(self) -> None:
         """Write what is queued and end; gives up after :data:`FLUSH_SECONDS` when nobody reads."""
@@ -53,34 +68,45 @@ class LineWriter:
 
     def _run(self) -> None:
         while (text := self._queue.get()) is not None:
+            self._pass_on(text)
+            if (dropped := self._dropped) > self._said:
+                self._pass_on(self._say_dropped(dropped - self._said))
+                self._said = dropped
+
+    def _pass_on(self, text: str) -> None:
+        data = text.encode(errors="backslashreplace")
+        while data:
             try:
-                if self._dropped:
-                    dropped, self._dropped = self._dropped, 0
-                    self._stream.write(f"{dropped} log lines were dropped: nobody read them\n")
-                self._stream.write(text)
-                if self._queue.empty():
-                    self._stream.flush()
-            except (OSError, ValueError):
-                continue  # stderr is gone; there is nowhere to say so
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:  # somebody made it non-blocking, for all who share it
+                select.select([], [self._fd], [])
+            except OSError:
+                return  # stderr is gone; there is nowhere to say so
 
 
-def configure(
-    form: LogFormat, level: LogLevel, stream: TextIO | None = None
-) -> tuple[Log, LineWriter]:
-    """Make the daemon's logger and the writer behind it, which the caller closes last."""
-    stream = sys.stderr if stream is None else stream
-    writer = LineWriter(stream)
-    processors: list[Any] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
+def configure(form: LogFormat, level: LogLevel, fd: int = _STDERR) -> tuple[Log, LineWriter]:
+    """Make the daemon's logger and the writer behind it, which the caller closes last; `fd` stays the caller's."""
+    stamp = TimeStamper(fmt="iso", utc=True)
+    processors: list[Processor]
     if form == "json":
-        processors.append(structlog.processors.JSONRenderer(default=str, ensure_ascii=False))
+        render_json = JSONRenderer(default=str, ensure_ascii=False)
+        processors = [add_log_level, stamp, format_exc_info, render_json]
     else:
-        processors.append(structlog.dev.ConsoleRenderer(colors=stream.isatty()))
+        # Texts as Python writes them: a client's mustn't look like another line, nor move the cursor.
+        render_text = ConsoleRenderer(
+            colors=os.isatty(fd), repr_native_str=True, exception_formatter=plain_traceback
+        )
+        processors = [add_log_level, stamp, render_text]
+
+    def say_dropped(count: int) -> str:
+        line: Any = {"event": "log lines were dropped: nobody read them", "lines": count}
+        for processor in processors:
+            line = processor(None, "warning", line)
+        return f"{line}\n"
+
+    writer = LineWriter(fd, say_dropped)
     logger = structlog.wrap_logger(
-        structlog.WriteLoggerFactory(file=cast("TextIO", writer))(),
+        structlog.WriteLogger(cast("TextIO", writer)),
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         context_class=dict,

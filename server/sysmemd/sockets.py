@@ -61,11 +61,11 @@ class RuntimeDirectory:
         with contextlib.suppress(FileExistsError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.mkdir(mode=0o700)
-            # Whoever may talk to a socket must be able to reach it.
+            # Whoever may talk to a socket must be able to reach it; not to list or open, and so lock, the directory.
             reach = 0o700
             for bits in (0o070, 0o007):
                 if self._mode & bits & 0o022:
-                    reach |= bits & 0o055
+                    reach |= bits & 0o011
             self.path.chmod(reach)
             if self._gid is not None:
                 os.chown(self.path, -1, self._gid)
@@ -73,11 +73,12 @@ class RuntimeDirectory:
     def listen(self, interface: type[Interface]) -> socket.socket:
         """A listening socket for an interface, in place of a stale one if need be.
 
-        The socket is made under another name and renamed when it accepts: whoever sees it can connect.
+        The socket is made under another name and renamed when it accepts: whoever sees it can connect. That name is
+        always the same, so one that a daemon left behind when it crashed is removed by the next.
         Raises :class:`StartError`.
         """
         path = service_path(self.path, interface)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        fresh = path.with_name(f".{path.name}")
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._refuse_served(path)
@@ -108,14 +109,19 @@ class RuntimeDirectory:
 
     @staticmethod
     def _refuse_served(path: Path) -> None:
-        """A socket that somebody listens on isn't stale, whoever that is."""
+        """Raise `StartError` for anything but a stale socket: one that somebody listens on isn't, whoever that is."""
+        try:
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise StartError(f"{path} is in the way: it isn't a socket")
+        except FileNotFoundError:
+            return
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
             probe.setblocking(False)
             try:
                 with socket_address(path) as address:
                     probe.connect(address)
             except OSError as error:
-                if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+                if error.errno == errno.ECONNREFUSED:
                     return
                 if error.errno != errno.EAGAIN:  # EAGAIN: it listens, and is busy
                     raise StartError(f"{path} is in the way: {error}") from None
@@ -152,32 +158,34 @@ def inherited(environ: MutableMapping[str, str], log: Log) -> dict[str, socket.s
     )
     if not count or (pid and pid != str(os.getpid())):
         return {}
-    try:
-        descriptors = range(_LISTEN_FDS_START, _LISTEN_FDS_START + int(count))
-    except ValueError:
-        raise StartError(f"LISTEN_FDS is {count!r}, not a number") from None
+    if not count.isdecimal():
+        raise StartError(f"LISTEN_FDS is {count!r}, not a number")
+    named = names.split(":")
     found: dict[str, socket.socket] = {}
-    for fd, name in zip(descriptors, _padded(names, len(descriptors)), strict=True):
-        try:
-            os.set_inheritable(fd, False)
-            sock = socket.socket(fileno=fd)
-            accepts = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        except OSError as error:
-            raise StartError(f"descriptor {fd} ({name!r} of LISTEN_FDS): {error}") from None
-        if not accepts or sock.family != socket.AF_UNIX or sock.type != socket.SOCK_SEQPACKET:
-            raise StartError(
-                f"descriptor {fd} ({name!r} of LISTEN_FDS) isn't a listening SOCK_SEQPACKET socket"
-            )
-        if name in found:
-            raise StartError(f"LISTEN_FDNAMES has {name!r} twice")
-        found[name] = sock
-        log.debug("a socket was handed over", name=name, fd=fd)
+    with contextlib.ExitStack() as stack:
+        for index in range(int(count)):
+            fd = _LISTEN_FDS_START + index
+            name = named[index] if index < len(named) and named[index] else f"unnamed {index}"
+            if name in found:
+                raise StartError(f"LISTEN_FDNAMES has {name!r} twice")
+            found[name] = stack.enter_context(_inherit(fd, name))
+            log.debug("a socket was handed over", name=name, fd=fd)
+        stack.pop_all()
     return found
 
 
-def _padded(names: str, count: int) -> list[str]:
-    given = names.split(":") if names else []
-    return (given + [f"unnamed {index}" for index in range(count)])[:count]
+def _inherit(fd: int, name: str) -> socket.socket:
+    who = f"descriptor {fd} ({name!r} of LISTEN_FDS)"
+    try:
+        os.set_inheritable(fd, False)
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        raise StartError(f"{who}: {error}") from None
+    accepts = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if not accepts or sock.family != socket.AF_UNIX or sock.type != socket.SOCK_SEQPACKET:
+        sock.close()
+        raise StartError(f"{who} isn't a listening SOCK_SEQPACKET socket")
+    return sock
 
 
 @contextlib.contextmanager
