@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,30 +54,29 @@ class Daemon:
         """All that the daemon has written to stderr so far."""
         return self.log_path.read_text(errors="replace")
 
-    def _held(self) -> list[str]:
-        """The daemon's descriptors that only clients can be the reason for."""
-        held = []
+    def _held(self) -> Counter[str]:
+        """What the daemon holds that only clients can be the reason for, as /proc shows it."""
+        held: Counter[str] = Counter()
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             for entry in Path(f"/proc/{self.pid}/fd").iterdir():
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                     target = os.readlink(entry)
                     if target.startswith(_COUNTED):
-                        held.append(f"{entry.name} -> {target}")
-        return sorted(held)
+                        held[target] += 1
+        return held
 
     def check_for_leaks(self) -> None:
-        """Fail unless the daemon comes to hold no more descriptors than when it was started.
+        """Fail unless the daemon comes to hold nothing that it didn't hold when it was started.
 
         All clients must be closed, in every process.
         """
         gc.collect()
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while len(held := self._held()) > len(self._held_at_start):
+        while new := self._held() - self._held_at_start:
             if time.monotonic() > deadline:
-                new = sorted(set(held) - set(self._held_at_start))
                 pytest.fail(
-                    f"sysmemd still holds {len(new)} descriptors more than at its start; a client is still open, "
-                    f"or it leaks: {', '.join(new)}\n{self.log}",
+                    f"sysmemd still holds {new.total()} descriptors more than at its start; a client is still open, "
+                    f"or it leaks: {', '.join(sorted(new))}\n{self.log}",
                     pytrace=False,
                 )
             time.sleep(0.005)  # nothing tells when another process closes a descriptor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 from collections.abc import Iterator
@@ -92,12 +91,16 @@ def test_an_array_that_lives_on_is_told_and_keeps_the_mapping(vmo: sysmem.Vmo) -
 
 
 def test_another_error_comes_first(vmo: sysmem.Vmo) -> None:
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(pytest.raises(ZeroDivisionError))
-        view = stack.enter_context(vmo.map())
-        kept = view[:1]
-        raise ZeroDivisionError
-    kept.release()
+    kept: list[memoryview] = []
+
+    def fail() -> None:
+        with vmo.map() as view:
+            kept.append(view[:1])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    kept.clear()
 
 
 def test_a_duplicate_has_a_life_of_its_own(vmo: sysmem.Vmo) -> None:
