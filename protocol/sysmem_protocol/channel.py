@@ -23,11 +23,11 @@ _INT_BYTES = array.array("i").itemsize
 _CONTROL_BYTES = socket.CMSG_SPACE(MAX_HANDLES * _INT_BYTES)
 _WAIT_FLAGS = int(socket.MSG_CMSG_CLOEXEC)
 _RECEIVE_FLAGS = _WAIT_FLAGS | int(socket.MSG_DONTWAIT)
-_SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 #: Control data that Python has no name for: a descriptor of the sending process, installed by the kernel when the
 #: socket has SO_PASSPIDFD. Whoever had the socket before may have set that.
 _SCM_PIDFD = 4
-_TRUNCATED = socket.MSG_TRUNC | socket.MSG_CTRUNC
+_TRUNCATED = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 
 
 class PeerClosedError(ConnectionError):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from sysmem_protocol.channel import Channel
 from sysmem_protocol.handles import Handle
-from sysmem_protocol.message import HEADER, Message
+from sysmem_protocol.message import HEADER, MAX_HANDLES, Message
 
 #: What a message that isn't made yet counts for in the bound.
 _UNMADE_BYTES = 1024
@@ -78,18 +78,19 @@ class Outbox:
         return len(self._entries)
 
     def put(self, message: Message) -> None:
-        """Send a message, or have it wait behind those that wait; owns its descriptors from then on.
+        """Send a message, or have it wait for :meth:`flush`; owns its descriptors from then on.
 
         Raises :class:`OutboxFull` when that passes the bound, and what :meth:`Channel.send` raises.
         """
-        entry = _Entry(message, None)
-        try:
-            if not self._entries and entry.send(self._channel):
-                return
-        except BaseException:
-            entry.close()
-            raise
-        self._append(entry)
+        if not self._entries and len(message.handles) <= MAX_HANDLES:
+            [(data, handles)] = message.datagrams()
+            try:
+                if _sent(self._channel, data, handles):
+                    return
+            except BaseException:
+                message.close()
+                raise
+        self._append(_Entry(message, None))
         self._check()
 
     def put_later(self, make: Callable[[], Message]) -> None:
