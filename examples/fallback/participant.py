@@ -1,0 +1,102 @@
+"""A camera, an encoder, a scan-out plane or a compositor: `participant.py ROLE --token DESCRIPTOR`.
+
+It turns in the token that it inherited, says how that went, and then does as it is told on standard input, one line an
+answer: `write NUMBER`, `read NUMBER` (of a buffer; the answer is the SHA-256 of what is in it) or `look`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+
+import sysmem
+from sysmem import blocking
+
+WRITES = sysmem.BufferUsage(cpu=sysmem.CpuUsage.WRITE_OFTEN, video=sysmem.VideoUsage.CAPTURE)
+READS = sysmem.BufferUsage(cpu=sysmem.CpuUsage.READ_OFTEN)
+SCANS_OUT = sysmem.BufferUsage(display=sysmem.DisplayUsage.LAYER)
+
+NV12 = sysmem.ImageFormatConstraints(
+    pixel_format=sysmem.PixelFormat.NV12,
+    color_spaces=[sysmem.ColorSpace.REC709],
+    min_size=sysmem.SizeU(320, 240),
+)
+BGRA = sysmem.ImageFormatConstraints(
+    pixel_format=sysmem.PixelFormat.B8G8R8A8,
+    color_spaces=[sysmem.ColorSpace.SRGB],
+    min_size=sysmem.SizeU(320, 240),
+)
+
+#: Who uses buffers how, holds how many at a time, and can do with which formats.
+ROLES = {
+    "camera": (WRITES, 2, [NV12, BGRA]),
+    "encoder": (READS, 2, [NV12]),
+    # Puts buffers on the screen as they are: best, if only it could do NV12.
+    "plane": (SCANS_OUT, 2, [BGRA]),
+    # Draws them into something that the screen can show: more work, but it takes both formats.
+    "compositor": (READS, 1, [NV12, BGRA]),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role", choices=ROLES)
+    parser.add_argument("--token", type=int, required=True, help="descriptor of the token")
+    arguments = parser.parse_args()
+    usage, buffers, formats = ROLES[arguments.role]
+    say("can do " + " or ".join(name(image) for image in formats))
+
+    with blocking.connect(name=arguments.role) as allocator:
+        token = blocking.BufferCollectionToken.from_fd(arguments.token)
+        collection = allocator.bind_shared_collection(token)
+    with collection:
+        collection.set_constraints(
+            sysmem.BufferCollectionConstraints(
+                usage=usage,
+                min_buffer_count_for_camping=buffers,
+                image_format_constraints=formats,
+            )
+        )
+        try:
+            info = collection.wait_for_all_buffers_allocated()
+        except sysmem.PeerClosedError:
+            # Not an error of ours, nor of the collection: no answer, and our channel is closed. Another child of our
+            # group was chosen (or somebody on whom all depend has failed).
+            say("no buffers: my channel was closed")
+            return
+        with info:
+            image = info.settings.image_format_constraints
+            say(f"got {len(info.buffers)} buffers of {name(image)}")
+            obey(collection, info)
+        # Leaves without failing anybody.
+        collection.release()
+
+
+def obey(collection: blocking.BufferCollection, info: sysmem.BufferCollectionInfo) -> None:
+    """Do as standard input says, until it ends."""
+    for line in sys.stdin:
+        match line.split():
+            case ["write", index]:
+                with info.buffers[int(index)].map() as view:
+                    view[:] = os.urandom(len(view))
+                    say(f"wrote {hashlib.sha256(view).hexdigest()}, buffer {index}")
+            case ["read", index]:
+                with info.buffers[int(index)].map() as view:
+                    say(f"read {hashlib.sha256(view).hexdigest()}, buffer {index}")
+            case ["look"]:
+                closed = collection.wait_closed(timeout=0)
+                say("my channel was closed" if closed else "my channel is open, as it always was")
+
+
+def name(image: sysmem.ImageFormatConstraints | None) -> str:
+    return sysmem.PixelFormat(image.pixel_format).name if image and image.pixel_format else "bytes"
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()
