@@ -23,6 +23,9 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+	for example in examples/*/__main__.py; do \
+		MYPYPATH=$$(dirname $$example) $(BIN)/mypy $$(dirname $$example) || exit 1; \
+	done
 
 coverage: $(READY)  ## the tests once more, and the lines and branches that none of them ran
 	$(BIN)/coverage run -m pytest

@@ -47,7 +47,7 @@ def trio_cbor2_echo(sock: socket.socket) -> None:
             try:
                 data = sock.recv(65536, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(sock)
+                await trio.lowlevel.wait_readable(sock.fileno())
                 continue
             if not data:
                 return
