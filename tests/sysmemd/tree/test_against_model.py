@@ -485,4 +485,4 @@ class TreeAndModel(RuleBasedStateMachine):
 
 
 TestTreeAgainstModel = TreeAndModel.TestCase
-TestTreeAgainstModel.settings = settings(max_examples=400, stateful_step_count=60, deadline=None)
+TestTreeAgainstModel.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
