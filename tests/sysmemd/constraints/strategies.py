@@ -102,6 +102,7 @@ SPACES = st.sampled_from(
     [[C.DO_NOT_CARE], [C.PASSTHROUGH], [C.PASSTHROUGH, C.SRGB], [C.PASSTHROUGH, C.REC709]]
 )
 SMALL = st.builds(SizeU, st.integers(0, 40), st.integers(0, 40))
+NON_ZERO = st.builds(SizeU, st.integers(1, 40), st.integers(1, 40))
 LARGE = st.builds(SizeU, st.integers(40, 500), st.integers(40, 500))
 POWERS = st.sampled_from([1, 1, 2, 4, 16])
 ALIGNMENT = st.builds(SizeU, POWERS, POWERS)
@@ -116,9 +117,7 @@ IMAGE_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "display_rect_alignment": maybe(ALIGNMENT),
     "required_min_size": maybe(LARGE),
     "required_max_size": maybe(SMALL),
-    "required_max_size_list": maybe(
-        st.lists(SMALL.filter(lambda s: s.width and s.height), max_size=3)
-    ),
+    "required_max_size_list": maybe(st.lists(NON_ZERO, max_size=3)),
     "bytes_per_row_divisor": maybe(st.sampled_from([1, 2, 3, 12, 20, 64])),
     "start_offset_divisor": maybe(POWERS),
     "require_bytes_per_row_at_pixel_boundary": maybe(st.booleans()),
@@ -135,7 +134,7 @@ def plausible_images(draw: st.DrawFn) -> list[ImageFormatConstraints]:
     entries = []
     for pixel_format, modifier in formats:
         fields = draw(st.fixed_dictionaries({}, optional=IMAGE_FIELDS))
-        spaces = draw(SPACES)
+        spaces: list[ColorSpace | int] = list(draw(SPACES))
         if (pixel_format, modifier) == (F.NV12, M.LINEAR):
             spaces = [C.PASSTHROUGH, C.REC709]
         elif pixel_format not in (F.DO_NOT_CARE, F.R8) and modifier != M.DO_NOT_CARE:
@@ -214,7 +213,49 @@ def groups(of: st.SearchStrategy[Any], most: int = 5) -> st.SearchStrategy[list[
     return st.lists(of, min_size=1, max_size=most).map(named)
 
 
-PEOPLE = groups(plausible())
+@st.composite
+def base(draw: st.DrawFn) -> BufferCollectionConstraints:
+    """A participant that asks for a size, a buffer and a choice of formats: so that the others have a chance."""
+    formats = draw(
+        st.lists(
+            st.sampled_from(
+                [
+                    (F.NV12, M.LINEAR),
+                    (F.B8G8R8A8, M.LINEAR),
+                    (F.B8G8R8A8, M.INTEL_I915_Y_TILED),
+                    (F.B8G8R8A8, M.ARM_AFBC_16X16),
+                    (F.B8G8R8A8, M.ARM_LINEAR_TE),
+                    (F.R8, M.LINEAR),
+                    (F.B8G8R8, M.LINEAR),
+                ]
+            ),
+            unique=True,
+            max_size=6,
+        )
+    )
+    return BufferCollectionConstraints(
+        usage=draw(st.sampled_from([BufferUsage(display=1), BufferUsage(video=1)])),
+        min_buffer_count_for_camping=draw(st.integers(1, 3)),
+        buffer_memory_constraints=BufferMemoryConstraints(min_size_bytes=draw(st.integers(1, 999))),
+        image_format_constraints=[
+            ImageFormatConstraints(
+                pixel_format=pixel_format,
+                pixel_format_modifier=modifier,
+                color_spaces=[C.PASSTHROUGH],
+                **draw(st.fixed_dictionaries({}, optional=IMAGE_FIELDS)),
+            )
+            for pixel_format, modifier in formats
+        ],
+    )
+
+
+@st.composite
+def with_base(draw: st.DrawFn) -> list[Participant]:
+    first = Participant(draw(base()), "base", 100)
+    return draw(st.permutations([first, *draw(groups(plausible(), 4))]))
+
+
+PEOPLE = st.one_of(with_base(), with_base(), groups(plausible()))
 
 #: No usage, count, size or format of its own: it can only say no.
 TIGHTENING = st.builds(

@@ -410,15 +410,20 @@ BLOCK = SizeU(4, 4)
 def padded(
     size: int,
     pixel_format: int = F.R8G8B8A8,
+    *,
+    min_size: SizeU,
+    max_size: SizeU,
     divisor: int = 64,
     block: SizeU = BLOCK,
-    **fields: SizeU,
+    size_alignment: SizeU | None = None,
 ) -> int | None:
     entry = ImageFormatConstraints(
         color_spaces=[ColorSpace.PASSTHROUGH],
         bytes_per_row_divisor=divisor,
         pad_for_block_size=block,
-        **fields,
+        min_size=min_size,
+        max_size=max_size,
+        size_alignment=size_alignment,
     )
     terms: Terms = read_terms(entry)
     of = traits(pixel_format, LINEAR)
@@ -460,8 +465,15 @@ def test_47_whole_blocks_need_no_padding() -> None:
 
 
 def test_48_padding_of_r8() -> None:
-    limits = {"min_size": SizeU(1, 1), "max_size": SizeU(1000, 1000)}
-    assert padded(100000, F.R8, divisor=1, block=SizeU(1, 16), **limits) == 115000
+    result = padded(
+        100000,
+        F.R8,
+        divisor=1,
+        block=SizeU(1, 16),
+        min_size=SizeU(1, 1),
+        max_size=SizeU(1000, 1000),
+    )
+    assert result == 115000
 
 
 def test_49_padding_beyond_the_image() -> None:

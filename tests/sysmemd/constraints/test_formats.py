@@ -1,0 +1,157 @@
+"""`spec/image-formats.md` 1 and 2: the tables and what is asked of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmemd.constraints.formats import (
+    COLOR_PREFERENCE,
+    COLOR_RANK,
+    PIXELS,
+    RGB32,
+    color_name,
+    format_name,
+    has_alpha_or_x,
+    is_compatible_with_protected_memory,
+    is_non_tiled_single_plane,
+    is_supported,
+    modifier_name,
+    pair_name,
+    supports_color_space,
+    traits,
+)
+from sysmemd.constraints.sizes import bits_per_pixel
+
+F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
+LINEAR_SET = set(F) - {F.INVALID, F.MJPEG, F.DO_NOT_CARE}
+INTEL = [modifier for modifier in M if modifier.name.startswith("INTEL")]
+AFBC = [modifier for modifier in M if modifier.name.startswith("ARM_AFBC")]
+REC601 = {C.REC601_NTSC, C.REC601_NTSC_FULL_RANGE, C.REC601_PAL, C.REC601_PAL_FULL_RANGE}
+YUV8 = {F.I420, F.M420, F.NV12, F.YUY2, F.YV12}
+
+#: name: bits per pixel, stride bytes per width pixel, planes, divisor, sample alignment
+TABLE = {
+    "R8G8B8A8": (32, 4, 1, 1, 4),
+    "R8G8B8X8": (32, 4, 1, 1, 4),
+    "B8G8R8A8": (32, 4, 1, 1, 4),
+    "B8G8R8X8": (32, 4, 1, 1, 4),
+    "I420": (12, 1, 3, 2, 2),
+    "M420": (12, 1, 1, 2, 2),
+    "NV12": (12, 1, 2, 2, 2),
+    "YUY2": (16, 2, 1, 2, 2),
+    "YV12": (12, 1, 3, 2, 2),
+    "B8G8R8": (24, 3, 1, 1, 1),
+    "R5G6B5": (16, 2, 1, 1, 2),
+    "R3G3B2": (8, 1, 1, 1, 1),
+    "R2G2B2X2": (8, 1, 1, 1, 1),
+    "L8": (8, 1, 1, 1, 1),
+    "R8": (8, 1, 1, 1, 1),
+    "R8G8": (16, 2, 1, 1, 2),
+    "A2R10G10B10": (32, 4, 1, 1, 4),
+    "A2B10G10R10": (32, 4, 1, 1, 4),
+    "P010": (15, 2, 2, 2, 4),
+    "R8G8B8": (24, 3, 1, 1, 1),
+}
+
+
+def test_the_linear_set() -> None:
+    assert set(PIXELS) == LINEAR_SET == {F[name] for name in TABLE}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_pixel_formats(name: str) -> None:
+    pixel = PIXELS[F[name]]
+    assert tuple(pixel)[:5] == TABLE[name]
+    assert bits_per_pixel(F[name]) == TABLE[name][0]
+
+
+@pytest.mark.parametrize("modifier", M)
+def test_supported_formats_of_each_modifier(modifier: PixelFormatModifier) -> None:
+    expected: set[int] = set()
+    if modifier in (M.LINEAR, M.ARM_LINEAR_TE, M.GOOGLE_GOLDFISH_OPTIMAL):
+        expected = {int(number) for number in LINEAR_SET}
+    elif modifier in INTEL:
+        expected = {*RGB32, F.NV12}
+    elif modifier in AFBC:
+        expected = set(RGB32)
+    assert {number for number in range(1000) if is_supported(number, modifier)} == expected
+    assert not is_supported(F.DO_NOT_CARE, modifier)
+
+
+def test_any_combination_of_afbc_bits_is_supported() -> None:
+    for bits in (0x10, 0x20, 0x40, 0x800, 0x1000, 0x2000, 0x3870):
+        assert is_supported(F.B8G8R8A8, M.ARM_AFBC_16X16 | bits)
+        assert is_supported(F.R8G8B8X8, M.ARM_AFBC_32X8 | bits)
+    assert not is_supported(F.B8G8R8A8, M.ARM_AFBC_16X16 | 0x4000)
+    assert not is_supported(F.B8G8R8A8, 0x0800000000000003)
+
+
+def test_traits_of_an_unsupported_pair() -> None:
+    for pair in ((F.MJPEG, M.LINEAR), (F.NV12, M.INVALID)):
+        with pytest.raises(ValueError, match="not supported"):
+            traits(*pair)
+
+
+@pytest.mark.parametrize("pixel_format", F)
+def test_color_spaces_of_each_format(pixel_format: PixelFormat) -> None:
+    expected = {C.PASSTHROUGH}
+    if pixel_format in YUV8 | {F.P010, F.L8, F.R8}:
+        expected |= REC601 | {C.REC709}
+    if pixel_format == F.P010:
+        expected |= {C.REC2020, C.REC2100}
+    if pixel_format in LINEAR_SET - YUV8 - {F.P010} | {F.MJPEG}:
+        expected |= {C.SRGB}
+    assert {space for space in C if supports_color_space(pixel_format, space)} == expected
+    assert not supports_color_space(pixel_format, 77)
+
+
+def test_unknown_formats_pass_through_only() -> None:
+    assert supports_color_space(4711, C.PASSTHROUGH)
+    assert not supports_color_space(4711, C.SRGB)
+
+
+def test_color_space_preference() -> None:
+    names = """SRGB REC2100 REC2020 REC709 REC601_PAL_FULL_RANGE REC601_PAL REC601_NTSC_FULL_RANGE
+    REC601_NTSC PASSTHROUGH"""
+    assert list(COLOR_PREFERENCE) == [C[name] for name in names.split()]
+    assert [COLOR_RANK[space] for space in COLOR_PREFERENCE] == list(range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("modifier", "compatible"),
+    [
+        (M.LINEAR, True),
+        (M.ARM_LINEAR_TE, False),
+        (M.ARM_AFBC_16X16, True),
+        (M.ARM_AFBC_32X8_TE, False),
+        (0x0800000000000000, True),
+        (M.INTEL_I915_Y_TILED_CCS, True),
+        (M.GOOGLE_GOLDFISH_OPTIMAL, True),
+        (0x0800000000001003, True),
+    ],
+)
+def test_protected_memory(modifier: int, compatible: bool) -> None:
+    assert is_compatible_with_protected_memory(modifier) is compatible
+
+
+def test_non_tiled_single_plane() -> None:
+    """P010 isn't (quirk 2), YUY2 and M420 aren't either (quirk 3)."""
+    multiple = {F.I420, F.M420, F.NV12, F.YUY2, F.YV12, F.P010}
+    single = {number for number in range(200) if is_non_tiled_single_plane(number, M.LINEAR)}
+    assert single == {int(number) for number in LINEAR_SET - multiple}
+    assert not is_non_tiled_single_plane(F.R8, M.ARM_LINEAR_TE)
+
+
+def test_alpha_or_x() -> None:
+    with_it = {*RGB32, F.R2G2B2X2, F.A2R10G10B10, F.A2B10G10R10}
+    assert {int(number) for number in F if has_alpha_or_x(number)} == {int(n) for n in with_it}
+
+
+def test_names() -> None:
+    assert format_name(104) == "NV12"
+    assert format_name(4711) == "4711"
+    assert modifier_name(0) == "LINEAR"
+    assert modifier_name(0x0800000000000811) == "0x0800000000000811"
+    assert pair_name((104, 0)) == "NV12 LINEAR"
+    assert (color_name(6), color_name(77)) == ("REC709", "77")
