@@ -148,7 +148,7 @@ def run(arguments: Arguments, directory: str, pictures: Path) -> None:
             encoded=[encoded_picture(encoder, number, pictures) for number in ENCODED],
             memory=Picture(
                 pictures / "display" / "memory.png",
-                "640 of 768 bytes a row are used; luma above, pairs of Cb and Cr below",
+                "luma above, Cb and Cr below, padding on the right",
                 "intact after the kill",
             ),
             columns=columns,
@@ -189,7 +189,7 @@ def pump(participants: list[Participant], until: Callable[[], bool]) -> None:
             raise FailedError(f"nothing happened for {PATIENCE:.0f} seconds")
         for participant in [talking[link] for link in readable]:
             message = participant.receive()
-            with contextlib.suppress(BrokenPipeError):  # who is gone is noticed when received from
+            with contextlib.suppress(ConnectionError):  # that one is gone is noticed when receiving
                 if message["kind"] == "frame":
                     for reader in readers:
                         reader.link.send(**message)
@@ -220,13 +220,13 @@ def check_frames(*readers: Participant) -> None:
 
 def shown_picture(display: Participant, number: int, pictures: Path) -> Picture:
     seen = display.seen[number]
-    caption = f"buffer {seen['buffer']}   SHA-256 {seen['sha256'][:12]}…"
+    caption = f"buffer {seen['buffer']}   SHA-256 {seen['sha256'][:8]}…"
     return Picture(pictures / "display" / f"{number}.png", caption, "as written")
 
 
 def encoded_picture(encoder: Participant, number: int, pictures: Path) -> Picture:
     seen = encoder.seen[number]
-    caption = f"buffer {seen['buffer']} − buffer {encoder.seen[number - 1]['buffer']}"
+    caption = f"buffer {seen['buffer']} minus buffer {encoder.seen[number - 1]['buffer']}"
     remark = f"{seen['bytes'] / 1000:.0f} kB compressed"
     return Picture(pictures / "encoder" / f"{number}.png", caption, remark)
 

@@ -11,7 +11,7 @@ import math
 import socket
 import time
 from collections import Counter, deque
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -62,15 +62,14 @@ def main() -> None:
     parser.add_argument("--image", required=True)
     parser.add_argument("--readers", type=int, required=True, help="who must return a buffer")
     arguments = parser.parse_args()
-    link = Link(socket.socket(fileno=arguments.link))
-
-    # Turn in the token that the initiator made for us. What the allocator made stays when its channel is closed.
-    with blocking.connect(name="camera") as allocator:
-        token = blocking.BufferCollectionToken.from_fd(link.receive()["fd"])
-        collection = allocator.bind_shared_collection(token)
 
     with ExitStack() as stack:
-        stack.enter_context(collection)
+        link = stack.enter_context(closing(Link(socket.socket(fileno=arguments.link))))
+        # Turn in the token that the initiator made for us. What came of it stays when the allocator is closed.
+        with blocking.connect(name="camera") as allocator:
+            token = blocking.BufferCollectionToken.from_fd(link.receive()["fd"])
+            collection = stack.enter_context(allocator.bind_shared_collection(token))
+
         collection.set_constraints(NEEDS)
         link.send("asked", column=report.asked(NEEDS))
         info = stack.enter_context(collection.wait_for_all_buffers_allocated())

@@ -10,7 +10,7 @@ import hashlib
 import socket
 import time
 import zlib
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -52,14 +52,13 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, required=True, help="where to leave some")
     parser.add_argument("--keep", type=int, nargs="*", default=[], help="of which frames")
     arguments = parser.parse_args()
-    link = Link(socket.socket(fileno=arguments.link))
-
-    with blocking.connect(name="encoder") as allocator:
-        token = blocking.BufferCollectionToken.from_fd(link.receive()["fd"])
-        collection = allocator.bind_shared_collection(token)
 
     with ExitStack() as stack:
-        stack.enter_context(collection)
+        link = stack.enter_context(closing(Link(socket.socket(fileno=arguments.link))))
+        with blocking.connect(name="encoder") as allocator:
+            token = blocking.BufferCollectionToken.from_fd(link.receive()["fd"])
+            collection = stack.enter_context(allocator.bind_shared_collection(token))
+
         collection.set_constraints(NEEDS)
         link.send("asked", column=report.asked(NEEDS))
         info = stack.enter_context(collection.wait_for_all_buffers_allocated())

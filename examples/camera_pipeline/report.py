@@ -12,19 +12,20 @@ import sysmem
 #: What one participant asked for, or what came out: text of the table's cells, one line an item.
 Column = dict[str, list[str]]
 
+#: The names of the rows; in parentheses, how the daemon combines what the participants ask for.
 ROWS = (
     "usage",
     "pixel format",
     "colour space",
     "image size",
-    "size, multiple of",
-    "row, multiple of",
+    "size multiple (max)",
+    "row multiple (lcm)",
     "bytes a row",
-    "buffers to hold",
-    "shared slack",
+    "held buffers (sum)",
+    "shared slack (max)",
     "buffers",
     "bytes a buffer",
-    "memory domain",
+    "coherency domain",
     "may",
     "buffer 0: inode",
 )
@@ -34,8 +35,8 @@ def asked(needs: sysmem.BufferCollectionConstraints) -> Column:
     """What a participant asks for."""
     column: Column = {
         "usage": _usage(needs.usage),
-        "buffers to hold": [str(needs.min_buffer_count_for_camping or "")],
-        "shared slack": [str(needs.min_buffer_count_for_shared_slack or "")],
+        "held buffers (sum)": [str(needs.min_buffer_count_for_camping or "")],
+        "shared slack (max)": [str(needs.min_buffer_count_for_shared_slack or "")],
         "pixel format": [],
         "colour space": [],
     }
@@ -45,10 +46,10 @@ def asked(needs: sysmem.BufferCollectionConstraints) -> Column:
         if image.min_size:
             column["image size"] = [_size(image.min_size)]
         elif image.max_size:
-            column["image size"] = [f"≤ {_size(image.max_size)}"]
+            column["image size"] = [f"up to {_size(image.max_size)}"]
         if image.size_alignment:
-            column["size, multiple of"] = [_size(image.size_alignment)]
-        column["row, multiple of"] = [str(image.bytes_per_row_divisor)]
+            column["size multiple (max)"] = [_size(image.size_alignment)]
+        column["row multiple (lcm)"] = [str(image.bytes_per_row_divisor)]
     return column
 
 
@@ -75,13 +76,13 @@ def negotiated(info: sysmem.BufferCollectionInfo) -> Column:
     return {
         "pixel format": [layout.pixel_format.name],
         "colour space": [sysmem.ColorSpace(c).name for c in image.color_spaces or []],
-        "image size": [f"{layout.width} × {layout.height}"],
-        "size, multiple of": [_size(image.size_alignment)],
-        "row, multiple of": [str(image.bytes_per_row_divisor)],
+        "image size": [f"{layout.width} x {layout.height}"],
+        "size multiple (max)": [_size(image.size_alignment)],
+        "row multiple (lcm)": [str(image.bytes_per_row_divisor)],
         "bytes a row": [str(layout.bytes_per_row)],
         "buffers": [str(len(info.buffers))],
         "bytes a buffer": [f"{memory.size_bytes:,}"],
-        "memory domain": [sysmem.CoherencyDomain(memory.coherency_domain or 0).name],
+        "coherency domain": [sysmem.CoherencyDomain(memory.coherency_domain or 0).name],
     }
 
 
@@ -119,4 +120,4 @@ def _usage(usage: sysmem.BufferUsage | None) -> list[str]:
 
 
 def _size(size: sysmem.SizeU | None) -> str:
-    return f"{size.width} × {size.height}" if size else ""
+    return f"{size.width} x {size.height}" if size else ""
