@@ -6,10 +6,11 @@ attempt does.
 """
 
 from .collection import LogicalBufferCollection
-from .node import MAX_NODE_TRACKINGS, Node
+from .node import Node
 from .outcome import Allocated, Attempt, RefusedSelection
 from .ports import BufferMaker, Buffers, Misuse, NodeChannel, NotInCollection
 from .state import Isolation, NodeKind, State
+from .trackings import MAX_NODE_TRACKINGS
 
 __all__ = [
     "MAX_NODE_TRACKINGS",

@@ -9,28 +9,25 @@ also when it raises: then they are closed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from sysmem_protocol.sysmem2 import BufferCollectionConstraints, Error, SingleBufferSettings
 
 from ..constraints import Participant
 from ..ports import ClientInfo, Closeable
 from .census import PrunedSubtree
+from .client_names import attached_to, renamed
 from .describe import Level
 from .failure import Cause, fail
 from .outcome import Allocated
 from .ports import Misuse, NodeChannel, NotInCollection
 from .rights import ALL_RIGHTS, attenuated
 from .state import CONNECTED, DISPENSABLE, RELEASED, Event, Isolation, NodeKind, State, step
+from .trackings import Trackings, closed_if_refused
 from .walk import nearest_common_ancestor
 
 if TYPE_CHECKING:
     from .collection import LogicalBufferCollection
-
-#: Eventpairs that one node may have attached by AttachNodeTracking; more is a client gone wild.
-MAX_NODE_TRACKINGS: Final = 256
-#: Bytes of a node's recorded debug name, which grows with each "(was …)".
-MAX_RECORDED_NAME_BYTES: Final = 4096
 
 
 class Node:
@@ -42,9 +39,8 @@ class Node:
 
     __slots__ = (
         "_channel",
-        "_lifetime_trackings",
-        "_node_trackings",
         "_participants",
+        "_trackings",
         "_weak_ok",
         "_weak_ok_for_children",
         "attended",
@@ -102,8 +98,7 @@ class Node:
         self.ref: Closeable | None = None
         self._channel = channel
         self._participants: tuple[Participant, ...] | None = None
-        self._node_trackings: list[Closeable] = []
-        self._lifetime_trackings: list[tuple[Closeable, int]] = []
+        self._trackings = Trackings()
         #: Counts siblings in order of creation; unique in the collection; for log lines.
         self.number = collection.next_node_number()
         self.depth: int = 0 if parent is None else parent.depth + 1
@@ -161,8 +156,7 @@ class Node:
     def set_debug_client_info(self, client: ClientInfo) -> None:
         """SetDebugClientInfo: say who uses this node. The name it had stays visible as `new (was old)`."""
         self.expect_message()
-        name = f"{client.name} (was {self.client.name})" if self.client.name else client.name
-        self.client = ClientInfo(_recorded(name), client.id)
+        self.client = renamed(self.client, client)
         self._participants = None
 
     def set_debug_timeout_log_deadline(self, deadline: int) -> None:
@@ -202,14 +196,9 @@ class Node:
 
     def attach_node_tracking(self, event: Closeable) -> None:
         """AttachNodeTracking: close `event` once this node and all below it have left the tree."""
-        try:
+        with closed_if_refused(event):
             self.expect_message()
-            if len(self._node_trackings) >= MAX_NODE_TRACKINGS:
-                raise Misuse(f"more than {MAX_NODE_TRACKINGS} AttachNodeTracking on one node")
-        except Misuse:
-            event.close()
-            raise
-        self._node_trackings.append(event)
+            self._trackings.add(event)
 
     # --- a token's ----------------------------------------------------------------------------------------------------
 
@@ -304,24 +293,18 @@ class Node:
         if self.is_weak:
             raise Misuse("AttachToken on a weak collection")
         _refuse_no_rights(mask, "AttachToken")
-        name = (
-            f"{self.client.name} then AttachToken()" if self.client.name else "from AttachToken()"
-        )
         return self._create_token(
-            channel, mask, ClientInfo(_recorded(name), self.client.id), Isolation.DO_NOT_PROPAGATE
+            channel, mask, attached_to(self.client), Isolation.DO_NOT_PROPAGATE
         )
 
     def attach_lifetime_tracking(self, event: Closeable, buffers_remaining: int) -> None:
         """AttachLifetimeTracking: close `event` when at most `buffers_remaining` of the buffers still exist."""
-        try:
+        with closed_if_refused(event):
             step(self.state, Event.ATTACH_LIFETIME_TRACKING)
-        except Misuse:
-            event.close()
-            raise
         if isinstance(self.outcome, Allocated):
             self.outcome.buffers.track_lifetime(event, buffers_remaining)
         else:
-            self._lifetime_trackings.append((event, buffers_remaining))
+            self._trackings.add_lifetime(event, buffers_remaining)
 
     # --- a group's ----------------------------------------------------------------------------------------------------
 
@@ -373,9 +356,7 @@ class Node:
     def allocate(self, allocated: Allocated) -> None:
         """The node has (logically) allocated."""
         self.outcome = allocated
-        trackings, self._lifetime_trackings = self._lifetime_trackings, []
-        for event, buffers_remaining in trackings:
-            allocated.buffers.track_lifetime(event, buffers_remaining)
+        self._trackings.hand_over(allocated.buffers)
 
     def participants(self) -> tuple[Participant, ...]:
         """What the node brings to an aggregation: its constraints and its must_match_vmo; nothing if it set none.
@@ -406,14 +387,9 @@ class Node:
             del self.parent.children[self]
         if was_connected:
             self._channel.close()
-        for event, _ in self._lifetime_trackings:
-            event.close()
-        for event in self._node_trackings:
-            event.close()
+        self._trackings.close()
         if self.ref is not None:
             self.ref.close()
-        self._lifetime_trackings = []
-        self._node_trackings = []
 
     def say(self, level: Level, event: str, **fields: Any) -> None:
         """Log a line about this node."""
@@ -456,8 +432,3 @@ class Node:
 def _refuse_no_rights(mask: int, message: str) -> None:
     if mask == 0:
         raise Misuse(f"{message} with rights_attenuation_mask 0")
-
-
-def _recorded(name: str) -> str:
-    """A debug name cut to what is kept of it, at a character's end."""
-    return name.encode()[:MAX_RECORDED_NAME_BYTES].decode(errors="ignore")
