@@ -20,7 +20,7 @@ _KR, _KB = 0.2126, 0.0722
 _LUMA = np.array([_KR, 1 - _KR - _KB, _KB])
 _CB = (np.array([0, 0, 1]) - _LUMA) / (2 * (1 - _KB))
 _CR = (np.array([1, 0, 0]) - _LUMA) / (2 * (1 - _KR))
-_TO_YCBCR = np.float32(np.stack([_LUMA * 219, _CB * 224, _CR * 224]) / 255)
+_TO_YCBCR = (np.stack([_LUMA * 219, _CB * 224, _CR * 224]) / 255).astype(np.float32)
 _TO_RGB = np.linalg.inv(_TO_YCBCR).astype(np.float32)
 _OFFSET = np.array([16, 128, 128], np.float32)
 
@@ -79,12 +79,12 @@ def from_rgb(rgb: Bytes, layout: Layout) -> Bytes:
         pixels[..., :3] = rgb[..., ::-1]
         pixels[..., 3] = 255
         return image
-    ycbcr = rgb.astype(np.float32) @ _TO_YCBCR.T + (_OFFSET + np.float32(0.5))
-    image[: layout.height, : layout.width] = ycbcr[..., 0]
-    # One pair of Cb and Cr for each square of four pixels: their mean.
-    squares = ycbcr[..., 1:].reshape(layout.height // 2, 2, layout.width // 2, 2, 2)
-    pairs = squares.mean(axis=(1, 3))
-    image[layout.height :, : layout.width] = pairs.reshape(layout.height // 2, layout.width)
+    colours = rgb.astype(np.float32)
+    offset = _OFFSET + np.float32(0.5)  # conversion to integers cuts off
+    luma(image, layout)[:] = colours @ _TO_YCBCR[0] + offset[0]
+    # One pair of Cb and Cr for each square of four pixels, from their mean.
+    mean = (colours[::2, ::2] + colours[::2, 1::2] + colours[1::2, ::2] + colours[1::2, 1::2]) / 4
+    chroma(image, layout)[:] = mean @ _TO_YCBCR[1:].T + offset[1:]
     return image
 
 
