@@ -27,7 +27,7 @@ def fold(needs: Sequence[Needs]) -> Needs:
     total = replace(needs[0], min_size_bytes=max(needs[0].min_size_bytes, 1))
     for more in needs[1:]:
         fold_fields(total, more)
-        total.heaps = _intersect_heaps(total.heaps, more.heaps)
+        total.heaps = intersect_heaps(total.heaps, more.heaps)
         if not total.entries:
             total.entries = more.entries
         elif more.entries:
@@ -56,7 +56,7 @@ def fold_fields(total: Needs, more: Needs) -> None:
     total.inaccessible_domain &= more.inaccessible_domain
 
 
-def _intersect_heaps(
+def intersect_heaps(
     a: tuple[HeapKey, ...] | None, b: tuple[HeapKey, ...] | None
 ) -> tuple[HeapKey, ...] | None:
     """permitted_heaps: what both permit, in the order of the first that gave a list."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from .entry import Entry, Terms, adjust
 from .fields import entry_for, needs_of, standing_for
 from .finish import finish
-from .fold import combine, fold_fields
+from .fold import combine, fold_fields, intersect_heaps
 from .formats import is_specific, traits
 from .model import Participant
 from .normalise import Needs
@@ -31,11 +31,10 @@ def combined_fields(case: Case) -> Needs | None:
     total = replace(all_needs[0], min_size_bytes=max(all_needs[0].min_size_bytes, 1), entries=[])
     for needs in all_needs[1:]:
         fold_fields(total, needs)
-        if total.heaps is None:
-            total.heaps = needs.heaps
-        elif needs.heaps is not None:
-            permitted = needs.heaps
-            total.heaps = tuple(heap for heap in total.heaps if heap in permitted)
+        try:
+            total.heaps = intersect_heaps(total.heaps, needs.heaps)
+        except Breach:
+            total.heaps = ()
     return total
 
 
