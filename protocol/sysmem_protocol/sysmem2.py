@@ -6,6 +6,7 @@ Names are the standard's in Python's spelling; a table's field is `None` when it
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Annotated
 
 from .handles import Handle
@@ -201,7 +202,7 @@ class BufferMemoryConstraints(Table):
     ram_domain_supported: Annotated[bool | None, Field(6, BOOL)] = None
     inaccessible_domain_supported: Annotated[bool | None, Field(7, BOOL)] = None
     permitted_heaps: Annotated[
-        list[Heap] | None, Field(8, Vector(Nested(Heap), MAX_LIST_COUNT))
+        Sequence[Heap] | None, Field(8, Vector(Nested(Heap), MAX_LIST_COUNT))
     ] = None
     min_physical_base_alignment: Annotated[int | None, Field(9, UINT64)] = None
 
@@ -215,7 +216,7 @@ class ImageFormatConstraints(Table):
         PixelFormatModifier | int | None, Field(2, Enumeration(PixelFormatModifier, 64))
     ] = None
     color_spaces: Annotated[
-        list[ColorSpace | int] | None,
+        Sequence[ColorSpace | int] | None,
         Field(3, Vector(Enumeration(ColorSpace), MAX_COLOR_SPACE_COUNT)),
     ] = None
     min_size: Annotated[SizeU | None, Field(4, Nested(SizeU))] = None
@@ -230,13 +231,13 @@ class ImageFormatConstraints(Table):
     bytes_per_row_divisor: Annotated[int | None, Field(13, UINT32)] = None
     start_offset_divisor: Annotated[int | None, Field(14, UINT32)] = None
     pixel_format_and_modifiers: Annotated[
-        list[PixelFormatAndModifier] | None,
+        Sequence[PixelFormatAndModifier] | None,
         Field(15, Vector(Nested(PixelFormatAndModifier), MAX_LIST_COUNT)),
     ] = None
     require_bytes_per_row_at_pixel_boundary: Annotated[bool | None, Field(16, BOOL)] = None
     is_alpha_present: Annotated[bool | None, Field(17, BOOL)] = None
     required_max_size_list: Annotated[
-        list[SizeU] | None, Field(18, Vector(Nested(SizeU), MAX_LIST_COUNT))
+        Sequence[SizeU] | None, Field(18, Vector(Nested(SizeU), MAX_LIST_COUNT))
     ] = None
     pad_for_block_size: Annotated[SizeU | None, Field(19, Nested(SizeU))] = None
     pad_beyond_image_size_bytes: Annotated[int | None, Field(20, UINT64)] = None
@@ -256,7 +257,7 @@ class BufferCollectionConstraints(Table):
         BufferMemoryConstraints | None, Field(7, Nested(BufferMemoryConstraints))
     ] = None
     image_format_constraints: Annotated[
-        list[ImageFormatConstraints] | None,
+        Sequence[ImageFormatConstraints] | None,
         Field(8, Vector(Nested(ImageFormatConstraints), MAX_LIST_COUNT)),
     ] = None
 
@@ -431,7 +432,7 @@ class CreateTokensRequest(Table):
     """What DuplicateSync and CreateChildrenSync are asked: one token per mask."""
 
     rights_attenuation_masks: Annotated[
-        list[Rights | int] | None, Field(1, Vector(_MASK, MAX_LIST_COUNT), required=True)
+        Sequence[Rights | int] | None, Field(1, Vector(_MASK, MAX_LIST_COUNT), required=True)
     ] = None
 
 

@@ -771,7 +771,7 @@ def test_an_answers_encoding_error_names_the_place_too() -> None:
 
 def test_flags_enums_and_tuples_are_taken_wherever_they_fit() -> None:
     request = CreateTokensRequest(
-        rights_attenuation_masks=(Rights.READ | Rights.MAP, ~Rights.WRITE, 0, 0xFFFFFFFF)  # type: ignore[arg-type] # a tuple is as good as a list
+        rights_attenuation_masks=(Rights.READ | Rights.MAP, ~Rights.WRITE, 0, 0xFFFFFFFF)
     )
     body, _ = encode(request)
     assert cbor2.loads(body) == {1: [0x24, 0xFFFFFFF7, 0, 0xFFFFFFFF]}
