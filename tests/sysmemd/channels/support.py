@@ -1,0 +1,314 @@
+"""A service without an event loop: a reactor that is run by hand, clients over real sockets, a log that remembers."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeVar
+
+from sysmem_protocol import codec, sysmem2
+from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.handles import Handle, channel_pair
+from sysmem_protocol.library import Method, Table
+from sysmem_protocol.message import Message, parse
+from sysmem_protocol.sysmem2 import Allocator, BufferCollection, BufferCollectionToken, Node
+from sysmemd.channels import AllocatorServer, Connection, Service
+from sysmemd.config import Limits
+from sysmemd.constraints import Platform
+from sysmemd.memory import Memory
+
+SAME_RIGHTS = 0x80000000
+STRANGER = 4711
+T = TypeVar("T")
+
+_decoder = codec.Decoder()
+
+
+@dataclass
+class RecordingLog:
+    """Remembers what was logged: level, event, fields."""
+
+    entries: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    bound: dict[str, Any] = field(default_factory=dict)
+
+    def bind(self, **fields: Any) -> Self:
+        return type(self)(self.entries, {**self.bound, **fields})
+
+    def debug(self, event: str, **fields: Any) -> None:
+        self.entries.append(("debug", event, {**self.bound, **fields}))
+
+    def info(self, event: str, **fields: Any) -> None:
+        self.entries.append(("info", event, {**self.bound, **fields}))
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self.entries.append(("warning", event, {**self.bound, **fields}))
+
+    def error(self, event: str, **fields: Any) -> None:
+        self.entries.append(("error", event, {**self.bound, **fields}))
+
+    def said(self, *levels: str) -> list[tuple[str, dict[str, Any]]]:
+        """Event and fields of the lines of these levels."""
+        return [(event, fields) for level, event, fields in self.entries if level in levels]
+
+    def refusal(self) -> dict[str, Any]:
+        """The fields of the only line that complains."""
+        [(_, fields)] = self.said("warning", "error")
+        return fields
+
+
+class Clock:
+    """Makes no calls by itself."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[Callable[[], None]]] = []
+
+    def now(self) -> int:
+        return time.monotonic_ns()
+
+    def call_at(self, deadline: int, callback: Callable[[], None]) -> Callable[[], None]:
+        call = [callback]
+        self.calls.append(call)
+        return call.clear
+
+
+class HandReactor:
+    """Does what it is asked for when `run` is called."""
+
+    def __init__(self) -> None:
+        self.served: list[Connection] = []
+        self.to_flush: list[Connection] = []
+        self.closed: list[int] = []
+
+    def serve(self, connection: Connection) -> None:
+        self.served.append(connection)
+
+    def flush(self, connection: Connection) -> None:
+        self.to_flush.append(connection)
+
+    def closing(self, fd: int) -> None:
+        assert fd >= 0
+        self.closed.append(fd)
+
+    def run(self) -> None:
+        """Receive and flush until nothing is to be done any more."""
+        while self._receive_all() or self._flush_all():
+            pass
+
+    def _receive_all(self) -> bool:
+        self.served = [connection for connection in self.served if not connection.closed]
+        received = [_readable(connection) for connection in self.served]  # from all, so no any()
+        return any(received)
+
+    def _flush_all(self) -> bool:
+        flushing, self.to_flush = self.to_flush, []
+        waiting = [connection for connection in flushing if not connection.flush()]
+        self.to_flush += waiting
+        return len(waiting) < len(flushing)
+
+
+def _readable(connection: Connection) -> bool:
+    more = False
+    while connection.reading and connection.receive():
+        more = True
+    return more
+
+
+class Client:
+    """A client end, by which messages are sent as they are said."""
+
+    def __init__(self, bench: Bench, channel: Channel) -> None:
+        self._bench = bench
+        self.channel = channel
+        self._txid = 0
+
+    def send(self, method: Method, request: Table | None = None, txid: int | None = None) -> int:
+        """Send a request and close its handles; the txid used."""
+        if txid is None:
+            self._txid += method.two_way
+            txid = self._txid if method.two_way else 0
+        body, handles = (b"", []) if request is None else codec.encode(request)
+        self.send_raw(Message(txid, method.ordinal, body, handles))
+        return txid
+
+    def send_raw(self, message: Message) -> None:
+        for data, handles in message.datagrams():
+            assert self.channel.send(data, handles)
+        message.close()
+
+    def call(self, method: Method, request: Table | None = None) -> Any:
+        """Send a request, run the service, and have the answer."""
+        txid = self.send(method, request)
+        self._bench.reactor.run()
+        return self.answer(method, txid)
+
+    def answer(self, method: Method, txid: int) -> Any:
+        """The next message, which must be the answer to a call."""
+        message = self.message()
+        assert message is not None, "no answer"
+        assert (message.txid, message.ordinal) == (txid, method.ordinal)
+        return _decoder.response(method, message.body, message.handles)
+
+    def message(self) -> Message | None:
+        """The next message; None when there is none."""
+        received = self.channel.receive()
+        return None if received is None else parse(*received)
+
+    def is_closed(self) -> bool:
+        """Whether the server end is closed, with nothing left to read."""
+        try:
+            received = self.channel.receive()
+        except PeerClosedError:
+            return True
+        assert received is None, received
+        return False
+
+    def sync(self) -> None:
+        self.call(Node.sync)
+
+    def close(self) -> None:
+        self.channel.close()
+
+    def duplicate_end(self) -> Handle:
+        """Another descriptor of the client end, to give away."""
+        return Handle(fcntl.fcntl(self.channel.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
+
+
+class Bench:
+    """A service, and clients of it."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.log = RecordingLog()
+        self.clock = Clock()
+        self.reactor = HandReactor()
+        self.memory = Memory(clock=self.clock, log=self.log)
+        self.service = Service(
+            limits=limits or Limits(),
+            platform=Platform(),
+            memory=self.memory,
+            clock=self.clock,
+            reactor=self.reactor,
+            log=self.log,
+        )
+        self._clients: list[Client] = []
+
+    def run(self) -> None:
+        self.reactor.run()
+
+    def close(self) -> None:
+        """What the daemon does at its end; the clients' ends close too."""
+        self.service.close()
+        for connection in self.reactor.served:
+            connection.close()
+        self.memory.close()
+        for client in self._clients:
+            client.close()
+
+    # --- clients ---
+
+    def client(self) -> tuple[Client, Handle]:
+        """A new channel: a client with its client end, and the server end to send."""
+        near, far = channel_pair()
+        made = Client(self, Channel(near.detach()))
+        self._clients.append(made)
+        return made, Handle(far.detach())
+
+    def adopt(self, handle: Handle) -> Client:
+        """A client with an end that arrived."""
+        made = Client(self, Channel(handle.take()))
+        self._clients.append(made)
+        return made
+
+    def allocator(self, name: str | None = "tester", id: int = 7) -> Client:
+        """A client of the Allocator, which has said its name unless that is None."""
+        client, far = self.client()
+        AllocatorServer(self.service, Channel(far.take()), uid=STRANGER)
+        if name is not None:
+            info = sysmem2.SetDebugClientInfoRequest(name=name, id=id)
+            client.send(Allocator.set_debug_client_info, info)
+            self.run()
+        return client
+
+    def token(self, allocator: Client | None = None) -> Client:
+        """The root token of a new collection."""
+        client, far = self.client()
+        (allocator or self.allocator()).send(
+            Allocator.allocate_shared_collection,
+            sysmem2.AllocatorAllocateSharedCollectionRequest(token_request=far),
+        )
+        self.run()
+        return client
+
+    def collection(self, allocator: Client | None = None) -> Client:
+        """A new collection with one participant."""
+        client, far = self.client()
+        (allocator or self.allocator()).send(
+            Allocator.allocate_non_shared_collection,
+            sysmem2.AllocatorAllocateNonSharedCollectionRequest(collection_request=far),
+        )
+        self.run()
+        return client
+
+    def duplicate(self, token: Client) -> Client:
+        """A child token."""
+        client, far = self.client()
+        token.send(
+            BufferCollectionToken.duplicate,
+            sysmem2.BufferCollectionTokenDuplicateRequest(
+                rights_attenuation_mask=SAME_RIGHTS, token_request=far
+            ),
+        )
+        self.run()
+        return client
+
+    def bind(self, token: Client, allocator: Client | None = None) -> Client:
+        """Turn in a token; its client end closes."""
+        client, far = self.client()
+        (allocator or self.allocator()).send(
+            Allocator.bind_shared_collection,
+            sysmem2.AllocatorBindSharedCollectionRequest(
+                token=token.duplicate_end(), buffer_collection_request=far
+            ),
+        )
+        token.close()
+        self.run()
+        return client
+
+    def allocated(self, allocator: Client | None = None) -> Client:
+        """A collection of two buffers with one participant."""
+        client = self.collection(allocator)
+        client.send(BufferCollection.set_constraints, wanting())
+        self.run()
+        return client
+
+
+def wanting(
+    *, camping: int = 2, most: int | None = None, vmo: Handle | None = None
+) -> sysmem2.BufferCollectionSetConstraintsRequest:
+    """Constraints of somebody who camps on some buffers of 4 KiB."""
+    return sysmem2.BufferCollectionSetConstraintsRequest(
+        constraints=sysmem2.BufferCollectionConstraints(
+            usage=sysmem2.BufferUsage(cpu=sysmem2.CpuUsage.READ_OFTEN),
+            min_buffer_count_for_camping=camping,
+            max_buffer_count=most,
+            buffer_memory_constraints=sysmem2.BufferMemoryConstraints(min_size_bytes=4096),
+        ),
+        must_match_vmo=vmo,
+    )
+
+
+def is_closed(watched: Handle) -> bool:
+    """Whether the other end of an eventpair is closed."""
+    with socket.socket(fileno=fcntl.fcntl(watched.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)) as sock:
+        try:
+            return not sock.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+
+
+def header(txid: int, ordinal: int, flags: bytes = b"\x02\x00\x80", magic: int = 1) -> bytes:
+    """A message's header, of whatever kind."""
+    return struct.pack("<I3sBQ", txid, flags, magic, ordinal)

@@ -1,0 +1,275 @@
+"""What waits for a client that doesn't read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.handles import Handle, channel_pair
+from sysmem_protocol.message import MAX_HANDLES, Message, parse
+from sysmemd.channels.outbox import Outbox, OutboxFull
+
+ORDINAL = 1234
+
+
+class Pair:
+    """An outbox and the client that it is for."""
+
+    def __init__(self, max_messages: int = 8, max_bytes: int = 1 << 20) -> None:
+        near, far = channel_pair()
+        self.client = Channel(near.detach())
+        self.server = Channel(far.detach())
+        self.outbox = Outbox(self.server, max_messages, max_bytes)
+
+    def fill(self) -> int:
+        """Fill the client's queue, behind the outbox's back; how many messages that took."""
+        count = 0
+        while self.server.send(b"x" * 4096):
+            count += 1
+        return count
+
+    def drain(self) -> None:
+        """Read what :meth:`fill` sent, to the last message."""
+        while (received := self.client.receive()) is not None:
+            assert received[0] == b"x" * 4096
+
+    def receive(self) -> Message | None:
+        received = self.client.receive()
+        return None if received is None else parse(*received)
+
+    def close(self) -> None:
+        self.outbox.close()
+        self.client.close()
+        self.server.close()
+
+
+@pytest.fixture
+def new_pair() -> Iterator[Callable[..., Pair]]:
+    made: list[Pair] = []
+
+    def make(*bounds: int) -> Pair:
+        made.append(Pair(*bounds))
+        return made[-1]
+
+    yield make
+    for pair in made:
+        pair.close()
+
+
+@pytest.fixture
+def pair(new_pair: Callable[..., Pair]) -> Pair:
+    return new_pair()
+
+
+def null() -> Handle:
+    return Handle(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+
+def answer(txid: int, body: bytes = b"", handles: int = 0) -> Message:
+    return Message(txid, ORDINAL, body, [null() for _ in range(handles)])
+
+
+def txids(pair: Pair) -> list[int]:
+    found = []
+    while (message := pair.receive()) is not None:
+        found.append(message.txid)
+        message.close()
+    return found
+
+
+def test_a_message_is_sent_at_once_and_its_descriptors_are_closed(pair: Pair) -> None:
+    message = answer(1, b"body", 2)
+    pair.outbox.put(message)
+    assert not pair.outbox
+    assert all(handle.closed for handle in message.handles)
+    received = pair.receive()
+    assert received is not None
+    assert (received.txid, received.body, len(received.handles)) == (1, b"body", 2)
+    received.close()
+
+
+def test_messages_wait_in_order_for_a_client_that_does_not_read(pair: Pair) -> None:
+    pair.fill()
+    pair.outbox.put(answer(1, handles=1))
+    pair.outbox.put_later(lambda: answer(2))
+    pair.outbox.put(answer(3))
+    assert len(pair.outbox) == 3
+    assert not pair.outbox.flush()
+    pair.drain()
+    pair.outbox.put(answer(4))  # not before those that wait
+    assert len(pair.outbox) == 4
+    assert pair.outbox.flush()
+    assert txids(pair) == [1, 2, 3, 4]
+
+
+def test_what_comes_later_is_made_when_it_can_be_sent_and_anew_each_time(pair: Pair) -> None:
+    made: list[Message] = []
+
+    def make() -> Message:
+        made.append(answer(9, handles=3))
+        return made[-1]
+
+    pair.fill()
+    pair.outbox.put_later(make)
+    assert made == []
+    for attempts in (1, 2):
+        assert not pair.outbox.flush()
+        assert len(made) == attempts
+        assert all(handle.closed for handle in made[-1].handles)
+    pair.drain()
+    assert pair.outbox.flush()
+    assert len(made) == 3
+    assert all(handle.closed for handle in made[-1].handles)
+    received = pair.receive()
+    assert received is not None
+    assert len(received.handles) == 3
+    received.close()
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["made", "made later"])
+def test_an_answer_of_several_datagrams_is_sent_as_they_fit(pair: Pair, later: bool) -> None:
+    count = 2 * MAX_HANDLES + 1
+    made: list[Message] = []
+
+    def make() -> Message:
+        made.append(Message(5, ORDINAL, b"body", [source.duplicate() for _ in range(count)]))
+        return made[-1]
+
+    with null() as source:
+        pair.fill()
+        if later:
+            pair.outbox.put_later(make)
+        else:
+            pair.outbox.put(make())
+        assert not pair.outbox.flush()
+        pair.drain()
+        assert pair.outbox.flush()
+    parts = []
+    while (received := pair.receive()) is not None:
+        parts.append((received.more, len(received.handles), received.body))
+        received.close()
+    assert parts == [(True, MAX_HANDLES, b""), (True, MAX_HANDLES, b""), (False, 1, b"body")]
+    assert all(handle.closed for message in made for handle in message.handles)
+
+
+def test_an_answer_that_was_begun_is_finished_and_not_made_anew() -> None:
+    made: list[Message] = []
+
+    class Stutter(Channel):
+        """Takes every other datagram."""
+
+        turn = 0
+
+        def send(self, data: object, handles: object = ()) -> bool:
+            self.turn += 1
+            return self.turn % 2 == 0 and super().send(data, handles)  # type: ignore[arg-type] # passed on
+
+    near, far = channel_pair()
+    client, server = Channel(near.detach()), Stutter(far.detach())
+    outbox = Outbox(server, 8, 1 << 20)
+    with null() as source:
+
+        def make() -> Message:
+            handles = [source.duplicate() for _ in range(2 * MAX_HANDLES)]
+            made.append(Message(5, ORDINAL, b"body", handles))
+            return made[-1]
+
+        outbox.put_later(make)
+        assert not outbox.flush()
+        assert not outbox.flush()  # the first part, but not the second
+        assert len(made) == 2
+        assert [handle.closed for handle in made[1].handles] == (
+            [True] * MAX_HANDLES + [False] * MAX_HANDLES
+        )
+        outbox.flush()
+        assert len(made) == 2
+    assert all(handle.closed for handle in made[1].handles)
+    outbox.close()
+    server.close()
+    while True:
+        try:
+            received = client.receive()
+        except PeerClosedError:
+            break
+        assert received is not None
+        parse(*received).close()
+    client.close()
+
+
+def test_more_messages_than_the_bound_are_refused(new_pair: Callable[..., Pair]) -> None:
+    pair = new_pair(3)
+    pair.fill()
+    for txid in (1, 2, 3):
+        pair.outbox.put(answer(txid))
+    with pytest.raises(OutboxFull, match=r"4 answers of 64 bytes wait .* at most 3 of"):
+        pair.outbox.put(answer(4))
+
+
+def test_more_bytes_than_the_bound_are_refused(new_pair: Callable[..., Pair]) -> None:
+    pair = new_pair(100, 1000)
+    pair.fill()
+    pair.outbox.put(answer(1, bytes(984)))
+    with pytest.raises(OutboxFull):
+        pair.outbox.put(answer(2))
+
+
+def test_descriptors_that_wait_count(new_pair: Callable[..., Pair]) -> None:
+    pair = new_pair(100, 2200)
+    pair.fill()
+    pair.outbox.put(answer(1, handles=2))
+    with pytest.raises(OutboxFull):
+        pair.outbox.put(answer(2, handles=1))
+
+
+def test_what_comes_later_counts_when_it_is_flushed(new_pair: Callable[..., Pair]) -> None:
+    pair = new_pair(2)
+    for txid in (1, 2, 3):
+        pair.outbox.put_later(lambda txid=txid: answer(txid))  # type: ignore[misc] # a closure
+    pair.fill()
+    with pytest.raises(OutboxFull):
+        pair.outbox.flush()
+    pair.drain()
+    assert pair.outbox.flush()
+    assert txids(pair) == [1, 2, 3]
+
+
+def test_the_bound_is_of_what_waits_now(new_pair: Callable[..., Pair]) -> None:
+    pair = new_pair(2, 64)
+    for _ in range(3):
+        pair.fill()
+        pair.outbox.put(answer(1, bytes(16)))
+        pair.outbox.put(answer(2, bytes(16)))
+        pair.drain()
+        assert pair.outbox.flush()
+        assert txids(pair) == [1, 2]
+
+
+def test_descriptors_are_closed_when_the_peer_is(pair: Pair) -> None:
+    pair.client.close()
+    message = answer(1, handles=2)
+    with pytest.raises(PeerClosedError):
+        pair.outbox.put(message)
+    assert all(handle.closed for handle in message.handles)
+
+
+def test_closing_drops_what_waits(pair: Pair) -> None:
+    pair.fill()
+    message = answer(1, handles=2)
+    pair.outbox.put(message)
+    pair.outbox.put_later(lambda: answer(2))
+    pair.outbox.close()
+    assert not pair.outbox
+    assert all(handle.closed for handle in message.handles)
+    assert pair.outbox.flush()
+
+
+def test_a_maker_that_fails_is_heard(pair: Pair) -> None:
+    def make() -> Message:
+        raise OSError("no descriptors")
+
+    pair.outbox.put_later(make)
+    with pytest.raises(OSError, match="no descriptors"):
+        pair.outbox.flush()
