@@ -1,0 +1,305 @@
+"""What the scenarios share: a daemon as a program, and negotiations among several participants.
+
+Nothing here looks behind the client's names (spec/client-api.md): a scenario is what a program
+that knows the specification alone would do, and sees what such a program would see.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sysmem
+from sysmem import blocking
+
+T = TypeVar("T")
+
+READ_WRITE = sysmem.CpuUsage.READ_OFTEN | sysmem.CpuUsage.WRITE_OFTEN
+UNBOUNDED = 0xFFFFFFFF
+ENOUGH = 20.0
+"""Seconds after which something that should have happened at once is held to never happen."""
+SHORTLY = 0.2
+"""Seconds for which something that must not happen is watched."""
+
+pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="scenario")
+
+
+class Daemon:
+    """A `sysmemd` of its own, started as its command line and stopped by SIGTERM."""
+
+    def __init__(self, runtime_dir: Path, config: str | None = None, *arguments: str) -> None:
+        self.runtime_dir = runtime_dir
+        runtime_dir.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "sysmemd", "--runtime-dir", str(runtime_dir), *arguments]
+        if config is not None:
+            file = runtime_dir / "sysmemd.toml"
+            file.write_text(config)
+            command += ["--config", str(file)]
+        self.log_file = runtime_dir / "log"
+        ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        with ready, open(self.log_file, "wb") as log:
+            ready.bind(str(runtime_dir / "ready"))
+            ready.settimeout(ENOUGH)
+            self.process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, "NOTIFY_SOCKET": str(runtime_dir / "ready")},
+            )
+            try:
+                assert b"READY=1" in ready.recv(4096)
+            except BaseException:
+                self.process.kill()
+                self.process.communicate()
+                raise
+        self.descriptors_at_start = self.descriptors()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def stop(self) -> None:
+        """End it, and find it tidy: nothing held for clients that are gone, status 0, no socket."""
+        try:
+            eventually(lambda: self.descriptors() <= self.descriptors_at_start)
+        finally:
+            self.process.send_signal(signal.SIGTERM)
+            output, _ = self.process.communicate(timeout=ENOUGH)
+        assert self.process.returncode == 0
+        assert output == b""
+        assert not (self.runtime_dir / "fuchsia.sysmem2.Allocator").exists()
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what only the kernel or the daemon's log shows."""
+    deadline = time.monotonic() + ENOUGH
+    while not condition():
+        assert time.monotonic() < deadline, "it didn't come true"
+        time.sleep(0.005)
+
+
+def begin(node: blocking.Node, call: Callable[[], T]) -> Future[T]:
+    """Start a call in another thread; round trips on the same node give it time to be sent."""
+    started = threading.Event()
+
+    def run() -> T:
+        started.set()
+        return call()
+
+    future = pool.submit(run)
+    started.wait()
+    for _ in range(3):
+        node.sync()
+    time.sleep(0.002)
+    node.sync()
+    return future
+
+
+def buffers(min_size_bytes: int = 4096, **fields: Any) -> sysmem.BufferCollectionConstraints:
+    """Constraints of a participant that reads and writes with the cpu, one buffer of a page."""
+    table: dict[str, Any] = {
+        "usage": sysmem.BufferUsage(cpu=READ_WRITE),
+        "min_buffer_count_for_camping": 1,
+        "buffer_memory_constraints": sysmem.BufferMemoryConstraints(min_size_bytes=min_size_bytes),
+    }
+    table.update(fields)
+    return sysmem.BufferCollectionConstraints(**table)
+
+
+def memory(**fields: Any) -> sysmem.BufferCollectionConstraints:
+    """As `buffers`, with the memory constraints given field by field."""
+    table: dict[str, Any] = {"min_size_bytes": 4096}
+    table.update(fields)
+    constraints = sysmem.BufferMemoryConstraints(**table)
+    return buffers(buffer_memory_constraints=constraints)
+
+
+def image(
+    pixel_format: int | None = sysmem.PixelFormat.B8G8R8A8, **fields: Any
+) -> sysmem.ImageFormatConstraints:
+    """An image entry of 64 × 48 sRGB (BT.709 for a YUV format), and what else is given."""
+    yuv = pixel_format in (
+        sysmem.PixelFormat.NV12,
+        sysmem.PixelFormat.I420,
+        sysmem.PixelFormat.YV12,
+        sysmem.PixelFormat.YUY2,
+        sysmem.PixelFormat.M420,
+        sysmem.PixelFormat.P010,
+    )
+    table: dict[str, Any] = {
+        "pixel_format": pixel_format,
+        "color_spaces": [sysmem.ColorSpace.REC709 if yuv else sysmem.ColorSpace.SRGB],
+        "min_size": sysmem.SizeU(64, 48),
+    }
+    table.update(fields)
+    return sysmem.ImageFormatConstraints(**table)
+
+
+def images(
+    *entries: sysmem.ImageFormatConstraints, **fields: Any
+) -> sysmem.BufferCollectionConstraints:
+    """As `buffers`, with image entries and without a size of its own."""
+    table: dict[str, Any] = {
+        "buffer_memory_constraints": None,
+        "image_format_constraints": list(entries),
+    }
+    table.update(fields)
+    return buffers(**table)
+
+
+def delivered(
+    pixel_format: int = sysmem.PixelFormat.B8G8R8A8, **fields: Any
+) -> sysmem.ImageFormatConstraints:
+    """What a lone `image()` in B8G8R8A8 is answered with, but for `fields`.
+
+    Section 1 of spec/constraints.md, by hand: a sample is 4 bytes, so rows are multiples of 4; 64
+    pixels are 256 bytes.
+    """
+    table: dict[str, Any] = {
+        "pixel_format": pixel_format,
+        "pixel_format_modifier": sysmem.PixelFormatModifier.LINEAR,
+        "color_spaces": [sysmem.ColorSpace.SRGB],
+        "min_size": sysmem.SizeU(64, 48),
+        "max_size": sysmem.SizeU(UNBOUNDED, UNBOUNDED),
+        "min_bytes_per_row": 256,
+        "max_bytes_per_row": UNBOUNDED,
+        "max_width_times_height": 2**64 - 1,
+        "size_alignment": sysmem.SizeU(1, 1),
+        "display_rect_alignment": sysmem.SizeU(1, 1),
+        "required_min_size": sysmem.SizeU(UNBOUNDED, UNBOUNDED),
+        "required_max_size": sysmem.SizeU(0, 0),
+        "bytes_per_row_divisor": 4,
+        "start_offset_divisor": 4,
+        "require_bytes_per_row_at_pixel_boundary": False,
+        "required_max_size_list": [],
+        "pad_for_block_size": sysmem.SizeU(1, 1),
+        "pad_beyond_image_size_bytes": 0,
+    }
+    table.update(fields)
+    return sysmem.ImageFormatConstraints(**table)
+
+
+@contextmanager
+def participants(
+    allocator: blocking.Allocator, count: int
+) -> Iterator[tuple[blocking.BufferCollectionToken, list[blocking.BufferCollection]]]:
+    """A root token that holds allocation back until its release, and `count` children, bound."""
+    with ExitStack() as stack:
+        gate = stack.enter_context(allocator.allocate_shared_collection())
+        tokens = gate.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * count)
+        collections = [
+            stack.enter_context(allocator.bind_shared_collection(token)) for token in tokens
+        ]
+        yield gate, collections
+
+
+def _attempt(
+    allocator: blocking.Allocator, tables: Sequence[sysmem.BufferCollectionConstraints | None]
+) -> sysmem.BufferCollectionInfo | int:
+    with participants(allocator, len(tables)) as (gate, collections):
+        for collection, table in zip(collections, tables, strict=True):
+            collection.set_constraints(table)
+            collection.sync()
+        first = collections[0]
+        answer = begin(first, lambda: first.wait_for_all_buffers_allocated(timeout=ENOUGH))
+        gate.release()
+        try:
+            return answer.result(ENOUGH)
+        except sysmem.SysmemError as error:
+            assert first.wait_closed(timeout=ENOUGH)
+            return error.error
+
+
+def outcome(
+    allocator: blocking.Allocator, *tables: sysmem.BufferCollectionConstraints | None
+) -> sysmem.BufferCollectionInfo | int:
+    """What the first of some participants is answered: buffers, or why there are none (an `Error`).
+
+    The question is asked before the attempt is made; when the machine was slow and it came later,
+    the answer is peer-closed, and all is tried again.
+    """
+    for _ in range(5):
+        try:
+            return _attempt(allocator, tables)
+        except sysmem.PeerClosedError:
+            continue
+    raise AssertionError("the question was never answered, five times in a row")
+
+
+def settings(
+    allocator: blocking.Allocator, *tables: sysmem.BufferCollectionConstraints | None
+) -> sysmem.SingleBufferSettings:
+    """The settings that some participants agree on."""
+    info = outcome(allocator, *tables)
+    assert isinstance(info, sysmem.BufferCollectionInfo), info
+    with info:
+        assert info.settings is not None
+        return info.settings
+
+
+def buffer_settings(
+    allocator: blocking.Allocator, *tables: sysmem.BufferCollectionConstraints | None
+) -> sysmem.BufferMemorySettings:
+    found = settings(allocator, *tables).buffer_settings
+    assert found is not None
+    return found
+
+
+def image_settings(
+    allocator: blocking.Allocator, *tables: sysmem.BufferCollectionConstraints | None
+) -> sysmem.ImageFormatConstraints:
+    found = settings(allocator, *tables).image_format_constraints
+    assert found is not None
+    return found
+
+
+def count(allocator: blocking.Allocator, *tables: sysmem.BufferCollectionConstraints | None) -> int:
+    """How many buffers some participants agree on."""
+    info = outcome(allocator, *tables)
+    assert isinstance(info, sysmem.BufferCollectionInfo), info
+    with info:
+        assert info.buffers is not None
+        return len(info.buffers)
+
+
+def refused(
+    allocator: blocking.Allocator, *tables: sysmem.BufferCollectionConstraints | None
+) -> bool:
+    """Whether the intersection is empty; any other error is a failure of the test."""
+    info = outcome(allocator, *tables)
+    if isinstance(info, sysmem.BufferCollectionInfo):
+        info.close()
+        return False
+    assert info is sysmem.Error.CONSTRAINTS_INTERSECTION_EMPTY
+    return True
+
+
+def vmo_of(info: sysmem.BufferCollectionInfo, index: int = 0) -> sysmem.Vmo:
+    assert info.buffers is not None
+    vmo = info.buffers[index].vmo
+    assert vmo is not None
+    return vmo
+
+
+def event_of(info: sysmem.BufferCollectionInfo, index: int = 0) -> sysmem.EventPair:
+    assert info.buffers is not None
+    event = info.buffers[index].close_weak_asap
+    assert event is not None
+    return event
