@@ -77,6 +77,11 @@ class Calls:
         if call.answer is not None:
             call.answer.close()
 
+    def abandon_all(self) -> None:
+        """Those who waited are gone."""
+        for call in self._outstanding.values():
+            self.abandon(call)
+
     def arrived(self, data: bytes, handles: list[Handle]) -> Call | None:
         """Take in a datagram and own its handles; the call that it completes and that somebody waits for, if any.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
+import struct
 from pathlib import Path
 
 from sysmem_protocol.channel import Channel, PeerClosedError
@@ -35,13 +37,20 @@ def cut(name: str) -> str:
 
 
 def connected(
-    runtime_dir: str | os.PathLike[str] | None, name: str | None, id: int | None, *, may_wait: bool
+    runtime_dir: str | os.PathLike[str] | None,
+    name: str | None,
+    id: int | None,
+    *,
+    may_wait: bool,
+    timeout: float | None = None,
 ) -> int:
     """A new Allocator channel on which was said who we are; the caller owns the descriptor.
 
-    With `may_wait` it waits for a daemon that many connect to at once, otherwise it refuses then.
+    With `may_wait` it waits for a daemon that many connect to at once, for `timeout` seconds at most; otherwise it
+    refuses then.
 
-    Raises :class:`DaemonUnavailableError` when no daemon accepts connections, and `OSError` for what isn't its fault.
+    Raises :class:`DaemonUnavailableError` when no daemon accepts connections, `TimeoutError` when one doesn't in time,
+    and `OSError` for what isn't its fault.
     """
     method = Allocator.set_debug_client_info
     info = SetDebugClientInfoRequest(
@@ -51,7 +60,9 @@ def connected(
     path = service_path(find_runtime_dir(runtime_dir), Allocator)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        sock.setblocking(may_wait)
+        sock.setblocking(may_wait and (timeout is None or timeout > 0))
+        if timeout is not None:
+            _set_send_timeout(sock, timeout)
         try:
             with socket_address(path) as address:
                 sock.connect(address)
@@ -62,10 +73,14 @@ def connected(
             ConnectionError,
             BlockingIOError,
         ) as error:
+            if may_wait and isinstance(error, BlockingIOError):
+                raise TimeoutError(f"the sysmem daemon at {path} didn't accept in time") from error
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise DaemonUnavailableError(
                 f"no sysmem daemon accepts connections at {path}: {reason}"
             ) from error
+        if timeout is not None:
+            _set_send_timeout(sock, 0)
         channel = Channel(sock.detach())
     except BaseException:
         sock.close()
@@ -79,3 +94,13 @@ def connected(
         ) from error
     finally:
         channel.close()
+
+
+def _set_send_timeout(sock: socket.socket, seconds: float) -> None:
+    """Bound how long this socket connects; 0 for ever.
+
+    `socket.settimeout` won't do: it polls a non-blocking socket, and one of AF_UNIX refuses at once instead.
+    """
+    microseconds = max(0, math.ceil(min(seconds, 1e9) * 1_000_000))
+    whole, rest = divmod(microseconds, 1_000_000)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", whole, rest))

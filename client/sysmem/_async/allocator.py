@@ -121,6 +121,7 @@ def connect(
     *,
     name: str | None = None,
     id: int | None = None,
+    timeout: float | None = None,
 ) -> Allocator:
     """Connect to the daemon whose sockets are in `runtime_dir`.
 
@@ -128,7 +129,8 @@ def connect(
     who connects, for the daemon's logs: the process's name and pid unless given; a name is cut after 256 bytes.
 
     Raises `DaemonUnavailableError`, which names the path, when no daemon is there. It doesn't wait for the daemon, so
-    that it needs no await: `async with connect() as allocator`, `allocator = await connect()` and `allocator =
-    connect()` are the same.
+    that it needs no await and `timeout` is never reached: `async with connect() as allocator`, `allocator = await
+    connect()` and `allocator = connect()` are the same.
     """
-    return Allocator(connected(runtime_dir, name, id, may_wait=CONNECT_MAY_WAIT))
+    fd = connected(runtime_dir, name, id, may_wait=CONNECT_MAY_WAIT, timeout=timeout)
+    return Allocator(fd)

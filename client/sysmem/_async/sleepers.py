@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
+from .._process import this_process
+
 _Ready = Callable[[int], Awaitable[None]]
 
 
@@ -19,11 +21,12 @@ class Sleepers:
     Otherwise its number could be used anew under the event loop.
     """
 
-    __slots__ = ("_close", "_turns")
+    __slots__ = ("_close", "_process", "_turns")
 
     def __init__(self) -> None:
         self._turns: dict[_Ready, anyio.Event] = {}
         self._close: Callable[[], None] | None = None
+        self._process = this_process()
 
     @property
     def any(self) -> bool:
@@ -58,7 +61,7 @@ class Sleepers:
 
     def close(self, fd: int, close: Callable[[], None]) -> None:
         """Wake all, and have `close` called once nobody is asleep on the descriptor: at once, or very soon."""
-        if not self._turns:
+        if not self._turns or self._process is not this_process():  # a fork takes no tasks along
             close()
             return
         self._close = close

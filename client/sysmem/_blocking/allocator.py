@@ -107,6 +107,7 @@ def connect(
     *,
     name: str | None = None,
     id: int | None = None,
+    timeout: float | None = None,
 ) -> Allocator:
     """Connect to the daemon whose sockets are in `runtime_dir`.
 
@@ -115,4 +116,5 @@ def connect(
 
     Raises `DaemonUnavailableError`, which names the path, when no daemon is there.
     """
-    return Allocator(connected(runtime_dir, name, id, may_wait=CONNECT_MAY_WAIT))
+    fd = connected(runtime_dir, name, id, may_wait=CONNECT_MAY_WAIT, timeout=timeout)
+    return Allocator(fd)

@@ -49,9 +49,9 @@ class ClientEnd:
         "_ended",
         "_followers",
         "_inside",
-        "_inside_process",
         "_leading",
         "_lock",
+        "_process",
     )
 
     def __init__(self, fd: int) -> None:
@@ -62,9 +62,10 @@ class ClientEnd:
         self._leading = False
         #: Locks that waiting threads sleep on, each released to wake its thread.
         self._followers: dict[object, threading.Lock] = {}
-        #: Threads in a wait for the channel, and the process that they are in: a fork takes none of them along.
+        #: Threads in a wait for the channel.
         self._inside = 0
-        self._inside_process: object = None
+        #: The process that all this is about.
+        self._process = this_process()
         self._closed = False
         #: Why nothing more can be received.
         self._ended: PeerClosedError | None = None
@@ -75,14 +76,14 @@ class ClientEnd:
         """Send a one-way request; the handles in it stay the table's."""
         deadline = None if timeout is None else monotonic() + timeout
         body, handles = encode_request(method, request)
-        with self._lock:
+        with self._locked():
             self._send(datagram(method, body), handles, deadline)
 
     def call(self, method: Method, request: Table | None, timeout: float | None) -> Message:
         """Send a request and wait for its answer, which the caller then owns. Handles as in :meth:`send`."""
         deadline = None if timeout is None else monotonic() + timeout
         body, handles = encode_request(method, request)
-        with self._lock:
+        with self._locked():
             call = self._calls.begin(method)
             try:
                 self._send(datagram(method, body, call.txid), handles, deadline)
@@ -105,7 +106,7 @@ class ClientEnd:
         """Wait until the other end is closed and all that it sent has been received."""
         deadline = None if timeout is None else monotonic() + timeout
         me = object()
-        with self._lock:
+        with self._locked():
             try:
                 while self._ended is None:
                     self._check_own()
@@ -115,6 +116,19 @@ class ClientEnd:
                 self._hand_over()
         self._check_own()
         return True
+
+    def _locked(self) -> threading.Lock:
+        """The lock, to be held by a with-block."""
+        if self._process is not this_process():
+            # We are the child of a fork. It took none of the other threads along, but what they were at, and the lock
+            # if one of them held it.
+            self._process = this_process()
+            self._lock = threading.Lock()
+            self._leading = False
+            self._followers.clear()
+            self._inside = 0
+            self._calls.abandon_all()
+        return self._lock
 
     def _send(self, data: bytes, handles: list[Handle], deadline: float | None) -> None:
         """Send one datagram, waiting while the queue is full. The lock is held."""
@@ -191,10 +205,6 @@ class ClientEnd:
         return bool(ready)
 
     def _enter(self, *, leading: bool) -> None:
-        process = this_process()
-        if self._inside_process is not process:
-            self._inside_process = process
-            self._inside = 0
         self._inside += 1
         if leading:
             self._leading = True
@@ -235,7 +245,7 @@ class ClientEnd:
 
     def broken(self, error: ValueError) -> PeerClosedError:
         """An answer can't be read: use the channel no more. What to raise for it."""
-        with self._lock:
+        with self._locked():
             self._end(MalformedMessage(str(error)))
         return PeerClosedError(f"the daemon's answer can't be read: {error}")
 
@@ -271,13 +281,13 @@ class ClientEnd:
 
     def close(self) -> None:
         """Close this end; threads that wait on it get a HandleClosedError. Idempotent."""
-        with self._lock:
+        with self._locked():
             if self._closed:
                 return
             self._closed = True
             self._calls.clear()
             self._wake_all()
-            if self._inside and self._inside_process is this_process():
+            if self._inside:
                 self._channel.shutdown_receiving()
             else:
                 self._channel.close()
@@ -294,9 +304,9 @@ class ClientEnd:
 
     def take(self) -> int:
         """Give the descriptor away. Raises `RuntimeError` while another thread waits on it."""
-        with self._lock:
+        with self._locked():
             self._check_own()
-            if self._inside and self._inside_process is this_process():
+            if self._inside:
                 raise RuntimeError("another thread waits on this channel; it can't be given away")
             self._closed = True
             self._calls.clear()

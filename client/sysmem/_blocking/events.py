@@ -26,9 +26,9 @@ class BlockingEventPair(EventPair):
         """Become the owner of `fd`."""
         super().__init__(fd)
         self._lock = threading.Lock()
-        #: Threads in a wait and the process that they are in; what wakes them; what the last of them closes.
+        #: Threads in a wait, and the process that they are in; what wakes them; what the last of them closes.
         self._waiting = 0
-        self._process: object = None
+        self._process = this_process()
         self._waker = -1
         self._left = -1
 
@@ -44,7 +44,7 @@ class BlockingEventPair(EventPair):
         deadline = None if timeout is None else monotonic() + timeout
         if self.is_closed():
             return True
-        with self._lock:
+        with self._locked():
             fd = self.fileno()
             self._enter()
             waker = self._waker
@@ -54,7 +54,7 @@ class BlockingEventPair(EventPair):
             poll.register(waker, select.POLLIN)
             poll.poll(milliseconds(remaining(deadline)))
         finally:
-            with self._lock:
+            with self._locked():
                 self._leave()
         if self.closed:
             raise HandleClosedError("this eventpair was closed by another thread")
@@ -62,27 +62,33 @@ class BlockingEventPair(EventPair):
 
     def take(self) -> int:
         """Give the descriptor away. Raises `RuntimeError` while a thread waits on it."""
-        with self._lock:
-            if self._waited_for():
+        with self._locked():
+            if self._waiting:
                 raise RuntimeError("a thread waits on this eventpair; it can't be given away")
             return super().take()
 
     def close(self) -> None:
         """Close this end; threads that wait on it get a HandleClosedError. Idempotent."""
-        with self._lock:
-            if self._waited_for() and not self.closed:
+        with self._locked():
+            if self._waiting and not self.closed:
                 self._left = super().take()
                 os.eventfd_write(self._waker, 1)
             else:
                 super().close()
 
-    def _waited_for(self) -> bool:
-        return bool(self._waiting) and self._process is this_process()
+    def _locked(self) -> threading.Lock:
+        """The lock, to be held by a with-block."""
+        if self._process is not this_process():
+            # We are the child of a fork, which took none of the waiting threads along.
+            self._process = this_process()
+            self._lock = threading.Lock()
+            if self._waiting:
+                self._waiting = 1
+                self._leave()
+        return self._lock
 
     def _enter(self) -> None:
-        if not self._waited_for():
-            self._process = this_process()
-            self._waiting = 0
+        if not self._waiting:
             self._waker = os.eventfd(0, os.EFD_CLOEXEC)
         self._waiting += 1
 

@@ -1,0 +1,471 @@
+"""The names of spec/client-api.md, their arguments and what they return, in both faces."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import os
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import sysmem
+from sysmem import blocking
+
+from .scenario import ENOUGH, Daemon, buffers, vmo_of
+
+NODE: dict[str, list[tuple[str, object]]] = {
+    "sync": [],
+    "release": [],
+    "set_name": [("priority", ...), ("name", ...)],
+    "set_debug_client_info": [("name", ...), ("id", None)],
+    "set_debug_timeout_log_deadline": [("deadline", ...)],
+    "set_verbose_logging": [],
+    "get_node_ref": [],
+    "is_alternate_for": [("node_ref", ...)],
+    "get_buffer_collection_id": [],
+    "set_weak": [],
+    "set_weak_ok": [("for_child_nodes_also", None)],
+    "attach_node_tracking": [],
+}
+SAME = sysmem.Rights.SAME_RIGHTS
+CALLS: dict[str, dict[str, list[tuple[str, object]]]] = {
+    "Allocator": {
+        "allocate_non_shared_collection": [],
+        "allocate_shared_collection": [],
+        "bind_shared_collection": [("token", ...)],
+        "validate_buffer_collection_token": [("token_server_koid", ...)],
+        "set_debug_client_info": [("name", ...), ("id", None)],
+        "get_vmo_info": [
+            ("vmo", ...),
+            ("need_weak", None),
+            ("need_single_buffer_settings", None),
+            ("constraints_to_check", None),
+            ("vmo_settings_to_check", None),
+            ("vmo_settings_to_check_ignore_size", None),
+        ],
+    },
+    "BufferCollectionToken": {
+        **NODE,
+        "duplicate": [("rights_attenuation_mask", SAME)],
+        "duplicate_sync": [("rights_attenuation_masks", ...)],
+        "set_dispensable": [],
+        "create_buffer_collection_token_group": [],
+    },
+    "BufferCollection": {
+        **NODE,
+        "set_constraints": [("constraints", None), ("must_match_vmo", None)],
+        "wait_for_all_buffers_allocated": [],
+        "check_all_buffers_allocated": [],
+        "attach_token": [("rights_attenuation_mask", SAME)],
+        "attach_lifetime_tracking": [("buffers_remaining", 0)],
+    },
+    "BufferCollectionTokenGroup": {
+        **NODE,
+        "create_child": [("rights_attenuation_mask", None)],
+        "create_children_sync": [("rights_attenuation_masks", ...)],
+        "all_children_present": [],
+    },
+}
+KEYWORD_ONLY: dict[tuple[str, str], list[tuple[str, object]]] = {
+    ("Allocator", "get_vmo_info"): CALLS["Allocator"]["get_vmo_info"][1:],
+    ("BufferCollection", "set_constraints"): [("must_match_vmo", None)],
+}
+EVERY_CALL = [(kind, name) for kind, calls in CALLS.items() for name in calls]
+
+
+def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
+    return [
+        parameter
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in ("self", "cls")
+    ]
+
+
+@pytest.mark.parametrize("face", [blocking, sysmem], ids=["blocking", "async"])
+@pytest.mark.parametrize(("kind", "name"), EVERY_CALL)
+def test_a_call_has_the_arguments_and_defaults_of_the_table(
+    face: ModuleType, kind: str, name: str
+) -> None:
+    parameters = _parameters(getattr(getattr(face, kind), name))
+    named = [p for p in parameters if p.name != "timeout"]
+    expected: list[tuple[str, object]] = [
+        (key, inspect.Parameter.empty if default is ... else default)
+        for key, default in CALLS[kind][name]
+    ]
+    assert [(p.name, p.default) for p in named] == expected
+    keyword_only = [key for key, _ in KEYWORD_ONLY.get((kind, name), [])]
+    for parameter in named:
+        assert parameter.kind is (
+            inspect.Parameter.KEYWORD_ONLY
+            if parameter.name in keyword_only
+            else inspect.Parameter.POSITIONAL_OR_KEYWORD
+        )
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY_CALL)
+def test_every_blocking_call_takes_a_timeout_that_defaults_to_none(kind: str, name: str) -> None:
+    timeout = inspect.signature(getattr(getattr(blocking, kind), name)).parameters["timeout"]
+    assert timeout.default is None
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY_CALL)
+def test_calls_of_the_async_face_are_awaited(kind: str, name: str) -> None:
+    assert inspect.iscoroutinefunction(getattr(getattr(sysmem, kind), name))
+    assert not inspect.iscoroutinefunction(getattr(getattr(blocking, kind), name))
+
+
+@pytest.mark.parametrize("face", [blocking, sysmem], ids=["blocking", "async"])
+def test_connect_has_the_arguments_of_the_table(face: ModuleType) -> None:
+    parameters = {p.name: p for p in _parameters(face.connect)}
+    assert list(parameters)[:1] == ["runtime_dir"]
+    assert parameters["runtime_dir"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    for name in ("runtime_dir", "name", "id"):
+        assert parameters[name].default is None
+    for name in ("name", "id"):
+        assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+    assert set(parameters) <= {"runtime_dir", "name", "id", "timeout"}
+    assert face is sysmem or "timeout" in parameters
+
+
+@pytest.mark.parametrize("face", [blocking, sysmem], ids=["blocking", "async"])
+@pytest.mark.parametrize(
+    "kind", ["BufferCollectionToken", "BufferCollection", "BufferCollectionTokenGroup"]
+)
+def test_a_node_has_the_names_that_do_not_talk(face: ModuleType, kind: str) -> None:
+    cls = getattr(face, kind)
+    for name in ("close", "fileno", "detach"):
+        assert _parameters(getattr(cls, name)) == []
+        assert not inspect.iscoroutinefunction(getattr(cls, name))
+    assert [p.name for p in _parameters(cls.from_fd)] == ["fd"]
+    assert inspect.ismethod(cls.from_fd)
+    assert isinstance(inspect.getattr_static(cls, "server_koid"), property)
+    (timeout,) = _parameters(cls.wait_closed)
+    assert (timeout.name, timeout.default) == ("timeout", None)
+    assert inspect.iscoroutinefunction(cls.wait_closed) is (face is sysmem)
+
+
+def test_close_of_an_allocator_does_not_talk_in_either_face() -> None:
+    for face in (blocking, sysmem):
+        assert _parameters(face.Allocator.close) == []
+        assert not inspect.iscoroutinefunction(face.Allocator.close)
+
+
+def test_tables_enums_errors_and_handles_are_importable_from_sysmem() -> None:
+    for name in (
+        "BufferCollectionConstraints",
+        "BufferUsage",
+        "BufferMemoryConstraints",
+        "Heap",
+        "ImageFormatConstraints",
+        "SizeU",
+        "PixelFormatAndModifier",
+        "BufferCollectionInfo",
+        "SingleBufferSettings",
+        "BufferMemorySettings",
+        "VmoBuffer",
+        "VmoInfo",
+        "Vmo",
+        "NodeRef",
+        "EventPair",
+        "SysmemError",
+        "PeerClosedError",
+        "DaemonUnavailableError",
+        "SYSTEM_RAM_HEAP",
+        "connect",
+    ):
+        assert hasattr(sysmem, name), name
+    for name in ("Error", "CoherencyDomain", "PixelFormat", "PixelFormatModifier", "ColorSpace"):
+        assert issubclass(getattr(sysmem, name), enum.IntEnum)
+    for name in (
+        "Rights",
+        "NoneUsage",
+        "CpuUsage",
+        "VulkanUsage",
+        "DisplayUsage",
+        "VideoUsage",
+    ):
+        assert issubclass(getattr(sysmem, name), enum.IntFlag)
+    assert issubclass(sysmem.DaemonUnavailableError, ConnectionError)
+
+
+def test_members_have_the_names_and_numbers_of_the_specification() -> None:
+    def members(cls: type[enum.IntEnum] | type[enum.IntFlag]) -> dict[str, int]:
+        return {name: int(member) for name, member in cls.__members__.items() if name != "NONE"}
+
+    assert members(sysmem.Error) == {
+        "INVALID": 0,
+        "UNSPECIFIED": 1,
+        "PROTOCOL_DEVIATION": 2,
+        "NOT_FOUND": 3,
+        "HANDLE_ACCESS_DENIED": 4,
+        "NO_MEMORY": 5,
+        "CONSTRAINTS_INTERSECTION_EMPTY": 6,
+        "PENDING": 7,
+        "TOO_MANY_GROUP_CHILD_COMBINATIONS": 8,
+        "NO_MORE_STRONG_VMO_HANDLES": 9,
+    }
+    assert members(sysmem.CoherencyDomain) == {"CPU": 0, "RAM": 1, "INACCESSIBLE": 2}
+    assert members(sysmem.Rights) == {
+        "DUPLICATE": 0x1,
+        "TRANSFER": 0x2,
+        "READ": 0x4,
+        "WRITE": 0x8,
+        "EXECUTE": 0x10,
+        "MAP": 0x20,
+        "GET_PROPERTY": 0x40,
+        "SET_PROPERTY": 0x80,
+        "WAIT": 0x4000,
+        "INSPECT": 0x8000,
+        "SAME_RIGHTS": 0x80000000,
+    }
+    assert members(sysmem.NoneUsage) == {"NONE_USAGE": 1, "NONE_USAGE_PERMIT_ALLOCATION": 2}
+    assert members(sysmem.CpuUsage) == {"READ": 1, "READ_OFTEN": 2, "WRITE": 4, "WRITE_OFTEN": 8}
+    assert members(sysmem.DisplayUsage) == {"LAYER": 1, "CURSOR": 2}
+    assert members(sysmem.VideoUsage) == {
+        "HW_DECODER": 1,
+        "HW_ENCODER": 2,
+        "CAPTURE": 8,
+        "DECRYPTOR_OUTPUT": 16,
+        "HW_DECODER_INTERNAL": 32,
+    }
+    assert members(sysmem.VulkanUsage) == {
+        "IMAGE_TRANSFER_SRC": 0x1,
+        "IMAGE_TRANSFER_DST": 0x2,
+        "IMAGE_SAMPLED": 0x4,
+        "IMAGE_STORAGE": 0x8,
+        "IMAGE_COLOR_ATTACHMENT": 0x10,
+        "IMAGE_STENCIL_ATTACHMENT": 0x20,
+        "IMAGE_TRANSIENT_ATTACHMENT": 0x40,
+        "IMAGE_INPUT_ATTACHMENT": 0x80,
+        "BUFFER_TRANSFER_SRC": 0x10000,
+        "BUFFER_TRANSFER_DST": 0x20000,
+        "BUFFER_UNIFORM_TEXEL_BUFFER": 0x40000,
+        "BUFFER_STORAGE_TEXEL_BUFFER": 0x80000,
+        "BUFFER_UNIFORM_BUFFER": 0x100000,
+        "BUFFER_STORAGE_BUFFER": 0x200000,
+        "BUFFER_INDEX_BUFFER": 0x400000,
+        "BUFFER_VERTEX_BUFFER": 0x800000,
+        "BUFFER_INDIRECT_BUFFER": 0x1000000,
+    }
+    assert members(sysmem.ColorSpace) == {
+        "INVALID": 0,
+        "SRGB": 1,
+        "REC601_NTSC": 2,
+        "REC601_NTSC_FULL_RANGE": 3,
+        "REC601_PAL": 4,
+        "REC601_PAL_FULL_RANGE": 5,
+        "REC709": 6,
+        "REC2020": 7,
+        "REC2100": 8,
+        "PASSTHROUGH": 9,
+        "DO_NOT_CARE": 0xFFFFFFFE,
+    }
+    assert members(sysmem.PixelFormat) == {
+        "INVALID": 0,
+        "R8G8B8A8": 1,
+        "R8G8B8X8": 119,
+        "B8G8R8A8": 101,
+        "B8G8R8X8": 120,
+        "I420": 102,
+        "M420": 103,
+        "NV12": 104,
+        "YUY2": 105,
+        "MJPEG": 106,
+        "YV12": 107,
+        "B8G8R8": 108,
+        "R5G6B5": 109,
+        "R3G3B2": 110,
+        "R2G2B2X2": 111,
+        "L8": 112,
+        "R8": 113,
+        "R8G8": 114,
+        "A2R10G10B10": 115,
+        "A2B10G10R10": 116,
+        "P010": 117,
+        "R8G8B8": 118,
+        "DO_NOT_CARE": 0xFFFFFFFE,
+    }
+    assert members(sysmem.PixelFormatModifier) == {
+        "LINEAR": 0x0,
+        "INTEL_I915_X_TILED": 0x0100000000000001,
+        "INTEL_I915_Y_TILED": 0x0100000000000002,
+        "INTEL_I915_YF_TILED": 0x0100000000000003,
+        "INTEL_I915_Y_TILED_CCS": 0x0100000001000002,
+        "INTEL_I915_YF_TILED_CCS": 0x0100000001000003,
+        "ARM_LINEAR_TE": 0x0800000000001000,
+        "ARM_AFBC_16X16": 0x0800000000000001,
+        "ARM_AFBC_32X8": 0x0800000000000002,
+        "ARM_AFBC_16X16_TE": 0x0800000000001001,
+        "ARM_AFBC_32X8_TE": 0x0800000000001002,
+        "ARM_AFBC_16X16_YUV_TILED_HEADER": 0x0800000000002011,
+        "ARM_AFBC_16X16_SPLIT_BLOCK_SPARSE_YUV": 0x0800000000000071,
+        "ARM_AFBC_16X16_SPLIT_BLOCK_SPARSE_YUV_TE": 0x0800000000001071,
+        "ARM_AFBC_16X16_SPLIT_BLOCK_SPARSE_YUV_TILED_HEADER": 0x0800000000002071,
+        "ARM_AFBC_16X16_SPLIT_BLOCK_SPARSE_YUV_TE_TILED_HEADER": 0x0800000000003071,
+        "GOOGLE_GOLDFISH_OPTIMAL": 0x6700000000000001,
+        "DO_NOT_CARE": 0x00FFFFFFFFFFFFFE,
+        "INVALID": 0x00FFFFFFFFFFFFFF,
+    }
+
+
+def test_the_example_of_the_specification_runs(daemon: Daemon) -> None:
+    with blocking.connect(daemon.runtime_dir) as allocator:
+        token = allocator.allocate_shared_collection()
+        other = token.duplicate(rights_attenuation_mask=sysmem.Rights.SAME_RIGHTS)
+        token.sync()
+        fd = other.detach()
+        assert isinstance(fd, int)
+        other = blocking.BufferCollectionToken.from_fd(fd)
+        other.release()
+        collection = allocator.bind_shared_collection(token)
+        collection.set_constraints(
+            sysmem.BufferCollectionConstraints(
+                usage=sysmem.BufferUsage(
+                    cpu=sysmem.CpuUsage.READ_OFTEN | sysmem.CpuUsage.WRITE_OFTEN
+                ),
+                min_buffer_count_for_camping=2,
+                buffer_memory_constraints=sysmem.BufferMemoryConstraints(min_size_bytes=65536),
+            )
+        )
+        info = collection.wait_for_all_buffers_allocated()
+        assert info.buffers is not None
+        assert len(info.buffers) == 2
+        with info.buffers[0].map() as view:
+            view[:5] = b"hello"
+        with info.buffers[0].map() as view:
+            assert isinstance(view, memoryview)
+            assert bytes(view[:6]) == b"hello\0"
+        collection.release()
+        info.close()
+
+
+def test_every_call_returns_what_the_table_says(client: blocking.Allocator) -> None:
+    def nothing(call: Callable[..., object], *arguments: object, **named: object) -> None:
+        assert call(*arguments, **named) is None
+
+    nothing(client.set_debug_client_info, "camera")
+    nothing(client.set_debug_client_info, "camera", 3)
+    nothing(client.set_debug_client_info, name="camera", id=3)
+    with client.allocate_shared_collection() as token:
+        assert isinstance(token, blocking.BufferCollectionToken)
+        nothing(token.sync)
+        nothing(token.set_name, 1, "n")
+        nothing(token.set_name, priority=2, name="n")
+        nothing(token.set_debug_client_info, "x")
+        nothing(token.set_debug_client_info, "x", id=4)
+        nothing(token.set_debug_timeout_log_deadline, 10**18)
+        nothing(token.set_debug_timeout_log_deadline, deadline=-(2**63))
+        nothing(token.set_verbose_logging)
+        nothing(token.set_dispensable)
+        nothing(token.set_weak_ok)
+        nothing(token.set_weak_ok, True)
+        nothing(token.set_weak_ok, for_child_nodes_also=False)
+        with token.get_node_ref() as node_ref:
+            assert isinstance(node_ref, sysmem.NodeRef)
+            assert isinstance(node_ref.fileno(), int)
+            assert token.is_alternate_for(node_ref) is False
+            with node_ref.duplicate() as copy:
+                assert isinstance(copy, sysmem.NodeRef)
+                assert token.is_alternate_for(node_ref=copy) is False
+        number = token.get_buffer_collection_id()
+        assert type(number) is int
+        assert number > 1
+        with token.attach_node_tracking() as tracking:
+            assert isinstance(tracking, blocking.EventPair)
+            assert tracking.is_closed() is False
+            assert tracking.wait_closed(0) is False
+            assert tracking.wait_closed(timeout=0.01) is False
+        children = token.duplicate_sync([SAME, 0xFFFFFFFF])
+        assert type(children) is list
+        assert [type(child) for child in children] == [blocking.BufferCollectionToken] * 2
+        assert token.duplicate_sync([]) == []
+        group = token.create_buffer_collection_token_group()
+        assert isinstance(group, blocking.BufferCollectionTokenGroup)
+        with group:
+            child = group.create_child()
+            grandchildren = group.create_children_sync(rights_attenuation_masks=[SAME])
+            assert type(grandchildren) is list
+            nothing(group.all_children_present)
+            for node in (child, *grandchildren, *children):
+                node.release()
+            collection = client.bind_shared_collection(token)
+            assert isinstance(collection, blocking.BufferCollection)
+            with collection:
+                nothing(collection.set_constraints, buffers())
+                info = collection.wait_for_all_buffers_allocated()
+                assert isinstance(info, sysmem.BufferCollectionInfo)
+                nothing(collection.check_all_buffers_allocated)
+                lifetime = collection.attach_lifetime_tracking()
+                assert isinstance(lifetime, blocking.EventPair)
+                assert lifetime.wait_closed(0) is False
+                attached = collection.attach_token()
+                assert isinstance(attached, blocking.BufferCollectionToken)
+                attached.close()
+                assert info.buffer_collection_id == number
+                vmo_info = client.get_vmo_info(vmo_of(info))
+                assert isinstance(vmo_info, sysmem.VmoInfo)
+                nothing(info.close)
+                nothing(info.close)
+                assert lifetime.wait_closed(0) is False
+                lifetime.close()
+                nothing(collection.release)
+
+
+def test_names_default_to_the_process_and_its_pid(daemon: Daemon) -> None:
+    with (
+        blocking.connect(daemon.runtime_dir) as allocator,
+        allocator.allocate_shared_collection() as token,
+    ):
+        token.set_verbose_logging()
+        token.sync()
+        with allocator.bind_shared_collection(token) as collection:
+            collection.set_constraints(buffers())
+            collection.wait_for_all_buffers_allocated().close()
+    with open("/proc/self/comm") as comm:
+        process_name = comm.read().strip()
+    assert str(os.getpid()) in daemon.log
+    assert process_name in daemon.log
+
+
+def test_the_runtime_directory_is_found_as_the_protocol_says(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SYSMEM_RUNTIME_DIR", str(daemon.runtime_dir))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with blocking.connect() as allocator:
+        assert allocator.validate_buffer_collection_token(1) is False
+    monkeypatch.delenv("SYSMEM_RUNTIME_DIR")
+    with pytest.raises(sysmem.DaemonUnavailableError, match=str(tmp_path / "sysmem")):
+        blocking.connect()
+    (tmp_path / "sysmem").symlink_to(daemon.runtime_dir)
+    with blocking.connect(runtime_dir=None) as allocator:
+        assert allocator.validate_buffer_collection_token(token_server_koid=1) is False
+    with blocking.connect(str(daemon.runtime_dir)) as allocator:
+        assert allocator.validate_buffer_collection_token(1) is False
+
+
+def test_the_plugins_fixtures(sysmemd: Any, allocator: blocking.Allocator) -> None:
+    assert os.path.exists(f"/proc/{sysmemd.pid}")
+    assert os.path.exists(os.path.join(sysmemd.runtime_dir, "fuchsia.sysmem2.Allocator"))
+    assert sysmemd.log is not None
+    assert isinstance(allocator, blocking.Allocator)
+    with allocator.allocate_non_shared_collection() as collection:
+        collection.sync()
+
+
+def test_connect_gives_up_on_a_daemon_that_accepts_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "fuchsia.sysmem2.Allocator"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as busy, ExitStack() as stack:
+        busy.bind(str(path))
+        busy.listen(0)
+        stack.enter_context(blocking.connect(tmp_path, timeout=ENOUGH))
+        with pytest.raises(TimeoutError):
+            blocking.connect(tmp_path, timeout=0.01)
+        with pytest.raises(TimeoutError):
+            blocking.connect(tmp_path, timeout=0)
