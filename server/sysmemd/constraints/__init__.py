@@ -10,6 +10,7 @@ Pure functions: no clock, no I/O, no logging, and nothing that is given is modif
     settings, heaps,          5  count, heap, domain, format, size
     cost, padding
     attached                     what exists already: pins, must_match_vmo, GetVmoInfo
+    joining                      one attached attempt after another
     aggregate                    the order of steps
     refusal, fields, conflict,   why not, and why: for the log, for people
     report, explanation
@@ -20,6 +21,7 @@ from __future__ import annotations
 from .aggregate import aggregate
 from .attached import aggregate_attached, check_constraints, must_match, settings_match
 from .cost import FormatCost, merge_format_costs
+from .joining import Joining
 from .model import Allocation, HeapProperties, Participant, Platform
 from .refusal import Brought, Difference, Refusal, Rule, Stage, selections_report
 from .usage import UsageBits, usage_writes
@@ -30,6 +32,7 @@ __all__ = [
     "Difference",
     "FormatCost",
     "HeapProperties",
+    "Joining",
     "Participant",
     "Platform",
     "Refusal",

@@ -1,8 +1,8 @@
 """Attached attempts, one after another, against the same buffers (`spec/allocation.md`, Attached attempt).
 
 Each newcomer is aggregated with everybody who has allocated so far. Those are folded once and kept folded, so that the
-thousandth newcomer costs no more than the first. The outcome is that of `aggregate_attached` with all of them: folding is
-from left to right, and this is where one may stop and go on later.
+thousandth newcomer costs no more than the first. The outcome is that of `aggregate_attached` with all of them: folding
+is from left to right, and here one stops and goes on later.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .entry import Entry
 from .finish import finish
 from .fold import fold
 from .model import Allocation, Participant, Platform
-from .normalise import normalise
+from .normalise import Needs, normalise
 from .refusal import Breach, Refusal
 from .settings import choose_settings
 
@@ -31,13 +31,15 @@ class Joining:
         self._platform = platform
         self._pin = pin(existing)
         self._participants: list[Participant] = []
-        self._folded = normalise(self._pin, platform)
-        self._pinned: list[Entry] = list(self._folded.entries)
-        self._is_first = True
+        #: What all of them need together: one element, or none as long as there is nobody. None: they can't be folded
+        #: any more, for somebody who narrowed the choice of formats has left.
+        self._folded: list[Needs] | None = []
+        #: The entries of those that are pins.
+        self._pinned: list[Entry] = []
         self.settle(participants)
 
     def attempt(self, newcomers: Sequence[Participant]) -> Refusal | None:
-        """None if the newcomers can have what exists, together with those who have it; changes nothing.
+        """None if the newcomers can have what exists, together with those who have it. Nobody has joined yet.
 
         A refusal is worked out anew, with all participants, for it names those who are in conflict.
         """
@@ -49,29 +51,24 @@ class Joining:
 
     def settle(self, newcomers: Sequence[Participant]) -> None:
         """The newcomers have joined."""
-        for participant in newcomers:
-            needs = normalise(participant, self._platform)
-            self._folded = fold([needs] if self._is_first else [self._folded, needs])
-            self._is_first = False
-            self._participants.append(participant)
-            if participant.pinned:
-                self._pinned += needs.entries
+        needs = [normalise(participant, self._platform) for participant in newcomers]
+        self._participants += newcomers
+        self._pinned += _pinned(newcomers, needs)
+        if self._folded is not None and needs:
+            try:
+                self._folded = [fold([*self._folded, *needs])]
+            except Breach:
+                self._folded = None
 
     def _suits(self, newcomers: Sequence[Participant]) -> bool:
+        if self._folded is None:
+            return False
+        more = [*newcomers, self._pin]
         try:
-            needs = [normalise(participant, self._platform) for participant in newcomers]
-            before = [] if self._is_first else [self._folded]
-            total = fold([*before, *needs, normalise(self._pin, self._platform)])
+            needs = [normalise(participant, self._platform) for participant in more]
+            total = fold([*self._folded, *needs])
             total.entries = finish(total.entries)
-            pinned = [
-                *self._pinned,
-                *(
-                    entry
-                    for participant, own in zip(newcomers, needs, strict=True)
-                    if participant.pinned
-                    for entry in own.entries
-                ),
-            ]
+            pinned = [*self._pinned, *_pinned(more, needs)]
             check_aggregate(total, self._platform.page_size, pinned)
             settings, count = choose_settings(total, self._platform)
         except Breach:
@@ -79,3 +76,13 @@ class Joining:
         return count == self._existing.buffer_count and settings_match(
             settings, self._existing.settings, ignore_size=False
         )
+
+
+def _pinned(participants: Sequence[Participant], needs: Sequence[Needs]) -> list[Entry]:
+    """The image entries of those participants that are pins."""
+    return [
+        entry
+        for participant, own in zip(participants, needs, strict=True)
+        if participant.pinned
+        for entry in own.entries
+    ]
