@@ -1,7 +1,7 @@
 """An attempt to allocate a pruned subtree (spec/allocation.md, Logical allocation).
 
-The root's attempt makes the buffers. An attached one joins what exists: all that have allocated so far stay
-participants, and nothing about the buffers may change.
+The root's attempt makes the buffers. An attached one joins what exists: all that have allocated so far and are still in
+the tree stay participants, and nothing about the buffers may change.
 """
 
 from __future__ import annotations
@@ -75,26 +75,17 @@ def _choose(start: Node, refused: list[RefusedSelection]) -> tuple[Selection, Al
 
 
 def _aggregate(start: Node, selection: Selection) -> Allocation | Refusal:
+    """What the participants of a selection agree on; for an attached one, whether that is what exists."""
     collection = start.collection
+    participants = participants_of(selection.visible())
     if collection.allocation is None:
-        return collection.engine.aggregate(_participants(selection.visible()), collection.platform)
-    joining = set(selection.visible())
-
-    def taking_part(node: Node) -> Iterable[Node]:
-        return (
-            child
-            for child in node.children
-            if child in joining or isinstance(child.outcome, Allocated)
-        )
-
-    return collection.engine.aggregate_attached(
-        _participants(breadth_first(collection.root, taking_part)),
-        collection.allocation,
-        collection.platform,
-    )
+        return collection.engine.aggregate(participants, collection.platform)
+    refusal = collection.joining(collection.allocation).attempt(participants)
+    return collection.allocation if refusal is None else refusal
 
 
-def _participants(nodes: Iterable[Node]) -> list[Participant]:
+def participants_of(nodes: Iterable[Node]) -> list[Participant]:
+    """What nodes bring to an aggregation, in their order."""
     return [participant for node in nodes for participant in node.participants()]
 
 
@@ -110,6 +101,8 @@ def _succeeded(
     subtree.allocated = True
     collection.last_attempt = result
     visible = list(selection.visible())
+    if start.parent is not None:
+        collection.joining(allocation).settle(participants_of(visible))
     start.say(
         Level.INFO if collection.verbose else Level.DEBUG,
         "allocated" if start.parent is None else "joined the allocation",

@@ -9,16 +9,16 @@ from typing import Any, Final
 from ..constraints import Allocation, Platform
 from ..ports import ClientInfo, Clock, Log
 from . import describe
-from .allocate import attempt
+from .allocate import attempt, participants_of
 from .census import Census, PrunedSubtree
 from .describe import Level
-from .engine import DEFAULT_ENGINE, Engine
+from .engine import DEFAULT_ENGINE, Engine, Joining
 from .failure import Cause, fail
 from .node import Node
 from .outcome import Attempt
 from .overdue import Overdue
 from .ports import BufferMaker, Buffers, NodeChannel
-from .walk import all_children, breadth_first, compare_breadth_first
+from .walk import all_children, allocated_children, breadth_first, compare_breadth_first
 
 #: Group selections that an attempt may try; a choice of a few dozen is generous and takes no time.
 DEFAULT_MAX_GROUP_SELECTIONS: Final = 64
@@ -63,6 +63,7 @@ class LogicalBufferCollection:
         #: The last attempt that finished, the root's or an attached subtree's.
         self.last_attempt: Attempt | None = None
         self._holds_strong = False
+        self._joining: Joining | None = None
         #: Whether the root has failed: no node is left.
         self.is_gone = False
         self.census = Census()
@@ -137,6 +138,17 @@ class LogicalBufferCollection:
             self.allocation = allocation
             self._holds_strong = True
         return self.buffers
+
+    def joining(self, existing: Allocation) -> Joining:
+        """Attached attempts against `existing`, with all that have it and are in the tree."""
+        if self._joining is None:
+            having = breadth_first(self.root, allocated_children)
+            self._joining = self.engine.joining(participants_of(having), existing, self.platform)
+        return self._joining
+
+    def participants_changed(self) -> None:
+        """Somebody who has the buffers left the tree, or has a new name."""
+        self._joining = None
 
     def say(self, level: Level, event: str, node: Node | None = None, **fields: Any) -> None:
         """Log one line about the collection, or one of its nodes."""

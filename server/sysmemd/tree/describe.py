@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Any, Final
 
-from .outcome import Allocated
 from .state import READY, Isolation, NodeKind, State
 from .walk import all_children, depth_first, joined_children
 
@@ -51,7 +50,7 @@ def describe(node: Node) -> str:
         *(["dispensable"] if node.isolation is Isolation.PROPAGATE_BEFORE_ALLOCATION else []),
         *(["weak"] if node.is_weak else []),
         *(["ready"] if node.state in READY else []),
-        *(["allocated"] if isinstance(node.outcome, Allocated) else []),
+        *(["allocated"] if node.has_allocated else []),
     ]
     extra = f" [{', '.join(marks)}]" if marks else ""
     return f"{node.kind.value} {node.number}: {node.client}: {node.state.value}{extra}"

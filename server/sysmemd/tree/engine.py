@@ -47,8 +47,20 @@ class Refusal(Protocol):
         ...
 
 
+class Joining(Protocol):
+    """What exists, and those who have it; see :class:`sysmemd.constraints.Joining`."""
+
+    def attempt(self, newcomers: Sequence[Participant], /) -> Refusal | None:
+        """None if the newcomers can have what exists too."""
+        ...
+
+    def settle(self, newcomers: Sequence[Participant], /) -> None:
+        """The newcomers have joined."""
+        ...
+
+
 class Engine(Protocol):
-    """Pure functions of :mod:`sysmemd.constraints`."""
+    """What the tree needs of :mod:`sysmemd.constraints`: pure functions."""
 
     def aggregate(
         self, participants: Sequence[Participant], platform: Platform, /
@@ -56,18 +68,35 @@ class Engine(Protocol):
         """Settings and a buffer count that suit all participants."""
         ...
 
-    def aggregate_attached(
+    def joining(
         self, participants: Sequence[Participant], existing: Allocation, platform: Platform, /
-    ) -> Allocation | Refusal:
-        """The existing settings and count, if they suit all participants."""
+    ) -> Joining:
+        """Attached attempts against `existing`, which the participants have."""
         ...
 
-    def must_match(
-        self, settings: SingleBufferSettings, name: str = "", id: int = 0
-    ) -> Participant:
+    def must_match(self, settings: SingleBufferSettings, name: str, id: int, /) -> Participant:
         """The synthetic participant of a must_match_vmo."""
         ...
 
 
-#: The daemon's engine.
-DEFAULT_ENGINE: Final[Engine] = constraints
+class ConstraintEngine:
+    """The daemon's own."""
+
+    def aggregate(
+        self, participants: Sequence[Participant], platform: Platform
+    ) -> Allocation | Refusal:
+        """See :func:`sysmemd.constraints.aggregate`."""
+        return constraints.aggregate(participants, platform)
+
+    def joining(
+        self, participants: Sequence[Participant], existing: Allocation, platform: Platform
+    ) -> Joining:
+        """See :class:`sysmemd.constraints.Joining`."""
+        return constraints.Joining(participants, existing, platform)
+
+    def must_match(self, settings: SingleBufferSettings, name: str, id: int) -> Participant:
+        """See :func:`sysmemd.constraints.must_match`."""
+        return constraints.must_match(settings, name, id)
+
+
+DEFAULT_ENGINE: Final[Engine] = ConstraintEngine()

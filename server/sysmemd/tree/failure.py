@@ -6,7 +6,6 @@ import enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .describe import Level, who
-from .outcome import Allocated
 from .state import STOPS_FAILURE
 from .walk import all_children, breadth_first
 
@@ -54,7 +53,7 @@ LOUDNESS: Final = {
 def stopping_point(node: Node) -> Node:
     """Where the failure of `node` stops: this node and everything below it fails."""
     while node.parent is not None:
-        if STOPS_FAILURE[node.isolation, isinstance(node.outcome, Allocated)]:
+        if STOPS_FAILURE[node.isolation, node.has_allocated]:
             break
         node = node.parent
     return node

@@ -138,6 +138,11 @@ class Node:
         return self.state in CONNECTED
 
     @property
+    def has_allocated(self) -> bool:
+        """Whether the node's (logical) allocation succeeded."""
+        return isinstance(self.outcome, Allocated)
+
+    @property
     def is_weak_ok(self) -> bool:
         """Whether SetWeakOk holds for this node, its own or inherited."""
         return self._weak_ok
@@ -158,6 +163,8 @@ class Node:
         self.expect_message()
         self.client = renamed(self.client, client)
         self._participants = None
+        if self.has_allocated:
+            self.collection.participants_changed()
 
     def set_debug_timeout_log_deadline(self, deadline: int) -> None:
         """SetDebugTimeoutLogDeadline: move the first warning that allocation is taking a while (monotonic, ns)."""
@@ -369,9 +376,8 @@ class Node:
             if self.has_constraints:
                 self._participants += (Participant(self.constraints, name, id),)
             if self.must_match is not None:
-                self._participants += (
-                    self.collection.engine.must_match(self.must_match, name, id),
-                )
+                engine = self.collection.engine
+                self._participants += (engine.must_match(self.must_match, name, id),)
         return self._participants
 
     def answer(self) -> None:
@@ -385,6 +391,8 @@ class Node:
         self._step(Event.FAIL)
         if self.parent is not None:
             del self.parent.children[self]
+        if self.has_allocated:
+            self.collection.participants_changed()
         if was_connected:
             self._channel.close()
         self._trackings.close()

@@ -36,6 +36,11 @@ def joined_children(node: Node) -> Iterable[Node]:
     return [child for child in node.children if child.subtree is node.subtree]
 
 
+def allocated_children(node: Node) -> Iterable[Node]:
+    """The children that have (logically) allocated."""
+    return [child for child in node.children if child.has_allocated]
+
+
 def compare_breadth_first(one: Node, other: Node) -> int:
     """Negative, 0 or positive: whether `one` comes before, is, or comes after `other` in breadth-first order."""
     if one.depth != other.depth:

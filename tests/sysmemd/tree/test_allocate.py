@@ -8,6 +8,7 @@ from sysmem_protocol.sysmem2 import (
     BufferCollectionConstraints,
     BufferMemoryConstraints,
     Error,
+    Rights,
 )
 from sysmemd import constraints as engine
 from sysmemd.constraints import Platform
@@ -301,6 +302,39 @@ def test_the_engine_gets_the_same_participants_again(world: World) -> None:
     assert world.engine.calls[0][0] is world.engine.calls[1][0]
 
 
+def test_those_who_have_the_buffers_are_gathered_once_for_all_who_join(world: World) -> None:
+    world.ready(world.root, constraints=wanting(0, least=1))
+    for _ in range(10):
+        world.ready(world.attach(world.root), constraints=wanting(0))
+    assert world.engine.joinings == 1
+    assert len(world.engine.calls[-1]) == 11
+
+
+@pytest.mark.parametrize("how", ["leaves", "renamed"])
+def test_they_are_gathered_again_when_one_of_them_changes(world: World, how: str) -> None:
+    world.ready(world.root, constraints=wanting(0, least=1))
+    first, second = world.attach(world.root), world.attach(world.root)
+    world.ready(first, second, constraints=wanting(0))
+    if how == "leaves":
+        world.retire(first)
+    else:
+        first.set_debug_client_info(ClientInfo("new name"))
+    world.ready(world.attach(world.root), constraints=wanting(0))
+    assert world.engine.joinings == 2
+    names = [entry.name for entry in world.engine.calls[-1]]
+    assert len(names) == (3 if how == "leaves" else 4)
+    assert ("new name" in str(names)) == (how == "renamed")
+
+
+def test_one_who_is_refused_does_not_count_for_the_next(world: World) -> None:
+    world.ready(world.root, constraints=wanting(0, least=2))
+    refused, joined = world.attach(world.root), world.attach(world.root)
+    world.ready(refused, constraints=wanting(3))
+    world.ready(joined, constraints=wanting(2))
+    assert has_buffers(refused, joined) == [False, True]
+    assert world.engine.joinings == 1
+
+
 # --- lifetime ---
 
 
@@ -437,6 +471,24 @@ def test_the_daemons_engine_decides_unless_a_test_says_otherwise() -> None:
     assert (memory.size_bytes, memory.raw_vmo_size) == (5000, 8192)
     (line,) = log.find("combined result")
     assert "size_bytes" in line.fields["report"]
+
+
+def test_attached_participants_join_by_the_daemons_engine() -> None:
+    table = wanting(2)
+    table.buffer_memory_constraints = BufferMemoryConstraints(min_size_bytes=5000)
+    root, log = real(table)
+    assert isinstance(root.outcome, Allocated)
+    outcomes: list[object] = []
+    for camping in (0, 1):
+        attached = root.attach_token(Channel(), Rights.SAME_RIGHTS)
+        attached.bind(Channel(), None)
+        attached.set_constraints(wanting(camping), root.outcome.settings)
+        outcomes.append(attached.outcome)
+    assert isinstance(outcomes[0], Allocated)
+    assert outcomes[0].settings is root.outcome.settings
+    assert outcomes[1] is Error.CONSTRAINTS_INTERSECTION_EMPTY
+    (line,) = log.find("allocation failed")
+    assert line.level == "warning"
 
 
 def test_the_daemons_engine_refuses_with_structure() -> None:

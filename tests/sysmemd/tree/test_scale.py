@@ -12,9 +12,10 @@ from types import FrameType
 
 import pytest
 
+from sysmemd.constraints import Allocation, Participant, Platform
 from sysmemd.tree import Allocated, Node
 
-from .world import Event, World, wanting
+from .world import SETTINGS, Event, FakeEngine, World, wanting
 
 SIZE = 2000
 
@@ -117,6 +118,30 @@ def test_attached_participants_that_come_and_go_cost_the_same_each_time() -> Non
 
     once = come_and_go(1)
     assert come_and_go(500) <= 501 * once
+
+
+def test_attached_participants_who_stay_cost_as_much_as_they_are() -> None:
+    def join(times: int) -> int:
+        world = World()
+        world.bind(world.root)
+        attached = [world.attach(world.root) for _ in range(times)]
+        world.ready(*attached, constraints=wanting(0))
+        with counted() as work:
+            world.ready(world.root, constraints=wanting(0, least=1))
+        assert all(node.has_allocated for node in attached)
+        return work.calls - engine_calls(times)
+
+    def engine_calls(times: int) -> int:
+        """The engine of the tests adds up everybody each time."""
+        joining = FakeEngine().joining([], Allocation(SETTINGS, 128), Platform())
+        people = [Participant(wanting(0)) for _ in range(times)]
+        with counted() as work:
+            for index in range(times):
+                joining.attempt(people[index : index + 1])
+                joining.settle(people[index : index + 1])
+        return work.calls
+
+    assert join(400) < 5 * join(100)
 
 
 def test_2000_waiting_attached_tokens_are_all_attempted_in_order() -> None:

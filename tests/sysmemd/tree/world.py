@@ -215,26 +215,25 @@ class FakeEngine:
     """An engine that only counts: camping is summed up, max_buffer_count bounds it."""
 
     def __init__(self) -> None:
+        #: The participants of each aggregation.
         self.calls: list[list[Participant]] = []
+        #: How often everybody who has the buffers was gathered for attached attempts.
+        self.joinings = 0
 
     def aggregate(
         self, participants: Sequence[Participant], platform: Platform, /
     ) -> Allocation | FakeRefusal:
         self.calls.append(list(participants))
-        wanted, limit = self._count(participants)
+        wanted, limit = count(participants)
         if wanted > limit:
             return FakeRefusal(wanted, limit, tuple(participants))
         return Allocation(SETTINGS, wanted)
 
-    def aggregate_attached(
+    def joining(
         self, participants: Sequence[Participant], existing: Allocation, platform: Platform, /
-    ) -> Allocation | FakeRefusal:
-        self.calls.append(list(participants))
-        wanted, limit = self._count(participants)
-        limit = min(limit, existing.buffer_count)
-        if wanted > limit or existing.buffer_count > self._count(participants)[1]:
-            return FakeRefusal(wanted, limit, tuple(participants))
-        return Allocation(SETTINGS, existing.buffer_count)
+    ) -> FakeJoining:
+        self.joinings += 1
+        return FakeJoining(self, participants, existing)
 
     def must_match(
         self, settings: SingleBufferSettings, name: str = "", id: int = 0
@@ -243,14 +242,37 @@ class FakeEngine:
             BufferCollectionConstraints(max_buffer_count=5), name=name, id=id, pinned=True
         )
 
-    @staticmethod
-    def _count(participants: Sequence[Participant]) -> tuple[int, int]:
-        tables = [entry.constraints or BufferCollectionConstraints() for entry in participants]
-        camping = sum(table.min_buffer_count_for_camping or 0 for table in tables)
-        least = max((table.min_buffer_count or 0 for table in tables), default=0)
-        return max(camping, least), min(
-            (table.max_buffer_count or 128 for table in tables), default=128
-        )
+
+class FakeJoining:
+    """Those who have what exists."""
+
+    def __init__(
+        self, engine: FakeEngine, participants: Sequence[Participant], existing: Allocation
+    ) -> None:
+        self.engine = engine
+        self.participants = list(participants)
+        self.existing = existing
+
+    def attempt(self, newcomers: Sequence[Participant], /) -> FakeRefusal | None:
+        everybody = [*self.participants, *newcomers]
+        self.engine.calls.append(everybody)
+        wanted, limit = count(everybody)
+        existing = self.existing.buffer_count
+        if wanted <= existing <= limit:
+            return None
+        return FakeRefusal(wanted, min(limit, existing), tuple(everybody))
+
+    def settle(self, newcomers: Sequence[Participant], /) -> None:
+        self.participants += newcomers
+
+
+def count(participants: Sequence[Participant]) -> tuple[int, int]:
+    """How many buffers are wanted, and how many are allowed."""
+    tables = [entry.constraints or BufferCollectionConstraints() for entry in participants]
+    camping = sum(table.min_buffer_count_for_camping or 0 for table in tables)
+    least = max((table.min_buffer_count or 0 for table in tables), default=0)
+    most = min((table.max_buffer_count or 128 for table in tables), default=128)
+    return max(camping, least), most
 
 
 def wanting(
