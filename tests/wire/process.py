@@ -63,7 +63,7 @@ class Daemon:
     def _wait_ready(self, notify: socket.socket) -> None:
         gone = os.pidfd_open(self.process.pid)
         try:
-            select.select([notify, gone], [], [], PATIENCE)
+            select.select([notify.fileno(), gone], [], [], PATIENCE)
         finally:
             os.close(gone)
         notify.setblocking(False)

@@ -286,7 +286,7 @@ class Channel:
             parts += 1
             assert len(data) >= 16, data
             txid, flags, magic, ordinal = struct.unpack("<I3sBQ", data[:16])
-            assert flags[0] == 2 and flags[2] == 0x80 and magic == 1, data[:16].hex()
+            assert (flags[0], flags[2], magic) == (2, 0x80, 1), data[:16].hex()
             if flags[1] == 1:
                 assert len(data) == 16
                 continue

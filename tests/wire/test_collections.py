@@ -1,0 +1,577 @@
+"""protocol.md, BufferCollection; allocation.md, Ready, Attached attempt, Lifetime."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from .raw import (
+    CONSTRAINTS_INTERSECTION_EMPTY,
+    CPU_READ_OFTEN,
+    CPU_WRITE_OFTEN,
+    PENDING,
+    READER,
+    SYSTEM_RAM,
+    Allocator,
+    Collection,
+    Token,
+    Wire,
+    constraints,
+    only_sizes,
+)
+
+pytestmark = pytest.mark.usefixtures("bystander")
+
+
+def two(wire: Wire) -> tuple[Allocator, Collection, Collection]:
+    allocator = wire.connect()
+    root = allocator.shared()
+    child = root.duplicate_token()
+    root.sync()
+    return allocator, allocator.bind(root), allocator.bind(child)
+
+
+# SetConstraints, WaitForAllBuffersAllocated, CheckAllBuffersAllocated
+
+
+def test_buffer_collection_info_has_every_field_the_spec_sets(wire: Wire) -> None:
+    collection = wire.connect().non_shared()
+    collection.set_constraints(constraints(camping=2, size=5000))
+    info = collection.wait()
+    assert info.memory == {
+        1: 5000,
+        2: False,
+        3: False,
+        4: 0,
+        5: {1: SYSTEM_RAM, 2: 0},
+        6: 8192,
+    }
+    assert set(info.settings) == {1}
+    assert [set(buffer) for buffer in info.buffers] == [{1, 2}, {1, 2}]
+    assert info.buffers[0][2] == 0
+    assert info.collection_id == collection.collection_id()
+
+
+def test_two_participants_see_each_others_writes(wire: Wire) -> None:
+    _, one, other = two(wire)
+    one.set_constraints(constraints(camping=2))
+    other.set_constraints(constraints(camping=1))
+    mine, theirs = one.wait(), other.wait()
+    assert len(mine.buffers) == len(theirs.buffers) == 3
+    for index in range(3):
+        mine.vmo(index).map()[:1] = bytes([index + 1])
+        assert theirs.vmo(index).map()[:1] == bytes([index + 1])
+        status = os.fstat(mine.vmo(index).fileno())
+        assert os.fstat(theirs.vmo(index).fileno()).st_ino == status.st_ino
+
+
+def test_wait_before_set_constraints_fails_the_node(wire: Wire) -> None:
+    _, one, other = two(wire)
+    one.request_wait()
+    one.assert_closes()
+    other.assert_closes()
+
+
+def test_set_constraints_a_second_time_fails_the_node(wire: Wire) -> None:
+    _, one, other = two(wire)
+    one.set_constraints(constraints())
+    one.sync()
+    one.set_constraints(constraints())
+    one.assert_closes()
+    other.assert_closes()
+
+
+def test_set_constraints_again_after_allocation_fails_the_node(wire: Wire) -> None:
+    collection = wire.connect().non_shared()
+    collection.set_constraints(constraints())
+    collection.wait()
+    collection.set_constraints(None)
+    collection.assert_closes()
+
+
+def test_wait_may_be_called_several_times_also_after_allocation(wire: Wire) -> None:
+    _, one, other = two(wire)
+    one.set_constraints(constraints())
+    waits = [one.request_wait() for _ in range(3)]
+    other.set_constraints({})
+    inodes = {os.fstat(one.wait_answer(wait).vmo().fileno()).st_ino for wait in waits}
+    assert len(inodes) == 1
+    assert len(one.wait().buffers) == 1
+
+
+def test_check_is_pending_until_the_attempt_and_success_after_it(wire: Wire) -> None:
+    _, one, other = two(wire)
+    assert one.check() == PENDING
+    one.set_constraints(constraints())
+    assert one.check() == PENDING
+    other.set_constraints({})
+    assert other.check() is None
+    assert one.check() is None
+
+
+def test_own_allocation_fails_gives_the_error_then_closes(wire: Wire) -> None:
+    _, one, other = two(wire)
+    one.set_constraints(only_sizes(1, 10))
+    waits = [one.request_wait() for _ in range(2)]
+    one.sync()
+    other.set_constraints(only_sizes(20, 30))
+    for wait in waits:
+        assert one.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
+    one.assert_closes()
+    other.assert_closes()
+
+
+def test_a_wait_after_an_attempt_that_failed_at_once_sees_peer_closed(wire: Wire) -> None:
+    collection = wire.connect().non_shared()
+    collection.set_constraints({})
+    collection.assert_closes()
+
+
+def test_a_pipelined_wait_and_constraints_that_fail(wire: Wire) -> None:
+    """A lone participant: its SetConstraints fails the attempt before the wait arrives."""
+    allocator = wire.connect()
+    client, server = wire.pair()
+    collection = Collection(wire, client)
+    collection.set_constraints({})
+    collection.request_wait()
+    allocator.send("Allocator.AllocateNonSharedCollection", {1: server})
+    collection.assert_closes()
+
+
+def test_another_participants_failure_before_allocation_gives_no_answer(wire: Wire) -> None:
+    _, one, other = two(wire)
+    one.set_constraints(constraints())
+    one.request_wait()
+    one.sync()
+    other.close()
+    one.assert_closes()
+
+
+def test_another_participants_failure_after_allocation_closes(wire: Wire) -> None:
+    _, one, other = two(wire)
+    for collection in (one, other):
+        collection.set_constraints(constraints())
+    mapping = one.wait().vmo().map()
+    other.wait()
+    mapping[:4] = b"mine"
+    other.close()
+    one.assert_closes()
+    assert mapping[:4] == b"mine"
+
+
+def test_releasing_before_set_constraints_contributes_none(wire: Wire) -> None:
+    _, one, other = two(wire)
+    other.release_and_close()
+    one.set_constraints(constraints(camping=1))
+    assert len(one.wait().buffers) == 1
+
+
+def test_releasing_after_set_constraints_keeps_them(wire: Wire) -> None:
+    _, one, other = two(wire)
+    other.set_constraints(constraints(camping=4, size=9000))
+    other.release_and_close()
+    one.set_constraints(constraints(camping=1))
+    info = one.wait()
+    assert (len(info.buffers), info.memory[1]) == (5, 9000)
+
+
+def test_no_participant_that_asks_for_a_size_is_an_empty_intersection(wire: Wire) -> None:
+    _, one, other = two(wire)
+    one.set_constraints(constraints(size=None))
+    wait = one.request_wait()
+    one.sync()
+    other.set_constraints({})
+    assert one.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
+
+
+def test_counts_add_up(wire: Wire) -> None:
+    _, one, other = two(wire)
+    one.set_constraints(constraints(camping=2, more={3: 1, 4: 3}))
+    other.set_constraints(constraints(camping=1, more={3: 1, 4: 2, 5: 9}))
+    assert len(one.wait().buffers) == 9
+
+
+def test_128_buffers_are_delivered_and_129_refused(wire: Wire) -> None:
+    collection = wire.connect().non_shared()
+    collection.set_constraints(constraints(camping=128))
+    info = collection.wait()
+    assert len(info.buffers) == 128
+    assert info.message.parts == 1
+    assert len({os.fstat(info.vmo(n).fileno()).st_ino for n in range(128)}) == 128
+    _, one, other = two(wire)
+    one.set_constraints(constraints(camping=128))
+    wait = one.request_wait()
+    one.sync()
+    other.set_constraints(constraints(camping=1))
+    assert one.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
+
+
+def test_a_malformed_message_after_constraints_still_fails_the_node(wire: Wire) -> None:
+    _, one, other = two(wire)
+    one.set_constraints(constraints())
+    one.request_wait()
+    one.send_bytes(b"?")
+    one.assert_closes()
+    other.assert_closes()
+
+
+# must_match_vmo
+
+
+def test_must_match_vmo_pins_the_settings_but_not_the_count(wire: Wire) -> None:
+    allocator = wire.connect()
+    old = allocator.non_shared()
+    old.set_constraints(constraints(camping=2, size=5000))
+    vmo = old.wait().vmo()
+    new = allocator.non_shared()
+    new.set_constraints(constraints(camping=3, size=1), must_match=vmo)
+    info = new.wait()
+    assert (len(info.buffers), info.memory[1]) == (3, 5000)
+    old.close()
+    vmo.close()
+    new.sync()
+
+
+def test_must_match_vmo_is_resolved_at_once(wire: Wire) -> None:
+    allocator = wire.connect()
+    old = allocator.non_shared()
+    old.set_constraints(constraints(size=5000))
+    info = old.wait()
+    gone = old.track_lifetime(0)
+    _, one, other = two(wire)
+    one.set_constraints(constraints(size=None), must_match=info.vmo())
+    one.sync()
+    old.close()
+    info.close()
+    gone.wait_closed()
+    other.set_constraints(constraints(size=1))
+    assert one.wait().memory[1] == 5000
+
+
+def test_must_match_that_does_not_fit_is_an_empty_intersection(wire: Wire) -> None:
+    allocator = wire.connect()
+    old = allocator.non_shared()
+    old.set_constraints(constraints(size=5000))
+    vmo = old.wait().vmo()
+    _, one, other = two(wire)
+    other.set_constraints(constraints(size=5001))
+    wait = other.request_wait()
+    other.sync()
+    one.set_constraints({}, must_match=vmo)
+    assert other.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
+
+
+@pytest.mark.parametrize("what", ["memfd", "file", "socket"])
+def test_must_match_that_is_no_sysmem_vmo_fails_the_node(wire: Wire, what: str) -> None:
+    _, one, other = two(wire)
+    vmo = {
+        "memfd": wire.memfd,
+        "file": lambda: wire.file(__file__, 0),
+        "socket": lambda: wire.pair()[1],
+    }[what]()
+    one.set_constraints(constraints(), must_match=vmo)
+    one.assert_closes()
+    other.assert_closes()
+
+
+# AttachToken
+
+
+def allocated(wire: Wire, **table: Any) -> tuple[Allocator, Collection]:
+    allocator = wire.connect()
+    collection = allocator.non_shared()
+    collection.set_constraints(constraints(**table))
+    collection.wait()
+    return allocator, collection
+
+
+def test_an_attached_token_gets_the_existing_buffers(wire: Wire) -> None:
+    allocator, main = allocated(wire, camping=2)
+    attached = main.attach()
+    main.sync()
+    late = allocator.bind(attached)
+    late.set_constraints(READER)
+    mapping = main.wait().vmo(1).map()
+    mapping[:4] = b"late"
+    info = late.wait()
+    assert len(info.buffers) == 2
+    assert info.vmo(1).map(write=False)[:4] == b"late"
+    assert info.collection_id == main.collection_id()
+
+
+def test_attach_before_the_own_allocation_waits_for_it(wire: Wire) -> None:
+    allocator, one, other = two(wire)
+    attached = one.attach()
+    one.set_constraints(constraints(camping=2))
+    one.sync()
+    late = allocator.bind(attached)
+    late.set_constraints(READER)
+    wait = late.request_wait()
+    late.sync()
+    assert late.check() == PENDING
+    other.set_constraints(READER)
+    assert len(one.wait().buffers) == 2
+    assert len(late.wait_answer(wait).buffers) == 2
+
+
+def test_an_attached_token_does_not_hold_up_the_collection(wire: Wire) -> None:
+    _, one, other = two(wire)
+    one.attach()
+    for collection in (one, other):
+        collection.set_constraints(constraints())
+    one.wait()
+
+
+def test_camping_of_attached_participants_is_served_first_come(wire: Wire) -> None:
+    allocator, main = allocated(wire, camping=1, more={5: 3})
+    tokens = [main.attach() for _ in range(3)]
+    main.sync()
+    first, second, third = (allocator.bind(token) for token in tokens)
+    for one in (first, second):
+        one.set_constraints(constraints(camping=1, size=None))
+        assert len(one.wait().buffers) == 3
+    gone = first.track_node()
+    third.set_constraints(constraints(camping=1, size=None))
+    third.assert_closes()
+    main.sync()
+    second.sync()
+    first.close()
+    gone.wait_closed()
+    again = main.attach()
+    main.sync()
+    fourth = allocator.bind(again)
+    fourth.set_constraints(constraints(camping=1, size=None))
+    assert len(fourth.wait().buffers) == 3
+
+
+def test_an_attached_attempt_that_fails_gives_its_subtree_the_error_alone(wire: Wire) -> None:
+    allocator, main = allocated(wire)
+    attached = main.attach()
+    child = attached.duplicate_token()
+    attached.sync()
+    one, other = allocator.bind(attached), allocator.bind(child)
+    one.set_constraints(constraints(camping=0))
+    wait = one.request_wait()
+    one.sync()
+    other.set_constraints(constraints(camping=0, size=4097))
+    assert one.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
+    one.assert_closes()
+    other.assert_closes()
+    main.sync()
+
+
+def test_an_attached_nodes_failure_never_reaches_its_parent(wire: Wire) -> None:
+    allocator, main = allocated(wire)
+    attached = main.attach()
+    below = attached.duplicate_token()
+    attached.sync()
+    below.close()
+    attached.assert_closes()
+    main.sync()
+    pending = allocator.non_shared()
+    token = pending.attach()
+    token.sync()
+    token.send_bytes(b"?")
+    token.assert_closes()
+    pending.sync()
+
+
+def test_the_parents_failure_takes_attached_nodes_along(wire: Wire) -> None:
+    allocator, main = allocated(wire)
+    attached = main.attach()
+    attached.sync()
+    main.close()
+    attached.assert_closes()
+    allocator.sync()
+
+
+def test_when_the_root_attempt_fails_waiting_attached_collections_get_the_error(
+    wire: Wire,
+) -> None:
+    allocator, one, other = two(wire)
+    attached = one.attach()
+    one.sync()
+    late = allocator.bind(attached)
+    late.set_constraints(READER)
+    wait = late.request_wait()
+    late.sync()
+    one.set_constraints(only_sizes(1, 10))
+    one.sync()
+    other.set_constraints(only_sizes(20, 30))
+    assert late.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
+    late.assert_closes()
+
+
+def test_a_child_attached_under_an_attached_node_waits_for_that_nodes_allocation(
+    wire: Wire,
+) -> None:
+    allocator, main = allocated(wire, camping=2)
+    attached = main.attach()
+    main.sync()
+    middle = allocator.bind(attached)
+    token = middle.attach()
+    middle.sync()
+    leaf = allocator.bind(token)
+    leaf.set_constraints(READER)
+    wait = leaf.request_wait()
+    leaf.sync()
+    assert leaf.check() == PENDING
+    middle.set_constraints(READER)
+    assert len(leaf.wait_answer(wait).buffers) == 2
+
+
+def test_attach_on_a_released_and_kept_collection_is_a_message_after_release(wire: Wire) -> None:
+    _, one, other = two(wire)
+    one.release()
+    late = one.attach()
+    other.assert_closes()
+    late.assert_closes()
+
+
+def test_attached_names_its_parent(wire: Wire) -> None:
+    """An attached token's settings equal the existing ones in every field, also with an image."""
+    allocator = wire.connect()
+    main = allocator.non_shared()
+    entry = {1: 101, 2: 0, 3: [1], 4: [64, 64], 18: [[100, 80], [90, 90]]}
+    main.set_constraints(constraints(size=None, more={8: [entry]}))
+    info = main.wait()
+    assert info.settings[2][18] == [[90, 90], [100, 80]]
+    token = main.attach()
+    main.sync()
+    late = allocator.bind(token)
+    late.set_constraints(constraints(camping=0, size=None, more={8: [entry | {18: [[90, 90]]}]}))
+    assert late.wait().settings == info.settings
+
+
+# AttachLifetimeTracking
+
+
+def test_lifetime_tracking_closes_after_the_last_handle_of_a_buffer(wire: Wire) -> None:
+    collection = wire.connect().non_shared()
+    collection.set_constraints(constraints(camping=3))
+    gone = {remaining: collection.track_lifetime(remaining) for remaining in range(5)}
+    info = collection.wait()
+    gone[4].wait_closed()
+    gone[3].wait_closed()
+    collection.sync()
+    assert not gone[2].is_closed()
+    mapping = info.vmo(0).map()
+    collection.release_and_close()
+    for index in (0, 1):
+        info.vmo(index).close()
+    gone[2].wait_closed()
+    assert not gone[1].is_closed()
+    info.vmo(2).close()
+    gone[1].wait_closed()
+    assert not gone[0].is_closed()
+    mapping.close()
+    gone[0].wait_closed()
+
+
+def test_lifetime_tracking_is_kept_through_release_until_allocation(wire: Wire) -> None:
+    _, one, other = two(wire)
+    gone = one.track_lifetime(0)
+    at_once = one.track_lifetime(5)
+    one.set_constraints(constraints(camping=5))
+    one.release_and_close()
+    other.sync()
+    assert not at_once.is_closed()
+    other.set_constraints(constraints(camping=0))
+    info = other.wait()
+    at_once.wait_closed()
+    assert not gone.is_closed()
+    other.close()
+    info.close()
+    gone.wait_closed()
+
+
+def test_lifetime_tracking_closes_when_the_allocation_fails(wire: Wire) -> None:
+    _, one, other = two(wire)
+    gone = one.track_lifetime(0)
+    one.set_constraints(only_sizes(1, 10))
+    one.sync()
+    assert not gone.is_closed()
+    other.set_constraints(only_sizes(20, 30))
+    gone.wait_closed()
+
+
+def test_lifetime_tracking_closes_when_the_node_fails_before_allocation(wire: Wire) -> None:
+    _, one, other = two(wire)
+    gone = one.track_lifetime(0)
+    one.sync()
+    other.close()
+    gone.wait_closed()
+
+
+def test_lifetime_tracking_of_an_attached_node_that_fails_before_its_allocation(
+    wire: Wire,
+) -> None:
+    allocator, main = allocated(wire)
+    token = main.attach()
+    main.sync()
+    late = allocator.bind(token)
+    gone = late.track_lifetime(0)
+    late.sync()
+    late.close()
+    gone.wait_closed()
+    main.sync()
+
+
+def test_lifetime_tracking_outlives_node_and_tree_and_the_memory_lives_on(wire: Wire) -> None:
+    collection = wire.connect().non_shared()
+    collection.set_constraints(constraints())
+    gone = collection.track_lifetime(0)
+    info = collection.wait()
+    mapping = info.vmo().map()
+    collection.close()
+    info.close()
+    mapping[:5] = b"still"
+    assert not gone.is_closed()
+    assert mapping[:5] == b"still"
+    mapping.close()
+    gone.wait_closed()
+
+
+def test_lifetime_tracking_attached_after_the_allocation_and_the_release_of_others(
+    wire: Wire,
+) -> None:
+    allocator, one, other = two(wire)
+    for collection in (one, other):
+        collection.set_constraints(constraints())
+    info = one.wait()
+    one.sync()
+    two_left = one.track_lifetime(2)
+    two_left.wait_closed()
+    last = one.track_lifetime(0)
+    one.release_and_close()
+    other.release_and_close()
+    allocator.sync()
+    assert not last.is_closed()
+    info.close()
+    last.wait_closed()
+
+
+def test_display_usage_prefers_the_ram_domain(wire: Wire) -> None:
+    collection = wire.connect().non_shared()
+    usage = {2: CPU_READ_OFTEN | CPU_WRITE_OFTEN, 4: 1}
+    collection.set_constraints(constraints(usage=usage, memory={6: True}))
+    assert collection.wait().memory[4] == 1
+
+
+def test_tokens_hold_up_allocation_until_bound_or_released_and_closed(wire: Wire) -> None:
+    allocator = wire.connect()
+    root = allocator.shared()
+    tokens: list[Token] = root.duplicate_sync([0x80000000] * 3)
+    top = allocator.bind(root)
+    top.set_constraints(constraints())
+    wait = top.request_wait()
+    tokens[0].release_and_close()
+    tokens[1].sync()
+    bound = allocator.bind(tokens[1])
+    bound.set_constraints(constraints())
+    bound.sync()
+    assert top.check() == PENDING
+    tokens[2].release_and_close()
+    assert len(top.wait_answer(wait).buffers) == 2
