@@ -36,11 +36,9 @@ class NodeServer:
         self.koid, channel = service.name_server_end(server_end)
         self.node: Node
         self.connection: Connection = service.connect(channel, self)
-        self._gone = False
 
     def discard(self) -> None:
         """The node wasn't made after all: close the channel."""
-        self._gone = True
         self.connection.close()
 
     # --- the connection's server ---
@@ -58,16 +56,10 @@ class NodeServer:
         self.node.expect_message()
 
     def refuse(self, reason: str) -> None:
-        if self._gone:
-            self.connection.close()
-        else:
-            self.node.fail(reason)
+        self.node.fail(reason)
 
     def peer_closed(self) -> None:
-        if self._gone:
-            self.connection.close()
-        else:
-            self.node.client_closed()
+        self.node.client_closed()
 
     # --- the tree's channel ---
 
@@ -76,7 +68,6 @@ class NodeServer:
 
     def close(self) -> None:
         """The node has left the tree, or its client left it in peace."""
-        self._gone = True
         self.connection.finish()
 
     # --- Node ---
@@ -169,7 +160,6 @@ class TokenServer(NodeServer):
         collection.node = self.node
         self.node.bind(collection, client)
         self._forget()
-        self._gone = True
         self.connection.finish()
 
     def duplicate_sync(self, request: sysmem2.CreateTokensRequest) -> sysmem2.CreateTokensResponse:

@@ -1,0 +1,533 @@
+"""Tokens, collections and groups on their channels: what is said reaches the tree, and who owns which descriptor."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from sysmem_protocol import sysmem2
+from sysmem_protocol.handles import Handle, eventpair
+from sysmem_protocol.library import Method, Table
+from sysmem_protocol.sysmem2 import (
+    BufferCollection,
+    BufferCollectionToken,
+    BufferCollectionTokenGroup,
+    Error,
+    Node,
+)
+from sysmemd.config import Limits
+from sysmemd.memory import Buffers
+from sysmemd.ports import NoMemoryError
+
+from .support import SAME_RIGHTS, Bench, Client, is_closed, wanting
+
+WAIT = BufferCollection.wait_for_all_buffers_allocated
+
+
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """The process can open so many more."""
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + count, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def group(bench: Bench, token: Client) -> Client:
+    client, far = bench.client()
+    request = sysmem2.BufferCollectionTokenCreateBufferCollectionTokenGroupRequest(
+        group_request=far
+    )
+    token.send(BufferCollectionToken.create_buffer_collection_token_group, request)
+    bench.run()
+    return client
+
+
+def sync_tokens(bench: Bench, client: Client, method: Method, *masks: int) -> list[Client]:
+    request = sysmem2.CreateTokensRequest(rights_attenuation_masks=list(masks))
+    return [bench.adopt(handle) for handle in client.call(method, request).tokens]
+
+
+def buffers(client: Client) -> sysmem2.BufferCollectionInfo:
+    info: sysmem2.BufferCollectionInfo = client.call(WAIT).buffer_collection_info
+    return info
+
+
+def close(info: sysmem2.BufferCollectionInfo) -> None:
+    for buffer in info.buffers or []:
+        for handle in (buffer.vmo, buffer.close_weak_asap):
+            if handle is not None:
+                handle.close()
+
+
+# --- what every node understands ------------------------------------------------------------------------------------
+
+
+def test_release_lets_the_client_see_the_end_and_its_close_be_in_peace(bench: Bench) -> None:
+    token = bench.token()
+    child = bench.duplicate(token)
+    child.send(Node.release)
+    bench.run()
+    assert child.is_closed()
+    child.close()
+    bench.run()
+    token.sync()
+    assert bench.log.said("warning", "error") == []
+
+
+def test_a_message_after_release_fails_the_node(bench: Bench) -> None:
+    token = bench.token()
+    child = bench.duplicate(token)
+    child.send(Node.release)
+    child.send(Node.sync)
+    bench.run()
+    assert token.is_closed()
+    assert "on a released token" in bench.log.refusal()["reason"]
+
+
+def test_a_close_without_release_fails_the_node(bench: Bench) -> None:
+    token = bench.token()
+    bench.duplicate(token).close()
+    bench.run()
+    assert token.is_closed()
+    assert bench.service.tokens == {}
+
+
+def test_what_is_said_about_a_node_reaches_the_tree(bench: Bench) -> None:
+    token = bench.token()
+    [server] = bench.service.tokens.values()
+    token.send(Node.set_name, sysmem2.NodeSetNameRequest(priority=1, name="frames"))
+    token.send(Node.set_debug_client_info, sysmem2.SetDebugClientInfoRequest(name="camera"))
+    token.send(
+        Node.set_debug_timeout_log_deadline,
+        sysmem2.NodeSetDebugTimeoutLogDeadlineRequest(deadline=-1),
+    )
+    token.send(Node.set_verbose_logging)
+    token.send(Node.set_weak_ok, sysmem2.NodeSetWeakOkRequest(for_child_nodes_also=True))
+    token.send(BufferCollectionToken.set_dispensable)
+    token.sync()
+    node = server.node
+    assert node.collection.name == "frames"
+    assert (node.client.name, node.client.id) == ("camera (was tester)", 0)
+    assert node.collection.verbose
+    assert node.is_weak_ok
+    assert node.isolation.value == "propagate before allocation"
+    assert token.call(Node.get_buffer_collection_id).buffer_collection_id == node.collection.id
+
+
+def test_a_weak_tree_without_strong_nodes_fails(bench: Bench) -> None:
+    token = bench.token()
+    token.send(Node.set_weak)
+    bench.run()
+    assert token.is_closed()
+
+
+def test_node_tracking_is_closed_when_the_node_has_left(bench: Bench) -> None:
+    token = bench.token()
+    watched, given = eventpair()
+    token.send(Node.attach_node_tracking, sysmem2.NodeAttachNodeTrackingRequest(server_end=given))
+    bench.run()
+    assert not is_closed(watched)
+    token.close()
+    bench.run()
+    assert is_closed(watched)
+    watched.close()
+
+
+def test_a_refusal_is_logged_with_whose_it_was(bench: Bench) -> None:
+    token = bench.token()
+    token.channel.send(b"nonsense")
+    bench.run()
+    fields = bench.log.refusal()
+    assert (fields["client_name"], fields["client_id"]) == ("tester", 7)
+    assert fields["reason"] == "8 bytes are no message: a header has 16"
+
+
+# --- IsAlternateFor ---------------------------------------------------------------------------------------------------
+
+
+def is_alternate(client: Client, ref: Handle) -> Any:
+    return client.call(Node.is_alternate_for, sysmem2.NodeIsAlternateForRequest(node_ref=ref))
+
+
+def test_children_of_a_group_are_alternates(bench: Bench) -> None:
+    token = bench.token()
+    one, other = sync_tokens(
+        bench,
+        group(bench, token),
+        BufferCollectionTokenGroup.create_children_sync,
+        SAME_RIGHTS,
+        SAME_RIGHTS,
+    )
+    assert is_alternate(one, other.call(Node.get_node_ref).node_ref).is_alternate is True
+    assert is_alternate(one, token.call(Node.get_node_ref).node_ref).is_alternate is False
+
+
+@pytest.mark.parametrize("which", ["another collection's", "one that has left", "foreign"])
+def test_a_ref_of_no_node_of_the_collection_is_not_found(bench: Bench, which: str) -> None:
+    token = bench.token()
+    if which == "foreign":
+        ref = Handle(os.eventfd(0))
+    else:
+        other = bench.token()
+        ref = other.call(Node.get_node_ref).node_ref
+        if which == "one that has left":
+            other.close()
+            bench.run()
+    assert is_alternate(token, ref) is Error.NOT_FOUND
+    [(event, fields)] = bench.log.said("info")
+    assert event == "a call was answered with an error"
+    assert (fields["client_name"], fields["error"]) == ("tester", "NOT_FOUND")
+    assert "$.node_ref" in fields["reason"]
+
+
+def test_what_is_no_event_is_a_deviation(bench: Bench) -> None:
+    token = bench.token()
+    assert is_alternate(token, Handle(os.memfd_create("x"))) is Error.PROTOCOL_DEVIATION
+    [(_, fields)] = bench.log.said("info")
+    assert fields["reason"] == "$.node_ref must be an event, not a regular file or memfd"
+
+
+# --- children ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_child_may_be_used_before_its_parent_was_heard(bench: Bench) -> None:
+    token = bench.token()
+    client, far = bench.client()
+    txid = client.send(Node.sync)
+    token.send(
+        BufferCollectionToken.duplicate,
+        sysmem2.BufferCollectionTokenDuplicateRequest(
+            rights_attenuation_mask=SAME_RIGHTS, token_request=far
+        ),
+    )
+    bench.run()
+    assert client.answer(Node.sync, txid) is None
+
+
+def test_tokens_made_in_sync_are_in_order_and_can_be_used(bench: Bench) -> None:
+    token = bench.token()
+    children = sync_tokens(
+        bench, token, BufferCollectionToken.duplicate_sync, SAME_RIGHTS, 0x4, 0xFFFFFFFF
+    )
+    for child in children:
+        child.sync()
+    [root, *others] = bench.service.tokens.values()
+    assert [child.node for child in others] == list(root.node.children)
+    assert [child.node.rights_mask & 0xFF for child in others] == [0xFF, 0x4, 0xFF]
+    assert sync_tokens(bench, token, BufferCollectionToken.duplicate_sync) == []
+
+
+def test_an_attached_token_does_not_take_its_parent_with_it(bench: Bench) -> None:
+    collection = bench.collection()
+    client, far = bench.client()
+    collection.send(
+        BufferCollection.attach_token,
+        sysmem2.BufferCollectionAttachTokenRequest(
+            rights_attenuation_mask=SAME_RIGHTS, token_request=far
+        ),
+    )
+    bench.run()
+    client.sync()
+    client.close()
+    bench.run()
+    collection.sync()
+
+
+def test_children_of_a_group(bench: Bench) -> None:
+    made = group(bench, bench.token())
+    for mask in (None, SAME_RIGHTS):
+        client, far = bench.client()
+        request = sysmem2.BufferCollectionTokenGroupCreateChildRequest(
+            token_request=far, rights_attenuation_mask=mask
+        )
+        made.send(BufferCollectionTokenGroup.create_child, request)
+        bench.run()
+        client.sync()
+    made.send(BufferCollectionTokenGroup.all_children_present)
+    made.sync()
+    made.send(BufferCollectionTokenGroup.all_children_present)
+    bench.run()
+    assert made.is_closed()
+
+
+def _create(bench: Bench, kind: str, far: Handle) -> tuple[Client, Method, Table]:
+    """A node, and a request to it that is refused though it decodes."""
+    token = bench.token()
+    if kind == "duplicate":
+        token.send(Node.release)
+        return (
+            token,
+            BufferCollectionToken.duplicate,
+            sysmem2.BufferCollectionTokenDuplicateRequest(
+                rights_attenuation_mask=SAME_RIGHTS, token_request=far
+            ),
+        )
+    if kind == "attach":
+        return (
+            bench.bind(token),
+            BufferCollection.attach_token,
+            sysmem2.BufferCollectionAttachTokenRequest(
+                rights_attenuation_mask=0, token_request=far
+            ),
+        )
+    return (
+        group(bench, token),
+        BufferCollectionTokenGroup.create_child,
+        sysmem2.BufferCollectionTokenGroupCreateChildRequest(
+            token_request=far, rights_attenuation_mask=0
+        ),
+    )
+
+
+@pytest.mark.parametrize("kind", ["duplicate", "attach", "create child"])
+def test_the_channel_of_a_refused_child_closes(bench: Bench, kind: str) -> None:
+    child, far = bench.client()
+    client, method, request = _create(bench, kind, far)
+    client.send(method, request)
+    bench.run()
+    assert child.is_closed()
+    assert client.is_closed()
+    assert bench.service.tokens == {}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [BufferCollectionToken.duplicate_sync, BufferCollectionTokenGroup.create_children_sync],
+    ids=str,
+)
+def test_refused_tokens_leave_nothing(bench: Bench, method: Method) -> None:
+    token = bench.token()
+    client = token if method.interface == "BufferCollectionToken" else group(bench, token)
+    request = sysmem2.CreateTokensRequest(rights_attenuation_masks=[SAME_RIGHTS, 0])
+    client.send(method, request)
+    bench.run()
+    assert client.is_closed()
+    assert bench.service.tokens == {}
+
+
+@pytest.mark.parametrize("left", range(6))
+def test_tokens_that_can_not_be_had_leave_nothing(bench: Bench, left: int) -> None:
+    """The process runs out of descriptors at each of the steps."""
+    token, other = bench.token(), bench.token()
+    request = sysmem2.CreateTokensRequest(rights_attenuation_masks=[SAME_RIGHTS] * 4)
+    token.send(BufferCollectionToken.duplicate_sync, request)
+    with descriptors_left(left):
+        bench.run()
+    assert token.is_closed()
+    other.sync()
+    assert len(bench.service.tokens) == 1
+    assert any(event == "a message can't be served" for event, _ in bench.log.said("error"))
+
+
+# --- collections ------------------------------------------------------------------------------------------------------
+
+
+def test_buffers_come_with_descriptors_of_their_own(bench: Bench) -> None:
+    collection = bench.allocated()
+    first, second = buffers(collection), buffers(collection)
+    assert (
+        first.buffer_collection_id
+        == collection.call(Node.get_buffer_collection_id).buffer_collection_id
+    )
+    for info in (first, second):
+        assert info.buffers is not None
+        assert len(info.buffers) == 2
+        assert all(buffer.vmo is not None for buffer in info.buffers)
+        assert all(buffer.vmo_usable_start == 0 for buffer in info.buffers)
+        close(info)
+
+
+def test_waits_are_answered_when_the_last_participant_is_ready(bench: Bench) -> None:
+    allocator = bench.allocator()
+    token = bench.token(allocator)
+    child = bench.duplicate(token)
+    one, other = bench.bind(token, allocator), bench.bind(child, allocator)
+    one.send(BufferCollection.set_constraints, wanting(camping=1))
+    txids = [one.send(WAIT) for _ in range(2)]
+    bench.run()
+    assert one.message() is None
+    assert one.call(BufferCollection.check_all_buffers_allocated) is Error.PENDING
+    other.send(BufferCollection.set_constraints, wanting(camping=1))
+    bench.run()
+    for txid in txids:
+        info = one.answer(WAIT, txid).buffer_collection_info
+        assert len(info.buffers) == 2
+        close(info)
+    assert one.call(BufferCollection.check_all_buffers_allocated) is None
+
+
+def test_a_failed_allocation_is_answered_and_then_the_channel_closes(bench: Bench) -> None:
+    allocator = bench.allocator()
+    token = bench.token(allocator)
+    child = bench.duplicate(token)
+    one, other = bench.bind(token, allocator), bench.bind(child, allocator)
+    one.send(BufferCollection.set_constraints, wanting(camping=2))
+    txid = one.send(WAIT)
+    other.send(BufferCollection.set_constraints, wanting(camping=2, most=1))
+    bench.run()
+    assert one.answer(WAIT, txid) is Error.CONSTRAINTS_INTERSECTION_EMPTY
+    assert one.is_closed()
+    assert other.is_closed()
+
+
+def test_an_error_waits_for_who_does_not_read_before_the_channel_closes(bench: Bench) -> None:
+    allocator = bench.allocator()
+    token = bench.token(allocator)
+    child = bench.duplicate(token)
+    one, other = bench.bind(token, allocator), bench.bind(child, allocator)
+    one.send(BufferCollection.set_constraints, wanting(camping=2))
+    txid = one.send(WAIT)
+    syncs = 0
+    while not bench.reactor.to_flush:
+        syncs += 1
+        one.send(Node.sync)
+        bench.run()
+    other.send(BufferCollection.set_constraints, wanting(camping=2, most=1))
+    bench.run()
+    for number in range(syncs):
+        one.answer(Node.sync, txid + 1 + number)
+        bench.run()
+    assert one.answer(WAIT, txid) is Error.CONSTRAINTS_INTERSECTION_EMPTY
+    bench.run()
+    assert one.is_closed()
+
+
+def test_buffers_that_can_not_be_handed_out_are_no_memory(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hand_out(*_: object, **__: object) -> None:
+        raise NoMemoryError("out of descriptors")
+
+    collection = bench.allocated()
+    monkeypatch.setattr(Buffers, "hand_out", hand_out)
+    assert collection.call(WAIT) is Error.NO_MEMORY
+    assert bench.log.refusal()["reason"] == "out of descriptors"
+    monkeypatch.undo()
+    close(buffers(collection))  # it can ask again
+
+
+def test_a_client_that_reads_nothing_holds_no_descriptors_in_the_daemon(bench: Bench) -> None:
+    collection = bench.allocated()
+    while not bench.reactor.to_flush:
+        collection.send(WAIT)
+        bench.run()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(50):
+        collection.send(WAIT)
+    bench.run()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_wait_that_may_not_come_fails_the_node(bench: Bench) -> None:
+    collection = bench.collection()
+    collection.send(WAIT)
+    bench.run()
+    assert collection.is_closed()
+
+
+def test_lifetime_tracking_is_closed_when_the_buffers_are_gone(bench: Bench) -> None:
+    collection = bench.allocated()
+    watched, given = eventpair()
+    collection.send(
+        BufferCollection.attach_lifetime_tracking,
+        sysmem2.BufferCollectionAttachLifetimeTrackingRequest(
+            server_end=given, buffers_remaining=2
+        ),
+    )
+    bench.run()
+    assert is_closed(watched)
+    watched.close()
+
+
+def test_must_match_takes_the_settings_of_a_vmo(bench: Bench) -> None:
+    allocator = bench.allocator()
+    info = buffers(bench.allocated(allocator))
+    assert info.buffers is not None
+    assert info.buffers[0].vmo is not None
+    vmo = info.buffers[0].vmo.duplicate()
+    other = bench.collection(allocator)
+    other.send(BufferCollection.set_constraints, wanting(vmo=vmo))
+    matched = buffers(other)
+    assert matched.settings == info.settings
+    close(info)
+    close(matched)
+
+
+def test_must_match_with_a_foreign_file_fails_the_node(bench: Bench) -> None:
+    collection = bench.collection()
+    collection.send(
+        BufferCollection.set_constraints, wanting(vmo=Handle(os.memfd_create("foreign")))
+    )
+    bench.run()
+    assert collection.is_closed()
+    assert bench.log.refusal()["reason"] == "$.must_match_vmo is no VMO of this daemon's"
+
+
+# --- when something fails in between ----------------------------------------------------------------------------------
+
+
+def test_nothing_fails_while_the_tree_goes_through_its_nodes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two waits that the same event answers one can't be sent: that node fails after the other has its answer."""
+    allocator = bench.allocator()
+    token = bench.token(allocator)
+    child = bench.duplicate(token)
+    child.send(BufferCollectionToken.set_dispensable)
+    bench.run()
+    one, other = bench.bind(child, allocator), bench.bind(token, allocator)
+    one.send(BufferCollection.set_constraints, wanting(camping=1))
+    one.send(WAIT)
+    bench.run()
+    hand_out = Buffers.hand_out
+    calls: list[None] = []
+
+    def fail_once(self: Buffers, *arguments: Any, **options: Any) -> Any:
+        calls.append(None)
+        if len(calls) == 1:
+            raise RuntimeError("oh")
+        return hand_out(self, *arguments, **options)
+
+    monkeypatch.setattr(Buffers, "hand_out", fail_once)
+    other.send(BufferCollection.set_constraints, wanting(camping=1))
+    txid = other.send(WAIT)
+    bench.run()
+    bench.run()
+    answered = other.answer(WAIT, txid)
+    close(answered.buffer_collection_info)
+    assert one.is_closed()
+    other.sync()
+
+
+def test_a_client_that_is_gone_before_its_call_was_answered(bench: Bench) -> None:
+    collection = bench.allocated()
+    txid = collection.send(WAIT)
+    collection.close()
+    bench.run()
+    assert txid
+    assert bench.service.collections == {}
+
+
+def test_more_unread_answers_than_the_bound_fail_the_node() -> None:
+    bench = Bench(Limits(max_outbox_messages=4))
+    token = bench.token()
+    child = bench.duplicate(token)
+    while not bench.reactor.to_flush:
+        token.send(Node.sync)
+        bench.run()
+    for _ in range(4):
+        token.send(Node.sync)
+    bench.run()
+    assert child.is_closed()
+    assert "answers of 80 bytes wait to be read" in bench.log.refusal()["reason"]
+    bench.close()
