@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from .raw import (
     SYSTEM_RAM,
     Allocator,
     Collection,
+    Descriptor,
     Token,
     Wire,
     constraints,
@@ -266,11 +268,12 @@ def test_must_match_that_does_not_fit_is_an_empty_intersection(wire: Wire) -> No
 @pytest.mark.parametrize("what", ["memfd", "file", "socket"])
 def test_must_match_that_is_no_sysmem_vmo_fails_the_node(wire: Wire, what: str) -> None:
     _, one, other = two(wire)
-    vmo = {
+    makers: dict[str, Callable[[], Descriptor]] = {
         "memfd": wire.memfd,
         "file": lambda: wire.file(__file__, 0),
         "socket": lambda: wire.pair()[1],
-    }[what]()
+    }
+    vmo = makers[what]()
     one.set_constraints(constraints(), must_match=vmo)
     one.assert_closes()
     other.assert_closes()
