@@ -6,10 +6,20 @@ may still come, and is then closed with all descriptors in it. Both faces of the
 
 from __future__ import annotations
 
+import errno
+
 from sysmem_protocol.codec import encode
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.library import Method, Table
-from sysmem_protocol.message import FLAGS, HEADER, MAGIC, MalformedMessage, Message, parse
+from sysmem_protocol.message import (
+    FLAGS,
+    FLAGS_MORE,
+    HEADER,
+    MAGIC,
+    MalformedMessage,
+    Message,
+    parse,
+)
 
 #: The greatest txid of a client; the bit above is the server's.
 MAX_TXID = 0x7FFF_FFFF
@@ -35,15 +45,29 @@ def datagram(method: Method, body: bytes, txid: int = 0) -> bytes:
 class Call:
     """A request that was or will be sent, and its answer when that has come."""
 
-    __slots__ = ("abandoned", "answer", "method", "parts", "txid")
+    __slots__ = ("abandoned", "answer", "error", "method", "parts", "txid")
 
     def __init__(self, method: Method, txid: int) -> None:
         self.method = method
         self.txid = txid
         self.answer: Message | None = None
+        #: Why there is no answer though one came.
+        self.error: OSError | None = None
         #: Descriptors of a split answer of which more is to come.
         self.parts: list[Handle] = []
         self.abandoned = False
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing to wait for any more."""
+        return self.answer is not None or self.error is not None
+
+    def result(self) -> Message:
+        """The answer, which the caller then owns, or what is raised instead."""
+        if self.error is not None:
+            raise self.error
+        assert self.answer is not None
+        return self.answer
 
 
 class Calls:
@@ -87,7 +111,24 @@ class Calls:
 
         Raises :class:`MalformedMessage` for what is no answer to an outstanding call.
         """
-        message = parse(data, handles)
+        return self._arrived(parse(data, handles))
+
+    def lost(self, data: bytes) -> Call | None:
+        """Take in a datagram whose descriptors this process had no room for: that call fails, the channel goes on."""
+        if len(data) < HEADER.size:
+            raise MalformedMessage("descriptors without a message")
+        txid, flags, _, ordinal = HEADER.unpack_from(data)
+        message = Message(txid, ordinal, more=flags == FLAGS_MORE)
+        call = self._outstanding.get(message.txid)
+        if call is not None:
+            call.error = OSError(
+                errno.EMFILE, f"no descriptors are left for the answer to {call.method.name}()"
+            )
+            _close(call.parts)
+        self._arrived(message)
+        return call
+
+    def _arrived(self, message: Message) -> Call | None:
         if message.txid == 0:  # an event of a later version of the interface; they are flexible
             message.close()
             return None
@@ -99,13 +140,13 @@ class Calls:
                 "which is to no outstanding call"
             )
         if message.more:
-            if call.abandoned:
+            if call.abandoned or call.error is not None:
                 message.close()
             else:
                 call.parts += message.handles
             return None
         del self._outstanding[message.txid]
-        if call.abandoned:
+        if call.abandoned or call.error is not None:
             message.close()
             return None
         if call.parts:

@@ -34,6 +34,14 @@ class PeerClosedError(ConnectionError):
     """The other end of the channel is closed."""
 
 
+class DescriptorsLost(MalformedMessage):
+    """Descriptors of a datagram were dropped by the kernel: too many, or more than this process may have open."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__("control data was truncated")
+        self.data = data
+
+
 class Channel:
     """The owner of one channel end."""
 
@@ -94,8 +102,8 @@ class Channel:
         With `wait` the kernel waits for one, unless the descriptor is a non-blocking one; then None is still possible.
 
         Raises :class:`PeerClosedError` once everything that the other end sent has been received and it is closed, and
-        :class:`MalformedMessage` for a datagram that is empty, larger than a message or has too many descriptors; its
-        descriptors are closed.
+        :class:`MalformedMessage` for a datagram that is empty, larger than a message or lost descriptors
+        (:class:`DescriptorsLost`); the others are closed.
         """
         how = _WAIT_FLAGS if wait else _RECEIVE_FLAGS
         while True:
@@ -116,7 +124,7 @@ class Channel:
             for handle in handles:
                 handle.close()
             if flags & socket.MSG_CTRUNC:
-                raise MalformedMessage("control data was truncated")
+                raise DescriptorsLost(data)
             raise MalformedMessage(f"a datagram is empty or larger than {MAX_MESSAGE_BYTES} bytes")
         if not data:
             raise PeerClosedError("the peer closed the channel")

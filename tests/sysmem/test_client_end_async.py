@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -294,3 +295,33 @@ def test_what_cannot_be_encoded_is_refused_before_anything_is_sent(run: Run, end
             peer.receive()
 
     run(test)
+
+
+def test_a_process_without_descriptors_loses_the_answer_and_no_more(
+    run: Run, ends: Ends, witness: Any
+) -> None:
+    fd, peer = ends
+
+    def play() -> None:
+        request = peer.receive()
+        peer.answer(request, Node.get_node_ref, m.NodeGetNodeRefResponse(node_ref=witness.handle))
+        peer.send(peer.receive())
+
+    async def test() -> None:
+        with sysmem.BufferCollectionToken.from_fd(fd) as token:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            async with anyio.create_task_group() as group:
+                group.start_soon(token.wait_closed)
+                await anyio.wait_all_tasks_blocked()
+                resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+                try:
+                    with pytest.raises(OSError, match="no descriptors are left"):
+                        await token.get_node_ref()
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                await token.sync()
+                group.cancel_scope.cancel()
+
+    peer.run(play)
+    run(test)
+    assert witness.gone()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import signal
 import socket
 import threading
@@ -517,6 +519,43 @@ def test_what_cannot_be_encoded_is_refused_before_anything_is_sent(
     with pytest.raises(error):
         call(token)
     assert peer.channel.receive() is None
+    peer.echo(1)
+    token.sync()
+
+
+def test_a_process_without_descriptors_loses_the_answer_and_no_more(
+    collection: Any, peer: Any, make_witness: Any
+) -> None:
+    witnesses, info = _info(make_witness, 128)
+    method = Collection.wait_for_all_buffers_allocated
+    answer = m.BufferCollectionWaitForAllBuffersAllocatedResponse(buffer_collection_info=info)
+    waiting = Running(collection.wait_for_all_buffers_allocated)
+    request = peer.receive()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (witnesses[-1].handle.fileno() + 10, hard))
+    try:
+        peer.answer(request, method, answer)
+        with pytest.raises(OSError, match="no descriptors are left") as caught:
+            waiting.outcome()
+        assert caught.value.errno == errno.EMFILE
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    peer.echo(1)
+    collection.sync()
+    assert all(witness.gone() for witness in witnesses)
+
+
+def test_a_lock_that_a_fork_took_along_holds_up_nobody(token: Any, peer: Any) -> None:
+    with token._end._lock:
+        child = os.fork()
+        if child == 0:
+            try:
+                token.set_dispensable()
+                token.close()
+            finally:
+                os._exit(0 if token.closed else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert peer.receive().ordinal == m.BufferCollectionToken.set_dispensable.ordinal
     peer.echo(1)
     token.sync()
 

@@ -8,7 +8,7 @@ from typing import Self
 import anyio
 import anyio.lowlevel
 
-from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.channel import Channel, DescriptorsLost, PeerClosedError
 from sysmem_protocol.handles import Handle, HandleClosedError
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import MalformedMessage, Message
@@ -87,10 +87,10 @@ class ClientEnd:
             self._check_open()
 
     async def _answer(self, call: Call) -> Message:
-        while call.answer is None:
+        while not call.done:
             self._check_open()
             await self._wait()
-        return call.answer
+        return call.result()
 
     async def _wait(self) -> None:
         """Wait until something was received, here or in another task."""
@@ -103,7 +103,11 @@ class ClientEnd:
         """Take in all that has come. Only while no other task sleeps until something comes."""
         try:
             while not self._closed and self._ended is None:
-                arrived = self._channel.receive()
+                try:
+                    arrived = self._channel.receive()
+                except DescriptorsLost as error:
+                    self._calls.lost(error.data)
+                    continue
                 if arrived is None:
                     return
                 self._calls.arrived(*arrived)

@@ -17,7 +17,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Self
 
-from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.channel import Channel, DescriptorsLost, PeerClosedError
 from sysmem_protocol.handles import Handle, HandleClosedError
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import MalformedMessage, Message
@@ -91,16 +91,16 @@ class ClientEnd:
                 self._calls.forget(call)
                 raise
             try:
-                while call.answer is None:
+                while not call.done:
                     self._check_open()
-                    if not self._wait(call, deadline) and call.answer is None:
+                    if not self._wait(call, deadline) and not call.done:
                         raise TimeoutError(f"{method.name}() wasn't answered in time")
             except BaseException:
                 self._calls.abandon(call)
                 raise
             finally:
                 self._hand_over()
-            return call.answer
+            return call.result()
 
     def wait_closed(self, timeout: float | None) -> bool:
         """Wait until the other end is closed and all that it sent has been received."""
@@ -149,6 +149,9 @@ class ClientEnd:
             return self._follow(me, deadline)
         try:
             arrived = self._lead(deadline)
+        except DescriptorsLost as error:
+            self._dispatch(error.data, None)
+            return True
         except (PeerClosedError, MalformedMessage) as error:
             self._end(error)
             return True
@@ -200,6 +203,8 @@ class ClientEnd:
             try:
                 while (arrived := self._channel.receive()) is not None:
                     self._dispatch(*arrived)
+            except DescriptorsLost as error:
+                self._dispatch(error.data, None)
             except (PeerClosedError, MalformedMessage) as error:
                 self._end(error)
         return bool(ready)
@@ -220,13 +225,14 @@ class ClientEnd:
 
     # --- what came ------------------------------------------------------------------------------------------------
 
-    def _dispatch(self, data: bytes, handles: list[Handle]) -> None:
+    def _dispatch(self, data: bytes, handles: list[Handle] | None) -> None:
+        """Give a datagram to the call that it answers; without its handles if they are lost."""
         if self._closed:
-            for handle in handles:
+            for handle in handles or ():
                 handle.close()
             return
         try:
-            call = self._calls.arrived(data, handles)
+            call = self._calls.lost(data) if handles is None else self._calls.arrived(data, handles)
         except MalformedMessage as error:
             self._end(error)
             return
