@@ -83,6 +83,14 @@ class TreeAndModel(RuleBasedStateMachine):
             if child not in known:
                 self.pairs.append((child, model_child))
 
+    def hosts(self) -> list[tuple[Node, ModelNode]]:
+        """Who may attach tokens."""
+        return [
+            pair
+            for pair in self.open_pairs()
+            if pair[1].kind == "collection" and not pair[1].released and not pair[1].weak
+        ]
+
     def harmless(self, modelled: ModelNode) -> bool:
         """Whether a failure of this node would stop below the root."""
         node: ModelNode | None = modelled
@@ -272,11 +280,7 @@ class TreeAndModel(RuleBasedStateMachine):
     @rule(index=PICK, shape=st.lists(st.booleans(), max_size=3), dispensable=st.booleans())
     def attach_to_what_exists(self, index: int, shape: list[bool], dispensable: bool) -> None:
         """A token attached to a collection that has allocated, with tokens and groups below it."""
-        hosts = [
-            pair
-            for pair in self.open_pairs()
-            if pair[1].kind == "collection" and not pair[1].released and not pair[1].weak
-        ]
+        hosts = self.hosts()
         if not hosts:
             return
         node, modelled = hosts[index % len(hosts)]
@@ -288,6 +292,41 @@ class TreeAndModel(RuleBasedStateMachine):
             if dispensable and not group:
                 self.pairs[-1][0].set_dispensable()
                 self.model.set_dispensable(self.pairs[-1][1])
+
+    @precondition(lambda self: self.model.count is not None and not self.model.gone)
+    @rule(index=PICK, campings=st.lists(st.integers(0, 2), min_size=1, max_size=4))
+    def attach_campers(self, index: int, campings: list[int]) -> None:
+        """Participants who want some of the buffers that exist, while there are some left."""
+        for camping in campings:
+            hosts = self.hosts()
+            if not hosts:
+                return
+            node, modelled = hosts[index % len(hosts)]
+            self.world.attach(node)
+            self.model.create(modelled, "token", 0x80000000, attached=True)
+            self.adopt(node, modelled)
+            node, modelled = self.pairs[-1]
+            self.old_channels.append(self.world.channels[node])
+            self.world.bind(node)
+            self.model.bind(modelled)
+            node.set_constraints(wanting(camping), None)
+            self.model.set_constraints(modelled, (camping, 0, 128))
+
+    @rule(index=PICK, abruptly=st.booleans())
+    def a_camper_leaves(self, index: int, abruptly: bool) -> None:
+        attached = [
+            pair
+            for pair in self.open_pairs()
+            if pair[1].isolation == "do not propagate" and pair[1].result == "success"
+        ]
+        if not attached:
+            return
+        node, modelled = attached[index % len(attached)]
+        if not abruptly and not modelled.released:
+            node.release()
+            self.model.release(modelled)
+        node.client_closed()
+        self.model.close(modelled)
 
     # --- marks and questions ---
 
