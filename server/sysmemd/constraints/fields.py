@@ -284,8 +284,10 @@ def show(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, enum.IntFlag):
-        names = [flag.name or hex(flag) for flag in value]
-        return "|".join(names) if names else str(int(value))
+        known = [flag for flag in type(value) if flag in value]
+        unnamed = int(value) & ~sum(int(flag) for flag in known)
+        names = [flag.name or "" for flag in known] + ([hex(unnamed)] if unnamed else [])
+        return "|".join(names) or "0"
     if isinstance(value, enum.Enum):
         return value.name
     if isinstance(value, SizeU):

@@ -1,0 +1,112 @@
+"""Smallest conflicting sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sysmem_protocol.images2 import ColorSpace, PixelFormat
+from sysmem_protocol.sysmem2 import BufferUsage
+from sysmemd.constraints import Participant, Platform, Refusal, Rule, aggregate, conflict
+
+from .support import PLATFORM, image, memory, refused, size, wants
+
+F, C = PixelFormat, ColorSpace
+
+
+def names(refusal: Refusal) -> list[str]:
+    return [who.name for who in refusal.conflict]
+
+
+def test_two_of_three() -> None:
+    low = wants(image(min_size=size(50, 50)))
+    high = wants(image(max_size=size(40, 40)))
+    assert names(refused(low, wants(image()), high)) == ["p0", "p2"]
+
+
+def test_three_of_whom_no_two_conflict() -> None:
+    parts = [
+        wants(image(a, min_size=size(1, 1)), image(b))
+        for a, b in ((F.R8, F.L8), (F.L8, F.B8G8R8), (F.B8G8R8, F.R8))
+    ]
+    assert names(refused(*parts)) == ["p0", "p1", "p2"]
+    assert names(refused(parts[0], wants(), *parts[1:], None)) == ["p0", "p2", "p3"]
+
+
+def test_two_of_many_take_few_aggregations(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd: list[Any] = [wants(image(min_size=size(5, 5))) for _ in range(100)]
+    crowd[33] = wants(image(F.R8, [C.SRGB]))
+    crowd[77] = wants(image(F.R8, [C.REC709]))
+    crowd = [
+        each if i in (33, 77) else wants(image(F.R8, [C.SRGB, C.REC709]), count=0)
+        for i, each in enumerate(crowd)
+    ]
+    crowd.append(wants(min_size_bytes=1))
+    refusal = refused(*crowd)
+    assert refusal.rule is Rule.NO_COMMON_COLOR_SPACE
+    assert names(refusal) == ["p33", "p77"]
+    monkeypatch.setattr(conflict, "MAX_AGGREGATIONS", 40)
+    assert names(refused(*crowd)) == ["p33", "p77"]
+
+
+def test_a_search_that_must_end_gives_a_conflicting_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = [wants(count=2, min_size_bytes=1) for _ in range(70)]
+    monkeypatch.setattr(conflict, "MAX_AGGREGATIONS", 3)
+    refusal = refused(*crowd)
+    assert refusal.rule is Rule.COUNT_OVER_128
+    assert 65 <= len(refusal.conflict) <= 70
+    monkeypatch.setattr(conflict, "MAX_AGGREGATIONS", 0)
+    assert len(refused(*crowd).conflict) == 70
+
+
+def test_a_third_who_asks_for_size_and_use_is_not_to_blame() -> None:
+    """Leaving it out would break a rule that somebody must say something, which is another matter."""
+    nobody = BufferUsage(none=1)
+    low = wants(usage=nobody, count=None, min_buffer_count=9)
+    high = wants(usage=nobody, count=None, max_buffer_count=8)
+    assert names(refused(low, wants(min_size_bytes=1), high)) == ["p0", "p2"]
+
+
+def test_what_nobody_said_has_no_conflicting_set() -> None:
+    assert names(refused(None, wants())) == []
+    assert names(refused(wants(image(F.R8, [C.DO_NOT_CARE], min_size=size(1, 1))))) == []
+
+
+def test_one_whose_own_constraints_break_a_rule() -> None:
+    assert names(refused(wants(min_size_bytes=1), wants(usage=None), wants())) == ["p1"]
+
+
+def test_one_who_alone_is_too_much_for_the_platform() -> None:
+    assert names(refused(wants(), wants(min_size_bytes=1 << 40))) == ["p1"]
+
+
+def test_a_conflict_that_is_there_without_anybody() -> None:
+    """The daemon's own limit may be so small that no one is to blame."""
+
+    refusal = refused(wants(min_size_bytes=1), wants(), platform=Platform(max_buffer_bytes=0))
+    assert refusal.rule is Rule.BUFFER_LIMIT
+    assert names(refusal) == []
+
+
+def test_a_participant_that_takes_part_twice() -> None:
+    twice = Participant(wants(count=70, min_size_bytes=1), "twice", 2)
+    result = aggregate([twice, Participant(wants(), "other"), twice], PLATFORM)
+    assert isinstance(result, Refusal)
+    assert names(result) == ["twice", "twice"]
+
+
+def test_it_is_worked_out_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Refusal] = []
+
+    def counting(refusal: Refusal) -> tuple[Participant, ...]:
+        asked.append(refusal)
+        return ()
+
+    monkeypatch.setattr(conflict, "smallest_conflict", counting)
+    limit = wants(buffer_memory_constraints=memory(max_size_bytes=3))
+    refusal = refused(wants(min_size_bytes=4), limit)
+    assert refusal.line(conflict=False)
+    assert not asked
+    assert refusal.conflict == refusal.conflict == ()
+    assert len(asked) == 1

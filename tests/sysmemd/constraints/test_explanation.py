@@ -1,0 +1,188 @@
+"""A success explained: who made it this many and this big, and what decided the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.sysmem2 import BufferUsage, Heap, SizeU
+from sysmemd.constraints import Allocation, FormatCost, Platform, check_constraints
+from sysmemd.constraints.aggregate import run
+from sysmemd.constraints.explanation import Because
+from sysmemd.constraints.refusal import Case
+
+from .support import (
+    DEVICE_HEAP,
+    PLATFORM,
+    SECURE_HEAP,
+    agree,
+    heap,
+    image,
+    memory,
+    people,
+    size,
+    wants,
+)
+
+F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
+DISPLAY = BufferUsage(display=1)
+
+
+def because(setting: str, *constraints: Any, platform: Platform = PLATFORM) -> Because:
+    explanation = agree(*constraints, platform=platform).explain()
+    (found,) = [reason for reason in explanation.reasons if reason.setting == setting]
+    assert str(found) in str(explanation)
+    return found
+
+
+def who(reason: Because) -> list[str]:
+    return [f"{value.participant.name} {value.path.split('.')[-1]}" for value in reason.values]
+
+
+def test_who_made_the_buffers_this_many() -> None:
+    reason = because(
+        "buffer_count",
+        wants(count=2, min_size_bytes=1),
+        wants(count=1, min_buffer_count_for_shared_slack=3),
+    )
+    assert reason.result == "6"
+    assert reason.why == "3 camping + 0 dedicated slack + 3 shared slack"
+    assert who(reason) == [
+        "p0 min_buffer_count_for_camping",
+        "p1 min_buffer_count_for_camping",
+        "p1 min_buffer_count_for_shared_slack",
+    ]
+    least = because("buffer_count", wants(min_size_bytes=1), wants(min_buffer_count=5))
+    assert who(least) == ["p1 min_buffer_count"]
+
+
+def test_counts_left_out_of_account() -> None:
+    settled = agree(wants(min_size_bytes=1))
+    case = Case(tuple(people(wants(min_size_bytes=1))), PLATFORM, settings_only=True)
+    result = run(case)
+    assert isinstance(result, Allocation)
+    assert "left out of account" in str(result.explain())
+    assert check_constraints(None, settled.settings, PLATFORM) is None
+
+
+def test_who_made_the_buffers_this_big() -> None:
+    base = wants(image(min_size=size(2, 2)))
+    assert who(because("size_bytes", base, wants(min_size_bytes=99))) == ["p1 min_size_bytes"]
+    listed = wants(image(required_max_size_list=[size(9, 9)]))
+    assert who(because("size_bytes", base, listed)) == ["p1 required_max_size_list"]
+    required = wants(image(required_max_size=size(9, 9)))
+    assert who(because("size_bytes", base, required)) == ["p1 required_max_size"]
+    parts = [wants(image(required_max_size=SizeU(*each))) for each in ((9, 0), (0, 8))]
+    assert who(because("size_bytes", base, *parts)) == [
+        "p1 width",
+        "p2 height",
+        "p0 width",
+        "p0 height",
+    ]
+
+
+def test_who_asked_for_padding() -> None:
+    base = wants(image(min_size=size(2, 2), max_size=size(9, 9)))
+    padding = wants(image(pad_beyond_image_size_bytes=7))
+    reason = because("raw_vmo_size", base, padding)
+    assert who(reason) == ["p1 pad_beyond_image_size_bytes"]
+    assert "padding" in reason.why
+    assert "padding" not in because("raw_vmo_size", base).why
+    assert "padding" not in because("raw_vmo_size", wants(min_size_bytes=1)).why
+
+
+HEAPS = Platform(heaps=(SECURE_HEAP, DEVICE_HEAP))
+
+
+def test_why_this_heap() -> None:
+    base = wants(min_size_bytes=1, usage=DISPLAY)
+    assert "everybody permits the system heap" in because("heap", base).why
+    picky = wants(
+        usage=DISPLAY, buffer_memory_constraints=memory(permitted_heaps=[heap(DEVICE_HEAP)])
+    )
+    reason = because("heap", base, picky, platform=HEAPS)
+    assert (reason.result, who(reason)) == ("test.device/7", ["p1 permitted_heaps"])
+    secure = wants(usage=DISPLAY, buffer_memory_constraints=memory(secure_required=True))
+    assert who(because("heap", base, secure, platform=HEAPS)) == ["p1 secure_required"]
+    assert who(because("is_secure", base, secure, platform=HEAPS)) == ["p1 secure_required"]
+    assert because("is_secure", base).why == "nobody requires it"
+
+
+def test_why_this_domain() -> None:
+    base = wants(min_size_bytes=1, usage=BufferUsage(video=1))
+    assert because("coherency_domain", base).result == "CPU"
+    display = because("coherency_domain", base, wants(usage=DISPLAY))
+    assert who(display) == ["p1 display"]
+    no_cpu = wants(
+        usage=BufferUsage(video=1), buffer_memory_constraints=memory(cpu_domain_supported=False)
+    )
+    reason = because("coherency_domain", base, no_cpu)
+    assert (reason.result, who(reason)) == ("RAM", ["p1 cpu_domain_supported"])
+    secure = wants(usage=DISPLAY, buffer_memory_constraints=memory(secure_required=True))
+    reason = because("coherency_domain", base, secure, platform=HEAPS)
+    assert reason.result == "INACCESSIBLE"
+    assert "the heap has no CPU; the heap has no RAM" in reason.why
+
+
+def test_why_this_format() -> None:
+    only = wants(image(F.R8, min_size=size(2, 2)), image(F.NV12))
+    reason = because("pixel_format", only, wants(image(F.R8)))
+    assert reason.why == "the only format that everybody takes"
+    costs = Platform(format_costs=(FormatCost(F.NV12, cost=3.0),))
+    cheapest = because("pixel_format", only, platform=costs)
+    assert cheapest.result == "NV12 LINEAR"
+    assert "R8 LINEAR has no cost given" in cheapest.why
+    report = agree(only, wants(image(F.R8))).explain().report()
+    assert "NV12 LINEAR: not taken by p1 (1)" in report
+
+
+def test_a_format_that_cannot_live_in_protected_memory() -> None:
+    two = wants(
+        image(F.B8G8R8A8, pixel_format_modifier=M.ARM_LINEAR_TE, min_size=size(2, 2)),
+        image(F.B8G8R8A8, pixel_format_modifier=M.GOOGLE_GOLDFISH_OPTIMAL, min_size=size(2, 2)),
+        usage=DISPLAY,
+        buffer_memory_constraints=memory(secure_required=True),
+    )
+    assert (
+        "ARM_LINEAR_TE can't live in protected memory"
+        in because("pixel_format", two, platform=HEAPS).why
+    )
+
+
+def test_many_formats_are_cut() -> None:
+    modifiers = [M.ARM_AFBC_16X16 | bits for bits in (0, 0x10, 0x20, 0x40, 0x800, 0x1000, 0x2000)]
+    formats = (F.R8G8B8A8, F.R8G8B8X8, F.B8G8R8A8, F.B8G8R8X8)
+    many = wants(
+        *(
+            image(f, pixel_format_modifier=m, min_size=size(2, 2))
+            for f in formats
+            for m in modifiers
+        )
+    )
+    assert because("pixel_format", many).why.endswith("3 more")
+
+
+def test_why_this_color_space() -> None:
+    both = wants(image(F.R8, [C.SRGB, C.REC709, C.PASSTHROUGH], min_size=size(2, 2)))
+    assert because("color_space", both).result == "SRGB"
+    yuv = wants(image(F.R8, [C.REC709, C.PASSTHROUGH]))
+    anything = wants(image(F.DO_NOT_CARE, [C.DO_NOT_CARE]))
+    reason = because("color_space", both, yuv, anything)
+    assert reason.result == "REC709"
+    assert "SRGB isn't taken by p1 (1)" in reason.why
+
+
+def test_a_report_ends_with_what_came_out() -> None:
+    report = agree(wants(min_size_bytes=1), wants()).explain().report(width=80)
+    assert "size_bytes" in report
+    assert heap_line(report).endswith("fuchsia.sysmem.heap.HEAP_TYPE.SYSTEM_RAM/0")
+
+
+def heap_line(report: str) -> str:
+    return next(line for line in report.splitlines() if line.startswith("  heap "))
+
+
+def test_a_heap_named_by_a_list_without_the_system_heap() -> None:
+    lists = memory(min_size_bytes=1, permitted_heaps=[Heap(heap_type="unknown"), heap(DEVICE_HEAP)])
+    reason = because("heap", wants(buffer_memory_constraints=lists), platform=HEAPS)
+    assert "the system heap is not permitted" in reason.why

@@ -1,0 +1,53 @@
+"""`spec/image-formats.md` 4: what the worked examples leave out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
+from sysmem_protocol.sysmem2 import SizeU
+from sysmemd.constraints.entry import read_terms
+from sysmemd.constraints.formats import Traits, traits
+from sysmemd.constraints.padding import padded_size
+
+from .support import U32, U64, image
+
+R8 = traits(PixelFormat.R8, PixelFormatModifier.LINEAR)
+BGRA = traits(PixelFormat.B8G8R8A8, PixelFormatModifier.LINEAR)
+
+
+def padded(size_bytes: int, block: SizeU, of: Traits = R8, **fields: Any) -> int | None:
+    sizes: dict[str, Any] = {
+        name: SizeU(*value) if isinstance(value, tuple) else value for name, value in fields.items()
+    }
+    return padded_size(size_bytes, read_terms(image(pad_for_block_size=block, **sizes)), of)
+
+
+def test_an_image_narrower_than_min_size_contributes_nothing() -> None:
+    assert padded(5, SizeU(1, 4), min_size=(10, 1), max_size=(20, 20)) == 5
+
+
+def test_heights_over_32_bits_have_no_padded_size() -> None:
+    tall: dict[str, Any] = {"min_size": (1, U32), "max_size": (1, U32)}
+    assert padded(100, SizeU(1, 1), **tall) is None
+    assert padded(100, SizeU(1, 2), **tall, size_alignment=(1, 2)) is None
+
+
+def test_blocks_over_32_bits_have_no_padded_size() -> None:
+    limits: dict[str, Any] = {"min_size": (1, 1), "max_size": (0xFFFFFFFE, 1)}
+    assert padded(1 << 33, SizeU(1 << 31, 1), **limits, bytes_per_row_divisor=1) is None
+
+
+def test_an_image_that_is_not_allowed_has_no_padded_size() -> None:
+    """The first permitted height is over max_size: no image at all."""
+    assert padded(100, SizeU(1, 4), min_size=(1, 8), max_size=(20, 4)) is None
+
+
+def test_a_row_of_blocks_over_32_bits_has_no_padded_size() -> None:
+    limits: dict[str, Any] = {"min_size": (1, 1), "max_size": (0x3FFFFFFF, 1)}
+    assert padded(1 << 33, SizeU(4, 1), BGRA, **limits, bytes_per_row_divisor=4) is None
+    assert padded(1 << 33, SizeU(1, 2), BGRA, **limits, bytes_per_row_divisor=4) is not None
+
+
+def test_a_sum_over_64_bits_has_no_padded_size() -> None:
+    assert padded(U64, SizeU(1, 4), min_size=(1, 1), max_size=(1 << 20, 1 << 20)) is None

@@ -1,0 +1,225 @@
+"""A refusal is data: stage, rule, path, values, who; and one line for the log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.sysmem2 import BufferUsage, PixelFormatAndModifier
+from sysmemd.constraints import (
+    Difference,
+    Participant,
+    Platform,
+    Refusal,
+    Rule,
+    Stage,
+    aggregate,
+    aggregate_attached,
+    selections_report,
+)
+from sysmemd.constraints.refusal import MAX_LINE_VALUES, Breach
+
+from .support import PLATFORM, agree, image, memory, refused, size, wants
+
+F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
+
+
+def test_a_refusal_of_one_participant() -> None:
+    good = image(F.NV12, [C.REC709])
+    bad = image(F.R8, min_size=size(99, 1), max_size=size(98, 8))
+    refusal = refused(wants(min_size_bytes=1), wants(good, bad))
+    assert refusal.stage is Stage.PARTICIPANT
+    assert refusal.rule is Rule.MIN_SIZE_OVER_MAX
+    assert refusal.pair == (F.R8, M.LINEAR)
+    assert refusal.path == "$.image_format_constraints[1].min_size.width"
+    assert [(str(v.participant), v.path, v.value) for v in refusal.values] == [
+        ("p1 (1)", "$.image_format_constraints[1].min_size.width", 99),
+        ("p1 (1)", "$.image_format_constraints[1].max_size.width", 98),
+    ]
+    assert [str(who) for who in refusal.conflict] == ["p1 (1)"]
+    assert str(refusal) == (
+        "1 participant: min_size must be at most max_size, R8 LINEAR (99 > 98); "
+        "p1 (1) $.image_format_constraints[1].min_size.width = 99; "
+        "p1 (1) $.image_format_constraints[1].max_size.width = 98"
+    )
+
+
+def test_a_refusal_of_several_participants() -> None:
+    low = wants(image(F.L8), image(F.R8, min_size=size(99, 1)))
+    high = wants(image(F.R8, max_size=size(98, 98)), image(F.L8))
+    limited = wants(image(F.R8, max_size=size(97, 1000)), image(F.L8))
+    refusal = refused(low, high, limited)
+    assert refusal.stage is Stage.AGGREGATE
+    assert [str(value) for value in refusal.values] == [
+        "p0 (0) $.image_format_constraints[1].min_size.width = 99",
+        "p2 (2) $.image_format_constraints[0].max_size.width = 97",
+    ]
+    # Leaving out p2 leaves another number, but the same conflict.
+    assert [str(who) for who in refusal.conflict] == ["p0 (0)", "p2 (2)"]
+    assert str(refusal).endswith("conflict: p0 (0) and p2 (2)")
+    assert "conflict" not in refusal.line(conflict=False)
+
+
+@pytest.mark.parametrize(
+    ("rule", "participants", "brought"),
+    [
+        (
+            Rule.COUNT_OVER_MAX,
+            [
+                wants(count=2, min_size_bytes=1),
+                wants(count=3, max_buffer_count=4),
+                wants(count=None, max_buffer_count=5),
+            ],
+            [
+                "p0 (0) $.min_buffer_count_for_camping = 2",
+                "p1 (1) $.min_buffer_count_for_camping = 3",
+                "p1 (1) $.max_buffer_count = 4",
+            ],
+        ),
+        (
+            Rule.CONTIGUOUS_REFUSED,
+            [
+                wants(min_size_bytes=1),
+                wants(buffer_memory_constraints=memory(physically_contiguous_required=True)),
+                wants(buffer_memory_constraints=memory(physically_contiguous_required=False)),
+            ],
+            ["p1 (1) $.buffer_memory_constraints.physically_contiguous_required = true"],
+        ),
+        (
+            Rule.NO_COMMON_DOMAIN,
+            [
+                wants(min_size_bytes=1),
+                wants(
+                    usage=BufferUsage(display=1),
+                    buffer_memory_constraints=memory(cpu_domain_supported=False),
+                ),
+            ],
+            [
+                "p1 (1) $.buffer_memory_constraints.cpu_domain_supported = false",
+                "p0 (0) $.buffer_memory_constraints.ram_domain_supported = false",
+                "p0 (0) $.buffer_memory_constraints.inaccessible_domain_supported = false",
+            ],
+        ),
+        (
+            Rule.NO_COMMON_FORMAT,
+            [wants(image(F.R8, min_size=size(1, 1))), wants(image(F.L8)), wants()],
+            [
+                "p0 (0) $.image_format_constraints = [R8 LINEAR]",
+                "p1 (1) $.image_format_constraints = [L8 LINEAR]",
+            ],
+        ),
+        (
+            Rule.BUFFER_LIMIT,
+            [wants(min_size_bytes=1), wants(min_size_bytes=1 << 40)],
+            ["p1 (1) $.buffer_memory_constraints.min_size_bytes = 1099511627776"],
+        ),
+    ],
+)
+def test_the_values_are_those_that_decide(
+    rule: Rule, participants: list[Any], brought: list[str]
+) -> None:
+    refusal = refused(*participants, platform=Platform(contiguous="refuse"))
+    assert refusal.rule is rule
+    assert [str(value) for value in refusal.values] == brought
+
+
+def test_values_of_a_wildcard_entry_have_a_say() -> None:
+    wild = image(F.DO_NOT_CARE, [C.DO_NOT_CARE], max_size=size(5, 5))
+    refusal = refused(wants(image(F.R8, min_size=size(9, 9))), wants(wild))
+    assert [value.value for value in refusal.values] == [9, 5]
+
+
+def test_a_line_does_not_grow_with_the_participants() -> None:
+    crowd = [wants(count=20, min_size_bytes=1) for _ in range(MAX_LINE_VALUES + 4)]
+    refusal = refused(*crowd)
+    assert refusal.rule is Rule.COUNT_OVER_128
+    assert "and 4 more" in refusal.line(conflict=False)
+    assert len(refusal.conflict) == 7
+
+
+def test_a_path_where_nothing_was_sent() -> None:
+    refusal = refused(wants(image(F.DO_NOT_CARE, [C.DO_NOT_CARE], min_size=size(1, 1))), None)
+    assert refusal.rule is Rule.FORMAT_LEFT_OPEN
+    assert refusal.path == "$.image_format_constraints"
+    nobody = refused(wants(usage=BufferUsage(none=1), min_size_bytes=1))
+    assert nobody.path == "$.usage"
+    zero = refused(wants(count=None, min_size_bytes=1))
+    assert zero.path == "$.min_buffer_count_for_camping"
+    unset = refused(wants(image(F.R8, None, min_size=size(1, 1))))
+    assert unset.path == "$.image_format_constraints[0].color_spaces"
+    assert "un-set" in str(unset)
+
+
+def test_a_path_of_a_combined_image_field_that_nobody_sent() -> None:
+    refusal = Refusal(
+        Stage.AGGREGATE, Rule.POWER_OF_2, ("min_size",), (F.R8, 0), case=refused(None).case
+    )
+    assert refusal.path == "$.image_format_constraints.min_size"
+    own = Refusal(Stage.AGGREGATE, Rule.POWER_OF_2, ("min_size",), entry=3, case=refused(None).case)
+    assert own.path == "$.image_format_constraints[3].min_size"
+
+
+def test_differences_are_told() -> None:
+    entry = image(F.B8G8R8A8, min_size=size(10, 10))
+    existing = agree(wants(entry, min_size_bytes=10000))
+    strict = image(
+        F.B8G8R8A8,
+        min_size=size(11, 11),
+        max_size=size(16, 16),
+        size_alignment=size(4, 4),
+        display_rect_alignment=size(4, 4),
+        start_offset_divisor=16,
+        is_alpha_present=True,
+        max_width_times_height=300,
+        max_bytes_per_row=64,
+    )
+    result = aggregate_attached(
+        [Participant(wants(strict, count=None), "new", 9)], existing, PLATFORM
+    )
+    assert isinstance(result, Refusal)
+    assert len(result.differences) > MAX_LINE_VALUES
+    assert "$.image_format_constraints.min_size: 10×10 exists, 12×12 wanted" in str(result)
+    assert f"and {len(result.differences) - MAX_LINE_VALUES} more" in str(result)
+    assert str(Difference("$.x", None, True)) == "$.x: un-set exists, true wanted"
+
+
+def test_the_same_participants_give_equal_refusals() -> None:
+    bad = [wants(count=None, min_size_bytes=1)]
+    assert refused(*bad) == refused(*bad)
+    assert refused(*bad) != refused(None)
+
+
+def test_one_line_per_tried_selection() -> None:
+    tried = [("0/0", refused(None)), ("0/1", refused(wants(count=None, min_size_bytes=1)))]
+    assert selections_report(tried).splitlines() == [
+        "0/0: 0 size request: somebody must ask for a size",
+        "0/1: 5 settings: somebody must need a buffer",
+    ]
+
+
+def test_a_breach_again_keeps_what_it_says() -> None:
+    breach = Breach(Rule.POWER_OF_2, "min_size", "3")
+    breach.pair, breach.entry = (1, 2), 3
+    again = breach.again()
+    assert again is not breach
+    assert (again.rule, again.fields, again.detail) == (Rule.POWER_OF_2, ("min_size",), "3")
+    assert (again.pair, again.entry) == ((1, 2), 3)
+
+
+def test_a_pair_in_a_list_is_named_by_its_index() -> None:
+    pairs = [PixelFormatAndModifier(F.R8, 0), PixelFormatAndModifier(F.MJPEG, 0)]
+    refusal = refused(
+        wants(min_size_bytes=1),
+        wants(image(F.L8), image(None, pixel_format_and_modifiers=pairs)),
+    )
+    assert refusal.path == "$.image_format_constraints[1].pixel_format_and_modifiers[1]"
+    assert "= MJPEG LINEAR" in str(refusal)
+
+
+def test_refused_by_its_own_rules_before_anything_is_combined() -> None:
+    result = aggregate([Participant(wants(max_buffer_count=0, min_size_bytes=1))], PLATFORM)
+    assert isinstance(result, Refusal)
+    assert result.participant is not None
+    assert "unnamed client (0) $.max_buffer_count = 0" in str(result)

@@ -1,0 +1,149 @@
+"""Reports: plain tables that mark the conflict."""
+
+from __future__ import annotations
+
+from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.sysmem2 import (
+    SYSTEM_RAM_HEAP,
+    CpuUsage,
+    Heap,
+    PixelFormatAndModifier,
+    SizeU,
+)
+from sysmemd.constraints import Participant, Refusal, Rule, aggregate
+from sysmemd.constraints.fields import MAX_SHOWN, show
+from sysmemd.constraints.report import MAX_COLUMNS, MAX_VERDICTS, render
+from sysmemd.constraints.survey import combined_fields, combined_terms
+
+from .support import PLATFORM, image, memory, people, refused, size, wants
+
+F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
+
+
+def test_a_report_marks_fields_and_participants_in_conflict() -> None:
+    low = wants(image(F.R8, min_size=size(99, 1)))
+    report = refused(low, wants(image(F.R8)), wants(image(F.R8, max_size=size(98, 98)))).report()
+    lines = report.splitlines()
+    assert lines[0].startswith("4 aggregate: min_size must be at most max_size")
+    assert lines[1] == "smallest conflicting set: p0 (0), p2 (2)"
+    header = next(line for line in lines if line.startswith("field"))
+    columns = [cell.strip() for cell in header.split("|")]
+    assert columns == ["field", "p0 (0)*", "p1 (1)", "p2 (2)*", "result"]
+    marked = [[cell.strip() for cell in line.split("|")] for line in lines if line[0:1] == ">"]
+    assert marked == [
+        [">   .min_size.width", "99", "", "", "99 > 98"],
+        [">   .max_size.width", "", "", "98", "99 > 98"],
+    ]
+    assert "  R8 LINEAR: min_size must be at most max_size (99 > 98)" in lines
+
+
+def test_a_report_of_one_participants_own_breach() -> None:
+    report = refused(wants(usage=None, min_size_bytes=1)).report()
+    assert "smallest conflicting set: p0 (0)" in report
+    assert "un-set" in report
+
+
+def test_formats_that_dropped_out_are_told_with_those_who_do_not_take_them() -> None:
+    many = [wants(image(F.L8)) for _ in range(6)]
+    report = refused(wants(image(F.R8, min_size=size(1, 1))), *many).report()
+    assert "R8 LINEAR: not taken by p1 (1), p2 (2), p3 (3), p4 (4), 2 more" in report
+    assert "L8 LINEAR: not taken by p0 (0)" in report
+
+
+def test_a_long_list_of_formats_is_cut() -> None:
+    modifiers = [M.ARM_AFBC_16X16 | bits for bits in (0, 0x10, 0x20, 0x40, 0x800, 0x1000, 0x2000)]
+    pairs = [
+        PixelFormatAndModifier(f, m)
+        for f in (F.R8G8B8A8, F.R8G8B8X8, F.B8G8R8A8, F.B8G8R8X8)
+        for m in modifiers
+    ]
+    long = wants(image(None, pixel_format_and_modifiers=pairs, min_size=size(1, 1)))
+    report = refused(long, wants(image(F.R8))).report()
+    assert f"… {len(pairs) + 1 - MAX_VERDICTS} more" in report
+    assert len(report.splitlines()) < 60
+
+
+def test_more_formats_than_can_be_named() -> None:
+    junk = [PixelFormatAndModifier(5000 + i, M.DO_NOT_CARE) for i in range(64)]
+    more = [PixelFormatAndModifier(6000 + i, M.DO_NOT_CARE) for i in range(6)]
+    both = wants(
+        image(None, pixel_format_and_modifiers=junk, min_size=size(1, 1)),
+        image(None, pixel_format_and_modifiers=more),
+    )
+    refusal = refused(both)
+    assert refusal.values[0].value[-1] == "… 6 more"
+
+
+def test_columns_are_bounded_and_those_in_conflict_come_first() -> None:
+    crowd = [wants(image(F.R8)) for _ in range(MAX_COLUMNS + 7)]
+    crowd[0] = wants(image(F.R8, min_size=size(9, 9)))
+    crowd[-1] = wants(image(F.R8, max_size=size(8, 8)))
+    header = next(
+        line for line in refused(*crowd).report().splitlines() if line.startswith("field")
+    )
+    columns = [cell.strip() for cell in header.split("|")]
+    assert columns[-3:] == [f"p{len(crowd) - 1} ({len(crowd) - 1})*", "7 more", "result"]
+    assert len(columns) == MAX_COLUMNS + 3
+
+
+def test_equal_participants_are_told_apart() -> None:
+    same = wants(count=65, min_size_bytes=1)
+    result = aggregate([Participant(same, "a"), Participant(wants(), "a")], PLATFORM)
+    assert not isinstance(result, Refusal)
+    three = [Participant(same, "same") for _ in range(3)]
+    refusal = aggregate(three, PLATFORM)
+    assert isinstance(refusal, Refusal)
+    assert len(refusal.conflict) == 2
+    assert refusal.report().count("same (0)*") == 2
+
+
+def test_heaps_and_domains_in_a_report() -> None:
+    heaps = [memory(permitted_heaps=[SYSTEM_RAM_HEAP], min_size_bytes=1)]
+    heaps.append(memory(permitted_heaps=[Heap(heap_type="x")]))
+    refusal = refused(*(wants(buffer_memory_constraints=each) for each in heaps))
+    assert refusal.rule is Rule.NO_COMMON_HEAP
+    assert "[x/0]" in refusal.report(width=60)
+    total = combined_fields(refusal.case)
+    assert total is not None
+    assert total.heaps == ()
+
+
+def test_nothing_to_combine() -> None:
+    case = refused(wants(usage=None, min_size_bytes=1)).case
+    assert combined_fields(case) is None
+    assert combined_terms(case, (F.R8, 0)) == (None, None)
+
+
+def test_a_combination_that_fails_has_no_terms() -> None:
+    refusal = refused(
+        *(wants(image(F.R8, [space], min_size=size(1, 1))) for space in (C.SRGB, C.REC709))
+    )
+    terms, breach = combined_terms(refusal.case, (F.R8, 0))
+    assert terms is None
+    assert breach is not None
+    assert breach.rule is Rule.NO_COMMON_COLOR_SPACE
+    assert "—" in refusal.report()
+
+
+def test_cells_are_cut() -> None:
+    table = render([("a", "b"), ("c" * 9, "d" * 9)], width=5)
+    assert table.splitlines()[-1] == "ccccccccc | dddd…"
+
+
+def test_values_for_people() -> None:
+    assert show(None) == "un-set"
+    assert (show(True), show(False)) == ("true", "false")
+    assert show(SizeU(3, 4)) == "3×4"
+    assert show(CpuUsage.READ | CpuUsage.WRITE) == "READ|WRITE"
+    assert show(CpuUsage(0)) == "0"
+    assert show(CpuUsage(0x11)) == "READ|0x10"
+    assert show(F.NV12) == "NV12"
+    assert show(PixelFormatAndModifier(F.NV12, M.LINEAR)) == "NV12 LINEAR"
+    assert show(Heap(heap_type="x")) == "x/0"
+    assert show([1, 2]) == "[1, 2]"
+    assert show(list(range(MAX_SHOWN + 2))).endswith(", … 2 more]")
+    assert show(7) == "7"
+
+
+def test_people_are_numbered() -> None:
+    assert [str(who) for who in people(None, None)] == ["p0 (0)", "p1 (1)"]

@@ -1,0 +1,82 @@
+"""`python -m sysmemd.explain FILE.json`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sysmemd.explain import main
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "constraints"
+
+#: Each example: exit status, and what its report must say.
+EXPECTED = {
+    "camera_and_viewer": (0, ["pixel_format = NV12 LINEAR", "size_bytes = 3133440"]),
+    "count_conflict": (1, ["(8 > 4)", "set: ring buffer (401), archiver (403)"]),
+    "format_conflict": (1, ["no color space is left", "set: decoder (201), compositor (202)"]),
+    "heap_conflict": (
+        1,
+        ["no coherency domain", "example.protected", "set: secure decoder (501), screenshot (503)"],
+    ),
+    "padding": (0, ["size_bytes = 835200", "raw_vmo_size = 839680: padding"]),
+    "size_conflict": (1, ["(1920 > 1280)", "set: screen recorder (301), desktop (303)"]),
+    "tiled_formats": (0, ["B8G8R8A8 INTEL_I915_Y_TILED: the cheapest, cost 2000"]),
+}
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.json")} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, phrases = EXPECTED[name]
+    assert main([str(EXAMPLES / f"{name}.json")]) == status
+    printed = capsys.readouterr()
+    assert printed.out.startswith("refused\n" if status else "agreed\n")
+    assert "field" in printed.out
+    assert printed.err == ""
+    for phrase in phrases:
+        assert phrase in printed.out
+
+
+def test_width(capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(EXAMPLES / "padding.json"), "--width", "80"])
+    assert "… " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"participants": [{"nmae": "x"}]}', "$.participants[0].nmae: unknown key"),
+        ('{"participants": [{"id": "x"}]}', "$.participants[0].id: expected an integer, got text"),
+        ("{", "Expecting property name"),
+        ("[" * 100_000, ""),
+        ("\xff", ""),
+    ],
+)
+def test_a_faulty_file_is_named(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "case.json"
+    file.write_bytes(text.encode("latin-1"))
+    assert main([str(file)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"{file}: ")
+    assert message in printed.err
+
+
+def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "none.json")]) == 2
+    assert "none.json" in capsys.readouterr().err
+
+
+def test_as_a_command() -> None:
+    command = [sys.executable, "-m", "sysmemd.explain", str(EXAMPLES / "size_conflict.json")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stdout.startswith("refused\n")
