@@ -140,7 +140,10 @@ class LogicalBufferCollection:
         return self.buffers
 
     def joining(self, existing: Allocation) -> Joining:
-        """Attached attempts against `existing`, with all that have it and are in the tree."""
+        """Attached attempts against `existing`, with all that have it and are in the tree.
+
+        These come breadth first, and after them those who have joined since, in the order in which they did.
+        """
         if self._joining is None:
             having = breadth_first(self.root, allocated_children)
             self._joining = self.engine.joining(participants_of(having), existing, self.platform)
@@ -192,8 +195,8 @@ class LogicalBufferCollection:
         self.say(
             Level.WARNING,
             "allocation is taking a while",
+            None,
             seconds=seconds,
-            node=None,
             **describe.waiting_for(self.root),
         )
 
