@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -75,8 +75,10 @@ def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "none.json" in capsys.readouterr().err
 
 
-def test_as_a_command() -> None:
-    command = [sys.executable, "-m", "sysmemd.explain", str(EXAMPLES / "size_conflict.json")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert result.stdout.startswith("refused\n")
+def test_as_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delitem(sys.modules, "sysmemd.explain")
+    monkeypatch.setattr(sys, "argv", ["explain", str(EXAMPLES / "size_conflict.json")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("sysmemd.explain", run_name="__main__")
+    assert ended.value.code == 1
+    assert capsys.readouterr().out.startswith("refused\n")

@@ -87,10 +87,7 @@ def run_attached(case: Case, *, tolerate_absence: bool = False) -> Allocation | 
     if isinstance(result, Refusal):
         return result
     differences = tuple(_differences(case.existing.settings, result.settings))
-    if result.buffer_count != case.existing.buffer_count and not case.settings_only:
-        differences += (
-            Difference("$.buffer_count", case.existing.buffer_count, result.buffer_count),
-        )
+    # The count can't differ: the pin's minimum and maximum are the existing count.
     if not differences:
         return result
     breach = Breach(Rule.SETTINGS_DIFFER)

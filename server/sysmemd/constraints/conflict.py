@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .aggregate import run
+from .attached import run_attached
 from .model import Participant
 from .refusal import ABSENCES, Case, Refusal
 
@@ -70,9 +72,6 @@ class _Search:
 
     def conflicts(self, members: tuple[int, ...]) -> bool:
         """Whether these alone are refused for the same reason."""
-        from .aggregate import run
-        from .attached import run_attached
-
         participants = tuple(self.case.participants[index] for index in members)
         if self.left <= 0 or not self.keeps_existing(participants):
             return False

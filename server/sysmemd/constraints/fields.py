@@ -26,7 +26,7 @@ from sysmem_protocol.sysmem2 import (
 
 from .entry import Entry, Terms
 from .formats import FORMAT_DO_NOT_CARE, MODIFIER_DO_NOT_CARE, color_name, pair_name
-from .model import Participant
+from .model import Participant, printable
 from .normalise import Needs, normalise
 from .refusal import Breach, Brought, Case, Refusal
 
@@ -295,7 +295,7 @@ def show(value: Any) -> str:
     if isinstance(value, PixelFormatAndModifier):
         return pair_name((value.pixel_format, value.pixel_format_modifier))
     if isinstance(value, Heap):
-        return f"{value.heap_type}/{value.id or 0}"
+        return f"{printable(value.heap_type or '')}/{value.id or 0}"
     if isinstance(value, list | tuple):
         shown = [show(element) for element in value[:MAX_SHOWN]]
         if len(value) > MAX_SHOWN:

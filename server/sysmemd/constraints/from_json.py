@@ -21,7 +21,6 @@ from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
 from sysmem_protocol.library import (
     Bool,
     Enumeration,
-    HandleType,
     Integer,
     Nested,
     String,
@@ -186,7 +185,7 @@ def _read(type_: WireType, value: Any, path: str) -> Any:
             return [_read(element, each, f"{path}[{i}]") for i, each in enumerate(value)]
         case Nested(type=declared):
             return _record(declared, value, path)
-        case HandleType():
+        case _:
             raise JsonError(path, "a handle has no value here")
 
 

@@ -48,7 +48,12 @@ class Participant:
     memo: list[Any] = field(default_factory=list, init=False, compare=False, repr=False)
 
     def __str__(self) -> str:
-        return f"{self.name or 'unnamed client'} ({self.id})"
+        return f"{printable(self.name) or 'unnamed client'} ({self.id})"
+
+
+def printable(text: str) -> str:
+    """A client's text on one line, whatever it holds: what isn't printable is escaped."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)

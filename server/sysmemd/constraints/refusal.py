@@ -78,7 +78,7 @@ class Rule(enum.Enum):
         "the area of min_size must be at most max_width_times_height and fit 32 bits"
     )
     # 2
-    NO_COMMON_HEAP = "somebody's every heap is refused by somebody else"
+    NO_COMMON_HEAP = "no heap is permitted by everybody"
     NO_COMMON_FORMAT = "no format and modifier is left that everybody takes"
     NO_COMMON_COLOR_SPACE = "no color space is left that everybody takes"
     ALPHA_CONFLICT = "is_alpha_present must not differ"
@@ -99,7 +99,7 @@ class Rule(enum.Enum):
     NO_HEAP = "no permitted heap is configured and supports a domain that everybody supports"
     NO_COMMON_DOMAIN = "no coherency domain is supported by everybody and by the heap"
     NO_PROTECTED_FORMAT = "no format left can live in protected memory"
-    REQUIRED_WIDTH = "the required image must be within max_size"
+    REQUIRED_SIZE_OVER_MAX = "the required image must be within max_size"
     REQUIRED_ROW = "a row of the required image must be at most max_bytes_per_row"
     REQUIRED_AREA = (
         "the required image's area must be at most max_width_times_height and fit 32 bits"
@@ -256,8 +256,6 @@ class Refusal:
             parts[0] += f", {pair_name(self.pair)}"
         if self.detail:
             parts[0] += f" ({self.detail})"
-        if self.participant is not None and not self.values:
-            parts.append(f"{self.participant} {self.path}".rstrip())
         parts += [str(value) for value in self.values[:MAX_LINE_VALUES]]
         if len(self.values) > MAX_LINE_VALUES:
             parts.append(f"and {len(self.values) - MAX_LINE_VALUES} more")

@@ -140,7 +140,7 @@ def _required_image(entry: Entry, required: WidthHeight) -> RequiredImage:
     ):
         if value > limit:
             fields = ("required_max_size_list", f"size_alignment.{axis}", f"max_size.{axis}")
-            raise _about(entry, Rule.REQUIRED_WIDTH, fields, f"{value} > {limit}")
+            raise _about(entry, Rule.REQUIRED_SIZE_OVER_MAX, fields, f"{value} > {limit}")
     row = round_up(max(of.stride_bytes * width, t.min_bytes_per_row), t.bytes_per_row_divisor)
     if row > t.max_bytes_per_row:
         fields = (

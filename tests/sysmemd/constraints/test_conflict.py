@@ -9,6 +9,8 @@ import pytest
 from sysmem_protocol.images2 import ColorSpace, PixelFormat
 from sysmem_protocol.sysmem2 import BufferUsage
 from sysmemd.constraints import Participant, Platform, Refusal, Rule, aggregate, conflict
+from sysmemd.constraints.aggregate import run
+from sysmemd.constraints.refusal import Case
 
 from .support import PLATFORM, image, memory, refused, size, wants
 
@@ -48,6 +50,24 @@ def test_two_of_many_take_few_aggregations(monkeypatch: pytest.MonkeyPatch) -> N
     assert names(refusal) == ["p33", "p77"]
     monkeypatch.setattr(conflict, "MAX_AGGREGATIONS", 40)
     assert names(refused(*crowd)) == ["p33", "p77"]
+
+
+def test_a_search_takes_a_bounded_number_of_aggregations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[Case] = []
+
+    def counting(case: Case, *, tolerate_absence: bool) -> Any:
+        taken.append(case)
+        return run(case, tolerate_absence=tolerate_absence)
+
+    monkeypatch.setattr(conflict, "run", counting)
+    refusal = refused(*(wants(count=1, min_size_bytes=1) for _ in range(1000)))
+    assert not taken
+    assert refusal.rule is Rule.COUNT_OVER_128
+    assert len(refusal.conflict) >= 129
+    assert 0 < len(taken) <= conflict.MAX_AGGREGATIONS
+    assert refusal.line().count("p0 (0)") >= 1
 
 
 def test_a_search_that_must_end_gives_a_conflicting_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import SYSTEM_RAM_HEAP, BufferUsage, PixelFormatAndModifier
 from sysmemd.constraints import Participant, Platform, Rule, Stage, UsageBits
+from sysmemd.constraints import fold as fold_module
 from sysmemd.constraints.fold import fold, intersect_heaps
 from sysmemd.constraints.formats import traits
 from sysmemd.constraints.normalise import Needs, normalise
@@ -191,6 +192,9 @@ def test_filling_in_leads_to_supported_pairs_only() -> None:
 def test_filling_in_drops_color_spaces_that_the_format_does_not_support() -> None:
     total = folded(listed(ANY, spaces=[C.SRGB, C.REC709, 4711]), listed(R8, spaces=[C.DO_NOT_CARE]))
     assert total.entries[0].terms.color_spaces == frozenset({C.SRGB, C.REC709})
+    shared = wants(image(F.DO_NOT_CARE, [C.SRGB, C.REC709]))
+    twice = folded(shared, listed(RGB, (F.R5G6B5, M.LINEAR), spaces=[C.SRGB])).entries
+    assert [entry.terms.color_spaces for entry in twice] == [frozenset({C.SRGB})] * 2
     rgb = folded(listed(RGB, L8, spaces=[C.DO_NOT_CARE]), listed(ANY, spaces=[C.SRGB, C.REC709]))
     assert [entry.terms.color_spaces for entry in rgb.entries] == [
         frozenset({C.SRGB}),
@@ -352,6 +356,42 @@ def test_block_padding_is_the_largest_and_widens_the_divisor() -> None:
 def test_padding_beyond_is_the_largest() -> None:
     name = "pad_beyond_image_size_bytes"
     assert terms({name: 30}, {name: 50}, {}).pad_beyond == 50
+
+
+def test_the_same_participant_twice() -> None:
+    needs = normalise(Participant(listed(R8, L8)), PLATFORM)
+    assert [entry.terms for entry in fold([needs, needs]).entries] == [
+        entry.terms for entry in needs.entries
+    ]
+
+
+def test_the_work_grows_linearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 participants with 64 formats each, every other one with wildcards."""
+    calls = {"combine": 0, "combine_pairs": 0}
+
+    def counted(name: str) -> Any:
+        real = getattr(fold_module, name)
+
+        def call(*arguments: Any) -> Any:
+            calls[name] += 1
+            return real(*arguments)
+
+        return call
+
+    modifiers = [M.ARM_AFBC_16X16 | bits << 4 for bits in range(8)]
+    modifiers += [M.ARM_AFBC_32X8 | bits << 4 for bits in range(8)]
+    rgb: list[int] = [F.R8G8B8A8, F.R8G8B8X8, F.B8G8R8A8, F.B8G8R8X8]
+    specific = [(f, m) for f in rgb for m in modifiers]
+    any_modifier = [(f, int(M.DO_NOT_CARE)) for f in rgb]
+    crowd = [
+        normalise(Participant(listed(*(any_modifier if i % 2 else specific))), PLATFORM)
+        for i in range(64)
+    ]
+    for name in calls:
+        monkeypatch.setattr(fold_module, name, counted(name))
+    assert len(fold(crowd).entries) == 64
+    assert calls["combine"] <= 64 * 64
+    assert calls["combine_pairs"] <= 64 * 64
 
 
 def test_formats_that_share_terms_are_still_told_apart() -> None:

@@ -29,6 +29,7 @@ def test_a_secure_heap_supports_the_inaccessible_domain_only() -> None:
 def test_participants_are_named_for_people() -> None:
     assert str(Participant(None, "camera", 7)) == "camera (7)"
     assert str(Participant(None)) == "unnamed client (0)"
+    assert str(Participant(None, "a\nb\u2028é", 1)) == r"a\nb\u2028\xe9 (1)"
 
 
 def test_an_allocation_from_elsewhere_has_no_explanation() -> None:

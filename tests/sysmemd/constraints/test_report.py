@@ -43,6 +43,10 @@ def test_a_report_of_one_participants_own_breach() -> None:
     assert "un-set" in report
 
 
+def test_a_report_of_what_nobody_said() -> None:
+    assert "conflicting set" not in refused(None).report()
+
+
 def test_formats_that_dropped_out_are_told_with_those_who_do_not_take_them() -> None:
     many = [wants(image(F.L8)) for _ in range(6)]
     report = refused(wants(image(F.R8, min_size=size(1, 1))), *many).report()

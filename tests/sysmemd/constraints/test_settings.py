@@ -176,7 +176,7 @@ def test_rows_are_at_least_min_bytes_per_row_and_multiples_of_the_divisor() -> N
 def test_a_size_rounded_up_over_max_size(required: tuple[int, int]) -> None:
     """Only without a limit: any other maximum was rounded down to the alignment."""
     one = image(min_size=size(1, 1), required_max_size=size(*required))
-    refused_by(Rule.REQUIRED_WIDTH, wants(one), wants(image(size_alignment=size(4, 4))))
+    refused_by(Rule.REQUIRED_SIZE_OVER_MAX, wants(one), wants(image(size_alignment=size(4, 4))))
 
 
 def test_rows_over_max_bytes_per_row() -> None:
