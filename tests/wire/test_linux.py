@@ -1,0 +1,564 @@
+"""linux.md: whose end a descriptor is, ends that were tampered with, clients that do not read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .process import Daemon
+from .raw import (
+    PATIENCE,
+    Allocator,
+    Channel,
+    Collection,
+    Descriptor,
+    PeerClosed,
+    Token,
+    Wire,
+    constraints,
+    header,
+    receive_descriptors,
+    until,
+)
+
+pytestmark = pytest.mark.usefixtures("bystander")
+
+
+# Koids
+
+
+def test_getpeername_of_every_node_ends_in_its_koid(wire: Wire) -> None:
+    allocator = wire.connect()
+    root = allocator.shared()
+    group = root.group()
+    child = group.child()
+    child.sync()
+    (other,) = root.duplicate_sync([0x80000000])
+    collection = allocator.bind(other)
+    attached = collection.attach()
+    attached.sync()
+    koids = [node.koid() for node in (root, group, child, collection, attached)]
+    assert len(set(koids)) == 5
+    assert all(0 < koid < 1 << 64 for koid in koids)
+    name = bytes(root.socket.getpeername())
+    assert name.startswith(b"\0sysmem/")
+    assert name.rsplit(b"/", 1)[1] == str(root.koid()).encode()
+
+
+def test_koids_are_never_reused(wire: Wire) -> None:
+    allocator = wire.connect()
+    seen = set()
+    for _ in range(100):
+        root = allocator.shared()
+        root.sync()
+        assert root.koid() not in seen
+        seen.add(root.koid())
+        root.close()
+
+
+# Look-alikes
+
+BIND_IN_ANOTHER_NAMESPACE = """
+import socket, sys
+name = bytes.fromhex(sys.argv[1])
+over = socket.socket(fileno=int(sys.argv[2]))
+server, client = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+server.bind(name)
+socket.send_fds(over, [b"*"], [client.fileno(), server.fileno()])
+over.recv(1)
+"""
+
+
+def look_alike(wire: Wire, token: Token) -> tuple[Channel, Descriptor]:
+    """An end whose peer has the token's name, and that peer; made where the name is free."""
+    mine, theirs = socket.socketpair()
+    wire.own(mine)
+    name = bytes(token.socket.getpeername())
+    with theirs:
+        process = subprocess.Popen(
+            [
+                *("unshare", "--net", sys.executable, "-c", BIND_IN_ANOTHER_NAMESPACE),
+                *(name.hex(), str(theirs.fileno())),
+            ],
+            pass_fds=[theirs.fileno()],
+        )
+    try:
+        client, server = receive_descriptors(wire, mine)
+    finally:
+        mine.close()
+        process.wait(PATIENCE)
+    fake = Channel(wire, socket.socket(fileno=os.dup(client.fileno())))
+    client.close()
+    assert fake.socket.getpeername() == token.socket.getpeername()
+    return fake, server
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace takes root")
+
+
+@needs_root
+def test_a_look_alike_end_binds_and_disturbs_nothing(wire: Wire) -> None:
+    allocator = wire.connect()
+    root = allocator.shared()
+    child = root.duplicate_token()
+    root.sync()
+    for _ in range(3):
+        fake, server = look_alike(wire, child)
+        stolen = allocator.bind(fake)
+        stolen.assert_closes()
+        server.close()
+        child.sync()
+        assert allocator.validate(child.koid())
+    one, other = allocator.bind(root), allocator.bind(child)
+    for collection in (one, other):
+        collection.set_constraints(constraints())
+        collection.sync()
+    assert len(one.wait().buffers) == 2
+
+
+@needs_root
+def test_what_a_look_alike_was_sent_before_is_never_taken_for_the_tokens(wire: Wire) -> None:
+    allocator = wire.connect()
+    root = allocator.shared()
+    root.sync()
+    fake, server = look_alike(wire, root)
+    with contextlib.suppress(PeerClosed):
+        fake.send("Node.Release")
+        fake.send_bytes(b"?")
+    allocator.bind(fake).assert_closes()
+    server.close()
+    root.sync()
+    collection = allocator.bind(root)
+    collection.set_constraints(constraints())
+    collection.wait()
+
+
+@needs_root
+def test_a_look_alike_whose_peer_sends_noise_or_never_reads(wire: Wire) -> None:
+    allocator = wire.connect()
+    root = allocator.shared()
+    root.sync()
+    fake, server = look_alike(wire, root)
+    fake.socket.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            fake.socket.send(b"x" * 1000)  # the daemon's nonce finds the queue full
+    allocator.bind(fake).assert_closes()
+    server.close()
+    root.sync()
+    assert allocator.validate(root.koid())
+
+
+@needs_root
+def test_a_look_alike_while_the_real_token_has_messages_under_way(wire: Wire) -> None:
+    allocator = wire.connect()
+    root = allocator.shared()
+    root.sync()
+    fake, server = look_alike(wire, root)
+    children = [root.duplicate_token() for _ in range(50)]
+    sync = root.request("Node.Sync")
+    allocator.bind(fake).assert_closes()
+    server.close()
+    assert root.answer(sync).body is None
+    for child in children:
+        child.sync()
+
+
+def test_a_real_token_with_a_full_queue_binds(wire: Wire) -> None:
+    """The nonce must wait its turn, not be given up: the client was here first."""
+    allocator = wire.connect()
+    root = allocator.shared()
+    root.sync()
+    info = header(0, 0x5CDE8914608D99B1) + b"\xa1\x01\x79\x01\x00" + b"n" * 256
+    root.socket.setblocking(False)
+    for _ in range(500):
+        with contextlib.suppress(BlockingIOError):
+            root.socket.send(info)
+    collection = allocator.bind(root)
+    collection.set_constraints(constraints())
+    collection.wait()
+
+
+def test_a_token_whose_reading_side_is_shut_down_fails_no_bystander(wire: Wire) -> None:
+    allocator = wire.connect()
+    root = allocator.shared()
+    root.sync()
+    root.socket.shutdown(socket.SHUT_RD)
+    collection = allocator.bind(root)
+    allocator.sync()
+    with contextlib.suppress(PeerClosed):
+        collection.sync()
+
+
+def test_a_token_whose_sending_side_was_shut_down_before_the_bind(wire: Wire) -> None:
+    """Shut down without Release: the channel closed, the node failed, the token is unknown."""
+    allocator = wire.connect()
+    root = allocator.shared()
+    child = root.duplicate_token()
+    root.sync()
+    child.socket.shutdown(socket.SHUT_WR)
+    allocator.bind(child).assert_closes()
+    root.assert_closes()
+    allocator.sync()
+
+
+# The server's descriptors have duplicates here
+
+
+def kept_server_end(wire: Wire) -> tuple[Allocator, Token, Token, Descriptor]:
+    """A root, a child, and a duplicate of the child's server end."""
+    allocator = wire.connect()
+    root = allocator.shared()
+    client, server = wire.pair()
+    kept = server.duplicate()
+    root.send("BufferCollectionToken.Duplicate", {1: 0x80000000, 2: server})
+    root.sync()
+    return allocator, root, Token(wire, client), kept
+
+
+def test_clearing_o_nonblock_on_a_duplicate_blocks_nobody(wire: Wire) -> None:
+    allocator, root, child, kept = kept_server_end(wire)
+    os.set_blocking(kept.fileno(), True)
+    allocator.sync()
+    child.sync()
+    os.set_blocking(kept.fileno(), True)
+    # answers that nobody reads fill the queue; a blocking send would stop the daemon
+    child.socket.settimeout(0.5)
+    with contextlib.suppress(PeerClosed, TimeoutError):
+        for txid in range(1, 3000):
+            child.send("Node.Sync", txid=txid)
+            os.set_blocking(kept.fileno(), True)
+    wire.connect().sync()
+    root.assert_closes()
+
+
+def test_reading_from_a_duplicate_only_takes_the_clients_own_messages(wire: Wire) -> None:
+    allocator, root, child, kept = kept_server_end(wire)
+    thief = Channel(wire, socket.socket(fileno=os.dup(kept.fileno())))
+    thief.socket.setblocking(False)
+    for _ in range(200):
+        child.send("Node.SetDebugClientInfo", {1: "n", 2: 1})
+        with contextlib.suppress(BlockingIOError):
+            thief.socket.recv(1 << 16)
+    allocator.sync()
+    child.socket.settimeout(0.2)
+    with contextlib.suppress(TimeoutError, PeerClosed):
+        child.sync()  # perhaps it was stolen
+    allocator.sync()
+    root.sync()
+
+
+def test_reading_the_nonce_from_a_duplicate_delays_no_other_client(wire: Wire) -> None:
+    allocator, root, child, kept = kept_server_end(wire)
+    thief = Channel(wire, socket.socket(fileno=os.dup(kept.fileno())))
+    other = wire.connect()
+    thief.socket.setblocking(False)
+    collection = allocator.bind(child)
+    for _ in range(2000):
+        with contextlib.suppress(BlockingIOError):
+            thief.socket.recv(1 << 16)
+    other.sync()
+    root.sync()
+    with contextlib.suppress(PeerClosed):
+        collection.sync()
+
+
+@pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR])
+def test_shutting_down_a_duplicate_harms_only_its_owner(wire: Wire, how: int) -> None:
+    allocator, root, child, kept = kept_server_end(wire)
+    with socket.socket(fileno=os.dup(kept.fileno())) as end:
+        end.shutdown(how)
+    allocator.sync()
+    with contextlib.suppress(PeerClosed):
+        child.request("Node.Sync")
+    wire.connect().sync()
+    child.close()
+    kept.close()
+    root.assert_closes()
+
+
+def test_sending_through_a_duplicate_reaches_only_the_client_itself(wire: Wire) -> None:
+    allocator, root, child, kept = kept_server_end(wire)
+    with socket.socket(fileno=os.dup(kept.fileno())) as end:
+        end.send(b"hello myself")
+    assert child.socket.recv(100) == b"hello myself"
+    child.sync()
+    root.sync()
+    allocator.sync()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        (socket.SO_PASSCRED, 1),
+        (getattr(socket, "SO_PASSSEC", 34), 1),
+        (29, 1),  # SO_TIMESTAMP
+        (socket.SO_SNDBUF, 0),
+        (socket.SO_RCVBUF, 0),
+        (42, 0),  # SO_PEEK_OFF
+    ],
+)
+def test_options_set_on_a_duplicate_harm_at_most_its_owner(
+    wire: Wire, option: int, value: int
+) -> None:
+    allocator, root, child, kept = kept_server_end(wire)
+    with socket.socket(fileno=os.dup(kept.fileno())) as end:
+        end.setsockopt(socket.SOL_SOCKET, option, value)
+    child.sync()
+    pair = wire.eventpair()
+    child.send("Node.AttachNodeTracking", {1: pair[1]})
+    child.sync()
+    assert not pair[0].is_closed()
+    collections: list[Collection] = [allocator.bind(token) for token in (root, child)]
+    for collection in collections:
+        collection.set_constraints(constraints(camping=20))
+    assert len(collections[0].wait().buffers) == 40
+
+
+def test_control_data_truncated_by_credentials_closes_the_channel(wire: Wire) -> None:
+    """With SO_PASSCRED set on the server end, 253 descriptors and credentials come together."""
+    _, root, child, kept = kept_server_end(wire)
+    with socket.socket(fileno=os.dup(kept.fileno())) as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    kept.close()
+    mine, theirs = wire.eventpair()
+    child.send_bytes(header(0, 0x5CDE8914608D99B1) + b"\xa1\x01\x61n", [theirs] * 253)
+    theirs.close()
+    child.assert_closes()
+    root.assert_closes()
+    mine.wait_closed()
+
+
+def test_a_small_send_buffer_on_the_server_end_and_a_large_answer(wire: Wire) -> None:
+    """An answer that can't be sent at all costs its channel, nothing else."""
+    allocator = wire.connect()
+    client, server = wire.pair()
+    with socket.socket(fileno=os.dup(server.fileno())) as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0)
+    allocator.send("Allocator.AllocateNonSharedCollection", {1: server})
+    collection = Collection(wire, client)
+    image = {1: 101, 2: 0, 3: [1], 4: [1, 1], 18: [[n, 1000 - n] for n in range(1, 65)]}
+    collection.set_constraints(constraints(camping=128, more={8: [image]}))
+    with contextlib.suppress(PeerClosed):
+        assert len(collection.wait().buffers) == 128
+    allocator.sync()
+
+
+# Clients that never read
+
+
+def test_a_client_that_never_reads_delays_no_other_client(wire: Wire) -> None:
+    allocator, other = wire.connect(), wire.connect()
+    roots = [allocator.shared() for _ in range(5)]
+    for root in roots:
+        for txid in range(1, 800):
+            root.send("Node.Sync", txid=txid)
+    other.sync()
+    for root in roots:
+        assert [root.receive().txid for _ in range(799)] == list(range(1, 800))
+
+
+def test_answers_with_descriptors_that_nobody_reads_do_not_pile_up_in_the_daemon(
+    wire: Wire, daemon: Daemon
+) -> None:
+    """1,000 answers of 128 VMOs each: nobody's limit of descriptors holds that."""
+    allocator, other = wire.connect(), wire.connect()
+    collection = allocator.non_shared()
+    collection.set_constraints(constraints(camping=128))
+    collection.wait().close()
+    with contextlib.suppress(PeerClosed):
+        for _ in range(1000):
+            collection.request_wait()
+        allocator.sync()
+    other.sync()
+    assert len(daemon.descriptors()) < len(daemon.baseline) + 1000
+    own = other.non_shared()
+    own.set_constraints(constraints())
+    own.wait()
+
+
+# How a channel ended
+
+
+def test_release_then_close_with_unread_answers_is_a_release(wire: Wire) -> None:
+    """The kernel reports ECONNRESET first; the Release is still queued behind it."""
+    root = wire.connect().shared()
+    for count in (1, 2, 50):
+        for _ in range(20):
+            child = root.duplicate_token()
+            for _ in range(count):
+                child.request("Node.Sync")
+            # the answers are there, and never read
+            select.select([child], [], [], PATIENCE)
+            child.release_and_close()
+    root.sync()
+
+
+def test_messages_then_close_with_unread_answers_are_processed(wire: Wire) -> None:
+    allocator = wire.connect()
+    root = allocator.shared()
+    child = root.duplicate_token()
+    child.request("Node.Sync")
+    select.select([child], [], [], PATIENCE)
+    child.set_name(9, "late but true")
+    grandchild = child.duplicate_token()
+    child.release_and_close()
+    grandchild.sync()
+    grandchild.release_and_close()
+    collection = allocator.bind(root)
+    collection.set_constraints(constraints())
+    assert "late but true:0" in collection.wait().vmo().target()
+
+
+def test_release_then_shutdown_is_a_release(wire: Wire) -> None:
+    root = wire.connect().shared()
+    child = root.duplicate_token()
+    child.release()
+    child.socket.shutdown(socket.SHUT_WR)
+    child.assert_closes()
+    child.close()
+    root.sync()
+
+
+def test_shutdown_after_constraints_without_release_fails_the_node(wire: Wire) -> None:
+    allocator = wire.connect()
+    root = allocator.shared()
+    child = root.duplicate_token()
+    root.sync()
+    collection = allocator.bind(child)
+    collection.set_constraints(constraints())
+    collection.socket.shutdown(socket.SHUT_WR)
+    root.assert_closes()
+    collection.assert_closes()
+
+
+def test_a_connection_that_says_nothing_costs_nothing_but_itself(wire: Wire) -> None:
+    silent = [wire.connect() for _ in range(50)]
+    wire.connect().sync()
+    for one in silent:
+        one.close()
+
+
+def test_a_stream_client_is_refused_by_the_kernel(wire: Wire) -> None:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream,
+        pytest.raises(OSError, match="wrong type"),
+    ):
+        stream.connect(os.fspath(wire.path))
+
+
+# Descriptors in flight, and too few of them
+
+
+def test_descriptors_in_flight_to_a_client_that_never_takes_them(wire: Wire) -> None:
+    """ETOOMANYREFS or not: whoever reads is served."""
+    allocator = wire.connect()
+    hoarders = []
+    for _ in range(8):
+        collection = allocator.non_shared()
+        collection.set_constraints(constraints(camping=128))
+        for _ in range(4):
+            collection.request_wait()
+        hoarders.append(collection)
+    allocator.sync()
+    for collection in hoarders:
+        with contextlib.suppress(PeerClosed):
+            collection.receive()
+
+
+@pytest.fixture
+def starved(start: Callable[..., Daemon]) -> Daemon:
+    """A daemon that may have few descriptors."""
+    return start(prefix=["prlimit", "--nofile=64:64", "--"])
+
+
+def test_short_of_descriptors_an_allocation_is_no_memory(starved: Daemon) -> None:
+    with Wire(starved.runtime_dir) as wire:
+        allocator = wire.connect()
+        root = allocator.shared()
+        child = root.duplicate_token()
+        root.sync()
+        one, other = allocator.bind(root), allocator.bind(child)
+        one.set_constraints(constraints(camping=120))
+        wait = one.request_wait()
+        one.sync()
+        other.set_constraints(constraints())
+        assert one.answer(wait).body == {2: 5}
+        one.assert_closes()
+        again = allocator.non_shared()
+        again.set_constraints(constraints(camping=4))
+        again.wait()
+
+
+def test_short_of_descriptors_accepting_pauses_and_resumes(starved: Daemon) -> None:
+    with Wire(starved.runtime_dir) as wire:
+        many = [wire.connect() for _ in range(100)]
+        for one in many[:30]:
+            one.sync()
+        for one in many[:90]:
+            one.close()
+        many[99].sync()
+        collection = many[98].non_shared()
+        collection.set_constraints(constraints())
+        collection.wait()
+    starved.assert_log_is_sound()
+
+
+def test_short_of_descriptors_requests_fail_and_the_daemon_does_not(starved: Daemon) -> None:
+    with Wire(starved.runtime_dir) as wire:
+        allocator = wire.connect()
+        tokens = [allocator.shared()]
+        with contextlib.suppress(PeerClosed):
+            for _ in range(100):
+                tokens.append(allocator.shared())
+                tokens[-1].sync()
+        assert len(tokens) > 20
+        with contextlib.suppress(PeerClosed):
+            tokens[0].duplicate_sync([0x80000000] * 64)
+        starved.observer.sync()
+        for token in tokens:
+            token.close()
+        allocator.close()
+        for _ in until():
+            starved.observer.sync()
+            if len(starved.descriptors()) == len(starved.baseline):
+                break
+        wire.connect().shared().sync()
+
+
+def test_a_message_with_more_descriptors_than_the_daemon_has_room_for(starved: Daemon) -> None:
+    """The kernel drops what does not fit and says the control data is truncated."""
+    with Wire(starved.runtime_dir) as wire:
+        root = wire.connect().shared()
+        mine, theirs = wire.eventpair()
+        root.send_bytes(header(0, 0x5CDE8914608D99B1) + b"\xa1\x01\x61n", [theirs] * 200)
+        theirs.close()
+        root.assert_closes()
+        mine.wait_closed()
+        wire.connect().sync()
+
+
+def test_the_soft_limit_is_raised_to_the_hard_one(start: Callable[..., Daemon]) -> None:
+    daemon = start(prefix=["prlimit", "--nofile=100:500", "--"])
+    limits = Path(f"/proc/{daemon.pid}/limits").read_text()
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
+    assert line.split()[3:5] == ["500", "500"]
+
+
+def test_descriptors_of_the_daemon_are_close_on_exec(wire: Wire, daemon: Daemon) -> None:
+    collection = wire.connect().non_shared()
+    collection.set_constraints(constraints())
+    collection.wait()
+    for fd in daemon.descriptors():
+        if fd > 2:
+            text = Path(f"/proc/{daemon.pid}/fdinfo/{fd}").read_text()
+            flags = int(text.split("flags:")[1].split()[0], 8)
+            assert flags & os.O_CLOEXEC, fd
