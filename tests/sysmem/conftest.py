@@ -30,6 +30,10 @@ class Peer:
             select.select([self.channel], [], [])
         return parse(*arrived)
 
+    def readable(self, timeout: float) -> bool:
+        """Whether there is a message, within a time."""
+        return bool(select.select([self.channel], [], [], timeout)[0])
+
     def send(self, message: Message) -> None:
         """Send a message and close what is in it."""
         for data, handles in message.datagrams():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import resource
 import signal
 import socket
@@ -57,6 +58,11 @@ class Running:
             self.result = self._call()
         except BaseException as error:  # handed to the test
             self.error = error
+
+    @property
+    def running(self) -> bool:
+        """Whether the call hasn't returned yet."""
+        return self._thread.is_alive()
 
     def outcome(self) -> Any:
         """Wait for the call; its result, or raise what it raised."""
@@ -112,6 +118,18 @@ def test_an_error_is_raised(collection: Any, peer: Any) -> None:
     with pytest.raises(sysmem.SysmemError, match="PENDING") as caught:
         collection.check_all_buffers_allocated()
     assert caught.value.error is sysmem.Error.PENDING
+
+
+def test_an_error_without_a_name_is_a_number(collection: Any, peer: Any) -> None:
+    def play() -> None:
+        request = peer.receive()
+        peer.send(Message(request.txid, request.ordinal, b"\xa1\x02\x18\x63"))
+
+    peer.run(play)
+    with pytest.raises(sysmem.SysmemError, match="unknown error 99") as caught:
+        collection.check_all_buffers_allocated()
+    assert caught.value.error == 99
+    assert repr(pickle.loads(pickle.dumps(caught.value))) == repr(caught.value)
 
 
 def test_a_one_way_call_has_no_txid(token: Any, peer: Any) -> None:
@@ -286,6 +304,38 @@ def test_a_full_queue_is_no_deadlock_when_the_other_one_is_full_too(token: Any, 
     peer.run(play)
     for _ in range(50):
         token.sync()
+
+
+def test_who_waits_for_room_receives_meanwhile(token: Any, peer: Any) -> None:
+    sent = True
+    while sent:
+        with pytest.raises(TimeoutError) as caught:
+            token.sync(timeout=0)
+        sent = "nothing was sent" not in str(caught.value)
+    waiting = Running(lambda: token.sync(timeout=10))
+    until_asleep()
+    following = Running(lambda: token.set_name(1, "x", timeout=10))
+    until_asleep(count=2)
+    first = peer.receive()
+    for _ in range(100):  # answers of which none is waited for
+        peer.send(Message(0, first.ordinal))
+    while waiting.running or following.running:
+        request = peer.receive() if peer.readable(0.01) else None
+        if request is not None and request.txid:
+            peer.send(request)
+    waiting.outcome()
+    following.outcome()
+
+
+def test_a_non_blocking_descriptor_is_waited_for(ends: Ends) -> None:
+    fd, peer = ends
+    os.set_blocking(fd, False)
+    with blocking.BufferCollectionToken.from_fd(fd) as token:
+        waiting = Running(token.sync)
+        request = peer.receive()
+        until_asleep()
+        peer.send(request)
+        waiting.outcome()
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------
@@ -532,7 +582,7 @@ def test_a_process_without_descriptors_loses_the_answer_and_no_more(
     waiting = Running(collection.wait_for_all_buffers_allocated)
     request = peer.receive()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (witnesses[-1].handle.fileno() + 10, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
         peer.answer(request, method, answer)
         with pytest.raises(OSError, match="no descriptors are left") as caught:
