@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import resource
@@ -10,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+import trio
 
 import sysmem
 from sysmem_protocol import sysmem2 as m
@@ -36,6 +38,37 @@ def test_calls_are_answered(run: Run, ends: Ends) -> None:
     ends[1].echo(3)
     run(test)
     assert ends[1].receive().ordinal == Node.set_verbose_logging.ordinal
+
+
+@pytest.mark.parametrize("start", [trio.run, lambda test: asyncio.run(test())])
+def test_the_event_loop_is_the_program_s_own(ends: Ends, start: Any) -> None:
+    async def test() -> None:
+        with sysmem.BufferCollectionToken.from_fd(ends[0]) as token:
+            await token.sync()
+            with pytest.raises(TimeoutError):
+                await token.sync(timeout=0.01)
+            assert await token.wait_closed(0) is False
+
+    ends[1].echo(1)
+    start(test)
+
+
+def test_a_task_cancelled_by_asyncio_leaves_the_channel_usable(ends: Ends) -> None:
+    fd, peer = ends
+
+    async def test() -> None:
+        with sysmem.BufferCollectionToken.from_fd(fd) as token:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(token.sync(), 0.01)
+            task = asyncio.create_task(token.sync())
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            peer.echo(3)
+            await asyncio.gather(token.sync(), token.wait_closed(0))
+
+    asyncio.run(test())
 
 
 def test_answers_out_of_order_find_their_tasks(run: Run, ends: Ends) -> None:
