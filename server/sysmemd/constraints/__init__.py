@@ -13,7 +13,8 @@ Pure functions: no clock, no I/O, no logging, and nothing that is given is modif
     joining                      one attached attempt after another
     aggregate                    the order of steps
     refusal, fields, conflict,   why not, and why: for the log, for people
-    report, explanation
+    survey, report, explanation
+    from_json                    a case from a file, for `python -m sysmemd.explain`
 """
 
 from __future__ import annotations

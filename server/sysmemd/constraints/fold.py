@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from .entry import Entry, Terms
+from .finish import undominated
 from .flatten import combine_pairs
 from .formats import FORMAT_DO_NOT_CARE, MODIFIER_DO_NOT_CARE, PIXELS, Traits, is_specific, traits
 from .model import HeapKey
@@ -20,6 +21,9 @@ from .sizes import U32_MAX
 
 #: Entries that filling in may lead to; all supported pairs of the standard's names are fewer.
 MAX_ENTRIES = 512
+
+#: Required sizes of one entry that are kept while folding before covered ones are removed; section 3 does it for good.
+MAX_UNPRUNED_SIZES = 1024
 
 
 def fold(needs: Sequence[Needs]) -> Needs:
@@ -197,6 +201,8 @@ def combine(a: Terms, b: Terms, stride_bytes: int) -> Terms | Breach:
     sizes = a.required_max_sizes
     if b.required_max_sizes != sizes:
         sizes += b.required_max_sizes
+        if len(sizes) > MAX_UNPRUNED_SIZES:
+            sizes = undominated(sizes)
     return Terms(
         spaces,
         max(a.min_width, b.min_width),

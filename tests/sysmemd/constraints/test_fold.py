@@ -10,6 +10,7 @@ from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import SYSTEM_RAM_HEAP, BufferUsage, PixelFormatAndModifier
 from sysmemd.constraints import Participant, Platform, Rule, Stage, UsageBits
 from sysmemd.constraints import fold as fold_module
+from sysmemd.constraints.finish import undominated
 from sysmemd.constraints.fold import fold, intersect_heaps
 from sysmemd.constraints.formats import traits
 from sysmemd.constraints.normalise import Needs, normalise
@@ -310,6 +311,16 @@ def test_required_max_size_lists_are_concatenated() -> None:
     lists = [{"required_max_size_list": [size(*s)]} for s in ((3, 9), (5, 7))]
     assert terms(*lists).required_max_sizes == ((3, 9), (5, 7))
     assert terms(lists[0], {}, lists[0]).required_max_sizes == ((3, 9),)
+
+
+def test_long_required_max_size_lists_are_pruned_on_the_way() -> None:
+    lists = [
+        {"required_max_size_list": [size(100 + i - step, 200 - i - step) for i in range(64)]}
+        for step in range(30)
+    ]
+    total = terms(*lists)
+    assert len(total.required_max_sizes) <= fold_module.MAX_UNPRUNED_SIZES
+    assert undominated(total.required_max_sizes) == tuple((100 + i, 200 - i) for i in range(64))
 
 
 def test_is_alpha_present() -> None:
