@@ -35,9 +35,7 @@ class LineWriter:
     To a descriptor and not to `sys.stderr`: the interpreter would wait for a write that hangs there when it exits.
     """
 
-    def __init__(
-        self, fd: int, say_dropped: Callable[[int], str], max_waiting: int = MAX_WAITING_LINES
-    ) -> None:
+    def __init__(self, fd: int, say_dropped: Callable[[int], str], max_waiting: int) -> None:
         """Write to `fd`, which stays the caller's. `say_dropped` makes the line about so many that were dropped."""
         self._fd = fd
         self._say_dropped = say_dropped
@@ -104,7 +102,7 @@ def configure(form: LogFormat, level: LogLevel, fd: int = _STDERR) -> tuple[Log,
             line = processor(None, "warning", line)
         return f"{line}\n"
 
-    writer = LineWriter(fd, say_dropped)
+    writer = LineWriter(fd, say_dropped, MAX_WAITING_LINES)
     logger = structlog.wrap_logger(
         structlog.WriteLogger(cast("TextIO", writer)),
         processors=processors,

@@ -1,0 +1,183 @@
+"""The log: one event a line, and never a reason to wait."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sysmemd import log
+from sysmemd.log import LineWriter, configure
+
+
+class Pipe:
+    """A pipe to write the log to."""
+
+    def __init__(self) -> None:
+        self.read_fd, self.write_fd = os.pipe()
+
+    def lines(self) -> list[str]:
+        """What was written; the writing end closes."""
+        os.close(self.write_fd)
+        self.write_fd = -1
+        with os.fdopen(self.read_fd, encoding="utf-8", closefd=False) as stream:
+            return stream.read().splitlines()
+
+    def fill(self) -> None:
+        """Leave no room."""
+        os.set_blocking(self.write_fd, False)
+        try:
+            while True:
+                os.write(self.write_fd, b"x")
+        except BlockingIOError:
+            os.set_blocking(self.write_fd, True)
+
+    def read(self, count: int) -> bytes:
+        return os.read(self.read_fd, count)
+
+    def close(self) -> None:
+        for fd in (self.read_fd, self.write_fd):
+            if fd >= 0:
+                os.close(fd)
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    made = Pipe()
+    yield made
+    made.close()
+
+
+def say_dropped(count: int) -> str:
+    return f"{count} dropped\n"
+
+
+def said(pipe: Pipe, form: Any, level: Any = "debug") -> list[str]:
+    """What a few lines look like."""
+    logger, writer = configure(form, level, pipe.write_fd)
+    logger.debug("a detail")
+    logger.bind(collection_id=5).warning(
+        "a client broke a rule", client_name="cam\nera\x1b[2J", id=7
+    )
+    try:
+        raise KeyError("oh")
+    except KeyError:
+        logger.error("it failed", exc_info=True)
+    writer.close()
+    return pipe.lines()
+
+
+def test_json_is_one_object_a_line(pipe: Pipe) -> None:
+    detail, broken, failed = map(json.loads, said(pipe, "json"))
+    assert (detail["event"], detail["level"]) == ("a detail", "debug")
+    assert (broken["collection_id"], broken["client_name"]) == (5, "cam\nera\x1b[2J")
+    assert broken["timestamp"].endswith("Z")
+    assert "KeyError: 'oh'" in failed["exception"]
+
+
+def test_text_is_one_event_a_line_whatever_clients_are_called(pipe: Pipe) -> None:
+    lines = said(pipe, "console")
+    assert "a detail" in lines[0]
+    assert "collection_id=5" in lines[1]
+    assert r"client_name='cam\nera\x1b[2J'" in lines[1]
+    assert "it failed" in lines[2]
+    assert lines[3].startswith("Traceback")
+    assert lines[-1] == "KeyError: 'oh'"
+
+
+def test_what_is_less_than_the_level_is_not_said(pipe: Pipe) -> None:
+    assert len(said(pipe, "json", "error")) == 1
+
+
+def test_what_can_not_be_encoded_is_written_as_escapes(pipe: Pipe) -> None:
+    logger, writer = configure("json", "info", pipe.write_fd)
+    logger.info("a path", path="/tmp/\udcff")
+    writer.close()
+    assert json.loads(pipe.lines()[0])["path"] == "/tmp/\udcff"
+
+
+def test_what_json_does_not_know_is_text(pipe: Pipe) -> None:
+    logger, writer = configure("json", "info", pipe.write_fd)
+    logger.info("an object", what={1})
+    writer.close()
+    assert json.loads(pipe.lines()[0])["what"] == "{1}"
+
+
+# --- a reader that stopped --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_lines_that_nobody_reads_are_dropped_and_counted(
+    pipe: Pipe, form: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "MAX_WAITING_LINES", 10)
+    pipe.fill()
+    logger, writer = configure(form, "info", pipe.write_fd)
+    for number in range(100):
+        logger.info("line", number=number)
+    text = b""
+    while not text:
+        text = pipe.read(65536).strip(b"x")
+    writer.close()
+    [line] = [
+        line for line in [*text.decode().splitlines(), *pipe.lines()] if "were dropped" in line
+    ]
+    assert "log lines were dropped: nobody read them" in line
+    if form == "json":
+        assert json.loads(line)["lines"] in (89, 90)
+
+
+def test_writing_never_waits_and_closing_gives_up(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "FLUSH_SECONDS", 0.01)
+    pipe.fill()
+    writer = LineWriter(pipe.write_fd, say_dropped, max_waiting=2)
+    for _ in range(10):
+        assert writer.write("line\n") == 5
+    writer.flush()
+    writer.close()
+    with os.fdopen(os.dup(pipe.read_fd), "rb") as stream:  # so that the thread can end
+        while b"dropped" not in (text := stream.read1()):
+            assert text
+        writer.close()
+
+
+def test_a_descriptor_that_somebody_made_non_blocking_is_waited_for(pipe: Pipe) -> None:
+    pipe.fill()
+    os.set_blocking(pipe.write_fd, False)
+    writer = LineWriter(pipe.write_fd, say_dropped, 10)
+    writer.write("last words\n")
+    text = b""
+    while b"last words\n" not in text:
+        text = text[-20:] + pipe.read(65536)
+    writer.close()
+
+
+def test_a_stderr_that_is_gone_is_no_reason_to_stop(pipe: Pipe) -> None:
+    os.close(pipe.read_fd)
+    pipe.read_fd = -1
+    writer = LineWriter(pipe.write_fd, say_dropped, 10)
+    writer.write("to nobody\n")
+    writer.close()
+    assert not any(thread.name == "log" for thread in threading.enumerate())
+
+
+def test_a_process_whose_log_nobody_reads_exits_in_order(pipe: Pipe) -> None:
+    """The interpreter doesn't wait for the thread, nor abort because of it."""
+    pipe.fill()
+    script = (
+        "from sysmemd import log\n"
+        "log.FLUSH_SECONDS = 0.01\n"
+        "logger, writer = log.configure('json', 'info')\n"
+        "logger.info('to nobody')\n"
+        "writer.close()\n"
+    )
+    process = subprocess.run([sys.executable, "-c", script], stderr=pipe.write_fd, check=False)
+    assert process.returncode == 0
