@@ -1,0 +1,457 @@
+"""Participants that come later, and failures that go so far and no further (spec/allocation.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+import sysmem
+from sysmem import Error, PeerClosedError, SysmemError, blocking
+
+from .scenario import (
+    ENOUGH,
+    SHORTLY,
+    Daemon,
+    begin,
+    buffers,
+    eventually,
+    image,
+    images,
+    memory,
+    participants,
+    vmo_of,
+)
+
+NONE = buffers(min_buffer_count_for_camping=0)
+
+
+@contextmanager
+def allocated(
+    client: blocking.Allocator, table: sysmem.BufferCollectionConstraints | None = None
+) -> Iterator[blocking.BufferCollection]:
+    """A collection of three buffers (or as told) of which its participant camps on one."""
+    with client.allocate_non_shared_collection() as collection:
+        collection.set_constraints(table or buffers(min_buffer_count=3))
+        collection.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+        yield collection
+
+
+def join(
+    client: blocking.Allocator,
+    token: blocking.BufferCollectionToken,
+    table: sysmem.BufferCollectionConstraints | None,
+) -> sysmem.BufferCollectionInfo | int | None:
+    """Turn an attached token in: buffers, the error, or None for peer-closed."""
+    token.sync()
+    with ExitStack() as stack:
+        collection = stack.enter_context(client.bind_shared_collection(token))
+        child = collection.attach_token()  # doesn't hold the parent's allocation back
+        child.close()
+        collection.set_constraints(table)
+        try:
+            return collection.wait_for_all_buffers_allocated(timeout=ENOUGH)
+        except SysmemError as error:
+            return error.error
+        except PeerClosedError:
+            return None
+        finally:
+            if not collection.wait_closed(timeout=0):
+                collection.release()
+
+
+def test_an_attached_participant_gets_the_same_buffers(client: blocking.Allocator) -> None:
+    with allocated(client) as parent, parent.wait_for_all_buffers_allocated() as mine:
+        theirs = join(client, parent.attach_token(), buffers())
+        assert isinstance(theirs, sysmem.BufferCollectionInfo)
+        with theirs:
+            assert theirs.settings == mine.settings
+            assert theirs.buffer_collection_id == mine.buffer_collection_id
+            with vmo_of(mine, 2).map() as out, vmo_of(theirs, 2).map() as into:
+                out[:2] = b"ok"
+                assert bytes(into[:2]) == b"ok"
+
+
+@pytest.mark.parametrize(
+    ("table", "fits"),
+    [
+        (buffers(), True),
+        (None, True),
+        (buffers(min_buffer_count=3), True),
+        (buffers(min_buffer_count=4), False),
+        (buffers(max_buffer_count=3), True),
+        (buffers(max_buffer_count=2), False),
+        (buffers(min_buffer_count_for_camping=2), True),
+        (buffers(min_buffer_count_for_camping=3), False),
+        (buffers(min_buffer_count_for_dedicated_slack=1), True),
+        (buffers(min_buffer_count_for_dedicated_slack=2), False),
+        (memory(min_size_bytes=4096), True),
+        (memory(min_size_bytes=4097), False),
+        (memory(min_size_bytes=1, max_size_bytes=4096), True),
+        (memory(min_size_bytes=1, max_size_bytes=4095), False),
+        (memory(physically_contiguous_required=True), False),
+        (memory(permitted_heaps=[sysmem.SYSTEM_RAM_HEAP]), True),
+        (memory(permitted_heaps=[sysmem.Heap(heap_type="x", id=0)]), False),
+        (memory(ram_domain_supported=True), True),
+        (memory(cpu_domain_supported=False, ram_domain_supported=True), False),
+        (images(image()), False),
+        (buffers(usage=sysmem.BufferUsage(display=sysmem.DisplayUsage.LAYER)), True),
+    ],
+    ids=repr,
+)
+def test_what_exists_is_not_changed_for_an_attached_participant(
+    client: blocking.Allocator, table: sysmem.BufferCollectionConstraints | None, fits: bool
+) -> None:
+    with allocated(client) as parent:
+        answer = join(client, parent.attach_token(), table)
+        if fits:
+            assert isinstance(answer, sysmem.BufferCollectionInfo)
+            answer.close()
+        else:
+            assert answer in (None, Error.CONSTRAINTS_INTERSECTION_EMPTY)
+        parent.sync()  # either way
+
+
+def test_an_attached_failure_is_told_to_who_waits(client: blocking.Allocator) -> None:
+    with allocated(client) as parent:
+        token = parent.attach_token()
+        other = token.duplicate()
+        token.sync()
+        with (
+            client.bind_shared_collection(token) as one,
+            client.bind_shared_collection(other) as two,
+        ):
+            one.set_constraints(buffers())
+            wait = begin(one, one.wait_for_all_buffers_allocated)
+            two.set_constraints(buffers(9999))
+            with pytest.raises(SysmemError) as raised:
+                wait.result(ENOUGH)
+            assert raised.value.error is Error.CONSTRAINTS_INTERSECTION_EMPTY
+            assert one.wait_closed(timeout=ENOUGH)
+            assert two.wait_closed(timeout=ENOUGH)
+        parent.sync()
+
+
+@pytest.mark.parametrize(
+    ("entry", "fits"),
+    [
+        (image(), True),
+        (image(sysmem.PixelFormat.DO_NOT_CARE), True),
+        (image(color_spaces=[sysmem.ColorSpace.DO_NOT_CARE]), True),
+        (image(sysmem.PixelFormat.NV12), False),
+        (image(max_size=sysmem.SizeU(64, 48)), False),
+        (image(bytes_per_row_divisor=256), False),
+        (image(bytes_per_row_divisor=2), True),
+        (image(required_max_size_list=[sysmem.SizeU(100, 60)]), True),
+        (image(required_max_size_list=[sysmem.SizeU(70, 80)]), False),
+        (image(required_max_size_list=[sysmem.SizeU(64, 48)]), True),
+        (image(is_alpha_present=True), False),
+    ],
+    ids=repr,
+)
+def test_image_settings_that_exist_are_not_changed(
+    client: blocking.Allocator, entry: sysmem.ImageFormatConstraints, fits: bool
+) -> None:
+    existing = images(
+        image(required_max_size_list=[sysmem.SizeU(100, 60), sysmem.SizeU(60, 100)]),
+        min_buffer_count=3,
+    )
+    with allocated(client, existing) as parent:
+        answer = join(client, parent.attach_token(), images(entry))
+        if fits:
+            assert isinstance(answer, sysmem.BufferCollectionInfo)
+            answer.close()
+        else:
+            assert answer in (None, Error.CONSTRAINTS_INTERSECTION_EMPTY)
+        parent.sync()
+
+
+def test_padding_that_exists_does_not_bound_what_is_attached(client: blocking.Allocator) -> None:
+    existing = images(image(pad_beyond_image_size_bytes=5000), min_buffer_count=2)
+    with allocated(client, existing) as parent:
+        answer = join(client, parent.attach_token(), images(image()))
+        assert isinstance(answer, sysmem.BufferCollectionInfo)
+        with answer:
+            assert answer.settings is not None
+            assert answer.settings.buffer_settings is not None
+            assert answer.settings.buffer_settings.size_bytes == 12288
+            assert answer.settings.buffer_settings.raw_vmo_size == 20480
+
+
+def test_camping_counts_are_first_come_first_served_and_become_free(
+    client: blocking.Allocator,
+) -> None:
+    with allocated(client) as parent:  # three buffers, one is camped on
+        two = buffers(min_buffer_count_for_camping=2)
+        token = parent.attach_token()
+        token.sync()
+        with client.bind_shared_collection(token) as first:
+            first.set_constraints(two)
+            first.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+            assert not isinstance(
+                join(client, parent.attach_token(), buffers()), sysmem.BufferCollectionInfo
+            )
+            with first.attach_node_tracking() as tracking:
+                first.sync()
+                first.close()
+                assert tracking.wait_closed(timeout=ENOUGH)
+        again = join(client, parent.attach_token(), two)
+        assert isinstance(again, sysmem.BufferCollectionInfo)
+        again.close()
+
+
+def test_attached_before_allocation_waits_for_its_parent(client: blocking.Allocator) -> None:
+    with participants(client, 1) as (gate, (parent,)):
+        token = parent.attach_token()
+        token.sync()
+        with client.bind_shared_collection(token) as attached:
+            attached.set_constraints(buffers(1))
+            with pytest.raises(SysmemError) as raised:
+                attached.check_all_buffers_allocated()
+            assert raised.value.error is Error.PENDING
+            parent.set_constraints(buffers(min_buffer_count=2))
+            parent.sync()
+            gate.release()
+            parent.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+            attached.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+
+
+def test_an_attached_token_does_not_hold_its_parent_back(client: blocking.Allocator) -> None:
+    with client.allocate_non_shared_collection() as parent, parent.attach_token() as attached:
+        parent.set_constraints(buffers())
+        parent.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+        attached.sync()
+
+
+def test_the_roots_failure_is_told_to_attached_ones_that_wait(client: blocking.Allocator) -> None:
+    with participants(client, 1) as (gate, (parent,)):
+        token = parent.attach_token()
+        token.sync()
+        with client.bind_shared_collection(token) as attached:
+            attached.set_constraints(buffers())
+            wait = begin(attached, attached.wait_for_all_buffers_allocated)
+            parent.set_constraints(buffers(0))
+            parent.sync()
+            gate.release()
+            with pytest.raises(SysmemError) as raised:
+                wait.result(ENOUGH)
+            assert raised.value.error is Error.CONSTRAINTS_INTERSECTION_EMPTY
+            assert attached.wait_closed(timeout=ENOUGH)
+
+
+def test_attached_under_attached_waits_for_the_one_above(client: blocking.Allocator) -> None:
+    with allocated(client) as parent:
+        token = parent.attach_token()
+        token.sync()
+        with client.bind_shared_collection(token) as middle:
+            below = middle.attach_token()
+            below.sync()
+            with client.bind_shared_collection(below) as inner:
+                inner.set_constraints(NONE)
+                with pytest.raises(SysmemError) as raised:
+                    inner.check_all_buffers_allocated()
+                assert raised.value.error is Error.PENDING
+                middle.set_constraints(buffers())
+                middle.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+                inner.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+
+
+def test_an_attached_failure_stops_at_the_attached_node(client: blocking.Allocator) -> None:
+    for bind in (False, True):
+        with allocated(client) as parent:
+            token = parent.attach_token()
+            child = token.duplicate()
+            token.sync()
+            if bind:
+                with client.bind_shared_collection(child) as bound:
+                    bound.sync()
+            else:
+                child.close()
+            assert token.wait_closed(timeout=ENOUGH)
+            token.close()
+            parent.sync()
+            assert parent.wait_closed(timeout=0) is False
+
+
+def test_a_parents_failure_reaches_attached_ones(client: blocking.Allocator) -> None:
+    with allocated(client) as parent:
+        token = parent.attach_token()
+        token.sync()
+        parent.close()
+        assert token.wait_closed(timeout=ENOUGH)
+        token.close()
+
+
+def test_attach_on_a_weak_collection_fails_it(client: blocking.Allocator) -> None:
+    with participants(client, 2) as (gate, (one, two)):
+        one.set_weak()
+        token = one.attach_token()
+        for node in (token, one, two, gate):
+            assert node.wait_closed(timeout=ENOUGH)
+        token.close()
+
+
+def test_the_default_debug_name_of_an_attached_token(
+    client: blocking.Allocator, daemon: Daemon
+) -> None:
+    client.set_debug_client_info("attacher", 1)
+    with allocated(client) as parent, parent.attach_token() as token:
+        token.set_verbose_logging()
+        child = token.duplicate()
+        token.sync()
+        child.close()
+        assert token.wait_closed(timeout=ENOUGH)
+        eventually(lambda: "attacher then AttachToken()" in daemon.log)
+
+
+# Dispensable
+
+
+def _dispensable(
+    client: blocking.Allocator, stack: ExitStack
+) -> tuple[blocking.BufferCollection, blocking.BufferCollection, blocking.BufferCollection]:
+    """A root, its dispensable child and that one's ordinary child, bound."""
+    root = stack.enter_context(client.allocate_shared_collection())
+    middle = stack.enter_context(root.duplicate())
+    middle.set_dispensable()
+    middle.set_dispensable()
+    leaf = stack.enter_context(middle.duplicate())
+    root.sync()
+    middle.sync()
+    bound = [stack.enter_context(client.bind_shared_collection(t)) for t in (root, middle, leaf)]
+    for collection in bound:
+        collection.sync()
+    return bound[0], bound[1], bound[2]
+
+
+def test_a_dispensable_nodes_failure_before_allocation_reaches_its_parent(
+    client: blocking.Allocator,
+) -> None:
+    with ExitStack() as stack:
+        nodes = _dispensable(client, stack)
+        nodes[1].close()
+        assert nodes[0].wait_closed(timeout=ENOUGH)
+        assert nodes[2].wait_closed(timeout=ENOUGH)
+
+
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_dispensable_nodes_failure_after_allocation_stops_there(
+    client: blocking.Allocator, which: int
+) -> None:
+    with ExitStack() as stack:
+        nodes = _dispensable(client, stack)
+        for node in nodes:
+            node.set_constraints(buffers())
+        for node in nodes:
+            node.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+        nodes[which].close()
+        for node in nodes[1:]:
+            assert node is nodes[which] or node.wait_closed(timeout=ENOUGH)
+        nodes[0].sync()
+        nodes[0].check_all_buffers_allocated()
+        # A second instance of the participant takes its place.
+        again = join(client, nodes[0].attach_token(), buffers())
+        assert isinstance(again, sysmem.BufferCollectionInfo)
+        again.close()
+
+
+def test_the_parents_failure_reaches_dispensable_ones(client: blocking.Allocator) -> None:
+    with ExitStack() as stack:
+        nodes = _dispensable(client, stack)
+        for node in nodes:
+            node.set_constraints(buffers())
+        nodes[2].wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+        nodes[0].close()
+        assert nodes[1].wait_closed(timeout=ENOUGH)
+        assert nodes[2].wait_closed(timeout=ENOUGH)
+
+
+def test_an_ordinary_childs_failure_after_allocation_fails_everything(
+    client: blocking.Allocator,
+) -> None:
+    with participants(client, 2) as (gate, (one, two)):
+        one.set_constraints(buffers())
+        two.set_constraints(buffers())
+        one.sync()
+        two.sync()
+        gate.release()
+        with one.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
+            two.close()
+            assert one.wait_closed(timeout=ENOUGH)
+            with vmo_of(info).map() as view:  # the memory lives on with its handles
+                view[0] = 1
+
+
+def test_attached_tokens_stay_attached_whatever_set_dispensable_says(
+    client: blocking.Allocator,
+) -> None:
+    with allocated(client) as parent:
+        token = parent.attach_token()
+        token.set_dispensable()
+        token.sync()
+        token.close()
+        parent.sync()
+        with parent.attach_token() as other, other.attach_node_tracking() as tracking:
+            assert tracking.wait_closed(timeout=0) is False
+        parent.sync()
+        assert parent.wait_closed(timeout=0) is False
+
+
+def test_release_keeps_the_constraints_and_the_others(client: blocking.Allocator) -> None:
+    with participants(client, 2) as (gate, (one, two)):
+        one.set_constraints(buffers(5000))
+        one.release()
+        two.set_constraints(buffers(10))
+        two.sync()
+        gate.release()
+        with two.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
+            assert info.settings is not None
+            assert info.settings.buffer_settings is not None
+            assert info.settings.buffer_settings.size_bytes == 5000
+            assert info.buffers is not None
+            assert len(info.buffers) == 2
+
+
+def test_release_before_constraints_contributes_none(client: blocking.Allocator) -> None:
+    with participants(client, 2) as (gate, (one, two)):
+        one.release()
+        two.set_constraints(buffers(10))
+        two.sync()
+        gate.release()
+        with two.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
+            assert info.buffers is not None
+            assert len(info.buffers) == 1
+
+
+def test_children_of_a_released_node_stay(client: blocking.Allocator) -> None:
+    with client.allocate_shared_collection() as root:
+        child = root.duplicate()
+        root.sync()
+        root.release()
+        grandchild = child.duplicate()
+        child.sync()
+        with (
+            client.bind_shared_collection(child) as one,
+            client.bind_shared_collection(grandchild) as two,
+        ):
+            one.set_constraints(buffers())
+            two.set_constraints(buffers())
+            one.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+            two.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+
+
+def test_node_tracking_waits_for_all_children(client: blocking.Allocator) -> None:
+    with allocated(client) as parent:
+        token = parent.attach_token()
+        child = token.duplicate()
+        token.sync()
+        with token.attach_node_tracking() as tracking:
+            with client.bind_shared_collection(token) as bound:
+                bound.sync()
+                assert tracking.wait_closed(timeout=0) is False  # it survives the conversion
+                bound.release()
+            assert tracking.wait_closed(timeout=SHORTLY) is False  # the orphan has a child
+            child.close()
+            assert tracking.wait_closed(timeout=ENOUGH)
+        parent.sync()

@@ -1,0 +1,376 @@
+"""One of several: which child is selected, and what the others see (spec/allocation.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+import sysmem
+from sysmem import BufferCollectionConstraints, Error, PeerClosedError, SysmemError, blocking
+
+from .scenario import (
+    ENOUGH,
+    Daemon,
+    begin,
+    buffers,
+    image,
+    images,
+    memory,
+)
+
+ONE = memory(min_size_bytes=100, max_size_bytes=100)
+TWO = memory(min_size_bytes=200, max_size_bytes=200)
+THREE = memory(min_size_bytes=300, max_size_bytes=300)
+ANY = buffers(1)
+NEVER = buffers(min_buffer_count=200)
+
+
+class Tree:
+    """Tokens, groups and collections of one root, all closed at the end."""
+
+    def __init__(self, client: blocking.Allocator, stack: ExitStack) -> None:
+        self.client = client
+        self.stack = stack
+        self.root = stack.enter_context(client.allocate_shared_collection())
+
+    def group(
+        self, token: blocking.BufferCollectionToken, children: int
+    ) -> tuple[blocking.BufferCollectionTokenGroup, list[blocking.BufferCollectionToken]]:
+        group = self.stack.enter_context(token.create_buffer_collection_token_group())
+        tokens = group.create_children_sync([sysmem.Rights.SAME_RIGHTS] * children)
+        group.all_children_present()
+        return group, [self.stack.enter_context(child) for child in tokens]
+
+    def bind(
+        self, token: blocking.BufferCollectionToken, table: BufferCollectionConstraints | None
+    ) -> blocking.BufferCollection:
+        token.sync()
+        collection = self.stack.enter_context(self.client.bind_shared_collection(token))
+        collection.set_constraints(table)
+        with suppress(PeerClosedError):  # the last one sees the attempt's outcome at once
+            collection.sync()
+        return collection
+
+
+def size(collection: blocking.BufferCollection) -> int:
+    with collection.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
+        assert info.settings is not None
+        assert info.settings.buffer_settings is not None
+        assert info.settings.buffer_settings.size_bytes is not None
+        return info.settings.buffer_settings.size_bytes
+
+
+def hidden(*nodes: blocking.Node) -> None:
+    for node in nodes:
+        assert node.wait_closed(timeout=ENOUGH)
+
+
+def test_the_first_child_that_fits_is_selected(client: blocking.Allocator) -> None:
+    for root, expected in ((ANY, 0), (TWO, 1), (THREE, 2)):
+        with ExitStack() as stack:
+            tree = Tree(client, stack)
+            group, tokens = tree.group(tree.root, 3)
+            children = [
+                tree.bind(t, table) for t, table in zip(tokens, (ONE, TWO, THREE), strict=True)
+            ]
+            parent = tree.bind(tree.root, root)
+            assert size(parent) == (expected + 1) * 100
+            assert size(children[expected]) == (expected + 1) * 100
+            hidden(*[child for index, child in enumerate(children) if index != expected])
+            group.sync()
+            parent.sync()
+
+
+def test_a_pending_wait_of_a_hidden_child_gets_no_answer(client: blocking.Allocator) -> None:
+    with ExitStack() as stack:
+        tree = Tree(client, stack)
+        _, tokens = tree.group(tree.root, 2)
+        chosen, other = (tree.bind(t, table) for t, table in zip(tokens, (ANY, ONE), strict=True))
+        pending = begin(other, lambda: other.wait_for_all_buffers_allocated())
+        root = tree.bind(tree.root, ANY)
+        with pytest.raises(PeerClosedError):
+            pending.result(ENOUGH)
+        assert size(chosen) == size(root) == 1
+
+
+def test_no_child_that_fits_is_empty_for_everybody(client: blocking.Allocator) -> None:
+    with ExitStack() as stack:
+        tree = Tree(client, stack)
+        group, tokens = tree.group(tree.root, 2)
+        children = [tree.bind(t, table) for t, table in zip(tokens, (ONE, TWO), strict=True)]
+        waits = [begin(child, child.wait_for_all_buffers_allocated) for child in children]
+        root = tree.bind(tree.root, THREE)
+        for wait in waits:
+            with pytest.raises(SysmemError) as raised:
+                wait.result(ENOUGH)
+            assert raised.value.error is Error.CONSTRAINTS_INTERSECTION_EMPTY
+        hidden(root, group, *children)
+
+
+def test_allocation_waits_for_children_that_will_not_be_selected(
+    client: blocking.Allocator,
+) -> None:
+    with ExitStack() as stack:
+        tree = Tree(client, stack)
+        _, (first, second) = tree.group(tree.root, 2)
+        chosen = tree.bind(first, ANY)
+        root = tree.bind(tree.root, ANY)
+        with pytest.raises(SysmemError) as raised:
+            root.check_all_buffers_allocated()
+        assert raised.value.error is Error.PENDING
+        late = tree.bind(second, NEVER)
+        assert size(chosen) == size(root) == 1
+        hidden(late)
+
+
+def test_allocation_waits_for_all_children_present(client: blocking.Allocator) -> None:
+    with ExitStack() as stack:
+        tree = Tree(client, stack)
+        group = stack.enter_context(tree.root.create_buffer_collection_token_group())
+        child = tree.bind(group.create_children_sync([sysmem.Rights.SAME_RIGHTS])[0], ANY)
+        root = tree.bind(tree.root, ANY)
+        with pytest.raises(SysmemError) as raised:
+            root.check_all_buffers_allocated()
+        assert raised.value.error is Error.PENDING
+        group.all_children_present()
+        assert size(child) == size(root) == 1
+
+
+def test_the_lowest_ranking_group_advances_first(client: blocking.Allocator) -> None:
+    # Two groups under the root: (0,0) (0,1) (1,0) (1,1), like counting. Both (0,1) and (1,0) fit.
+    with ExitStack() as stack:
+        tree = Tree(client, stack)
+        _, high = tree.group(tree.root, 2)
+        _, low = tree.group(tree.root, 2)
+        first = [tree.bind(t, table) for t, table in zip(high, (ONE, TWO), strict=True)]
+        second = [tree.bind(t, table) for t, table in zip(low, (TWO, ONE), strict=True)]
+        root = tree.bind(tree.root, ANY)
+        assert size(root) == size(first[0]) == size(second[1]) == 100
+        hidden(first[1], second[0])
+
+
+def test_a_group_under_a_hidden_child_is_skipped(client: blocking.Allocator) -> None:
+    # The outer group's first child has a group of its own; the second child has none.
+    with ExitStack() as stack:
+        tree = Tree(client, stack)
+        outer, (left, right) = tree.group(tree.root, 2)
+        inner, grandchildren = tree.group(left, 2)
+        under = [tree.bind(t, table) for t, table in zip(grandchildren, (ONE, TWO), strict=True)]
+        left_bound = tree.bind(left, ANY)
+        right_bound = tree.bind(right, THREE)
+        root = tree.bind(tree.root, THREE)
+        assert size(root) == size(right_bound) == 300
+        hidden(inner, left_bound, *under)
+        outer.sync()
+
+
+def test_parents_rank_before_their_children(client: blocking.Allocator) -> None:
+    with ExitStack() as stack:
+        tree = Tree(client, stack)
+        _, (left, right) = tree.group(tree.root, 2)
+        _, grandchildren = tree.group(left, 2)
+        under = [tree.bind(t, table) for t, table in zip(grandchildren, (ONE, TWO), strict=True)]
+        left_bound = tree.bind(left, ANY)
+        right_bound = tree.bind(right, TWO)
+        root = tree.bind(tree.root, TWO)
+        # (left, ONE) fails, (left, TWO) comes before (right).
+        assert size(root) == size(left_bound) == size(under[1]) == 200
+        hidden(right_bound, under[0])
+
+
+def _binary(
+    tree: Tree, groups: int, tables: Sequence[BufferCollectionConstraints]
+) -> list[list[blocking.BufferCollection]]:
+    made = []
+    for _ in range(groups):
+        _, tokens = tree.group(tree.root, len(tables))
+        made.append([tree.bind(t, table) for t, table in zip(tokens, tables, strict=True)])
+    return made
+
+
+def _outcome(root: blocking.BufferCollectionToken, tree: Tree) -> sysmem.Error | int | None:
+    """Hold allocation back with a child until the root's question is asked."""
+    gate = root.duplicate()
+    root.sync()
+    collection = tree.bind(root, ANY)
+    answer = begin(collection, collection.wait_for_all_buffers_allocated)
+    gate.release()
+    try:
+        answer.result(ENOUGH).close()
+    except SysmemError as error:
+        return error.error
+    return None
+
+
+def test_64_failed_selections_are_the_most(client: blocking.Allocator) -> None:
+    # 2^6 selections of which none fits: empty. 3 × 64: the 65th isn't tried.
+    with ExitStack() as stack:
+        tree = Tree(client, stack)
+        _binary(tree, 6, (NEVER, NEVER))
+        assert _outcome(tree.root, tree) is Error.CONSTRAINTS_INTERSECTION_EMPTY
+    with ExitStack() as stack:
+        tree = Tree(client, stack)
+        _, tokens = tree.group(tree.root, 64)
+        for token in tokens[:-1]:
+            tree.bind(token, NEVER)
+        last = tree.bind(tokens[-1], ANY)
+        assert _outcome(tree.root, tree) is None
+        last.sync()
+    with ExitStack() as stack:
+        tree = Tree(client, stack)
+        group = stack.enter_context(tree.root.create_buffer_collection_token_group())
+        tokens = group.create_children_sync([sysmem.Rights.SAME_RIGHTS] * 64)
+        tokens += group.create_children_sync([sysmem.Rights.SAME_RIGHTS])
+        group.all_children_present()
+        for token in tokens:
+            tree.bind(token, NEVER)
+        assert _outcome(tree.root, tree) is Error.TOO_MANY_GROUP_CHILD_COMBINATIONS
+
+
+def test_the_number_of_selections_is_a_setting(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, "[limits]\nmax_group_selections = 2\n")
+    with blocking.connect(tmp_path) as client:
+        for tables, expected in (
+            ((NEVER, ANY, ANY), None),
+            ((NEVER, NEVER), Error.CONSTRAINTS_INTERSECTION_EMPTY),
+            ((NEVER, NEVER, ANY), Error.TOO_MANY_GROUP_CHILD_COMBINATIONS),
+        ):
+            with ExitStack() as stack:
+                tree = Tree(client, stack)
+                _binary(tree, 1, tables)
+                assert _outcome(tree.root, tree) is expected
+    daemon.stop()
+
+
+def test_a_group_that_is_released_still_selects(client: blocking.Allocator) -> None:
+    with ExitStack() as stack:
+        tree = Tree(client, stack)
+        group, tokens = tree.group(tree.root, 2)
+        first, second = (tree.bind(t, c) for t, c in zip(tokens, (ONE, TWO), strict=True))
+        group.release()
+        root = tree.bind(tree.root, TWO)
+        assert size(root) == size(second) == 200
+        hidden(first)
+
+
+def test_a_group_closed_without_release_fails_the_tree(client: blocking.Allocator) -> None:
+    with ExitStack() as stack:
+        tree = Tree(client, stack)
+        group, _ = tree.group(tree.root, 2)
+        group.close()
+        hidden(tree.root)
+
+
+@pytest.mark.parametrize("misuse", ["create", "create_sync", "twice", "childless", "release"])
+def test_misuse_fails_the_group(client: blocking.Allocator, misuse: str) -> None:
+    with ExitStack() as stack:
+        tree = Tree(client, stack)
+        group = stack.enter_context(tree.root.create_buffer_collection_token_group())
+        if misuse in ("create", "create_sync", "twice", "release"):
+            stack.enter_context(group.create_child())
+        if misuse in ("create", "create_sync", "twice"):
+            group.all_children_present()
+        if misuse == "create":
+            stack.enter_context(group.create_child())
+        elif misuse == "create_sync":
+            with pytest.raises(PeerClosedError):
+                group.create_children_sync([sysmem.Rights.SAME_RIGHTS])
+        elif misuse == "release":
+            group.release()
+        else:
+            group.all_children_present()
+        hidden(tree.root)
+
+
+def test_alternates_are_those_of_one_group(client: blocking.Allocator) -> None:
+    with ExitStack() as stack:
+        tree = Tree(client, stack)
+        group, (left, right) = tree.group(tree.root, 2)
+        below = stack.enter_context(left.duplicate())
+        beside = stack.enter_context(left.duplicate())
+        cousin = stack.enter_context(right.duplicate())
+        for token in (left, right):
+            token.sync()
+        refs = {
+            node: stack.enter_context(node.get_node_ref())
+            for node in (tree.root, group, left, right, below, beside, cousin)
+        }
+        nodes = list(refs)
+        alternates = {
+            (left, right),
+            (left, cousin),
+            (below, right),
+            (below, cousin),
+            (beside, right),
+            (beside, cousin),
+            # The nearest common ancestor of a group and a node below it is the group itself.
+            *((group, node) for node in (group, left, right, below, beside, cousin)),
+        }
+        for one in nodes:
+            for two in nodes:
+                expected = (one, two) in alternates or (two, one) in alternates
+                assert one.is_alternate_for(refs[two]) is expected, (one, two)
+
+
+def test_a_ref_outlives_bind_and_counts_released_groups(client: blocking.Allocator) -> None:
+    with ExitStack() as stack:
+        tree = Tree(client, stack)
+        group, (left, right) = tree.group(tree.root, 2)
+        ref = stack.enter_context(left.get_node_ref())
+        bound = stack.enter_context(client.bind_shared_collection(left))
+        bound.sync()
+        group.release()
+        assert right.is_alternate_for(ref) is True
+        with bound.get_node_ref() as again:
+            assert right.is_alternate_for(again) is True
+
+
+def test_selected_formats_decide(client: blocking.Allocator) -> None:
+    # A decoder that would like tiles, or else rows; a screen that shows rows only.
+    tiled = images(
+        image(pixel_format_modifier=sysmem.PixelFormatModifier.INTEL_I915_Y_TILED),
+        min_buffer_count=3,
+    )
+    with ExitStack() as stack:
+        tree = Tree(client, stack)
+        _, tokens = tree.group(tree.root, 2)
+        wish, fallback = (
+            tree.bind(t, table) for t, table in zip(tokens, (tiled, images(image())), strict=True)
+        )
+        screen = tree.bind(tree.root, images(image()))
+        with screen.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
+            assert info.buffers is not None
+            assert len(info.buffers) == 2  # the unselected minimum of 3 doesn't count
+        fallback.sync()
+        hidden(wish)
+
+
+def test_a_dispensable_child_hidden_does_not_fail_its_parent(client: blocking.Allocator) -> None:
+    with ExitStack() as stack:
+        tree = Tree(client, stack)
+        group, (chosen, other) = tree.group(tree.root, 2)
+        for token in (chosen, other):
+            token.set_dispensable()
+        nodes = [tree.bind(token, ANY) for token in (chosen, other)]
+        root = tree.bind(tree.root, ANY)
+        assert size(root) == size(nodes[0]) == 1
+        hidden(nodes[1])
+        group.sync()
+        nodes[0].close()
+        root.sync()
+        assert root.wait_closed(timeout=0) is False
+
+
+def test_a_dispensable_child_that_nobody_holds_fails_its_parent(
+    client: blocking.Allocator,
+) -> None:
+    # A failure domain without a client, before allocation.
+    with ExitStack() as stack:
+        tree = Tree(client, stack)
+        group, (first, _) = tree.group(tree.root, 2)
+        first.set_dispensable()
+        first.release()
+        hidden(tree.root, group)

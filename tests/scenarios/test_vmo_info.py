@@ -1,0 +1,388 @@
+"""GetVmoInfo's six questions and seven answers (spec/protocol.md, Allocator)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+import sysmem
+from sysmem import BufferCollectionConstraints, BufferUsage, Error, SizeU, SysmemError, blocking
+
+from .scenario import ENOUGH, Daemon, buffers, event_of, image, images, memory, vmo_of
+
+
+@contextmanager
+def collection_of(
+    client: blocking.Allocator, table: BufferCollectionConstraints
+) -> Iterator[tuple[blocking.BufferCollection, sysmem.BufferCollectionInfo]]:
+    with client.allocate_non_shared_collection() as collection:
+        collection.set_constraints(table)
+        with collection.wait_for_all_buffers_allocated() as info:
+            yield collection, info
+
+
+def test_only_the_two_numbers_are_set_when_nothing_is_asked(client: blocking.Allocator) -> None:
+    with collection_of(client, buffers(min_buffer_count=3)) as (collection, info):
+        for index in range(3):
+            found = client.get_vmo_info(vmo_of(info, index))
+            assert found.buffer_collection_id == collection.get_buffer_collection_id()
+            assert found.buffer_collection_id == info.buffer_collection_id
+            assert found.buffer_index == index
+            assert found.close_weak_asap is None
+            assert found.weak_vmo is None
+            assert found.single_buffer_settings is None
+            assert found.constraints_ok is None
+            assert found.vmo_settings_match is None
+
+
+def test_a_need_that_is_false_is_as_if_unset(client: blocking.Allocator) -> None:
+    with collection_of(client, buffers()) as (_, info):
+        found = client.get_vmo_info(
+            vmo_of(info),
+            need_weak=False,
+            need_single_buffer_settings=False,
+            vmo_settings_to_check_ignore_size=True,
+        )
+        assert found.weak_vmo is None
+        assert found.close_weak_asap is None
+        assert found.single_buffer_settings is None
+        assert found.vmo_settings_match is None
+
+
+def test_a_descriptor_does_as_a_vmo_and_is_not_consumed(client: blocking.Allocator) -> None:
+    with collection_of(client, buffers()) as (_, info):
+        copy = os.dup(vmo_of(info).fileno())
+        found = client.get_vmo_info(vmo=copy)
+        os.fstat(copy)
+        os.close(copy)
+        assert found.buffer_index == 0
+        with vmo_of(info).duplicate() as again:
+            assert client.get_vmo_info(again).buffer_index == 0
+            assert again.size == 4096
+        assert client.get_vmo_info(vmo_of(info)).buffer_index == 0
+
+
+def test_settings_are_those_delivered(client: blocking.Allocator) -> None:
+    with collection_of(client, images(image())) as (_, info):
+        found = client.get_vmo_info(vmo_of(info), need_single_buffer_settings=True)
+        assert found.single_buffer_settings == info.settings
+        assert found.weak_vmo is None
+
+
+def test_need_weak_brings_a_weak_handle_and_its_event(client: blocking.Allocator) -> None:
+    with collection_of(client, buffers()) as (collection, info):
+        strong = vmo_of(info)
+        found = client.get_vmo_info(strong, need_weak=True)
+        assert isinstance(found.weak_vmo, sysmem.Vmo)
+        assert isinstance(found.close_weak_asap, sysmem.EventPair)
+        assert not found.close_weak_asap.is_closed()
+        with found.weak_vmo.map() as mine, strong.map() as theirs:
+            theirs[:3] = b"abc"
+            assert bytes(mine[:3]) == b"abc"
+        # Iff the handle is a weak one, or need_weak.
+        again = client.get_vmo_info(found.weak_vmo)
+        assert again.close_weak_asap is not None
+        assert again.weak_vmo is None
+        assert again.buffer_index == 0
+        collection.release()
+        info.close()
+        for event in (found.close_weak_asap, again.close_weak_asap):
+            assert event.wait_closed(timeout=ENOUGH)
+            event.close()
+        found.weak_vmo.close()
+
+
+def test_need_weak_without_a_strong_handle_left_is_an_error(client: blocking.Allocator) -> None:
+    with collection_of(client, buffers()) as (collection, info):
+        found = client.get_vmo_info(vmo_of(info), need_weak=True)
+        assert found.weak_vmo is not None
+        assert found.close_weak_asap is not None
+        number = info.buffer_collection_id
+        collection.release()
+        info.close()
+        assert found.close_weak_asap.wait_closed(timeout=ENOUGH)
+        with pytest.raises(SysmemError) as raised:
+            client.get_vmo_info(found.weak_vmo, need_weak=True)
+        assert raised.value.error is Error.NO_MORE_STRONG_VMO_HANDLES
+        # The rest is still known.
+        last = client.get_vmo_info(found.weak_vmo, need_single_buffer_settings=True)
+        assert last.buffer_collection_id == number
+        assert last.single_buffer_settings is not None
+        assert last.close_weak_asap is not None
+        assert last.close_weak_asap.is_closed()
+        last.close_weak_asap.close()
+        found.close_weak_asap.close()
+        found.weak_vmo.close()
+
+
+def test_the_handle_passed_in_keeps_its_information(client: blocking.Allocator) -> None:
+    with collection_of(client, buffers()) as (collection, info):
+        number = info.buffer_collection_id
+        copy = os.dup(vmo_of(info).fileno())
+        collection.close()  # a failure
+        info.close()
+        found = client.get_vmo_info(copy, need_single_buffer_settings=True)
+        assert (found.buffer_collection_id, found.buffer_index) == (number, 0)
+        with (
+            pytest.raises(SysmemError) as raised,
+            os.fdopen(os.memfd_create("other"), "r") as other,
+        ):
+            client.get_vmo_info(other.fileno())
+        assert raised.value.error is Error.NOT_FOUND
+        os.close(copy)
+
+
+def test_a_weak_vmo_has_no_more_rights_than_the_handle(client: blocking.Allocator) -> None:
+    with client.allocate_shared_collection() as token:
+        child = token.duplicate(sysmem.Rights(0xFFFFFFFF & ~sysmem.Rights.WRITE))
+        token.sync()
+        with (
+            client.bind_shared_collection(token) as writer,
+            client.bind_shared_collection(child) as reader,
+        ):
+            writer.set_constraints(buffers())
+            reader.set_constraints(buffers())
+            with reader.wait_for_all_buffers_allocated() as info:
+                assert vmo_of(info).writable is False
+                found = client.get_vmo_info(vmo_of(info), need_weak=True)
+                assert found.weak_vmo is not None
+                assert found.close_weak_asap is not None
+                assert found.weak_vmo.writable is False
+                with found.weak_vmo, found.close_weak_asap:
+                    pass
+            with writer.wait_for_all_buffers_allocated() as info:
+                found = client.get_vmo_info(vmo_of(info), need_weak=True)
+                assert found.weak_vmo is not None
+                assert found.close_weak_asap is not None
+                assert found.weak_vmo.writable is True
+                with found.weak_vmo, found.close_weak_asap:
+                    pass
+
+
+VULKAN = BufferUsage(vulkan=sysmem.VulkanUsage.IMAGE_SAMPLED)
+
+
+@pytest.mark.parametrize(
+    ("check", "expected"),
+    [
+        (BufferCollectionConstraints(), True),
+        (images(image()), True),
+        (images(image(required_max_size_list=[SizeU(64, 48)])), False),
+        (images(image(required_max_size=SizeU(64, 49))), False),
+        (images(image(min_size=SizeU(65, 48))), False),
+        (images(image(sysmem.PixelFormat.R8G8B8A8)), False),
+        (images(image(sysmem.PixelFormat.DO_NOT_CARE)), True),
+        (images(image(color_spaces=[sysmem.ColorSpace.DO_NOT_CARE])), True),
+        (images(image(max_size=SizeU(100, 100))), False),
+        (memory(min_size_bytes=12288), True),
+        (memory(min_size_bytes=12289), False),
+        (memory(min_size_bytes=1, max_size_bytes=12288), True),
+        (memory(min_size_bytes=1, max_size_bytes=12287), False),
+        (memory(secure_required=True), False),
+        (memory(permitted_heaps=[sysmem.SYSTEM_RAM_HEAP]), True),
+        (memory(permitted_heaps=[sysmem.Heap(heap_type="x", id=0)]), False),
+        (memory(cpu_domain_supported=False, ram_domain_supported=True), False),
+        # Buffer counts, and whether anybody uses the buffers, are left out of account.
+        (buffers(min_buffer_count_for_camping=100), True),
+        (buffers(min_buffer_count=100), True),
+        (buffers(max_buffer_count=1), True),
+        (
+            BufferCollectionConstraints(
+                usage=BufferUsage(none=sysmem.NoneUsage.NONE_USAGE), min_buffer_count=9
+            ),
+            True,
+        ),
+        (BufferCollectionConstraints(usage=VULKAN), True),
+        # What is wrong in itself is a false as well, not an error.
+        (memory(permitted_heaps=[]), False),
+        (memory(physically_contiguous_required=True), False),
+    ],
+    ids=repr,
+)
+def test_constraints_ok(
+    client: blocking.Allocator, check: BufferCollectionConstraints, expected: bool
+) -> None:
+    with collection_of(client, images(image(), min_buffer_count=3)) as (_, info):
+        found = client.get_vmo_info(vmo_of(info), constraints_to_check=check)
+        assert found.constraints_ok is expected
+        assert found.vmo_settings_match is None
+
+
+def test_constraints_ok_asks_for_every_field_again(client: blocking.Allocator) -> None:
+    with collection_of(client, buffers(100)) as (_, info):
+        vmo = vmo_of(info)
+
+        def ok(table: BufferCollectionConstraints) -> bool | None:
+            return client.get_vmo_info(vmo, constraints_to_check=table).constraints_ok
+
+        assert ok(memory(min_size_bytes=100)) is True
+        assert ok(memory(min_size_bytes=101)) is False
+        # An image isn't in raw buffers.
+        assert ok(images(image())) is False
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "ignore_size", "expected"),
+    [
+        (buffers(), buffers(), None, True),
+        (buffers(), buffers(min_buffer_count=9), None, True),
+        (buffers(), buffers(5000), None, False),
+        (buffers(), buffers(5000), False, False),
+        (buffers(), buffers(5000), True, True),
+        (buffers(4000), buffers(4001), None, False),
+        (buffers(), memory(physically_contiguous_required=True), True, False),
+        (images(image()), images(image()), None, True),
+        (images(image()), images(image(max_size=SizeU(99, 99))), None, False),
+        (images(image()), images(image(max_size=SizeU(99, 99))), True, False),
+        (images(image()), buffers(12288), None, False),
+    ],
+)
+def test_vmo_settings_match(
+    client: blocking.Allocator,
+    one: BufferCollectionConstraints,
+    two: BufferCollectionConstraints,
+    ignore_size: bool | None,
+    expected: bool,
+) -> None:
+    with collection_of(client, one) as (_, first), collection_of(client, two) as (_, second):
+        for left, right in ((first, second), (second, first)):
+            found = client.get_vmo_info(
+                vmo_of(left),
+                vmo_settings_to_check=vmo_of(right),
+                vmo_settings_to_check_ignore_size=ignore_size,
+            )
+            assert found.vmo_settings_match is expected
+            assert found.constraints_ok is None
+
+
+def test_a_vmo_matches_itself(client: blocking.Allocator) -> None:
+    with collection_of(client, images(image(), min_buffer_count=2)) as (_, info):
+        for other in (vmo_of(info, 0), vmo_of(info, 1).fileno()):
+            found = client.get_vmo_info(vmo_of(info), vmo_settings_to_check=other)
+            assert found.vmo_settings_match is True
+
+
+def test_everything_at_once(client: blocking.Allocator) -> None:
+    with collection_of(client, images(image())) as (_, info):
+        found = client.get_vmo_info(
+            vmo_of(info),
+            need_weak=True,
+            need_single_buffer_settings=True,
+            constraints_to_check=BufferCollectionConstraints(),
+            vmo_settings_to_check=vmo_of(info),
+            vmo_settings_to_check_ignore_size=False,
+        )
+        assert found.buffer_index == 0
+        assert found.single_buffer_settings == info.settings
+        assert found.constraints_ok is True
+        assert found.vmo_settings_match is True
+        assert found.weak_vmo is not None
+        assert found.close_weak_asap is not None
+        with found.weak_vmo, found.close_weak_asap:
+            assert found.weak_vmo.size == 12288
+
+
+def test_a_copy_of_the_contents_is_no_sysmem_vmo(client: blocking.Allocator) -> None:
+    with collection_of(client, buffers()) as (_, info):
+        copy = os.memfd_create("sysmem:0")
+        os.ftruncate(copy, 4096)
+        with pytest.raises(SysmemError) as raised:
+            client.get_vmo_info(copy)
+        os.close(copy)
+        assert raised.value.error is Error.NOT_FOUND
+        assert client.get_vmo_info(vmo_of(info)).buffer_index == 0
+
+
+def test_another_daemons_vmo_is_not_found(client: blocking.Allocator, tmp_path: Any) -> None:
+    other = Daemon(tmp_path)
+    with blocking.connect(tmp_path) as stranger, collection_of(stranger, buffers()) as (_, info):
+        with pytest.raises(SysmemError) as raised:
+            client.get_vmo_info(vmo_of(info))
+        assert raised.value.error is Error.NOT_FOUND
+        ours = client.allocate_non_shared_collection()
+        # Numbers are unique per boot: this daemon's are none of that one's.
+        assert ours.get_buffer_collection_id() != info.buffer_collection_id
+        ours.close()
+    other.stop()
+
+
+def test_must_match_pins_the_settings_and_not_the_count(client: blocking.Allocator) -> None:
+    with (
+        collection_of(client, images(image(), min_buffer_count=2)) as (_, old),
+        client.allocate_non_shared_collection() as collection,
+    ):
+        table = images(image(sysmem.PixelFormat.DO_NOT_CARE), min_buffer_count=5)
+        collection.set_constraints(table, must_match_vmo=vmo_of(old, 1))
+        with collection.wait_for_all_buffers_allocated() as new:
+            assert new.settings == old.settings
+            assert new.buffers is not None
+            assert len(new.buffers) == 5
+            found = client.get_vmo_info(vmo_of(new), vmo_settings_to_check=vmo_of(old, 0).fileno())
+            assert found.vmo_settings_match is True
+
+
+def test_must_match_takes_a_descriptor_and_no_constraints(client: blocking.Allocator) -> None:
+    with (
+        collection_of(client, buffers(5000)) as (_, old),
+        client.allocate_shared_collection() as token,
+    ):
+        child = token.duplicate()
+        token.sync()
+        with (
+            client.bind_shared_collection(token) as one,
+            client.bind_shared_collection(child) as two,
+        ):
+            one.set_constraints(must_match_vmo=vmo_of(old).fileno())
+            two.set_constraints(buffers(10))
+            with one.wait_for_all_buffers_allocated() as info:
+                assert info.settings == old.settings
+                assert info.buffers is not None
+                assert info.buffers[0].vmo is None
+
+
+def test_must_match_that_cannot_is_empty(client: blocking.Allocator) -> None:
+    with collection_of(client, buffers(5000)) as (_, old):
+        for table in (
+            buffers(5001),
+            memory(min_size_bytes=1, max_size_bytes=4999),
+            images(image()),
+        ):
+            with client.allocate_non_shared_collection() as collection:
+                collection.set_constraints(table, must_match_vmo=vmo_of(old))
+                assert collection.wait_closed(timeout=ENOUGH)
+
+
+def test_must_match_a_stranger_fails_the_node(client: blocking.Allocator) -> None:
+    foreign = os.memfd_create("foreign")
+    with client.allocate_non_shared_collection() as collection:
+        collection.set_constraints(buffers(), must_match_vmo=foreign)
+        assert collection.wait_closed(timeout=ENOUGH)
+    os.close(foreign)
+
+
+def test_a_weak_handle_is_told_from_a_strong_one(client: blocking.Allocator) -> None:
+    with client.allocate_shared_collection() as token:
+        child = token.duplicate()
+        child.set_weak()
+        token.sync()
+        with (
+            client.bind_shared_collection(child) as weak,
+            client.bind_shared_collection(token) as strong,
+        ):
+            weak.set_constraints(buffers())
+            strong.set_constraints(buffers())
+            with (
+                weak.wait_for_all_buffers_allocated() as mine,
+                strong.wait_for_all_buffers_allocated() as theirs,
+            ):
+                found = client.get_vmo_info(vmo_of(mine))
+                assert found.close_weak_asap is not None
+                found.close_weak_asap.close()
+                assert client.get_vmo_info(vmo_of(theirs)).close_weak_asap is None
+                assert theirs.buffers is not None
+                assert theirs.buffers[0].close_weak_asap is None
+                assert not event_of(mine).is_closed()
