@@ -35,6 +35,8 @@ from .memory import (
 from .ports import Log
 from .sockets import StartError, listeners, notify
 
+#: What stops the daemon.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: What accepting fails with when there was nothing, or nobody any more, to accept.
 _NOBODY = {errno.EAGAIN, errno.ECONNABORTED}
 #: With anything else something has run out. Accepting then goes on when a channel closed, or after this long.
@@ -72,22 +74,20 @@ class TrioReactor:
         for connection in self._connections | self._flushing:
             connection.close()
 
+    # A task that is cancelled leaves its connection to `close`.
+
     async def _serve(self, connection: Connection) -> None:
-        try:
-            while connection.reading:
-                if connection.receive():
-                    await trio.lowlevel.checkpoint()  # the others' turn
-                elif connection.reading:
-                    await _wait(trio.lowlevel.wait_readable, connection)
-        finally:
-            self._connections.discard(connection)
+        while connection.reading:
+            if connection.receive():
+                await trio.lowlevel.checkpoint()  # the others' turn
+            elif connection.reading:
+                await _wait(trio.lowlevel.wait_readable, connection)
+        self._connections.discard(connection)
 
     async def _flush(self, connection: Connection) -> None:
-        try:
-            while not connection.flush():
-                await _wait(trio.lowlevel.wait_writable, connection)
-        finally:
-            self._flushing.discard(connection)
+        while not connection.flush():
+            await _wait(trio.lowlevel.wait_writable, connection)
+        self._flushing.discard(connection)
 
 
 async def _wait(ready: Callable[[int], Awaitable[None]], connection: Connection) -> None:
@@ -165,7 +165,10 @@ async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda
     directory = runtime_dir(config.runtime_dir)
     with contextlib.ExitStack() as stack:
         # First: whoever sees a socket may already send a signal.
-        signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT))
+        signals = stack.enter_context(trio.open_signal_receiver(*STOP_SIGNALS))
+        # Our caller may hold them back, so that none of them meets anybody but the receiver.
+        held_back = signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, held_back)
         memory = Memory(
             [MemfdHeap(heap) for heap in heap_settings(config)],
             allocation=config.memory.allocation,

@@ -1,0 +1,597 @@
+"""The daemon under trio: waiting, accepting, stopping, and that nothing that fails stops it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from sysmem_protocol import codec, sysmem2
+from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.handles import Handle, channel_pair
+from sysmem_protocol.images2 import PixelFormat
+from sysmem_protocol.library import Method, Table
+from sysmem_protocol.message import Message, parse
+from sysmem_protocol.sysmem2 import (
+    Allocator,
+    BufferCollection,
+    CoherencyDomain,
+    Node,
+)
+from sysmemd import daemon
+from sysmemd.config import Config, FormatCostSection, HeapSection, Limits, UsageSection
+from sysmemd.daemon import TrioReactor, heap_settings, platform
+from sysmemd.memory import SYSTEM_RAM
+from sysmemd.sockets import StartError, listeners
+
+
+class Log:
+    """Remembers what was logged: level, event, fields."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, str, dict[str, Any]]] = []
+
+    def bind(self, **fields: Any) -> Self:
+        return self
+
+    def debug(self, event: str, **fields: Any) -> None:
+        self.entries.append(("debug", event, fields))
+
+    def info(self, event: str, **fields: Any) -> None:
+        self.entries.append(("info", event, fields))
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self.entries.append(("warning", event, fields))
+
+    def error(self, event: str, **fields: Any) -> None:
+        self.entries.append(("error", event, fields))
+
+    def events(self, *levels: str) -> list[str]:
+        return [event for level, event, _ in self.entries if level in levels]
+
+
+class Client:
+    """A client end of a channel, waited for with trio."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+
+    def send(self, method: Method, request: Table | None = None, txid: int = 0) -> None:
+        body, handles = (b"", []) if request is None else codec.encode(request)
+        message = Message(txid, method.ordinal, body, handles)
+        for data, attached in message.datagrams():
+            assert self.channel.send(data, attached)
+        message.close()
+
+    async def receive(self) -> Message:
+        """The next message. Raises `PeerClosedError`."""
+        while (received := self.channel.receive()) is None:
+            await trio.lowlevel.wait_readable(self.channel.fileno())
+        return parse(*received)
+
+    async def sync(self, txid: int = 1) -> None:
+        self.send(Node.sync, txid=txid)
+        assert (await self.receive()).txid == txid
+
+    async def closed(self) -> None:
+        """Wait until the server end is closed."""
+        with contextlib.suppress(PeerClosedError):
+            while True:
+                (await self.receive()).close()
+
+
+class Daemon:
+    """A daemon in this process."""
+
+    def __init__(self, directory: Path, log: Log) -> None:
+        self.directory = directory
+        self.log = log
+        self.clients: list[Client] = []
+
+    def connect(self) -> Client:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.connect(str(self.directory / Allocator.service_name()))
+        return self._client(Channel(sock.detach()))
+
+    def collection(self, allocator: Client) -> Client:
+        near, far = channel_pair()
+        allocator.send(
+            Allocator.allocate_non_shared_collection,
+            sysmem2.AllocatorAllocateNonSharedCollectionRequest(
+                collection_request=Handle(far.detach())
+            ),
+        )
+        return self._client(Channel(near.detach()))
+
+    def _client(self, channel: Channel) -> Client:
+        self.clients.append(Client(channel))
+        return self.clients[-1]
+
+
+@asynccontextmanager
+async def running(directory: Path, log: Log, config: Config | None = None) -> AsyncIterator[Daemon]:
+    """A daemon that serves; it is cancelled at the end, if it hasn't stopped by then."""
+    made = Daemon(directory, log)
+    ready = trio.Event()
+    config = config or Config(runtime_dir=str(directory))
+    try:
+        async with trio.open_nursery() as nursery:
+
+            async def run() -> None:
+                await daemon.run(config, log, on_ready=ready.set)
+
+            nursery.start_soon(run)
+            await ready.wait()
+            yield made
+            nursery.cancel_scope.cancel()
+    finally:
+        for client in made.clients:
+            client.channel.close()
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture(autouse=True)
+def descriptor_limit() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+# --- serving ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.trio
+async def test_it_serves_from_the_moment_it_is_ready(tmp_path: Path, log: Log) -> None:
+    async with running(tmp_path, log) as made:
+        collection = made.collection(made.connect())
+        await collection.sync()
+        collection.send(Node.release)
+        await collection.closed()
+    assert os.listdir(tmp_path) == []
+    assert log.events("error") == []
+    serving = next(fields for _, event, fields in log.entries if event == "serving")
+    assert serving == {"runtime_dir": str(tmp_path), "pid": os.getpid()}
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_stops_it_in_order(tmp_path: Path, log: Log, number: signal.Signals) -> None:
+    async with running(tmp_path, log) as made:
+        allocator = made.connect()
+        collection = made.collection(allocator)
+        await collection.sync()
+        os.kill(os.getpid(), number)
+        await allocator.closed()
+        await collection.closed()
+    assert ("info", "stopping", {"signal": number.name}) in log.entries
+    assert os.listdir(tmp_path) == []
+    assert log.events("error") == []
+
+
+@pytest.mark.trio
+async def test_a_signal_that_comes_with_the_sockets_stops_it_in_order(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def signalled(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return listeners(*arguments, **options)
+
+    monkeypatch.setattr(daemon, "listeners", signalled)
+    await daemon.run(Config(runtime_dir=str(tmp_path)), log)
+    assert "stopping" in log.events("info")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.trio
+async def test_it_stops_with_a_thousand_connections(tmp_path: Path, log: Log) -> None:
+    async with running(tmp_path, log) as made:
+        allocators = [made.connect() for _ in range(500)]
+        collections = [made.collection(allocator) for allocator in allocators]
+        for collection in collections:
+            await collection.sync()
+        os.kill(os.getpid(), signal.SIGTERM)
+        for client in made.clients:
+            await client.closed()
+    assert log.events("error", "warning") == [log.events("warning")[0]]  # that rights are advisory
+
+
+@pytest.mark.trio
+async def test_answers_that_nobody_reads_do_not_hold_it_up(tmp_path: Path, log: Log) -> None:
+    async with running(tmp_path, log) as made:
+        lazy = made.collection(made.connect())
+        for txid in range(1, 600):
+            lazy.send(Node.sync, txid=txid)
+            if txid % 100 == 0:
+                await wait_all_tasks_blocked()
+        await made.collection(made.connect()).sync()
+        for txid in range(1, 600):  # now it reads: nothing was lost
+            assert (await lazy.receive()).txid == txid
+        for txid in range(600, 1200):
+            lazy.send(Node.sync, txid=txid)
+            if txid % 100 == 0:
+                await wait_all_tasks_blocked()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await lazy.closed()
+
+
+@pytest.mark.trio
+async def test_a_wait_is_answered_by_who_comes_later(tmp_path: Path, log: Log) -> None:
+    """The answer goes out in a turn of its own, and what was waited for closes when its holders are gone."""
+    async with running(tmp_path, log) as made:
+        collection = made.collection(made.connect())
+        near, far = (Handle(sock.detach()) for sock in socket.socketpair())
+        collection.send(
+            BufferCollection.attach_lifetime_tracking,
+            sysmem2.BufferCollectionAttachLifetimeTrackingRequest(
+                server_end=far, buffers_remaining=0
+            ),
+        )
+        constraints = sysmem2.BufferCollectionConstraints(
+            usage=sysmem2.BufferUsage(cpu=1),
+            min_buffer_count=1,
+            buffer_memory_constraints=sysmem2.BufferMemoryConstraints(min_size_bytes=1),
+        )
+        collection.send(
+            BufferCollection.set_constraints,
+            sysmem2.BufferCollectionSetConstraintsRequest(constraints=constraints),
+        )
+        collection.send(BufferCollection.wait_for_all_buffers_allocated, txid=2)
+        answer = await collection.receive()
+        assert answer.txid == 2
+        collection.channel.close()
+        for handle in answer.handles:
+            handle.close()
+        await trio.lowlevel.wait_readable(near.fileno())
+        near.close()
+
+
+@pytest.mark.trio
+async def test_one_that_sends_all_the_time_lets_others_have_their_turn(
+    nursery: trio.Nursery,
+) -> None:
+    """The reactor passes on after a budget, also when more is there."""
+    reactor = TrioReactor(nursery)
+    order: list[str] = []
+
+    class Busy:
+        reading = True
+        left = 3
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def receive(self) -> bool:
+            order.append(self.name)
+            self.left -= 1
+            self.reading = self.left > 0
+            return True
+
+    for name in "ab":
+        reactor.serve(Busy(name))  # type: ignore[arg-type] # all that is asked of it
+    await wait_all_tasks_blocked()
+    assert [set(order[index : index + 2]) for index in (0, 2, 4)] == [{"a", "b"}] * 3
+
+
+class Waiting:
+    """A connection on which nothing ever happens."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.reading = True
+        self.closed = False
+        self.refused: list[str] = []
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def receive(self) -> bool:
+        return False
+
+    def flush(self) -> bool:
+        return self.closed
+
+    def refuse(self, reason: str) -> None:
+        self.refused.append(reason)
+
+    def close(self) -> None:
+        self.reading = False
+        self.closed = True
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("what", ["serve", "flush"])
+async def test_closing_wakes_who_waits_for_the_descriptor(nursery: trio.Nursery, what: str) -> None:
+    reactor = TrioReactor(nursery)
+    near, far = channel_pair()
+    while what == "flush":  # fill it
+        try:
+            near.send(b"x" * 1000)
+        except BlockingIOError:
+            break
+    connection = Waiting(near.fileno())
+    for _ in range(2):  # asking twice is asking once
+        getattr(reactor, what)(connection)
+        if what == "serve":
+            break
+    await wait_all_tasks_blocked()
+    assert nursery.child_tasks
+    connection.close()
+    reactor.closing(near.fileno())
+    near.close()
+    far.close()
+    await wait_all_tasks_blocked()
+    assert not nursery.child_tasks
+    assert reactor.closed_one.is_set()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("what", ["serve", "flush"])
+async def test_what_can_not_be_waited_for_closes(
+    nursery: trio.Nursery, what: str, tmp_path: Path
+) -> None:
+    reactor = TrioReactor(nursery)
+    with Handle(os.open(tmp_path, os.O_RDONLY)) as file:  # which epoll refuses
+        connection = Waiting(file.fileno())
+        getattr(reactor, what)(connection)
+        await wait_all_tasks_blocked()
+        assert connection.closed
+        [reason] = connection.refused
+        assert "the daemon can't wait for it" in reason
+    assert not nursery.child_tasks
+
+
+@pytest.mark.trio
+async def test_the_reactor_closes_what_it_serves_and_what_it_flushes(
+    nursery: trio.Nursery,
+) -> None:
+    reactor = TrioReactor(nursery)
+    near, far = channel_pair()
+    served, flushed = Waiting(near.fileno()), Waiting(far.fileno())
+    reactor.serve(served)  # type: ignore[arg-type] # all that is asked of it
+    reactor.flush(flushed)  # type: ignore[arg-type] # all that is asked of it
+    reactor.close()
+    assert served.closed
+    assert flushed.closed
+    await wait_all_tasks_blocked()
+    near.close()
+    far.close()
+
+
+# --- what fails -------------------------------------------------------------------------------------------------------
+
+
+class Listener:
+    """Accepts, or fails, as it is told; always readable."""
+
+    def __init__(self, *outcomes: OSError | socket.socket) -> None:
+        self._outcomes = list(outcomes)
+        self._readable, self._far = socket.socketpair()
+        self._far.send(b"x")
+        self.accepting: list[float] = []
+
+    def setblocking(self, flag: bool) -> None:
+        assert not flag
+
+    def fileno(self) -> int:
+        return self._readable.fileno()
+
+    def accept(self) -> tuple[socket.socket, None]:
+        self.accepting.append(trio.current_time())
+        outcome = self._outcomes.pop(0)
+        if not self._outcomes:
+            self._readable.recv(1)  # no more
+        if isinstance(outcome, OSError):
+            raise outcome
+        return outcome, None
+
+    def close(self) -> None:
+        self._readable.close()
+        self._far.close()
+
+
+async def accepting(
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    log: Log,
+    between: Callable[[TrioReactor], object],
+    *outcomes: OSError | None,
+) -> list[float]:
+    """When each of these was met by the accepting task; None is a connection."""
+    served: list[Channel] = []
+    near, far = channel_pair()
+
+    class Service:
+        pass
+
+    service: Any = Service()
+    service.log = log
+    monkeypatch.setattr(daemon, "AllocatorServer", lambda _, channel, uid: served.append(channel))
+    reactor = TrioReactor(nursery)
+    listener = Listener(*(far if outcome is None else outcome for outcome in outcomes))
+    nursery.start_soon(daemon._accept, listener, service, reactor)
+    await wait_all_tasks_blocked()
+    between(reactor)
+    await trio.sleep(10)
+    nursery.cancel_scope.cancel()
+    for channel in served:
+        channel.close()
+    far.close()
+    near.close()
+    listener.close()
+    return listener.accepting
+
+
+@pytest.mark.trio
+async def test_accepting_pauses_without_descriptors_and_says_so_once(
+    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    full = OSError(errno.EMFILE, "Too many open files")
+    times = await accepting(nursery, monkeypatch, log, lambda _: None, full, full, full, None)
+    assert [round(time - times[0]) for time in times] == [0, 1, 2, 3]
+    assert [(level, event) for level, event, _ in log.entries] == [
+        ("error", "connections have to wait"),
+        ("info", "connections are accepted again"),
+    ]
+
+
+@pytest.mark.trio
+async def test_accepting_goes_on_when_a_channel_closed(
+    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    full = OSError(errno.ENFILE, "Too many open files in system")
+    times = await accepting(
+        nursery, monkeypatch, log, lambda reactor: reactor.closed_one.set(), full, None
+    )
+    assert times[1] == times[0]
+
+
+@pytest.mark.trio
+async def test_whatever_accepting_fails_with_it_does_not_spin(
+    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    times = await accepting(
+        nursery, monkeypatch, log, lambda _: None, OSError(errno.EINVAL, "Invalid argument"), None
+    )
+    assert times[1] - times[0] == 1
+
+
+@pytest.mark.trio
+async def test_a_connection_that_is_gone_is_nothing_to_wait_for(
+    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    gone = OSError(errno.EAGAIN, "Resource temporarily unavailable")
+    times = await accepting(nursery, monkeypatch, log, lambda _: None, gone, None)
+    assert times[1] == times[0]
+    assert log.entries == []
+
+
+@pytest.mark.trio
+async def test_connections_wait_while_the_process_has_no_descriptors(
+    tmp_path: Path, log: Log
+) -> None:
+    async with running(tmp_path, log) as made:
+        first = made.connect()
+        await made.collection(first).sync()
+        lowest = os.open(os.devnull, os.O_RDONLY)
+        os.close(lowest)
+        second = made.connect()
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+        await wait_all_tasks_blocked(0.01)
+        assert log.events("error") == ["connections have to wait"]
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        first.channel.close()  # wakes it
+        await made.collection(second).sync()
+        assert "connections are accepted again" in log.events("info")
+
+
+@pytest.mark.trio
+async def test_news_that_can_not_be_processed_do_not_stop_it_nor_spin(
+    nursery: trio.Nursery, autojump_clock: MockClock, log: Log
+) -> None:
+    readable, far = socket.socketpair()
+    far.send(b"x")
+    times: list[float] = []
+
+    class Memory:
+        def fileno(self) -> int:
+            return readable.fileno()
+
+        def process_events(self) -> None:
+            times.append(trio.current_time())
+            if len(times) < 3:
+                raise KeyError("oh")
+            readable.recv(1)
+
+    nursery.start_soon(daemon._follow_memory, Memory(), log)
+    await trio.sleep(10)
+    assert [round(time - times[0]) for time in times] == [0, 1, 2]
+    assert (
+        log.entries
+        == [("error", "news about buffers could not be processed", {"exc_info": True})] * 2
+    )
+    nursery.cancel_scope.cancel()
+    readable.close()
+    far.close()
+
+
+# --- starting ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.trio
+async def test_what_the_machine_lacks_is_said(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "missing_requirements", lambda: ["/proc must be mounted", "more"])
+    with pytest.raises(StartError, match="/proc must be mounted; more"):
+        await daemon.run(Config(runtime_dir=str(tmp_path)), log)
+
+
+@pytest.mark.trio
+async def test_a_start_that_fails_leaves_nothing(tmp_path: Path, log: Log) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StartError, match="can't be used"):
+        await daemon.run(Config(runtime_dir=str(tmp_path / "file")), log)
+
+
+@pytest.mark.trio
+async def test_the_descriptor_limit_is_raised(tmp_path: Path, log: Log) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard - 1, hard))
+    async with running(tmp_path, log):
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("error", [ValueError("not allowed"), OSError(errno.EPERM, "not so")])
+async def test_a_limit_that_can_not_be_raised_stays(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def setrlimit(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(resource, "setrlimit", setrlimit)
+        async with running(tmp_path, log) as made:
+            await made.collection(made.connect()).sync()
+    assert "the descriptor limit stays" in log.events("warning")
+
+
+def test_the_system_heap_is_there_unless_it_is_configured() -> None:
+    assert heap_settings(Config()) == [SYSTEM_RAM]
+    bounded = HeapSection(type=SYSTEM_RAM.heap_type, max_bytes=5)
+    [heap] = heap_settings(Config(heap=[bounded]))
+    assert heap.max_bytes == 5
+    assert heap.domains == frozenset(CoherencyDomain)
+    other = HeapSection(type="example", id=3, secure=True)
+    system, heap = heap_settings(Config(heap=[other]))
+    assert system == SYSTEM_RAM
+    assert (heap.heap_type, heap.id, heap.secure) == ("example", 3, True)
+    assert heap.domains == {CoherencyDomain.INACCESSIBLE}
+
+
+def test_the_engine_is_told_of_the_configuration() -> None:
+    cost = FormatCostSection(pixel_format="NV12", usage=UsageSection(video=1), cost=2.0)
+    config = Config(limits=Limits(max_buffer_bytes=7, max_allocation_bytes=6), format_cost=[cost])
+    made = platform(config)
+    assert (made.max_buffer_bytes, made.max_allocation_bytes) == (7, 6)
+    assert (made.page_size, made.contiguous) == (resource.getpagesize(), "simulated")
+    [entry] = made.format_costs
+    assert (entry.pixel_format, entry.cost) == (PixelFormat.NV12, 2.0)
+    [heap] = made.heaps
+    assert heap.heap_type == SYSTEM_RAM.heap_type
