@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -60,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; its exit status. 0 after SIGTERM or SIGINT, 1 when it can't start, 2 for a wrong command line."""
     _open_standard_descriptors()
     arguments = parser().parse_args(argv)
+    # Before the log has a thread, which inherits this: a signal waits until serving begins, and one that comes when it
+    # has ended (a second Ctrl-C, say) has nothing left to stop.
+    signal.pthread_sigmask(signal.SIG_BLOCK, daemon.STOP_SIGNALS)
     try:
         config = configure(arguments)
     except configuration.ConfigError as error:

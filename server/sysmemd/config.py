@@ -114,18 +114,18 @@ class FormatCostSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     cost: float
 
     def __post_init__(self) -> None:
-        _member(PixelFormat, self.pixel_format)
-        _member(PixelFormatModifier, self.pixel_format_modifier)
+        self.format_number()
+        self.modifier_number()
         if not math.isfinite(self.cost):
             raise ValueError(f"a cost must be a finite number, not {self.cost}")
 
     def format_number(self) -> int:
         """The pixel format's number."""
-        return _member(PixelFormat, self.pixel_format)
+        return _member(PixelFormat, "pixel_format", self.pixel_format)
 
     def modifier_number(self) -> int:
         """The modifier's number."""
-        return _member(PixelFormatModifier, self.pixel_format_modifier)
+        return _member(PixelFormatModifier, "pixel_format_modifier", self.pixel_format_modifier)
 
 
 class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -190,11 +190,11 @@ def override(config: Config, values: Mapping[str, object]) -> Config:
         raise ConfigError(f"command line: {error}") from None
 
 
-def _member(enum: type[PixelFormat] | type[PixelFormatModifier], value: str | int) -> int:
+def _member(enum: type[PixelFormat] | type[PixelFormatModifier], key: str, value: str | int) -> int:
     if isinstance(value, int):
         return value
     try:
         return int(enum[value])
     except KeyError:
         names = ", ".join(member.name for member in enum)
-        raise ValueError(f"{value!r} is no {enum.__name__}; there are {names}") from None
+        raise ValueError(f"{key}: {value!r} is none of {names}") from None
