@@ -1,0 +1,212 @@
+"""The command: what it makes of its arguments, its exit statuses, and that stdout stays empty."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sysmemd import daemon
+from sysmemd.__main__ import configure, main, parser
+from sysmemd.config import Config, ConfigError
+from sysmemd.sockets import StartError
+
+NAME = "fuchsia.sysmem2.Allocator"
+
+
+def configured(*arguments: str) -> Config:
+    return configure(parser().parse_args(arguments))
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_without_arguments_all_is_default() -> None:
+    assert configured() == Config()
+
+
+def test_what_the_command_line_says_wins_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "sysmemd.toml"
+    path.write_text('mode = "0600"\ngroup = "video"\n[log]\nformat = "json"\nlevel = "error"')
+    config = configured(
+        *("--config", str(path), "--mode", "0666", "--runtime-dir", "/tmp/x"),
+        *("--log-level", "debug"),
+    )
+    assert (config.mode, config.group, config.runtime_dir) == ("0666", "video", "/tmp/x")
+    assert (config.log.format, config.log.level) == ("json", "debug")
+    assert configured("--log-format", "json", "--group", "audio").group == "audio"
+
+
+def test_a_mode_that_is_none_is_an_error_of_the_command_line() -> None:
+    with pytest.raises(ConfigError, match="command line: "):
+        configured("--mode", "rw")
+
+
+@pytest.mark.parametrize("arguments", [["--colour"], ["--log-format", "xml"], ["extra"]])
+def test_a_command_line_that_is_not_understood(
+    capfd: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "usage: sysmemd" in captured.err
+
+
+# --- exit statuses ----------------------------------------------------------------------------------------------------
+
+
+def run_with(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
+    """Have the daemon end at once."""
+
+    async def run(*_: object) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(daemon, "run", run)
+
+
+def test_the_end_in_order_is_0(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_with(monkeypatch, None)
+    assert main([]) == 0
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "event", "reason"),
+    [
+        (StartError("no place"), "can't start", "no place"),
+        (OSError(24, "Too many open files"), "can't start", "[Errno 24] Too many open files"),
+        (KeyError("oh"), "the daemon failed", "KeyError: 'oh'"),
+        (ExceptionGroup("tasks", [KeyError("oh")]), "the daemon failed", "KeyError: 'oh'"),
+    ],
+)
+def test_what_keeps_it_from_serving_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    error: Exception,
+    event: str,
+    reason: str,
+) -> None:
+    run_with(monkeypatch, error)
+    assert main(["--log-format", "json"]) == 1
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    [line] = map(json.loads, captured.err.splitlines())
+    assert (line["event"], line["level"]) == (event, "error")
+    assert reason in (line.get("reason") or line["exception"])
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_configuration_that_can_not_be_used(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], form: str
+) -> None:
+    path = tmp_path / "sysmemd.toml"
+    path.write_text("[limits]\nmax_fun = 1")
+    assert main(["--config", str(path), "--log-format", form]) == 1
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    [line] = captured.err.splitlines()
+    assert "max_fun" in line
+    assert str(path) in line
+    if form == "json":
+        assert json.loads(line)["event"] == "can't start"
+
+
+@pytest.mark.parametrize("arguments", [["--group", "nobody at all"], ["--runtime-dir", "/proc/no"]])
+def test_a_runtime_directory_that_can_not_be_used(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    directory = ["--runtime-dir", str(tmp_path / "run")]
+    assert main([*directory, *arguments, "--log-format", "json"]) == 1
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert json.loads(captured.err.splitlines()[-1])["event"] == "can't start"
+
+
+# --- as a process -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def process(tmp_path: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """The command, once its sockets are there; killed at the end if it hasn't ended by then."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        started = subprocess.Popen(
+            [sys.executable, "-m", "sysmemd", "--runtime-dir", tmp_path / "run"],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
+            **options,
+        )
+        with started:
+            try:
+                assert manager.recv(100) == b"READY=1"
+                assert os.listdir(tmp_path / "run") == [NAME]
+                yield started
+            finally:
+                started.kill()
+        assert manager.recv(100) == b"STOPPING=1"
+
+
+def ended(started: subprocess.Popen[bytes]) -> tuple[int, bytes]:
+    """The exit status, and what was written to stdout."""
+    status = started.wait(30)
+    assert started.stdout is not None
+    return status, started.stdout.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_0_and_nothing_on_stdout(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with process(tmp_path, stderr=subprocess.DEVNULL) as started:
+        started.send_signal(number)
+        assert ended(started) == (0, b"")
+    assert os.listdir(tmp_path / "run") == []
+
+
+def test_it_ends_in_order_when_nobody_reads_its_log(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write, b"x" * 4096)
+    os.set_blocking(write, True)
+    with process(tmp_path, stderr=write) as started:
+        started.send_signal(signal.SIGTERM)
+        assert ended(started) == (0, b"")
+    os.close(read)
+    os.close(write)
+
+
+def test_without_stderr_nothing_is_written_elsewhere(tmp_path: Path) -> None:
+    """Else a channel, or the listening socket, would be descriptor 2, and the log be written to it."""
+    with process(tmp_path, preexec_fn=_close_stderr) as started:
+        target = os.readlink(f"/proc/{started.pid}/fd/2")
+        assert target == os.devnull
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+            client.connect(str(tmp_path / "run" / NAME))
+            client.send(b"nonsense")  # which is logged
+            select.select([client], [], [], 30)
+            assert client.recv(100) == b""
+        started.send_signal(signal.SIGTERM)
+        assert ended(started) == (0, b"")
+
+
+def _close_stderr() -> None:
+    for fd in (0, 2):
+        os.close(fd)
