@@ -54,6 +54,18 @@ class Daemon:
         """All that the daemon has written to stderr so far."""
         return self.log_path.read_text(errors="replace")
 
+    def wait_for_log(self, text: str, timeout: float = PATIENCE_SECONDS) -> str:
+        """Wait until `text` is in the log, which the daemon writes when it has nothing better to do; the whole log.
+
+        Fails the test when it isn't there after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while text not in (log := self.log):
+            if time.monotonic() > deadline:
+                pytest.fail(f"sysmemd didn't log {text!r}\n{log}", pytrace=False)
+            time.sleep(0.005)
+        return log
+
     def _held(self) -> Counter[str]:
         """What the daemon holds that only clients can be the reason for, as /proc shows it."""
         held: Counter[str] = Counter()

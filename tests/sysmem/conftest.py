@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -70,6 +72,22 @@ class Peer:
     def close(self) -> None:
         """Close the server end."""
         self.channel.close()
+
+
+@pytest.fixture
+def until_asleep() -> Callable[..., None]:
+    """Waits until each of the threads sleeps in the kernel, or has ended."""
+
+    def wait(*threads: threading.Thread) -> None:
+        for thread in threads:
+            path = f"/proc/self/task/{thread.native_id}/stat"
+            while thread.is_alive():
+                with contextlib.suppress(FileNotFoundError), open(path) as stat:
+                    if stat.read().rpartition(")")[2].split()[0] == "S":
+                        break
+                time.sleep(0.001)  # the kernel tells nobody that a thread fell asleep
+
+    return wait
 
 
 @pytest.fixture

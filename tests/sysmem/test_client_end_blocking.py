@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
+import random
 import resource
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,8 +51,8 @@ class Running:
         self.result: Any = None
         self.error: BaseException | None = None
         self._call = call
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
 
     def _run(self) -> None:
         try:
@@ -62,29 +63,14 @@ class Running:
     @property
     def running(self) -> bool:
         """Whether the call hasn't returned yet."""
-        return self._thread.is_alive()
+        return self.thread.is_alive()
 
     def outcome(self) -> Any:
         """Wait for the call; its result, or raise what it raised."""
-        self._thread.join()
+        self.thread.join()
         if self.error is not None:
             raise self.error
         return self.result
-
-
-def until_asleep(count: int = 1) -> None:
-    """Wait until that many threads besides this one sleep in the kernel."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        asleep = 0
-        for task in os.listdir("/proc/self/task"):
-            if int(task) != threading.get_native_id():
-                with open(f"/proc/self/task/{task}/stat") as stat:
-                    asleep += stat.read().rpartition(")")[2].split()[0] == "S"
-        if asleep >= count:
-            return
-        time.sleep(0.001)  # the kernel tells nobody that a thread fell asleep
-    raise AssertionError("the threads don't wait")
 
 
 # --- one call -------------------------------------------------------------------------------------------------------
@@ -245,27 +231,69 @@ def test_a_late_answer_s_descriptors_are_closed(token: Any, peer: Any, witness: 
     assert witness.gone()
 
 
-def test_a_keyboard_interrupt_leaves_the_channel_usable(token: Any, peer: Any) -> None:
+def test_a_keyboard_interrupt_leaves_the_channel_usable(
+    token: Any, peer: Any, until_asleep: Any
+) -> None:
     main = threading.get_ident()
 
-    def interrupt() -> None:
-        until_main_waits()
-        signal.pthread_kill(main, signal.SIGINT)
+    requests = []
 
-    def until_main_waits() -> None:
-        path = f"/proc/self/task/{threading.main_thread().native_id}/stat"
-        while True:
-            with open(path) as stat:
-                if stat.read().rpartition(")")[2].split()[0] == "S":
-                    return
+    def interrupt() -> None:
+        requests.append(peer.receive())
+        until_asleep(threading.main_thread())
+        signal.pthread_kill(main, signal.SIGINT)
 
     peer.run(interrupt)
     with pytest.raises(KeyboardInterrupt):
         token.sync()
     peer.join()
-    peer.send(peer.receive())
+    peer.send(requests[0])
     peer.echo(1)
     token.sync()
+
+
+def test_keyboard_interrupts_at_any_moment_leave_the_channel_usable(token: Any, peer: Any) -> None:
+    main = threading.get_ident()
+
+    def play() -> None:
+        with contextlib.suppress(ConnectionError):  # the token is closed
+            while True:
+                peer.send(peer.receive())
+
+    def interrupt() -> None:
+        moment = random.Random(1)
+        for _ in range(200):
+            for _ in range(moment.randrange(400)):
+                pass
+            signal.pthread_kill(main, signal.SIGUSR1)
+            handled.acquire()
+
+    handled = threading.Semaphore(0)
+
+    class Interrupt(BaseException):
+        pass
+
+    def handle(*_: object) -> None:
+        handled.release()
+        if calling:
+            raise Interrupt
+
+    calling = False
+    before = signal.signal(signal.SIGUSR1, handle)
+    peer.run(play)
+    interrupting = Running(interrupt)
+    try:
+        while interrupting.running:
+            try:
+                calling = True
+                token.sync(timeout=10)
+                calling = False
+            except Interrupt:
+                calling = False
+        interrupting.outcome()
+        token.sync(timeout=10)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_full_queue_honours_the_timeout_and_sends_nothing(token: Any, peer: Any) -> None:
@@ -306,16 +334,16 @@ def test_a_full_queue_is_no_deadlock_when_the_other_one_is_full_too(token: Any, 
         token.sync()
 
 
-def test_who_waits_for_room_receives_meanwhile(token: Any, peer: Any) -> None:
+def test_who_waits_for_room_receives_meanwhile(token: Any, peer: Any, until_asleep: Any) -> None:
     sent = True
     while sent:
         with pytest.raises(TimeoutError) as caught:
             token.sync(timeout=0)
         sent = "nothing was sent" not in str(caught.value)
     waiting = Running(lambda: token.sync(timeout=10))
-    until_asleep()
+    until_asleep(waiting.thread)
     following = Running(lambda: token.set_name(1, "x", timeout=10))
-    until_asleep(count=2)
+    until_asleep(waiting.thread, following.thread)
     first = peer.receive()
     for _ in range(100):  # answers of which none is waited for
         peer.send(Message(0, first.ordinal))
@@ -327,13 +355,13 @@ def test_who_waits_for_room_receives_meanwhile(token: Any, peer: Any) -> None:
     following.outcome()
 
 
-def test_a_non_blocking_descriptor_is_waited_for(ends: Ends) -> None:
+def test_a_non_blocking_descriptor_is_waited_for(ends: Ends, until_asleep: Any) -> None:
     fd, peer = ends
     os.set_blocking(fd, False)
     with blocking.BufferCollectionToken.from_fd(fd) as token:
         waiting = Running(token.sync)
         request = peer.receive()
-        until_asleep()
+        until_asleep(waiting.thread)
         peer.send(request)
         waiting.outcome()
 
@@ -404,11 +432,11 @@ def test_after_close_every_use_is_refused(token: Any) -> None:
             use()
 
 
-def test_close_wakes_those_who_wait(token: Any, peer: Any) -> None:
+def test_close_wakes_those_who_wait(token: Any, peer: Any, until_asleep: Any) -> None:
     waiting = [Running(token.sync), Running(token.wait_closed), Running(token.sync)]
     for _ in range(2):
         peer.receive()
-    until_asleep(count=3)
+    until_asleep(*(each.thread for each in waiting))
     token.close()
     for each in waiting:
         with pytest.raises(sysmem.HandleClosedError):
@@ -425,9 +453,9 @@ def test_wait_closed_tells_whether_it_is(token: Any, peer: Any) -> None:
     assert token.wait_closed() is True
 
 
-def test_wait_closed_loses_no_answer(token: Any, peer: Any) -> None:
+def test_wait_closed_loses_no_answer(token: Any, peer: Any, until_asleep: Any) -> None:
     watching = Running(token.wait_closed)
-    until_asleep()
+    until_asleep(watching.thread)
     peer.echo(20)
     for _ in range(20):
         token.sync()
@@ -501,10 +529,10 @@ def test_detach_gives_the_descriptor(token: Any, peer: Any) -> None:
         again.sync()
 
 
-def test_detach_is_refused_while_a_thread_waits(token: Any, peer: Any) -> None:
+def test_detach_is_refused_while_a_thread_waits(token: Any, peer: Any, until_asleep: Any) -> None:
     waiting = Running(token.sync)
     request = peer.receive()
-    until_asleep()
+    until_asleep(waiting.thread)
     with pytest.raises(RuntimeError, match="waits"):
         token.detach()
     peer.send(request)
@@ -611,10 +639,12 @@ def test_a_lock_that_a_fork_took_along_holds_up_nobody(token: Any, peer: Any) ->
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # with threads; what is tested
-def test_a_child_of_a_fork_closes_without_disturbing_its_parent(token: Any, peer: Any) -> None:
+def test_a_child_of_a_fork_closes_without_disturbing_its_parent(
+    token: Any, peer: Any, until_asleep: Any
+) -> None:
     waiting = Running(token.sync)
     request = peer.receive()
-    until_asleep()
+    until_asleep(waiting.thread)
     child = os.fork()
     if child == 0:
         try:

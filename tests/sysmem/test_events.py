@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-import time
+from typing import Any
 
 import anyio
 import pytest
@@ -20,16 +20,6 @@ Pair = tuple[blocking.EventPair, Handle]
 def pair() -> Pair:
     near, far = eventpair()
     return blocking.EventPair(near.take()), far
-
-
-def until_a_thread_sleeps() -> None:
-    """Wait until the one other thread sleeps in the kernel."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        [other] = [t for t in os.listdir("/proc/self/task") if int(t) != threading.get_native_id()]
-        with open(f"/proc/self/task/{other}/stat") as stat:
-            if stat.read().rpartition(")")[2].split()[0] == "S":
-                return
 
 
 def test_waiting_in_threads(pair: Pair) -> None:
@@ -54,7 +44,7 @@ def test_waiting_in_threads(pair: Pair) -> None:
         assert near.wait_closed(0) is True
 
 
-def test_closing_wakes_waiting_threads(pair: Pair) -> None:
+def test_closing_wakes_waiting_threads(pair: Pair, until_asleep: Any) -> None:
     near, far = pair
     caught: list[BaseException] = []
 
@@ -67,7 +57,7 @@ def test_closing_wakes_waiting_threads(pair: Pair) -> None:
     with near.duplicate() as other:
         thread = threading.Thread(target=wait)
         thread.start()
-        until_a_thread_sleeps()
+        until_asleep(thread)
         with pytest.raises(RuntimeError, match="waits"):
             near.take()
         near.close()
@@ -84,12 +74,12 @@ def test_closing_wakes_waiting_threads(pair: Pair) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # with threads; what is tested
-def test_a_child_of_a_fork_closes_without_waking_its_parent(pair: Pair) -> None:
+def test_a_child_of_a_fork_closes_without_waking_its_parent(pair: Pair, until_asleep: Any) -> None:
     near, far = pair
     results: list[bool] = []
     thread = threading.Thread(target=lambda: results.append(near.wait_closed()))
     thread.start()
-    until_a_thread_sleeps()
+    until_asleep(thread)
     child = os.fork()
     if child == 0:
         try:

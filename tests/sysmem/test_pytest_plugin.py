@@ -15,7 +15,9 @@ pytest_plugins = ["pytester"]
 def test_a_daemon_of_its_own(sysmemd: Daemon, allocator: blocking.Allocator) -> None:
     assert sysmemd.runtime_dir.is_dir()
     assert Path(f"/proc/{sysmemd.pid}/cmdline").read_bytes().split(b"\0")[2] == b"sysmemd"
-    assert "serving" in sysmemd.log
+    assert sysmemd.wait_for_log("serving") in sysmemd.log
+    with pytest.raises(pytest.fail.Exception, match="didn't log 'nonsense'"):
+        sysmemd.wait_for_log("nonsense", timeout=0.01)
     assert allocator.validate_buffer_collection_token(0, timeout=20) is False
     with running_daemon() as other, blocking.connect(other.runtime_dir):
         assert other.runtime_dir != sysmemd.runtime_dir

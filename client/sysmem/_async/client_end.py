@@ -53,8 +53,11 @@ class ClientEnd:
         with anyio.move_on_after(timeout):
             try:
                 await self._send(datagram(method, body, call.txid), handles)
-            except BaseException:
+            except (Exception, anyio.get_cancelled_exc_class()):
                 self._calls.forget(call)
+                raise
+            except BaseException:  # a KeyboardInterrupt; who knows whether it was sent
+                self._calls.abandon(call)
                 raise
             try:
                 return await self._answer(call)

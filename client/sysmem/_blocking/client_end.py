@@ -87,8 +87,11 @@ class ClientEnd:
             call = self._calls.begin(method)
             try:
                 self._send(datagram(method, body, call.txid), handles, deadline)
-            except BaseException:
+            except Exception:
                 self._calls.forget(call)
+                raise
+            except BaseException:  # a KeyboardInterrupt; who knows whether it was sent
+                self._calls.abandon(call)
                 raise
             try:
                 while not call.done:
@@ -161,9 +164,11 @@ class ClientEnd:
         return True
 
     def _lead(self, deadline: float | None) -> tuple[bytes, list[Handle]] | None:
-        self._enter(leading=True)
         channel = self._channel
+        self._inside += 1
+        self._leading = True
         try:
+            self._lock.release()
             if deadline is None:
                 arrived = channel.receive(wait=True)
                 while arrived is None:  # the descriptor is a non-blocking one
@@ -176,7 +181,12 @@ class ClientEnd:
                     return arrived
             return None
         finally:
-            self._leave(leading=True)
+            try:
+                self._lock.acquire()
+            finally:  # without calls, so that a KeyboardInterrupt has no way in
+                self._inside -= 1
+                self._leading = False
+            self._close_if_last()
 
     def _follow(self, me: object, deadline: float | None) -> bool:
         turn = threading.Lock()
@@ -194,11 +204,19 @@ class ClientEnd:
         """Wait until something may be sent, and receive meanwhile unless another thread does. False: too late."""
         leading = not self._leading
         events = select.POLLOUT | (select.POLLIN if leading else select.POLLRDHUP)
-        self._enter(leading=leading)
+        self._inside += 1
+        self._leading = True
         try:
+            self._lock.release()
             ready = _poll(self._channel.fileno(), events, remaining(deadline))
         finally:
-            self._leave(leading=leading)
+            try:
+                self._lock.acquire()
+            finally:
+                self._inside -= 1
+                if leading:
+                    self._leading = False
+            self._close_if_last()
         if leading and ready & select.POLLIN and not self._closed and not self._ended:
             try:
                 while (arrived := self._channel.receive()) is not None:
@@ -209,17 +227,8 @@ class ClientEnd:
                 self._end(error)
         return bool(ready)
 
-    def _enter(self, *, leading: bool) -> None:
-        self._inside += 1
-        if leading:
-            self._leading = True
-        self._lock.release()
-
-    def _leave(self, *, leading: bool) -> None:
-        self._lock.acquire()
-        self._inside -= 1
-        if leading:
-            self._leading = False
+    def _close_if_last(self) -> None:
+        """Close the descriptor if `close()` left that to those who were inside a wait."""
         if self._closed and not self._inside:
             self._channel.close()
 
