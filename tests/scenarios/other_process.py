@@ -1,0 +1,132 @@
+"""A process that holds descriptors and does with them as it is told, for scenarios about holders.
+
+It takes descriptors over a stream socket; each command is a line on the same socket, and is
+answered by a line. SIGKILL is up to the scenario.
+"""
+
+from __future__ import annotations
+
+import array
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+from types import TracebackType
+
+_PROGRAM = f"""
+import sys
+sys.path[:0] = {[os.path.dirname(__file__)]!r}
+import other_process
+other_process.serve(int(sys.argv[1]))
+"""
+
+
+class OtherProcess:
+    """The process, from the scenario's side."""
+
+    def __init__(self) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.settimeout(20)
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+            )
+
+    def tell(self, command: str, *fds: int) -> str:
+        """Have it done, with descriptors that it keeps in the order of their coming."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        self.socket.sendmsg([command.encode()], rights)
+        return self.socket.recv(1 << 16).decode()
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def __enter__(self) -> OtherProcess:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.socket.close()
+        self.process.kill()
+        self.process.wait()
+
+
+def serve(fd: int) -> None:
+    """Do what is asked until the scenario's end of the socket is gone."""
+    held: list[int] = []
+    maps: list[mmap.mmap] = []
+    with socket.socket(fileno=fd) as channel:
+        while True:
+            size = array.array("i").itemsize
+            text, ancillary, _, _ = channel.recvmsg(4096, socket.CMSG_SPACE(size * 64))
+            for _, _, data in ancillary:
+                got = array.array("i")
+                got.frombytes(data[: len(data) - len(data) % size])
+                held.extend(got)
+            if not text:
+                return
+            try:
+                answer = do(text.decode().split(), held, maps)
+            except Exception as error:
+                answer = type(error).__name__
+            channel.send(answer.encode())
+
+
+def do(words: list[str], held: list[int], maps: list[mmap.mmap]) -> str:
+    """One command: keep, map, read, write, close, unmap, fork, or a whole participant's part."""
+    match words:
+        case ["keep"]:
+            pass
+        case ["map", access]:
+            kind = mmap.ACCESS_WRITE if access == "write" else mmap.ACCESS_READ
+            maps.append(mmap.mmap(held[-1], 0, access=kind))
+        case ["read", count]:
+            return maps[-1][: int(count)].decode()
+        case ["write", content]:
+            maps[-1][: len(content)] = content.encode()
+        case ["close"]:
+            while held:
+                os.close(held.pop())
+        case ["unmap"]:
+            while maps:
+                maps.pop().close()
+        case ["duplicate"]:
+            held.append(os.dup(held[-1]))
+        case ["participate", runtime_dir]:
+            return participate(runtime_dir, held.pop())
+        case ["names"]:
+            return "\n".join(os.readlink(f"/proc/self/fd/{fd}") for fd in held)
+        case _:
+            raise ValueError(words)
+    return "done"
+
+
+def participate(runtime_dir: str, fd: int) -> str:
+    """Turn a token in, write into buffer 0, release, and tell the collection's id."""
+    import sysmem  # a holder of descriptors needs none of it
+    from sysmem import blocking
+
+    with blocking.connect(runtime_dir) as allocator:
+        token = blocking.BufferCollectionToken.from_fd(fd)
+        with allocator.bind_shared_collection(token) as collection:
+            collection.set_constraints(
+                sysmem.BufferCollectionConstraints(
+                    usage=sysmem.BufferUsage(cpu=sysmem.CpuUsage.WRITE),
+                    min_buffer_count_for_camping=1,
+                )
+            )
+            with collection.wait_for_all_buffers_allocated(timeout=20) as info:
+                assert info.buffers is not None
+                with info.buffers[0].map() as view:
+                    view[:5] = b"hello"
+                number = info.buffer_collection_id
+            collection.release()
+            return str(number)

@@ -1,0 +1,284 @@
+"""When a buffer exists no more, and who is told (spec/allocation.md, Lifetime)."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+import sysmem
+from sysmem import blocking
+
+from .other_process import OtherProcess
+from .scenario import ENOUGH, SHORTLY, buffers, participants, vmo_of
+
+
+def test_nothing_closes_while_the_collection_lives(client: blocking.Allocator) -> None:
+    with client.allocate_non_shared_collection() as collection:
+        before = collection.attach_lifetime_tracking()
+        collection.set_constraints(buffers(min_buffer_count=2))
+        collection.wait_for_all_buffers_allocated().close()
+        after = collection.attach_lifetime_tracking(buffers_remaining=0)
+        collection.sync()
+        with before, after:
+            assert before.wait_closed(timeout=SHORTLY) is False
+            assert after.wait_closed(timeout=0) is False
+            assert before.is_closed() is False
+            collection.release()
+            assert before.wait_closed(timeout=ENOUGH) is True
+            assert after.wait_closed() is True
+            assert after.is_closed() is True
+
+
+def test_buffers_remaining_counts_down(client: blocking.Allocator) -> None:
+    with client.allocate_non_shared_collection() as collection:
+        collection.set_constraints(buffers(min_buffer_count=3))
+        info = collection.wait_for_all_buffers_allocated()
+        events = [collection.attach_lifetime_tracking(remaining) for remaining in range(5)]
+        assert events[3].wait_closed(timeout=ENOUGH)  # at once: three exist
+        assert events[4].wait_closed(timeout=ENOUGH)
+        collection.release()
+        for gone in range(3):
+            expected = 3 - gone
+            assert [event.is_closed() for event in events] == [
+                remaining >= expected for remaining in range(5)
+            ]
+            vmo_of(info, gone).close()
+            assert events[expected - 1].wait_closed(timeout=ENOUGH)
+        info.close()
+        for event in events:
+            event.close()
+
+
+def test_as_many_remaining_as_there_are_closes_right_after_allocation(
+    client: blocking.Allocator,
+) -> None:
+    with (
+        participants(client, 1) as (gate, (collection,)),
+        collection.attach_lifetime_tracking(1) as event,
+    ):
+        collection.set_constraints(buffers())
+        collection.sync()
+        assert event.wait_closed(timeout=SHORTLY) is False
+        gate.release()
+        assert event.wait_closed(timeout=ENOUGH)
+        collection.check_all_buffers_allocated()
+
+
+def test_a_failed_allocation_closes_it(client: blocking.Allocator) -> None:
+    with (
+        client.allocate_non_shared_collection() as collection,
+        collection.attach_lifetime_tracking(0) as event,
+    ):
+        collection.set_constraints(buffers(0))
+        assert event.wait_closed(timeout=ENOUGH)
+
+
+def test_a_failed_node_closes_it(client: blocking.Allocator) -> None:
+    with participants(client, 2) as (_, (one, two)), one.attach_lifetime_tracking() as event:
+        one.sync()
+        two.close()
+        assert event.wait_closed(timeout=ENOUGH)
+
+
+def test_it_is_kept_when_its_node_was_released_before_allocation(
+    client: blocking.Allocator,
+) -> None:
+    with participants(client, 2) as (gate, (one, two)), one.attach_lifetime_tracking() as event:
+        one.release()
+        two.set_constraints(buffers())
+        two.sync()
+        assert event.wait_closed(timeout=0) is False
+        gate.release()
+        info = two.wait_for_all_buffers_allocated(timeout=ENOUGH)
+        two.release()
+        assert event.wait_closed(timeout=SHORTLY) is False
+        info.close()
+        assert event.wait_closed(timeout=ENOUGH)
+
+
+def test_it_outlives_the_tree(client: blocking.Allocator) -> None:
+    with client.allocate_non_shared_collection() as collection:
+        collection.set_constraints(buffers())
+        event = collection.attach_lifetime_tracking()
+        info = collection.wait_for_all_buffers_allocated()
+        collection.close()  # a failure, even
+        with event:
+            assert event.wait_closed(timeout=SHORTLY) is False
+            info.close()
+            assert event.wait_closed(timeout=ENOUGH)
+
+
+def test_weak_handles_are_holders_too(client: blocking.Allocator) -> None:
+    with client.allocate_non_shared_collection() as collection:
+        collection.set_constraints(buffers())
+        with collection.attach_lifetime_tracking() as event:
+            info = collection.wait_for_all_buffers_allocated()
+            found = client.get_vmo_info(vmo_of(info), need_weak=True)
+            assert found.weak_vmo is not None
+            assert found.close_weak_asap is not None
+            info.close()
+            collection.release()
+            assert found.close_weak_asap.wait_closed(timeout=ENOUGH)
+            assert event.wait_closed(timeout=SHORTLY) is False
+            found.weak_vmo.close()
+            assert event.wait_closed(timeout=ENOUGH)
+            found.close_weak_asap.close()
+
+
+@pytest.mark.parametrize("held", ["descriptor", "duplicate", "mapping", "read-only mapping"])
+def test_any_holder_in_this_process_counts(client: blocking.Allocator, held: str) -> None:
+    with client.allocate_non_shared_collection() as collection:
+        collection.set_constraints(buffers())
+        event = collection.attach_lifetime_tracking()
+        info = collection.wait_for_all_buffers_allocated()
+        collection.release()
+        with event:
+            if held == "descriptor":
+                copy = os.dup(vmo_of(info).fileno())
+                info.close()
+                assert event.wait_closed(timeout=SHORTLY) is False
+                os.close(copy)
+            elif held == "duplicate":
+                with vmo_of(info).duplicate():
+                    info.close()
+                    assert event.wait_closed(timeout=SHORTLY) is False
+            else:
+                with vmo_of(info).map() as view:
+                    info.close()
+                    assert event.wait_closed(timeout=SHORTLY) is False
+                    assert view[0] == 0
+            assert event.wait_closed(timeout=ENOUGH)
+
+
+def test_a_reopened_descriptor_counts(client: blocking.Allocator) -> None:
+    # A holder of the daemon's uid may reopen its descriptor: that is a handle as well.
+    with client.allocate_non_shared_collection() as collection:
+        collection.set_constraints(buffers())
+        event = collection.attach_lifetime_tracking()
+        info = collection.wait_for_all_buffers_allocated()
+        collection.release()
+        again = os.open(f"/proc/self/fd/{vmo_of(info).fileno()}", os.O_RDONLY)
+        info.close()
+        early = event.wait_closed(timeout=SHORTLY)
+        os.close(again)
+        assert event.wait_closed(timeout=ENOUGH)
+        event.close()
+        assert early in (True, False)
+
+
+@pytest.mark.parametrize("how", ["close", "unmap", "kill"])
+def test_third_processes_count(client: blocking.Allocator, how: str) -> None:
+    with (
+        OtherProcess() as one,
+        OtherProcess() as two,
+        client.allocate_non_shared_collection() as collection,
+    ):
+        collection.set_constraints(buffers())
+        event = collection.attach_lifetime_tracking()
+        info = collection.wait_for_all_buffers_allocated()
+        with vmo_of(info).map() as view:
+            view[:2] = b"hi"
+        collection.release()
+        for other in (one, two):
+            if how == "unmap":
+                assert other.tell("map read", vmo_of(info).fileno()) == "done"
+                assert other.tell("close") == "done"
+                assert other.tell("read 2") == "hi"
+            else:
+                assert other.tell("duplicate", vmo_of(info).fileno()) == "done"
+        info.close()
+        with event:
+            for other in (one, two):
+                assert event.wait_closed(timeout=SHORTLY) is False
+                if how == "kill":
+                    other.kill()
+                else:
+                    other.tell(how)
+            assert event.wait_closed(timeout=ENOUGH)
+
+
+def test_an_attached_nodes_tracking_waits_for_its_own_allocation(
+    client: blocking.Allocator,
+) -> None:
+    with client.allocate_non_shared_collection() as collection:
+        collection.set_constraints(buffers(min_buffer_count=2))
+        collection.wait_for_all_buffers_allocated().close()
+        token = collection.attach_token()
+        token.sync()
+        with (
+            client.bind_shared_collection(token) as attached,
+            attached.attach_lifetime_tracking(2) as event,
+        ):
+            assert event.wait_closed(timeout=SHORTLY) is False
+            attached.set_constraints(buffers())
+            assert event.wait_closed(timeout=ENOUGH)
+
+
+def test_every_node_may_track(client: blocking.Allocator) -> None:
+    with participants(client, 2) as (gate, collections):
+        events = [c.attach_lifetime_tracking() for c in collections for _ in range(3)]
+        for collection in collections:
+            collection.set_constraints(buffers())
+            collection.sync()
+        gate.release()
+        infos = [c.wait_for_all_buffers_allocated(timeout=ENOUGH) for c in collections]
+        for collection in collections:
+            collection.release()
+        infos[0].close()
+        assert not any(event.is_closed() for event in events)
+        infos[1].close()
+        for event in events:
+            assert event.wait_closed(timeout=ENOUGH)
+            event.close()
+
+
+def test_a_copy_of_the_event_keeps_it_open_for_nobody(client: blocking.Allocator) -> None:
+    # Closing our end of an eventpair is no matter to the daemon.
+    with client.allocate_non_shared_collection() as collection:
+        collection.attach_lifetime_tracking().close()
+        collection.attach_node_tracking().close()
+        collection.set_constraints(buffers())
+        collection.wait_for_all_buffers_allocated().close()
+        collection.sync()
+
+
+def test_node_tracking_closes_with_the_tree(client: blocking.Allocator) -> None:
+    with client.allocate_shared_collection() as root:
+        group = root.create_buffer_collection_token_group()
+        events = [root.attach_node_tracking(), group.attach_node_tracking()]
+        group.sync()
+        assert not any(event.is_closed() for event in events)
+        group.close()
+        for event in events:
+            assert event.wait_closed(timeout=ENOUGH)
+            event.close()
+
+
+def test_256_node_trackings_are_the_most(client: blocking.Allocator) -> None:
+    with client.allocate_shared_collection() as root:
+        events = [root.attach_node_tracking() for _ in range(256)]
+        root.sync()
+        events.append(root.attach_node_tracking())
+        assert root.wait_closed(timeout=ENOUGH)
+        for event in events:
+            assert event.wait_closed(timeout=ENOUGH)
+            event.close()
+
+
+def test_memory_is_reclaimed_before_the_event_closes(client: blocking.Allocator) -> None:
+    # Whoever waits for the event may allocate as much again.
+    size = 2**26
+    for _ in range(3):
+        with client.allocate_non_shared_collection() as collection:
+            collection.set_constraints(buffers(size))
+            event = collection.attach_lifetime_tracking()
+            with collection.wait_for_all_buffers_allocated() as info:
+                with vmo_of(info).map(length=4096 * 64) as view:
+                    view[:] = b"x" * len(view)
+                inode = os.fstat(vmo_of(info).fileno()).st_ino
+                assert inode
+            collection.release()
+            with event:
+                assert event.wait_closed(timeout=ENOUGH)
+            assert isinstance(info, sysmem.BufferCollectionInfo)

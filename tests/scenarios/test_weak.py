@@ -1,0 +1,421 @@
+"""Who keeps buffers alive, and how the others learn that nobody does (spec/allocation.md)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+import sysmem
+from sysmem import BufferUsage, Error, NoneUsage, PeerClosedError, SysmemError, blocking
+
+from .other_process import OtherProcess
+from .scenario import (
+    ENOUGH,
+    SHORTLY,
+    Daemon,
+    buffers,
+    event_of,
+    eventually,
+    participants,
+    vmo_of,
+)
+
+
+@contextmanager
+def strong_and_weak(
+    client: blocking.Allocator, count: int = 1
+) -> Iterator[tuple[blocking.BufferCollection, blocking.BufferCollection]]:
+    """Two participants' collections, allocated; the second one is weak."""
+    with ExitStack() as stack:
+        root = stack.enter_context(client.allocate_shared_collection())
+        child = stack.enter_context(root.duplicate())
+        child.set_weak()
+        child.set_weak()
+        root.sync()
+        child.sync()
+        strong = stack.enter_context(client.bind_shared_collection(root))
+        weak = stack.enter_context(client.bind_shared_collection(child))
+        for collection in (strong, weak):
+            collection.set_constraints(buffers(min_buffer_count=max(2, count)))
+            collection.sync()
+        yield strong, weak
+
+
+def test_only_weak_nodes_get_the_event(client: blocking.Allocator) -> None:
+    with (
+        strong_and_weak(client) as (strong, weak),
+        strong.wait_for_all_buffers_allocated() as theirs,
+        weak.wait_for_all_buffers_allocated() as mine,
+    ):
+        assert theirs.buffers is not None
+        assert mine.buffers is not None
+        assert all(buffer.close_weak_asap is None for buffer in theirs.buffers)
+        for buffer in mine.buffers:
+            assert buffer.vmo is not None
+            assert buffer.close_weak_asap is not None
+            assert buffer.close_weak_asap.is_closed() is False
+            assert buffer.close_weak_asap.wait_closed(timeout=0) is False
+
+
+def test_a_strong_node_alone_keeps_every_buffer(client: blocking.Allocator) -> None:
+    with strong_and_weak(client) as (strong, weak), weak.wait_for_all_buffers_allocated() as mine:
+        assert not event_of(mine).wait_closed(timeout=SHORTLY)
+        with strong.wait_for_all_buffers_allocated() as theirs:
+            assert vmo_of(theirs).size == 4096
+        assert not event_of(mine).wait_closed(timeout=SHORTLY)
+        weak.sync()
+
+
+def test_without_a_strong_node_handles_keep_their_own_buffer(client: blocking.Allocator) -> None:
+    with strong_and_weak(client) as (strong, weak):
+        theirs = strong.wait_for_all_buffers_allocated()
+        mine = weak.wait_for_all_buffers_allocated()
+        strong.release()
+        weak.sync()
+        assert theirs.buffers is not None
+        vmo_of(theirs, 0).close()
+        assert event_of(mine, 0).wait_closed(timeout=ENOUGH)
+        assert not event_of(mine, 1).wait_closed(timeout=SHORTLY)
+        weak.sync()
+        vmo_of(theirs, 1).close()
+        assert event_of(mine, 1).wait_closed(timeout=ENOUGH)
+        assert weak.wait_closed(timeout=ENOUGH)  # the root failed
+        theirs.close()
+        mine.close()
+
+
+def test_a_weak_handle_keeps_the_contents_all_the_same(client: blocking.Allocator) -> None:
+    with strong_and_weak(client) as (strong, weak):
+        with strong.wait_for_all_buffers_allocated() as theirs, vmo_of(theirs).map() as view:
+            view[:4] = b"kept"
+        with weak.wait_for_all_buffers_allocated() as mine:
+            strong.release()
+            assert event_of(mine).wait_closed(timeout=ENOUGH)
+            with vmo_of(mine).map() as view:
+                assert bytes(view[:4]) == b"kept"
+
+
+def test_duplicates_and_mappings_are_strong_too(client: blocking.Allocator) -> None:
+    with strong_and_weak(client) as (strong, weak):
+        theirs = strong.wait_for_all_buffers_allocated()
+        mine = weak.wait_for_all_buffers_allocated()
+        copy = vmo_of(theirs, 0).duplicate()
+        descriptor = os.dup(vmo_of(theirs, 0).fileno())
+        with vmo_of(theirs, 0).map() as view:
+            strong.release()
+            theirs.close()
+            assert event_of(mine, 1).wait_closed(timeout=ENOUGH)
+            copy.close()
+            assert not event_of(mine, 0).wait_closed(timeout=SHORTLY)
+            os.close(descriptor)
+            assert not event_of(mine, 0).wait_closed(timeout=SHORTLY)
+            view[0] = 1
+        assert event_of(mine, 0).wait_closed(timeout=ENOUGH)
+        mine.close()
+
+
+def test_a_third_process_holds_and_is_killed(client: blocking.Allocator) -> None:
+    with strong_and_weak(client) as (strong, weak), OtherProcess() as other:
+        theirs = strong.wait_for_all_buffers_allocated()
+        mine = weak.wait_for_all_buffers_allocated()
+        assert other.tell("keep", vmo_of(theirs, 0).fileno()) == "done"
+        assert other.tell("map write", vmo_of(theirs, 1).fileno()) == "done"
+        strong.release()
+        theirs.close()
+        assert not event_of(mine, 0).wait_closed(timeout=SHORTLY)
+        assert other.tell("close") == "done"
+        assert event_of(mine, 0).wait_closed(timeout=ENOUGH)
+        assert not event_of(mine, 1).wait_closed(timeout=SHORTLY)
+        other.kill()
+        assert event_of(mine, 1).wait_closed(timeout=ENOUGH)
+        assert weak.wait_closed(timeout=ENOUGH)
+        mine.close()
+
+
+def test_weak_handles_passed_on_stay_weak(client: blocking.Allocator) -> None:
+    with strong_and_weak(client) as (strong, weak), OtherProcess() as other:
+        mine = weak.wait_for_all_buffers_allocated()
+        for index in (0, 1):
+            other.tell("map read", vmo_of(mine, index).fileno())
+        strong.release()
+        for index in (0, 1):
+            assert event_of(mine, index).wait_closed(timeout=ENOUGH)
+        mine.close()
+
+
+def test_before_allocation_a_tree_without_strong_nodes_fails_at_once(
+    client: blocking.Allocator,
+) -> None:
+    with client.allocate_shared_collection() as root:
+        child = root.duplicate()
+        root.sync()
+        root.set_weak()
+        child.sync()
+        child.set_weak()
+        assert root.wait_closed(timeout=ENOUGH)
+        assert child.wait_closed(timeout=ENOUGH)
+        child.close()
+
+
+def test_an_orphan_is_not_strong(client: blocking.Allocator) -> None:
+    with client.allocate_shared_collection() as root:
+        child = root.duplicate()
+        root.sync()
+        child.set_weak()
+        child.sync()
+        root.release()
+        assert child.wait_closed(timeout=ENOUGH)
+        child.close()
+
+
+def test_a_child_of_a_weak_node_is_weak(client: blocking.Allocator) -> None:
+    with participants(client, 1) as (gate, (strong,)):
+        with strong.attach_token() as probe:
+            probe.sync()
+        child = gate.duplicate()
+        gate.sync()
+        early = child.duplicate()
+        child.sync()
+        child.set_weak()
+        late = child.duplicate()
+        child.sync()
+        with (
+            client.bind_shared_collection(early) as one,
+            client.bind_shared_collection(late) as two,
+        ):
+            two.set_weak_ok()
+            for collection in (one, two, strong):
+                collection.set_constraints(buffers())
+                collection.sync()
+            child.release()
+            gate.release()
+            with one.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
+                assert info.buffers is not None
+                assert info.buffers[0].close_weak_asap is None  # made before
+            with two.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
+                assert not event_of(info).is_closed()
+
+
+def _weak_collection(
+    client: blocking.Allocator, stack: ExitStack, how: str
+) -> tuple[blocking.BufferCollection, blocking.BufferCollection]:
+    """A strong root and a node below that is weak by inheritance, with some SetWeakOk or none."""
+    root = stack.enter_context(client.allocate_shared_collection())
+    if how == "root, children too":
+        root.set_weak_ok(for_child_nodes_also=True)
+        root.set_weak_ok(for_child_nodes_also=False)  # it is never taken back
+    elif how == "root alone":
+        root.set_weak_ok()
+    middle = stack.enter_context(root.duplicate())
+    if how == "root, too late":
+        root.set_weak_ok(for_child_nodes_also=True)
+    root.sync()
+    middle.set_weak()
+    if how == "parent, children too":
+        middle.set_weak_ok(for_child_nodes_also=True)
+    leaf = stack.enter_context(middle.duplicate())
+    middle.sync()
+    if how == "own":
+        leaf.set_weak_ok(for_child_nodes_also=None)
+    if how == "own, by SetWeak":
+        leaf.set_weak()
+    leaf.sync()
+    bound = stack.enter_context(client.bind_shared_collection(leaf))
+    if how == "own, bound":
+        bound.set_weak_ok()
+    middle.release()
+    return stack.enter_context(client.bind_shared_collection(root)), bound
+
+
+@pytest.mark.parametrize(
+    "how", ["own", "own, bound", "own, by SetWeak", "root, children too", "parent, children too"]
+)
+def test_weak_ok_is_needed_and_may_be_anothers(client: blocking.Allocator, how: str) -> None:
+    with ExitStack() as stack:
+        root, leaf = _weak_collection(client, stack, how)
+        root.set_constraints(buffers())
+        leaf.set_constraints(buffers())
+        with leaf.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
+            assert not event_of(info).is_closed()
+        root.sync()
+
+
+@pytest.mark.parametrize("how", ["nobody", "root alone", "root, too late"])
+def test_without_weak_ok_waiting_fails_the_node_at_once(
+    client: blocking.Allocator, how: str
+) -> None:
+    with ExitStack() as stack:
+        root, leaf = _weak_collection(client, stack, how)
+        leaf.set_constraints(buffers())
+        leaf.sync()
+        with pytest.raises(PeerClosedError):
+            leaf.wait_for_all_buffers_allocated(timeout=ENOUGH)  # the root isn't even ready
+        assert root.wait_closed(timeout=ENOUGH)
+
+
+def test_who_does_not_wait_needs_no_weak_ok(client: blocking.Allocator) -> None:
+    with ExitStack() as stack:
+        root, leaf = _weak_collection(client, stack, "nobody")
+        leaf.set_constraints(buffers())
+        leaf.sync()
+        root.set_constraints(buffers())
+        root.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+        leaf.check_all_buffers_allocated()
+
+
+@pytest.mark.parametrize("late", ["collection", "group"])
+def test_set_weak_too_late_fails_the_node(client: blocking.Allocator, late: str) -> None:
+    with participants(client, 1) as (gate, (collection,)):
+        if late == "collection":
+            collection.set_constraints(buffers())
+            collection.set_weak()
+        else:
+            group = gate.create_buffer_collection_token_group()
+            children = group.create_children_sync([sysmem.Rights.SAME_RIGHTS])
+            group.all_children_present()
+            group.set_weak()
+            assert group.wait_closed(timeout=ENOUGH)
+            group.close()
+            children[0].close()
+        assert gate.wait_closed(timeout=ENOUGH)
+        assert collection.wait_closed(timeout=ENOUGH)
+
+
+def test_set_weak_ok_after_wait_fails_the_node(client: blocking.Allocator) -> None:
+    with participants(client, 1) as (gate, (collection,)):
+        collection.set_constraints(buffers())
+        collection.set_weak_ok()  # after SetConstraints is no matter
+        with pytest.raises(TimeoutError):
+            collection.wait_for_all_buffers_allocated(timeout=0)
+        collection.set_weak_ok()
+        assert collection.wait_closed(timeout=ENOUGH)
+        assert gate.wait_closed(timeout=ENOUGH)
+
+
+def test_a_weak_group_makes_weak_children(client: blocking.Allocator) -> None:
+    with client.allocate_shared_collection() as root:
+        group = root.create_buffer_collection_token_group()
+        group.set_weak()
+        group.set_weak_ok(True)
+        (token,) = group.create_children_sync([sysmem.Rights.SAME_RIGHTS])
+        group.all_children_present()
+        group.sync()
+        with (
+            group,
+            client.bind_shared_collection(token) as weak,
+            client.bind_shared_collection(root) as strong,
+        ):
+            weak.set_constraints(buffers())
+            strong.set_constraints(buffers())
+            with weak.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
+                assert not event_of(info).is_closed()
+
+
+def test_asking_late_when_no_strong_handle_is_left(client: blocking.Allocator) -> None:
+    # Buffer 0 is gone but for a weak handle, buffer 1 is gone, buffer 2 is held by a strong one.
+    with strong_and_weak(client, 3) as (strong, weak):
+        theirs = strong.wait_for_all_buffers_allocated()
+        mine = weak.wait_for_all_buffers_allocated()
+        events = [event_of(mine, index).fileno() for index in range(3)]
+        assert len(set(events)) == 3
+        strong.release()
+        vmo_of(mine, 1).close()
+        vmo_of(theirs, 0).close()
+        vmo_of(theirs, 1).close()
+        for index in (0, 1):
+            assert event_of(mine, index).wait_closed(timeout=ENOUGH)
+        weak.sync()
+        with weak.wait_for_all_buffers_allocated(timeout=ENOUGH) as late:
+            assert late.buffers is not None
+            assert len(late.buffers) == 3
+            assert late.buffers[0].vmo is None
+            assert event_of(late, 0).is_closed()
+            assert late.buffers[1].vmo is None
+            assert late.buffers[1].close_weak_asap is None
+            assert late.buffers[2].vmo is not None
+            assert not event_of(late, 2).is_closed()
+        theirs.close()
+        mine.close()
+
+
+def test_a_weak_participant_without_usage_gets_the_event_alone(
+    client: blocking.Allocator,
+) -> None:
+    with participants(client, 2) as (gate, (strong, weak)):
+        weak.set_weak()
+        strong.set_constraints(buffers())
+        weak.set_constraints(
+            sysmem.BufferCollectionConstraints(usage=BufferUsage(none=NoneUsage.NONE_USAGE))
+        )
+        strong.sync()
+        weak.sync()
+        gate.release()
+        with weak.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
+            assert info.buffers is not None
+            assert info.buffers[0].vmo is None
+            assert not event_of(info).is_closed()
+            strong.release()
+            assert event_of(info).wait_closed(timeout=ENOUGH)
+
+
+def test_a_failure_of_the_root_leaves_weak_holders_warned(client: blocking.Allocator) -> None:
+    with strong_and_weak(client) as (strong, weak), weak.wait_for_all_buffers_allocated() as mine:
+        strong.close()  # without Release: everything fails, the server's handles go
+        assert weak.wait_closed(timeout=ENOUGH)
+        for index in (0, 1):
+            assert event_of(mine, index).wait_closed(timeout=ENOUGH)
+
+
+def test_get_vmo_info_with_a_strong_handle_only_passed_on(client: blocking.Allocator) -> None:
+    with strong_and_weak(client) as (strong, weak):
+        theirs = strong.wait_for_all_buffers_allocated()
+        mine = weak.wait_for_all_buffers_allocated()
+        strong.release()
+        assert client.get_vmo_info(vmo_of(theirs)).close_weak_asap is None
+        theirs.close()
+        assert event_of(mine).wait_closed(timeout=ENOUGH)
+        with pytest.raises(SysmemError) as raised:
+            client.get_vmo_info(vmo_of(mine), need_weak=True)
+        assert raised.value.error is Error.NO_MORE_STRONG_VMO_HANDLES
+        mine.close()
+
+
+def test_buffers_of_128_weak_participants_arrive_whole(client: blocking.Allocator) -> None:
+    # 128 buffers and 128 events don't fit one datagram.
+    with strong_and_weak(client, 128) as (_, weak), weak.wait_for_all_buffers_allocated() as mine:
+        assert mine.buffers is not None
+        assert len(mine.buffers) == 128
+        for index in (0, 63, 127):
+            found = client.get_vmo_info(vmo_of(mine, index))
+            assert found.buffer_index == index
+            assert found.close_weak_asap is not None
+            found.close_weak_asap.close()
+            assert not event_of(mine, index).is_closed()
+
+
+def test_weak_handles_held_on_to_are_logged(client: blocking.Allocator, daemon: Daemon) -> None:
+    with participants(client, 2) as (gate, (strong, weak)):
+        weak.set_weak()
+        weak.set_debug_client_info("holds-on", 99)
+        gate.set_name(1, "precious")
+        for collection in (strong, weak):
+            collection.set_constraints(buffers())
+            collection.sync()
+        gate.release()
+        with weak.wait_for_all_buffers_allocated(timeout=ENOUGH) as mine:
+            strong.release()
+            assert event_of(mine).wait_closed(timeout=ENOUGH)
+            wanted = (str(mine.buffer_collection_id), "precious", "holds-on", "99")
+
+            def complained() -> bool:
+                return any(
+                    all(word in line for word in wanted)
+                    for line in daemon.log.splitlines()
+                    if "weak" in line
+                )
+
+            assert not complained()
+            eventually(complained)
