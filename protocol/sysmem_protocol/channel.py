@@ -38,7 +38,9 @@ class DescriptorsLost(MalformedMessage):
     """Descriptors of a datagram were dropped by the kernel: too many, or more than this process may have open."""
 
     def __init__(self, data: bytes) -> None:
-        super().__init__("control data was truncated")
+        super().__init__(
+            "control data was truncated: more descriptors came along than a message or this process can have"
+        )
         self.data = data
 
 

@@ -119,10 +119,13 @@ def test_the_system_heap_may_be_bounded(tmp_path: Path) -> None:
         (f"[[heap]]\n{SYSTEM}\nsecure = true", "only its max_bytes can be set - at `$.heap[0]`"),
         (f'[[heap]]\n{SYSTEM}\ndomains = ["cpu"]', "only its max_bytes can be set"),
         ('[[heap]]\ntype = "p"\n[[heap]]\ntype = "p"', "heap 'p' with id 0 is there twice"),
-        ('[[format_cost]]\npixel_format = "XX"\ncost = 1', "'XX' is no PixelFormat; there are"),
+        (
+            '[[format_cost]]\npixel_format = "XX"\ncost = 1',
+            "pixel_format: 'XX' is none of INVALID, ",
+        ),
         (
             '[[format_cost]]\npixel_format = 1\npixel_format_modifier = "XX"\ncost = 1',
-            "'XX' is no PixelFormatModifier; there are",
+            "pixel_format_modifier: 'XX' is none of LINEAR, ",
         ),
         ("[[format_cost]]\npixel_format = 1\npixel_format_modifier = -1\ncost = 1", "_modifier`"),
         ("[[format_cost]]\npixel_format = 1", "missing required field `cost`"),

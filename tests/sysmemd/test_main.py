@@ -28,6 +28,14 @@ def configured(*arguments: str) -> Config:
     return configure(parser().parse_args(arguments))
 
 
+@pytest.fixture(autouse=True)
+def signal_mask() -> Iterator[None]:
+    """The command holds signals back, in this process too."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 

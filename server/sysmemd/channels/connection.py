@@ -115,6 +115,7 @@ class Connection:
         self._max_calls = limits.max_unanswered_calls
         self._outbox = Outbox(channel, limits.max_outbox_messages, limits.max_outbox_bytes)
         self._calls: set[int] = set()
+        self._sending_ends = False
         self.reading = True
         self.closed = False
         reactor.serve(self)
@@ -286,13 +287,17 @@ class Connection:
             done = True
         if done and not self.reading:
             self.close()
+        elif done and self._sending_ends:
+            self._channel.shutdown_sending()
         return done
 
     # --- the end ---
 
     def shutdown_sending(self) -> None:
-        """Let the client see this end closed, while it can still be heard."""
-        self._channel.shutdown_sending()
+        """Let the client see this end closed after what waits for it, while it can still be heard."""
+        self._sending_ends = True
+        if not self._outbox:
+            self._channel.shutdown_sending()
 
     def finish(self) -> None:
         """Process nothing more, and close once the client has been sent what waits for it."""

@@ -729,6 +729,19 @@ def test_shutting_down_sending_lets_the_client_see_the_end_and_still_be_heard(li
     assert [name for name, _ in line.server.called] == ["release"]
 
 
+def test_sending_is_shut_down_after_the_last_answer(line: Line) -> None:
+    line.fill()
+    line.send(Node.sync, txid=1)
+    line.connection.receive()
+    line.connection.shutdown_sending()
+    line.drain()
+    assert line.connection.flush()
+    assert line.answers() == [1]
+    with pytest.raises(PeerClosedError):
+        line.receive()
+    assert line.connection.reading
+
+
 # --- when the daemon fails --------------------------------------------------------------------------------------------
 
 
