@@ -28,7 +28,7 @@ from sysmem_protocol.sysmem2 import (
     SizeU,
 )
 from sysmemd.constraints import Participant, Platform, Refusal, aggregate
-from sysmemd.constraints.formats import AFBC_BITS, RGB32
+from sysmem_protocol.formats import AFBC_BITS, RGB32
 
 COUNTS = (1, 4, 16, 64)
 Make = Callable[[int, int], BufferCollectionConstraints]

@@ -25,6 +25,7 @@ are. `close()` doesn't talk and isn't awaited.
 from __future__ import annotations
 
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.sizes import ImageFormat
 from sysmem_protocol.sysmem2 import (
     SYSTEM_RAM_HEAP,
     BufferCollectionConstraints,
@@ -78,6 +79,7 @@ __all__ = [
     "EventPair",
     "HandleClosedError",
     "Heap",
+    "ImageFormat",
     "ImageFormatConstraints",
     "Node",
     "NodeRef",

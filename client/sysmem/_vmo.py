@@ -11,11 +11,16 @@ import select
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from sysmem_protocol import sysmem2
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.library import UINT64, Field, HandleKind, HandleType, Nested, Vector, table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from sysmem_protocol.sizes import ImageFormat
 
 
 class NodeRef(Handle):
@@ -190,11 +195,36 @@ class VmoBuffer(sysmem2.VmoBuffer):
 
         Raises `ValueError` when the buffer came without a VMO.
         """
+        return Mapping(self._mappable(), self.vmo_usable_start or 0, length)
+
+    def planes(
+        self,
+        image_format: ImageFormat | sysmem2.ImageFormatConstraints,
+        size: sysmem2.SizeU | None = None,
+    ) -> list[NDArray[Any]]:
+        """The planes of an image in the buffer, one numpy array each, without a copy; writable iff the rights allow.
+
+        Rows are the first axis and columns the second; where several samples share a place (the channels of B8G8R8A8,
+        Cb and Cr of NV12, the Y0, U, Y1, V of YUY2), they are the third. Packed pixels (R5G6B5, A2R10G10B10) are one
+        integer each. For M420 rows of luma and chroma alternate as they do in memory, 2 and 1.
+
+        `image_format` is an :class:`ImageFormat`, or the negotiated constraints: then the image has `size` pixels (the
+        least allowed by default) and the least bytes per row. The memory stays mapped, and the buffer alive, as long as
+        any of the arrays lives. Raises `ValueError` for a format that isn't in rows, a size that isn't allowed or
+        doesn't fit, or a buffer without a VMO; `ImportError` without numpy.
+        """
+        from . import _planes
+
+        vmo, start = self._mappable(), self.vmo_usable_start or 0
+        image = _planes.resolve(image_format, size)
+        return _planes.arrays(vmo.fileno(), start, vmo.size, image, writable=vmo.writable)
+
+    def _mappable(self) -> Vmo:
         if self.vmo is None:
             raise ValueError(
                 "this buffer was delivered without a VMO: the usage or the rights say so"
             )
-        return Mapping(self.vmo, self.vmo_usable_start or 0, length)
+        return self.vmo
 
     def close(self) -> None:
         """Close the VMO and the event. Idempotent."""

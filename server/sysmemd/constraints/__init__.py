@@ -2,7 +2,7 @@
 
 Pure functions: no clock, no I/O, no logging, and nothing that is given is modified. The modules follow the sections::
 
-    usage, formats, sizes     the facts: usage bits, tables of formats and colour spaces, image arithmetic
+    usage                     the facts: usage bits (formats and image arithmetic are sysmem_protocol.formats, .sizes)
     flatten, entry, normalise 1  one participant: defaults, checks
     fold                      2  several participants as one
     finish                    3  required sizes

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 
+from sysmem_protocol.formats import COLOR_RANK, Traits, is_specific, traits
 from sysmem_protocol.sysmem2 import NoneUsage
 
 from .entry import Entry, Terms, adjust
-from .formats import COLOR_RANK, Traits, is_specific, traits
 from .normalise import Needs, check_counts, check_memory
 from .refusal import Breach, Rule
 

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from sysmem_protocol.formats import LINEAR
 from sysmem_protocol.sysmem2 import BufferUsage
 
-from .formats import LINEAR
 from .usage import UsageBits
 
 #: What a format costs that no entry of the table speaks of: more than any that one does.

@@ -11,11 +11,16 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from sysmem_protocol.formats import (
+    COLOR_DO_NOT_CARE,
+    FORMAT_DO_NOT_CARE,
+    MODIFIER_DO_NOT_CARE,
+    Traits,
+)
+from sysmem_protocol.sizes import U32_MAX, U64_MAX, minimum_row, round_down, round_up
 from sysmem_protocol.sysmem2 import ImageFormatConstraints, SizeU
 
-from .formats import COLOR_DO_NOT_CARE, FORMAT_DO_NOT_CARE, MODIFIER_DO_NOT_CARE, Traits
 from .refusal import Breach, Rule
-from .sizes import U32_MAX, U64_MAX, minimum_row, round_down, round_up
 
 Pair = tuple[int, int]
 WidthHeight = tuple[int, int]

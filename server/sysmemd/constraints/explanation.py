@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from sysmem_protocol.sysmem2 import CoherencyDomain, Heap, SizeU
-
-from .cost import DEFAULT_COST, format_cost
-from .entry import Entry, Terms, read_terms
-from .fields import deciding, show, values
-from .formats import (
+from sysmem_protocol.formats import (
     COLOR_PREFERENCE,
     color_name,
     is_compatible_with_protected_memory,
     pair_name,
     traits,
 )
+from sysmem_protocol.sysmem2 import CoherencyDomain, Heap, SizeU
+
+from .cost import DEFAULT_COST, format_cost
+from .entry import Entry, Terms, read_terms
+from .fields import deciding, show, values
 from .heaps import DOMAIN_FIELDS
 from .model import SYSTEM_HEAP, Allocation, HeapKey, Participant
 from .refusal import Brought, Case

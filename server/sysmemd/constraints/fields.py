@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from sysmem_protocol.formats import FORMAT_DO_NOT_CARE, MODIFIER_DO_NOT_CARE, color_name, pair_name
 from sysmem_protocol.sysmem2 import (
     BufferCollectionConstraints,
     CpuUsage,
@@ -25,7 +26,6 @@ from sysmem_protocol.sysmem2 import (
 )
 
 from .entry import Entry, Terms
-from .formats import FORMAT_DO_NOT_CARE, MODIFIER_DO_NOT_CARE, color_name, pair_name
 from .model import Participant, printable
 from .normalise import Needs, normalise
 from .refusal import Breach, Brought, Case, Refusal

@@ -8,10 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
-from sysmem_protocol.sysmem2 import ImageFormatConstraints
-
-from .formats import (
+from sysmem_protocol.formats import (
     FORMAT_DO_NOT_CARE,
     LINEAR,
     MODIFIER_DO_NOT_CARE,
@@ -21,6 +18,9 @@ from .formats import (
     layout,
     pair_name,
 )
+from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
+from sysmem_protocol.sysmem2 import ImageFormatConstraints
+
 from .refusal import Breach, Rule
 
 FORMAT_INVALID = int(PixelFormat.INVALID)

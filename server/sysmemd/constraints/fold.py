@@ -10,14 +10,22 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from sysmem_protocol.formats import (
+    FORMAT_DO_NOT_CARE,
+    MODIFIER_DO_NOT_CARE,
+    PIXELS,
+    Traits,
+    is_specific,
+    traits,
+)
+from sysmem_protocol.sizes import U32_MAX
+
 from .entry import Entry, Terms
 from .finish import undominated
 from .flatten import combine_pairs
-from .formats import FORMAT_DO_NOT_CARE, MODIFIER_DO_NOT_CARE, PIXELS, Traits, is_specific, traits
 from .model import HeapKey
 from .normalise import Needs
 from .refusal import Breach, Rule
-from .sizes import U32_MAX
 
 #: Entries that filling in may lead to; all supported pairs of the standard's names are fewer.
 MAX_ENTRIES = 512

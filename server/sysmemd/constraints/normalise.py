@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from sysmem_protocol.formats import Traits, is_specific, traits
+from sysmem_protocol.sizes import U32_MAX, U64_MAX
 from sysmem_protocol.sysmem2 import (
     BufferCollectionConstraints,
     BufferMemoryConstraints,
@@ -20,10 +22,8 @@ from sysmem_protocol.sysmem2 import (
 from .entry import Entry, Terms, adjust, read_terms
 from .finish import undominated
 from .flatten import flatten
-from .formats import Traits, is_specific, traits
 from .model import HeapKey, Participant, Platform
 from .refusal import Breach, Rule
-from .sizes import U32_MAX, U64_MAX
 from .usage import NO_USAGE, UsageBits
 
 

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+from sysmem_protocol.formats import Traits
+from sysmem_protocol.sizes import U32_MAX, U64_MAX, minimum_row, round_down, round_up
+
 from .entry import Terms
-from .formats import Traits
-from .sizes import U32_MAX, U64_MAX, minimum_row, round_down, round_up
 
 
 class _Failed(Exception):

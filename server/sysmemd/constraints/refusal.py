@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .formats import pair_name
+from sysmem_protocol.formats import pair_name
 
 if TYPE_CHECKING:
     from .model import Allocation, Participant, Platform

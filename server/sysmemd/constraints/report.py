@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from typing import Any
 
+from sysmem_protocol.formats import pair_name
+
 from .fields import FIELDS, IMAGE_FIELDS, show, values
-from .formats import pair_name
 from .model import Participant
 from .refusal import Breach, Brought, Case, Refusal
 from .survey import Verdict, combined_fields, combined_terms, verdicts

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sysmem_protocol.formats import has_alpha_or_x, is_compatible_with_protected_memory, traits
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.sizes import U32_MAX, image_size, round_up
 from sysmem_protocol.sysmem2 import (
     BufferMemorySettings,
     Heap,
@@ -15,13 +17,11 @@ from sysmem_protocol.sysmem2 import (
 
 from .cost import format_cost
 from .entry import Entry, WidthHeight
-from .formats import has_alpha_or_x, is_compatible_with_protected_memory, traits
 from .heaps import choose_domain, choose_heap
 from .model import MAX_BUFFER_COUNT, HeapProperties, Platform
 from .normalise import Needs
 from .padding import padded_size
 from .refusal import Breach, Rule
-from .sizes import U32_MAX, image_size, round_up
 
 _MEMORY = "buffer_memory_constraints"
 COUNT_FIELDS = (

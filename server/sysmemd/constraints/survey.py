@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from sysmem_protocol.formats import is_specific, traits
+
 from .entry import Entry, Terms, adjust
 from .fields import entry_for, needs_of, standing_for
 from .finish import finish
 from .fold import combine, fold_fields, intersect_heaps
-from .formats import is_specific, traits
 from .model import Participant
 from .normalise import Needs
 from .refusal import Breach, Case

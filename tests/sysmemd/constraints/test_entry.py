@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from sysmem_protocol.formats import traits
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmemd.constraints import Rule
 from sysmemd.constraints.entry import Terms, adjust, read_terms
-from sysmemd.constraints.formats import traits
 from sysmemd.constraints.refusal import Breach
 
 from .support import U32, U64, image, refused_by, size, wants

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from sysmem_protocol.formats import is_specific, is_supported
 from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import ImageFormatConstraints, PixelFormatAndModifier
 from sysmemd.constraints import Participant, Rule
 from sysmemd.constraints.flatten import combine_pairs, flatten
-from sysmemd.constraints.formats import is_specific, is_supported
 from sysmemd.constraints.refusal import Breach
 
 from .support import image, refused_by, size, wants

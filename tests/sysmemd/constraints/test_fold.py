@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from sysmem_protocol.formats import traits
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import SYSTEM_RAM_HEAP, BufferUsage, PixelFormatAndModifier
 from sysmemd.constraints import Participant, Platform, Rule, Stage, UsageBits
 from sysmemd.constraints import fold as fold_module
 from sysmemd.constraints.finish import undominated
 from sysmemd.constraints.fold import fold, intersect_heaps
-from sysmemd.constraints.formats import traits
 from sysmemd.constraints.normalise import Needs, normalise
 
 from .support import (

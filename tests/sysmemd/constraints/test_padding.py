@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from sysmem_protocol.formats import Traits, traits
 from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import SizeU
 from sysmemd.constraints.entry import read_terms
-from sysmemd.constraints.formats import Traits, traits
 from sysmemd.constraints.padding import padded_size
 
 from .support import U32, U64, image

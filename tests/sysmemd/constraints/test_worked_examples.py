@@ -6,12 +6,7 @@ import math
 
 import pytest
 
-from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
-from sysmem_protocol.sysmem2 import ImageFormatConstraints, SizeU
-from sysmemd.constraints import FormatCost, Platform, UsageBits
-from sysmemd.constraints.cost import format_cost, index_costs
-from sysmemd.constraints.entry import Terms, read_terms
-from sysmemd.constraints.formats import (
+from sysmem_protocol.formats import (
     PIXELS,
     RGB32,
     is_compatible_with_protected_memory,
@@ -19,8 +14,8 @@ from sysmemd.constraints.formats import (
     supports_color_space,
     traits,
 )
-from sysmemd.constraints.padding import padded_size
-from sysmemd.constraints.sizes import (
+from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.sizes import (
     ImageFormat,
     constraints_to_format,
     image_size,
@@ -29,6 +24,11 @@ from sysmemd.constraints.sizes import (
     plane_row_bytes,
     te_row_bytes,
 )
+from sysmem_protocol.sysmem2 import ImageFormatConstraints, SizeU
+from sysmemd.constraints import FormatCost, Platform, UsageBits
+from sysmemd.constraints.cost import format_cost, index_costs
+from sysmemd.constraints.entry import Terms, read_terms
+from sysmemd.constraints.padding import padded_size
 
 from .support import agree, image, image_of, memory_of, wants
 

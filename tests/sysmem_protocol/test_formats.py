@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
-from sysmemd.constraints.formats import (
+from sysmem_protocol.formats import (
     COLOR_PREFERENCE,
     COLOR_RANK,
     PIXELS,
@@ -21,7 +20,8 @@ from sysmemd.constraints.formats import (
     supports_color_space,
     traits,
 )
-from sysmemd.constraints.sizes import bits_per_pixel
+from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.sizes import bits_per_pixel
 
 F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
 LINEAR_SET = set(F) - {F.INVALID, F.MJPEG, F.DO_NOT_CARE}

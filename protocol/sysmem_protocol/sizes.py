@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sysmem_protocol.images2 import PixelFormat
-from sysmem_protocol.sysmem2 import ImageFormatConstraints, SizeU
-
 from .formats import (
     HALF_AGAIN,
     LINEAR,
@@ -22,6 +19,8 @@ from .formats import (
     layout,
     traits,
 )
+from .images2 import PixelFormat
+from .sysmem2 import ImageFormatConstraints, SizeU
 
 U32_MAX = 0xFFFF_FFFF
 U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
@@ -142,6 +141,22 @@ class ImageFormat:
     color_space: int | None = None
     #: x, y, width, height.
     display_rect: tuple[int, int, int, int] | None = None
+
+    @classmethod
+    def of(cls, constraints: ImageFormatConstraints, width: int, height: int) -> ImageFormat | None:
+        """The image of this size that negotiated constraints allow, with the least bytes per row; None if none.
+
+        What a producer and a consumer that know the settings and the size agree on without a word.
+        """
+        return constraints_to_format(constraints, width, height)
+
+    def plane_byte_offset(self, plane: int) -> int | None:
+        """Where a plane begins, in bytes from the image's start; None for a plane that there isn't (2.4)."""
+        return plane_byte_offset(self, plane)
+
+    def plane_row_bytes(self, plane: int) -> int | None:
+        """Bytes from one row of a plane to the next; None for a plane that there isn't (2.5)."""
+        return plane_row_bytes(self, plane)
 
     def byte_size(self) -> int | None:
         """Bytes of the image with all its planes."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
-from sysmem_protocol.sysmem2 import ImageFormatConstraints, SizeU
-from sysmemd.constraints.sizes import (
+from sysmem_protocol.sizes import (
     ImageFormat,
     constraints_to_format,
     image_size,
@@ -16,6 +15,7 @@ from sysmemd.constraints.sizes import (
     round_down,
     round_up,
 )
+from sysmem_protocol.sysmem2 import ImageFormatConstraints, SizeU
 
 F, M = PixelFormat, PixelFormatModifier
 U32 = 0xFFFFFFFF

@@ -6,7 +6,7 @@ import enum
 from functools import lru_cache
 from typing import NamedTuple
 
-from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from .images2 import ColorSpace, PixelFormat, PixelFormatModifier
 
 FORMAT_DO_NOT_CARE = int(PixelFormat.DO_NOT_CARE)
 MODIFIER_DO_NOT_CARE = int(PixelFormatModifier.DO_NOT_CARE)

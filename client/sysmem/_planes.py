@@ -1,0 +1,138 @@
+"""Planes of an image in a buffer as numpy arrays, without a copy; needs the extra `sysmem[numpy]`.
+
+What each linear format looks like is `spec/image-formats.md` 1.1; where its planes are, :mod:`sysmem_protocol.sizes`.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sysmem_protocol.formats import ARM_LINEAR_TE, LINEAR, format_name, modifier_name
+from sysmem_protocol.images2 import PixelFormat
+from sysmem_protocol.sizes import (
+    ImageFormat,
+    constraints_to_format,
+    plane_byte_offset,
+    plane_row_bytes,
+    round_up,
+)
+from sysmem_protocol.sysmem2 import ImageFormatConstraints, SizeU
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Plane(NamedTuple):
+    """How the samples of one plane lie."""
+
+    #: numpy's name of a sample's type.
+    dtype: str = "u1"
+    #: Samples at each place, the last axis of the array; 0 is one sample and no axis.
+    channels: int = 0
+    #: Pixels that one place spans.
+    across: int = 1
+    #: Rows for each two rows of the image.
+    rows_of_two: int = 2
+
+
+_CHROMA = Plane(across=2, rows_of_two=1)
+_F = PixelFormat
+
+#: The planes of every format of the linear set. Samples of P010 are in the host's order, all else is little-endian.
+PLANES: dict[int, tuple[Plane, ...]] = {
+    _F.R8G8B8A8: (Plane(channels=4),),
+    _F.R8G8B8X8: (Plane(channels=4),),
+    _F.B8G8R8A8: (Plane(channels=4),),
+    _F.B8G8R8X8: (Plane(channels=4),),
+    _F.I420: (Plane(), _CHROMA, _CHROMA),
+    _F.YV12: (Plane(), _CHROMA, _CHROMA),
+    _F.NV12: (Plane(), Plane(channels=2, across=2, rows_of_two=1)),
+    _F.P010: (Plane("=u2"), Plane("=u2", channels=2, across=2, rows_of_two=1)),
+    _F.M420: (Plane(rows_of_two=3),),
+    _F.YUY2: (Plane(channels=4, across=2),),
+    _F.B8G8R8: (Plane(channels=3),),
+    _F.R8G8B8: (Plane(channels=3),),
+    _F.R8G8: (Plane(channels=2),),
+    _F.R5G6B5: (Plane("<u2"),),
+    _F.A2R10G10B10: (Plane("<u4"),),
+    _F.A2B10G10R10: (Plane("<u4"),),
+    _F.R3G3B2: (Plane(),),
+    _F.R2G2B2X2: (Plane(),),
+    _F.L8: (Plane(),),
+    _F.R8: (Plane(),),
+}
+
+
+def resolve(image_format: ImageFormat | ImageFormatConstraints, size: SizeU | None) -> ImageFormat:
+    """The image to look at: as given, or of this size under the negotiated constraints.
+
+    Raises `ValueError` when the constraints have no such image, or the format isn't addressed in rows.
+    """
+    if isinstance(image_format, ImageFormatConstraints):
+        image = _of_constraints(image_format, size)
+    elif size is not None and size != image_format.size:
+        raise ValueError(f"the image format has the size {image_format.size}, not {size}")
+    else:
+        image = image_format
+    if image.pixel_format not in PLANES or image.pixel_format_modifier not in (
+        LINEAR,
+        ARM_LINEAR_TE,
+    ):
+        raise ValueError(
+            f"{format_name(image.pixel_format)} {modifier_name(image.pixel_format_modifier)} has no planes of rows"
+        )
+    return image
+
+
+def _of_constraints(constraints: ImageFormatConstraints, size: SizeU | None) -> ImageFormat:
+    if size is None:
+        least = constraints.min_size or SizeU(0, 0)
+        multiple = constraints.size_alignment or SizeU(1, 1)
+        size = SizeU(round_up(least.width, multiple.width), round_up(least.height, multiple.height))
+        if not size.width or not size.height:
+            raise ValueError("the constraints name no size; say which one the image has")
+    image = constraints_to_format(constraints, size.width, size.height)
+    if image is None:
+        raise ValueError(f"the constraints allow no image of {size.width} × {size.height} pixels")
+    return image
+
+
+def arrays(
+    fd: int, start: int, end: int, image: ImageFormat, *, writable: bool
+) -> list[NDArray[Any]]:
+    """One array per plane over bytes `start` to `end` of a VMO, which stays mapped as long as any of them lives.
+
+    Raises `ValueError` when the image doesn't fit.
+    """
+    numpy = _numpy()
+    size = image.byte_size()
+    if size is None or size > end - start:
+        raise ValueError(f"an image of {size} bytes doesn't fit the {end - start} of the buffer")
+    access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+    mapped = mmap.mmap(fd, end, access=access)
+    found = []
+    for index, plane in enumerate(PLANES[image.pixel_format]):
+        offset = plane_byte_offset(image, index)
+        row = plane_row_bytes(image, index)
+        assert offset is not None, "every plane of the table is one of the arithmetic"
+        assert row is not None
+        dtype = numpy.dtype(plane.dtype)
+        shape: tuple[int, ...] = (
+            image.size.height * plane.rows_of_two // 2,
+            image.size.width // plane.across,
+        )
+        strides: tuple[int, ...] = (row, dtype.itemsize * max(plane.channels, 1))
+        if plane.channels:
+            shape = (*shape, plane.channels)
+            strides = (*strides, dtype.itemsize)
+        found.append(numpy.ndarray(shape, dtype, mapped, start + offset, strides))
+    return found
+
+
+def _numpy() -> Any:
+    try:
+        import numpy
+    except ImportError as error:
+        raise ImportError("planes() needs numpy: pip install 'sysmem[numpy]'") from error
+    return numpy
