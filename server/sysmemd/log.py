@@ -7,9 +7,9 @@ through a bounded queue to a thread of their own; lines that don't fit are dropp
 from __future__ import annotations
 
 import os
-import queue
 import select
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TextIO, cast
 
@@ -21,8 +21,8 @@ from structlog.typing import Processor
 from .config import LogFormat, LogLevel
 from .ports import Log
 
-#: Lines that wait for a reader of stderr. Some megabytes at the most.
-MAX_WAITING_LINES = 10_000
+#: Characters of lines that wait for a reader of stderr.
+MAX_WAITING = 4 * 1024 * 1024
 #: How long leaving the daemon may wait for the last lines, in seconds.
 FLUSH_SECONDS = 2.0
 
@@ -36,21 +36,31 @@ class LineWriter:
     """
 
     def __init__(self, fd: int, say_dropped: Callable[[int], str], max_waiting: int) -> None:
-        """Write to `fd`, which stays the caller's. `say_dropped` makes the line about so many that were dropped."""
+        """Write to `fd`, which stays the caller's; at most `max_waiting` characters wait.
+
+        `say_dropped` makes the line about so many that were dropped.
+        """
         self._fd = fd
         self._say_dropped = say_dropped
-        self._queue: queue.Queue[str | None] = queue.Queue(max_waiting)
+        self._max_waiting = max_waiting
+        #: Guards all that follows, and tells that it has changed.
+        self._changed = threading.Condition()
+        self._lines: deque[str] = deque()
+        self._waiting = 0
         self._dropped = 0
-        self._said = 0
+        self._closing = False
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
     def write(self, text: str) -> int:
-        """Queue a line, or count it as dropped when the queue is full."""
-        try:
-            self._queue.put_nowait(text)
-        except queue.Full:
-            self._dropped += 1
+        """Queue a line, or count it as dropped when that would be too much."""
+        with self._changed:
+            if self._waiting + len(text) > self._max_waiting:
+                self._dropped += 1
+            else:
+                self._lines.append(text)
+                self._waiting += len(text)
+                self._changed.notify()
         return len(text)
 
     def flush(self) -> None:
@@ -58,18 +68,27 @@ class LineWriter:
 
     def close(self) -> None:
         """Write what is queued and end; gives up after :data:`FLUSH_SECONDS` when nobody reads."""
-        try:
-            self._queue.put(None, timeout=FLUSH_SECONDS)
-        except queue.Full:
-            return
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
         self._thread.join(FLUSH_SECONDS)
 
     def _run(self) -> None:
-        while (text := self._queue.get()) is not None:
+        while (text := self._next()) is not None:
             self._pass_on(text)
-            if (dropped := self._dropped) > self._said:
-                self._pass_on(self._say_dropped(dropped - self._said))
-                self._said = dropped
+
+    def _next(self) -> str | None:
+        """The next line, waited for; None when there won't be one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._lines or self._closing)
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                return self._say_dropped(dropped)
+            if not self._lines:
+                return None
+            text = self._lines.popleft()
+            self._waiting -= len(text)
+            return text
 
     def _pass_on(self, text: str) -> None:
         data = text.encode(errors="backslashreplace")
@@ -102,7 +121,7 @@ def configure(form: LogFormat, level: LogLevel, fd: int = _STDERR) -> tuple[Log,
             line = processor(None, "warning", line)
         return f"{line}\n"
 
-    writer = LineWriter(fd, say_dropped, MAX_WAITING_LINES)
+    writer = LineWriter(fd, say_dropped, MAX_WAITING)
     logger = structlog.wrap_logger(
         structlog.WriteLogger(cast("TextIO", writer)),
         processors=processors,
