@@ -126,12 +126,12 @@ class Connection:
 
     # --- in ---
 
-    def receive(self, budget: int = RECEIVE_BUDGET) -> bool:
-        """Process what has arrived, `budget` messages at most; False when nothing more is there for now.
+    def receive(self) -> bool:
+        """Process what has arrived, :data:`RECEIVE_BUDGET` messages at most; False when no more is there for now.
 
         Nothing is raised: what goes wrong ends this channel and no other.
         """
-        for _ in range(budget):
+        for _ in range(RECEIVE_BUDGET):
             datagram = self._next() if self.reading else None
             if datagram is None:
                 return False

@@ -35,10 +35,8 @@ _Identity = tuple[int, int]
 #: Any client can see the names and bind the ones to come, if it can guess them.
 _KOID_RANDOM_BITS = 24
 _NONCE_BYTES = 32
-#: How often, and by how many messages, the queue to a token is emptied to make room for a nonce, before whoever keeps
-#: filling it is refused.
+#: How often room is made for a nonce in the queue to a token, before whoever keeps filling it is refused.
 _NONCE_ATTEMPTS = 16
-_NONCE_BUDGET = 1024
 
 
 class NodeRefs:
@@ -192,7 +190,7 @@ class Service:
             for _ in range(_NONCE_ATTEMPTS):
                 if channel.send(nonce):
                     return server if server.connection.receive_until(nonce) else None
-                server.connection.receive(budget=_NONCE_BUDGET)  # the queue is full
+                server.connection.receive()  # the queue is full
             return None
         except OSError:
             return None  # the token has closed meanwhile, or the end can't be sent on
