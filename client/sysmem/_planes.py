@@ -12,10 +12,6 @@ from sysmem_protocol.formats import ARM_LINEAR_TE, LINEAR, format_name, modifier
 from sysmem_protocol.images2 import PixelFormat
 from sysmem_protocol.sizes import (
     ImageFormat,
-    constraints_to_format,
-    plane_byte_offset,
-    plane_row_bytes,
-    round_up,
 )
 from sysmem_protocol.sysmem2 import ImageFormatConstraints, SizeU
 
@@ -70,7 +66,7 @@ def resolve(image_format: ImageFormat | ImageFormatConstraints, size: SizeU | No
     Raises `ValueError` when the constraints have no such image, or the format isn't addressed in rows.
     """
     if isinstance(image_format, ImageFormatConstraints):
-        image = _of_constraints(image_format, size)
+        image = ImageFormat.of(image_format, size)
     elif size is not None and size != image_format.size:
         raise ValueError(f"the image format has the size {image_format.size}, not {size}")
     else:
@@ -82,19 +78,6 @@ def resolve(image_format: ImageFormat | ImageFormatConstraints, size: SizeU | No
         raise ValueError(
             f"{format_name(image.pixel_format)} {modifier_name(image.pixel_format_modifier)} has no planes of rows"
         )
-    return image
-
-
-def _of_constraints(constraints: ImageFormatConstraints, size: SizeU | None) -> ImageFormat:
-    if size is None:
-        least = constraints.min_size or SizeU(0, 0)
-        multiple = constraints.size_alignment or SizeU(1, 1)
-        size = SizeU(round_up(least.width, multiple.width), round_up(least.height, multiple.height))
-        if not size.width or not size.height:
-            raise ValueError("the constraints name no size; say which one the image has")
-    image = constraints_to_format(constraints, size.width, size.height)
-    if image is None:
-        raise ValueError(f"the constraints allow no image of {size.width} × {size.height} pixels")
     return image
 
 
@@ -113,8 +96,8 @@ def arrays(
     mapped = mmap.mmap(fd, end, access=access)
     found = []
     for index, plane in enumerate(PLANES[image.pixel_format]):
-        offset = plane_byte_offset(image, index)
-        row = plane_row_bytes(image, index)
+        offset = image.plane_byte_offset(index)
+        row = image.plane_row_bytes(index)
         assert offset is not None, "every plane of the table is one of the arithmetic"
         assert row is not None
         dtype = numpy.dtype(plane.dtype)

@@ -40,18 +40,11 @@ class Layout:
 
         Rows are as short as all participants together allow. The size is fixed as the camera has one size only.
         """
-        image = settings.image_format_constraints
-        # In what the daemon delivers all of these are set; in the constraints table, in general, they are optional.
-        assert image is not None
-        assert image.pixel_format is not None
-        assert image.min_size is not None
-        assert image.min_bytes_per_row is not None
-        assert image.bytes_per_row_divisor is not None
+        constraints = settings.image_format_constraints
+        assert constraints is not None, "everybody asked for images"
+        image = sysmem.ImageFormat.of(constraints)
         pixel_format = sysmem.PixelFormat(image.pixel_format)
-        bytes_per_pixel = 1 if pixel_format == sysmem.PixelFormat.NV12 else 4
-        at_least = max(image.min_size.width * bytes_per_pixel, image.min_bytes_per_row)
-        bytes_per_row = -(-at_least // image.bytes_per_row_divisor) * image.bytes_per_row_divisor
-        return cls(pixel_format, image.min_size.width, image.min_size.height, bytes_per_row)
+        return cls(pixel_format, image.size.width, image.size.height, image.bytes_per_row)
 
     @property
     def rows(self) -> int:

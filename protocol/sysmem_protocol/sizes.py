@@ -143,12 +143,26 @@ class ImageFormat:
     display_rect: tuple[int, int, int, int] | None = None
 
     @classmethod
-    def of(cls, constraints: ImageFormatConstraints, width: int, height: int) -> ImageFormat | None:
-        """The image of this size that negotiated constraints allow, with the least bytes per row; None if none.
+    def of(cls, constraints: ImageFormatConstraints, size: SizeU | None = None) -> ImageFormat:
+        """The image of this size that negotiated constraints allow, with the least bytes per row.
 
-        What a producer and a consumer that know the settings and the size agree on without a word.
+        What a producer and a consumer agree on without a word, as they have the same settings. By default of the least
+        size. Raises `ValueError` when the constraints allow no such image, or name no size.
         """
-        return constraints_to_format(constraints, width, height)
+        if size is None:
+            least = constraints.min_size or SizeU(0, 0)
+            multiple = constraints.size_alignment or SizeU(1, 1)
+            size = SizeU(
+                round_up(least.width, multiple.width), round_up(least.height, multiple.height)
+            )
+            if not size.width or not size.height:
+                raise ValueError("the constraints name no size; say which one the image has")
+        image = constraints_to_format(constraints, size.width, size.height)
+        if image is None:
+            raise ValueError(
+                f"the constraints allow no image of {size.width} × {size.height} pixels"
+            )
+        return image
 
     def plane_byte_offset(self, plane: int) -> int | None:
         """Where a plane begins, in bytes from the image's start; None for a plane that there isn't (2.4)."""

@@ -150,3 +150,22 @@ def test_constraints_to_format() -> None:
     assert made == ImageFormat(
         F.R8, SizeU(16, 8), 16, M.LINEAR, ColorSpace.SRGB, display_rect=(0, 0, 16, 8)
     )
+
+
+def test_the_image_of_constraints_is_the_least_allowed_unless_a_size_is_given() -> None:
+    constraints = ImageFormatConstraints(
+        pixel_format=F.NV12,
+        pixel_format_modifier=M.LINEAR,
+        min_size=SizeU(50, 30),
+        max_size=SizeU(100, 100),
+        size_alignment=SizeU(4, 2),
+        bytes_per_row_divisor=64,
+    )
+    assert ImageFormat.of(constraints).size == SizeU(52, 30)
+    larger = ImageFormat.of(constraints, SizeU(100, 60))
+    assert (larger.bytes_per_row, larger.byte_size()) == (128, 128 * 90)
+    assert (larger.plane_byte_offset(1), larger.plane_row_bytes(1)) == (128 * 60, 128)
+    with pytest.raises(ValueError, match="no image of 101 × 60"):
+        ImageFormat.of(constraints, SizeU(101, 60))
+    with pytest.raises(ValueError, match="name no size"):
+        ImageFormat.of(ImageFormatConstraints(pixel_format=F.NV12))
