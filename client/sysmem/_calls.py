@@ -2,6 +2,9 @@
 
 A call gets a txid when it begins, and its answer finds it by that. Who gives up waiting abandons the call: its answer
 may still come, and is then closed with all descriptors in it. Both faces of the client drive this and add the waiting.
+
+The one call that may take arbitrarily long is put off instead: who asks again takes it up where it is. So a program may
+ask as often as it likes, though the daemon closes a channel with more than 1,024 unanswered calls.
 """
 
 from __future__ import annotations
@@ -20,6 +23,10 @@ from sysmem_protocol.message import (
     Message,
     parse,
 )
+from sysmem_protocol.sysmem2 import BufferCollection
+
+#: The call that is answered when others are ready, and the same whenever it was asked.
+PUT_OFF = BufferCollection.wait_for_all_buffers_allocated
 
 #: The greatest txid of a client; the bit above is the server's.
 MAX_TXID = 0x7FFF_FFFF
@@ -73,10 +80,12 @@ class Call:
 class Calls:
     """Which calls wait for an answer."""
 
-    __slots__ = ("_last_txid", "_outstanding")
+    __slots__ = ("_last_txid", "_outstanding", "_put_off")
 
     def __init__(self) -> None:
         self._outstanding: dict[int, Call] = {}
+        #: Those of them that are put off, of whose answers nothing has come.
+        self._put_off: dict[int, Call] = {}
         self._last_txid = 0
 
     def begin(self, method: Method) -> Call:
@@ -89,6 +98,20 @@ class Calls:
         self._last_txid = txid
         call = self._outstanding[txid] = Call(method, txid)
         return call
+
+    def resume(self, method: Method) -> Call | None:
+        """A call of `method` that was sent and put off, to be waited for again; None when there is none."""
+        if method is not PUT_OFF or not self._put_off:
+            return None
+        _, call = self._put_off.popitem()
+        call.abandoned = False
+        return call
+
+    def put_off(self, call: Call) -> None:
+        """Nobody waits for now for this call, which was sent: as :meth:`abandon`, but it may be taken up again."""
+        if call.method is PUT_OFF and call.txid in self._outstanding and not call.parts:
+            self._put_off[call.txid] = call
+        self.abandon(call)
 
     def forget(self, call: Call) -> None:
         """Drop a call that was never sent: no answer will come."""
@@ -103,6 +126,7 @@ class Calls:
 
     def abandon_all(self) -> None:
         """Those who waited are gone."""
+        self._put_off.clear()
         for call in self._outstanding.values():
             self.abandon(call)
 
@@ -139,6 +163,7 @@ class Calls:
                 f"an answer with txid {message.txid} and ordinal {message.ordinal:#x}, "
                 "which is to no outstanding call"
             )
+        self._put_off.pop(message.txid, None)
         if message.more:
             if call.abandoned or call.error is not None:
                 message.close()
@@ -160,6 +185,7 @@ class Calls:
         for call in self._outstanding.values():
             _close(call.parts)
         self._outstanding.clear()
+        self._put_off.clear()
 
 
 def _close(handles: list[Handle]) -> None:

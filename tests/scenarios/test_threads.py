@@ -183,10 +183,11 @@ def test_many_threads_map_one_buffer(client: blocking.Allocator) -> None:
                 assert bytes(view[:8]) == bytes(range(8))
 
 
-def test_a_thousand_outstanding_calls_are_answered(client: blocking.Allocator) -> None:
+def test_a_wait_can_be_tried_again_and_again(client: blocking.Allocator) -> None:
+    # More often than the daemon keeps calls of one channel outstanding (protocol.md: 1,024).
     with participants(client, 1) as (gate, (collection,)):
         collection.set_constraints(buffers())
-        for _ in range(1000):
+        for _ in range(1100):
             with pytest.raises(TimeoutError):
                 collection.wait_for_all_buffers_allocated(timeout=0)
         collection.sync(timeout=ENOUGH)

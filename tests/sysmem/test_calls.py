@@ -8,7 +8,7 @@ import pytest
 
 from sysmem._calls import MAX_TXID, Calls, datagram, encode_request
 from sysmem_protocol.message import MalformedMessage, Message
-from sysmem_protocol.sysmem2 import Node, NodeSetNameRequest
+from sysmem_protocol.sysmem2 import BufferCollection, Node, NodeSetNameRequest
 
 
 def arrive(calls: Calls, message: Message) -> Any:
@@ -72,3 +72,32 @@ def test_a_required_field_is_asked_for_by_its_name() -> None:
         encode_request(Node.set_name, NodeSetNameRequest(name="x"))
     assert encode_request(Node.sync, None) == (b"", [])
     assert datagram(Node.sync, b"", 1).hex() == "0100000002008001545b57cf5525ac11"
+
+
+def test_a_wait_put_off_is_taken_up_again_and_keeps_its_answer() -> None:
+    calls = Calls()
+    wait = BufferCollection.wait_for_all_buffers_allocated
+    assert calls.resume(wait) is None
+    call = calls.begin(wait)
+    calls.put_off(call)
+    assert calls.resume(Node.sync) is None
+    assert calls.resume(wait) is call
+    assert calls.resume(wait) is None  # one who waits at a time
+    assert calls.arrived(datagram(wait, b"\xa1\x02\x06", call.txid), []) is call
+    assert call.result().body == b"\xa1\x02\x06"
+
+
+def test_a_wait_whose_answer_came_meanwhile_is_not_taken_up() -> None:
+    calls = Calls()
+    wait = BufferCollection.wait_for_all_buffers_allocated
+    call = calls.begin(wait)
+    calls.put_off(call)
+    assert calls.arrived(datagram(wait, b"\xa1\x02\x06", call.txid), []) is None
+    assert calls.resume(wait) is None
+
+
+def test_other_calls_are_never_put_off() -> None:
+    calls = Calls()
+    call = calls.begin(BufferCollection.check_all_buffers_allocated)
+    calls.put_off(call)
+    assert calls.resume(call.method) is None

@@ -49,18 +49,13 @@ class ClientEnd:
         """Send a request and wait for its answer, which the caller then owns. Handles as in :meth:`send`."""
         body, handles = encode_request(method, request)
         await anyio.lowlevel.checkpoint_if_cancelled()
-        call = self._calls.begin(method)
         with anyio.move_on_after(timeout):
-            try:
-                await self._send(datagram(method, body, call.txid), handles)
-            except (Exception, anyio.get_cancelled_exc_class()):
-                self._calls.forget(call)
-                raise
-            except BaseException:  # a KeyboardInterrupt; who knows whether it was sent
-                self._calls.abandon(call)
-                raise
+            call = self._calls.resume(method) or await self._begin(method, body, handles)
             try:
                 return await self._answer(call)
+            except anyio.get_cancelled_exc_class():
+                self._calls.put_off(call)
+                raise
             except BaseException:
                 self._calls.abandon(call)
                 raise
@@ -78,6 +73,19 @@ class ClientEnd:
                 await self._wait()
         self._check_own()
         return self._ended is not None
+
+    async def _begin(self, method: Method, body: bytes, handles: list[Handle]) -> Call:
+        """Send a request; its call."""
+        call = self._calls.begin(method)
+        try:
+            await self._send(datagram(method, body, call.txid), handles)
+        except (Exception, anyio.get_cancelled_exc_class()):
+            self._calls.forget(call)
+            raise
+        except BaseException:  # a KeyboardInterrupt; who knows whether it was sent
+            self._calls.abandon(call)
+            raise
+        return call
 
     async def _send(self, data: bytes, handles: list[Handle]) -> None:
         """Send one datagram, waiting while the queue is full.

@@ -22,7 +22,7 @@ from sysmem_protocol.handles import Handle, HandleClosedError
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import MalformedMessage, Message
 
-from .._calls import Calls, datagram, encode_request
+from .._calls import Call, Calls, datagram, encode_request
 from .._process import this_process
 
 #: Connecting may wait for the daemon, as everything here may.
@@ -84,20 +84,15 @@ class ClientEnd:
         deadline = None if timeout is None else monotonic() + timeout
         body, handles = encode_request(method, request)
         with self._locked():
-            call = self._calls.begin(method)
-            try:
-                self._send(datagram(method, body, call.txid), handles, deadline)
-            except Exception:
-                self._calls.forget(call)
-                raise
-            except BaseException:  # a KeyboardInterrupt; who knows whether it was sent
-                self._calls.abandon(call)
-                raise
+            call = self._calls.resume(method) or self._begin(method, body, handles, deadline)
             try:
                 while not call.done:
                     self._check_open()
                     if not self._wait(call, deadline) and not call.done:
                         raise TimeoutError(f"{method.name}() wasn't answered in time")
+            except TimeoutError:
+                self._calls.put_off(call)
+                raise
             except BaseException:
                 self._calls.abandon(call)
                 raise
@@ -132,6 +127,21 @@ class ClientEnd:
             self._inside = 0
             self._calls.abandon_all()
         return self._lock
+
+    def _begin(
+        self, method: Method, body: bytes, handles: list[Handle], deadline: float | None
+    ) -> Call:
+        """Send a request; its call. The lock is held."""
+        call = self._calls.begin(method)
+        try:
+            self._send(datagram(method, body, call.txid), handles, deadline)
+        except Exception:
+            self._calls.forget(call)
+            raise
+        except BaseException:  # a KeyboardInterrupt; who knows whether it was sent
+            self._calls.abandon(call)
+            raise
+        return call
 
     def _send(self, data: bytes, handles: list[Handle], deadline: float | None) -> None:
         """Send one datagram, waiting while the queue is full. The lock is held."""
