@@ -1,6 +1,7 @@
 """Everything that is measured, in one command: `make bench`. JSON to stdout, or to the file named.
 
-Each result comes with a floor measured in the same run, and the ratio to it is what to compare between machines.
+Round trips and negotiations come with floors measured in the same run; the ratio to them is what to compare between
+machines. `python benchmarks/constraints.py --plot FILE.png` draws how aggregation grows.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import platform
 import sys
 from pathlib import Path
 
+import constraints
 import negotiation
 import round_trip
 
@@ -31,6 +33,7 @@ def main() -> int:
             },
             "sync_round_trip": round_trip.measure(daemon.runtime_dir, daemon.pid),
             "negotiation": negotiation.measure(daemon.runtime_dir),
+            "aggregation": constraints.measure(repeat=3),
         }
     text = json.dumps(results, indent=2)
     if arguments.out:
