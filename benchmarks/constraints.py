@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sysmem_protocol.formats import AFBC_BITS, RGB32
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import (
     BufferCollectionConstraints,
@@ -28,7 +29,6 @@ from sysmem_protocol.sysmem2 import (
     SizeU,
 )
 from sysmemd.constraints import Participant, Platform, Refusal, aggregate
-from sysmem_protocol.formats import AFBC_BITS, RGB32
 
 COUNTS = (1, 4, 16, 64)
 Make = Callable[[int, int], BufferCollectionConstraints]
