@@ -19,6 +19,9 @@ from typing import Any, Self
 
 from .library import HandleKind
 
+#: A control message with the sender's process, user and group, and no more.
+_CREDENTIALS_BYTES = socket.CMSG_SPACE(12)
+
 
 class HandleClosedError(ValueError):
     """The handle was closed or given away before this use."""
@@ -94,6 +97,23 @@ def eventpair() -> tuple[Handle, Handle]:
     """Both ends of a new eventpair: an end is signalled when every descriptor of the other one is closed."""
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     return Handle(near.detach()), Handle(far.detach())
+
+
+def stop_receiving(fd: int) -> None:
+    """Drop what waits to be received at one end of a socket pair, and let nothing more come.
+
+    For an end that is only held: descriptors in its queue would stay open as long as it does, and among them may be
+    what keeps it open. The other end notices nothing but that it can't send. Raises nothing.
+    """
+    room = 0  # none for descriptors: the kernel drops them
+    with _borrowed_socket(fd) as sock, contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RD)
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_SEQPACKET:
+            # A datagram may be empty, as the end of the queue is; but it comes with its sender's credentials.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            room = _CREDENTIALS_BYTES
+        while any(sock.recvmsg(1, room, socket.MSG_DONTWAIT)[:2]):
+            pass
 
 
 # --- kinds --------------------------------------------------------------------------------------------------------

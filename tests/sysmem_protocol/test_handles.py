@@ -25,6 +25,7 @@ from sysmem_protocol.handles import (
     is_seqpacket,
     is_socketpair_end,
     is_vmo,
+    stop_receiving,
 )
 from sysmem_protocol.library import HandleKind
 
@@ -134,6 +135,37 @@ def test_a_channel_pair_is_two_connected_ends_that_dont_block_and_arent_inherite
         near.send(b"one")
         near.send(b"two")
         assert far.recv(100) == b"one"
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+def test_what_is_sent_to_an_end_that_stopped_receiving_is_dropped(kind: int) -> None:
+    """Before and afterwards; the other end still notices nothing but the closing."""
+    near, far = socket.socketpair(socket.AF_UNIX, kind)
+    watched, sent = socket.socketpair()
+    with near, far, watched:
+        with sent:
+            if kind == socket.SOCK_SEQPACKET:
+                far.send(b"")
+                socket.send_fds(far, [b""], [sent.fileno()])
+            for _ in range(3):
+                socket.send_fds(far, [b"much more than one byte"], [sent.fileno()])
+            stop_receiving(near.fileno())
+            with pytest.raises(BrokenPipeError):
+                socket.send_fds(far, [b"*"], [sent.fileno()])
+        assert watched.recv(1) == b""  # nobody holds the descriptor that was sent
+        poll = select.poll()
+        poll.register(far, select.POLLHUP | select.POLLRDHUP)
+        assert poll.poll(0) == []
+        near.close()
+        assert poll.poll(0)
+
+
+def test_stop_receiving_of_an_end_whose_other_one_is_gone() -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with near:
+        far.send(b"last words")
+        far.close()
+        stop_receiving(near.fileno())
 
 
 def test_an_eventpairs_end_is_signalled_when_every_descriptor_of_the_other_is_closed() -> None:

@@ -241,6 +241,7 @@ def test_weak_handles_keep_memory_until_they_are_closed(wire: Wire) -> None:
     allocator, strong, weak = strong_and_weak(wire, camping=1)
     mine, theirs = strong.wait(), weak.wait()
     gone = weak.track_lifetime(0)
+    weak.sync()
     with mine.vmo().map() as writing:
         writing[:4] = b"kept"
     strong.close()

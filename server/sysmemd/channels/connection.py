@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 from sysmem_protocol import codec
 from sysmem_protocol.channel import Channel, PeerClosedError
-from sysmem_protocol.handles import Handle, describe, is_kind
+from sysmem_protocol.handles import Handle, describe, is_kind, stop_receiving
 from sysmem_protocol.library import HandleKind, HandleType, Interface, Member, Method, Table
 from sysmem_protocol.message import SERVER_TXID, MalformedMessage, Message, parse
 from sysmem_protocol.sysmem2 import Allocator, Error
@@ -302,7 +302,9 @@ class Connection:
     def finish(self) -> None:
         """Process nothing more, and close once the client has been sent what waits for it."""
         self.reading = False
-        if not self._outbox:
+        if self._outbox:
+            stop_receiving(self.fileno())
+        else:
             self.close()
 
     def close(self) -> None:

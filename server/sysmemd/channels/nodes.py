@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, ClassVar, cast
 
 from sysmem_protocol import sysmem2
-from sysmem_protocol.handles import Handle, channel_pair, describe
+from sysmem_protocol.handles import Handle, channel_pair, describe, stop_receiving
 from sysmem_protocol.library import Interface
 from sysmem_protocol.sysmem2 import Error, Rights
 
@@ -128,8 +128,7 @@ class NodeServer:
         self.node.set_weak_ok(bool(request.for_child_nodes_also))
 
     def attach_node_tracking(self, request: sysmem2.NodeAttachNodeTrackingRequest) -> None:
-        assert request.server_end is not None
-        self.node.attach_node_tracking(Handle(request.server_end.take()))
+        self.node.attach_node_tracking(_event(request.server_end))
 
 
 class TokenServer(NodeServer):
@@ -228,11 +227,8 @@ class CollectionServer(NodeServer):
     def attach_lifetime_tracking(
         self, request: sysmem2.BufferCollectionAttachLifetimeTrackingRequest
     ) -> None:
-        assert request.server_end is not None
         assert request.buffers_remaining is not None
-        self.node.attach_lifetime_tracking(
-            Handle(request.server_end.take()), request.buffers_remaining
-        )
+        self.node.attach_lifetime_tracking(_event(request.server_end), request.buffers_remaining)
 
     def _buffers(self) -> sysmem2.BufferCollectionWaitForAllBuffersAllocatedResponse | Error:
         """What a wait is answered with: this participant's own descriptors to every buffer."""
@@ -306,6 +302,13 @@ def adopt(child: NodeServer, make: Callable[[], Node]) -> None:
     except BaseException:
         child.discard()
         raise
+
+
+def _event(server_end: Handle | None) -> Handle:
+    """A server end to be held until the event; nothing that its client sends stays in it meanwhile."""
+    assert server_end is not None
+    stop_receiving(server_end.fileno())
+    return Handle(server_end.take())
 
 
 def _create_tokens(

@@ -31,7 +31,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from sysmem_protocol.handles import Handle, eventpair
+from sysmem_protocol.handles import Handle, eventpair, stop_receiving
 from sysmemd.ports import ClientInfo, Clock, Log
 
 from . import locks, vmo
@@ -180,6 +180,7 @@ class Buffer:
         """
         near, far = eventpair()
         if self.hold in (Hold.SERVER, Hold.STRONG):
+            stop_receiving(near.fileno())
             self._signals.add(near)
         else:
             near.close()

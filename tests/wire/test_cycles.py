@@ -1,0 +1,117 @@
+"""protocol.md: nothing a client sends leaks a descriptor in the daemon; here those that would keep themselves alive.
+
+A client end that the daemon holds, in a field or in the queue of a socket that it holds, would keep its node alive for
+good when that node in turn keeps the socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import Any
+
+import pytest
+
+from .raw import Channel, Collection, Descriptor, Node, PeerClosed, Wire, constraints
+
+pytestmark = pytest.mark.usefixtures("bystander")
+
+
+def stuff(over: Descriptor, *things: Any, data: bytes = b"*") -> None:
+    """Send descriptors into the other end of an eventpair, if it takes them."""
+    with (
+        socket.socket(fileno=os.dup(over.fileno())) as end,
+        contextlib.suppress(BrokenPipeError, ConnectionResetError),
+    ):
+        socket.send_fds(end, [data], [thing.fileno() for thing in things])
+
+
+def track(node: Node, end: Any, method: str) -> None:
+    table = {1: end} if method == "Node.AttachNodeTracking" else {1: end, 2: 0}
+    node.send(method, table)
+
+
+METHODS = ["Node.AttachNodeTracking", "BufferCollection.AttachLifetimeTracking"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_nodes_own_client_end_is_no_eventpair(wire: Wire, method: str) -> None:
+    """It is connected to a named socket, which linux.md has refused."""
+    collection = wire.connect().non_shared()
+    collection.sync()
+    track(collection, collection.duplicate(), method)
+    collection.assert_closes()
+
+
+def test_a_connection_to_the_daemon_is_no_eventpair(wire: Wire) -> None:
+    collection = wire.connect().non_shared()
+    track(collection, wire.connect().duplicate(), METHODS[0])
+    collection.assert_closes()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_nodes_that_hold_each_others_client_end_leak_nothing(wire: Wire, method: str) -> None:
+    allocator = wire.connect()
+    one, other = allocator.non_shared(), allocator.non_shared()
+    one.sync()
+    other.sync()
+    for node, peer in ((one, other), (other, one)):
+        with contextlib.suppress(PeerClosed):
+            track(node, peer.duplicate(), method)
+    one.close()
+    other.close()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_client_end_in_the_queue_of_an_eventpair_leaks_nothing(
+    wire: Wire, method: str, kind: int, when: str
+) -> None:
+    collection = wire.connect().non_shared()
+    client, server = wire.pair(kind)
+    mine = Descriptor(wire, client.detach())
+    if when == "before":
+        # with an empty datagram first, which is no end
+        stuff(mine, collection, mine, data=b"" if kind == socket.SOCK_SEQPACKET else b"*")
+        stuff(mine, collection, mine)
+    track(collection, server, method)
+    collection.sync()
+    if when == "after":
+        stuff(mine, collection, mine)
+    collection.close()
+    mine.close()
+
+
+def test_a_client_end_in_the_queue_of_close_weak_asap_leaks_nothing(wire: Wire) -> None:
+    allocator = wire.connect()
+    root = allocator.shared()
+    child = root.duplicate_token()
+    child.set_weak()
+    root.sync()
+    child.sync()
+    strong, weak = allocator.bind(root), allocator.bind(child)
+    strong.set_constraints(constraints())
+    weak.set_constraints(constraints())
+    event = weak.wait().close_weak_asap()
+    stuff(event, strong, weak, event)
+
+
+def test_a_client_end_in_its_own_queue_once_its_node_is_finished_leaks_nothing(wire: Wire) -> None:
+    """Answers that nobody reads keep the old end of a turned-in token open; it must not keep itself."""
+    allocator = wire.connect()
+    root = allocator.shared()
+    for txid in range(1, 1000):
+        root.send("Node.Sync", txid=txid)
+    collection: Collection = allocator.bind(root.duplicate())
+    collection.sync()
+    own = Channel(wire, root.socket.dup())
+    with contextlib.suppress(PeerClosed):
+        own.send_bytes(b"*", [own])
+    own.close()
+    root.close()
+    collection.sync()
+    # and the old end is gone while the collection lives on
+    collection.set_constraints(constraints())
+    collection.wait()
