@@ -414,10 +414,16 @@ def test_what_was_closed_does_not_warn(client: blocking.Allocator) -> None:
 def test_a_broken_rule_is_logged_with_who_broke_it(
     client: blocking.Allocator, daemon: Daemon
 ) -> None:
-    client.set_debug_client_info("the-culprit", 4711)
-    with client.allocate_non_shared_collection() as collection:
-        collection.set_constraints()
-        collection.set_constraints()
-        assert collection.wait_closed(timeout=ENOUGH)
-        eventually(lambda: "the-culprit" in daemon.log)
-        assert "4711" in daemon.log
+    with participants(client, 2) as (_, (bad, other)):
+        bad.set_debug_client_info("the-culprit", 4711)
+        bad.set_constraints(buffers())
+        bad.set_constraints(buffers())
+        assert other.wait_closed(timeout=ENOUGH)
+
+    def told() -> bool:
+        return any(
+            "the-culprit" in line and "4711" in line and "SetConstraints" in line
+            for line in daemon.log.splitlines()
+        )
+
+    eventually(told)

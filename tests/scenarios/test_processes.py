@@ -333,7 +333,7 @@ def test_a_client_that_came_and_went_leaves_nothing(daemon: Daemon) -> None:
     before = daemon.descriptors()
     for _ in range(2):
         subprocess.run([sys.executable, "-c", program, str(daemon.runtime_dir)], check=False)
-    eventually(lambda: daemon.descriptors() == before)
+    eventually(lambda: daemon.descriptors() <= before)
 
 
 def test_many_processes_worth_of_participants(client: blocking.Allocator, daemon: Daemon) -> None:

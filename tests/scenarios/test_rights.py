@@ -239,6 +239,7 @@ def test_attached_and_group_children_attenuate_too(client: blocking.Allocator) -
             with parent.wait_for_all_buffers_allocated() as info:
                 assert vmo_of(info).writable is True
             attached = parent.attach_token(rights_attenuation_mask=READER)
+            parent.sync()
             with client.bind_shared_collection(attached) as late:
                 late.set_constraints(buffers(min_buffer_count_for_camping=0))
                 with late.wait_for_all_buffers_allocated() as info:
