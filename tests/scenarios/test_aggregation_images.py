@@ -630,3 +630,117 @@ def test_display_and_gpu_agree_on_a_tiled_format(client: blocking.Allocator) -> 
     assert found.image_format_constraints.pixel_format_modifier == X_TILED
     # Intel tiles: rows of at least one tile (512 bytes), from MinimumRowBytes.
     assert found.image_format_constraints.min_bytes_per_row == 512
+
+
+# 2: many formats
+
+
+def _afbc() -> list[int]:
+    """All 128 AFBC modifiers: two block sizes, six independent bits."""
+    made = []
+    for base in (1, 2):
+        for mask in range(64):
+            bits = [0x10, 0x20, 0x40, 0x800, 0x1000, 0x2000]
+            made.append(
+                0x0800000000000000
+                | base
+                | sum(bit for index, bit in enumerate(bits) if mask >> index & 1)
+            )
+    return made
+
+
+def _open_modifiers(formats: list[int]) -> ImageFormatConstraints:
+    pairs = [PixelFormatAndModifier(number, ANY_MODIFIER) for number in formats]
+    return image(None, pixel_format_and_modifiers=pairs)
+
+
+def _open_formats(modifiers: list[int]) -> list[ImageFormatConstraints]:
+    pairs = [PixelFormatAndModifier(ANY_FORMAT, number) for number in modifiers]
+    return [
+        image(None, pixel_format_and_modifiers=pairs[start : start + 64])
+        for start in range(0, len(pairs), 64)
+    ]
+
+
+def test_512_entries_are_the_most(client: blocking.Allocator) -> None:
+    formats = _open_modifiers([1, 101, 119, 120])
+    exactly = images(*_open_formats(_afbc()))
+    for tables in ([images(formats), exactly], [exactly, images(formats)]):
+        found = image_settings(client, *tables)
+        assert (found.pixel_format, found.pixel_format_modifier) == (1, 0x0800000000000001)
+    beyond = images(*_open_formats([*_afbc(), X_TILED]))
+    assert refused(client, images(formats), beyond)
+    assert refused(client, beyond, images(formats))
+
+
+def test_constraints_over_64_kib_are_refused_before_they_are_sent(
+    client: blocking.Allocator,
+) -> None:
+    pairs = [PixelFormatAndModifier(101, 0x0800000000000001)] * 64
+    sizes = [SizeU(1000, 1000)] * 64
+    entry = image(pixel_format_and_modifiers=pairs, required_max_size_list=sizes)
+    table = images(*[entry] * 64)
+    with client.allocate_non_shared_collection() as collection:
+        with pytest.raises(ValueError, match=r"."):
+            collection.set_constraints(table)
+        collection.set_constraints(images(image()))
+        collection.wait_for_all_buffers_allocated().close()
+
+
+# 4: checks on the aggregate
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ({"required_min_size": SizeU(70, 48)}, {"min_size": SizeU(71, 48)}),
+        ({"required_max_size": SizeU(200, 1)}, {"max_size": SizeU(199, 400)}),
+        ({"required_max_size_list": [SizeU(1, 200)]}, {"max_size": SizeU(400, 199)}),
+        ({"min_bytes_per_row": 1024}, {"max_bytes_per_row": 1023}),
+        ({"max_width_times_height": 5000}, {"min_size": SizeU(100, 51)}),
+        ({"min_size": SizeU(1, 0x10000)}, {"min_size": SizeU(0x10000, 1)}),
+        ({"bytes_per_row_divisor": 512}, {"max_bytes_per_row": 511}),
+        ({"size_alignment": SizeU(256, 1)}, {"max_size": SizeU(255, 255)}),
+    ],
+    ids=repr,
+)
+def test_what_each_may_want_and_both_cannot_have_is_empty(
+    client: blocking.Allocator, one: dict[str, Any], two: dict[str, Any]
+) -> None:
+    first, second = images(image(**one)), images(image(**two))
+    assert not refused(client, first)
+    assert not refused(client, second)
+    assert refused(client, first, second)
+    assert refused(client, second, first)
+
+
+def test_adjustments_are_made_again_when_filling_made_the_format(
+    client: blocking.Allocator,
+) -> None:
+    any_format = image(
+        ANY_FORMAT,
+        pixel_format_modifier=LINEAR,
+        bytes_per_row_divisor=6,
+        min_size=SizeU(65, 31),
+    )
+    any_modifier = image(NV12, pixel_format_modifier=ANY_MODIFIER, min_size=None)
+    any_format.color_spaces = ANY_COLOR
+    found = image_settings(client, images(any_format), images(any_modifier))
+    # NV12: 65 × 31 become even, rows are multiples of 6 and 2.
+    assert found == nv12(min_size=SizeU(66, 32), bytes_per_row_divisor=6, min_bytes_per_row=66)
+
+
+def test_three_participants_in_any_order_agree_on_the_same(client: blocking.Allocator) -> None:
+    tables = [
+        images(image(ANY_FORMAT, color_spaces=ANY_COLOR, bytes_per_row_divisor=48)),
+        images(image(BGRA, size_alignment=SizeU(2, 4)), image(NV12), image(RGBA)),
+        images(image(NV12, max_size=SizeU(999, 999)), image(BGRA, min_size=SizeU(70, 10))),
+    ]
+    expected = delivered(
+        size_alignment=SizeU(2, 4),
+        min_size=SizeU(70, 48),
+        bytes_per_row_divisor=48,
+        min_bytes_per_row=288,
+    )
+    for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
+        assert image_settings(client, *[tables[index] for index in order]) == expected

@@ -427,3 +427,75 @@ def test_a_broken_rule_is_logged_with_who_broke_it(
         )
 
     eventually(told)
+
+
+def until_full(send: Callable[[int], None]) -> int:
+    """Send until a daemon that is stopped has no more room; how many it took."""
+    for number in range(1_000_000):
+        try:
+            send(number)
+        except TimeoutError:
+            return number
+    raise AssertionError("there is always room")
+
+
+def test_a_daemon_that_does_not_read_is_a_timeout_and_nothing_is_lost(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path)
+    with (
+        blocking.connect(tmp_path) as allocator,
+        allocator.allocate_shared_collection() as token,
+        allocator.allocate_shared_collection() as other,
+    ):
+        token.sync()
+        other.sync()
+        other_id = other.get_buffer_collection_id()
+        os.kill(daemon.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(TimeoutError):
+                token.sync(timeout=0.05)
+            sent = until_full(lambda n: token.set_name(n, f"name{n}", timeout=0.05))
+            assert sent > 0
+            for call in (
+                lambda: token.duplicate(timeout=0),
+                lambda: token.duplicate_sync([4], timeout=0.01),
+                lambda: token.attach_node_tracking(timeout=0.01),
+                lambda: token.create_buffer_collection_token_group(timeout=0),
+                lambda: token.get_node_ref(timeout=0),
+            ):
+                with pytest.raises(TimeoutError):
+                    call()
+            until_full(lambda n: allocator.set_debug_client_info("again", n, timeout=0.05))
+            with pytest.raises(TimeoutError):
+                allocator.bind_shared_collection(other, timeout=0)
+            with pytest.raises(TimeoutError):
+                allocator.allocate_non_shared_collection(timeout=0.01)
+        finally:
+            os.kill(daemon.pid, signal.SIGCONT)
+        # Nothing of what timed out was sent, and no token consumed: all goes on.
+        other.sync(timeout=ENOUGH)
+        with allocator.bind_shared_collection(other) as bound:
+            assert bound.get_buffer_collection_id(timeout=ENOUGH) == other_id
+        with allocator.bind_shared_collection(token) as collection:
+            collection.set_constraints(buffers())
+            with collection.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
+                shown = os.readlink(f"/proc/self/fd/{vmo_of(info).fileno()}")
+                assert f"name{sent - 1}:0" in shown
+    daemon.stop()
+
+
+def test_a_release_that_timed_out_can_be_sent_again(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path)
+    with blocking.connect(tmp_path) as allocator, allocator.allocate_shared_collection() as token:
+        child = token.duplicate()
+        token.sync()
+        os.kill(daemon.pid, signal.SIGSTOP)
+        try:
+            until_full(lambda n: child.set_name(n, "x", timeout=0.05))
+            with pytest.raises(TimeoutError):
+                child.release(timeout=0.01)
+        finally:
+            os.kill(daemon.pid, signal.SIGCONT)
+        child.release(timeout=ENOUGH)
+        token.sync()
+        assert token.wait_closed(timeout=0.05) is False
+    daemon.stop()

@@ -469,3 +469,75 @@ def test_connect_gives_up_on_a_daemon_that_accepts_nobody(tmp_path: Path) -> Non
             blocking.connect(tmp_path, timeout=0.01)
         with pytest.raises(TimeoutError):
             blocking.connect(tmp_path, timeout=0)
+
+
+@pytest.mark.parametrize("kind", ["token", "collection", "group"])
+def test_every_node_has_the_calls_of_a_node(client: blocking.Allocator, kind: str) -> None:
+    with client.allocate_shared_collection() as token, ExitStack() as stack:
+        node: blocking.Node = token
+        if kind == "collection":
+            node = stack.enter_context(client.bind_shared_collection(token))
+        elif kind == "group":
+            node = stack.enter_context(token.create_buffer_collection_token_group())
+        assert isinstance(node, blocking.Node)
+        node.sync()
+        node.set_name(1, "n")
+        node.set_debug_client_info("n")
+        node.set_debug_timeout_log_deadline(2**62)
+        node.set_verbose_logging()
+        node.set_weak_ok(for_child_nodes_also=True)
+        assert node.get_buffer_collection_id() > 1
+        with node.get_node_ref() as node_ref:
+            assert node.is_alternate_for(node_ref) is (kind == "group")
+        with node.attach_node_tracking() as tracking:
+            assert tracking.wait_closed(timeout=0) is False
+        assert node.wait_closed(timeout=0) is False
+        assert node.server_koid > 0
+        type(node).from_fd(os.dup(node.fileno())).close()
+        again = type(node).from_fd(node.detach())
+        again.sync()
+        again.close()
+
+
+def test_who_connects_is_checked(daemon: Daemon) -> None:
+    for arguments in ({"id": 2**64}, {"id": -1}, {"name": 3}, {"id": "x"}):
+        with pytest.raises((TypeError, ValueError)):
+            blocking.connect(daemon.runtime_dir, **arguments)
+    with blocking.connect(daemon.runtime_dir, name="", id=0) as allocator:
+        allocator.validate_buffer_collection_token(1)
+
+
+def test_a_buffer_without_a_vmo_cannot_be_mapped(client: blocking.Allocator) -> None:
+    with client.allocate_shared_collection() as token:
+        (child,) = token.duplicate_sync([sysmem.Rights.SAME_RIGHTS])
+        with (
+            client.bind_shared_collection(token) as one,
+            client.bind_shared_collection(child) as two,
+        ):
+            one.set_constraints()
+            two.set_constraints(buffers())
+            with one.wait_for_all_buffers_allocated() as info:
+                assert info.buffers is not None
+                with pytest.raises(Exception, match=r"."), info.buffers[0].map():
+                    pass
+
+
+def test_a_mapping_is_of_the_length_asked_for_and_no_longer_than_the_vmo(
+    client: blocking.Allocator,
+) -> None:
+    with client.allocate_non_shared_collection() as collection:
+        collection.set_constraints(buffers(5000))
+        with collection.wait_for_all_buffers_allocated() as info:
+            vmo = vmo_of(info)
+            assert vmo.size == 8192
+            for length in (1, 5000, 8192):
+                with vmo.map(length) as view:
+                    assert (len(view), view.format, view.itemsize) == (length, "B", 1)
+            with pytest.raises(ValueError, match=r"."), vmo.map(8193):
+                pass
+            copy = vmo.duplicate()
+            info.close()
+            with pytest.raises(sysmem.HandleClosedError):
+                vmo.fileno()
+            with copy, copy.map() as view:
+                view[8191] = 1

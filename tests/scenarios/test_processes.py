@@ -367,3 +367,18 @@ def test_many_processes_worth_of_participants(client: blocking.Allocator, daemon
                 )
             )
             assert {future.result(ENOUGH) for future in futures} == {b"\0"}
+
+
+def test_any_node_can_be_passed_on(client: blocking.Allocator) -> None:
+    with client.allocate_shared_collection() as root:
+        group = root.create_buffer_collection_token_group()
+        group = blocking.BufferCollectionTokenGroup.from_fd(group.detach())
+        (child,) = group.create_children_sync([sysmem.Rights.SAME_RIGHTS])
+        group.all_children_present()
+        with group, client.bind_shared_collection(child) as one:
+            two = client.bind_shared_collection(root)
+            two.set_constraints(buffers())
+            one.set_constraints(buffers())
+            with blocking.BufferCollection.from_fd(two.detach()) as again:
+                again.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+                again.sync()
