@@ -65,6 +65,7 @@ def test_hidden_nodes_below_and_hidden_groups_are_closed(wire: Wire) -> None:
     inner = hidden.group()
     leaf = inner.child()
     hidden.sync()
+    leaf.sync()
     inner.all_children_present()
     outer.all_children_present()
     ends = [allocator.bind(token) for token in (root, chosen, hidden, below, leaf)]
