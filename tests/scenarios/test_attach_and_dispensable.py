@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -455,3 +457,150 @@ def test_node_tracking_waits_for_all_children(client: blocking.Allocator) -> Non
             child.close()
             assert tracking.wait_closed(timeout=ENOUGH)
         parent.sync()
+
+
+def test_attached_participants_keep_the_collection_when_all_others_are_released(
+    client: blocking.Allocator,
+) -> None:
+    with allocated(client) as parent:
+        token = parent.attach_token()
+        parent.sync()
+        with (
+            client.bind_shared_collection(token) as attached,
+            attached.attach_lifetime_tracking() as lifetime,
+        ):
+            attached.set_constraints(buffers())
+            attached.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+            parent.release()
+            assert attached.wait_closed(timeout=SHORTLY) is False
+            attached.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+            again = attached.attach_token()
+            answer = join(client, again, buffers())
+            assert isinstance(answer, sysmem.BufferCollectionInfo)
+            answer.close()
+            assert lifetime.is_closed() is False
+            attached.release()
+            assert lifetime.wait_closed(timeout=ENOUGH)
+
+
+def test_an_attached_group_selects_what_fits_what_exists(client: blocking.Allocator) -> None:
+    with allocated(client) as parent:
+        token = parent.attach_token()
+        group = token.create_buffer_collection_token_group()
+        tokens = group.create_children_sync([sysmem.Rights.SAME_RIGHTS] * 3)
+        group.all_children_present()
+        group.sync()
+        with ExitStack() as stack:
+            stack.enter_context(group)
+            children = [stack.enter_context(client.bind_shared_collection(t)) for t in tokens]
+            top = stack.enter_context(client.bind_shared_collection(token))
+            tables = (buffers(9999), buffers(), buffers())
+            for child, table in zip(children, tables, strict=True):
+                child.set_constraints(table)
+            top.set_constraints(NONE)
+            children[1].wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+            top.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+            assert children[0].wait_closed(timeout=ENOUGH)
+            assert children[2].wait_closed(timeout=ENOUGH)
+            group.sync()
+        parent.sync()
+
+
+def test_a_failed_attached_allocation_closes_its_lifetime_tracking(
+    client: blocking.Allocator,
+) -> None:
+    with allocated(client) as parent:
+        token = parent.attach_token()
+        parent.sync()
+        with (
+            client.bind_shared_collection(token) as attached,
+            attached.attach_lifetime_tracking() as lifetime,
+            attached.attach_node_tracking() as gone,
+        ):
+            attached.sync()
+            assert lifetime.wait_closed(timeout=0) is False
+            attached.set_constraints(buffers(9999))
+            assert lifetime.wait_closed(timeout=ENOUGH)
+            assert gone.wait_closed(timeout=ENOUGH)
+        parent.sync()
+
+
+def test_contiguity_that_exists_is_pinned(client: blocking.Allocator) -> None:
+    existing = memory(physically_contiguous_required=True, min_physical_base_alignment=4096)
+    existing.min_buffer_count = 3
+    with allocated(client, existing) as parent:
+        for table in (buffers(), memory(physically_contiguous_required=True)):
+            answer = join(client, parent.attach_token(), table)
+            assert isinstance(answer, sysmem.BufferCollectionInfo)
+            with answer:
+                assert answer.settings is not None
+                assert answer.settings.buffer_settings is not None
+                assert answer.settings.buffer_settings.is_physically_contiguous is True
+
+
+def test_counts_of_orphans_stay_reserved_until_their_node_leaves(
+    client: blocking.Allocator,
+) -> None:
+    # Three buffers, one camped on. An attached participant camps on two and is released: its
+    # failure domain has no client left, so the node leaves and the two are free again.
+    with allocated(client) as parent:
+        two = buffers(min_buffer_count_for_camping=2)
+        token = parent.attach_token()
+        parent.sync()
+        with client.bind_shared_collection(token) as attached:
+            attached.set_constraints(two)
+            attached.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+            with attached.attach_node_tracking() as gone:
+                child = attached.attach_token()
+                attached.sync()
+                attached.release()
+                # The orphan stays as long as somebody is connected under it.
+                assert gone.wait_closed(timeout=SHORTLY) is False
+                refused = join(client, parent.attach_token(), two)
+                assert not isinstance(refused, sysmem.BufferCollectionInfo)
+                child.release()
+                assert gone.wait_closed(timeout=ENOUGH)
+        answer = join(client, parent.attach_token(), two)
+        assert isinstance(answer, sysmem.BufferCollectionInfo)
+        answer.close()
+
+
+def test_an_attached_participant_may_be_weak(client: blocking.Allocator) -> None:
+    with allocated(client) as parent:
+        token = parent.attach_token()
+        token.set_weak()
+        token.sync()
+        with client.bind_shared_collection(token) as weak:
+            weak.set_constraints(buffers())
+            with weak.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
+                assert info.buffers is not None
+                events = [buffer.close_weak_asap for buffer in info.buffers]
+                parent.release()
+                for event in events:
+                    assert event is not None
+                    assert event.wait_closed(timeout=ENOUGH)
+                assert weak.wait_closed(timeout=ENOUGH)
+
+
+def test_messages_after_release_fail_the_node(client: blocking.Allocator) -> None:
+    with participants(client, 2) as (gate, (one, two)):
+        copy = blocking.BufferCollection.from_fd(os.dup(one.fileno()))
+        one.release()
+        with copy:
+            # After Release the server end is seen to close; a late message is still noticed.
+            assert copy.wait_closed(timeout=ENOUGH)
+            with socket.socket(fileno=os.dup(copy.fileno())) as raw:
+                raw.send(bytes.fromhex("0000000002008001") + SET_VERBOSE_LOGGING)
+            assert two.wait_closed(timeout=ENOUGH)
+            assert gate.wait_closed(timeout=ENOUGH)
+
+
+SET_VERBOSE_LOGGING = 0x5209C77415B4DFAD.to_bytes(8, "little")
+
+
+def test_an_end_shut_down_without_release_is_a_failure(client: blocking.Allocator) -> None:
+    with participants(client, 2) as (_, (one, two)):
+        with socket.socket(fileno=os.dup(one.fileno())) as raw:
+            raw.shutdown(socket.SHUT_WR)
+        assert one.wait_closed(timeout=ENOUGH)
+        assert two.wait_closed(timeout=ENOUGH)
