@@ -81,7 +81,7 @@ def serve(fd: int) -> None:
 
 
 def do(words: list[str], held: list[int], maps: list[mmap.mmap]) -> str:
-    """One command: keep, map, read, write, close, unmap, fork, or a whole participant's part."""
+    """One command: keep, duplicate, map, read, close, unmap, or a whole participant's part."""
     match words:
         case ["keep"]:
             pass
@@ -90,8 +90,6 @@ def do(words: list[str], held: list[int], maps: list[mmap.mmap]) -> str:
             maps.append(mmap.mmap(held[-1], 0, access=kind))
         case ["read", count]:
             return maps[-1][: int(count)].decode()
-        case ["write", content]:
-            maps[-1][: len(content)] = content.encode()
         case ["close"]:
             while held:
                 os.close(held.pop())
@@ -102,8 +100,6 @@ def do(words: list[str], held: list[int], maps: list[mmap.mmap]) -> str:
             held.append(os.dup(held[-1]))
         case ["participate", runtime_dir]:
             return participate(runtime_dir, held.pop())
-        case ["names"]:
-            return "\n".join(os.readlink(f"/proc/self/fd/{fd}") for fd in held)
         case _:
             raise ValueError(words)
     return "done"

@@ -27,6 +27,7 @@ from sysmem import (
 )
 
 from .scenario import (
+    ENOUGH,
     Daemon,
     buffer_settings,
     buffers,
@@ -348,6 +349,21 @@ def test_a_full_heap_is_no_memory_and_empties_again(client: blocking.Allocator) 
         return False
 
     eventually(room)
+
+
+def test_memory_is_reclaimed_before_the_lifetime_event_closes(client: blocking.Allocator) -> None:
+    # Whoever waits for the event can have the whole heap again at once.
+    sixteen = asking(VULKAN, CARVEOUT)
+    sixteen.min_buffer_count = 16
+    for _ in range(10):
+        with (
+            client.allocate_non_shared_collection() as collection,
+            collection.attach_lifetime_tracking() as lifetime,
+        ):
+            collection.set_constraints(sixteen)
+            collection.wait_for_all_buffers_allocated().close()
+            collection.release()
+            assert lifetime.wait_closed(timeout=ENOUGH)
 
 
 def test_more_than_a_heap_holds_is_no_memory(client: blocking.Allocator) -> None:
