@@ -74,7 +74,6 @@ class CoherencyDomain(enum.IntEnum):
 class Rights(enum.IntFlag):
     """What a handle may be used for. SAME_RIGHTS as a mask attenuates nothing."""
 
-    NONE = 0
     DUPLICATE = 0x1
     TRANSFER = 0x2
     READ = 0x4

@@ -74,7 +74,10 @@ def test_shape_strides_and_place_of_each_plane(
         assert plane.shape == shape
         assert plane.strides == strides
         assert plane.itemsize == item_size
-        assert (image.plane_byte_offset(index), image.plane_row_bytes(index)) == (offset, strides[0])
+        assert (image.plane_byte_offset(index), image.plane_row_bytes(index)) == (
+            offset,
+            strides[0],
+        )
         plane[-1, -1] = 0xA5
         with buffer.map() as view:
             last = offset + (shape[0] - 1) * strides[0] + (shape[1] - 1) * strides[1]

@@ -275,7 +275,7 @@ ENUMS: dict[type[enum.IntEnum | enum.IntFlag], dict[str, int]] = {
     },
     sysmem2.CoherencyDomain: {"CPU": 0, "RAM": 1, "INACCESSIBLE": 2},
     sysmem2.Rights: {
-        "NONE": 0, "DUPLICATE": 0x1, "TRANSFER": 0x2, "READ": 0x4, "WRITE": 0x8, "EXECUTE": 0x10,
+        "DUPLICATE": 0x1, "TRANSFER": 0x2, "READ": 0x4, "WRITE": 0x8, "EXECUTE": 0x10,
         "MAP": 0x20, "GET_PROPERTY": 0x40, "SET_PROPERTY": 0x80, "WAIT": 0x4000, "INSPECT": 0x8000,
         "SAME_RIGHTS": 0x80000000,
     },
