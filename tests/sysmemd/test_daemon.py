@@ -422,7 +422,7 @@ async def accepting(
     service.log = log
     monkeypatch.setattr(daemon, "AllocatorServer", lambda _, channel, uid: served.append(channel))
     reactor = TrioReactor(nursery)
-    listener = Listener(*(far if outcome is None else outcome for outcome in outcomes))
+    listener: Any = Listener(*(far if outcome is None else outcome for outcome in outcomes))
     nursery.start_soon(daemon._accept, listener, service, reactor)
     await wait_all_tasks_blocked()
     between(reactor)
@@ -518,7 +518,8 @@ async def test_news_that_can_not_be_processed_do_not_stop_it_nor_spin(
                 raise KeyError("oh")
             readable.recv(1)
 
-    nursery.start_soon(daemon._follow_memory, Memory(), log)
+    memory: Any = Memory()
+    nursery.start_soon(daemon._follow_memory, memory, log)
     await trio.sleep(10)
     assert [round(time - times[0]) for time in times] == [0, 1, 2]
     assert (
