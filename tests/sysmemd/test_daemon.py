@@ -422,8 +422,9 @@ async def accepting(
     service.log = log
     monkeypatch.setattr(daemon, "AllocatorServer", lambda _, channel, uid: served.append(channel))
     reactor = TrioReactor(nursery)
-    listener: Any = Listener(*(far if outcome is None else outcome for outcome in outcomes))
-    nursery.start_soon(daemon._accept, listener, service, reactor)
+    listener = Listener(*(far if outcome is None else outcome for outcome in outcomes))
+    stands_in: Any = listener
+    nursery.start_soon(daemon._accept, stands_in, service, reactor)
     await wait_all_tasks_blocked()
     between(reactor)
     await trio.sleep(10)
