@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from sysmem_protocol import sysmem2
-from sysmem_protocol.handles import Handle
+from sysmem_protocol.handles import Handle, WithBlock
 from sysmem_protocol.library import UINT64, Field, HandleKind, HandleType, Nested, Vector, table
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ _BUFFERS = Field(2, Vector(Nested(VmoBuffer), sysmem2.MAX_BUFFER_COUNT))
 
 
 @table
-class BufferCollectionInfo(sysmem2.BufferCollectionInfo):
+class BufferCollectionInfo(sysmem2.BufferCollectionInfo, WithBlock):
     """The allocated buffers and what holds for each of them. Owns their descriptors; a with-block closes them."""
 
     settings: Annotated[
@@ -253,20 +253,9 @@ class BufferCollectionInfo(sysmem2.BufferCollectionInfo):
         for buffer in self.buffers or ():  # a table that a program made itself may lack them
             buffer.close()
 
-    def __enter__(self) -> BufferCollectionInfo:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 @table
-class VmoInfo(sysmem2.VmoInfo):
+class VmoInfo(sysmem2.VmoInfo, WithBlock):
     """What the daemon knows of a VMO. Owns the descriptors in it; a with-block closes them."""
 
     close_weak_asap: Annotated[EventPair | None, Field(3, HandleType(HandleKind.EVENTPAIR))] = None
@@ -277,14 +266,3 @@ class VmoInfo(sysmem2.VmoInfo):
         for handle in (self.weak_vmo, self.close_weak_asap):
             if handle is not None:
                 handle.close()
-
-    def __enter__(self) -> VmoInfo:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

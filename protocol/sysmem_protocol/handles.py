@@ -15,7 +15,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from .library import HandleKind
 
@@ -27,7 +27,30 @@ class HandleClosedError(ValueError):
     """The handle was closed or given away before this use."""
 
 
-class Handle:
+class Closes(Protocol):
+    """What can be closed."""
+
+    def close(self) -> None: ...
+
+
+class WithBlock:
+    """Something with a `close()`, which the end of a with-block calls."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self: Closes,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Handle(WithBlock):
     """The owner of one descriptor."""
 
     __slots__ = ("__weakref__", "_fd")
@@ -64,17 +87,6 @@ class Handle:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         if getattr(self, "_fd", -1) >= 0:

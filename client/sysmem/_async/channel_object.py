@@ -14,8 +14,9 @@ from sysmem_protocol.library import HandleKind, HandleType, Interface, Method, T
 
 from .._errors import SysmemError
 from .._vmo import BufferCollectionInfo, NodeRef, Vmo, VmoBuffer, VmoInfo
-from .client_end import ClientEnd, WithBlock
+from .client_end import ClientEnd
 from .events import AsyncEventPair
+from .with_block import WithBlock
 
 T = TypeVar("T")
 

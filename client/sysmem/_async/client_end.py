@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 import anyio
 import anyio.lowlevel
 
@@ -179,35 +176,3 @@ class ClientEnd:
         self._closed = True
         self._calls.clear()
         return self._channel.take()
-
-
-class WithBlock:
-    """A with-block, plain or async, that closes at its end. Closing doesn't wait, so both are the same."""
-
-    __slots__ = ()
-
-    def close(self) -> None:
-        """Close."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -14,8 +14,6 @@ import math
 import select
 import threading
 from time import monotonic
-from types import TracebackType
-from typing import Self
 
 from sysmem_protocol.channel import Channel, DescriptorsLost, PeerClosedError
 from sysmem_protocol.handles import Handle, HandleClosedError
@@ -336,27 +334,6 @@ class ClientEnd:
             self._closed = True
             self._calls.clear()
             return self._channel.take()
-
-
-class WithBlock:
-    """A with-block that closes at its end."""
-
-    __slots__ = ()
-
-    def close(self) -> None:
-        """Close."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _poll(fd: int, events: int, seconds: float | None) -> int:

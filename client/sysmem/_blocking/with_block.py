@@ -1,0 +1,3 @@
+"""The with-block of the blocking face's objects: the plain one."""
+
+from sysmem_protocol.handles import WithBlock as WithBlock
