@@ -1,0 +1,270 @@
+"""Any sequence of messages, closes and kills over real sockets: the daemon and the tree's model agree after every step.
+
+The model is the one that the tree itself is held against. Whoever is killed is a process of its own that holds the
+client end; what the others then see is waited for, and nobody else may notice anything.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+from typing import Any
+
+import pytest
+
+import sysmem
+from sysmem import blocking
+
+from ..sysmemd.tree.model import Model, ModelNode, Wish
+from .scenario import ENOUGH, Daemon
+
+STEPS = 60
+MASK = 0x80000000
+
+
+class DaemonsModel(Model):
+    """The model with what the real constraint engine adds: no buffers at all is no agreement."""
+
+    def _aggregate(self, start: ModelNode, visible: list[ModelNode]) -> int | None:
+        return super()._aggregate(start, visible) or None
+
+
+class Negotiation:
+    """One collection, in the daemon and in the model."""
+
+    def __init__(self, allocator: blocking.Allocator, chance: random.Random) -> None:
+        self.allocator = allocator
+        self.chance = chance
+        self.model = DaemonsModel(max_group_selections=64)
+        self.ends: dict[ModelNode, Any] = {self.model.root: allocator.allocate_shared_collection()}
+        self.trackings: list[blocking.EventPair] = []
+        self.told: set[ModelNode] = set()
+
+    # --- who can be talked to ---
+
+    def pick(self, *kinds: str) -> ModelNode | None:
+        """An open node of one of these kinds that wasn't released."""
+        nodes = [
+            node
+            for node in self.ends
+            if node.kind in kinds and node.open and not node.failed and not node.released
+        ]
+        return self.chance.choice(nodes) if nodes else None
+
+    def adopt(self, parent: ModelNode, *ends: Any) -> None:
+        new = [child for child in parent.children if child not in self.ends]
+        self.ends.update(zip(new, ends, strict=True))
+
+    def pick_victim(self, *kinds: str) -> ModelNode | None:
+        """A node to fail: mostly one whose failure leaves somebody over."""
+        node = self.pick(*kinds)
+        above: ModelNode | None = node
+        while above is not None and above.parent is not None:
+            if above.isolation == "do not propagate":
+                return node
+            if above.isolation == "propagate before allocation" and above.result == "success":
+                return node
+            above = above.parent
+        return node if self.chance.random() < 0.1 else None
+
+    # --- steps ---
+
+    def grow(self) -> None:
+        """Something to begin with."""
+        for _ in range(self.chance.randrange(8)):
+            self.chance.choice([self.duplicate, self.duplicate, self.create_group])()
+            if self.chance.random() < 0.5:
+                self.set_dispensable()
+
+    def duplicate(self) -> None:
+        if node := self.pick("token"):
+            self.model.create(node, "token", MASK)
+            self.adopt(node, self.ends[node].duplicate())
+
+    def create_group(self) -> None:
+        if node := self.pick("token"):
+            self.model.create(node, "group", MASK)
+            group = self.ends[node].create_buffer_collection_token_group()
+            self.adopt(node, group)
+            [*_, group_node] = self.ends
+            self.model.create_sync(group_node, [MASK, MASK])
+            self.adopt(group_node, *group.create_children_sync([MASK, MASK]))
+
+    def attach(self) -> None:
+        node = self.pick("collection")
+        if node and not node.weak:
+            self.model.create(node, "token", MASK, attached=True)
+            self.adopt(node, self.ends[node].attach_token())
+            [*_, attached] = self.ends
+            for _ in range(self.chance.randrange(3)):  # a subtree of its own
+                self.model.create(attached, "token", MASK)
+                self.adopt(attached, self.ends[attached].duplicate())
+
+    def set_dispensable(self) -> None:
+        if node := self.pick("token"):
+            self.model.set_dispensable(node)
+            self.ends[node].set_dispensable()
+
+    def set_weak(self) -> None:
+        node = self.pick("token")
+        if node and sum(other.strong for other in self.model.in_tree()) > 1:
+            self.model.set_weak(node)
+            self.ends[node].set_weak()
+
+    def bind(self) -> None:
+        if node := self.pick("token"):
+            self.take_part(node)
+
+    def take_part(self, node: ModelNode) -> None:
+        self.model.bind(node)
+        self.ends[node].sync()
+        self.ends[node] = self.allocator.bind_shared_collection(self.ends[node])
+
+    def set_constraints(self) -> None:
+        node = self.pick("collection")
+        if node and not node.constraints_set:
+            most = self.chance.choice([128, 128, 128, 6])
+            self.say_wish(
+                node, (self.chance.choice([0, 1, 1, 2]), self.chance.choice([0, 2]), most)
+            )
+
+    def say_wish(self, node: ModelNode, wish: Wish) -> None:
+        self.model.set_constraints(node, wish)
+        self.ends[node].set_constraints(
+            sysmem.BufferCollectionConstraints(
+                usage=sysmem.BufferUsage(cpu=sysmem.CpuUsage.READ),
+                min_buffer_count_for_camping=wish[0],
+                min_buffer_count=wish[1],
+                max_buffer_count=wish[2],
+                buffer_memory_constraints=sysmem.BufferMemoryConstraints(min_size_bytes=64),
+            )
+        )
+
+    def everybody_gets_ready(self) -> None:
+        """What random steps would seldom come to."""
+        for node in list(self.ends):
+            if node.failed or node.released or not node.open or node.ready:
+                continue
+            if node.kind == "group":
+                self.model.all_children_present(node)
+                self.ends[node].all_children_present()
+                self.ends[node].sync()
+                continue
+            if node.kind == "token":
+                self.take_part(node)
+            self.say_wish(node, (1 if self.model.count is None else 0, 0, 128))
+            self.settled()
+
+    def all_children_present(self) -> None:
+        node = self.pick("group")
+        if node and not node.all_present:
+            self.model.all_children_present(node)
+            self.ends[node].all_children_present()
+
+    def release(self) -> None:
+        node = self.pick("token", "collection", "group")
+        if node and (node.kind != "group" or node.all_present) and self.chance.random() < 0.5:
+            self.model.release(node)
+            self.model.close(node)
+            self.ends[node].release()
+
+    def track(self) -> None:
+        if node := self.pick("token", "collection", "group"):
+            self.model.attach_tracking(node, len(self.trackings))
+            self.trackings.append(self.ends[node].attach_node_tracking())
+
+    def break_a_rule(self) -> None:
+        """A second SetConstraints."""
+        node = self.pick_victim("collection")
+        if node and node.constraints_set:
+            self.model.fail(node)
+            self.ends[node].set_constraints()
+
+    def kill(self) -> None:
+        """The node's client end goes to a process, which is then killed."""
+        node = self.pick_victim("token", "collection", "group")
+        if node is None:
+            return
+        self.ends[node].sync()
+        fd = self.ends[node].detach()
+        with sysmem.Vmo(fd):  # owns it here
+            holder = subprocess.Popen(["sleep", "1000"], pass_fds=[fd])
+        self.others_notice_nothing()
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        self.model.close(node)
+
+    # --- after a step ---
+
+    def settled(self) -> None:
+        """Wait until the daemon has seen the step; all that the model says of it must then be so."""
+        if self.model.strong_dropped:
+            self.model.no_strong_handles()  # nobody keeps a buffer here
+        for node, end in self.ends.items():
+            if node.failed and not end.closed:
+                assert end.wait_closed(ENOUGH), f"{node} has failed"
+                end.close()
+        self.others_notice_nothing()
+        for number, tracking in enumerate(self.trackings):
+            if number in self.model.closed_events:
+                assert tracking.wait_closed(ENOUGH)
+            else:
+                assert not tracking.is_closed()
+        for node, end in self.ends.items():
+            if node.kind == "collection" and not end.closed:
+                self.check_result(node, end)
+
+    def others_notice_nothing(self) -> None:
+        for _ in range(
+            2
+        ):  # the second one is answered after everything that was there before the first
+            for node, end in self.ends.items():
+                if not node.failed and not end.closed:
+                    end.sync(timeout=ENOUGH)
+
+    def check_result(self, node: ModelNode, end: blocking.BufferCollection) -> None:
+        if node.result is None:
+            with pytest.raises(sysmem.SysmemError) as pending:
+                end.check_all_buffers_allocated()
+            assert pending.value.error == sysmem.Error.PENDING
+            return
+        assert node.result == "success"
+        end.check_all_buffers_allocated()
+        if node not in self.told and node.constraints_set and (not node.weak or node.weak_ok):
+            self.told.add(node)
+            self.model.wait(node)
+            with end.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
+                assert len(info.buffers) == self.model.count
+
+    def close(self) -> None:
+        for end in (*self.ends.values(), *self.trackings):
+            end.close()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_daemon_and_model_agree(client: blocking.Allocator, daemon: Daemon, seed: int) -> None:
+    chance = random.Random(seed)
+    negotiation = Negotiation(client, chance)
+    negotiation.grow()
+    steps = [
+        *[negotiation.duplicate] * 4,
+        negotiation.create_group,
+        *[negotiation.attach] * 2,
+        negotiation.set_dispensable,
+        negotiation.set_weak,
+        *[negotiation.bind] * 2,
+        *[negotiation.set_constraints] * 2,
+        *[negotiation.everybody_gets_ready] * 2,
+        negotiation.all_children_present,
+        negotiation.release,
+        *[negotiation.track] * 2,
+        negotiation.break_a_rule,
+        negotiation.kill,
+    ]
+    for _ in range(STEPS):
+        if negotiation.model.gone:
+            break
+        chance.choice(steps)()
+        negotiation.settled()
+    negotiation.close()
