@@ -1,0 +1,52 @@
+"""Ten thousand buffers come and go: the daemon and the client hold in the end what they held at the start."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import sysmem
+from sysmem import blocking
+
+from .scenario import Daemon
+
+CYCLES = 10_000
+WARM_UP = 500
+#: What caches and the allocator of the interpreter may still come to after the warm-up.
+SLACK_KIB = 4096
+
+
+def resident_kib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])
+
+
+def allocate_use_close(allocator: blocking.Allocator, number: int) -> None:
+    with allocator.allocate_non_shared_collection() as collection:
+        collection.set_constraints(
+            sysmem.BufferCollectionConstraints(
+                usage=sysmem.BufferUsage(cpu=sysmem.CpuUsage.WRITE),
+                min_buffer_count=1,
+                buffer_memory_constraints=sysmem.BufferMemoryConstraints(min_size_bytes=8192),
+            )
+        )
+        with collection.wait_for_all_buffers_allocated() as info, info.buffers[0].map() as view:
+            view[:8] = number.to_bytes(8, "little")
+        if number % 2:
+            collection.release()
+
+
+def test_ten_thousand_cycles_leave_nothing(client: blocking.Allocator, daemon: Daemon) -> None:
+    for number in range(WARM_UP):
+        allocate_use_close(client, number)
+    client.validate_buffer_collection_token(0)
+    before = resident_kib(daemon.pid), resident_kib(os.getpid())
+    descriptors = daemon.descriptors(), len(os.listdir("/proc/self/fd"))
+    for number in range(CYCLES):
+        allocate_use_close(client, number)
+    for _ in range(2):  # what was closed before the first was seen before the second is answered
+        client.validate_buffer_collection_token(0)
+    assert (daemon.descriptors(), len(os.listdir("/proc/self/fd"))) == descriptors
+    after = resident_kib(daemon.pid), resident_kib(os.getpid())
+    assert after[0] < before[0] + SLACK_KIB, "the daemon's memory"
+    assert after[1] < before[1] + SLACK_KIB, "the client's memory"
