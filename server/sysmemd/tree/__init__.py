@@ -8,7 +8,7 @@ attempt does.
 from .collection import LogicalBufferCollection
 from .node import Node
 from .outcome import Allocated, Attempt, RefusedSelection
-from .ports import BufferMaker, Buffers, Misuse, NodeChannel, NotInCollection
+from .ports import BufferMaker, Buffers, Inline, Misuse, NodeChannel, NotInCollection, Worker
 from .state import Isolation, NodeKind, State
 from .trackings import MAX_NODE_TRACKINGS
 
@@ -18,6 +18,7 @@ __all__ = [
     "Attempt",
     "BufferMaker",
     "Buffers",
+    "Inline",
     "Isolation",
     "LogicalBufferCollection",
     "Misuse",
@@ -27,4 +28,5 @@ __all__ = [
     "NotInCollection",
     "RefusedSelection",
     "State",
+    "Worker",
 ]

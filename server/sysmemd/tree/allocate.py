@@ -2,6 +2,10 @@
 
 The root's attempt makes the buffers. An attached one joins what exists: all that have allocated so far and are still in
 the tree stay participants, and nothing about the buffers may change.
+
+An attempt has two halves: a question, which may be answered elsewhere, and the conclusion, which changes the tree. In
+between no message to the collection is processed. All that can happen to the subtree then is that it fails as a whole:
+none of its nodes has allocated yet, so a failure of one reaches the start node, and nothing more can join.
 """
 
 from __future__ import annotations
@@ -11,16 +15,16 @@ from typing import TYPE_CHECKING
 
 from sysmem_protocol.sysmem2 import Error, Rights
 
-from ..constraints import Allocation, Participant
+from ..constraints import Participant
 from ..ports import NoMemoryError
 from . import describe
+from .choose import Chosen, NoneChosen, Question
 from .describe import Level
-from .engine import Refusal
 from .failure import Cause, fail_subtree
-from .outcome import Allocated, Attempt, RefusedSelection
+from .outcome import Allocated, Attempt
 from .ports import Buffers
 from .rights import delivered_rights, wants_vmos
-from .selection import Selection
+from .selection import Snapshot
 from .state import NodeKind
 from .walk import all_children, breadth_first
 
@@ -29,25 +33,45 @@ if TYPE_CHECKING:
     from .node import Node
 
 
-def attempt(subtree: PrunedSubtree) -> None:
-    """Allocate a pruned subtree in which every node is ready, or fail it.
-
-    Everything is worked out first; then the nodes are told, so that nobody sees half of it.
-    """
+def ask(subtree: PrunedSubtree) -> Question:
+    """Begin to allocate a pruned subtree in which every node is ready; what has to be found out for that."""
     start = subtree.start
     collection = start.collection
     if start.parent is None:
         collection.overdue.cancel()
     if collection.verbose:
         start.say(Level.INFO, "attempting allocation", tree=describe.tree(collection.root))
-    refused: list[RefusedSelection] = []
-    chosen = _choose(start, refused)
-    if isinstance(chosen, Error):
-        _refused(start, chosen, tuple(refused))
+    snapshot = Snapshot(start)
+    return Question(
+        snapshot=snapshot,
+        participants={node: node.participants() for node in snapshot.children},
+        engine=collection.engine,
+        platform=collection.platform,
+        max_selections=collection.max_group_selections,
+        verbose=collection.verbose,
+        having=None if collection.allocation is None else collection.having(collection.allocation),
+    )
+
+
+def conclude(subtree: PrunedSubtree, answer: Chosen | NoneChosen) -> None:
+    """Allocate the pruned subtree, or fail it.
+
+    Everything was worked out before; now the nodes are told, so that nobody sees half of it.
+    """
+    start = subtree.start
+    if (
+        not start.in_tree
+    ):  # it failed meanwhile, but has perhaps been counted among those who have the buffers
+        start.collection.participants_changed()
         return
-    selection, allocation = chosen
+    if isinstance(answer, NoneChosen):
+        start.say(_failure_level(start), "allocation failed", **answer.fields)
+        if answer.report is not None:
+            start.say(Level.INFO, "combined result", report=answer.report)
+        _failed(start, Attempt(answer.error, answer.reason, answer.refused))
+        return
     try:
-        buffers = collection.buffers_for(allocation)
+        buffers = start.collection.buffers_for(answer.allocation)
     except NoMemoryError as error:
         start.say(
             _failure_level(start),
@@ -55,33 +79,9 @@ def attempt(subtree: PrunedSubtree) -> None:
             error=Error.NO_MEMORY.name,
             reason=str(error),
         )
-        _failed(start, Attempt(Error.NO_MEMORY, str(error), tuple(refused)))
+        _failed(start, Attempt(Error.NO_MEMORY, str(error), answer.refused))
         return
-    _succeeded(subtree, selection, allocation, buffers, Attempt(None, "", tuple(refused)))
-
-
-def _choose(start: Node, refused: list[RefusedSelection]) -> tuple[Selection, Allocation] | Error:
-    """The first selection that suits everybody, and what it comes to; `refused` gets those that don't."""
-    selection: Selection | None = Selection(start)
-    while selection is not None:
-        if len(refused) == start.collection.max_group_selections:
-            return Error.TOO_MANY_GROUP_CHILD_COMBINATIONS
-        result = _aggregate(start, selection)
-        if isinstance(result, Allocation):
-            return selection, result
-        refused.append(RefusedSelection(selection.choices, result))
-        selection = selection.next()
-    return Error.CONSTRAINTS_INTERSECTION_EMPTY
-
-
-def _aggregate(start: Node, selection: Selection) -> Allocation | Refusal:
-    """What the participants of a selection agree on; for an attached one, whether that is what exists."""
-    collection = start.collection
-    participants = participants_of(selection.visible())
-    if collection.allocation is None:
-        return collection.engine.aggregate(participants, collection.platform)
-    refusal = collection.joining(collection.allocation).attempt(participants)
-    return collection.allocation if refusal is None else refusal
+    _succeeded(subtree, answer, buffers)
 
 
 def participants_of(nodes: Iterable[Node]) -> list[Participant]:
@@ -89,29 +89,22 @@ def participants_of(nodes: Iterable[Node]) -> list[Participant]:
     return [participant for node in nodes for participant in node.participants()]
 
 
-def _succeeded(
-    subtree: PrunedSubtree,
-    selection: Selection,
-    allocation: Allocation,
-    buffers: Buffers,
-    result: Attempt,
-) -> None:
+def _succeeded(subtree: PrunedSubtree, answer: Chosen, buffers: Buffers) -> None:
     start = subtree.start
     collection = start.collection
+    allocation = answer.allocation
     subtree.allocated = True
-    collection.last_attempt = result
-    visible = list(selection.visible())
-    if start.parent is not None:
-        collection.joining(allocation).settle(participants_of(visible))
+    collection.last_attempt = Attempt(None, "", answer.refused)
     start.say(
-        Level.INFO if collection.verbose else Level.DEBUG,
+        Level.INFO if answer.report is not None else Level.DEBUG,
         "allocated" if start.parent is None else "joined the allocation",
         count=allocation.buffer_count,
-        selected=list(selection.choices),
-        refused=[str(entry) for entry in result.refused],
+        selected=list(answer.selection.choices),
+        refused=answer.lines,
     )
-    if collection.verbose:
-        start.say(Level.INFO, "combined result", report=_report(allocation))
+    if answer.report is not None:
+        start.say(Level.INFO, "combined result", report=answer.report)
+    visible = list(answer.selection.visible())
     for node in visible:
         rights = delivered_rights(node.constraints, node.rights_mask)
         node.allocate(
@@ -124,39 +117,13 @@ def _succeeded(
                 weak=node.is_weak,
             )
         )
-    for node in selection.hidden():
+    for node in answer.selection.hidden():
         fail_subtree(node, Cause.NOT_SELECTED, node)
     for node in visible:
         node.answer()
         for child in node.children:
             if child.subtree is not subtree:
                 collection.census.consider(child.subtree)
-
-
-def _refused(start: Node, error: Error, refused: tuple[RefusedSelection, ...]) -> None:
-    """No selection suited everybody. The reason is the first's, for that is what the participants wanted most."""
-    first = refused[0].refusal
-    reason = str(first)
-    start.say(
-        _failure_level(start),
-        "allocation failed",
-        error=error.name,
-        reason=reason,
-        stage=first.stage.value,
-        rule=first.rule.value,
-        field=first.path,
-        conflict=[f"{who.name} ({who.id})" for who in first.conflict],
-        selections=[str(entry) for entry in refused],
-    )
-    if start.collection.verbose:
-        start.say(Level.INFO, "combined result", report=first.report())
-    _failed(start, Attempt(error, reason, refused))
-
-
-def _report(allocation: Allocation) -> str:
-    """The settings, and how they came about if the engine kept that."""
-    explained = "" if allocation.case is None else f"\n{allocation.explain()}"
-    return f"{allocation.settings!r}{explained}"
 
 
 def _failure_level(start: Node) -> Level:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from functools import cmp_to_key
+from functools import cmp_to_key, partial
 from typing import Any, Final
 
 from ..constraints import Allocation, Platform
 from ..ports import ClientInfo, Clock, Log
 from . import describe
-from .allocate import attempt, participants_of
+from .allocate import ask, conclude, participants_of
 from .census import Census, PrunedSubtree
+from .choose import Chosen, Having, NoneChosen
 from .describe import Level
-from .engine import DEFAULT_ENGINE, Engine, Joining
+from .engine import DEFAULT_ENGINE, Engine
 from .failure import Cause, fail
 from .node import Node
 from .outcome import Attempt
 from .overdue import Overdue
-from .ports import BufferMaker, Buffers, NodeChannel
+from .ports import BufferMaker, Buffers, Inline, NodeChannel, Worker
 from .walk import all_children, allocated_children, breadth_first, compare_breadth_first
 
 #: Group selections that an attempt may try; a choice of a few dozen is generous and takes no time.
@@ -40,12 +42,14 @@ class LogicalBufferCollection:
         max_group_selections: int = DEFAULT_MAX_GROUP_SELECTIONS,
         on_gone: Callable[[], None] = lambda: None,
         engine: Engine = DEFAULT_ENGINE,
+        worker: Worker | None = None,
     ) -> None:
         """A collection whose root is a token served on `channel` by `client`.
 
         For AllocateNonSharedCollection, `root.bind` the same channel at once. `id` is never reused in a boot of the
         machine. `on_gone` is called once, when the last node has left the tree. `engine` aggregates constraints; the
-        daemon's own unless a test says otherwise.
+        daemon's own unless a test says otherwise. `worker` works out what an attempt comes to; without one that is done
+        at once.
         """
         self.id = id
         #: The collection's name as set so far; empty when nobody named it.
@@ -63,11 +67,18 @@ class LogicalBufferCollection:
         #: The last attempt that finished, the root's or an attached subtree's.
         self.last_attempt: Attempt | None = None
         self._holds_strong = False
-        self._joining: Joining | None = None
+        self._having: Having | None = None
+        #: Whether an attempt is under way. Until it is over nobody may say anything to a node.
+        self.busy = False
+        self._when_idle: list[Callable[[], None]] = []
+        self._settling = False
+        #: The pruned subtrees that are still to be attempted in this pass.
+        self._to_attempt: deque[PrunedSubtree] = deque()
         #: Whether the root has failed: no node is left.
         self.is_gone = False
         self.census = Census()
         self._memory = memory
+        self._worker = worker or Inline()
         self._log = log.bind(collection_id=id)
         self._on_gone = on_gone
         self._last_node_number = 0
@@ -87,6 +98,11 @@ class LogicalBufferCollection:
     def nodes(self) -> Iterator[Node]:
         """All nodes in the tree, breadth first; none when the collection is gone."""
         return iter(()) if self.is_gone else breadth_first(self.root, all_children)
+
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when no attempt is under way: now or later."""
+        self._when_idle.append(callback)
+        self._tell_idle()
 
     def shut_down(self) -> None:
         """Fail the whole tree, quietly, because the daemon stops."""
@@ -110,17 +126,16 @@ class LogicalBufferCollection:
         """Do what the last event made possible, until nothing changes.
 
         Fail the failure domains that nobody is connected to, see whether a strong node is left, attempt the pruned
-        subtrees that have become ready.
+        subtrees that have become ready. While an attempt is under way nothing is done: it is gone on with afterwards.
         """
-        while True:
-            self._fail_unattended()
-            self._check_strong()
-            ready = self.census.take_ready()
-            if not ready:
-                return
-            for subtree in _in_order(ready):
+        self._settling = True
+        try:
+            while not self.busy and (self._to_attempt or self._begin_pass()):
+                subtree = self._to_attempt.popleft()
                 if subtree.is_ready:
-                    attempt(subtree)
+                    self._attempt(subtree)
+        finally:
+            self._settling = False
 
     def buffers_for(self, allocation: Allocation) -> Buffers:
         """The buffers of a successful aggregation: made for the first, the root's; the same for all others.
@@ -139,19 +154,19 @@ class LogicalBufferCollection:
             self._holds_strong = True
         return self.buffers
 
-    def joining(self, existing: Allocation) -> Joining:
-        """Attached attempts against `existing`, with all that have it and are in the tree.
+    def having(self, existing: Allocation) -> Having:
+        """Those who have `existing` and are in the tree.
 
         These come breadth first, and after them those who have joined since, in the order in which they did.
         """
-        if self._joining is None:
-            having = breadth_first(self.root, allocated_children)
-            self._joining = self.engine.joining(participants_of(having), existing, self.platform)
-        return self._joining
+        if self._having is None:
+            nodes = breadth_first(self.root, allocated_children)
+            self._having = Having(existing, participants_of(nodes))
+        return self._having
 
     def participants_changed(self) -> None:
         """Somebody who has the buffers left the tree, or has a new name."""
-        self._joining = None
+        self._having = None
 
     def say(self, level: Level, event: str, node: Node | None = None, **fields: Any) -> None:
         """Log one line about the collection, or one of its nodes."""
@@ -166,6 +181,37 @@ class LogicalBufferCollection:
         self._on_gone()
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _begin_pass(self) -> bool:
+        """Fail what has to; whether there is something to attempt then."""
+        self._fail_unattended()
+        self._check_strong()
+        self._to_attempt.extend(_in_order(self.census.take_ready()))
+        return bool(self._to_attempt)
+
+    def _attempt(self, subtree: PrunedSubtree) -> None:
+        question = ask(subtree)
+        self.busy = True
+        self._worker.run(question.answer, partial(self._answered, subtree), question.cost)
+
+    def _answered(self, subtree: PrunedSubtree, answer: Chosen | NoneChosen | Exception) -> None:
+        """An attempt is worked out. Whatever goes wrong with it ends this collection and no other."""
+        self.busy = False
+        try:
+            if isinstance(answer, Exception):
+                raise answer
+            conclude(subtree, answer)
+        except Exception as error:
+            self.say(Level.ERROR, "an attempt broke", reason=repr(error), exc_info=True)
+            if not self.is_gone:
+                fail(self.root, Cause.BROKEN)
+        if not self._settling:
+            self.settle()
+            self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        while self._when_idle and not self.busy:
+            self._when_idle.pop(0)()
 
     def _fail_unattended(self) -> None:
         while domains := self.census.take_unattended():
@@ -188,6 +234,9 @@ class LogicalBufferCollection:
 
     def _no_strong_handles(self) -> None:
         """Memory says: the last strong handle to the last buffer is gone."""
+        self.when_idle(self._fail_without_strong_handles)
+
+    def _fail_without_strong_handles(self) -> None:
         if not self.is_gone:
             fail(self.root, Cause.NO_STRONG_HANDLES)
 

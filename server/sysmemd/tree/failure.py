@@ -23,6 +23,7 @@ class Cause(enum.Enum):
     NO_STRONG_HANDLES = "no strong handle to any buffer left"
     ALLOCATION = "allocation failed"
     NOT_SELECTED = "not selected by its group"
+    BROKEN = "the daemon failed"
     SHUT_DOWN = "the daemon is stopping"
 
 
@@ -46,6 +47,7 @@ LOUDNESS: Final = {
     Cause.NO_STRONG_HANDLES: Loudness(Level.DEBUG, Level.DEBUG, Level.DEBUG),
     Cause.ALLOCATION: Loudness(Level.DEBUG, Level.DEBUG, Level.DEBUG),
     Cause.NOT_SELECTED: Loudness(Level.DEBUG, Level.DEBUG, Level.DEBUG),
+    Cause.BROKEN: Loudness(Level.ERROR, Level.ERROR, Level.ERROR),
     Cause.SHUT_DOWN: Loudness(Level.DEBUG, Level.DEBUG, Level.DEBUG),
 }
 

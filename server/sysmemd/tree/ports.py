@@ -1,17 +1,20 @@
 """What the tree asks of the world, and how it says that a client broke a rule.
 
 The tree knows no sockets, descriptors or event loop. It is called with what clients said and answers through these
-ports, which tests replace with recorders. No port may call back into the tree before its call has returned.
+ports, which tests replace with recorders. No port may call back into the tree before its call has returned, but for
+a `Worker`, which may be done at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from sysmem_protocol.sysmem2 import SingleBufferSettings
 
 from ..ports import Closeable
+
+T = TypeVar("T")
 
 
 class Misuse(Exception):
@@ -72,3 +75,23 @@ class BufferMaker(Protocol):
         call, when the last strong handle to the last of the buffers is gone. Raises :class:`.NoMemoryError`.
         """
         ...
+
+
+class Worker(Protocol):
+    """Who does what may take long."""
+
+    def run(self, work: Callable[[], T], done: Callable[[T], None], cost: int) -> None:
+        """Call `done` with what `work` returns: before this returns, or later, from where the tree is called.
+
+        `work` reads nothing that changes meanwhile, so it may run in another thread, and it doesn't raise. `cost` is
+        an estimate of what it takes at most, in the unit of :mod:`.effort`.
+        """
+        ...
+
+
+class Inline:
+    """A worker that has done everything at once."""
+
+    def run(self, work: Callable[[], T], done: Callable[[T], None], cost: int) -> None:
+        """See :class:`Worker`."""
+        done(work())

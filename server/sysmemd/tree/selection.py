@@ -18,25 +18,49 @@ if TYPE_CHECKING:
     from .node import Node
 
 
+class Snapshot:
+    """A pruned subtree as it is now: what comes and goes in the tree later doesn't change it."""
+
+    __slots__ = ("children", "groups", "start")
+
+    def __init__(self, start: Node) -> None:
+        self.start = start
+        #: Every node in breadth-first order, with its children in order of creation.
+        self.children: dict[Node, tuple[Node, ...]] = {
+            node: tuple(joined_children(node)) for node in breadth_first(start, joined_children)
+        }
+        self.groups = frozenset(filter(is_group, self.children))
+
+    def selections(self, most: int) -> int:
+        """How many selections there may be, at least as many as there are, and not counted beyond `most`."""
+        count = 1
+        for group in self.groups:
+            count *= len(self.children[group])
+            if count >= most:
+                return most
+        return count
+
+
 class Selection:
     """One way to choose a child in every visible group below a start node."""
 
-    __slots__ = ("_chosen", "_groups", "_start")
+    __slots__ = ("_chosen", "_groups", "_snapshot")
 
-    def __init__(self, start: Node, chosen: Mapping[Node, int] | None = None) -> None:
+    def __init__(self, snapshot: Snapshot, chosen: Mapping[Node, int] | None = None) -> None:
         """The selection with the choices given, and child 0 in the groups that it doesn't name."""
-        self._start = start
+        self._snapshot = snapshot
         self._chosen = dict(chosen or {})
         #: Visible groups in order of rank, each with its children.
         self._groups: dict[Node, tuple[Node, ...]] = {}
-        for node in depth_first(start, self._visible_children):
-            if is_group(node):
-                self._groups[node] = tuple(node.children)
+        for node in depth_first(snapshot.start, self._visible_children):
+            if node in snapshot.groups:
+                self._groups[node] = snapshot.children[node]
 
     def _visible_children(self, node: Node) -> Iterable[Node]:
-        if is_group(node):
-            return (tuple(node.children)[self._chosen.get(node, 0)],)
-        return joined_children(node)
+        children = self._snapshot.children[node]
+        if node in self._snapshot.groups:
+            return (children[self._chosen.get(node, 0)],)
+        return children
 
     @property
     def choices(self) -> tuple[int, ...]:
@@ -45,7 +69,7 @@ class Selection:
 
     def visible(self) -> Iterator[Node]:
         """The nodes that take part, in breadth-first order."""
-        return breadth_first(self._start, self._visible_children)
+        return breadth_first(self._snapshot.start, self._visible_children)
 
     def hidden(self) -> Iterator[Node]:
         """The children that visible groups didn't select; all below them is hidden with them."""
@@ -61,5 +85,5 @@ class Selection:
             following = self._chosen.get(group, 0) + 1
             if following < len(self._groups[group]):
                 kept = {higher: self._chosen.get(higher, 0) for higher in groups}
-                return Selection(self._start, {**kept, group: following})
+                return Selection(self._snapshot, {**kept, group: following})
         return None

@@ -6,7 +6,7 @@ import pytest
 
 from sysmem_protocol.sysmem2 import Error
 from sysmemd.tree import Allocated, Node
-from sysmemd.tree.selection import Selection
+from sysmemd.tree.selection import Selection, Snapshot
 
 from .world import IMPOSSIBLE, World, wanting
 
@@ -18,7 +18,7 @@ def group_of(world: World, parent: Node, count: int = 2) -> tuple[Node, list[Nod
 
 def every_selection(start: Node) -> list[tuple[int, ...]]:
     found = []
-    selection: Selection | None = Selection(start)
+    selection: Selection | None = Selection(Snapshot(start))
     while selection is not None:
         found.append(selection.choices)
         selection = selection.next()
@@ -41,7 +41,7 @@ def settle_all(world: World, viable: set[Node]) -> None:
 def test_without_groups_there_is_one_selection() -> None:
     world = World()
     child = world.token(world.root)
-    selection = Selection(world.root)
+    selection = Selection(Snapshot(world.root))
     assert every_selection(world.root) == [()]
     assert list(selection.visible()) == [world.root, child]
     assert list(selection.hidden()) == []
@@ -80,7 +80,7 @@ def test_visible_and_hidden() -> None:
     world = World()
     group, (first, second) = group_of(world, world.root)
     below = world.token(first)
-    selection = Selection(world.root)
+    selection = Selection(Snapshot(world.root))
     assert list(selection.visible()) == [world.root, group, first, below]
     assert list(selection.hidden()) == [second]
     following = selection.next()
@@ -94,7 +94,7 @@ def test_attached_nodes_are_no_part_of_a_selection() -> None:
     child = world.token(world.root)
     world.bind(child)
     world.attach(child)
-    assert list(Selection(world.root).visible()) == [world.root, child]
+    assert list(Selection(Snapshot(world.root)).visible()) == [world.root, child]
 
 
 # --- the bound ---

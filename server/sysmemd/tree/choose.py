@@ -1,0 +1,156 @@
+"""What an attempt has to find out, apart from the tree.
+
+A :class:`Question` holds all that the answer depends on, as it was when it was asked, so that it may be answered in
+another thread while the tree goes on. What is costly is in the answer: the lines of the log too, for who is in conflict
+with whom takes further aggregations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sysmem_protocol.sysmem2 import Error
+
+from ..constraints import Allocation, Participant, Platform
+from .effort import attempt_cost, effort
+from .engine import Engine, Joining, Refusal
+from .outcome import RefusedSelection
+from .selection import Selection, Snapshot
+
+if TYPE_CHECKING:
+    from .node import Node
+
+
+class Having:
+    """Those who have the buffers already, for attached attempts."""
+
+    def __init__(self, existing: Allocation, participants: Sequence[Participant]) -> None:
+        """`participants` have come to `existing` together."""
+        self.existing = existing
+        self.effort = effort(participants)
+        self.count = len(participants)
+        self._participants: Sequence[Participant] = participants
+        self._joining: Joining | None = None
+
+    def joining(self, engine: Engine, platform: Platform) -> Joining:
+        """The attempts against what exists; made when it is first needed, which is work."""
+        if self._joining is None:
+            self._joining = engine.joining(self._participants, self.existing, platform)
+            self._participants = ()
+        return self._joining
+
+    def joined(self, newcomers: Sequence[Participant]) -> None:
+        """These have it too, from now on. Not before the attempt that they won."""
+        assert self._joining is not None
+        self._joining.settle(newcomers)
+        self.effort += effort(newcomers)
+        self.count += len(newcomers)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The first selection that suits everybody, and what it comes to."""
+
+    selection: Selection
+    allocation: Allocation
+    refused: tuple[RefusedSelection, ...]
+    #: `refused`, one line each.
+    lines: list[str]
+    #: The settings, and how they came about if the engine kept that; None unless it was asked for.
+    report: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NoneChosen:
+    """No selection suits everybody. The reason is the first's, for that is what the participants wanted most."""
+
+    error: Error
+    reason: str
+    refused: tuple[RefusedSelection, ...]
+    #: What the log says of it.
+    fields: dict[str, Any]
+    #: The first refusal's table; None unless it was asked for.
+    report: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which selection suits everybody?"""
+
+    snapshot: Snapshot
+    participants: dict[Node, tuple[Participant, ...]]
+    engine: Engine
+    platform: Platform
+    max_selections: int
+    #: Whether a report is wanted.
+    verbose: bool
+    #: Of an attached attempt: whom it has to get along with. Nobody else uses it until the answer is there.
+    having: Having | None
+
+    @property
+    def cost(self) -> int:
+        """What answering takes if all goes badly."""
+        everybody = [one for participants in self.participants.values() for one in participants]
+        total, count = effort(everybody), len(everybody)
+        if self.having is not None:
+            total, count = total + self.having.effort, count + self.having.count
+        return attempt_cost(total, count, self.snapshot.selections(self.max_selections))
+
+    def answer(self) -> Chosen | NoneChosen | Exception:
+        """The answer, or what went wrong in the search for it, which would be the daemon's fault."""
+        try:
+            return self._answer()
+        except Exception as error:
+            return error
+
+    def _answer(self) -> Chosen | NoneChosen:
+        refused: list[RefusedSelection] = []
+        for selection in self._selections():
+            if len(refused) == self.max_selections:
+                return self._none(Error.TOO_MANY_GROUP_CHILD_COMBINATIONS, refused)
+            result = self._aggregate(selection)
+            if isinstance(result, Allocation):
+                lines = [str(entry) for entry in refused]
+                report = _report(result) if self.verbose else None
+                return Chosen(selection, result, tuple(refused), lines, report)
+            refused.append(RefusedSelection(selection.choices, result))
+        return self._none(Error.CONSTRAINTS_INTERSECTION_EMPTY, refused)
+
+    def _selections(self) -> Iterator[Selection]:
+        selection: Selection | None = Selection(self.snapshot)
+        while selection is not None:
+            yield selection
+            selection = selection.next()
+
+    def _aggregate(self, selection: Selection) -> Allocation | Refusal:
+        """What the participants of a selection agree on; for an attached one, whether that is what exists."""
+        participants = [one for node in selection.visible() for one in self.participants[node]]
+        if self.having is None:
+            return self.engine.aggregate(participants, self.platform)
+        refusal = self.having.joining(self.engine, self.platform).attempt(participants)
+        if refusal is not None:
+            return refusal
+        self.having.joined(participants)
+        return self.having.existing
+
+    def _none(self, error: Error, refused: list[RefusedSelection]) -> NoneChosen:
+        first = refused[0].refusal
+        reason = str(first)
+        fields = {
+            "error": error.name,
+            "reason": reason,
+            "stage": first.stage.value,
+            "rule": first.rule.value,
+            "field": first.path,
+            "conflict": [f"{who.name} ({who.id})" for who in first.conflict],
+            "selections": [str(entry) for entry in refused],
+        }
+        report = first.report() if self.verbose else None
+        return NoneChosen(error, reason, tuple(refused), fields, report)
+
+
+def _report(allocation: Allocation) -> str:
+    explained = "" if allocation.case is None else f"\n{allocation.explain()}"
+    return f"{allocation.settings!r}{explained}"

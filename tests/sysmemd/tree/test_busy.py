@@ -1,0 +1,307 @@
+"""Attempts that take their time: the collection waits for them, and the rest of the world doesn't."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sysmem_protocol.sysmem2 import Error
+from sysmemd.tree import Allocated, Node
+
+from .world import IMPOSSIBLE, FakeRefusal, SlowWorker, World, wanting
+
+
+@pytest.fixture
+def worker() -> SlowWorker:
+    return SlowWorker()
+
+
+@pytest.fixture
+def world(worker: SlowWorker) -> World:
+    return World(worker=worker)
+
+
+def has_buffers(*nodes: Node) -> list[bool]:
+    return [isinstance(node.outcome, Allocated) for node in nodes]
+
+
+def names(world: World) -> list[str]:
+    """Who took part in the last aggregation."""
+    return [participant.name for participant in world.engine.calls[-1]]
+
+
+def is_busy(world: World) -> bool:
+    return world.collection.busy
+
+
+def in_tree(node: Node) -> bool:
+    return node.in_tree
+
+
+def broken(*_: object) -> Any:
+    raise ZeroDivisionError("oh")
+
+
+# --- one attempt ---
+
+
+def test_until_an_attempt_is_over_nothing_has_happened(world: World, worker: SlowWorker) -> None:
+    child = world.token(world.root)
+    world.ready(world.root, child)
+    assert is_busy(world)
+    hand_over = worker.compute()
+    assert has_buffers(world.root, child) == [False, False]
+    assert world.memory.requests == []
+    assert world.channels[child].answers == 0
+    hand_over()
+    assert not is_busy(world)
+    assert has_buffers(world.root, child) == [True, True]
+    assert world.channels[child].answers == 1
+
+
+def test_a_refusal_is_worked_out_with_the_attempt(
+    world: World, worker: SlowWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.root.set_verbose_logging()
+    world.ready(world.root, constraints=IMPOSSIBLE)
+    hand_over = worker.compute()
+    for costly in ("__str__", "report", "line"):
+        monkeypatch.setattr(FakeRefusal, costly, broken)
+    hand_over()
+    assert world.root.outcome is Error.CONSTRAINTS_INTERSECTION_EMPTY
+    (line,) = world.log.find("allocation failed")
+    assert line.fields["reason"] == "2 buffers are wanted, 1 allowed (conflict)"
+
+
+def test_who_waits_for_the_end_is_told_once(world: World, worker: SlowWorker) -> None:
+    told: list[str] = []
+    world.collection.when_idle(lambda: told.append("at once"))
+    assert told == ["at once"]
+    world.ready(world.root)
+    world.collection.when_idle(lambda: told.append("later"))
+    assert told == ["at once"]
+    worker.finish()
+    assert told == ["at once", "later"]
+
+
+def test_a_worker_that_is_done_at_once_is_as_good() -> None:
+    world = World()
+    world.ready(world.root)
+    assert has_buffers(world.root) == [True]
+    assert not is_busy(world)
+
+
+# --- several ---
+
+
+def test_one_pass_makes_several_attempts_one_after_another(
+    world: World, worker: SlowWorker
+) -> None:
+    world.bind(world.root)
+    first, second = world.attach(world.root), world.attach(world.root)
+    world.ready(first, second, constraints=wanting(1))
+    world.ready(world.root, constraints=wanting(1, least=2))
+    told: list[bool] = []
+    world.collection.when_idle(lambda: told.append(world.collection.busy))
+    for done in ([True, False, False], [True, True, False]):
+        assert worker.pending == 1
+        worker.finish()
+        assert has_buffers(world.root, first, second) == done
+        assert is_busy(world)
+        assert told == []
+    worker.finish()
+    assert told == [False]
+    assert has_buffers(world.root, first, second) == [True, True, False]  # first come, first served
+    assert not second.in_tree
+    assert worker.pending == 0
+
+
+def test_who_is_told_of_the_end_may_begin_again(world: World, worker: SlowWorker) -> None:
+    world.bind(world.root)
+    attached = world.attach(world.root)
+    world.ready(world.root)
+    told: list[str] = []
+    world.collection.when_idle(lambda: world.ready(attached, constraints=wanting(0)))
+    world.collection.when_idle(lambda: told.append("idle"))
+    worker.finish()
+    assert is_busy(world)
+    assert told == []
+    worker.finish()
+    assert told == ["idle"]
+
+
+def test_what_got_ready_meanwhile_has_its_turn_afterwards(world: World, worker: SlowWorker) -> None:
+    world.bind(world.root)
+    attached = world.attach(world.root)
+    attached.release()
+    world.ready(world.root)
+    attached.client_closed()
+    assert worker.pending == 1
+    assert in_tree(attached)
+    worker.finish()
+    assert not in_tree(attached)  # nobody is left in it
+    assert has_buffers(world.root) == [True]
+
+
+# --- what happens meanwhile ---
+
+
+def test_what_leaves_the_tree_during_the_work_does_not_disturb_it(
+    world: World, worker: SlowWorker
+) -> None:
+    world.bind(world.root)
+    attached = world.attach(world.root)
+    world.ready(world.root)
+    attached.fail("its token was bound after a release")
+    assert not in_tree(attached)
+    worker.finish()
+    assert has_buffers(world.root) == [True]
+
+
+@pytest.mark.parametrize("constraints", [wanting(), IMPOSSIBLE])
+def test_a_tree_that_failed_meanwhile_gets_nothing(
+    world: World, worker: SlowWorker, constraints: Any
+) -> None:
+    world.ready(world.root, constraints=constraints)
+    world.root.fail("it doesn't read its answers")
+    assert world.times_gone() == 1
+    assert world.channels[world.root].closed
+    worker.finish()
+    assert not is_busy(world)
+    assert world.memory.requests == []
+    assert world.root.outcome is None
+    assert world.times_gone() == 1
+
+
+def test_an_attached_participant_that_failed_meanwhile_reserves_nothing(
+    world: World, worker: SlowWorker
+) -> None:
+    world.bind(world.root)
+    first, second = world.attach(world.root), world.attach(world.root)
+    world.ready(world.root, constraints=wanting(1, least=2))
+    worker.finish()
+    world.ready(first)
+    hand_over = worker.compute()  # it is granted
+    first.fail("it doesn't read its answers")
+    hand_over()
+    assert has_buffers(first) == [False]
+    world.ready(second)
+    worker.finish()
+    assert has_buffers(second) == [True]
+
+
+def test_a_participant_that_left_meanwhile_is_gone_for_the_next_attempt(
+    world: World, worker: SlowWorker
+) -> None:
+    world.bind(world.root)
+    first, second, third = (world.attach(world.root) for _ in range(3))
+    world.bind(first, second, third)
+    for name, node in (("first", first), ("second", second), ("third", third)):
+        node.set_debug_client_info(type(node.client)(name, 1))
+    world.ready(world.root, constraints=wanting(0, least=2))
+    worker.finish()
+    world.ready(first, constraints=wanting(1))
+    worker.finish()
+    world.ready(second, constraints=wanting(1))
+    first.fail("it doesn't read its answers")
+    worker.finish()
+    assert names(world)[1].startswith("first")
+    assert has_buffers(second) == [True]
+    world.ready(third, constraints=wanting(1))
+    worker.finish()
+    assert has_buffers(third) == [True]
+    assert [name.split()[0] for name in names(world)] == ["initiator", "second", "third"]
+
+
+def test_the_last_strong_handle_may_go_during_an_attempt(world: World, worker: SlowWorker) -> None:
+    world.bind(world.root)
+    attached = world.attach(world.root)
+    world.ready(world.root)
+    worker.finish()
+    world.ready(attached, constraints=wanting(0))
+    world.memory.on_no_strong()
+    assert world.times_gone() == 0
+    worker.finish()
+    assert world.channels[attached].answers == 1
+    assert world.times_gone() == 1
+
+
+def test_the_daemon_may_stop_during_an_attempt(world: World, worker: SlowWorker) -> None:
+    world.ready(world.root)
+    world.collection.shut_down()
+    assert world.times_gone() == 1
+    assert not world.is_open(world.root)
+
+
+# --- what goes wrong ---
+
+
+def test_an_attempt_that_breaks_ends_its_collection(
+    world: World, worker: SlowWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.engine, "aggregate", broken)
+    world.ready(world.root)
+    worker.finish()
+    assert world.times_gone() == 1
+    assert not is_busy(world)
+    (line,) = world.log.find("an attempt broke")
+    assert line.level == "error"
+    assert line.fields["reason"] == "ZeroDivisionError('oh')"
+    (line,) = world.log.find("collection failed")
+    assert line.fields["cause"] == "the daemon failed"
+
+
+def test_so_does_a_conclusion_that_breaks(
+    world: World, worker: SlowWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.memory, "allocate", broken)
+    world.ready(world.root)
+    worker.finish()
+    assert world.times_gone() == 1
+    assert world.log.find("an attempt broke")
+
+
+def test_an_attempt_that_breaks_after_its_collection_is_gone_is_only_logged(
+    world: World, worker: SlowWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.engine, "aggregate", broken)
+    world.ready(world.root)
+    world.collection.shut_down()
+    worker.finish()
+    assert world.times_gone() == 1
+    assert world.log.find("an attempt broke")
+
+
+# --- what it is estimated to cost ---
+
+
+def test_the_cost_grows_with_participants_and_with_selections(worker: SlowWorker) -> None:
+    def cost(participants: int, groups: int) -> int:
+        world = World(worker=worker)
+        nodes = [world.token(world.root) for _ in range(participants)]
+        for _ in range(groups):
+            group = world.group(world.root)
+            nodes += [world.token(group), world.token(group)]
+            group.all_children_present()
+        world.ready(world.root, *nodes)
+        return worker.costs[-1]
+
+    assert cost(1, 0) < cost(2, 0) < cost(20, 0)
+    assert cost(20, 0) < cost(18, 1) < cost(16, 2)
+    assert cost(0, 30) > 0  # 2 ** 30 selections aren't counted
+
+
+def test_an_attached_attempt_may_cost_what_all_who_have_the_buffers_do(
+    world: World, worker: SlowWorker
+) -> None:
+    nodes = [world.token(world.root) for _ in range(9)]
+    world.bind(world.root)
+    attached = [world.attach(world.root) for _ in range(2)]
+    world.ready(world.root, *nodes, constraints=wanting(0, least=1))
+    worker.finish()
+    for node in attached:
+        world.ready(node, constraints=wanting(0))
+        worker.finish()
+    first, *others = worker.costs
+    assert first < others[0] < others[1]
