@@ -34,6 +34,7 @@ from .memory import (
 )
 from .ports import Log
 from .sockets import StartError, listeners, notify
+from .worker import ThreadWorker
 
 #: What stops the daemon.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -78,9 +79,13 @@ class TrioReactor:
 
     async def _serve(self, connection: Connection) -> None:
         while connection.reading:
-            if connection.receive():
+            if (holder := connection.holder) is not None:
+                idle = trio.Event()
+                holder.when_idle(idle.set)
+                await idle.wait()
+            elif connection.receive():
                 await trio.lowlevel.checkpoint()  # the others' turn
-            elif connection.reading:
+            elif connection.reading and connection.holder is None:
                 await _wait(trio.lowlevel.wait_readable, connection)
         self._connections.discard(connection)
 
@@ -195,6 +200,7 @@ async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda
                 clock=clock,
                 reactor=reactor,
                 log=log,
+                worker=ThreadWorker(nursery, log),
             )
             try:
                 nursery.start_soon(clock.run)

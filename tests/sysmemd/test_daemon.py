@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ from sysmemd.config import Config, FormatCostSection, HeapSection, Limits, Usage
 from sysmemd.daemon import TrioReactor, heap_settings, platform
 from sysmemd.memory import SYSTEM_RAM
 from sysmemd.sockets import StartError, listeners
+from sysmemd.tree.choose import Question
 
 
 class Log:
@@ -230,6 +232,36 @@ async def test_answers_that_nobody_reads_do_not_hold_it_up(tmp_path: Path, log: 
 
 
 @pytest.mark.trio
+async def test_it_stops_in_the_midst_of_an_attempt(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread is left behind; what it comes to interests nobody any more."""
+    begun, go_on, ended = (threading.Event() for _ in range(3))
+
+    def slow(question: Question) -> Exception:
+        begun.set()
+        go_on.wait()
+        ended.set()
+        return AssertionError("nobody asks")
+
+    monkeypatch.setattr("sysmemd.worker.INLINE_COST", -1)
+    monkeypatch.setattr(Question, "answer", slow)
+    async with running(tmp_path, log) as made:
+        bystander = made.collection(made.connect())
+        collection = made.collection(made.connect())
+        collection.send(
+            BufferCollection.set_constraints, sysmem2.BufferCollectionSetConstraintsRequest()
+        )
+        await trio.to_thread.run_sync(begun.wait)
+        await bystander.sync()  # meanwhile
+        os.kill(os.getpid(), signal.SIGTERM)
+        await collection.closed()
+    go_on.set()
+    await trio.to_thread.run_sync(ended.wait)
+    assert log.events("error") == []
+
+
+@pytest.mark.trio
 async def test_a_wait_is_answered_by_who_comes_later(tmp_path: Path, log: Log) -> None:
     """The answer goes out in a turn of its own, and what was waited for closes when its holders are gone."""
     async with running(tmp_path, log) as made:
@@ -270,6 +302,7 @@ async def test_one_that_sends_all_the_time_lets_others_have_their_turn(
 
     class Busy:
         reading = True
+        holder = None
         left = 3
 
         def __init__(self, name: str) -> None:
@@ -289,6 +322,8 @@ async def test_one_that_sends_all_the_time_lets_others_have_their_turn(
 
 class Waiting:
     """A connection on which nothing ever happens."""
+
+    holder: Holder | None = None
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -311,6 +346,68 @@ class Waiting:
     def close(self) -> None:
         self.reading = False
         self.closed = True
+
+
+class Holder:
+    """Holds a connection until `release` is called."""
+
+    def __init__(self, connection: Waiting) -> None:
+        self.callbacks: list[Callable[[], None]] = []
+        self._connection = connection
+        connection.holder = self
+
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        self.callbacks.append(callback)
+
+    def release(self) -> None:
+        self._connection.holder = None
+        self.callbacks.pop()()
+
+
+@pytest.mark.trio
+async def test_a_held_connection_is_waited_for_without_spinning(nursery: trio.Nursery) -> None:
+    near, far = channel_pair()
+    far.send(b"x")  # readable all the time
+    connection = Waiting(near.fileno())
+    received: list[Holder | None] = []
+
+    def receive() -> bool:
+        received.append(connection.holder)
+        if connection.holder is None:
+            connection.close()
+        return False
+
+    connection.receive = receive  # type: ignore[method-assign]
+    holder = Holder(connection)
+    TrioReactor(nursery).serve(connection)  # type: ignore[arg-type] # all that is asked of it
+    await wait_all_tasks_blocked()
+    assert received == []
+    [waits] = holder.callbacks
+    holder.callbacks[:] = [lambda: None]
+    holder.release()
+    waits()
+    await wait_all_tasks_blocked()
+    assert received == [None]
+    assert not nursery.child_tasks
+    near.close()
+    far.close()
+
+
+@pytest.mark.trio
+async def test_a_hold_that_begins_while_it_is_waited_for_is_noticed(nursery: trio.Nursery) -> None:
+    near, far = channel_pair()
+    connection = Waiting(near.fileno())
+    TrioReactor(nursery).serve(connection)  # type: ignore[arg-type] # all that is asked of it
+    await wait_all_tasks_blocked()
+    holder = Holder(connection)
+    far.send(b"x")
+    await wait_all_tasks_blocked()
+    connection.close()
+    holder.release()
+    await wait_all_tasks_blocked()
+    assert not nursery.child_tasks
+    near.close()
+    far.close()
 
 
 @pytest.mark.trio

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
+import select
 from typing import Any
-
-import pytest
 
 from .raw import (
     SAME_RIGHTS,
     TOO_MANY_GROUP_CHILD_COMBINATIONS,
+    Channel,
     Wire,
     constraints,
     only_sizes,
@@ -25,9 +24,6 @@ def _demanding() -> dict[int, Any]:
     return constraints(camping=0, size=1, more={8: entries})
 
 
-@pytest.mark.xfail(
-    strict=False, reason="an attempt of 64 selections aggregates every participant 64 times at once"
-)
 def test_a_negotiation_of_many_participants_delays_no_other_client(wire: Wire) -> None:
     allocator, other = wire.connect(), wire.connect()
     root = allocator.shared()
@@ -51,8 +47,15 @@ def test_a_negotiation_of_many_participants_delays_no_other_client(wire: Wire) -
     final = allocator.bind(last)
     final.sync()
     final.set_constraints(_demanding())
-    begin = time.monotonic()
-    other.sync()
-    delay = time.monotonic() - begin
+    meanwhile = 0
+    while not readable(top):
+        other.sync()
+        meanwhile += 1
     assert top.answer(wait).body == {2: TOO_MANY_GROUP_CHILD_COMBINATIONS}
-    assert delay < 0.5
+    # With an attempt that delays others one may go by before it begins, and one is caught by it.
+    assert meanwhile > 10
+
+
+def readable(channel: Channel) -> bool:
+    """Whether an answer has come."""
+    return bool(select.select([channel], [], [], 0)[0])

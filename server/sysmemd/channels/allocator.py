@@ -41,6 +41,9 @@ class AllocatorServer:
             "client_id": client.id,
         }
 
+    def held_by(self) -> None:
+        """Nothing holds an Allocator, for it isn't part of any collection."""
+
     def expect_message(self) -> None:
         """Nothing ends an Allocator's messages but its channel."""
 

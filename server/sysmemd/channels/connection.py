@@ -41,6 +41,13 @@ class Failed(Exception):
         self.error = error
 
 
+class Holder(Protocol):
+    """What a channel waits for; a collection with an attempt to allocate under way is one."""
+
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when the wait is over."""
+
+
 class Server(Protocol):
     """What serves a connection: a method for each of its interface's, named alike, and these.
 
@@ -53,6 +60,9 @@ class Server(Protocol):
 
     def about(self) -> dict[str, Any]:
         """Fields for log lines: which channel this is, and who its client says it is."""
+
+    def held_by(self) -> Holder | None:
+        """What has to be over before anything more is processed, be it a message or the client's close."""
 
     def expect_message(self) -> None:
         """Raise :class:`Refused` when no message at all may come any more."""
@@ -68,7 +78,10 @@ class Reactor(Protocol):
     """Who waits for descriptors, so that nothing here has to."""
 
     def serve(self, connection: Connection) -> None:
-        """Call `receive` whenever the connection is readable, until it is closed or no longer reading."""
+        """Call `receive` whenever the connection is readable, until it is closed or no longer reading.
+
+        Not while it is held: then its `holder` says when to go on.
+        """
 
     def flush(self, connection: Connection) -> None:
         """Call `flush` whenever the connection is writable, until it returns True."""
@@ -126,20 +139,27 @@ class Connection:
 
     # --- in ---
 
-    def receive(self) -> bool:
+    @property
+    def holder(self) -> Holder | None:
+        """What has to be over before this is read again; None: it may be read now."""
+        return self._server.held_by() if self.reading else None
+
+    def receive(self, *, also_held: bool = False) -> bool:
         """Process what has arrived, :data:`RECEIVE_BUDGET` messages at most; False when no more is there for now.
 
-        Nothing is raised: what goes wrong ends this channel and no other.
+        What has arrived stays in the channel while that is held, unless `also_held`. Nothing is raised: what goes
+        wrong ends this channel and no other.
         """
         for _ in range(RECEIVE_BUDGET):
-            datagram = self._next() if self.reading else None
+            may_read = self.reading and (also_held or self.holder is None)
+            datagram = self._next() if may_read else None
             if datagram is None:
                 return False
             self._process(*datagram)
         return True
 
     def receive_until(self, nonce: bytes) -> bool:
-        """Process everything up to the datagram `nonce`, which somebody sent to the other end.
+        """Process everything up to the datagram `nonce`, which somebody sent to the other end; also when held.
 
         False when it doesn't arrive, or the channel closes before.
         """

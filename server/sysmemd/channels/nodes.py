@@ -18,7 +18,7 @@ from sysmem_protocol.sysmem2 import Error, Rights
 from ..memory import Buffers
 from ..ports import ClientInfo, NoMemoryError
 from ..tree import Allocated, Node, NodeChannel, NotInCollection
-from .connection import Connection, Deferred, Failed, Refused
+from .connection import Connection, Deferred, Failed, Holder, Refused
 from .service import Service, is_event
 
 
@@ -51,6 +51,11 @@ class NodeServer:
             "client_name": self.node.client.name,
             "client_id": self.node.client.id,
         }
+
+    def held_by(self) -> Holder | None:
+        """An attempt to allocate: nobody is to see anything of the collection between its beginning and its end."""
+        collection = self.node.collection
+        return collection if collection.busy else None
 
     def expect_message(self) -> None:
         self.node.expect_message()

@@ -23,7 +23,7 @@ from ..config import Limits
 from ..constraints import Platform
 from ..memory import Memory, attenuation_is_advisory
 from ..ports import ClientInfo, Clock, Log
-from ..tree import LogicalBufferCollection, Node, NodeChannel
+from ..tree import LogicalBufferCollection, Node, NodeChannel, Worker
 from .connection import Connection, Reactor, Refused, Server
 
 if TYPE_CHECKING:
@@ -101,13 +101,16 @@ class Service:
         clock: Clock,
         reactor: Reactor,
         log: Log,
+        worker: Worker | None = None,
     ) -> None:
+        """`worker` works out what attempts to allocate come to; without one that is done at once."""
         self.limits = limits
         self.platform = platform
         self.memory = memory
         self.clock = clock
         self.reactor = reactor
         self.log = log
+        self.worker = worker
         #: Tokens that can be turned in, by the koid of their server end.
         self.tokens: dict[int, TokenServer] = {}
         #: All collections, until their last node has left, by id.
@@ -164,6 +167,7 @@ class Service:
             log=self.log,
             max_group_selections=self.limits.max_group_selections,
             on_gone=partial(self._forget_collection, id),
+            worker=self.worker,
         )
         self.collections[id] = collection
         return collection
@@ -180,6 +184,10 @@ class Service:
         """The token whose client end this is, once everything sent on it before has been processed.
 
         None for whatever isn't the client end of a live, un-bound token. The descriptor is closed in every case.
+
+        The token's channel is read also while it is held. A token is never part of what is being allocated, but of what
+        waits, attached, for its own turn; so nothing that was sent on it changes the attempt. It happens as if it had
+        come before the attempt, and no client can know better: it came on other channels than what began the attempt.
         """
         channel = Channel(client_end.take())
         try:
@@ -190,7 +198,7 @@ class Service:
             for _ in range(_NONCE_ATTEMPTS):
                 if channel.send(nonce):
                     return server if server.connection.receive_until(nonce) else None
-                server.connection.receive()  # the queue is full
+                server.connection.receive(also_held=True)  # the queue is full
             return None
         except OSError:
             return None  # the token has closed meanwhile, or the end can't be sent on

@@ -20,6 +20,7 @@ from sysmemd.channels import AllocatorServer, Connection, Service
 from sysmemd.config import Limits
 from sysmemd.constraints import Platform
 from sysmemd.memory import Memory
+from sysmemd.tree import Worker
 
 SAME_RIGHTS = 0x80000000
 STRANGER = 4711
@@ -117,6 +118,20 @@ def _readable(connection: Connection) -> bool:
     return more
 
 
+class SlowWorker:
+    """Does nothing until `finish` is called."""
+
+    def __init__(self) -> None:
+        self._jobs: list[Callable[[], None]] = []
+
+    def run(self, work: Callable[[], T], done: Callable[[T], None], cost: int) -> None:
+        self._jobs.append(lambda: done(work()))
+
+    def finish(self) -> None:
+        """Do the oldest work."""
+        self._jobs.pop(0)()
+
+
 class Client:
     """A client end, by which messages are sent as they are said."""
 
@@ -180,7 +195,7 @@ class Client:
 class Bench:
     """A service, and clients of it."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, worker: Worker | None = None) -> None:
         self.log = RecordingLog()
         self.clock = Clock()
         self.reactor = HandReactor()
@@ -192,6 +207,7 @@ class Bench:
             clock=self.clock,
             reactor=self.reactor,
             log=self.log,
+            worker=worker,
         )
         self._clients: list[Client] = []
 

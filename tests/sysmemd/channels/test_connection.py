@@ -24,7 +24,14 @@ from sysmem_protocol.sysmem2 import (
     Error,
     Node,
 )
-from sysmemd.channels.connection import RECEIVE_BUDGET, Connection, Deferred, Failed, Refused
+from sysmemd.channels.connection import (
+    RECEIVE_BUDGET,
+    Connection,
+    Deferred,
+    Failed,
+    Holder,
+    Refused,
+)
 from sysmemd.config import Limits
 from sysmemd.tree import Misuse
 
@@ -47,6 +54,10 @@ class StubServer:
         self.peer_closings = 0
         self.silent = False
         self.at_the_end: Callable[[], None] = lambda: None
+        self.holder: Holder | None = None
+
+    def held_by(self) -> Holder | None:
+        return self.holder
 
     def about(self) -> dict[str, Any]:
         return {"client_name": "camera", "client_id": 7}
@@ -197,6 +208,52 @@ def test_messages_are_served_in_order_and_a_budget_at_a_time(line: Line) -> None
     assert line.answers() == list(range(1, RECEIVE_BUDGET + 1))
     assert not line.connection.receive()
     assert line.answers() == [RECEIVE_BUDGET + 1, RECEIVE_BUDGET + 2]
+
+
+class Forever:
+    """Holds a connection."""
+
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        raise AssertionError("nobody waits here")
+
+
+def test_what_is_held_stays_in_the_channel(line: Line) -> None:
+    line.send(BufferCollection.set_constraints, b"\xa0")
+    line.send(Node.release)
+    held = line.server.holder = Forever()
+    assert line.connection.holder is held
+    assert not line.connection.receive()
+    assert line.server.called == []
+    assert line.connection.receive_until(b"nonce") is False
+    assert [name for name, _ in line.server.called] == ["set_constraints", "release"]
+    line.send(Node.release)
+    assert not line.connection.receive()
+    assert not line.connection.receive(also_held=True)
+    assert len(line.server.called) == 3
+    line.client.close()
+    assert not line.connection.receive()
+    assert line.server.peer_closings == 0
+    line.server.holder = None
+    assert not line.connection.receive()
+    assert line.server.peer_closings == 1
+
+
+def test_a_hold_that_begins_with_a_message_holds_the_next(line: Line) -> None:
+    line.send(Node.release)
+    line.send(Node.release)
+
+    def hold() -> None:
+        line.server.holder = Forever()
+
+    line.server.serve = hold
+    assert not line.connection.receive()
+    assert len(line.server.called) == 1
+
+
+def test_what_does_not_read_is_not_held(line: Line) -> None:
+    line.server.holder = Forever()
+    line.connection.close()
+    assert line.connection.holder is None
 
 
 def test_handles_that_a_server_takes_are_its_own_and_all_others_are_closed(
