@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import struct
+import sys
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -34,7 +35,7 @@ from .memory import (
 )
 from .ports import Log
 from .sockets import StartError, listeners, notify
-from .worker import ThreadWorker
+from .worker import SWITCH_SECONDS, ThreadWorker
 
 #: What stops the daemon.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -174,6 +175,8 @@ async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda
         # Our caller may hold them back, so that none of them meets anybody but the receiver.
         held_back = signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, held_back)
+        stack.callback(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(SWITCH_SECONDS)
         memory = Memory(
             [MemfdHeap(heap) for heap in heap_settings(config)],
             allocation=config.memory.allocation,

@@ -11,9 +11,11 @@ from .ports import Log
 
 T = TypeVar("T")
 
+#: How long a thread that computes lets the loop wait after each of its system calls, for all of those give the
+#: interpreter away. Python's own 5 ms would make a second of a request that takes 200 of them.
+SWITCH_SECONDS: Final = 0.0005
 #: What the loop does itself, in microseconds as `tree/effort.py` estimates them if all goes badly; mostly it is far
-#: less. While a thread computes, each of the loop's system calls may wait 5 ms for its turn of the interpreter, so that
-#: a thread pays for what takes longer than two of those.
+#: less. 10 ms is what others may well wait for, and a negotiation of a few is done without a thread.
 INLINE_COST: Final = 10_000
 #: Two, so that one that takes seconds doesn't keep all others waiting; not more, for every one that computes makes the
 #: loop wait for its turn.

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -229,6 +230,14 @@ async def test_answers_that_nobody_reads_do_not_hold_it_up(tmp_path: Path, log: 
                 await wait_all_tasks_blocked()
         os.kill(os.getpid(), signal.SIGTERM)
         await lazy.closed()
+
+
+@pytest.mark.trio
+async def test_the_interpreter_is_shared_in_small_portions(tmp_path: Path, log: Log) -> None:
+    before = sys.getswitchinterval()
+    async with running(tmp_path, log):
+        assert sys.getswitchinterval() < before
+    assert sys.getswitchinterval() == before
 
 
 @pytest.mark.trio
