@@ -59,9 +59,8 @@ def conclude(subtree: PrunedSubtree, answer: Chosen | NoneChosen) -> None:
     Everything was worked out before; now the nodes are told, so that nobody sees half of it.
     """
     start = subtree.start
-    if (
-        not start.in_tree
-    ):  # it failed meanwhile, but has perhaps been counted among those who have the buffers
+    if not start.in_tree:
+        # It failed meanwhile, but has perhaps been counted among those who have the buffers.
         start.collection.participants_changed()
         return
     if isinstance(answer, NoneChosen):
