@@ -610,7 +610,11 @@ def test_a_process_without_descriptors_loses_the_answer_and_no_more(
     waiting = Running(collection.wait_for_all_buffers_allocated)
     request = peer.receive()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    # No number is free below the limit; and there are as many numbers as descriptors that have to be on their way.
+    fillers = [os.dup(0)]
+    while fillers[-1] < 2 * len(witnesses):
+        fillers.append(os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1], hard))
     try:
         peer.answer(request, method, answer)
         with pytest.raises(OSError, match="no descriptors are left") as caught:
@@ -618,6 +622,8 @@ def test_a_process_without_descriptors_loses_the_answer_and_no_more(
         assert caught.value.errno == errno.EMFILE
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for filler in fillers:
+            os.close(filler)
     peer.echo(1)
     collection.sync()
     assert all(witness.gone() for witness in witnesses)

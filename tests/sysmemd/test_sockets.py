@@ -119,11 +119,17 @@ def test_a_directory_in_which_others_may_replace_sockets_is_warned_of(
 
 @pytest.mark.parametrize("by", ["name", "number"])
 def test_the_group_of_directory_and_socket(tmp_path: Path, log: Log, by: str) -> None:
-    group = grp.getgrgid(os.getgid())
+    gid = os.getgid()
+    group = str(gid)
+    if by == "name":
+        try:
+            group = grp.getgrgid(gid).gr_name
+        except KeyError:
+            pytest.skip(f"group {gid} has no name here")
     directory = tmp_path / "run"
-    with serving(directory, log, 0o660, group.gr_name if by == "name" else str(group.gr_gid)):
-        assert service_path(directory, Allocator).stat().st_gid == group.gr_gid
-        assert directory.stat().st_gid == group.gr_gid
+    with serving(directory, log, 0o660, group):
+        assert service_path(directory, Allocator).stat().st_gid == gid
+        assert directory.stat().st_gid == gid
 
 
 def test_a_group_that_is_not_there(tmp_path: Path, log: Log) -> None:
