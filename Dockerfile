@@ -1,8 +1,9 @@
-# The daemon as a user of its own. Participants reach it through the volume:
+# The daemon as a user of its own:
 #
-#     docker run -v sysmem:/run/sysmem --group-add … sysmem
+#     docker build -t sysmem . && docker run -v sysmem:/run/sysmem sysmem
 #
-# Descriptors of memory cross containers by the sockets in /run/sysmem like everything else does.
+# A participant's container gets the volume and the group: `-v sysmem:/run/sysmem --group-add 950`. Descriptors of memory
+# cross from one container to another by the sockets in /run/sysmem.
 FROM python:3.13-slim
 
 RUN groupadd --system --gid 950 sysmem \
@@ -16,7 +17,7 @@ VOLUME /run/sysmem
 ENV SYSMEM_RUNTIME_DIR=/run/sysmem
 USER sysmem
 
-# A Sync round trip; says that the daemon accepts, serves and answers.
+# A round trip: the daemon accepts, serves and answers.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["sysmemctl", "ping"]
 
 ENTRYPOINT ["sysmemd", "--log-format", "json"]

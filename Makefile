@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format lint types coverage bench docs clean
+.PHONY: demo test check format lint types coverage core-coverage bench docs clean
 
 demo: $(READY)  ## several processes negotiate and share image buffers; look at out/
 	$(BIN)/python examples/camera_pipeline --out out
@@ -31,6 +31,11 @@ coverage: $(READY)  ## the tests once more, and the lines and branches that none
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+core-coverage: $(READY)  ## every branch of the pure core is run by its own tests
+	$(BIN)/coverage run --data-file=.coverage.core -m pytest -q tests/sysmemd/constraints tests/sysmemd/tree
+	$(BIN)/coverage combine --quiet --data-file=.coverage.core .coverage.core.*
+	$(BIN)/coverage report --data-file=.coverage.core --fail-under=100 --include='*/sysmemd/constraints/*,*/sysmemd/tree/*'
 
 bench: $(READY)  ## how fast it is, as a ratio to floors measured in the same run; JSON
 	$(BIN)/python benchmarks/run.py

@@ -1,7 +1,8 @@
-"""The container image and the systemd units: each of their steps, run without an engine and without systemd.
+"""The container image and the systemd units, as far as they can be run without an engine and without systemd.
 
 What the instructions say is read from the Dockerfile and done here: the installation from a copy of the sources, the
-daemon as a user of its own over a runtime directory that only its group reaches, the health check.
+daemon as a user of its own over a runtime directory that only its group reaches, the health check. Left out are making
+the user, for a number will do, and the installation of the dependencies, which are those of the tests.
 """
 
 from __future__ import annotations

@@ -244,7 +244,7 @@ class LogicalBufferCollection:
         self.say(
             Level.WARNING,
             "allocation is taking a while",
-            None,
+            self.root,
             seconds=seconds,
             **describe.waiting_for(self.root),
         )

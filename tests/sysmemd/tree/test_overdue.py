@@ -116,6 +116,9 @@ def test_it_lists_by_name_and_id_what_takes_part_in_the_initial_allocation(world
     assert line.fields == {
         "collection_id": 7,
         "collection_name": "camera",
+        "node": "collection 1",
+        "client_name": "",
+        "client_id": 10,
         "seconds": 5,
         "tokens_not_turned_in": ["token (1)", "released token (2)", "complete (9)"],
         "collections_without_constraints": [
