@@ -25,6 +25,33 @@ from .refusal import Breach, Rule
 Pair = tuple[int, int]
 WidthHeight = tuple[int, int]
 
+#: Fields that can make the image bigger that a buffer must hold.
+SIZE_FIELDS = (
+    "min_size.width",
+    "min_size.height",
+    "required_max_size.width",
+    "required_max_size.height",
+    "required_max_size_list",
+    "size_alignment.width",
+    "size_alignment.height",
+    "min_bytes_per_row",
+    "bytes_per_row_divisor",
+)
+#: Fields that can make a buffer bigger than its image.
+PAD_FIELDS = (
+    "pad_for_block_size.width",
+    "pad_for_block_size.height",
+    "pad_beyond_image_size_bytes",
+)
+#: What makes the shortest row, and its limit.
+_ROW_FIELDS = (
+    "min_bytes_per_row",
+    "min_size.width",
+    "size_alignment.width",
+    "bytes_per_row_divisor",
+    "max_bytes_per_row",
+)
+
 _ONE = SizeU(1, 1)
 _NONE = SizeU(0, 0)
 _ANY = SizeU(U32_MAX, U32_MAX)
@@ -183,8 +210,7 @@ def adjust(terms: Terms, of: Traits | None, page_size: int) -> Terms:
             fields = (f"min_size.{axis}", f"max_size.{axis}")
             raise Breach(Rule.MIN_SIZE_OVER_MAX, fields, f"{low} > {high}")
     if min_row > max_row:
-        fields = ("min_bytes_per_row", "max_bytes_per_row")
-        raise Breach(Rule.MIN_ROW_OVER_MAX, fields, f"{min_row} > {max_row}")
+        raise Breach(Rule.MIN_ROW_OVER_MAX, _ROW_FIELDS, f"{min_row} > {max_row}")
     area = min_width * min_height
     if area > min(U32_MAX, t.max_width_times_height):
         fields = ("min_size", "max_width_times_height")

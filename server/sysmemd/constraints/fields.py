@@ -25,7 +25,7 @@ from sysmem_protocol.sysmem2 import (
     VulkanUsage,
 )
 
-from .entry import Entry, Terms
+from .entry import PAD_FIELDS, SIZE_FIELDS, Entry, Terms
 from .model import Participant, printable
 from .normalise import Needs, normalise
 from .refusal import Breach, Brought, Case, Refusal
@@ -198,8 +198,20 @@ def brought(refusal: Refusal) -> tuple[Brought, ...]:
     if refusal.participant is not None:
         return tuple(_own_values(refusal, refusal.participant))
     return tuple(
-        value for name in refusal.fields for value in deciding(name, refusal.pair, refusal.case)
+        value
+        for name in refusal.fields
+        for value in deciding(name, refusal.pair, refusal.case)
+        if name not in _ENLARGING or enlarges(name, value.value)
     )
+
+
+_ENLARGING = frozenset((*SIZE_FIELDS, *PAD_FIELDS))
+
+
+def enlarges(name: str, value: Any) -> bool:
+    """Whether a value of a size field (:data:`.entry.SIZE_FIELDS`) or of padding can make anything bigger."""
+    neutral = 1 if "align" in name or "divisor" in name or "block" in name else 0
+    return bool(value) and value != neutral
 
 
 def deciding(name: str, pair: Pair | None, case: Case) -> tuple[Brought, ...]:

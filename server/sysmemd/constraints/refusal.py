@@ -8,6 +8,8 @@ report) when it is asked.
 from __future__ import annotations
 
 import enum
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -256,15 +258,35 @@ class Refusal:
             parts[0] += f", {pair_name(self.pair)}"
         if self.detail:
             parts[0] += f" ({self.detail})"
-        parts += [str(value) for value in self.values[:MAX_LINE_VALUES]]
+        shown = self._shown()
+        parts += [str(value) for value in shown]
         if len(self.values) > MAX_LINE_VALUES:
             parts.append(f"and {len(self.values) - MAX_LINE_VALUES} more")
         parts += [str(difference) for difference in self.differences[:MAX_LINE_VALUES]]
         if len(self.differences) > MAX_LINE_VALUES:
             parts.append(f"and {len(self.differences) - MAX_LINE_VALUES} more")
-        if conflict and len(self.conflict) > 1:
+        named = {id(value.participant) for value in shown}
+        # One who is to blame alone has been named with a value, as a rule.
+        if conflict and (len(self.conflict) > 1 or any(id(w) not in named for w in self.conflict)):
             parts.append("conflict: " + " and ".join(str(who) for who in self.conflict))
         return "; ".join(parts)
+
+    def _shown(self) -> list[Brought]:
+        """The values of a log line: if not all, then of every field some, and rather what is new than what exists.
+
+        The last one is always shown: with sizes it is the limit.
+        """
+        last = len(self.values) - 1
+        times: Counter[str] = Counter()
+        ranks = []
+        order = sorted(range(len(self.values)), key=lambda i: self.values[i].participant.pinned)
+        for index in order:
+            value = self.values[index]
+            name = _INDEX.sub("", value.path)
+            ranks.append((index != last, times[name], value.participant.pinned, index))
+            times[name] += 1
+        kept = sorted(rank[-1] for rank in sorted(ranks)[:MAX_LINE_VALUES])
+        return [self.values[index] for index in kept]
 
     def __str__(self) -> str:
         return self.line()
@@ -281,6 +303,7 @@ class Refusal:
 
 #: Values named in one log line; the report has them all.
 MAX_LINE_VALUES = 6
+_INDEX = re.compile(r"\[\d+\]")
 
 
 def selections_report(tried: Sequence[tuple[str, Refusal]]) -> str:

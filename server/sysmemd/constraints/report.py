@@ -10,6 +10,7 @@ from typing import Any
 
 from sysmem_protocol.formats import pair_name
 
+from .entry import SIZE_FIELDS
 from .fields import FIELDS, IMAGE_FIELDS, show, values
 from .model import Participant
 from .refusal import Breach, Brought, Case, Refusal
@@ -33,7 +34,9 @@ def refusal_report(refusal: Refusal, width: int = CELL_WIDTH) -> str:
         names = ", ".join(str(who) for who in refusal.conflict)
         lines.append(f"smallest conflicting set: {names}")
     lines += [f"differs: {difference}" for difference in refusal.differences]
-    marked = {value.path for value in refusal.values} | set(refusal.fields)
+    # Of the many fields that make a size only those that somebody's value decides.
+    named = {name for name in refusal.fields if name not in SIZE_FIELDS}
+    marked = {value.path for value in refusal.values} | named
     table = case_table(
         case,
         refusal.pair,

@@ -16,7 +16,7 @@ from sysmem_protocol.sysmem2 import (
 )
 
 from .cost import format_cost
-from .entry import Entry, WidthHeight
+from .entry import PAD_FIELDS, SIZE_FIELDS, Entry, WidthHeight
 from .heaps import choose_domain, choose_heap
 from .model import MAX_BUFFER_COUNT, HeapProperties, Platform
 from .normalise import Needs
@@ -51,18 +51,23 @@ def choose_settings(
     entry = choose_format(total, heap, platform) if total.entries else None
     size = total.min_size_bytes
     padded = size
+    fields: tuple[str, ...] = (f"{_MEMORY}.min_size_bytes",)
     if entry is not None:
         image = largest_image(entry)
         if image.size_bytes > total.max_size_bytes:
             raise _about(
                 entry,
                 Rule.IMAGE_OVER_MAX_BYTES,
-                ("required_max_size_list", f"{_MEMORY}.max_size_bytes"),
+                (*SIZE_FIELDS, f"{_MEMORY}.max_size_bytes"),
                 f"{image}, {image.size_bytes} bytes > {total.max_size_bytes}",
             )
+        if image.size_bytes > size:
+            fields = SIZE_FIELDS
+        elif image.size_bytes == size:
+            fields = (*fields, *SIZE_FIELDS)
         size = max(size, image.size_bytes)
-        padded = _padded(size, entry, total)
-    _check_limits(size, padded, count, platform)
+        padded = _padded(size, entry, total, fields)
+    _check_limits(size, padded, count, platform, entry, fields)
     buffer_settings = BufferMemorySettings(
         size_bytes=size,
         is_physically_contiguous=total.contiguous,
@@ -139,61 +144,70 @@ def _required_image(entry: Entry, required: WidthHeight) -> RequiredImage:
         ("height", height, t.max_height),
     ):
         if value > limit:
-            fields = ("required_max_size_list", f"size_alignment.{axis}", f"max_size.{axis}")
+            fields = (
+                *(name for name in SIZE_FIELDS if name.partition(".")[2] in ("", axis)),
+                f"max_size.{axis}",
+            )
             raise _about(entry, Rule.REQUIRED_SIZE_OVER_MAX, fields, f"{value} > {limit}")
     row = round_up(max(of.stride_bytes * width, t.min_bytes_per_row), t.bytes_per_row_divisor)
     if row > t.max_bytes_per_row:
-        fields = (
-            "required_max_size_list",
-            "min_bytes_per_row",
-            "bytes_per_row_divisor",
-            "max_bytes_per_row",
-        )
+        fields = (*SIZE_FIELDS, "max_bytes_per_row")
         raise _about(entry, Rule.REQUIRED_ROW, fields, f"{row} > {t.max_bytes_per_row}")
     limit = min(U32_MAX, t.max_width_times_height)
     if width * height > limit:
-        fields = ("required_max_size_list", "min_size", "max_width_times_height")
+        fields = (*SIZE_FIELDS, "max_width_times_height")
         raise _about(entry, Rule.REQUIRED_AREA, fields, f"{width}×{height} > {limit}")
     size = image_size(*entry.pair, width, height, row)
     if size is None:
-        fields = ("required_max_size_list", "min_size")
-        raise _about(entry, Rule.IMAGE_SIZE_UNDEFINED, fields, f"{width}×{height}, row {row}")
+        raise _about(entry, Rule.IMAGE_SIZE_UNDEFINED, SIZE_FIELDS, f"{width}×{height}, row {row}")
     return RequiredImage(width, height, row, size, required)
 
 
-def _padded(size: int, entry: Entry, total: Needs) -> int:
-    """5.6: `size` with the padding that the entry asks for; the paddings overlap, they don't add."""
+def _padded(size: int, entry: Entry, total: Needs, fields: tuple[str, ...]) -> int:
+    """5.6: `size` with the padding that the entry asks for; the paddings overlap, they don't add.
+
+    `fields` are those that made the size.
+    """
     t = entry.terms
     padded = size + t.pad_beyond
     if t.pad_width > 1 or t.pad_height > 1:
         blocks = padded_size(size, t, traits(*entry.pair))
         if blocks is None:
             detail = f"{t.pad_width}×{t.pad_height} for {size} bytes"
-            raise _about(entry, Rule.PADDING_UNDEFINED, ("pad_for_block_size",), detail)
+            raise _about(entry, Rule.PADDING_UNDEFINED, (*PAD_FIELDS, *fields), detail)
         padded = max(padded, blocks)
     if padded > total.max_padded_bytes:
-        fields = (
-            "pad_for_block_size",
-            "pad_beyond_image_size_bytes",
-            f"{_MEMORY}.max_size_bytes",
-        )
+        fields = (*PAD_FIELDS, *fields, f"{_MEMORY}.max_size_bytes")
         detail = f"{padded} > {total.max_padded_bytes}"
         raise _about(entry, Rule.PADDED_OVER_MAX_BYTES, fields, detail)
     return padded
 
 
-def _check_limits(size: int, padded: int, count: int, platform: Platform) -> None:
-    """5.7: what this daemon allows."""
-    field = f"{_MEMORY}.min_size_bytes"
+def _check_limits(
+    size: int,
+    padded: int,
+    count: int,
+    platform: Platform,
+    entry: Entry | None,
+    fields: tuple[str, ...],
+) -> None:
+    """5.7: what this daemon allows. `fields` are those that made the size; image fields are `entry`'s."""
+    padded_fields = (*fields, *PAD_FIELDS) if padded > size else fields
+
+    def over(rule: Rule, fields: tuple[str, ...], detail: str) -> Breach:
+        return (
+            Breach(rule, fields, detail) if entry is None else _about(entry, rule, fields, detail)
+        )
+
     if padded > platform.max_buffer_bytes:
         detail = f"{padded} > {platform.max_buffer_bytes}"
-        raise Breach(Rule.BUFFER_LIMIT, field, detail)
+        raise over(Rule.BUFFER_LIMIT, padded_fields, detail)
     if padded * count > platform.max_collection_bytes:
         detail = f"{padded} × {count} > {platform.max_collection_bytes}"
-        raise Breach(Rule.COLLECTION_LIMIT, (field, *COUNT_FIELDS), detail)
+        raise over(Rule.COLLECTION_LIMIT, (*padded_fields, *COUNT_FIELDS), detail)
     if platform.max_allocation_bytes is not None and size > platform.max_allocation_bytes:
         detail = f"{size} > {platform.max_allocation_bytes}"
-        raise Breach(Rule.ALLOCATION_LIMIT, field, detail)
+        raise over(Rule.ALLOCATION_LIMIT, fields, detail)
 
 
 def _about(entry: Entry, rule: Rule, fields: tuple[str, ...], detail: str) -> Breach:

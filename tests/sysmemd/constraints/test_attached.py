@@ -297,3 +297,14 @@ def test_required_sizes_are_compared_as_a_set() -> None:
     assert settings_match(a, b, ignore_size=False)
     c = replace(EXISTING.settings, image_format_constraints=image_of(EXISTING))
     assert not settings_match(a, c, ignore_size=False)
+
+
+def test_a_newcomer_who_makes_rows_longer_is_named() -> None:
+    first = people(wants(image(min_size=size(100, 100), max_size=size(200, 200))))
+    existing = aggregate(first, PLATFORM)
+    assert isinstance(existing, Allocation)
+    divisor = wants(image(min_size=size(10, 10), bytes_per_row_divisor=512), count=None)
+    result = aggregate_attached([*first, Participant(divisor, "newcomer", 9)], existing, PLATFORM)
+    assert isinstance(result, Refusal)
+    assert "newcomer (9) $.image_format_constraints[0].bytes_per_row_divisor = 512" in str(result)
+    assert "max_size_bytes = 10000" in str(result)

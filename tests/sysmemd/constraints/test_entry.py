@@ -213,6 +213,9 @@ def test_min_size_is_at_most_max_size(limits: tuple[tuple[int, int], tuple[int, 
 def test_min_bytes_per_row_is_at_most_max_bytes_per_row() -> None:
     breach(Rule.MIN_ROW_OVER_MAX, min_bytes_per_row=65, max_bytes_per_row=64)
     breach(Rule.MIN_ROW_OVER_MAX, BGRA, max_bytes_per_row=3)
+    fields = ("min_size.width", "size_alignment.width", "bytes_per_row_divisor")
+    caught = breach(Rule.MIN_ROW_OVER_MAX, bytes_per_row_divisor=64, max_bytes_per_row=63)
+    assert set(fields) < set(caught.fields)
     breach(Rule.MIN_ROW_OVER_MAX, min_bytes_per_row=U32, bytes_per_row_divisor=2)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import BufferUsage
-from sysmemd.constraints import FormatCost, Platform, Rule, Stage
+from sysmemd.constraints import FormatCost, Platform, Refusal, Rule, Stage
 
 from .support import (
     SECURE_HEAP,
@@ -292,6 +293,85 @@ def test_limits_are_settings() -> None:
     agree(wants(min_size_bytes=10), platform=small)
     refused_by(Rule.BUFFER_LIMIT, wants(min_size_bytes=11), platform=small)
     refused_by(Rule.COLLECTION_LIMIT, wants(min_size_bytes=8, count=2), platform=small)
+
+
+# --- who is named -------------------------------------------------------------------------------------------------
+
+
+def named(refusal: Refusal) -> set[tuple[str, str]]:
+    """Participants and fields that a refusal's line names."""
+    parts = [part.split(" = ")[0].split(" ") for part in refusal.line(conflict=False).split("; ")]
+    return {(who, re.sub(r".*\]\.|\$\.", "", path[-1])) for who, *path in parts[1:]}
+
+
+ROWS = (
+    wants(image(min_size=size(100, 100))),
+    wants(image(bytes_per_row_divisor=4096)),
+)
+ROWS_NAMED = {
+    ("p0", "min_size.width"),
+    ("p0", "min_size.height"),
+    ("p1", "bytes_per_row_divisor"),
+}
+
+
+def test_a_limit_names_what_made_the_image_this_big() -> None:
+    refusal = refused_by(Rule.BUFFER_LIMIT, *ROWS, platform=Platform(max_buffer_bytes=50000))
+    assert named(refusal) == ROWS_NAMED
+    refusal = refused_by(Rule.ALLOCATION_LIMIT, *ROWS, platform=Platform(max_allocation_bytes=9999))
+    assert named(refusal) == ROWS_NAMED
+    refusal = refused_by(
+        Rule.COLLECTION_LIMIT, *ROWS, platform=Platform(max_collection_bytes=500000)
+    )
+    counts = {(who, "min_buffer_count_for_camping") for who in ("p0", "p1")}
+    assert named(refusal) == ROWS_NAMED | counts
+
+
+def test_a_limit_names_what_made_the_buffer_this_big() -> None:
+    least = wants(min_size_bytes=100)
+    small = Platform(max_buffer_bytes=99)
+    bytes_named = ("p1", "buffer_memory_constraints.min_size_bytes")
+    entry = wants(image(min_size=size(10, 9)))
+    assert named(refused_by(Rule.BUFFER_LIMIT, entry, least, platform=small)) == {bytes_named}
+    entry = wants(image(min_size=size(10, 10)))
+    assert named(refused_by(Rule.BUFFER_LIMIT, entry, least, platform=small)) == {
+        ("p0", "min_size.width"),
+        ("p0", "min_size.height"),
+        bytes_named,
+    }
+    entry = wants(image(min_size=size(1, 1), pad_beyond_image_size_bytes=1))
+    small = Platform(max_buffer_bytes=100)
+    assert named(refused_by(Rule.BUFFER_LIMIT, entry, least, platform=small)) == {
+        ("p0", "pad_beyond_image_size_bytes"),
+        bytes_named,
+    }
+
+
+def test_an_image_over_max_size_bytes_names_all_that_made_it() -> None:
+    limit = wants(buffer_memory_constraints=memory(max_size_bytes=50000))
+    refusal = refused_by(Rule.IMAGE_OVER_MAX_BYTES, *ROWS, limit)
+    maximum = ("p2", "buffer_memory_constraints.max_size_bytes")
+    assert named(refusal) == {*ROWS_NAMED, maximum}
+    padding = wants(image(pad_beyond_image_size_bytes=1))
+    exact = wants(buffer_memory_constraints=memory(max_size_bytes=409600))
+    refusal = refused_by(Rule.PADDED_OVER_MAX_BYTES, *ROWS, exact, padding)
+    assert named(refusal) == {*ROWS_NAMED, maximum, ("p3", "pad_beyond_image_size_bytes")}
+
+
+def test_rows_and_areas_name_deprecated_sizes() -> None:
+    required = wants(image(required_max_size=size(100, 3), min_size=size(2, 4)))
+    rows = {
+        ("p0", "min_size.width"),
+        ("p0", "min_size.height"),
+        ("p0", "required_max_size.width"),
+        ("p0", "required_max_size.height"),
+    }
+    limit = wants(image(max_bytes_per_row=99))
+    refusal = refused_by(Rule.REQUIRED_ROW, required, limit)
+    assert named(refusal) == {*rows, ("p1", "max_bytes_per_row")}
+    limit = wants(image(max_width_times_height=300))
+    refusal = refused_by(Rule.REQUIRED_AREA, required, limit)
+    assert named(refusal) == {*rows, ("p1", "max_width_times_height")}
 
 
 # --- what is delivered --------------------------------------------------------------------------------------------
