@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import signal
 import subprocess
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ import sysmem
 from sysmem import blocking
 
 from ..sysmemd.tree.model import Model, ModelNode, Wish
-from .scenario import ENOUGH, Daemon
+from .scenario import ENOUGH, Daemon, pool
 
 STEPS = 60
 MASK = 0x80000000
@@ -40,6 +41,8 @@ class Negotiation:
         self.ends: dict[ModelNode, Any] = {self.model.root: allocator.allocate_shared_collection()}
         self.trackings: list[blocking.EventPair] = []
         self.told: set[ModelNode] = set()
+        #: Waits that were asked early; each has to end as the model says.
+        self.waits: dict[ModelNode, Future[int]] = {}
 
     # --- who can be talked to ---
 
@@ -48,7 +51,11 @@ class Negotiation:
         nodes = [
             node
             for node in self.ends
-            if node.kind in kinds and node.open and not node.failed and not node.released
+            if node.kind in kinds
+            and node.open
+            and not node.failed
+            and not node.released
+            and node not in self.waits  # somebody is in a call there
         ]
         return self.chance.choice(nodes) if nodes else None
 
@@ -141,6 +148,23 @@ class Negotiation:
             )
         )
 
+    def wait_early(self) -> None:
+        """Ask for the buffers from another thread, whenever they come."""
+        node = self.pick("collection")
+        if (
+            node
+            and node.constraints_set
+            and node.result is None
+            and (not node.weak or node.weak_ok)
+        ):
+            self.model.wait(node)
+            self.waits[node] = pool.submit(self.count_of_buffers, self.ends[node])
+
+    @staticmethod
+    def count_of_buffers(end: blocking.BufferCollection) -> int:
+        with end.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
+            return len(info.buffers)
+
     def everybody_gets_ready(self) -> None:
         """What random steps would seldom come to."""
         for node in list(self.ends):
@@ -201,6 +225,8 @@ class Negotiation:
         """Wait until the daemon has seen the step; all that the model says of it must then be so."""
         if self.model.strong_dropped:
             self.model.no_strong_handles()  # nobody keeps a buffer here
+        for node in list(self.waits):
+            self.check_wait(node)
         for node, end in self.ends.items():
             if node.failed and not end.closed:
                 assert end.wait_closed(ENOUGH), f"{node} has failed"
@@ -212,8 +238,24 @@ class Negotiation:
             else:
                 assert not tracking.is_closed()
         for node, end in self.ends.items():
-            if node.kind == "collection" and not end.closed:
+            if node.kind == "collection" and not end.closed and node not in self.waits:
                 self.check_result(node, end)
+
+    def check_wait(self, node: ModelNode) -> None:
+        """An answer where the model says that there is one, none where the channel closes without."""
+        if node.result is None and not node.failed:
+            return  # pending, and it stays so
+        answer = self.waits.pop(node)
+        if node.result == "success":
+            assert answer.result(ENOUGH) == self.model.count
+            self.told.add(node)
+        elif node.result is None:
+            with pytest.raises(sysmem.PeerClosedError):
+                answer.result(ENOUGH)
+        else:
+            with pytest.raises(sysmem.SysmemError) as refused:
+                answer.result(ENOUGH)
+            assert refused.value.error == node.result
 
     def others_notice_nothing(self) -> None:
         for _ in range(
@@ -238,8 +280,13 @@ class Negotiation:
                 assert len(info.buffers) == self.model.count
 
     def close(self) -> None:
+        for answer in self.waits.values():
+            assert not answer.done()
         for end in (*self.ends.values(), *self.trackings):
             end.close()
+        for answer in self.waits.values():
+            with pytest.raises(sysmem.HandleClosedError):
+                answer.result(ENOUGH)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -255,6 +302,7 @@ def test_daemon_and_model_agree(client: blocking.Allocator, daemon: Daemon, seed
         negotiation.set_weak,
         *[negotiation.bind] * 2,
         *[negotiation.set_constraints] * 2,
+        *[negotiation.wait_early] * 2,
         *[negotiation.everybody_gets_ready] * 2,
         negotiation.all_children_present,
         negotiation.release,

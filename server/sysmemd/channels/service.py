@@ -118,18 +118,24 @@ class Service:
         self.node_refs = NodeRefs()
         self._collection_ids = CollectionIds()
         self._koids = itertools.count(1)
-        self._said_advisory = False
+        self._said_advisory: set[int] = set()
         self._prefix = b"\0sysmem/%s/" % secrets.token_hex(8).encode()
 
     def say_if_advisory(self, uid: int) -> None:
-        """Say once that rights are advisory for participants of this user, if they are (`spec/linux.md`, VMOs)."""
-        if not self._said_advisory and attenuation_is_advisory(uid):
-            self._said_advisory = True
-            self.log.warning(
-                "rights are advisory for participants of the daemon's own user: they can reopen what they are given "
-                "through /proc. Give the daemon a user of its own",
-                uid=uid,
+        """Say once a user that rights are advisory for participants of that user, if so (`spec/linux.md`, VMOs)."""
+        if uid in self._said_advisory or not attenuation_is_advisory(uid):
+            return
+        self._said_advisory.add(uid)
+        if uid == 0 and os.geteuid() != 0:
+            event = (
+                "rights are advisory for participants that run as root: nothing is closed to them"
             )
+        else:
+            event = (
+                "rights are advisory for participants of the daemon's own user: they can reopen what they are given "
+                "through /proc. Give the daemon a user of its own"
+            )
+        self.log.warning(event, uid=uid)
 
     def name_server_end(self, handle: Handle) -> tuple[int, Channel]:
         """Take over a server end that arrived, and name it; its koid and channel.

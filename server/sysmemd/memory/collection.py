@@ -140,7 +140,7 @@ class Buffers:
 
     def label(self) -> dict[str, object]:
         """The collection's id and name, for the log."""
-        return {"buffer_collection_id": self.collection_id, "name": self.name}
+        return {"collection_id": self.collection_id, "collection_name": self.name}
 
     def strong_handles_gone(self) -> None:
         """A buffer's last strong handle is gone; when it was so for all, say it, but not from within this call."""

@@ -76,6 +76,7 @@ class Memory:
         self._by_watch: dict[int, Buffer] = {}
         self._by_identity: dict[tuple[int, int], tuple[Buffers, Buffer]] = {}
         self._closed = False
+        self._said_simulated = False
 
     def fileno(self) -> int:
         """Readable when :meth:`process_events` has something to do; owned by this object."""
@@ -118,6 +119,13 @@ class Memory:
         """
         self._read_watch()  # so that memory given back just now counts
         memory = settings.buffer_settings or sysmem2.BufferMemorySettings()
+        if memory.is_physically_contiguous and not self._said_simulated:
+            self._said_simulated = True
+            self._surroundings.log.info(
+                "physically contiguous memory is simulated: an ordinary buffer is reported as contiguous",
+                collection_id=collection_id,
+                collection_name=name,
+            )
         heap = self._heap(memory.heap or sysmem2.SYSTEM_RAM_HEAP)
         size = memory.raw_vmo_size or 0
         if size > vmo.MAX_BYTES:

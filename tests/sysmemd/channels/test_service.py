@@ -339,3 +339,15 @@ def test_rights_are_said_to_be_advisory_once(bench: Bench) -> None:
     [(event, fields)] = bench.log.said("warning")
     assert "advisory" in event
     assert fields == {"uid": os.geteuid()}
+
+
+def test_that_root_may_do_anything_is_said_apart(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 950)
+    for uid in (0, 950, 0, 950, 951):
+        bench.service.say_if_advisory(uid)
+    said = [(event, fields["uid"]) for event, fields in bench.log.said("warning")]
+    assert [uid for _, uid in said] == [0, 950]
+    assert "run as root" in said[0][0]
+    assert "a user of its own" in said[1][0]

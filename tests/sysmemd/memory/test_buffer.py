@@ -283,8 +283,8 @@ def test_weak_handles_still_open_5_s_after_close_weak_asap_are_logged(
     bench.clock.advance(200_000_000)
     assert bench.log.errors() == [
         {
-            "buffer_collection_id": 42,
-            "name": "preview",
+            "collection_id": 42,
+            "collection_name": "preview",
             "buffer_index": 0,
             "client_name": client.name,
             "client_id": client.id,
@@ -315,7 +315,9 @@ def test_memory_held_by_a_handle_opened_anew_is_logged_as_leaked(bench: Bench, p
     buffers.drop_strong()
     bench.quiet()
     bench.clock.advance(2 * LEAK_NS)
-    assert bench.log.errors() == [{"buffer_collection_id": 42, "name": "frames", "buffer_index": 0}]
+    assert bench.log.errors() == [
+        {"collection_id": 42, "collection_name": "frames", "buffer_index": 0}
+    ]
 
 
 def test_many_weak_handles_are_sifted(bench: Bench) -> None:
