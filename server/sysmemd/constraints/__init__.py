@@ -24,7 +24,7 @@ from .attached import aggregate_attached, check_constraints, must_match, setting
 from .cost import FormatCost, merge_format_costs
 from .joining import Joining
 from .model import Allocation, HeapProperties, Participant, Platform
-from .refusal import Brought, Difference, Refusal, Rule, Stage, selections_report
+from .refusal import Brought, Difference, Refusal, Rule, Stage
 from .usage import UsageBits, usage_writes
 
 __all__ = [
@@ -45,7 +45,6 @@ __all__ = [
     "check_constraints",
     "merge_format_costs",
     "must_match",
-    "selections_report",
     "settings_match",
     "usage_writes",
 ]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -304,8 +303,3 @@ class Refusal:
 #: Values named in one log line; the report has them all.
 MAX_LINE_VALUES = 6
 _INDEX = re.compile(r"\[\d+\]")
-
-
-def selections_report(tried: Sequence[tuple[str, Refusal]]) -> str:
-    """One line per group selection that was tried: its label and why it failed. Takes no further aggregation."""
-    return "\n".join(f"{label}: {refusal.line(conflict=False)}" for label, refusal in tried)

@@ -71,7 +71,7 @@ class NoneChosen:
     refused: tuple[RefusedSelection, ...]
     #: What the log says of it.
     fields: dict[str, Any]
-    #: The first refusal's table; None unless it was asked for.
+    #: The first refusal's table, then a line for each selection if there are several; None unless it was asked for.
     report: str | None
 
 
@@ -148,6 +148,8 @@ class Question:
             "selections": [str(entry) for entry in refused],
         }
         report = first.report() if self.verbose else None
+        if report is not None and len(refused) > 1:
+            report = "\n".join([report, "", "selections:", *(f"  {entry}" for entry in refused)])
         return NoneChosen(error, reason, tuple(refused), fields, report)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
-from sysmem_protocol.sysmem2 import BufferUsage, Heap, SizeU
-from sysmemd.constraints import Allocation, FormatCost, Platform, check_constraints
+from sysmem_protocol.sysmem2 import BufferUsage, CoherencyDomain, Heap, SizeU
+from sysmemd.constraints import Allocation, FormatCost, HeapProperties, Platform, check_constraints
 from sysmemd.constraints.aggregate import run
 from sysmemd.constraints.explanation import Because
 from sysmemd.constraints.refusal import Case
@@ -121,7 +122,7 @@ def test_why_this_domain() -> None:
     secure = wants(usage=DISPLAY, buffer_memory_constraints=memory(secure_required=True))
     reason = because("coherency_domain", base, secure, platform=HEAPS)
     assert reason.result == "INACCESSIBLE"
-    assert "the heap has no CPU; the heap has no RAM" in reason.why
+    assert "a display would take RAM, but the heap has none; the heap has no CPU" in reason.why
 
 
 def test_why_this_format() -> None:
@@ -186,3 +187,56 @@ def test_a_heap_named_by_a_list_without_the_system_heap() -> None:
     lists = memory(min_size_bytes=1, permitted_heaps=[Heap(heap_type="unknown"), heap(DEVICE_HEAP)])
     reason = because("heap", wants(buffer_memory_constraints=lists), platform=HEAPS)
     assert "the system heap is not permitted" in reason.why
+
+
+def test_who_made_rows_longer() -> None:
+    base = wants(image(min_size=size(100, 100)))
+    divisor = wants(image(bytes_per_row_divisor=4096))
+    harmless = wants(image(bytes_per_row_divisor=4, size_alignment=size(4, 2)))
+    at_least = wants(image(min_bytes_per_row=101))
+    parts = ["p0 width", "p0 height"]
+    assert who(because("size_bytes", base, harmless)) == parts
+    assert who(because("size_bytes", base, harmless, divisor)) == [
+        *parts,
+        "p2 bytes_per_row_divisor",
+    ]
+    assert who(because("size_bytes", base, at_least, harmless)) == [
+        *parts,
+        "p1 min_bytes_per_row",
+        "p2 bytes_per_row_divisor",
+    ]
+
+
+def test_who_made_sizes_rounded() -> None:
+    aligned = wants(image(size_alignment=size(64, 1)))
+    reason = because("size_bytes", wants(image(min_size=size(100, 100))), aligned)
+    assert [v.path.split("].")[-1] for v in reason.values] == [
+        "min_size.width",
+        "min_size.height",
+        "size_alignment.width",
+    ]
+
+
+def test_why_a_display_does_not_get_its_domain() -> None:
+    base = wants(min_size_bytes=1, usage=DISPLAY)
+    no_ram = wants(usage=DISPLAY, buffer_memory_constraints=memory(ram_domain_supported=False))
+    reason = because("coherency_domain", base, no_ram)
+    assert reason.result == "CPU"
+    assert "a display would take RAM, but not everybody supports it" in reason.why
+    assert who(reason) == ["p1 ram_domain_supported", "p0 display", "p1 display"]
+    no_cpu = memory(min_size_bytes=1, ram_domain_supported=False, cpu_domain_supported=False)
+    no_cpu.inaccessible_domain_supported = True
+    neither = wants(usage=DISPLAY, buffer_memory_constraints=no_cpu)
+    everywhere = wants(
+        usage=DISPLAY, buffer_memory_constraints=memory(inaccessible_domain_supported=True)
+    )
+    secure = wants(usage=DISPLAY, buffer_memory_constraints=memory(secure_required=True))
+    reason = because("coherency_domain", base, secure, platform=HEAPS)
+    assert "a display would take RAM, but the heap has none" in reason.why
+    mixed = HeapProperties(
+        "test.mixed", domains=frozenset((CoherencyDomain.RAM, CoherencyDomain.INACCESSIBLE))
+    )
+    neither.buffer_memory_constraints = replace(no_cpu, permitted_heaps=[heap(mixed)])
+    reason = because("coherency_domain", everywhere, neither, platform=Platform(heaps=(mixed,)))
+    assert (reason.result, who(reason)[0]) == ("INACCESSIBLE", "p1 ram_domain_supported")
+    assert "the heap has no CPU" in reason.why

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,6 @@ from sysmemd.constraints import (
     Stage,
     aggregate,
     aggregate_attached,
-    selections_report,
 )
 from sysmemd.constraints.refusal import MAX_LINE_VALUES, Breach
 
@@ -191,12 +191,10 @@ def test_the_same_participants_give_equal_refusals() -> None:
     assert refused(*bad) != refused(None)
 
 
-def test_one_line_per_tried_selection() -> None:
-    tried = [("0/0", refused(None)), ("0/1", refused(wants(count=None, min_size_bytes=1)))]
-    assert selections_report(tried).splitlines() == [
-        "0/0: 0 size request: somebody must ask for a size",
-        "0/1: 5 settings: somebody must need a buffer",
-    ]
+def test_one_who_is_to_blame_alone_is_named_where_no_value_is() -> None:
+    refusal = refused(wants(count=129, min_size_bytes=1), wants())
+    assert "conflict" not in str(refusal)
+    assert str(replace(refusal, fields=())).endswith("; conflict: p0 (0)")
 
 
 def test_a_breach_again_keeps_what_it_says() -> None:

@@ -436,6 +436,22 @@ def test_verbose_logging_of_a_refusal_has_the_full_report(world: World) -> None:
     assert line.fields["report"] == "report: 2 buffers are wanted, 1 allowed (conflict)"
 
 
+def test_verbose_logging_of_a_refusal_has_a_line_for_each_of_several_selections(
+    world: World,
+) -> None:
+    world.root.set_verbose_logging()
+    group = world.group(world.root)
+    children = [world.token(group) for _ in range(2)]
+    group.all_children_present()
+    for child in children:
+        world.ready(child, constraints=IMPOSSIBLE)
+    world.ready(world.root)
+    (line,) = world.log.find("combined result")
+    report = line.fields["report"].splitlines()
+    assert report[0].startswith("report: ")
+    assert [entry.split(":")[0] for entry in report[-3:]] == ["selections", "  [0]", "  [1]"]
+
+
 # --- with the daemon's own engine ---
 
 
