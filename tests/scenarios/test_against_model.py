@@ -177,8 +177,12 @@ class Negotiation:
                 continue
             if node.kind == "token":
                 self.take_part(node)
-            self.say_wish(node, (1 if self.model.count is None else 0, 0, 128))
+            camping = 1 if self.model.count is None else 0
+            if self.chance.random() < 0.04:
+                camping = 200  # more than there can be: whoever waits is told
+            self.say_wish(node, (camping, 0, 128))
             self.settled()
+            self.wait_early()
 
     def all_children_present(self) -> None:
         node = self.pick("group")
