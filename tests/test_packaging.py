@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+import sysmem
+from sysmem import blocking
 from sysmem_protocol.runtime import SYSTEM_RUNTIME_DIR, service_path
 from sysmem_protocol.sysmem2 import Allocator
 
@@ -143,6 +145,68 @@ def test_the_image_serves_its_group_and_nobody_else(installed: Path, tmp_path: P
         assert status(UID, GID) == 0, "the health check"
         assert status(OTHER, GID) == 0, "a participant in the group"
         assert status(OTHER, OTHER) != 0, "a stranger"
+
+
+#: A participant, as another user again: turns in the token that it inherits, and says what it was able to do.
+PARTICIPANT = """
+import mmap, os, sys
+import sysmem
+from sysmem import blocking
+uid, gid, fd, usage = map(int, sys.argv[1:])
+os.setgroups([]), os.setgid(gid), os.setuid(uid)
+with blocking.connect() as allocator:
+    collection = allocator.bind_shared_collection(blocking.BufferCollectionToken.from_fd(fd))
+    collection.set_constraints(
+        sysmem.BufferCollectionConstraints(
+            usage=sysmem.BufferUsage(cpu=usage),
+            min_buffer_count_for_camping=1,
+            buffer_memory_constraints=sysmem.BufferMemoryConstraints(min_size_bytes=4096),
+        )
+    )
+    with collection.wait_for_all_buffers_allocated() as info:
+        vmo = info.buffers[0].vmo.fileno()
+        attempts = {
+            "reopen": lambda: os.close(os.open(f"/proc/self/fd/{vmo}", os.O_RDWR)),
+            "chmod": lambda: os.fchmod(vmo, 0o666),
+            "map": lambda: mmap.mmap(vmo, 4096, access=mmap.ACCESS_WRITE).close(),
+        }
+        for name, attempt in attempts.items():
+            try:
+                attempt()
+            except PermissionError:
+                continue
+            print(name)
+    collection.release()
+"""
+
+
+@as_root
+def test_other_users_read_only_handles_cant_be_made_writable(
+    installed: Path, tmp_path: Path
+) -> None:
+    """Three users: the daemon's, a writer's and a reader's."""
+    with container(installed, tmp_path) as environment:
+        with blocking.connect(environment["SYSMEM_RUNTIME_DIR"]) as allocator:
+            token = allocator.allocate_shared_collection()
+            tokens = token.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * 2)
+            token.release()
+        usages = (sysmem.CpuUsage.WRITE, sysmem.CpuUsage.READ)
+        participants = []
+        for uid, child, usage in zip((OTHER, OTHER + 1), tokens, usages, strict=True):
+            words = map(str, (uid, GID, child.fileno(), int(usage)))
+            participants.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", PARTICIPANT, *words],
+                    env=environment,
+                    pass_fds=[child.fileno()],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            child.close()
+        could = [process.communicate(timeout=30)[0].split() for process in participants]
+        assert [process.returncode for process in participants] == [0, 0]
+    assert could == [["map"], []], "the writer may write to what it was given, the reader nothing"
 
 
 @as_root

@@ -21,6 +21,40 @@ def resident_kib(pid: int) -> int:
     return int(status.partition("VmRSS:")[2].split()[0])
 
 
+def shared_kib() -> int:
+    """Memory of memfds and the like, in the whole machine."""
+    return int(Path("/proc/meminfo").read_text().partition("Shmem:")[2].split()[0])
+
+
+def allocate_weak_use_close(allocator: blocking.Allocator) -> None:
+    """A weak participant, its event, lifetime tracking and a mapping that outlives its descriptor."""
+    with allocator.allocate_shared_collection() as token, token.duplicate() as other:
+        other.set_weak()
+        other.sync()
+        strong = allocator.bind_shared_collection(token)
+        weak = allocator.bind_shared_collection(other)
+        for collection in (strong, weak):
+            collection.set_constraints(
+                sysmem.BufferCollectionConstraints(
+                    usage=sysmem.BufferUsage(cpu=sysmem.CpuUsage.WRITE),
+                    min_buffer_count_for_camping=1,
+                    buffer_memory_constraints=sysmem.BufferMemoryConstraints(min_size_bytes=8192),
+                )
+            )
+        with weak.attach_lifetime_tracking() as tracking:
+            strong.wait_for_all_buffers_allocated().close()
+            info = weak.wait_for_all_buffers_allocated()
+            with info.buffers[0].map() as view:
+                info.buffers[0].vmo.close()  # type: ignore[union-attr]  # every buffer has one here
+                view[:8] = bytes(8)
+                strong.release()
+                assert info.buffers[0].close_weak_asap.wait_closed(20)  # type: ignore[union-attr]
+                assert not tracking.is_closed()
+            info.close()
+            assert tracking.wait_closed(20)
+        weak.close()
+
+
 def allocate_use_close(allocator: blocking.Allocator, number: int) -> None:
     with allocator.allocate_non_shared_collection() as collection:
         collection.set_constraints(
@@ -39,14 +73,19 @@ def allocate_use_close(allocator: blocking.Allocator, number: int) -> None:
 def test_ten_thousand_cycles_leave_nothing(client: blocking.Allocator, daemon: Daemon) -> None:
     for number in range(WARM_UP):
         allocate_use_close(client, number)
+    allocate_weak_use_close(client)
     client.validate_buffer_collection_token(0)
     before = resident_kib(daemon.pid), resident_kib(os.getpid())
     descriptors = daemon.descriptors(), len(os.listdir("/proc/self/fd"))
+    shared = shared_kib()
     for number in range(CYCLES):
         allocate_use_close(client, number)
+        if number % 50 == 0:
+            allocate_weak_use_close(client)
     for _ in range(2):  # what was closed before the first was seen before the second is answered
         client.validate_buffer_collection_token(0)
     assert (daemon.descriptors(), len(os.listdir("/proc/self/fd"))) == descriptors
     after = resident_kib(daemon.pid), resident_kib(os.getpid())
     assert after[0] < before[0] + SLACK_KIB, "the daemon's memory"
+    assert shared_kib() < shared + 4 * SLACK_KIB, "the buffers' memory"
     assert after[1] < before[1] + SLACK_KIB, "the client's memory"
