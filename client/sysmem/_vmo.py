@@ -77,6 +77,10 @@ class Vmo(Handle):
 
         The view is writable iff the rights allow. The mapping keeps the buffer alive, also when this VMO is closed
         meanwhile. Raises `ValueError` for a length that isn't in 1 to `size`.
+
+        The end of the with-block raises `BufferError` when something still looks at the memory, a slice or a numpy
+        array made of the view; the mapping then stays until that is gone. Arrays that are to outlive a with-block are
+        what :meth:`VmoBuffer.planes` gives.
         """
         return Mapping(self, 0, length)
 
