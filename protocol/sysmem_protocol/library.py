@@ -17,7 +17,6 @@ page (:mod:`.reference`). Nothing about a table, a limit or a method is said a s
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import enum
 import hashlib
@@ -165,19 +164,8 @@ class Table:
                 yield member.name
 
     def __repr__(self) -> str:
-        shown = ", ".join(
-            f"{member.name}={_by_name(member.field.type, value)!r}"
-            for member, value in self.set_fields()
-        )
+        shown = ", ".join(f"{member.name}={value!r}" for member, value in self.set_fields())
         return f"{type(self).__name__}({shown})"
-
-
-def _by_name(wire: WireType, value: Any) -> Any:
-    """A number with a declared enumeration as its member or flags, if it is one; anything else as it is."""
-    if isinstance(wire, Enumeration):
-        with contextlib.suppress(ValueError):
-            return wire.type(value)
-    return value
 
 
 class Struct:

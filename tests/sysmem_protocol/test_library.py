@@ -24,7 +24,6 @@ from sysmem_protocol.library import (
     struct,
     table,
 )
-from sysmem_protocol.sysmem2 import BufferUsage
 
 
 class Colour(enum.IntEnum):
@@ -120,12 +119,6 @@ def test_tables_are_equal_when_the_same_fields_are_set_to_the_same() -> None:
 def test_repr_shows_the_fields_that_are_set() -> None:
     assert repr(Shape()) == "Shape()"
     assert repr(Shape(filled=False, corners=3)) == "Shape(corners=3, filled=False)"
-
-
-def test_repr_names_numbers_that_are_members() -> None:
-    assert repr(Shape(colour=1)) == "Shape(colour=<Colour.RED: 1>)"
-    assert repr(Shape(colour=2)) == "Shape(colour=2)"
-    assert repr(BufferUsage(cpu=3)) == "BufferUsage(cpu=<CpuUsage.READ|READ_OFTEN: 3>)"
 
 
 def test_structs_are_positional_or_keyword_immutable_and_complete() -> None:

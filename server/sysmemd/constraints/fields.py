@@ -137,13 +137,6 @@ _COMBINES = {field.name: field.combines for field in FIELDS} | {
     field.name: field.combines for field in IMAGE_FIELDS
 }
 _NEEDS = {field.name: field.value for field in FIELDS}
-_FLAGS: dict[str, type[enum.IntFlag]] = {
-    "usage.none": NoneUsage,
-    "usage.cpu": CpuUsage,
-    "usage.vulkan": VulkanUsage,
-    "usage.display": DisplayUsage,
-    "usage.video": VideoUsage,
-}
 _COLLECTION_FIELDS = frozenset(m.name for m in BufferCollectionConstraints.members)
 
 
@@ -164,8 +157,7 @@ def look_up(table: Any, name: str) -> Any:
         value = getattr(value, attribute)
         if index and value is not None:
             value = value[int(index)]
-    # Combinations of flags come from the wire as numbers.
-    return _FLAGS[name](value) if value is not None and name in _FLAGS else value
+    return value
 
 
 def entries_of(participant: Participant) -> list[Any]:
