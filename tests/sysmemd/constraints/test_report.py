@@ -5,7 +5,6 @@ from __future__ import annotations
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import (
     SYSTEM_RAM_HEAP,
-    BufferUsage,
     CpuUsage,
     Heap,
     PixelFormatAndModifier,
@@ -133,11 +132,6 @@ def test_a_combination_that_fails_has_no_terms() -> None:
 def test_cells_are_cut() -> None:
     table = render([("a", "b", "result"), ("c" * 9, "d" * 9, "e" * 9)], width=5)
     assert table.splitlines()[-1] == "ccccccccc | dddd… | eeeeeeeee"
-
-
-def test_flags_from_the_wire_are_named() -> None:
-    from_wire = wants(min_size_bytes=1, count=None, usage=BufferUsage(cpu=3))
-    assert "READ|READ_OFTEN |" in refused(from_wire, from_wire).report()
 
 
 def test_values_for_people() -> None:
