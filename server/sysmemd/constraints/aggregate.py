@@ -75,6 +75,7 @@ def refuse(case: Case, stage: Stage, breach: Breach, who: Participant | None = N
         breach.detail,
         who,
         breach.entry if who is not None else None,
+        breach.image,
         breach.differences,
         case=case,
     )

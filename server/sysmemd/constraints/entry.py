@@ -25,18 +25,27 @@ from .refusal import Breach, Rule
 Pair = tuple[int, int]
 WidthHeight = tuple[int, int]
 
-#: Fields that can make the image bigger that a buffer must hold.
-SIZE_FIELDS = (
+#: Fields that make up what a row's length must be a multiple of.
+DIVISOR_FIELDS = (
+    "bytes_per_row_divisor",
+    "require_bytes_per_row_at_pixel_boundary",
+    "pad_for_block_size.width",
+)
+#: Fields that can make the image wider, higher, and its rows longer, that a buffer must hold.
+WIDTH_FIELDS = (
     "min_size.width",
-    "min_size.height",
     "required_max_size.width",
-    "required_max_size.height",
     "required_max_size_list",
     "size_alignment.width",
-    "size_alignment.height",
-    "min_bytes_per_row",
-    "bytes_per_row_divisor",
 )
+HEIGHT_FIELDS = (
+    "min_size.height",
+    "required_max_size.height",
+    "required_max_size_list",
+    "size_alignment.height",
+)
+ROW_FIELDS = (*WIDTH_FIELDS, "min_bytes_per_row", *DIVISOR_FIELDS)
+SIZE_FIELDS = tuple(dict.fromkeys((*WIDTH_FIELDS, *HEIGHT_FIELDS, *ROW_FIELDS)))
 #: Fields that can make a buffer bigger than its image.
 PAD_FIELDS = (
     "pad_for_block_size.width",
@@ -44,12 +53,20 @@ PAD_FIELDS = (
     "pad_beyond_image_size_bytes",
 )
 #: What makes the shortest row, and its limit.
-_ROW_FIELDS = (
+_MIN_ROW_FIELDS = (
     "min_bytes_per_row",
     "min_size.width",
     "size_alignment.width",
-    "bytes_per_row_divisor",
+    *DIVISOR_FIELDS,
     "max_bytes_per_row",
+)
+#: What makes the smallest area, and its limit.
+_MIN_AREA_FIELDS = (
+    "min_size.width",
+    "min_size.height",
+    "size_alignment.width",
+    "size_alignment.height",
+    "max_width_times_height",
 )
 
 _ONE = SizeU(1, 1)
@@ -86,6 +103,21 @@ class Terms:
     pad_width: int
     pad_height: int
     pad_beyond: int
+
+
+class RequiredImage(NamedTuple):
+    """An image that a buffer must be able to hold."""
+
+    width: int
+    height: int
+    #: The entry of required_max_size_list that asks for it; (0, 0) if the list is empty.
+    required: WidthHeight
+    #: 0 where a refusal came before it was worked out, like the size.
+    bytes_per_row: int = 0
+    size_bytes: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.width}×{self.height} with {self.bytes_per_row} bytes per row"
 
 
 class Entry(NamedTuple):
@@ -205,17 +237,21 @@ def adjust(terms: Terms, of: Traits | None, page_size: int) -> Terms:
     _check_required_sizes(t, min_width, min_height, max_width, max_height)
     divisor = _check_padding(t, of, divisor, max_width)
     # Finally, what is left between the limits.
-    for axis, low, high in (("width", min_width, max_width), ("height", min_height, max_height)):
+    for axis, low, high, step in (
+        ("width", min_width, max_width, align_width),
+        ("height", min_height, max_height, align_height),
+    ):
         if low > high:
-            fields = (f"min_size.{axis}", f"max_size.{axis}")
-            raise Breach(Rule.MIN_SIZE_OVER_MAX, fields, f"{low} > {high}")
+            fields = (f"min_size.{axis}", f"size_alignment.{axis}", f"max_size.{axis}")
+            steps = f" in steps of {step}" if step > 1 else ""
+            raise Breach(Rule.MIN_SIZE_OVER_MAX, fields, f"{low} > {high}{steps}")
     if min_row > max_row:
-        raise Breach(Rule.MIN_ROW_OVER_MAX, _ROW_FIELDS, f"{min_row} > {max_row}")
+        raise Breach(Rule.MIN_ROW_OVER_MAX, _MIN_ROW_FIELDS, f"{min_row} > {max_row}")
     area = min_width * min_height
     if area > min(U32_MAX, t.max_width_times_height):
-        fields = ("min_size", "max_width_times_height")
         limit = min(U32_MAX, t.max_width_times_height)
-        raise Breach(Rule.MIN_AREA_OVER_MAX, fields, f"{min_width}×{min_height} > {limit}")
+        detail = f"{min_width}×{min_height} > {limit}"
+        raise Breach(Rule.MIN_AREA_OVER_MAX, _MIN_AREA_FIELDS, detail)
     return Terms(
         t.color_spaces,
         min_width,
@@ -254,7 +290,7 @@ def _row_divisor(t: Terms, of: Traits | None) -> int:
         if t.at_pixel_boundary:
             divisor = math.lcm(divisor, of.stride_bytes)
     if divisor > U32_MAX:
-        raise Breach(Rule.DIVISOR_OVER_32_BITS, "bytes_per_row_divisor", str(divisor))
+        raise Breach(Rule.DIVISOR_OVER_32_BITS, DIVISOR_FIELDS, str(divisor))
     return divisor
 
 
@@ -277,22 +313,24 @@ def _check_required_sizes(
         if required == 0:
             raise Breach(Rule.REQUIRED_SIZE_ZERO, f"required_min_size.{axis}", "0")
         if required < low:
-            fields = (f"required_min_size.{axis}", f"min_size.{axis}")
+            fields = (f"required_min_size.{axis}", f"min_size.{axis}", f"size_alignment.{axis}")
             raise Breach(Rule.REQUIRED_MIN_UNDER_MIN, fields, f"{required} < {low}")
     for axis, required, high in (
         ("width", t.required_max_width, max_width),
         ("height", t.required_max_height, max_height),
     ):
         if required > high:
-            fields = (f"required_max_size.{axis}", f"max_size.{axis}")
+            fields = (f"required_max_size.{axis}", f"size_alignment.{axis}", f"max_size.{axis}")
             raise Breach(Rule.REQUIRED_MAX_OVER_MAX, fields, f"{required} > {high}")
     for width, height in t.required_max_sizes:
         if width == 0 or height == 0:
             raise Breach(Rule.REQUIRED_SIZE_ZERO, "required_max_size_list", f"{width}×{height}")
-        if width > max_width or height > max_height:
-            fields = ("required_max_size_list", "max_size")
-            detail = f"{width}×{height} > {max_width}×{max_height}"
-            raise Breach(Rule.REQUIRED_MAX_OVER_MAX, fields, detail)
+        for axis, required, high in (("width", width, max_width), ("height", height, max_height)):
+            if required > high:
+                fields = ("required_max_size_list", f"size_alignment.{axis}", f"max_size.{axis}")
+                breach = Breach(Rule.REQUIRED_MAX_OVER_MAX, fields, f"{required} > {high}")
+                breach.image = RequiredImage(width, height, (width, height))
+                raise breach
 
 
 def _check_padding(t: Terms, of: Traits | None, divisor: int, max_width: int) -> int:
@@ -309,6 +347,5 @@ def _check_padding(t: Terms, of: Traits | None, divisor: int, max_width: int) ->
     if width > 1:
         divisor = math.lcm(divisor, of.stride_bytes * width)
         if divisor > U32_MAX:
-            fields = ("bytes_per_row_divisor", "pad_for_block_size.width")
-            raise Breach(Rule.DIVISOR_OVER_32_BITS, fields, str(divisor))
+            raise Breach(Rule.DIVISOR_OVER_32_BITS, DIVISOR_FIELDS, str(divisor))
     return divisor

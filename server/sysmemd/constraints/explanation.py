@@ -12,16 +12,17 @@ from sysmem_protocol.formats import (
     pair_name,
     traits,
 )
-from sysmem_protocol.sysmem2 import CoherencyDomain, Heap, SizeU
+from sysmem_protocol.sysmem2 import CoherencyDomain, Heap
 
 from .cost import DEFAULT_COST, format_cost
 from .entry import Entry, Terms, read_terms
 from .fields import deciding, show, values
 from .heaps import DOMAIN_FIELDS
+from .involved import makers
 from .model import SYSTEM_HEAP, Allocation, HeapKey, Participant
 from .refusal import Brought, Case
 from .report import CELL_WIDTH, MAX_VERDICTS, case_table, format_lines
-from .settings import COUNT_FIELDS, RequiredImage, largest_image
+from .settings import COUNT_FIELDS, largest_image
 from .survey import combined_fields, terms_for, verdicts
 
 _MEMORY = "buffer_memory_constraints"
@@ -114,10 +115,7 @@ def _sizes(allocation: Allocation, case: Case, pair: tuple[int, int] | None) -> 
         image = largest_image(Entry(*pair, terms))
         if image.size_bytes == size:
             why = f"an image of {image}"
-            brought = (
-                *_who_requires(case, pair, image.required),
-                *_who_enlarges(case, pair, image),
-            )
+            brought = tuple(makers(case, pair, image))
         pads = ("pad_for_block_size.width", "pad_for_block_size.height")
         padded = tuple(
             value
@@ -138,49 +136,6 @@ def _delivered_terms(allocation: Allocation) -> Terms:
     image = allocation.settings.image_format_constraints
     assert image is not None
     return read_terms(image)
-
-
-def _who_requires(
-    case: Case, pair: tuple[int, int], required: tuple[int, int]
-) -> tuple[Brought, ...]:
-    """Who brought the size that the largest image has."""
-    size = SizeU(*required)
-    found = [value for value in values("required_max_size_list", pair, case) if size in value.value]
-    found += [value for value in values("required_max_size", pair, case) if value.value == size]
-    if found:
-        return tuple(found)
-    names = ("required_max_size", "min_size")
-    parts = [f"{name}.{axis}" for name in names for axis in ("width", "height")]
-    return tuple(value for part in parts for value in deciding(part, pair, case) if value.value)
-
-
-def _who_enlarges(case: Case, pair: tuple[int, int], image: RequiredImage) -> Iterator[Brought]:
-    """Who made the size rounded up and the row longer than its pixels."""
-    for axis, required, length in (
-        ("width", image.required[0], image.width),
-        ("height", image.required[1], image.height),
-    ):
-        base = max(_largest(f"min_size.{axis}", pair, case), required)
-        if length > base:
-            aligned = deciding(f"size_alignment.{axis}", pair, case)
-            yield from (value for value in aligned if _rounds(base, value.value))
-    base = traits(*pair).stride_bytes * image.width
-    least = _largest("min_bytes_per_row", pair, case)
-    if least > base:
-        yield from deciding("min_bytes_per_row", pair, case)
-        base = least
-    if image.bytes_per_row > base:
-        divisors = deciding("bytes_per_row_divisor", pair, case)
-        yield from (value for value in divisors if _rounds(base, value.value))
-
-
-def _largest(name: str, pair: tuple[int, int], case: Case) -> int:
-    return max((value.value for value in deciding(name, pair, case)), default=0)
-
-
-def _rounds(length: int, to: int) -> bool:
-    """Whether rounding a length, at least 1, up to a multiple makes it longer."""
-    return max(length, 1) % to != 0
 
 
 def _heap(allocation: Allocation, case: Case) -> Because:

@@ -25,10 +25,10 @@ from sysmem_protocol.sysmem2 import (
     VulkanUsage,
 )
 
-from .entry import PAD_FIELDS, SIZE_FIELDS, Entry, Terms
+from .entry import Entry, Terms
 from .model import Participant, printable
 from .normalise import Needs, normalise
-from .refusal import Breach, Brought, Case, Refusal
+from .refusal import Breach, Brought, Case
 
 Pair = tuple[int, int]
 #: Formats of one participant that are told by name.
@@ -193,45 +193,9 @@ def needs_of(case: Case) -> list[tuple[Participant, Needs]]:
     return found
 
 
-def brought(refusal: Refusal) -> tuple[Brought, ...]:
-    """The values a refusal is about, with who brought them: those that decide, by how the field combines."""
-    if refusal.participant is not None:
-        return tuple(_own_values(refusal, refusal.participant))
-    return tuple(
-        value
-        for name in refusal.fields
-        for value in deciding(name, refusal.pair, refusal.case)
-        if name not in _ENLARGING or enlarges(name, value.value)
-    )
-
-
-_ENLARGING = frozenset((*SIZE_FIELDS, *PAD_FIELDS))
-
-
-def enlarges(name: str, value: Any) -> bool:
-    """Whether a value of a size field (:data:`.entry.SIZE_FIELDS`) or of padding can make anything bigger."""
-    neutral = 1 if "align" in name or "divisor" in name or "block" in name else 0
-    return bool(value) and value != neutral
-
-
 def deciding(name: str, pair: Pair | None, case: Case) -> tuple[Brought, ...]:
     """The values of a field (of entries for a format) that make the combined one what it is."""
     return tuple(_deciding(name, list(values(name, pair, case))))
-
-
-def _own_values(refusal: Refusal, who: Participant) -> Iterator[Brought]:
-    """What one participant sent for the fields; what is un-set only if nothing is set."""
-    found = []
-    for name in refusal.fields:
-        if is_image_field(name) and refusal.entry is not None:
-            value = look_up(entries_of(who)[refusal.entry], name)
-            path = f"$.image_format_constraints[{refusal.entry}].{name}"
-        else:
-            value = look_up(who.constraints, name)
-            path = f"$.{name}"
-        found.append(Brought(who, path, value))
-    given = [value for value in found if value.value is not None]
-    yield from given or found[:1]
 
 
 def values(name: str, pair: Pair | None, case: Case) -> Iterator[Brought]:

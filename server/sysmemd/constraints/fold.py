@@ -20,7 +20,7 @@ from sysmem_protocol.formats import (
 )
 from sysmem_protocol.sizes import U32_MAX
 
-from .entry import Entry, Terms
+from .entry import DIVISOR_FIELDS, Entry, Terms
 from .finish import undominated
 from .flatten import combine_pairs
 from .model import HeapKey
@@ -205,7 +205,7 @@ def combine(a: Terms, b: Terms, stride_bytes: int) -> Terms | Breach:
     if pad_width > 1:
         divisor = math.lcm(divisor, stride_bytes * pad_width)
     if divisor > U32_MAX:
-        return Breach(Rule.DIVISOR_OVER_32_BITS, "bytes_per_row_divisor", str(divisor))
+        return Breach(Rule.DIVISOR_OVER_32_BITS, DIVISOR_FIELDS, str(divisor))
     sizes = a.required_max_sizes
     if b.required_max_sizes != sizes:
         sizes += b.required_max_sizes

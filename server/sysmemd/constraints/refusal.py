@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sysmem_protocol.formats import pair_name
 
 if TYPE_CHECKING:
+    from .entry import RequiredImage
     from .model import Allocation, Participant, Platform
 
 
@@ -143,12 +144,14 @@ class Breach(Exception):
         self.pair: tuple[int, int] | None = None
         #: Index of the participant's image entry; None: not an image field, or one of a combined entry.
         self.entry: int | None = None
+        #: The image that broke a rule about required sizes.
+        self.image: RequiredImage | None = None
         self.differences: tuple[Difference, ...] = ()
 
     def again(self) -> Breach:
         """The same breach without the frames that this one was raised through."""
         other = Breach(self.rule, self.fields, self.detail)
-        other.pair, other.entry = self.pair, self.entry
+        other.pair, other.entry, other.image = self.pair, self.entry, self.image
         return other
 
 
@@ -212,6 +215,8 @@ class Refusal:
     participant: Participant | None = None
     #: Index of that participant's image entry, as sent.
     entry: int | None = None
+    #: The required image that is too big, or can't be.
+    image: RequiredImage | None = None
     #: What an attached attempt would have had to change.
     differences: tuple[Difference, ...] = ()
     case: Case = field(kw_only=True, repr=False, compare=False)
@@ -225,7 +230,7 @@ class Refusal:
     @cached_property
     def values(self) -> tuple[Brought, ...]:
         """The values involved, each with the participant who brought it."""
-        from .fields import brought
+        from .involved import brought
 
         return brought(self)
 

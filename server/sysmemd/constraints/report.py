@@ -74,7 +74,7 @@ def case_table(
         if hidden:
             others = sum(all(value.participant is not who for who in columns) for value in found)
             cells.append(f"{others} set" if others else "")
-        is_marked = name in marked or any(value.path in marked for value in found)
+        is_marked = any(_is_marked(each, marked) for each in (name, *(v.path for v in found)))
         outcome = broken if is_marked and broken else show(result)
         rows.append((_mark(label, False, "> " if is_marked else "  "), *cells, outcome))
 
@@ -89,8 +89,7 @@ def case_table(
         for image in IMAGE_FIELDS:
             found = list(values(image.name, pair, case))
             result = "—" if terms is None else image.value(terms)
-            whole = image.name.partition(".")[0]
-            add(whole if whole in marked else image.name, f"  .{image.name}", found, result)
+            add(image.name, f"  .{image.name}", found, result)
         rows.insert(_first_image_row(rows), (f"  {pair_name(pair)}", *[""] * (len(header))))
     blank = [""] * (len(header) - 1)
     rows += [(f"  {name}", *blank, value) for name, value in settings]
@@ -117,6 +116,11 @@ def _is_in(who: Participant, participants: Sequence[Participant]) -> bool:
 def _said(value: Brought) -> bool:
     """Whether a value is worth a cell: domains come with every participant, also by default."""
     return value.value is not True or not value.path.endswith("_domain_supported")
+
+
+def _is_marked(path: str, marked: Set[str]) -> bool:
+    """Whether a field, or the struct that it is a member of, is marked."""
+    return path in marked or path.rpartition(".")[0] in marked
 
 
 def _cell(who: Participant, found: Sequence[Brought]) -> str:

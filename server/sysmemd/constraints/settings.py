@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 from sysmem_protocol.formats import has_alpha_or_x, is_compatible_with_protected_memory, traits
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
@@ -16,7 +16,16 @@ from sysmem_protocol.sysmem2 import (
 )
 
 from .cost import format_cost
-from .entry import PAD_FIELDS, SIZE_FIELDS, Entry, WidthHeight
+from .entry import (
+    HEIGHT_FIELDS,
+    PAD_FIELDS,
+    ROW_FIELDS,
+    SIZE_FIELDS,
+    WIDTH_FIELDS,
+    Entry,
+    RequiredImage,
+    WidthHeight,
+)
 from .heaps import choose_domain, choose_heap
 from .model import MAX_BUFFER_COUNT, HeapProperties, Platform
 from .normalise import Needs
@@ -49,25 +58,24 @@ def choose_settings(
     heap = choose_heap(total, platform)
     domain = choose_domain(total, heap)
     entry = choose_format(total, heap, platform) if total.entries else None
-    size = total.min_size_bytes
-    padded = size
+    size = padded = total.min_size_bytes
+    #: The fields that make the size.
     fields: tuple[str, ...] = (f"{_MEMORY}.min_size_bytes",)
+    wrong: _Wrong = Breach
     if entry is not None:
         image = largest_image(entry)
+        wrong = _about(entry, image)
         if image.size_bytes > total.max_size_bytes:
-            raise _about(
-                entry,
-                Rule.IMAGE_OVER_MAX_BYTES,
-                (*SIZE_FIELDS, f"{_MEMORY}.max_size_bytes"),
-                f"{image}, {image.size_bytes} bytes > {total.max_size_bytes}",
-            )
+            too_big = (*SIZE_FIELDS, f"{_MEMORY}.max_size_bytes")
+            detail = f"{image}, {image.size_bytes} bytes > {total.max_size_bytes}"
+            raise wrong(Rule.IMAGE_OVER_MAX_BYTES, too_big, detail)
         if image.size_bytes > size:
             fields = SIZE_FIELDS
         elif image.size_bytes == size:
             fields = (*fields, *SIZE_FIELDS)
         size = max(size, image.size_bytes)
-        padded = _padded(size, entry, total, fields)
-    _check_limits(size, padded, count, platform, entry, fields)
+        padded = _padded(size, entry, total, fields, wrong)
+    _check_limits(size, padded, count, platform, fields, wrong)
     buffer_settings = BufferMemorySettings(
         size_bytes=size,
         is_physically_contiguous=total.contiguous,
@@ -113,20 +121,6 @@ def choose_format(total: Needs, heap: HeapProperties, platform: Platform) -> Ent
     return min(possible, key=rank)
 
 
-class RequiredImage(NamedTuple):
-    """An image that a buffer must be able to hold."""
-
-    width: int
-    height: int
-    bytes_per_row: int
-    size_bytes: int
-    #: The entry of required_max_size_list that asks for it; (0, 0) if the list is empty.
-    required: WidthHeight
-
-    def __str__(self) -> str:
-        return f"{self.width}×{self.height} with {self.bytes_per_row} bytes per row"
-
-
 def largest_image(entry: Entry) -> RequiredImage:
     """5.5: the image among the required ones that takes most bytes."""
     sizes = entry.terms.required_max_sizes or ((0, 0),)
@@ -136,34 +130,47 @@ def largest_image(entry: Entry) -> RequiredImage:
 def _required_image(entry: Entry, required: WidthHeight) -> RequiredImage:
     t = entry.terms
     of = traits(*entry.pair)
-    fields: tuple[str, ...]
     width = round_up(max(t.min_width, required[0]), t.align_width)
     height = round_up(max(t.min_height, required[1]), t.align_height)
-    for axis, value, limit in (
-        ("width", width, t.max_width),
-        ("height", height, t.max_height),
-    ):
-        if value > limit:
-            fields = (
-                *(name for name in SIZE_FIELDS if name.partition(".")[2] in ("", axis)),
-                f"max_size.{axis}",
-            )
-            raise _about(entry, Rule.REQUIRED_SIZE_OVER_MAX, fields, f"{value} > {limit}")
+    wrong = _about(entry, RequiredImage(width, height, required))
+    fields: tuple[str, ...]
+    if width > t.max_width:
+        fields = (*WIDTH_FIELDS, "max_size.width")
+        raise wrong(Rule.REQUIRED_SIZE_OVER_MAX, fields, f"{width} > {t.max_width}")
+    if height > t.max_height:
+        fields = (*HEIGHT_FIELDS, "max_size.height")
+        raise wrong(Rule.REQUIRED_SIZE_OVER_MAX, fields, f"{height} > {t.max_height}")
     row = round_up(max(of.stride_bytes * width, t.min_bytes_per_row), t.bytes_per_row_divisor)
+    wrong = _about(entry, RequiredImage(width, height, required, row))
     if row > t.max_bytes_per_row:
-        fields = (*SIZE_FIELDS, "max_bytes_per_row")
-        raise _about(entry, Rule.REQUIRED_ROW, fields, f"{row} > {t.max_bytes_per_row}")
+        fields = (*ROW_FIELDS, "max_bytes_per_row")
+        raise wrong(Rule.REQUIRED_ROW, fields, f"{row} > {t.max_bytes_per_row}")
     limit = min(U32_MAX, t.max_width_times_height)
     if width * height > limit:
-        fields = (*SIZE_FIELDS, "max_width_times_height")
-        raise _about(entry, Rule.REQUIRED_AREA, fields, f"{width}×{height} > {limit}")
+        fields = (*WIDTH_FIELDS, *HEIGHT_FIELDS, "max_width_times_height")
+        raise wrong(Rule.REQUIRED_AREA, fields, f"{width}×{height} > {limit}")
     size = image_size(*entry.pair, width, height, row)
     if size is None:
-        raise _about(entry, Rule.IMAGE_SIZE_UNDEFINED, SIZE_FIELDS, f"{width}×{height}, row {row}")
-    return RequiredImage(width, height, row, size, required)
+        raise wrong(Rule.IMAGE_SIZE_UNDEFINED, SIZE_FIELDS, f"{width}×{height}, row {row}")
+    return RequiredImage(width, height, required, row, size)
 
 
-def _padded(size: int, entry: Entry, total: Needs, fields: tuple[str, ...]) -> int:
+#: Makes the breach of a rule by some fields, with its details.
+_Wrong = Callable[[Rule, tuple[str, ...], str], Breach]
+
+
+def _about(entry: Entry, image: RequiredImage | None = None) -> _Wrong:
+    """Breaches about an entry, and the image that it requires."""
+
+    def wrong(rule: Rule, fields: tuple[str, ...], detail: str) -> Breach:
+        breach = Breach(rule, fields, detail)
+        breach.pair, breach.image = entry.pair, image
+        return breach
+
+    return wrong
+
+
+def _padded(size: int, entry: Entry, total: Needs, fields: tuple[str, ...], wrong: _Wrong) -> int:
     """5.6: `size` with the padding that the entry asks for; the paddings overlap, they don't add.
 
     `fields` are those that made the size.
@@ -174,12 +181,11 @@ def _padded(size: int, entry: Entry, total: Needs, fields: tuple[str, ...]) -> i
         blocks = padded_size(size, t, traits(*entry.pair))
         if blocks is None:
             detail = f"{t.pad_width}×{t.pad_height} for {size} bytes"
-            raise _about(entry, Rule.PADDING_UNDEFINED, (*PAD_FIELDS, *fields), detail)
+            raise wrong(Rule.PADDING_UNDEFINED, (*PAD_FIELDS, *fields), detail)
         padded = max(padded, blocks)
     if padded > total.max_padded_bytes:
-        fields = (*PAD_FIELDS, *fields, f"{_MEMORY}.max_size_bytes")
-        detail = f"{padded} > {total.max_padded_bytes}"
-        raise _about(entry, Rule.PADDED_OVER_MAX_BYTES, fields, detail)
+        too_big = (*PAD_FIELDS, *fields, f"{_MEMORY}.max_size_bytes")
+        raise wrong(Rule.PADDED_OVER_MAX_BYTES, too_big, f"{padded} > {total.max_padded_bytes}")
     return padded
 
 
@@ -188,32 +194,20 @@ def _check_limits(
     padded: int,
     count: int,
     platform: Platform,
-    entry: Entry | None,
     fields: tuple[str, ...],
+    wrong: _Wrong,
 ) -> None:
-    """5.7: what this daemon allows. `fields` are those that made the size; image fields are `entry`'s."""
+    """5.7: what this daemon allows. `fields` are those that made the size."""
     padded_fields = (*fields, *PAD_FIELDS) if padded > size else fields
-
-    def over(rule: Rule, fields: tuple[str, ...], detail: str) -> Breach:
-        return (
-            Breach(rule, fields, detail) if entry is None else _about(entry, rule, fields, detail)
-        )
-
     if padded > platform.max_buffer_bytes:
         detail = f"{padded} > {platform.max_buffer_bytes}"
-        raise over(Rule.BUFFER_LIMIT, padded_fields, detail)
+        raise wrong(Rule.BUFFER_LIMIT, padded_fields, detail)
     if padded * count > platform.max_collection_bytes:
         detail = f"{padded} × {count} > {platform.max_collection_bytes}"
-        raise over(Rule.COLLECTION_LIMIT, (*padded_fields, *COUNT_FIELDS), detail)
+        raise wrong(Rule.COLLECTION_LIMIT, (*padded_fields, *COUNT_FIELDS), detail)
     if platform.max_allocation_bytes is not None and size > platform.max_allocation_bytes:
         detail = f"{size} > {platform.max_allocation_bytes}"
-        raise over(Rule.ALLOCATION_LIMIT, fields, detail)
-
-
-def _about(entry: Entry, rule: Rule, fields: tuple[str, ...], detail: str) -> Breach:
-    breach = Breach(rule, fields, detail)
-    breach.pair = entry.pair
-    return breach
+        raise wrong(Rule.ALLOCATION_LIMIT, fields, detail)
 
 
 def _delivered(entry: Entry) -> ImageFormatConstraints:

@@ -74,12 +74,37 @@ def test_who_made_the_buffers_this_big() -> None:
     required = wants(image(required_max_size=size(9, 9)))
     assert who(because("size_bytes", base, required)) == ["p1 required_max_size"]
     parts = [wants(image(required_max_size=SizeU(*each))) for each in ((9, 0), (0, 8))]
-    assert who(because("size_bytes", base, *parts)) == [
-        "p1 width",
-        "p2 height",
+    assert who(because("size_bytes", base, *parts)) == ["p1 width", "p2 height"]
+
+
+def test_who_made_an_image_this_big_axis_by_axis() -> None:
+    wide = wants(image(min_size=size(20, 2)))
+    high = wants(image(required_max_size=size(9, 9)))
+    other = wants(image(required_max_size_list=[size(5, 5)]))
+    reason = because("size_bytes", wide, high, other)
+    assert "20×9" in reason.why
+    assert who(reason) == ["p1 required_max_size", "p0 width"]
+    assert reason.values[-1].path.endswith(".min_size.width")
+    # One that a minimum covers in both members decides nothing.
+    assert who(because("size_bytes", wants(image(min_size=size(20, 10))), high)) == [
         "p0 width",
         "p0 height",
     ]
+
+
+def test_who_made_a_row_longer() -> None:
+    base = wants(image(F.B8G8R8A8, [C.SRGB], min_size=size(3, 1), min_bytes_per_row=17))
+    blocks = wants(image(F.B8G8R8A8, [C.SRGB], pad_for_block_size=size(8, 1)))
+    assert who(because("size_bytes", base, blocks)) == [
+        "p0 width",
+        "p0 height",
+        "p0 min_bytes_per_row",
+        "p1 width",
+    ]
+    pixels = wants(image(F.B8G8R8, [C.SRGB], require_bytes_per_row_at_pixel_boundary=True))
+    odd = wants(image(F.B8G8R8, [C.SRGB], min_size=size(3, 1), min_bytes_per_row=10))
+    reason = because("size_bytes", odd, pixels)
+    assert who(reason)[2:] == ["p0 min_bytes_per_row", "p1 require_bytes_per_row_at_pixel_boundary"]
 
 
 def test_who_asked_for_padding() -> None:

@@ -62,6 +62,59 @@ def test_a_refusal_of_several_participants() -> None:
     assert "conflict" not in refusal.line(conflict=False)
 
 
+def named(*constraints: Any) -> list[str]:
+    """What a refusal about sizes names, without the entries' indices."""
+    return [
+        f"{value.participant.name} {value.path.partition('].')[2]}"
+        for value in refused(*constraints).values
+    ]
+
+
+def test_alignments_are_named_when_they_make_the_difference() -> None:
+    low = wants(image(min_size=size(70, 1)))
+    aligned = wants(image(size_alignment=size(64, 1)))
+    high = wants(image(max_size=size(100, 9)))
+    assert named(low, aligned, high) == [
+        "p0 min_size.width",
+        "p1 size_alignment.width",
+        "p2 max_size.width",
+    ]
+    assert "(128 > 64 in steps of 64)" in str(refused(low, aligned, high))
+    assert [who.name for who in refused(low, aligned, high).conflict] == ["p0", "p1", "p2"]
+    steps = wants(image(size_alignment=size(2, 2)))
+    low, high = wants(image(min_size=size(70, 2))), wants(image(max_size=size(60, 8)))
+    assert named(low, steps, high) == ["p0 min_size.width", "p2 max_size.width"]
+    alone = wants(image(min_size=size(70, 1), size_alignment=size(64, 1), max_size=size(100, 9)))
+    assert named(alone) == [
+        "p0 min_size.width",
+        "p0 size_alignment.width",
+        "p0 max_size.width",
+    ]
+
+
+def test_alignments_are_named_with_areas() -> None:
+    low = wants(image(min_size=size(10, 10)))
+    aligned = wants(image(size_alignment=size(16, 1)))
+    area = wants(image(max_width_times_height=100))
+    assert refused(low, aligned, area).rule is Rule.MIN_AREA_OVER_MAX
+    assert named(low, aligned, area) == [
+        "p0 min_size.width",
+        "p0 min_size.height",
+        "p1 size_alignment.width",
+        "p2 max_width_times_height",
+    ]
+
+
+def test_all_that_rows_have_to_be_a_multiple_of_is_named() -> None:
+    prime = wants(image(F.B8G8R8, [C.SRGB], bytes_per_row_divisor=0xFFFF_FFFB, min_size=size(1, 1)))
+    pixels = wants(image(F.B8G8R8, [C.SRGB], require_bytes_per_row_at_pixel_boundary=True))
+    assert refused(prime, pixels).conflict_key[1] is Rule.DIVISOR_OVER_32_BITS
+    assert named(prime, pixels) == [
+        "p0 bytes_per_row_divisor",
+        "p1 require_bytes_per_row_at_pixel_boundary",
+    ]
+
+
 @pytest.mark.parametrize(
     ("rule", "participants", "brought"),
     [

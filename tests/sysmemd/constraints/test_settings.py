@@ -360,18 +360,49 @@ def test_an_image_over_max_size_bytes_names_all_that_made_it() -> None:
 
 def test_rows_and_areas_name_deprecated_sizes() -> None:
     required = wants(image(required_max_size=size(100, 3), min_size=size(2, 4)))
-    rows = {
-        ("p0", "min_size.width"),
-        ("p0", "min_size.height"),
-        ("p0", "required_max_size.width"),
-        ("p0", "required_max_size.height"),
-    }
     limit = wants(image(max_bytes_per_row=99))
     refusal = refused_by(Rule.REQUIRED_ROW, required, limit)
-    assert named(refusal) == {*rows, ("p1", "max_bytes_per_row")}
+    assert named(refusal) == {("p0", "required_max_size"), ("p1", "max_bytes_per_row")}
     limit = wants(image(max_width_times_height=300))
     refusal = refused_by(Rule.REQUIRED_AREA, required, limit)
-    assert named(refusal) == {*rows, ("p1", "max_width_times_height")}
+    assert named(refusal) == {
+        ("p0", "required_max_size"),
+        ("p0", "min_size.height"),
+        ("p1", "max_width_times_height"),
+    }
+
+
+def test_of_all_required_sizes_the_one_that_does_not_fit_is_named() -> None:
+    fits = wants(image(required_max_size_list=[size(8, 8)]))
+    big = wants(image(required_max_size_list=[size(4, 4), size(80, 2)]))
+    limit = wants(image(max_size=size(70, 70)))
+    refusal = refused_by(Rule.REQUIRED_MAX_OVER_MAX, fits, big, limit)
+    assert named(refusal) == {("p1", "required_max_size_list"), ("p2", "max_size.width")}
+    aligned = wants(image(size_alignment=size(64, 1), max_size=size(100, 100)))
+    refusal = refused_by(Rule.REQUIRED_MAX_OVER_MAX, fits, big, aligned)
+    assert refusal.detail == "80 > 64"
+    assert named(refusal) == {
+        ("p1", "required_max_size_list"),
+        ("p2", "size_alignment.width"),
+        ("p2", "max_size.width"),
+    }
+
+
+def test_padding_names_what_made_the_image_too() -> None:
+    required = wants(image(required_max_size_list=[size(8, 8)]))
+    blocks = image(
+        max_size=size(8, 64), pad_for_block_size=size(8, 8), pad_beyond_image_size_bytes=1
+    )
+    padding = wants(blocks)
+    limit = wants(image(), buffer_memory_constraints=memory(max_size_bytes=64))
+    refusal = refused_by(Rule.PADDED_OVER_MAX_BYTES, required, padding, limit)
+    assert named(refusal) == {
+        ("p0", "required_max_size_list"),
+        ("p1", "pad_for_block_size.width"),
+        ("p1", "pad_for_block_size.height"),
+        ("p1", "pad_beyond_image_size_bytes"),
+        ("p2", "buffer_memory_constraints.max_size_bytes"),
+    }
 
 
 # --- what is delivered --------------------------------------------------------------------------------------------

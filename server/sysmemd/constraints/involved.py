@@ -1,0 +1,140 @@
+"""Who brought what a refusal or a setting is about: of all values those that made it so.
+
+Used by refusals and explanations only, when they are asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+from typing import Any
+
+from sysmem_protocol.formats import traits
+from sysmem_protocol.sizes import U32_MAX
+from sysmem_protocol.sysmem2 import SizeU
+
+from .entry import PAD_FIELDS, SIZE_FIELDS, RequiredImage
+from .fields import Pair, deciding, entries_of, is_image_field, look_up, values
+from .model import Participant
+from .refusal import Brought, Case, Refusal
+
+_ENLARGING = frozenset((*SIZE_FIELDS, *PAD_FIELDS))
+
+
+def brought(refusal: Refusal) -> tuple[Brought, ...]:
+    """The values a refusal is about, with who brought them: those that decide, by how the field combines."""
+    if refusal.participant is not None:
+        return tuple(_own_values(refusal, refusal.participant))
+    case, pair, image, fields = refusal.case, refusal.pair, refusal.image, refusal.fields
+    found: list[Brought] = []
+    if image is not None and pair is not None:
+        found += makers(case, pair, image, fields)
+        # That was it for the fields that make an image, but for the one that may pad the buffer too.
+        told = {*SIZE_FIELDS} - ({*PAD_FIELDS} if {*PAD_FIELDS} <= {*fields} else set())
+        fields = tuple(name for name in fields if name not in told)
+    for name in fields:
+        decisive = deciding(name, pair, case)
+        found += [v for v in decisive if name not in _ENLARGING or enlarges(name, v.value)]
+    unique = {(id(value.participant), value.path): value for value in found}
+    return tuple(value for value in unique.values() if not _is_idle(value, found))
+
+
+def _own_values(refusal: Refusal, who: Participant) -> Iterator[Brought]:
+    """What one participant sent for the fields; what is un-set only if nothing is set."""
+    found = []
+    for name in refusal.fields:
+        if is_image_field(name) and refusal.entry is not None:
+            value = look_up(entries_of(who)[refusal.entry], name)
+            path = f"$.image_format_constraints[{refusal.entry}].{name}"
+        else:
+            value = look_up(who.constraints, name)
+            path = f"$.{name}"
+        found.append(Brought(who, path, value))
+    given = [value for value in found if value.value is not None]
+    yield from [value for value in given if not _is_idle(value, given)] or found[:1]
+
+
+def enlarges(name: str, value: Any) -> bool:
+    """Whether a value of a size field (:data:`.entry.SIZE_FIELDS`) or of padding can make anything bigger."""
+    neutral = 1 if "align" in name or "divisor" in name or "block" in name else 0
+    return bool(value) and value != neutral
+
+
+def _is_idle(value: Brought, involved: Sequence[Brought]) -> bool:
+    """Whether it is an alignment that all sizes involved have anyway."""
+    table, _, axis = value.path.rpartition(".")
+    if not table.endswith(".size_alignment"):
+        return False
+    lengths = [v.value for v in involved if v.path.endswith(f"_size.{axis}")]
+    return bool(lengths) and not _rounds(lengths, value.value)
+
+
+# --- images -------------------------------------------------------------------------------------------------------
+
+AXES = ("width", "height")
+
+
+def makers(
+    case: Case, pair: Pair, image: RequiredImage, names: Container[str] = SIZE_FIELDS
+) -> Iterator[Brought]:
+    """Who made a required image as big as it is: its size, what rounds that up, and what makes its row longer.
+
+    Only values of the fields `names` count. Where a maximum is among them, alignment counts that rounds it down.
+    """
+    bases: dict[str, int] = {}
+    for axis, length in zip(AXES, image.required, strict=True):
+        if f"size_alignment.{axis}" in names:
+            name = f"min_size.{axis}"
+            bases[axis] = max(length, _largest(name, pair, case) if name in names else 0)
+    required = dict(zip(AXES, image.required, strict=True))
+    decisive = [axis for axis, base in bases.items() if base and base == required[axis]]
+    if decisive:
+        yield from _who_requires(case, pair, image.required, decisive)
+    for axis, base in bases.items():
+        least = deciding(f"min_size.{axis}", pair, case)
+        yield from (value for value in least if base and value.value == base)
+    for axis, base in bases.items():
+        limits = deciding(f"max_size.{axis}", pair, case) if f"max_size.{axis}" in names else ()
+        lengths = [base, *(limit.value for limit in limits)]
+        aligned = deciding(f"size_alignment.{axis}", pair, case)
+        yield from (value for value in aligned if _rounds(lengths, value.value))
+    if "min_bytes_per_row" in names:
+        yield from _who_lengthens(case, pair, image)
+
+
+def _who_requires(
+    case: Case, pair: Pair, required: tuple[int, int], axes: Sequence[str]
+) -> Iterator[Brought]:
+    """Who requires a size; if nobody does so alone, who brought its `axes`."""
+    size = SizeU(*required)
+    found = [value for value in values("required_max_size_list", pair, case) if size in value.value]
+    found += [value for value in values("required_max_size", pair, case) if value.value == size]
+    for axis in () if found else axes:
+        found += deciding(f"required_max_size.{axis}", pair, case)
+    yield from found
+
+
+def _who_lengthens(case: Case, pair: Pair, image: RequiredImage) -> Iterator[Brought]:
+    """Who made the row longer than its pixels."""
+    stride = traits(*pair).stride_bytes
+    base = stride * image.width
+    least = _largest("min_bytes_per_row", pair, case)
+    if least > base:
+        yield from deciding("min_bytes_per_row", pair, case)
+        base = least
+    if image.bytes_per_row > base:
+        for name, unit in (
+            ("bytes_per_row_divisor", 1),
+            ("require_bytes_per_row_at_pixel_boundary", stride),
+            ("pad_for_block_size.width", stride),
+        ):
+            units = deciding(name, pair, case)
+            yield from (value for value in units if _rounds([base], value.value * unit))
+
+
+def _largest(name: str, pair: Pair, case: Case) -> int:
+    return max((value.value for value in deciding(name, pair, case)), default=0)
+
+
+def _rounds(lengths: Sequence[int], to: int) -> bool:
+    """Whether one of these, at least 1, isn't a multiple; no limit (0xFFFFFFFF) isn't rounded."""
+    return any(max(length, 1) % to for length in lengths if length != U32_MAX)
