@@ -1,4 +1,4 @@
-"""The log: structlog to stderr, one event a line, as console text or JSON.
+"""The log: structlog to stderr, as console text or JSON: one event a line, but for blocks of text on the console.
 
 The daemon serves from one thread, so a reader of stderr that is slow, or stopped, must not stop it. Lines therefore go
 through a bounded queue to a thread of their own; lines that don't fit are dropped and counted.
@@ -16,10 +16,11 @@ from typing import Any, TextIO, cast
 import structlog
 from structlog.dev import ConsoleRenderer, plain_traceback
 from structlog.processors import JSONRenderer, TimeStamper, add_log_level, format_exc_info
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 from .config import LogFormat, LogLevel
 from .ports import Log
+from .text import Block, printable
 
 #: Characters of lines that wait for a reader of stderr.
 MAX_WAITING = 4 * 1024 * 1024
@@ -101,6 +102,25 @@ class LineWriter:
                 return  # stderr is gone; there is nowhere to say so
 
 
+class BlockRenderer:
+    """Renders an event, and below it, indented, the blocks of text that it has; events begin with their time."""
+
+    def __init__(self, render: Callable[[Any, str, EventDict], str]) -> None:
+        """`render` makes a line of all else."""
+        self._render = render
+
+    def __call__(self, logger: Any, name: str, event: EventDict) -> str:
+        """The event as text."""
+        blocks = {key: value for key, value in event.items() if isinstance(value, Block)}
+        for key in blocks:
+            del event[key]
+        lines = [self._render(logger, name, event)]
+        for key, block in blocks.items():
+            lines.append(f"    {key}:")
+            lines += [f"      {printable(line)}".rstrip() for line in block.split("\n")]
+        return "\n".join(lines)
+
+
 def configure(form: LogFormat, level: LogLevel, fd: int = _STDERR) -> tuple[Log, LineWriter]:
     """Make the daemon's logger and the writer behind it, which the caller closes last; `fd` stays the caller's."""
     stamp = TimeStamper(fmt="iso", utc=True)
@@ -113,7 +133,7 @@ def configure(form: LogFormat, level: LogLevel, fd: int = _STDERR) -> tuple[Log,
         render_text = ConsoleRenderer(
             colors=os.isatty(fd), repr_native_str=True, exception_formatter=plain_traceback
         )
-        processors = [add_log_level, stamp, render_text]
+        processors = [add_log_level, stamp, BlockRenderer(render_text)]
 
     def say_dropped(count: int) -> str:
         line: Any = {"event": "log lines were dropped: nobody read them", "lines": count}

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
+from .text import printable
+
 
 @dataclass(frozen=True, slots=True)
 class ClientInfo:
@@ -15,7 +17,7 @@ class ClientInfo:
     id: int = 0
 
     def __str__(self) -> str:
-        return f"{self.name or 'unnamed client'} ({self.id})"
+        return f"{printable(self.name) or 'unnamed client'} ({self.id})"
 
 
 class Log(Protocol):

@@ -14,6 +14,7 @@ import pytest
 
 from sysmemd import log
 from sysmemd.log import LineWriter, configure
+from sysmemd.text import Block
 
 
 class Pipe:
@@ -71,6 +72,33 @@ def said(pipe: Pipe, form: Any, level: Any = "debug") -> list[str]:
         logger.error("it failed", exc_info=True)
     writer.close()
     return pipe.lines()
+
+
+def test_blocks_of_text_are_lines_on_the_console(pipe: Pipe) -> None:
+    logger, writer = configure("console", "info", pipe.write_fd)
+    tree = Block("root\n  child\x1b[2J\n")
+    logger.info("attempting", tree=tree, client_name="a\nb", report=Block("one"))
+    logger.info("next")
+    writer.close()
+    event, *block, last = pipe.lines()
+    assert event.endswith("client_name='a\\nb'")
+    assert block == [
+        "    tree:",
+        "      root",
+        "        child\\x1b[2J",
+        "",
+        "    report:",
+        "      one",
+    ]
+    assert "next" in last
+
+
+def test_blocks_of_text_are_texts_in_json(pipe: Pipe) -> None:
+    logger, writer = configure("json", "info", pipe.write_fd)
+    logger.info("attempting", tree=Block("root\n  child"))
+    writer.close()
+    (line,) = pipe.lines()
+    assert json.loads(line)["tree"] == "root\n  child"
 
 
 def test_json_is_one_object_a_line(pipe: Pipe) -> None:

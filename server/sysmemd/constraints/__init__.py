@@ -12,8 +12,9 @@ Pure functions: no clock, no I/O, no logging, and nothing that is given is modif
     attached                     what exists already: pins, must_match_vmo, GetVmoInfo
     joining                      one attached attempt after another
     aggregate                    the order of steps
-    refusal, fields, conflict,   why not, and why: for the log, for people
-    survey, report, explanation
+    refusal, fields, involved,   why not, and why: for the log, for people
+    conflict, survey, report,
+    explanation, words
     from_json                    a case from a file, for `python -m sysmemd.explain`
 """
 
@@ -26,6 +27,7 @@ from .joining import Joining
 from .model import Allocation, HeapProperties, Participant, Platform
 from .refusal import Brought, Difference, Refusal, Rule, Stage
 from .usage import UsageBits, usage_writes
+from .words import listing
 
 __all__ = [
     "Allocation",
@@ -43,6 +45,7 @@ __all__ = [
     "aggregate",
     "aggregate_attached",
     "check_constraints",
+    "listing",
     "merge_format_costs",
     "must_match",
     "settings_match",

@@ -243,7 +243,8 @@ def adjust(terms: Terms, of: Traits | None, page_size: int) -> Terms:
     ):
         if low > high:
             fields = (f"min_size.{axis}", f"size_alignment.{axis}", f"max_size.{axis}")
-            steps = f" in steps of {step}" if step > 1 else ""
+            # Farther apart than this they would be without rounding too.
+            steps = f" in steps of {step}" if step > 1 and low - high < 2 * step else ""
             raise Breach(Rule.MIN_SIZE_OVER_MAX, fields, f"{low} > {high}{steps}")
     if min_row > max_row:
         raise Breach(Rule.MIN_ROW_OVER_MAX, _MIN_ROW_FIELDS, f"{min_row} > {max_row}")

@@ -16,7 +16,7 @@ from sysmem_protocol.sysmem2 import CoherencyDomain, Heap
 
 from .cost import DEFAULT_COST, format_cost
 from .entry import Entry, Terms, read_terms
-from .fields import deciding, show, values
+from .fields import deciding, values
 from .heaps import DOMAIN_FIELDS
 from .involved import makers
 from .model import SYSTEM_HEAP, Allocation, HeapKey, Participant
@@ -24,6 +24,7 @@ from .refusal import Brought, Case
 from .report import CELL_WIDTH, MAX_VERDICTS, case_table, format_lines
 from .settings import COUNT_FIELDS, largest_image
 from .survey import combined_fields, terms_for, verdicts
+from .words import show
 
 _MEMORY = "buffer_memory_constraints"
 

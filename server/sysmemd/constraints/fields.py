@@ -1,4 +1,4 @@
-"""The fields of constraints by name: how each combines, who brought which value, and how values read.
+"""The fields of constraints by name: how each combines, and who brought which value.
 
 Used by refusals, reports and explanations only; aggregation itself doesn't look anything up by name.
 """
@@ -13,22 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from sysmem_protocol.formats import FORMAT_DO_NOT_CARE, MODIFIER_DO_NOT_CARE, color_name, pair_name
-from sysmem_protocol.sysmem2 import (
-    BufferCollectionConstraints,
-    CpuUsage,
-    DisplayUsage,
-    Heap,
-    NoneUsage,
-    PixelFormatAndModifier,
-    SizeU,
-    VideoUsage,
-    VulkanUsage,
-)
+from sysmem_protocol.library import Member
+from sysmem_protocol.sysmem2 import BufferCollectionConstraints, BufferUsage, Heap, SizeU
 
 from .entry import Entry, Terms
-from .model import Participant, printable
+from .model import Participant
 from .normalise import Needs, normalise
 from .refusal import Breach, Brought, Case
+from .words import as_declared
 
 Pair = tuple[int, int]
 #: Formats of one participant that are told by name.
@@ -58,12 +50,17 @@ class FieldOf(Generic[_T]):
     value: Callable[[_T], Any]
 
 
+def _usage_field(member: Member) -> FieldOf[Needs]:
+    name, type_ = member.name, member.field.type
+    return FieldOf(
+        f"usage.{name}",
+        Combines.TOGETHER,
+        lambda needs: as_declared(type_, getattr(needs.usage, name)),
+    )
+
+
 FIELDS: tuple[FieldOf[Needs], ...] = (
-    FieldOf("usage.none", Combines.TOGETHER, lambda n: NoneUsage(n.usage.none)),
-    FieldOf("usage.cpu", Combines.TOGETHER, lambda n: CpuUsage(n.usage.cpu)),
-    FieldOf("usage.vulkan", Combines.TOGETHER, lambda n: VulkanUsage(n.usage.vulkan)),
-    FieldOf("usage.display", Combines.TOGETHER, lambda n: DisplayUsage(n.usage.display)),
-    FieldOf("usage.video", Combines.TOGETHER, lambda n: VideoUsage(n.usage.video)),
+    *map(_usage_field, BufferUsage.members),
     FieldOf("min_buffer_count_for_camping", Combines.TOGETHER, lambda n: n.camping),
     FieldOf("min_buffer_count_for_dedicated_slack", Combines.TOGETHER, lambda n: n.dedicated_slack),
     FieldOf("min_buffer_count_for_shared_slack", Combines.LARGEST, lambda n: n.shared_slack),
@@ -136,6 +133,7 @@ IMAGE_FIELDS: tuple[FieldOf[Terms], ...] = (
 _COMBINES = {field.name: field.combines for field in FIELDS} | {
     field.name: field.combines for field in IMAGE_FIELDS
 }
+_USAGE = {f"usage.{member.name}": member.field.type for member in BufferUsage.members}
 _NEEDS = {field.name: field.value for field in FIELDS}
 _COLLECTION_FIELDS = frozenset(m.name for m in BufferCollectionConstraints.members)
 
@@ -157,7 +155,7 @@ def look_up(table: Any, name: str) -> Any:
         value = getattr(value, attribute)
         if index and value is not None:
             value = value[int(index)]
-    return value
+    return as_declared(_USAGE[name], value) if name in _USAGE and value is not None else value
 
 
 def entries_of(participant: Participant) -> list[Any]:
@@ -245,36 +243,3 @@ def _deciding(name: str, found: list[Brought]) -> list[Brought]:
             return [value for value in found if not value.value]
         case _:
             return [value for value in found if value.value != 0]
-
-
-# --- values for people --------------------------------------------------------------------------------------------
-
-#: Elements of a list that are written out.
-MAX_SHOWN = 8
-
-
-def show(value: Any) -> str:
-    """A value as people read it: `un-set`, `1280×720`, `NV12`, `system ram/0`."""
-    if value is None:
-        return "un-set"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, enum.IntFlag):
-        known = [flag for flag in type(value) if flag in value]
-        unnamed = int(value) & ~sum(int(flag) for flag in known)
-        names = [flag.name or "" for flag in known] + ([hex(unnamed)] if unnamed else [])
-        return "|".join(names) or "0"
-    if isinstance(value, enum.Enum):
-        return value.name
-    if isinstance(value, SizeU):
-        return f"{value.width}×{value.height}"
-    if isinstance(value, PixelFormatAndModifier):
-        return pair_name((value.pixel_format, value.pixel_format_modifier))
-    if isinstance(value, Heap):
-        return f"{printable(value.heap_type or '')}/{value.id or 0}"
-    if isinstance(value, list | tuple):
-        shown = [show(element) for element in value[:MAX_SHOWN]]
-        if len(value) > MAX_SHOWN:
-            shown.append(f"… {len(value) - MAX_SHOWN} more")
-        return f"[{', '.join(shown)}]"
-    return str(value)

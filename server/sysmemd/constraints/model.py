@@ -13,6 +13,7 @@ from sysmem_protocol.sysmem2 import (
     SingleBufferSettings,
 )
 
+from ..text import printable
 from .cost import CostIndex, FormatCost, index_costs
 
 if TYPE_CHECKING:
@@ -49,11 +50,6 @@ class Participant:
 
     def __str__(self) -> str:
         return f"{printable(self.name) or 'unnamed client'} ({self.id})"
-
-
-def printable(text: str) -> str:
-    """A client's text on one line, whatever it holds: what isn't printable is escaped."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)

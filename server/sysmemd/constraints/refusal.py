@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from sysmem_protocol.formats import pair_name
 
+from .words import show
+
 if TYPE_CHECKING:
     from .entry import RequiredImage
     from .model import Allocation, Participant, Platform
@@ -164,8 +166,6 @@ class Difference:
     wanted: Any
 
     def __str__(self) -> str:
-        from .fields import show
-
         return f"{self.path}: {show(self.existing)} exists, {show(self.wanted)} wanted"
 
 
@@ -178,8 +178,6 @@ class Brought:
     value: Any
 
     def __str__(self) -> str:
-        from .fields import show
-
         return f"{self.participant} {self.path} = {show(self.value)}"
 
 

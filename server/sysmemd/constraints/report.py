@@ -11,10 +11,11 @@ from typing import Any
 from sysmem_protocol.formats import pair_name
 
 from .entry import SIZE_FIELDS
-from .fields import FIELDS, IMAGE_FIELDS, show, values
+from .fields import FIELDS, IMAGE_FIELDS, values
 from .model import Participant
 from .refusal import Breach, Brought, Case, Refusal
 from .survey import Verdict, combined_fields, combined_terms, verdicts
+from .words import show
 
 #: Characters of one cell; what is longer is cut.
 CELL_WIDTH = 36

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from sysmem_protocol.sysmem2 import Error
 
-from ..constraints import Allocation, Participant, Platform
+from ..constraints import Allocation, Participant, Platform, listing
+from ..text import Block
 from .effort import attempt_cost, effort
 from .engine import Engine, Joining, Refusal
 from .outcome import RefusedSelection
@@ -59,7 +60,7 @@ class Chosen:
     #: `refused`, one line each.
     lines: list[str]
     #: The settings, and how they came about if the engine kept that; None unless it was asked for.
-    report: str | None
+    report: Block | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class NoneChosen:
     #: What the log says of it.
     fields: dict[str, Any]
     #: The first refusal's table, then a line for each selection if there are several; None unless it was asked for.
-    report: str | None
+    report: Block | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +145,16 @@ class Question:
             "stage": first.stage.value,
             "rule": first.rule.value,
             "field": first.path,
-            "conflict": [f"{who.name} ({who.id})" for who in first.conflict],
+            "conflict": [str(who) for who in first.conflict],
             "selections": [str(entry) for entry in refused],
         }
         report = first.report() if self.verbose else None
         if report is not None and len(refused) > 1:
             report = "\n".join([report, "", "selections:", *(f"  {entry}" for entry in refused)])
-        return NoneChosen(error, reason, tuple(refused), fields, report)
+        shown = None if report is None else Block(report)
+        return NoneChosen(error, reason, tuple(refused), fields, shown)
 
 
-def _report(allocation: Allocation) -> str:
+def _report(allocation: Allocation) -> Block:
     explained = "" if allocation.case is None else f"\n{allocation.explain()}"
-    return f"{allocation.settings!r}{explained}"
+    return Block(f"{listing(allocation.settings)}{explained}")

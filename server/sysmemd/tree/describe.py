@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Any, Final
 
+from ..text import Block
 from .state import READY, Isolation, NodeKind, State
 from .walk import all_children, depth_first, joined_children
 
@@ -34,12 +35,14 @@ def who(node: Node) -> dict[str, Any]:
     }
 
 
-def tree(start: Node) -> str:
+def tree(start: Node) -> Block:
     """The tree from `start` down, one line a node, children indented under their parent."""
     base = start.depth
-    return "\n".join(
-        "  " * min(node.depth - base, MAX_INDENT) + describe(node)
-        for node in depth_first(start, all_children)
+    return Block(
+        "\n".join(
+            "  " * min(node.depth - base, MAX_INDENT) + describe(node)
+            for node in depth_first(start, all_children)
+        )
     )
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from sysmem_protocol.sysmem2 import BufferCollectionConstraints, Error, SingleBufferSettings
 
-from ..constraints import Participant
+from ..constraints import Participant, listing
 from ..ports import ClientInfo, Closeable
+from ..text import Block
 from .census import PrunedSubtree
 from .client_names import attached_to, renamed
 from .describe import Level
@@ -272,8 +273,8 @@ class Node:
             self.say(
                 Level.INFO,
                 "constraints set",
-                constraints=repr(constraints),
-                must_match=repr(must_match),
+                constraints=Block(listing(constraints)),
+                must_match=Block(listing(must_match)),
             )
         self.collection.settle()
 

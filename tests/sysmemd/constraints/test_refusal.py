@@ -84,6 +84,7 @@ def test_alignments_are_named_when_they_make_the_difference() -> None:
     steps = wants(image(size_alignment=size(2, 2)))
     low, high = wants(image(min_size=size(70, 2))), wants(image(max_size=size(60, 8)))
     assert named(low, steps, high) == ["p0 min_size.width", "p2 max_size.width"]
+    assert "steps" not in str(refused(low, steps, high))
     alone = wants(image(min_size=size(70, 1), size_alignment=size(64, 1), max_size=size(100, 9)))
     assert named(alone) == [
         "p0 min_size.width",

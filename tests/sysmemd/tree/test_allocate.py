@@ -11,7 +11,7 @@ from sysmem_protocol.sysmem2 import (
     Rights,
 )
 from sysmemd import constraints as engine
-from sysmemd.constraints import Platform
+from sysmemd.constraints import Platform, listing
 from sysmemd.ports import ClientInfo
 from sysmemd.tree import Allocated, LogicalBufferCollection, Node
 
@@ -419,12 +419,12 @@ def test_verbose_logging_tells_constraints_tree_and_result(world: World) -> None
     world.ready(world.root)
     lines = {line.event: line for line in world.log.lines}
     assert {line.level for line in world.log.lines} == {"info"}
-    assert "min_buffer_count_for_camping=1" in lines["constraints set"].fields["constraints"]
+    assert "$.min_buffer_count_for_camping = 1" in lines["constraints set"].fields["constraints"]
     assert lines["attempting allocation"].fields["tree"].splitlines() == [
         "collection 1: initiator (1): a collection whose constraints are set [ready]",
         "  collection 2: initiator (1): a collection whose constraints are set [ready]",
     ]
-    assert lines["combined result"].fields["report"] == repr(SETTINGS)
+    assert lines["combined result"].fields["report"] == listing(SETTINGS)
     assert lines["allocated"].fields["count"] == 4
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sysmemd.ports import ClientInfo
 from sysmemd.tree import describe
 
 from .world import World, wanting
@@ -24,6 +25,13 @@ def test_a_tree_shows_every_node_with_its_marks() -> None:
         "[weak, ready, allocated]",
         "  token 4: initiator then AttachToken() (1): a token [attached]",
     ]
+
+
+def test_a_client_cannot_add_lines_to_a_tree() -> None:
+    world = World()
+    world.root.set_debug_client_info(ClientInfo("a\ntoken 9: b", 7))
+    (line,) = describe.tree(world.root).splitlines()
+    assert line == r"token 1: a\ntoken 9: b (was initiator) (7): a token"
 
 
 def test_a_deep_tree_stops_being_indented() -> None:
