@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import gc
 import mmap
 import os
 import select
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from sysmem_protocol import sysmem2
 from sysmem_protocol.handles import Handle, WithBlock
 from sysmem_protocol.library import UINT64, Field, HandleKind, HandleType, Nested, Vector, table
+
+from ._holders import holders
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -134,26 +135,9 @@ class Mapping:
             # traceback may be what holds the view.
             if kind is None:
                 raise BufferError(
-                    f"the mapping is still in use after its with-block, by {_holders(mapped, view)} (a slice of the "
-                    "view, or what an object made from it holds, a numpy array say); it stays until the last is gone"
+                    f"the mapping is still in use after its with-block, by {holders(mapped, view)};"
+                    " it stays until the last of those is gone"
                 ) from None
-
-
-def _holders(mapped: mmap.mmap, view: memoryview) -> str:
-    """Who looks at a mapping still, as far as can be found out."""
-    found = []
-    for other in gc.get_objects():
-        if type(other) is memoryview and other is not view:
-            try:
-                if other.obj is mapped:
-                    found.append(f"a memoryview of {other.nbytes} bytes")
-            except ValueError:
-                continue  # released
-    try:
-        view.release()
-    except BufferError:
-        found.append("an object that uses the view itself")
-    return ", ".join(found) or "an object that isn't known"
 
 
 H = TypeVar("H", bound=Handle)

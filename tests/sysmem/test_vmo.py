@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 from collections.abc import Iterator
@@ -70,7 +71,10 @@ def test_closing_the_vmo_leaves_the_mapping(vmo: sysmem.Vmo) -> None:
 
 def test_a_slice_that_lives_on_is_told_and_keeps_the_mapping(vmo: sysmem.Vmo) -> None:
     kept: list[memoryview] = []
-    with pytest.raises(BufferError, match="memoryview of 100 bytes"), vmo.map() as view:
+    with (
+        pytest.raises(BufferError, match="by a memoryview of 100 bytes in a list; it stays"),
+        vmo.map() as view,
+    ):
         kept.append(view[:100])
     assert mappings() == 1
     kept[0][0] = 1
@@ -83,7 +87,8 @@ def test_an_array_that_lives_on_is_told_and_keeps_the_mapping(vmo: sysmem.Vmo) -
     kept: list[np.ndarray[tuple[int], np.dtype[np.uint8]]] = []
     with (
         pytest.raises(
-            BufferError, match="in use after its with-block, by a memoryview of 8192 bytes"
+            BufferError,
+            match=r"by a numpy array of shape \(8192,\) and type uint8 in a list; it stays",
         ),
         vmo.map() as view,
     ):
@@ -93,6 +98,58 @@ def test_an_array_that_lives_on_is_told_and_keeps_the_mapping(vmo: sysmem.Vmo) -
     kept.clear()
     gc.collect()
     assert mappings() == 0
+
+
+class Picture:
+    """Something that keeps an array."""
+
+    pixels: np.ndarray[tuple[int], np.dtype[np.uint8]]
+
+
+def test_who_holds_a_mapping_is_told_by_name(vmo: sysmem.Vmo) -> None:
+    def work(picture: Picture) -> None:
+        with vmo.map() as view:
+            whole = np.frombuffer(view, np.uint8)
+            every_other = whole.reshape(64, 128)[::2]
+            picture.pixels = whole
+        del whole, every_other
+
+    picture = Picture()
+    with pytest.raises(BufferError) as raised:
+        work(picture)
+    told = str(raised.value)
+    name = "test_who_holds_a_mapping_is_told_by_name.<locals>.work()"
+    assert (
+        f"a numpy array of shape (8192,) and type uint8 in 'whole' of {name} and a Picture" in told
+    )
+    assert f"a numpy array of shape (32, 128) and type uint8 in 'every_other' of {name}" in told
+    del picture, raised
+    gc.collect()
+    assert mappings() == 0
+
+
+def test_to_tell_it_keeps_nothing(vmo: sysmem.Vmo) -> None:
+    with pytest.raises(BufferError, match=r"memoryview of 1 bytes in 'kept' of"), vmo.map() as view:
+        kept = view[:1]
+    assert mappings() == 1
+    del kept
+    assert mappings() == 0
+
+
+def test_many_holders_are_counted(vmo: sysmem.Vmo) -> None:
+    kept = []
+    with (
+        pytest.raises(BufferError, match=r"(a memoryview.* in a list, ){4}3 more;"),
+        vmo.map() as view,
+    ):
+        kept += [view[:i] for i in range(1, 8)]
+    del kept
+
+
+def test_a_holder_that_can_not_be_looked_into(vmo: sysmem.Vmo) -> None:
+    with pytest.raises(BufferError, match="by a memoryview of 8192 bytes"), vmo.map() as view:
+        kept = (ctypes.c_char * 8).from_buffer(view)
+    del kept
 
 
 def test_another_error_comes_first(vmo: sysmem.Vmo) -> None:
