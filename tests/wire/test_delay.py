@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import select
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from .process import Daemon
 from .raw import (
     SAME_RIGHTS,
     TOO_MANY_GROUP_CHILD_COMBINATIONS,
@@ -13,6 +17,8 @@ from .raw import (
     constraints,
     only_sizes,
 )
+
+SIZE = 64 * 1024 * 1024
 
 # Formats that RGB or YUV colour spaces go with, each once.
 _RGB = (1, 101, 108, 109, 110, 111, 112, 113, 114, 115, 116, 118, 119, 120)
@@ -53,6 +59,41 @@ def test_a_negotiation_of_many_participants_delays_no_other_client(wire: Wire) -
         meanwhile += 1
     assert top.answer(wait).body == {2: TOO_MANY_GROUP_CHILD_COMBINATIONS}
     # With an attempt that delays others one may go by before it begins, and one is caught by it.
+    assert meanwhile > 10
+
+
+def test_eager_allocation_of_big_buffers_delays_no_other_client(
+    start: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    config = tmp_path / "eager.toml"
+    config.write_text('[memory]\nallocation = "eager"\n')
+    daemon = start("--config", str(config))
+    with Wire(daemon.runtime_dir) as wire:
+        other, collection = wire.connect(), wire.connect().non_shared()
+        collection.set_constraints(constraints(camping=2, size=SIZE))
+        wait = collection.request_wait()
+        meanwhile = 0
+        while not readable(collection):
+            other.sync()
+            meanwhile += 1
+        collection.wait_answer(wait)
+        # The pages of 128 MiB are taken in 64 pieces.
+        assert meanwhile > 30
+
+
+def test_freeing_big_buffers_delays_no_other_client(wire: Wire) -> None:
+    other, collection = wire.connect(), wire.connect().non_shared()
+    collection.set_constraints(constraints(camping=2, size=SIZE))
+    info = collection.wait()
+    event = collection.track_lifetime(0)
+    for index in range(2):
+        os.posix_fallocate(info.vmo(index).fileno(), 0, SIZE)
+    info.close()
+    collection.close()
+    meanwhile = 0
+    while not event.is_closed():
+        other.sync()
+        meanwhile += 1
     assert meanwhile > 10
 
 

@@ -2,9 +2,9 @@
 
 Stands alone: it knows neither nodes nor channels, and its one event source is a descriptor to wait on
 (:meth:`Memory.fileno`). Follow a buffer through it: :mod:`.heaps` makes the memory, :mod:`.vmo` seals it and opens
-handles, :mod:`.locks` marks each handle so that the kernel can be asked for it, :mod:`.watch` brings the wake-ups,
-:mod:`.buffer` is the life of one buffer, :mod:`.collection` that of an allocation's buffers together, :mod:`.store` has
-them all.
+handles, :mod:`.reserve` takes the pages if they are wanted at once, :mod:`.locks` marks each handle so that the kernel
+can be asked for it, :mod:`.watch` brings the wake-ups, :mod:`.buffer` is the life of one buffer, :mod:`.collection`
+that of an allocation's buffers together, :mod:`.reclaim` gives the memory back, :mod:`.store` has them all.
 """
 
 from .buffer import LEAK_NS, Hold

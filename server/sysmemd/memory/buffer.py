@@ -13,7 +13,8 @@ STRONG
     to this buffer was closed. On the way out, every `close_weak_asap` closes.
 WEAK
     likewise for weak handles. Those left after :data:`LEAK_NS` are logged. On the way out the server closes its own
-    description, which with honest clients was the last reference: the memory is back before anybody is told.
+    description, which with honest clients was the last reference: the memory is back before anybody is told, also
+    where a thread does that (:mod:`.reclaim`).
 UNKNOWN
     references may be left that hold none of the bytes of :mod:`.locks`: handles whose owner dropped its lock, or opened
     anew through /proc. The watch holds the inode's number and tells of the end, when the last holder's close is at
@@ -37,6 +38,7 @@ from sysmemd.ports import ClientInfo, Clock, Log
 from . import locks, vmo
 from .heaps import Heap
 from .locks import Kind
+from .reclaim import Reclaimer
 from .signals import SignalSet
 from .watch import Hangups, InodeWatch
 
@@ -68,6 +70,7 @@ class Surroundings:
 
     watch: InodeWatch
     hangups: Hangups
+    reclaimer: Reclaimer
     clock: Clock
     log: Log
     #: Take note of all that the watch has reported by now.
@@ -98,6 +101,8 @@ class Buffer:
     __slots__ = (
         "_cancel_leak",
         "_cancel_recheck",
+        "_closing",
+        "_ended",
         "_given",
         "_owner",
         "_recheck_step",
@@ -135,6 +140,8 @@ class Buffer:
         self._weak_clients: dict[int, ClientInfo] = {}
         self._sift_at = _FEW_HANDLES
         self._signals = SignalSet(surroundings.hangups)
+        #: Whether the server's own description is being closed, and whether the watch has ended meanwhile.
+        self._closing = self._ended = False
         self._recheck_step = 0
         self._cancel_recheck: Callable[[], None] | None = None
         self._cancel_leak: Callable[[], None] | None = None
@@ -145,6 +152,10 @@ class Buffer:
         except BaseException:
             handle.close()
             raise
+
+    def reserve(self, start: int, length: int) -> None:
+        """Take the pages of a part now. Raises `OSError` when there are none left."""
+        self.heap.reserve(self._vmo, start, length)
 
     # --- handles ------------------------------------------------------------------------------------------------
 
@@ -209,14 +220,22 @@ class Buffer:
             self._look_again_soon()
 
     def end(self) -> None:
-        """The watch ended: nobody refers to the memory any more."""
+        """The watch ended: nobody refers to the memory any more. If the server was last, it may still be freeing it."""
+        if self._closing:
+            self._ended = True
+            return
         self.close()
         self.heap.delete(self.size)
         self._surroundings.forget(self)
         self._owner.buffer_gone()
 
+    def discard(self) -> None:
+        """Let go of a buffer that nobody was given, because the allocation fails."""
+        self.hold = Hold.GONE
+        self._surroundings.reclaimer.close_vmo(self._vmo, lambda: self.heap.delete(self.size))
+
     def close(self) -> None:
-        """Let go of everything, without a word to the owner; for the daemon's end, and for allocations that fail."""
+        """Let go of everything, without a word to the owner; for the daemon's end."""
         self.hold = Hold.GONE
         for cancel in (self._cancel_recheck, self._cancel_leak):
             if cancel is not None:
@@ -239,7 +258,13 @@ class Buffer:
             with contextlib.suppress(OSError):
                 # Not to be woken for nothing: closings don't tell anything any more.
                 self._surroundings.watch.watch_end(self._vmo.fileno())
-            self._vmo.close()
+            self._closing = True
+            self._surroundings.reclaimer.close_vmo(self._vmo, self._let_go)
+
+    def _let_go(self) -> None:
+        self._closing = False
+        if self._ended:
+            self.end()
 
     def _look_again_soon(self) -> None:
         if self._cancel_recheck is not None:

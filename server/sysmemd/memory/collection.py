@@ -121,6 +121,12 @@ class Buffers:
             self._trackers[buffers_remaining] = SignalSet(self._surroundings.hangups)
         self._trackers[buffers_remaining].add(event)
 
+    def discard(self) -> None:
+        """Let go of the buffers made so far, because the allocation fails."""
+        for buffer in self.buffers:
+            buffer.discard()
+        self.buffers = []
+
     def close(self) -> None:
         """Let go of everything: buffers, events, and the call that may be due. For the daemon's end."""
         if self._cancel_no_strong is not None:

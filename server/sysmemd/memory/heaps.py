@@ -7,6 +7,7 @@ over them on an ordinary machine. `spec/linux.md`, "Heaps".
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import CoherencyDomain
 from sysmemd.ports import NoMemoryError
 
-from . import available, vmo
+from . import vmo
 
 _ALL_DOMAINS = frozenset(CoherencyDomain)
 
@@ -65,12 +66,16 @@ class Heap(Protocol):
         """Bytes of the buffers that exist."""
         ...
 
-    def allocate(self, name: str, size: int, *, reserve: bool) -> Handle:
+    def allocate(self, name: str, size: int) -> Handle:
         """A zeroed VMO of `size` bytes (a multiple of the page size), for reading and writing; the caller owns it.
 
-        `name` is shown where the system lists memory. `reserve` takes all pages at once. Raises `NoMemoryError`, or an
-        `OSError` that says what ran out, with nothing kept.
+        `name` is shown where the system lists memory. Raises `NoMemoryError`, or an `OSError` that says what ran out,
+        with nothing kept.
         """
+        ...
+
+    def reserve(self, handle: Handle, start: int, length: int) -> None:
+        """Take the pages of a part of a VMO made here now, not at their first use. Raises `OSError` without them."""
         ...
 
     def delete(self, size: int) -> None:
@@ -95,7 +100,7 @@ class MemfdHeap:
         """Bytes of the buffers that exist."""
         return self._used_bytes
 
-    def allocate(self, name: str, size: int, *, reserve: bool) -> Handle:
+    def allocate(self, name: str, size: int) -> Handle:
         """See :meth:`Heap.allocate`."""
         limit = self._properties.max_bytes
         if limit is not None and self._used_bytes + size > limit:
@@ -103,14 +108,13 @@ class MemfdHeap:
                 f"{self._properties}: {size} more bytes would pass its limit of {limit},"
                 f" {self._used_bytes} are in use"
             )
-        if reserve and size > (left := available.memory_bytes()):
-            # Asking the kernel could set the out-of-memory killer on somebody instead of failing.
-            raise NoMemoryError(
-                f"{self._properties}: {size} bytes can't be reserved, {left} are left"
-            )
-        handle = vmo.create(name, size, reserve=reserve)
+        handle = vmo.create(name, size)
         self._used_bytes += size
         return handle
+
+    def reserve(self, handle: Handle, start: int, length: int) -> None:
+        """See :meth:`Heap.reserve`."""
+        os.posix_fallocate(handle.fileno(), start, length)
 
     def delete(self, size: int) -> None:
         """See :meth:`Heap.delete`."""

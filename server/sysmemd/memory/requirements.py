@@ -42,12 +42,12 @@ def _try_proc() -> None:
 
 
 def _try_memfd() -> None:
-    with vmo.create("sysmem:try", 1, reserve=False):
+    with vmo.create("sysmem:try", 1):
         pass
 
 
 def _try_locks() -> None:
-    with vmo.create("sysmem:try", 1, reserve=False) as own:
+    with vmo.create("sysmem:try", 1) as own:
         locks.guard(own.fileno())
         with vmo.reopen(own.fileno(), writable=False) as handle:
             locks.mark(handle.fileno(), Kind.STRONG, 0)
@@ -60,7 +60,7 @@ def _try_locks() -> None:
 def _try_inotify() -> None:
     watch = InodeWatch()
     try:
-        with vmo.create("sysmem:try", 1, reserve=False) as own:
+        with vmo.create("sysmem:try", 1) as own:
             number = watch.watch_end(own.fileno())
         if number not in watch.read().ends:
             raise ValueError("the end of a memfd isn't reported")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from sysmem_protocol import sysmem2
@@ -15,6 +17,8 @@ from .buffer import Buffer, Surroundings
 from .collection import Buffers
 from .handle_info import HandleInfo
 from .heaps import Heap, MemfdHeap
+from .reclaim import Reclaimer
+from .reserve import Reservations
 from .watch import Hangups, InodeWatch, Reports
 
 HeapKey = tuple[str, int]
@@ -62,16 +66,24 @@ class Memory:
         self._heaps: dict[HeapKey, Heap] = {}
         for heap in (*heaps, MemfdHeap()):
             self._heaps.setdefault((heap.properties.heap_type, heap.properties.id), heap)
-        self._reserve = allocation == "eager"
+        self._eager = allocation == "eager"
+        self._reservations = Reservations(clock)
         self._hangups = Hangups()
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._hangups.close)
             self._watch = InodeWatch()
-        except OSError:
-            self._hangups.close()
-            raise
+            undo.callback(self._watch.close)
+            self._reclaimer = Reclaimer(self._hangups)
+            undo.pop_all()
         self._hangups.add_readable(self._watch.fileno(), self._read_watch)
         self._surroundings = Surroundings(
-            self._watch, self._hangups, clock, log, refresh=self._read_watch, forget=self._forget
+            self._watch,
+            self._hangups,
+            self._reclaimer,
+            clock,
+            log,
+            refresh=self._read_watch,
+            forget=self._forget,
         )
         self._by_watch: dict[int, Buffer] = {}
         self._by_identity: dict[tuple[int, int], tuple[Buffers, Buffer]] = {}
@@ -97,6 +109,8 @@ class Memory:
                 collection.close()
             self._by_watch.clear()
             self._by_identity.clear()
+            self._reservations.close()
+            self._reclaimer.close()
             self._hangups.close()
             self._watch.close()
 
@@ -110,14 +124,19 @@ class Memory:
         settings: SingleBufferSettings,
         count: int,
         on_no_strong: Callable[[], None],
-    ) -> Buffers:
+        is_wanted: Callable[[], bool] = lambda: True,
+        done: Callable[[Buffers | Exception], None],
+    ) -> None:
         """`count` buffers of `raw_vmo_size` bytes of the heap that the settings name; the server is a strong holder.
+
+        `done` is called with them, or with why there are none, nothing kept: a `NoMemoryError`, or an error of our own.
+        That is before this returns, or later from `process_events` or through the clock, where many pages have
+        to be reserved (for as long as `is_wanted`) or memory that is just being freed may be enough.
 
         Their memfds are called `<name>:<index>`, or `sysmem:<index>` when the name is empty. `on_no_strong` is called
         once, through the clock and so never from within a call made here, when the last strong handle of every buffer
-        is gone. Raises `NoMemoryError` with nothing kept.
+        is gone.
         """
-        self._read_watch()  # so that memory given back just now counts
         memory = settings.buffer_settings or sysmem2.BufferMemorySettings()
         if memory.is_physically_contiguous and not self._said_simulated:
             self._said_simulated = True
@@ -126,39 +145,74 @@ class Memory:
                 collection_id=collection_id,
                 collection_name=name,
             )
-        heap = self._heap(memory.heap or sysmem2.SYSTEM_RAM_HEAP)
-        size = memory.raw_vmo_size or 0
-        if size > vmo.MAX_BYTES:
-            raise NoMemoryError(f"{size} bytes are more than a buffer can have")
-        collection = Buffers(
+        buffers = Buffers(
             collection_id,
             name,
             settings,
             on_no_strong=on_no_strong,
             surroundings=self._surroundings,
         )
-        for index in range(count):
-            try:
-                handle = heap.allocate(f"{name or 'sysmem'}:{index}", size, reserve=self._reserve)
+        self._make(buffers, count, is_wanted, done)
+
+    def _make(
+        self,
+        buffers: Buffers,
+        count: int,
+        is_wanted: Callable[[], bool],
+        done: Callable[[Buffers | Exception], None],
+        *,
+        again: bool = False,
+    ) -> None:
+        def finish(error: Exception | None) -> None:
+            if error is None:
+                self._register(buffers)
+                done(buffers)
+            else:
+                buffers.discard()
+                done(error)
+
+        self._read_watch()  # so that memory given back just now counts
+        try:
+            self._fill(buffers, count)
+        except Exception as error:
+            retry = partial(self._make, buffers, count, is_wanted, done, again=True)
+            if again or not self._reclaimer.when_freed(retry):
+                done(error)
+            return
+        if self._eager:
+            self._reservations.reserve(buffers.buffers, is_wanted, finish)
+        else:
+            finish(None)
+
+    def _fill(self, collection: Buffers, count: int) -> None:
+        """Make a collection's buffers, without their pages; `NoMemoryError` with nothing kept."""
+        memory = collection.settings.buffer_settings or sysmem2.BufferMemorySettings()
+        heap = self._heap(memory.heap or sysmem2.SYSTEM_RAM_HEAP)
+        size = memory.raw_vmo_size or 0
+        if size > vmo.MAX_BYTES:
+            raise NoMemoryError(f"{size} bytes are more than a buffer can have")
+        if self._eager:
+            self._reservations.check(size * count)
+        try:
+            for index in range(count):
+                handle = heap.allocate(f"{collection.name or 'sysmem'}:{index}", size)
                 try:
                     buffer = Buffer(index, size, heap, handle, collection, self._surroundings)
                 except BaseException:
                     heap.delete(size)
                     raise
-            except BaseException as error:
-                for made in collection.buffers:
-                    made.close()
-                    heap.delete(size)
-                if isinstance(error, (OSError, MemoryError)):
-                    raise NoMemoryError(
-                        f"buffer {index} of {count}, {size} bytes: {error}"
-                    ) from error
-                raise
-            collection.buffers.append(buffer)
+                collection.buffers.append(buffer)
+        except BaseException as error:
+            made = len(collection.buffers)
+            collection.discard()
+            if isinstance(error, (OSError, MemoryError)):
+                raise NoMemoryError(f"buffer {made} of {count}, {size} bytes: {error}") from error
+            raise
+
+    def _register(self, collection: Buffers) -> None:
         for buffer in collection.buffers:
             self._by_watch[buffer.watch] = buffer
             self._by_identity[buffer.identity] = collection, buffer
-        return collection
 
     def _heap(self, heap: sysmem2.Heap) -> Heap:
         try:

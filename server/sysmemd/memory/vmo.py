@@ -27,19 +27,16 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _MODE = 0o600
 
 
-def create(name: str, size: int, *, reserve: bool) -> Handle:
+def create(name: str, size: int) -> Handle:
     """A new zeroed VMO of `size` bytes, owned by the caller.
 
-    `reserve` takes its pages now instead of at their first use. Raises `OSError` when there are no descriptors or no
-    memory left, with nothing kept.
+    Raises `OSError` when there are no descriptors left, with nothing kept.
     """
     vmo = Handle(_memfd(name))
     try:
         fd = vmo.fileno()
         os.fchmod(fd, _MODE)
         os.ftruncate(fd, size)
-        if reserve and size:
-            os.posix_fallocate(fd, 0, size)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         # The description that memfd_create makes doesn't count as a writer of the file, and so wouldn't stand in the
         # way of a read lease (F_SETLEASE), which would hold up every later opening for writing for most of a minute.

@@ -4,8 +4,9 @@ The root's attempt makes the buffers. An attached one joins what exists: all tha
 the tree stay participants, and nothing about the buffers may change.
 
 An attempt has two halves: a question, which may be answered elsewhere, and the conclusion, which changes the tree. In
-between no message to the collection is processed. All that can happen to the subtree then is that it fails as a whole:
-none of its nodes has allocated yet, so a failure of one reaches the start node, and nothing more can join.
+between, while the buffers are made too, no message to the collection is processed. All that can happen to the subtree
+then is that it fails as a whole: none of its nodes has allocated yet, so a failure of one reaches the start node, and
+nothing more can join.
 """
 
 from __future__ import annotations
@@ -53,8 +54,10 @@ def ask(subtree: PrunedSubtree) -> Question:
     )
 
 
-def conclude(subtree: PrunedSubtree, answer: Chosen | NoneChosen) -> None:
-    """Allocate the pruned subtree, or fail it.
+def conclude(
+    subtree: PrunedSubtree, answer: Chosen | NoneChosen, buffers: Buffers | NoMemoryError | None
+) -> None:
+    """Allocate the pruned subtree, or fail it. `buffers` are those for what was chosen.
 
     Everything was worked out before; now the nodes are told, so that nobody sees half of it.
     """
@@ -69,17 +72,13 @@ def conclude(subtree: PrunedSubtree, answer: Chosen | NoneChosen) -> None:
             start.say(Level.INFO, "combined result", report=answer.report)
         _failed(start, Attempt(answer.error, answer.reason, answer.refused))
         return
-    try:
-        buffers = start.collection.buffers_for(answer.allocation)
-    except NoMemoryError as error:
-        start.say(
-            _failure_level(start),
-            "allocation failed",
-            error=Error.NO_MEMORY.name,
-            reason=str(error),
-        )
-        _failed(start, Attempt(Error.NO_MEMORY, str(error), answer.refused))
+    if isinstance(buffers, NoMemoryError):
+        reason = str(buffers)
+        level = _failure_level(start)
+        start.say(level, "allocation failed", error=Error.NO_MEMORY.name, reason=reason)
+        _failed(start, Attempt(Error.NO_MEMORY, reason, answer.refused))
         return
+    assert buffers is not None
     _succeeded(subtree, answer, buffers)
 
 

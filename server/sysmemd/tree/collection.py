@@ -8,7 +8,7 @@ from functools import cmp_to_key, partial
 from typing import Any, Final
 
 from ..constraints import Allocation, Platform
-from ..ports import ClientInfo, Clock, Log
+from ..ports import ClientInfo, Clock, Log, NoMemoryError
 from . import describe
 from .allocate import ask, conclude, participants_of
 from .census import Census, PrunedSubtree
@@ -137,23 +137,6 @@ class LogicalBufferCollection:
         finally:
             self._settling = False
 
-    def buffers_for(self, allocation: Allocation) -> Buffers:
-        """The buffers of a successful aggregation: made for the first, the root's; the same for all others.
-
-        Raises :class:`.NoMemoryError`.
-        """
-        if self.buffers is None:
-            self.buffers = self._memory.allocate(
-                collection_id=self.id,
-                name=self.name,
-                settings=allocation.settings,
-                count=allocation.buffer_count,
-                on_no_strong=self._no_strong_handles,
-            )
-            self.allocation = allocation
-            self._holds_strong = True
-        return self.buffers
-
     def having(self, existing: Allocation) -> Having:
         """Those who have `existing` and are in the tree.
 
@@ -195,12 +178,45 @@ class LogicalBufferCollection:
         self._worker.run(question.answer, partial(self._answered, subtree), question.cost)
 
     def _answered(self, subtree: PrunedSubtree, answer: Chosen | NoneChosen | Exception) -> None:
-        """An attempt is worked out. Whatever goes wrong with it ends this collection and no other."""
+        """An attempt is worked out: if it is the root's and has come to something, the buffers are made now."""
+        if not isinstance(answer, Chosen) or self.buffers is not None or self.is_gone:
+            self._conclude(subtree, answer, self.buffers)
+            return
+        self._memory.allocate(
+            collection_id=self.id,
+            name=self.name,
+            settings=answer.allocation.settings,
+            count=answer.allocation.buffer_count,
+            on_no_strong=self._no_strong_handles,
+            is_wanted=lambda: not self.is_gone,
+            done=partial(self._made, subtree, answer),
+        )
+
+    def _made(self, subtree: PrunedSubtree, answer: Chosen, made: Buffers | Exception) -> None:
+        if isinstance(made, NoMemoryError):
+            self._conclude(subtree, answer, made)
+        elif isinstance(made, Exception):
+            self._conclude(subtree, made, None)
+        else:
+            self.buffers = made
+            self.allocation = answer.allocation
+            self._holds_strong = True
+            if self.is_gone:
+                self._drop_strong()
+            self._conclude(subtree, answer, made)
+
+    def _conclude(
+        self,
+        subtree: PrunedSubtree,
+        answer: Chosen | NoneChosen | Exception,
+        buffers: Buffers | NoMemoryError | None,
+    ) -> None:
+        """An attempt is over. Whatever goes wrong with it ends this collection and no other."""
         self.busy = False
         try:
             if isinstance(answer, Exception):
                 raise answer
-            conclude(subtree, answer)
+            conclude(subtree, answer, buffers)
         except Exception as error:
             self.say(Level.ERROR, "an attempt broke", reason=repr(error), exc_info=True)
             if not self.is_gone:

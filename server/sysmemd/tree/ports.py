@@ -2,7 +2,7 @@
 
 The tree knows no sockets, descriptors or event loop. It is called with what clients said and answers through these
 ports, which tests replace with recorders. No port may call back into the tree before its call has returned, but for
-a `Worker`, which may be done at once.
+a `Worker` and a `BufferMaker`, which may be done at once.
 """
 
 from __future__ import annotations
@@ -68,11 +68,15 @@ class BufferMaker(Protocol):
         settings: SingleBufferSettings,
         count: int,
         on_no_strong: Callable[[], None],
-    ) -> Buffers:
-        """Make `count` buffers.
+        is_wanted: Callable[[], bool],
+        done: Callable[[Buffers | Exception], None],
+    ) -> None:
+        """Make `count` buffers, and call `done` with them, or with the reason why there are none.
 
-        `name` is empty when nobody named the collection. `on_no_strong` is called, later and never from within this
-        call, when the last strong handle to the last of the buffers is gone. Raises :class:`.NoMemoryError`.
+        The reason is a :class:`.NoMemoryError`, or an error of the daemon's own. `done` is called before this returns,
+        or later, from where the tree is called; `is_wanted` is asked on the way whether it is worth going on. `name`
+        is empty when nobody named the collection. `on_no_strong` is called, later and never from within this call,
+        when the last strong handle to the last of the buffers is gone.
         """
         ...
 

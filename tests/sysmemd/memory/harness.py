@@ -70,9 +70,13 @@ class TestClock:
 
     def run_due(self) -> None:
         while (due := self.next_due()) is not None and due <= self.now():
-            call = heapq.heappop(self._calls)[2]
-            callback = call.pop()
-            callback()
+            self.run_next()
+
+    def run_next(self) -> None:
+        """Make the next call, due or not."""
+        assert self.next_due() is not None
+        callback = heapq.heappop(self._calls)[2].pop()
+        callback()
 
 
 @dataclass
@@ -126,13 +130,35 @@ class Bench:
         collection_id: int = 42,
         heap: Heap = SYSTEM_RAM_HEAP,
     ) -> Buffers:
-        return self.memory.allocate(
+        """The buffers, waited for; raises why there are none."""
+        made = self.begin(count, size=size, name=name, collection_id=collection_id, heap=heap)
+        self.wait(lambda: bool(made))
+        if isinstance(made[0], Exception):
+            raise made[0]
+        return made[0]
+
+    def begin(
+        self,
+        count: int = 1,
+        *,
+        size: int = PAGE,
+        name: str = "frames",
+        collection_id: int = 42,
+        heap: Heap = SYSTEM_RAM_HEAP,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> list[Buffers | Exception]:
+        """Begin to allocate; the list gets what came of it."""
+        made: list[Buffers | Exception] = []
+        self.memory.allocate(
             collection_id=collection_id,
             name=name,
             settings=settings(size, heap),
             count=count,
             on_no_strong=lambda: self.no_strong.append(collection_id),
+            is_wanted=is_wanted,
+            done=made.append,
         )
+        return made
 
     def strong(self, buffers: Buffers, rights: Rights = READ_WRITE) -> list[Handle]:
         """Strong handles, one a buffer, closed at the end of the test if not before."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from sysmem_protocol.sysmem2 import CoherencyDomain
-from sysmemd.memory import SYSTEM_RAM, HeapSettings, MemfdHeap, available
+from sysmemd.memory import SYSTEM_RAM, HeapSettings, MemfdHeap
 from sysmemd.ports import NoMemoryError
 
 from .harness import PAGE
@@ -40,22 +42,19 @@ def test_a_heap_supports_at_least_one_domain(domains: set[CoherencyDomain], secu
 
 def test_a_limit_counts_what_exists() -> None:
     heap = MemfdHeap(HeapSettings("gpu", 5, max_bytes=3 * PAGE))
-    with heap.allocate("a", 2 * PAGE, reserve=False):
+    with heap.allocate("a", 2 * PAGE):
         assert heap.used_bytes == 2 * PAGE
     with pytest.raises(NoMemoryError, match=r"heap gpu \(id 5\): 8192 more bytes would pass"):
-        heap.allocate("b", 2 * PAGE, reserve=False)
-    with heap.allocate("c", PAGE, reserve=False):
+        heap.allocate("b", 2 * PAGE)
+    with heap.allocate("c", PAGE):
         pass
     heap.delete(2 * PAGE)
-    with heap.allocate("d", 2 * PAGE, reserve=True):
+    with heap.allocate("d", 2 * PAGE):
         assert repr(heap) == "<MemfdHeap heap gpu (id 5), 12288 bytes in use>"
 
 
-def test_reserving_asks_what_is_left_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(available, "memory_bytes", lambda: PAGE)
+def test_pages_of_a_part_can_be_taken_at_once() -> None:
     heap = MemfdHeap()
-    with pytest.raises(NoMemoryError, match="8192 bytes can't be reserved, 4096 are left"):
-        heap.allocate("a", 2 * PAGE, reserve=True)
-    assert heap.used_bytes == 0
-    with heap.allocate("a", 2 * PAGE, reserve=False), heap.allocate("b", PAGE, reserve=True):
-        assert heap.used_bytes == 3 * PAGE
+    with heap.allocate("a", 8 * PAGE) as handle:
+        heap.reserve(handle, 2 * PAGE, 3 * PAGE)
+        assert os.fstat(handle.fileno()).st_blocks * 512 == 3 * PAGE

@@ -57,7 +57,7 @@ def test_a_kernel_without_noexec_seal_will_do(monkeypatch: pytest.MonkeyPatch) -
         return create(name, flags)
 
     monkeypatch.setattr(os, "memfd_create", old_kernel)
-    with vmo.create("old", PAGE, reserve=False) as handle:
+    with vmo.create("old", PAGE) as handle:
         assert os.fstat(handle.fileno()).st_mode & 0o7777 == 0o600
 
 
@@ -124,21 +124,12 @@ def test_attenuation_is_advisory_for_the_daemons_uid_and_root() -> None:
     assert not attenuation_is_advisory(os.geteuid() + 1)
 
 
-def test_an_allocation_without_memory_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "no space")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match="no space"):
-        vmo.create("full", PAGE, reserve=True)
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
 def test_a_participant_with_our_uid_cannot_lock_others_out_by_changing_the_mode() -> None:
     source = """
 from sysmemd.memory import vmo
 from sysmemd.memory.watch import InodeWatch
-with vmo.create("x", 4096, reserve=False) as own, vmo.reopen(own.fileno(), writable=False) as theirs:
+with vmo.create("x", 4096) as own, vmo.reopen(own.fileno(), writable=False) as theirs:
     os.fchmod(theirs.fileno(), 0)
     vmo.reopen(own.fileno(), writable=True).close()
     os.fchmod(theirs.fileno(), 0)

@@ -16,7 +16,7 @@ from .harness import PAGE, pair
 
 @pytest.fixture
 def own() -> Handle:
-    return vmo.create("own", PAGE, reserve=False)
+    return vmo.create("own", PAGE)
 
 
 def test_the_end_is_reported_when_the_last_reference_is_gone(own: Handle) -> None:

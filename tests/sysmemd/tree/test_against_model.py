@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sysmem_protocol.sysmem2 import Error
+from sysmemd.ports import NoMemoryError
 from sysmemd.tree import Allocated, Misuse, Node
 
 from .model import Model, ModelNode, Wish
@@ -473,7 +474,7 @@ class TreeAndModel(RuleBasedStateMachine):
     @rule()
     def run_out_of_memory(self) -> None:
         self.model.no_memory = not self.model.no_memory
-        self.world.memory.reason = "no memory" if self.model.no_memory else ""
+        self.world.memory.error = NoMemoryError("none") if self.model.no_memory else None
 
     @precondition(lambda self: self.model.strong_dropped)
     @rule()

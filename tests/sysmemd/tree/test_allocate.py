@@ -12,7 +12,7 @@ from sysmem_protocol.sysmem2 import (
 )
 from sysmemd import constraints as engine
 from sysmemd.constraints import Platform, listing
-from sysmemd.ports import ClientInfo
+from sysmemd.ports import ClientInfo, NoMemoryError
 from sysmemd.tree import Allocated, LogicalBufferCollection, Node
 
 from .world import (
@@ -109,7 +109,7 @@ def test_buffers_are_allocated_once_and_a_shortage_is_not_retried(world: World) 
     group = world.group(world.root)
     first, second = world.token(group), world.token(group)
     group.all_children_present()
-    world.memory.reason = "no descriptor left"
+    world.memory.error = NoMemoryError("no descriptor left")
     world.ready(world.root, first, second)
     assert len(world.memory.requests) == 1
     assert world.root.outcome is Error.NO_MEMORY

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sysmem_protocol.sysmem2 import Error
+from sysmemd.ports import NoMemoryError
 from sysmemd.tree import Allocated, Node
 
 from .world import IMPOSSIBLE, FakeRefusal, SlowWorker, World, wanting
@@ -255,7 +256,7 @@ def test_an_attempt_that_breaks_ends_its_collection(
 def test_so_does_a_conclusion_that_breaks(
     world: World, worker: SlowWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(world.memory, "allocate", broken)
+    monkeypatch.setattr(Node, "allocate", broken)
     world.ready(world.root)
     worker.finish()
     assert world.times_gone() == 1
@@ -305,3 +306,65 @@ def test_an_attached_attempt_may_cost_what_all_who_have_the_buffers_do(
         worker.finish()
     first, *others = worker.costs
     assert first < others[0] < others[1]
+
+
+# --- making the buffers takes time too ---
+
+
+def test_until_the_buffers_are_made_nothing_has_happened(world: World, worker: SlowWorker) -> None:
+    world.memory.takes_time = True
+    world.ready(world.root)
+    worker.finish()
+    assert is_busy(world)
+    assert len(world.memory.requests) == 1
+    assert has_buffers(world.root) == [False]
+    assert world.memory.is_wanted()
+    world.memory.finish()
+    assert not is_busy(world)
+    assert has_buffers(world.root) == [True]
+
+
+def test_a_shortage_that_shows_late(world: World, worker: SlowWorker) -> None:
+    world.memory.takes_time = True
+    world.ready(world.root)
+    worker.finish()
+    world.memory.error = NoMemoryError("no page left")
+    world.memory.finish()
+    assert world.root.outcome is Error.NO_MEMORY
+    assert not is_busy(world)
+    assert world.times_gone() == 1
+
+
+@pytest.mark.parametrize("error", [None, NoMemoryError("nobody wants them any more")])
+def test_buffers_for_a_tree_that_failed_meanwhile(
+    world: World, worker: SlowWorker, error: Exception | None
+) -> None:
+    world.memory.takes_time = True
+    world.bind(world.root)
+    attached = world.attach(world.root)
+    world.ready(world.root)
+    worker.finish()
+    told: list[str] = []
+    world.collection.when_idle(lambda: told.append("idle"))
+    world.root.fail("it doesn't read its answers")
+    assert world.times_gone() == 1
+    assert not world.memory.is_wanted()
+    assert told == []
+    world.memory.error = error
+    world.memory.finish()
+    assert told == ["idle"]
+    assert [made.times_dropped() for made in world.memory.made] == [1] * (error is None)
+    assert has_buffers(world.root, attached) == [False, False]
+    assert not world.log.find("allocation failed")
+
+
+def test_a_fault_while_buffers_are_made(world: World, worker: SlowWorker) -> None:
+    world.memory.takes_time = True
+    world.ready(world.root)
+    worker.finish()
+    world.memory.error = ZeroDivisionError("oh")
+    world.memory.finish()
+    (line,) = world.log.find("an attempt broke")
+    assert "ZeroDivisionError" in line.fields["reason"]
+    assert world.times_gone() == 1
+    assert not is_busy(world)

@@ -16,8 +16,8 @@ from sysmem_protocol.sysmem2 import (
     SingleBufferSettings,
 )
 from sysmemd.constraints.model import Allocation, Participant, Platform
-from sysmemd.ports import ClientInfo, Closeable, NoMemoryError
-from sysmemd.tree import LogicalBufferCollection, Node, Worker
+from sysmemd.ports import ClientInfo, Closeable
+from sysmemd.tree import Buffers, LogicalBufferCollection, Node, Worker
 
 T = TypeVar("T")
 COLLECTION_ID = 7
@@ -77,10 +77,13 @@ class FakeBuffers:
 
 
 class Memory:
-    """A maker of buffers; `reason` set, it has none."""
+    """A maker of buffers; `error` set, it has none; one that takes time makes them when the test calls `finish`."""
 
     def __init__(self) -> None:
-        self.reason = ""
+        self.error: Exception | None = None
+        self.takes_time = False
+        self.finish: Callable[[], None] = lambda: None
+        self.is_wanted: Callable[[], bool] = lambda: True
         self.requests: list[dict[str, Any]] = []
         self.made: list[FakeBuffers] = []
         self.on_no_strong: Callable[[], None] = lambda: None
@@ -93,15 +96,26 @@ class Memory:
         settings: SingleBufferSettings,
         count: int,
         on_no_strong: Callable[[], None],
-    ) -> FakeBuffers:
+        is_wanted: Callable[[], bool],
+        done: Callable[[Buffers | Exception], None],
+    ) -> None:
         self.requests.append(
             {"collection_id": collection_id, "name": name, "settings": settings, "count": count}
         )
-        if self.reason:
-            raise NoMemoryError(self.reason)
+        self.is_wanted = is_wanted
         self.on_no_strong = on_no_strong
-        self.made.append(FakeBuffers(count))
-        return self.made[-1]
+
+        def make() -> None:
+            if self.error is not None:
+                done(self.error)
+            else:
+                self.made.append(FakeBuffers(count))
+                done(self.made[-1])
+
+        if self.takes_time:
+            self.finish = make
+        else:
+            make()
 
 
 @dataclass

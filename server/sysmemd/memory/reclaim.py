@@ -1,0 +1,89 @@
+"""Letting go of memory: the last close of a buffer frees its pages, which takes 100 ms and more for some hundred MiB.
+
+Small buffers are closed on the spot. Others are closed in a thread, and who let go of them hears when it is done.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from sysmem_protocol.handles import Handle
+
+from .watch import Hangups
+
+#: Bytes whose freeing, some 30 µs, isn't worth a thread. All 128 buffers of a collection may be closed at once.
+INLINE_BYTES = 256 * 1024
+#: What st_blocks counts in.
+_BLOCK_BYTES = 512
+
+_Callback = Callable[[], None]
+
+
+class Reclaimer:
+    """Closes VMOs; big ones in a thread, started when it is first needed, asleep when it has nothing to do."""
+
+    def __init__(self, hangups: Hangups) -> None:
+        """Raises `OSError` when there are no descriptors left."""
+        self._hangups = hangups
+        #: Counts what the thread has done since it was last read.
+        self._news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        hangups.add_readable(self._news, self._take_news)
+        self._to_close: SimpleQueue[tuple[int, _Callback] | None] = SimpleQueue()
+        self._closed: deque[_Callback] = deque()
+        self._given = self._done = 0
+        #: By the number that has to be done.
+        self._waiting: deque[tuple[int, _Callback]] = deque()
+        self._thread: threading.Thread | None = None
+
+    def close_vmo(self, vmo: Handle, done: _Callback) -> None:
+        """Take over and close a handle, and then call `done`: before this returns, or later from the loop."""
+        fd = vmo.take()
+        if os.fstat(fd).st_blocks * _BLOCK_BYTES > INLINE_BYTES and self._has_thread():
+            self._given += 1
+            self._to_close.put((fd, done))
+        else:
+            os.close(fd)
+            done()
+
+    def when_freed(self, callback: _Callback) -> bool:
+        """Call `callback` from the loop when all is closed that is being closed now; False if that is nothing."""
+        if self._done == self._given:
+            return False
+        self._waiting.append((self._given, callback))
+        return True
+
+    def close(self) -> None:
+        """Wait for the thread to finish; nobody is told of anything any more. To be called once."""
+        self._hangups.remove(self._news)
+        if self._thread is not None:
+            self._to_close.put(None)
+            self._thread.join()
+        os.close(self._news)
+
+    def _has_thread(self) -> bool:
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="reclaim", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the machine has none left
+                return False
+            self._thread = thread
+        return True
+
+    def _run(self) -> None:
+        while (job := self._to_close.get()) is not None:
+            fd, done = job
+            os.close(fd)
+            self._closed.append(done)
+            os.eventfd_write(self._news, 1)
+
+    def _take_news(self) -> None:
+        for _ in range(os.eventfd_read(self._news)):
+            self._done += 1
+            self._closed.popleft()()
+        while self._waiting and self._waiting[0][0] <= self._done:
+            self._waiting.popleft()[1]()

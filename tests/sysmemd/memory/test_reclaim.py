@@ -1,0 +1,193 @@
+"""The last close of a big buffer: in a thread, and nobody is told before it is done."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.sysmem2 import Heap
+from sysmemd.memory import HeapSettings, MemfdHeap, vmo
+from sysmemd.memory.collection import Buffers
+from sysmemd.memory.reclaim import INLINE_BYTES, Reclaimer
+from sysmemd.memory.watch import Hangups
+from sysmemd.ports import NoMemoryError
+
+from .harness import PAGE, Bench, is_closed
+
+BIG = INLINE_BYTES + PAGE
+HEAP = Heap(heap_type="few")
+
+
+class Gate:
+    """Holds up closes in the thread, when they have happened or before, until it is opened."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, after: bool = True) -> None:
+        self.opened = threading.Event()
+        self.reached = threading.Event()
+        close = os.close
+
+        def slow(fd: int) -> None:
+            if after:
+                close(fd)
+            if threading.current_thread().name == "reclaim":
+                self.reached.set()
+                assert self.opened.wait(10)
+            if not after:
+                close(fd)
+
+        patch.setattr(os, "close", slow)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    made = Gate(monkeypatch)
+    yield made
+    made.opened.set()
+
+
+def touched(size: int) -> Handle:
+    handle = vmo.create("touched", size)
+    os.posix_fallocate(handle.fileno(), 0, size)
+    return handle
+
+
+def touch(bench: Bench, buffers: Buffers) -> None:
+    """Use all pages of all buffers, and let go of the handles."""
+    for handle in bench.strong(buffers):
+        os.posix_fallocate(handle.fileno(), 0, os.fstat(handle.fileno()).st_size)
+        handle.close()
+
+
+def test_small_ones_are_closed_on_the_spot(gate: Gate) -> None:
+    hangups = Hangups()
+    reclaimer = Reclaimer(hangups)
+    done: list[str] = []
+    reclaimer.close_vmo(vmo.create("untouched", 64 * BIG), lambda: done.append("untouched"))
+    reclaimer.close_vmo(touched(INLINE_BYTES), lambda: done.append("small"))
+    assert done == ["untouched", "small"]
+    assert not reclaimer.when_freed(lambda: done.append("freed"))
+    reclaimer.close()
+    hangups.close()
+
+
+def test_big_ones_are_closed_in_a_thread_one_after_another(gate: Gate) -> None:
+    hangups = Hangups()
+    reclaimer = Reclaimer(hangups)
+    done: list[str] = []
+    reclaimer.close_vmo(touched(BIG), lambda: done.append("first"))
+    assert reclaimer.when_freed(lambda: done.append("freed"))
+    reclaimer.close_vmo(touched(BIG), lambda: done.append("second"))
+    gate.reached.wait()
+    assert done == []
+    gate.opened.set()
+    while len(done) < 3:
+        select.select([hangups], [], [])
+        hangups.process()
+    assert done in (["first", "freed", "second"], ["first", "second", "freed"])
+    assert not reclaimer.when_freed(lambda: None)
+    reclaimer.close()
+    hangups.close()
+
+
+def test_without_a_thread_everything_is_closed_on_the_spot(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    hangups = Hangups()
+    reclaimer = Reclaimer(hangups)
+    done: list[str] = []
+    reclaimer.close_vmo(touched(BIG), lambda: done.append("big"))
+    assert done == ["big"]
+    reclaimer.close()
+    hangups.close()
+
+
+def test_the_end_waits_for_what_is_being_freed(gate: Gate) -> None:
+    hangups = Hangups()
+    reclaimer = Reclaimer(hangups)
+    handle = touched(BIG)
+    fd = handle.fileno()
+    reclaimer.close_vmo(handle, lambda: pytest.fail("nobody is told any more"))
+    gate.reached.wait()
+    gate.opened.set()
+    reclaimer.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    hangups.close()
+
+
+# --- for buffers ---
+
+
+def test_a_tracker_is_told_when_the_memory_is_back(bench: Bench, gate: Gate) -> None:
+    buffers = bench.allocate(size=BIG)
+    event = bench.tracker(buffers)
+    touch(bench, buffers)
+    buffers.drop_strong()
+    bench.wait(gate.reached.is_set)
+    # The kernel has reported the end of the watch, but in the thread the close goes on.
+    bench.quiet()
+    assert not is_closed(event)
+    assert bench.states() == {"unknown": 1}
+    gate.opened.set()
+    bench.wait_closed(event)
+    assert bench.states() == {}
+
+
+def test_a_tracker_is_told_when_the_end_is_reported_late(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch, after=False)
+    buffers = bench.allocate(size=BIG)
+    event = bench.tracker(buffers)
+    touch(bench, buffers)
+    buffers.drop_strong()
+    bench.wait(gate.reached.is_set)
+    assert not is_closed(event)
+    gate.opened.set()
+    bench.wait_closed(event)
+
+
+def test_an_allocation_waits_for_memory_that_is_being_freed(gate: Gate) -> None:
+    bench = Bench(MemfdHeap(HeapSettings("few", max_bytes=2 * BIG)))
+    first = bench.allocate(2, size=BIG, heap=HEAP)
+    touch(bench, first)
+    first.drop_strong()
+    bench.wait(gate.reached.is_set)
+    fits, does_not = bench.begin(2, size=BIG, heap=HEAP), bench.begin(1, size=3 * BIG, heap=HEAP)
+    bench.quiet()
+    assert (fits, does_not) == ([], [])
+    gate.opened.set()
+    bench.wait(lambda: bool(fits and does_not))
+    assert isinstance(fits[0], Buffers)
+    assert isinstance(does_not[0], NoMemoryError)
+    bench.close()
+
+
+def test_a_failed_allocation_gives_back_what_it_took_in_a_thread(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(allocation="eager")
+    calls: list[object] = []
+
+    def third_fails(fd: int, start: int, length: int) -> None:
+        calls.append(fd)
+        if len(calls) == 3:
+            raise OSError(28, "No space left")
+        fallocate(fd, start, length)
+
+    fallocate = os.posix_fallocate
+    monkeypatch.setattr(os, "posix_fallocate", third_fails)
+    made = bench.begin(3, size=BIG)
+    assert isinstance(made[0], NoMemoryError)
+    bench.wait(gate.reached.is_set)
+    assert bench.memory.statistics().heaps[0].used_bytes == 2 * BIG
+    gate.opened.set()
+    bench.wait(lambda: bench.memory.statistics().heaps[0].used_bytes == 0)
+    bench.close()
