@@ -156,5 +156,7 @@ class Question:
 
 
 def _report(allocation: Allocation) -> Block:
-    explained = "" if allocation.case is None else f"\n{allocation.explain()}"
-    return Block(f"{listing(allocation.settings)}{explained}")
+    settings = listing(allocation.settings)
+    return Block(
+        settings if allocation.case is None else f"{settings}\n\n{allocation.explain().report()}"
+    )
