@@ -31,7 +31,8 @@ def check_aggregate(
     """Check and adjust the combined needs, in place; Breach if a check fails.
 
     `pinned` are the entries of pins: a combined entry that is still equal to one of them was finished when it was
-    delivered and is left as it is. `tolerate_absence` looks past a lack of usage.
+    delivered and is left as it is. `tolerate_absence` looks past what nobody said: usage, a
+    specific format, a specific colour space.
     """
     permits = total.usage.none & NoneUsage.NONE_USAGE_PERMIT_ALLOCATION
     if not (total.usage.uses or permits or settings_only or tolerate_absence):
@@ -40,7 +41,8 @@ def check_aggregate(
         check_counts(total)
     check_memory(total)
     if total.entries:
-        total.entries = _chosen(_checked(total.entries, page_size, pinned))
+        checked = _checked(total.entries, page_size, pinned)
+        total.entries = _chosen(checked, tolerate_absence=tolerate_absence)
 
 
 def _checked(entries: list[Entry], page_size: int, pinned: Sequence[Entry]) -> list[Entry]:
@@ -71,10 +73,10 @@ def _check(terms: Terms, of: Traits | None, page_size: int) -> Terms:
     return adjusted
 
 
-def _chosen(entries: list[Entry]) -> list[Entry]:
+def _chosen(entries: list[Entry], *, tolerate_absence: bool) -> list[Entry]:
     """The entries that somebody made specific, each with its most preferred colour space."""
     specific = [entry for entry in entries if not entry.wildcard]
-    if not specific:
+    if not (specific or tolerate_absence):
         raise Breach(Rule.FORMAT_LEFT_OPEN, "pixel_format")
     chosen: list[Entry] = []
     picked: dict[int, Terms] = {}
@@ -87,6 +89,6 @@ def _chosen(entries: list[Entry]) -> list[Entry]:
             picked[id(terms)] = copy(terms)
             picked[id(terms)].color_spaces = frozenset({best})
         chosen.append(entry._replace(terms=picked[id(terms)]))
-    if not chosen:
+    if not (chosen or tolerate_absence):
         raise Breach(Rule.COLOR_SPACE_LEFT_OPEN, "color_spaces")
     return chosen

@@ -242,4 +242,5 @@ def _deciding(name: str, found: list[Brought]) -> list[Brought]:
         case Combines.IF_ALL:
             return [value for value in found if not value.value]
         case _:
-            return [value for value in found if value.value != 0]
+            # Not the zeros of numbers: they add nothing.
+            return [value for value in found if value.value or value.value is False]

@@ -8,6 +8,7 @@ from .model import SYSTEM_HEAP, HeapProperties, Platform
 from .normalise import Needs
 from .refusal import Breach, Rule
 
+_SECURE = "buffer_memory_constraints.secure_required"
 _HEAPS = "buffer_memory_constraints.permitted_heaps"
 DOMAIN_FIELDS = tuple(
     f"buffer_memory_constraints.{name}_domain_supported" for name in ("cpu", "ram", "inaccessible")
@@ -35,8 +36,7 @@ def choose_heap(total: Needs, platform: Platform) -> HeapProperties:
     if total.secure:
         secure = [heap for heap in configured if heap.secure]
         if not secure:
-            fields = ("buffer_memory_constraints.secure_required", _HEAPS)
-            raise Breach(Rule.NO_SECURE_HEAP, fields)
+            raise Breach(Rule.NO_SECURE_HEAP, (_SECURE, _HEAPS))
         return min(secure, key=lambda heap: heap.key)
     if SYSTEM_HEAP in permitted:
         return platform.heaps_by_key[SYSTEM_HEAP]
@@ -56,4 +56,13 @@ def choose_domain(total: Needs, heap: HeapProperties) -> CoherencyDomain:
         if domain in common:
             return domain
     names = ", ".join(sorted(domain.name for domain in heap.domains))
-    raise Breach(Rule.NO_COMMON_DOMAIN, DOMAIN_FIELDS, f"heap {heap.heap_type} supports {names}")
+    fields = tuple(DOMAIN_FIELDS[domain] for domain in sorted(heap.domains))
+    detail = f"heap {heap.heap_type} supports {names}"
+    raise Breach(Rule.NO_COMMON_DOMAIN, (*heap_fields(total, heap), *fields), detail)
+
+
+def heap_fields(total: Needs, heap: HeapProperties) -> tuple[str, ...]:
+    """The fields that led to this heap; none for the system heap, which needs no reason."""
+    if total.secure:
+        return (_SECURE,)
+    return () if heap.key == SYSTEM_HEAP else (_HEAPS,)

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
-from sysmem_protocol.formats import traits
+from sysmem_protocol.formats import pair_name, traits
 from sysmem_protocol.sizes import U32_MAX
 from sysmem_protocol.sysmem2 import SizeU
 
 from .entry import PAD_FIELDS, SIZE_FIELDS, RequiredImage
-from .fields import Pair, deciding, entries_of, is_image_field, look_up, values
+from .fields import Pair, deciding, entries_of, is_image_field, look_up, needs_of, values
 from .model import Participant
 from .refusal import Brought, Case, Refusal
 
@@ -34,8 +34,24 @@ def brought(refusal: Refusal) -> tuple[Brought, ...]:
     for name in fields:
         decisive = deciding(name, pair, case)
         found += [v for v in decisive if name not in _ENLARGING or enlarges(name, v.value)]
+    if pair is not None and any(map(is_image_field, refusal.fields)):
+        found = [*_who_chose(case, pair, found), *found]
     unique = {(id(value.participant), value.path): value for value in found}
     return tuple(value for value in unique.values() if not _is_idle(value, found))
+
+
+def _who_chose(case: Case, pair: Pair, involved: Sequence[Brought]) -> Iterator[Brought]:
+    """Who made the format specific, if none of those involved did: without them it wouldn't have come to this."""
+    named = {id(value.participant) for value in involved}
+    chosen = [
+        (who, entry.source)
+        for who, needs in needs_of(case)
+        for entry in needs.entries
+        if entry.pair == pair
+    ]
+    if chosen and not any(id(who) in named for who, _ in chosen):
+        who, source = chosen[0]
+        yield Brought(who, f"$.image_format_constraints[{source}]", pair_name(pair))
 
 
 def _own_values(refusal: Refusal, who: Participant) -> Iterator[Brought]:

@@ -26,7 +26,7 @@ from .entry import (
     RequiredImage,
     WidthHeight,
 )
-from .heaps import choose_domain, choose_heap
+from .heaps import choose_domain, choose_heap, heap_fields
 from .model import MAX_BUFFER_COUNT, HeapProperties, Platform
 from .normalise import Needs
 from .padding import padded_size
@@ -112,7 +112,8 @@ def choose_format(total: Needs, heap: HeapProperties, platform: Platform) -> Ent
         if not heap.secure or is_compatible_with_protected_memory(entry.modifier)
     ]
     if not possible:
-        raise Breach(Rule.NO_PROTECTED_FORMAT, "pixel_format", f"heap {heap.heap_type} is secure")
+        fields = (*heap_fields(total, heap), "pixel_format")
+        raise Breach(Rule.NO_PROTECTED_FORMAT, fields, f"heap {heap.heap_type} is secure")
 
     def rank(entry: Entry) -> tuple[float, int, int]:
         cost = format_cost(platform.cost_index, *entry.pair, total.usage)

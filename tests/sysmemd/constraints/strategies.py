@@ -257,6 +257,52 @@ def with_base(draw: st.DrawFn) -> list[Participant]:
 
 PEOPLE = st.one_of(with_base(), with_base(), groups(plausible()))
 
+
+def sizes(least: int, most: int) -> st.SearchStrategy[SizeU]:
+    return st.builds(SizeU, st.integers(least, most), st.integers(least, most))
+
+
+STEPS = st.sampled_from([1, 1, 2, 16, 64])
+#: So narrow that a few participants with the same format seldom agree, but each of them mostly does alone.
+NARROW_FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "min_size": sizes(0, 100),
+    "max_size": sizes(64, 200),
+    "min_bytes_per_row": st.integers(0, 300),
+    "max_bytes_per_row": st.integers(100, 400),
+    "max_width_times_height": st.integers(100, 20000),
+    "size_alignment": st.builds(SizeU, STEPS, STEPS),
+    "required_min_size": sizes(50, 200),
+    "required_max_size": sizes(0, 64),
+    "required_max_size_list": st.lists(sizes(1, 100), max_size=3),
+    "bytes_per_row_divisor": st.sampled_from([1, 2, 3, 64, 65536, 4294967291]),
+    "require_bytes_per_row_at_pixel_boundary": st.booleans(),
+    "pad_beyond_image_size_bytes": st.integers(0, 3000),
+}
+
+
+@st.composite
+def narrow(draw: st.DrawFn) -> BufferCollectionConstraints:
+    """Constraints that are about the size of an R8 image."""
+    return BufferCollectionConstraints(
+        usage=BufferUsage(cpu=1),
+        min_buffer_count_for_camping=draw(st.integers(0, 3)),
+        buffer_memory_constraints=draw(
+            maybe(st.builds(BufferMemoryConstraints, max_size_bytes=st.integers(1, 3000)))
+        ),
+        image_format_constraints=[
+            ImageFormatConstraints(
+                pixel_format=draw(st.sampled_from([F.R8, F.R8, F.R8, F.DO_NOT_CARE])),
+                pixel_format_modifier=M.LINEAR,
+                color_spaces=[C.PASSTHROUGH],
+                **draw(st.fixed_dictionaries({}, optional=NARROW_FIELDS)),
+            )
+        ],
+    )
+
+
+#: People who most likely are refused.
+QUARRELSOME = st.one_of(PEOPLE, groups(narrow(), 4))
+
 #: No usage, count, size or format of its own: it can only say no.
 TIGHTENING = st.builds(
     BufferCollectionConstraints,

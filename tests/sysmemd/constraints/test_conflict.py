@@ -130,3 +130,12 @@ def test_it_is_worked_out_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> No
     assert not asked
     assert refusal.conflict == refusal.conflict == ()
     assert len(asked) == 1
+
+
+def test_who_only_chose_a_format_has_no_part_in_a_conflict_about_something_else() -> None:
+    """Without them nobody chooses one, but that is another matter, which the search looks past."""
+    open_format = wants(image(F.DO_NOT_CARE, min_size=size(1, 1)), max_buffer_count=2)
+    many = wants(count=4)
+    assert names(refused(open_format, many, wants(image(F.R8)))) == ["p0", "p1"]
+    no_space = wants(image(F.R8, [C.DO_NOT_CARE], min_size=size(1, 1)), max_buffer_count=2)
+    assert names(refused(no_space, many, wants(image(F.R8)))) == ["p0", "p1"]

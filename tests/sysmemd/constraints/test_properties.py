@@ -33,7 +33,7 @@ from sysmemd.constraints import (
 from sysmemd.constraints.aggregate import run
 
 from .judge import complaints_of_all
-from .strategies import ANYTHING, PEOPLE, PLATFORM, TIGHTENING, groups, plausible
+from .strategies import ANYTHING, PEOPLE, PLATFORM, QUARRELSOME, TIGHTENING, groups, plausible
 from .support import (
     DEVICE_HEAP,
     SECURE_HEAP,
@@ -292,7 +292,7 @@ def test_any_one_field_of_plausible_constraints_gives_a_result(data: st.DataObje
 
 
 @settings(max_examples=200)
-@given(PEOPLE)
+@given(QUARRELSOME)
 def test_smallest_conflicting_sets_conflict_and_are_minimal(everybody: list[Participant]) -> None:
     result = aggregate(everybody, PLATFORM)
     if isinstance(result, Allocation) or not result.conflict or result.participant:
@@ -307,6 +307,18 @@ def test_smallest_conflicting_sets_conflict_and_are_minimal(everybody: list[Part
     assert conflicts(members)
     for left_out in members:
         assert not conflicts([who for who in members if who is not left_out])
+
+
+@settings(max_examples=300)
+@given(QUARRELSOME)
+def test_everybody_in_a_smallest_conflicting_set_brought_a_value(
+    everybody: list[Participant],
+) -> None:
+    result = aggregate(everybody, PLATFORM)
+    if isinstance(result, Refusal):
+        event(result.rule.name)
+        named = {id(value.participant) for value in result.values}
+        assert {id(who) for who in result.conflict} <= named, result.report()
 
 
 @settings(max_examples=300)

@@ -11,6 +11,7 @@ from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import BufferUsage, PixelFormatAndModifier
 from sysmemd.constraints import (
     Difference,
+    HeapProperties,
     Participant,
     Platform,
     Refusal,
@@ -113,6 +114,38 @@ def test_all_that_rows_have_to_be_a_multiple_of_is_named() -> None:
     assert named(prime, pixels) == [
         "p0 bytes_per_row_divisor",
         "p1 require_bytes_per_row_at_pixel_boundary",
+    ]
+
+
+def test_both_sides_of_an_alpha_conflict_are_named() -> None:
+    sides = [wants(image(min_size=size(1, 1), is_alpha_present=value)) for value in (True, False)]
+    assert refused(*sides).rule is Rule.ALPHA_CONFLICT
+    assert named(*sides) == ["p0 is_alpha_present", "p1 is_alpha_present"]
+
+
+def test_who_made_a_format_specific_is_named_where_nobody_else_is() -> None:
+    sizes = {"min_size": size(1, 70), "required_max_size": size(70, 1)}
+    demanding = wants(image(F.DO_NOT_CARE, **sizes, max_width_times_height=100))
+    refusal = refused(demanding, wants(image(F.R8)), wants(image(F.R8)))
+    assert refusal.rule is Rule.REQUIRED_AREA
+    assert str(refusal.values[0]) == "p1 (1) $.image_format_constraints[0] = R8 LINEAR"
+    assert [who.name for who in refusal.conflict] == ["p0", "p1"]
+
+
+def test_what_led_to_a_heap_is_named_with_what_it_lacks() -> None:
+    secure = memory(secure_required=True, min_size_bytes=1)
+    devices = [BufferUsage(display=1)] * 2
+    platform = Platform(heaps=(HeapProperties("test.secure", secure=True),))
+    refusal = refused(
+        wants(usage=devices[0], buffer_memory_constraints=secure),
+        wants(
+            usage=devices[1], buffer_memory_constraints=memory(inaccessible_domain_supported=False)
+        ),
+        platform=platform,
+    )
+    assert [str(value) for value in refusal.values] == [
+        "p0 (0) $.buffer_memory_constraints.secure_required = true",
+        "p1 (1) $.buffer_memory_constraints.inaccessible_domain_supported = false",
     ]
 
 
