@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import hypothesis.strategies as st
@@ -262,6 +263,7 @@ def sizes(least: int, most: int) -> st.SearchStrategy[SizeU]:
     return st.builds(SizeU, st.integers(least, most), st.integers(least, most))
 
 
+Constraints = st.SearchStrategy[BufferCollectionConstraints]
 STEPS = st.sampled_from([1, 1, 2, 16, 64])
 #: So narrow that a few participants with the same format seldom agree, but each of them mostly does alone.
 NARROW_FIELDS: dict[str, st.SearchStrategy[Any]] = {
@@ -280,24 +282,33 @@ NARROW_FIELDS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-@st.composite
-def narrow(draw: st.DrawFn) -> BufferCollectionConstraints:
+def narrow(most: int = 3000, fields: Sequence[str] = tuple(NARROW_FIELDS)) -> Constraints:
     """Constraints that are about the size of an R8 image."""
-    return BufferCollectionConstraints(
-        usage=BufferUsage(cpu=1),
-        min_buffer_count_for_camping=draw(st.integers(0, 3)),
-        buffer_memory_constraints=draw(
-            maybe(st.builds(BufferMemoryConstraints, max_size_bytes=st.integers(1, 3000)))
+    return st.builds(
+        lambda pixel_format, count, memory, image: BufferCollectionConstraints(
+            usage=BufferUsage(cpu=1),
+            min_buffer_count_for_camping=count,
+            buffer_memory_constraints=memory,
+            image_format_constraints=[
+                ImageFormatConstraints(
+                    pixel_format=pixel_format,
+                    pixel_format_modifier=M.LINEAR,
+                    color_spaces=[C.PASSTHROUGH],
+                    **image,
+                )
+            ],
         ),
-        image_format_constraints=[
-            ImageFormatConstraints(
-                pixel_format=draw(st.sampled_from([F.R8, F.R8, F.R8, F.DO_NOT_CARE])),
-                pixel_format_modifier=M.LINEAR,
-                color_spaces=[C.PASSTHROUGH],
-                **draw(st.fixed_dictionaries({}, optional=NARROW_FIELDS)),
-            )
-        ],
+        st.sampled_from([F.R8, F.R8, F.R8, F.DO_NOT_CARE]),
+        st.integers(0, 3),
+        maybe(st.builds(BufferMemoryConstraints, max_size_bytes=st.integers(1, most))),
+        st.fixed_dictionaries({}, optional={name: NARROW_FIELDS[name] for name in fields}),
     )
+
+
+def agreeable() -> Constraints:
+    """The same, but most of them get along with each other."""
+    fields = [name for name in NARROW_FIELDS if not name.startswith(("max_", "required_min"))]
+    return narrow(1 << 63, fields)
 
 
 #: People who most likely are refused.

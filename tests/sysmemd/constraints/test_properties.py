@@ -33,7 +33,16 @@ from sysmemd.constraints import (
 from sysmemd.constraints.aggregate import run
 
 from .judge import complaints_of_all
-from .strategies import ANYTHING, PEOPLE, PLATFORM, QUARRELSOME, TIGHTENING, groups, plausible
+from .strategies import (
+    ANYTHING,
+    PEOPLE,
+    PLATFORM,
+    QUARRELSOME,
+    TIGHTENING,
+    agreeable,
+    groups,
+    plausible,
+)
 from .support import (
     DEVICE_HEAP,
     SECURE_HEAP,
@@ -319,6 +328,29 @@ def test_everybody_in_a_smallest_conflicting_set_brought_a_value(
         event(result.rule.name)
         named = {id(value.participant) for value in result.values}
         assert {id(who) for who in result.conflict} <= named, result.report()
+
+
+@settings(max_examples=400)
+@given(groups(agreeable(), 4))
+def test_those_named_for_a_size_make_it_alone(everybody: list[Participant]) -> None:
+    result = aggregate(everybody, PLATFORM)
+    if isinstance(result, Refusal):
+        return
+    event("success")
+    assert result.case is not None
+    (reason,) = [each for each in result.explain().reasons if each.setting == "size_bytes"]
+    named = {id(value.participant) for value in reason.values}
+    chooser = next(who for who in everybody if chooses_a_format(who))
+    alone = [who for who in everybody if who is chooser or id(who) in named]
+    again = run(replace(result.case, participants=tuple(alone)), tolerate_absence=True)
+    assert isinstance(again, Allocation), str(again)
+    assert memory_of(again).size_bytes == memory_of(result).size_bytes, str(reason)
+
+
+def chooses_a_format(who: Participant) -> bool:
+    assert who.constraints is not None
+    assert who.constraints.image_format_constraints is not None
+    return who.constraints.image_format_constraints[0].pixel_format != F.DO_NOT_CARE
 
 
 @settings(max_examples=300)

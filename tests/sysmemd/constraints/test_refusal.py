@@ -124,9 +124,13 @@ def test_both_sides_of_an_alpha_conflict_are_named() -> None:
 
 
 def test_who_made_a_format_specific_is_named_where_nobody_else_is() -> None:
-    sizes = {"min_size": size(1, 70), "required_max_size": size(70, 1)}
-    demanding = wants(image(F.DO_NOT_CARE, **sizes, max_width_times_height=100))
-    refusal = refused(demanding, wants(image(F.R8)), wants(image(F.R8)))
+    sizes = image(
+        F.DO_NOT_CARE,
+        min_size=size(1, 70),
+        required_max_size=size(70, 1),
+        max_width_times_height=100,
+    )
+    refusal = refused(wants(sizes), wants(image(F.R8)), wants(image(F.R8)))
     assert refusal.rule is Rule.REQUIRED_AREA
     assert str(refusal.values[0]) == "p1 (1) $.image_format_constraints[0] = R8 LINEAR"
     assert [who.name for who in refusal.conflict] == ["p0", "p1"]
