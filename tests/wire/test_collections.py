@@ -451,6 +451,43 @@ def test_attached_names_its_parent(wire: Wire) -> None:
 # AttachLifetimeTracking
 
 
+def test_an_answer_that_is_due_brings_its_buffers_whoever_leaves(wire: Wire) -> None:
+    """Own allocation succeeds: success, with the VMOs, also when another one fails in the same moment."""
+    for _ in range(10):
+        _, one, other = two(wire)
+        one.set_constraints(constraints())
+        wait = one.request_wait()
+        one.sync()
+        other.set_constraints(constraints())
+        other.close()
+        info = one.wait_answer(wait)
+        assert os.pread(info.vmo(0).fileno(), 1, 0) == b"\0"
+        info.close()
+        one.assert_closes()
+
+
+def test_an_answer_that_is_read_late_brings_its_buffers_whoever_left(wire: Wire) -> None:
+    allocator, one, other = two(wire)
+    one.set_constraints(constraints())
+    calls = [one.request("Node.Sync") for _ in range(700)]
+    wait = one.request_wait()
+    other.set_constraints(constraints())
+    other.wait().close()
+    gone = other.track_lifetime(0)
+    other.sync()
+    other.close()
+    allocator.sync()
+    assert not gone.is_closed(0.2)
+    for call in calls:
+        one.answer(call)
+    info = one.wait_answer(wait)
+    assert os.pread(info.vmo(1).fileno(), 1, 0) == b"\0"
+    assert not gone.is_closed(0.2)
+    info.close()
+    one.close()
+    gone.wait_closed()
+
+
 def test_lifetime_tracking_closes_after_the_last_handle_of_a_buffer(wire: Wire) -> None:
     collection = wire.connect().non_shared()
     collection.set_constraints(constraints(camping=3))

@@ -90,28 +90,38 @@ class Reactor(Protocol):
         """A descriptor that may be waited for is about to close."""
 
 
+class Maker(Protocol):
+    """Makes an answer when it can be sent."""
+
+    def make(self) -> Table | Error | None:
+        """The answer; asked once or more, for each attempt to send it anew."""
+
+    def done(self) -> None:
+        """The answer is sent, or never will be. Called once."""
+
+
 class Deferred:
     """An answer that is made when it can be sent: once its maker is known, or never, if the connection closes first."""
 
-    __slots__ = ("_connection", "_make", "_method", "_txid")
+    __slots__ = ("_connection", "_maker", "_method", "_txid")
 
-    def __init__(self, make: Callable[[], Table | Error | None] | None = None) -> None:
-        self._make = make
+    def __init__(self, maker: Maker | None = None) -> None:
+        self._maker = maker
 
     def bind(self, connection: Connection, method: Method, txid: int) -> None:
         """Remember which call this answers, and answer it if that is possible already."""
         self._connection = connection
         self._method = method
         self._txid = txid
-        if self._make is not None:
-            self.answer_with(self._make)
+        if self._maker is not None:
+            self.answer_with(self._maker)
 
-    def answer_with(self, make: Callable[[], Table | Error | None]) -> None:
-        """Answer, from a later turn of the loop; `make` is called when the answer can be sent, once or more.
+    def answer_with(self, maker: Maker) -> None:
+        """Answer, from a later turn of the loop.
 
         Nothing is sent and nothing fails before this returns, so that the tree may say it in the midst of a change.
         """
-        self._connection.answer_later(self._method, self._txid, make)
+        self._connection.answer_later(self._method, self._txid, maker)
 
 
 class Connection:
@@ -281,14 +291,14 @@ class Connection:
         if self._outbox:
             self._reactor.flush(self)
 
-    def answer_later(
-        self, method: Method, txid: int, make: Callable[[], Table | Error | None]
-    ) -> None:
+    def answer_later(self, method: Method, txid: int, maker: Maker) -> None:
         """Have the answer to a call sent by the next :meth:`flush`; see :meth:`Deferred.answer_with`."""
         self._calls.discard(txid)
-        if not self.closed:
-            self._outbox.put_later(lambda: _message(method, txid, make()))
-            self._reactor.flush(self)
+        if self.closed:
+            maker.done()
+            return
+        self._outbox.put_later(lambda: _message(method, txid, maker.make()), maker.done)
+        self._reactor.flush(self)
 
     def flush(self) -> bool:
         """Send what waits; True when there is nothing left to do. Nothing is raised."""

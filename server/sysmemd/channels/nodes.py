@@ -201,7 +201,7 @@ class CollectionServer(NodeServer):
     def allocated(self) -> None:
         waiting, self._waiting = self._waiting, []
         for call in waiting:
-            call.answer_with(self._buffers)
+            call.answer_with(BuffersAnswer(self))
 
     def set_constraints(self, request: sysmem2.BufferCollectionSetConstraintsRequest) -> None:
         must_match = None
@@ -215,7 +215,7 @@ class CollectionServer(NodeServer):
     def wait_for_all_buffers_allocated(self) -> Deferred:
         self.node.wait_for_all_buffers_allocated()
         if self.node.outcome is not None:
-            return Deferred(self._buffers)
+            return Deferred(BuffersAnswer(self))
         call = Deferred()
         self._waiting.append(call)
         return call
@@ -235,23 +235,45 @@ class CollectionServer(NodeServer):
         assert request.buffers_remaining is not None
         self.node.attach_lifetime_tracking(_event(request.server_end), request.buffers_remaining)
 
-    def _buffers(self) -> sysmem2.BufferCollectionWaitForAllBuffersAllocatedResponse | Error:
-        """What a wait is answered with: this participant's own descriptors to every buffer."""
-        outcome = self.node.outcome
+    def cannot_hand_out(self, error: NoMemoryError) -> None:
+        """Say that this client's buffers exist, but that there are no descriptors for it."""
+        self._service.log.error("buffers can't be handed out", reason=str(error), **self.about())
+
+
+class BuffersAnswer:
+    """What a wait is answered with: a participant's own descriptors to every buffer, or the error.
+
+    As long as it isn't sent it is as good as the strong handles that it brings: the buffers stay, whoever leaves.
+    """
+
+    def __init__(self, server: CollectionServer) -> None:
+        """An answer to this collection's client, whose node has its outcome."""
+        self._server = server
+        self._outcome = server.node.outcome
+        self._redeem: Callable[[], None] | None = None
+        if isinstance(self._outcome, Allocated) and not self._outcome.weak:
+            self._redeem = _buffers_of(self._outcome).promise_strong()
+
+    def done(self) -> None:
+        """See :class:`.Maker`."""
+        if self._redeem is not None:
+            self._redeem()
+
+    def make(self) -> sysmem2.BufferCollectionWaitForAllBuffersAllocatedResponse | Error:
+        """See :class:`.Maker`."""
+        outcome = self._outcome
         if not isinstance(outcome, Allocated):
             return Error.UNSPECIFIED if outcome is None else outcome
-        buffers = cast("Buffers", outcome.buffers)  # the tree only knows what it needs of them
+        node = self._server.node
         try:
-            delivered = buffers.hand_out(
+            delivered = _buffers_of(outcome).hand_out(
                 outcome.rights,
                 weak=outcome.weak,
-                client=self.node.client,
+                client=node.client,
                 delivers_vmo=outcome.delivers_vmo,
             )
         except NoMemoryError as error:
-            self._service.log.error(
-                "buffers can't be handed out", reason=str(error), **self.about()
-            )
+            self._server.cannot_hand_out(error)
             return Error.NO_MEMORY
         return sysmem2.BufferCollectionWaitForAllBuffersAllocatedResponse(
             buffer_collection_info=sysmem2.BufferCollectionInfo(
@@ -262,9 +284,13 @@ class CollectionServer(NodeServer):
                     )
                     for buffer in delivered
                 ],
-                buffer_collection_id=self.node.collection.id,
+                buffer_collection_id=node.collection.id,
             )
         )
+
+
+def _buffers_of(outcome: Allocated) -> Buffers:
+    return cast("Buffers", outcome.buffers)  # the tree only knows what it needs of them
 
 
 class GroupServer(NodeServer):

@@ -26,10 +26,17 @@ class OutboxFull(Exception):
 class _Entry:
     """One answer that waits: a maker of it, or what is left of its datagrams."""
 
-    __slots__ = ("left", "make", "message", "size")
+    __slots__ = ("done", "left", "make", "message", "size")
 
-    def __init__(self, message: Message | None, make: Callable[[], Message] | None) -> None:
+    def __init__(
+        self,
+        message: Message | None,
+        make: Callable[[], Message] | None = None,
+        done: Callable[[], None] = lambda: None,
+    ) -> None:
         self.make = make
+        #: Called when it is sent, or won't be.
+        self.done = done
         self.message = message
         #: Datagrams to send, the next one last; empty as long as none was sent.
         self.left: list[tuple[bytes, list[Handle]]] = []
@@ -90,12 +97,15 @@ class Outbox:
             except BaseException:
                 message.close()
                 raise
-        self._append(_Entry(message, None))
+        self._append(_Entry(message))
         self._check()
 
-    def put_later(self, make: Callable[[], Message]) -> None:
-        """Have a message made and sent by :meth:`flush`, which makes it anew for each attempt. Raises nothing."""
-        self._append(_Entry(None, make))
+    def put_later(self, make: Callable[[], Message], done: Callable[[], None]) -> None:
+        """Have a message made and sent by :meth:`flush`, which makes it anew for each attempt. Raises nothing.
+
+        `done` is called once, when it is sent or won't be.
+        """
+        self._append(_Entry(None, make, done))
 
     def flush(self) -> bool:
         """Send what fits; True when nothing waits any more.
@@ -109,14 +119,15 @@ class Outbox:
                 return False
             self._entries.popleft()
             self._bytes -= entry.size
+            entry.done()
         return True
 
     def close(self) -> None:
         """Drop everything that waits, and close its descriptors."""
-        for entry in self._entries:
+        entries, self._entries, self._bytes = self._entries, deque(), 0
+        for entry in entries:
             entry.close()
-        self._entries.clear()
-        self._bytes = 0
+            entry.done()
 
     def _append(self, entry: _Entry) -> None:
         self._entries.append(entry)

@@ -48,6 +48,8 @@ class Buffers:
         self._on_no_strong = on_no_strong
         self._cancel_no_strong: Callable[[], None] | None = None
         self._surroundings = surroundings
+        self._dropped = False
+        self._promised = 0
         #: By the number of buffers at which they are signalled.
         self._trackers: dict[int, SignalSet] = {}
 
@@ -104,9 +106,29 @@ class Buffers:
     # --- strong and weak, lifetime --------------------------------------------------------------------------------
 
     def drop_strong(self) -> None:
-        """The server is no strong holder of any of the buffers any more; nothing happens the second time."""
-        for buffer in self.buffers:
-            buffer.drop_strong()
+        """The server is no strong holder of any of the buffers any more; nothing happens the second time.
+
+        Where strong handles are promised (:meth:`promise_strong`) it is one until those are given.
+        """
+        self._dropped = True
+        self._let_go()
+
+    def promise_strong(self) -> Callable[[], None]:
+        """Strong handles are going to be handed out: the server stays a strong holder until what is returned is called.
+
+        To be called once, when they are given or won't be any more.
+        """
+        self._promised += 1
+        return self._redeem
+
+    def _redeem(self) -> None:
+        self._promised -= 1
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._dropped and not self._promised:
+            for buffer in self.buffers:
+                buffer.drop_strong()
 
     def track_lifetime(self, event: Closeable, buffers_remaining: int) -> None:
         """Close `event` as soon as at most `buffers_remaining` buffers exist, at once when it is so already.

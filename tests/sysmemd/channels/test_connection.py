@@ -40,6 +40,17 @@ from .support import HandReactor, RecordingLog, header, is_closed
 _decoder = codec.Decoder()
 
 
+class Made:
+    """An answer that is made by a function."""
+
+    def __init__(self, make: Callable[[], Table | Error | None]) -> None:
+        self.make = make
+        self.times_done = 0
+
+    def done(self) -> None:
+        self.times_done += 1
+
+
 class StubServer:
     """Answers as `serve` says; closes the connection when it is to end."""
 
@@ -587,17 +598,20 @@ def test_a_deferred_answer_is_sent_by_the_next_flush(line: Line) -> None:
     line.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
     line.connection.receive()
     assert line.reactor.to_flush == []
-    call.answer_with(lambda: Error.NO_MEMORY)
+    made = Made(lambda: Error.NO_MEMORY)
+    call.answer_with(made)
     assert line.answers() == []  # not from within the call
+    assert made.times_done == 0
     assert line.reactor.to_flush == [line.connection]
     assert line.connection.flush()
+    assert made.times_done == 1
     message = line.receive()
     assert message is not None
     assert (message.txid, message.body) == (6, bytes.fromhex("a10205"))
 
 
 def test_a_deferred_answer_that_is_known_already_is_sent_too(line: Line) -> None:
-    line.server.serve = lambda: Deferred(lambda: Error.NO_MEMORY)
+    line.server.serve = lambda: Deferred(Made(lambda: Error.NO_MEMORY))
     line.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
     line.connection.receive()
     line.reactor.run()
@@ -610,7 +624,9 @@ def test_a_deferred_answer_to_a_closed_channel_is_dropped(line: Line) -> None:
     line.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
     line.connection.receive()
     line.connection.close()
-    call.answer_with(lambda: pytest.fail("made in vain"))
+    made = Made(lambda: pytest.fail("made in vain"))
+    call.answer_with(made)
+    assert made.times_done == 1
     assert line.reactor.to_flush == []
 
 
@@ -626,7 +642,7 @@ def test_more_deferred_answers_than_the_bound_close_the_channel(
     line.connection.receive()
     line.fill()
     for call in calls:
-        call.answer_with(lambda: Error.NO_MEMORY)
+        call.answer_with(Made(lambda: Error.NO_MEMORY))
     assert line.server.reasons == []  # not from within the call
     assert line.connection.flush()
     assert "3 answers of 3072 bytes wait" in line.reason
@@ -724,7 +740,7 @@ def test_a_former_owner_that_makes_the_buffers_tiny_harms_itself(line: Line) -> 
         buffers=[sysmem2.VmoBuffer(vmo_usable_start=0xFFFF_FFFF_FFFF_0000)] * 128,
     )
     answer = sysmem2.BufferCollectionWaitForAllBuffersAllocatedResponse(buffer_collection_info=info)
-    line.server.serve = lambda: Deferred(lambda: answer)
+    line.server.serve = lambda: Deferred(Made(lambda: answer))
     for txid in (1, 2, 3, 4, 5):
         line.send(BufferCollection.wait_for_all_buffers_allocated, txid=txid)
     line.connection.receive()
@@ -758,7 +774,7 @@ def test_finishing_ends_when_the_last_answer_can_not_be_sent(line: Line) -> None
     def make() -> Error:
         raise OSError(errno.ETOOMANYREFS, "too many in flight")
 
-    call.answer_with(make)
+    call.answer_with(Made(make))
     line.connection.finish()
     assert line.connection.flush()
     assert line.connection.closed
@@ -839,7 +855,7 @@ def test_an_answer_that_can_not_be_made_closes_the_channel(line: Line) -> None:
     def make() -> None:
         raise KeyError("oh")
 
-    line.server.serve = lambda: Deferred(make)
+    line.server.serve = lambda: Deferred(Made(make))
     line.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
     line.connection.receive()
     assert line.connection.flush()

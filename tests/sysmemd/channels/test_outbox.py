@@ -72,6 +72,10 @@ def answer(txid: int, body: bytes = b"", handles: int = 0) -> Message:
     return Message(txid, ORDINAL, body, [null() for _ in range(handles)])
 
 
+def nothing() -> None:
+    """There is nothing to do when it is done."""
+
+
 def txids(pair: Pair) -> list[int]:
     found = []
     while (message := pair.receive()) is not None:
@@ -94,7 +98,7 @@ def test_a_message_is_sent_at_once_and_its_descriptors_are_closed(pair: Pair) ->
 def test_messages_wait_in_order_for_a_client_that_does_not_read(pair: Pair) -> None:
     pair.fill()
     pair.outbox.put(answer(1, handles=1))
-    pair.outbox.put_later(lambda: answer(2))
+    pair.outbox.put_later(lambda: answer(2), nothing)
     pair.outbox.put(answer(3))
     assert len(pair.outbox) == 3
     assert not pair.outbox.flush()
@@ -113,7 +117,7 @@ def test_what_comes_later_is_made_when_it_can_be_sent_and_anew_each_time(pair: P
         return made[-1]
 
     pair.fill()
-    pair.outbox.put_later(make)
+    pair.outbox.put_later(make, nothing)
     assert made == []
     for attempts in (1, 2):
         assert not pair.outbox.flush()
@@ -141,7 +145,7 @@ def test_an_answer_of_several_datagrams_is_sent_as_they_fit(pair: Pair, later: b
     with null() as source:
         pair.fill()
         if later:
-            pair.outbox.put_later(make)
+            pair.outbox.put_later(make, nothing)
         else:
             pair.outbox.put(make())
         assert not pair.outbox.flush()
@@ -177,7 +181,7 @@ def test_an_answer_that_was_begun_is_finished_and_not_made_anew() -> None:
             made.append(Message(5, ORDINAL, b"body", handles))
             return made[-1]
 
-        outbox.put_later(make)
+        outbox.put_later(make, nothing)
         assert not outbox.flush()
         assert not outbox.flush()  # the first part, but not the second
         assert len(made) == 2
@@ -227,7 +231,7 @@ def test_descriptors_that_wait_count(new_pair: Callable[..., Pair]) -> None:
 def test_what_comes_later_counts_when_it_is_flushed(new_pair: Callable[..., Pair]) -> None:
     pair = new_pair(2)
     for txid in (1, 2, 3):
-        pair.outbox.put_later(lambda txid=txid: answer(txid))  # type: ignore[misc] # a closure
+        pair.outbox.put_later(lambda txid=txid: answer(txid), nothing)  # type: ignore[misc] # a closure
     pair.fill()
     with pytest.raises(OutboxFull):
         pair.outbox.flush()
@@ -255,11 +259,30 @@ def test_descriptors_are_closed_when_the_peer_is(pair: Pair) -> None:
     assert all(handle.closed for handle in message.handles)
 
 
+def test_it_is_said_once_when_what_comes_later_is_sent_or_will_not_be(pair: Pair) -> None:
+    done: list[int] = []
+    pair.fill()
+    for txid in (1, 2):
+        pair.outbox.put_later(
+            lambda txid=txid: answer(txid),  # type: ignore[misc] # a closure
+            lambda txid=txid: done.append(txid),  # type: ignore[misc]
+        )
+    assert not pair.outbox.flush()
+    assert done == []
+    pair.client.receive()
+    while not done:
+        pair.client.receive()
+        pair.outbox.flush()
+    pair.outbox.close()
+    pair.outbox.close()
+    assert done == [1, 2]
+
+
 def test_closing_drops_what_waits(pair: Pair) -> None:
     pair.fill()
     message = answer(1, handles=2)
     pair.outbox.put(message)
-    pair.outbox.put_later(lambda: answer(2))
+    pair.outbox.put_later(lambda: answer(2), nothing)
     pair.outbox.close()
     assert not pair.outbox
     assert all(handle.closed for handle in message.handles)
@@ -270,6 +293,6 @@ def test_a_maker_that_fails_is_heard(pair: Pair) -> None:
     def make() -> Message:
         raise OSError("no descriptors")
 
-    pair.outbox.put_later(make)
+    pair.outbox.put_later(make, nothing)
     with pytest.raises(OSError, match="no descriptors"):
         pair.outbox.flush()

@@ -14,6 +14,31 @@ from sysmemd.ports import NoMemoryError
 from .harness import CAMERA, READ, READ_WRITE, VIEWER, Bench, few_descriptors, is_closed, present
 
 
+def test_strong_handles_that_are_promised_keep_the_buffers_whoever_leaves(bench: Bench) -> None:
+    buffers = bench.allocate(2)
+    ((_, event), _) = bench.weak(buffers)
+    redeem, again = buffers.promise_strong(), buffers.promise_strong()
+    buffers.drop_strong()
+    redeem()
+    bench.quiet()
+    assert not is_closed(event)
+    assert bench.no_strong == []
+    promised = bench.strong(buffers)
+    again()
+    bench.quiet()
+    assert bench.states() == {"strong": 2}
+    for handle in promised:
+        handle.close()
+    bench.wait_closed(event)
+    bench.wait(lambda: bench.no_strong == [42])
+
+
+def test_a_promise_that_is_redeemed_changes_nothing(bench: Bench) -> None:
+    buffers = bench.allocate()
+    buffers.promise_strong()()
+    assert bench.states() == {"server": 1}
+
+
 def test_a_strong_participant_gets_a_vmo_and_no_event(bench: Bench) -> None:
     for entry in bench.keep(bench.allocate(3).hand_out(READ, weak=False, client=CAMERA)):
         assert entry.vmo is not None

@@ -82,7 +82,7 @@ def test_big_ones_are_closed_in_a_thread_one_after_another(gate: Gate) -> None:
     reclaimer.close_vmo(touched(BIG), lambda: done.append("first"))
     assert reclaimer.when_freed(lambda: done.append("freed"))
     reclaimer.close_vmo(touched(BIG), lambda: done.append("second"))
-    gate.reached.wait()
+    assert gate.reached.wait(10)
     assert done == []
     gate.opened.set()
     while len(done) < 3:
@@ -114,7 +114,7 @@ def test_the_end_waits_for_what_is_being_freed(gate: Gate) -> None:
     handle = touched(BIG)
     fd = handle.fileno()
     reclaimer.close_vmo(handle, lambda: pytest.fail("nobody is told any more"))
-    gate.reached.wait()
+    assert gate.reached.wait(10)
     gate.opened.set()
     reclaimer.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -130,7 +130,7 @@ def test_a_tracker_is_told_when_the_memory_is_back(bench: Bench, gate: Gate) -> 
     event = bench.tracker(buffers)
     touch(bench, buffers)
     buffers.drop_strong()
-    bench.wait(gate.reached.is_set)
+    assert gate.reached.wait(10)
     # The kernel has reported the end of the watch, but in the thread the close goes on.
     bench.quiet()
     assert not is_closed(event)
@@ -148,7 +148,7 @@ def test_a_tracker_is_told_when_the_end_is_reported_late(
     event = bench.tracker(buffers)
     touch(bench, buffers)
     buffers.drop_strong()
-    bench.wait(gate.reached.is_set)
+    assert gate.reached.wait(10)
     assert not is_closed(event)
     gate.opened.set()
     bench.wait_closed(event)
@@ -159,7 +159,7 @@ def test_an_allocation_waits_for_memory_that_is_being_freed(gate: Gate) -> None:
     first = bench.allocate(2, size=BIG, heap=HEAP)
     touch(bench, first)
     first.drop_strong()
-    bench.wait(gate.reached.is_set)
+    assert gate.reached.wait(10)
     fits, does_not = bench.begin(2, size=BIG, heap=HEAP), bench.begin(1, size=3 * BIG, heap=HEAP)
     bench.quiet()
     assert (fits, does_not) == ([], [])
@@ -186,7 +186,7 @@ def test_a_failed_allocation_gives_back_what_it_took_in_a_thread(
     monkeypatch.setattr(os, "posix_fallocate", third_fails)
     made = bench.begin(3, size=BIG)
     assert isinstance(made[0], NoMemoryError)
-    bench.wait(gate.reached.is_set)
+    assert gate.reached.wait(10)
     assert bench.memory.statistics().heaps[0].used_bytes == 2 * BIG
     gate.opened.set()
     bench.wait(lambda: bench.memory.statistics().heaps[0].used_bytes == 0)
