@@ -8,12 +8,13 @@ file description could set or clear.
 from __future__ import annotations
 
 import array
+import os
 import select
 import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from .handles import Handle
+from .handles import Handle, drop_unread, stop_receiving
 from .message import MAX_HANDLES, MAX_MESSAGE_BYTES, MalformedMessage
 
 if TYPE_CHECKING:
@@ -44,16 +45,48 @@ class DescriptorsLost(MalformedMessage):
         self.data = data
 
 
+class Closing(Protocol):
+    """How descriptors are closed that somebody else has had a hand in, which may take as long as they like."""
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor that was received."""
+
+    def close_channel(self, fd: int) -> None:
+        """Close the end of a channel, and what waits in it."""
+
+    def stop_receiving(self, fd: int) -> None:
+        """Let nothing more come to one end of a socket pair, and drop what waits there. May raise `OSError`."""
+
+
+class AtOnce:
+    """Closes everything on the spot."""
+
+    def close(self, fd: int) -> None:
+        """See :class:`Closing`."""
+        os.close(fd)
+
+    close_channel = close
+
+    def stop_receiving(self, fd: int) -> None:
+        """See :class:`Closing`."""
+        if stop_receiving(fd):
+            drop_unread(fd)
+
+
+AT_ONCE = AtOnce()
+
+
 class Channel:
     """The owner of one channel end."""
 
-    __slots__ = ("_socket",)
+    __slots__ = ("_closing", "_socket")
 
-    def __init__(self, fd: int) -> None:
-        """Become the owner of `fd`, one end of a SEQPACKET pair.
+    def __init__(self, fd: int, closing: Closing = AT_ONCE) -> None:
+        """Become the owner of `fd`, one end of a SEQPACKET pair; `closing` closes it, and what is received.
 
         Raises `OSError` when it is no socket, and then owns nothing.
         """
+        self._closing = closing
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
         if (
             self._socket.gettimeout()
@@ -70,7 +103,13 @@ class Channel:
 
     def close(self) -> None:
         """Close this end; the other one sees peer-closed. Idempotent."""
-        self._socket.close()
+        fd = self._socket.detach()
+        if fd >= 0:
+            self._closing.close_channel(fd)
+
+    def stop_receiving(self) -> None:
+        """Let nothing more come, and drop what waits. May raise `OSError`."""
+        self._closing.stop_receiving(self.fileno())
 
     def shutdown_sending(self) -> None:
         """Let the other end see this one closed, while what it sends can still be received."""
@@ -119,7 +158,7 @@ class Channel:
                 # Said once when the peer closed with data of ours unread; what it had sent is still queued behind.
                 continue
             break
-        handles = _handles(ancillary) if ancillary else []
+        handles = self._handles(ancillary) if ancillary else []
         if not data and not self._at_end(handles):
             flags |= socket.MSG_TRUNC
         if flags & _TRUNCATED:
@@ -131,6 +170,22 @@ class Channel:
         if not data:
             raise PeerClosedError("the peer closed the channel")
         return data, handles
+
+    def _handles(self, ancillary: list[tuple[int, int, bytes]]) -> list[Handle]:
+        """Every descriptor that was sent, each with an owner; one that wasn't sent is closed."""
+        handles = []
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind in (socket.SCM_RIGHTS, _SCM_PIDFD):
+                fds = array.array("i")
+                fds.frombytes(data[: len(data) - len(data) % _INT_BYTES])
+                arrived = [Handle(fd, self._closing.close) for fd in fds]
+                if kind == socket.SCM_RIGHTS:
+                    handles += arrived
+                else:
+                    # It may be a negative error number, as which it is closed already.
+                    for handle in arrived:
+                        handle.close()
+        return handles
 
     def _at_end(self, handles: list[Handle]) -> bool:
         """Tell the end of what the peer sends from an empty datagram, which reads the same."""
@@ -163,21 +218,3 @@ class Channel:
 
     def __repr__(self) -> str:
         return f"<Channel fd {self.fileno()}>"
-
-
-def _handles(ancillary: list[tuple[int, int, bytes]]) -> list[Handle]:
-    """Every descriptor that was sent, each with an owner; one that wasn't sent is closed."""
-    handles = []
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind in (socket.SCM_RIGHTS, _SCM_PIDFD):
-            fds = array.array("i")
-            fds.frombytes(data[: len(data) - len(data) % _INT_BYTES])
-            arrived = [Handle(fd) for fd in fds]
-            if kind == socket.SCM_RIGHTS:
-                handles += arrived
-            else:
-                for (
-                    handle
-                ) in arrived:  # may be a negative error number, as which it is closed already
-                    handle.close()
-    return handles

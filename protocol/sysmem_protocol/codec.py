@@ -260,7 +260,7 @@ class _Arrived:
 
     def take(self, index: int, kind: type[Handle]) -> Handle:
         """The handle with this index, as the class that a table holds it in."""
-        taken = kind(self.handles[index].take())
+        taken = self.handles[index].move(kind)
         self.taken.append(taken)
         return taken
 

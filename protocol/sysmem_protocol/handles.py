@@ -8,19 +8,24 @@ exception's included, has an owner that closes them.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import os
 import socket
 import stat
+import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from .library import HandleKind
 
 #: A control message with the sender's process, user and group, and no more.
 _CREDENTIALS_BYTES = socket.CMSG_SPACE(12)
+#: What is dropped of a stream at a time.
+_DROP_BYTES = 64 * 1024
 
 
 class HandleClosedError(ValueError):
@@ -50,14 +55,18 @@ class WithBlock:
         self.close()
 
 
+H = TypeVar("H", bound="Handle")
+
+
 class Handle(WithBlock):
     """The owner of one descriptor."""
 
-    __slots__ = ("__weakref__", "_fd")
+    __slots__ = ("__weakref__", "_close", "_fd")
 
-    def __init__(self, fd: int) -> None:
-        """Become the owner of `fd`."""
+    def __init__(self, fd: int, close: Callable[[int], None] | None = None) -> None:
+        """Become the owner of `fd`; `close` is what closes it, `os.close` if that isn't said."""
         self._fd = fd
+        self._close = close
 
     def fileno(self) -> int:
         """The descriptor, still owned by this handle."""
@@ -75,18 +84,24 @@ class Handle(WithBlock):
         fd, self._fd = self.fileno(), -1
         return fd
 
+    def move(self, kind: type[H]) -> H:
+        """Give the descriptor to a new owner, of this kind."""
+        moved = kind(self.take())
+        moved._close = self._close
+        return moved
+
     def duplicate(self) -> Self:
         """Another handle to the same object, with its own descriptor.
 
         Raises `OSError` when the process has no descriptor left.
         """
-        return type(self)(fcntl.fcntl(self.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
+        return type(self)(duplicate(self.fileno()))
 
     def close(self) -> None:
         """Close the descriptor; nothing happens when that was done before."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            (self._close or os.close)(fd)
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         if getattr(self, "_fd", -1) >= 0:
@@ -111,21 +126,90 @@ def eventpair() -> tuple[Handle, Handle]:
     return Handle(near.detach()), Handle(far.detach())
 
 
-def stop_receiving(fd: int) -> None:
-    """Drop what waits to be received at one end of a socket pair, and let nothing more come.
+def duplicate(fd: int) -> int:
+    """Another descriptor of the same object. Raises `OSError` when the process has none left."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+
+
+def stop_receiving(fd: int) -> bool:
+    """Let nothing more come to one end of a socket pair; whether something waits there. Raises nothing.
 
     For an end that is only held: descriptors in its queue would stay open as long as it does, and among them may be
-    what keeps it open. The other end notices nothing but that it can't send. Raises nothing.
+    what keeps it open, so that what waits is to be dropped (:func:`drop_unread`). The other end notices nothing but
+    that it can't send.
     """
-    room = 0  # none for descriptors: the kernel drops them
     with _borrowed_socket(fd) as sock, contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RD)
-        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_SEQPACKET:
+        if _is_seqpacket(sock):
             # A datagram may be empty, as the end of the queue is; but it comes with its sender's credentials.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            room = _CREDENTIALS_BYTES
-        while any(sock.recvmsg(1, room, socket.MSG_DONTWAIT)[:2]):
+        return _is_more(sock, 1, socket.MSG_PEEK)
+    return False
+
+
+def drop_unread(fd: int) -> None:
+    """Drop what waits at an end that has stopped receiving; descriptors in it are closed. Raises nothing."""
+    with _borrowed_socket(fd) as sock, contextlib.suppress(OSError):
+        # Of a datagram all goes that isn't read.
+        size = 1 if _is_seqpacket(sock) else _DROP_BYTES
+        while _is_more(sock, size):
             pass
+
+
+def shut_down(fd: int) -> None:
+    """Let the other end of a socket pair see this one closed. Raises nothing."""
+    with _borrowed_socket(fd) as sock, contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _is_seqpacket(sock: socket.socket) -> bool:
+    kind: int = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+    return kind == socket.SOCK_SEQPACKET
+
+
+def _is_more(sock: socket.socket, size: int, flags: int = 0) -> bool:
+    """Receive up to `size` bytes, without room for descriptors: the kernel drops them. False at the end."""
+    room = _CREDENTIALS_BYTES if _is_seqpacket(sock) else 0
+    return any(sock.recvmsg(size, room, flags | socket.MSG_DONTWAIT)[:2])
+
+
+# --- what it is -----------------------------------------------------------------------------------------------------
+
+
+class Status(NamedTuple):
+    """What a descriptor refers to: type and permissions, device, inode."""
+
+    mode: int
+    device: int
+    inode: int
+
+
+def status(fd: int) -> Status:
+    """What a descriptor refers to, as far as is known without asking anybody: a file system may never answer.
+
+    A mode of 0 where not even that much is known.
+    """
+    if _statx is None:
+        found = os.fstat(fd)
+        return Status(found.st_mode, found.st_dev, found.st_ino)
+    buffer = ctypes.create_string_buffer(_STATX.size)
+    if _statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, _STATX_TYPE | _STATX_INO, buffer):
+        number = ctypes.get_errno()
+        if number == errno.EBADF:
+            raise OSError(number, os.strerror(number))
+        return Status(0, 0, 0)
+    mode, inode, major, minor = _STATX.unpack(buffer)
+    return Status(mode, os.makedev(major, minor), inode)
+
+
+# From linux/stat.h and fcntl.h. Of `struct statx`: mode, inode, major and minor number of the device.
+_AT_EMPTY_PATH = 0x1000
+_AT_STATX_DONT_SYNC = 0x4000
+_STATX_TYPE = 0x0001
+_STATX_INO = 0x0100
+_STATX = struct.Struct("=28xH2xQ96x2I112x")
+#: None where the C library doesn't know it.
+_statx = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
 
 
 # --- kinds --------------------------------------------------------------------------------------------------------
@@ -135,7 +219,7 @@ def describe(fd: int) -> str:
     """What a descriptor is, in words for an error message."""
     if _only_a_path(fd):
         return "a descriptor opened with O_PATH"
-    mode = os.fstat(fd).st_mode
+    mode = status(fd).mode
     if stat.S_ISSOCK(mode):
         with _borrowed_socket(fd) as sock:
             return _describe_socket(sock)
@@ -175,7 +259,7 @@ def is_seqpacket(fd: int) -> bool:
 
 def is_vmo(fd: int) -> bool:
     """Whether a descriptor is a memfd or a regular file, opened so that something can be done with it."""
-    return stat.S_ISREG(os.fstat(fd).st_mode) and not _only_a_path(fd)
+    return stat.S_ISREG(status(fd).mode) and not _only_a_path(fd)
 
 
 def is_kind(fd: int, kind: HandleKind) -> bool:
@@ -203,7 +287,7 @@ def _only_a_path(fd: int) -> bool:
 
 
 def _is_socket(fd: int) -> bool:
-    return stat.S_ISSOCK(os.fstat(fd).st_mode) and not _only_a_path(fd)
+    return stat.S_ISSOCK(status(fd).mode) and not _only_a_path(fd)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from sysmem_protocol.sysmem2 import DISCOVERABLE, Allocator, CoherencyDomain
 
 from .channels import AllocatorServer, Connection, Service
 from .clock import TrioClock
+from .closing import ThreadClosing
 from .config import Config, HeapSection
 from .constraints import FormatCost, HeapProperties, Platform, merge_format_costs
 from .memory import (
@@ -184,6 +185,8 @@ async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda
             log=log,
         )
         stack.callback(memory.close)
+        closing = ThreadClosing(clock, log)
+        stack.callback(closing.end)
         sockets = stack.enter_context(
             listeners(
                 DISCOVERABLE,
@@ -204,6 +207,7 @@ async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda
                 reactor=reactor,
                 log=log,
                 worker=ThreadWorker(nursery, log),
+                closing=closing,
             )
             try:
                 nursery.start_soon(clock.run)
@@ -253,7 +257,7 @@ async def _accept(listener: socket.socket, service: Service, reactor: TrioReacto
             service.log.info("connections are accepted again")
             waiting = False
         uid = _uid(accepted)
-        AllocatorServer(service, Channel(accepted.detach()), uid)
+        AllocatorServer(service, Channel(accepted.detach(), service.closing), uid)
 
 
 def _uid(accepted: socket.socket) -> int:

@@ -41,9 +41,17 @@ class Clock(Protocol):
 
 
 class Closeable(Protocol):
-    """An eventpair's server end: closing it is the signal. Closing twice is harmless."""
+    """What can be closed; doing so twice is harmless."""
 
     def close(self) -> None: ...
+
+
+class Signal(Closeable, Protocol):
+    """An eventpair's server end: closing it is the signal."""
+
+    def when_gone(self, callback: Callable[[], object]) -> None:
+        """Call `callback` once should it close because its client's end did; whoever asked before isn't called."""
+        ...
 
 
 class NoMemoryError(Exception):

@@ -12,19 +12,23 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sysmem_protocol import handles
 from sysmem_protocol.handles import (
     Handle,
     HandleClosedError,
     channel_pair,
     describe,
+    drop_unread,
     eventpair,
     is_kind,
     is_seqpacket,
     is_socketpair_end,
     is_vmo,
+    status,
     stop_receiving,
 )
 from sysmem_protocol.library import HandleKind
@@ -149,9 +153,10 @@ def test_what_is_sent_to_an_end_that_stopped_receiving_is_dropped(kind: int) -> 
                 socket.send_fds(far, [b""], [sent.fileno()])
             for _ in range(3):
                 socket.send_fds(far, [b"much more than one byte"], [sent.fileno()])
-            stop_receiving(near.fileno())
+            assert stop_receiving(near.fileno())
             with pytest.raises(BrokenPipeError):
                 socket.send_fds(far, [b"*"], [sent.fileno()])
+        drop_unread(near.fileno())
         assert watched.recv(1) == b""  # nobody holds the descriptor that was sent
         poll = select.poll()
         poll.register(far, select.POLLHUP | select.POLLRDHUP)
@@ -165,7 +170,70 @@ def test_stop_receiving_of_an_end_whose_other_one_is_gone() -> None:
     with near:
         far.send(b"last words")
         far.close()
-        stop_receiving(near.fileno())
+        assert stop_receiving(near.fileno())
+        drop_unread(near.fileno())
+        assert not stop_receiving(near.fileno())
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+def test_stop_receiving_of_an_end_to_which_nothing_was_sent(kind: int) -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, kind)
+    with near, far:
+        assert not stop_receiving(near.fileno())
+
+
+def test_dropping_a_full_queue_takes_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        far.setblocking(False)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += far.send(b"x" * 65536)
+        assert stop_receiving(near.fileno())
+        calls = []
+        receive = socket.socket.recvmsg
+
+        def count(*arguments: Any) -> Any:
+            calls.append(arguments)
+            return receive(*arguments)
+
+        monkeypatch.setattr(socket.socket, "recvmsg", count)
+        drop_unread(near.fileno())
+        assert len(calls) <= sent // 4096 + 2
+        assert not stop_receiving(near.fileno())
+
+
+def test_what_a_descriptor_is_without_asking_its_file_system() -> None:
+    with Handle(os.memfd_create("x")) as memfd:
+        found, expected = status(memfd.fileno()), os.fstat(memfd.fileno())
+        assert stat.S_IFMT(found.mode) == stat.S_IFREG
+        assert (found.device, found.inode) == (expected.st_dev, expected.st_ino)
+    near, far = os.pipe()
+    assert status(near)[1:] == status(far)[1:]
+    assert stat.S_ISFIFO(status(near).mode)
+    for fd in (near, far):
+        os.close(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        status(far)
+
+
+def test_where_the_c_library_does_not_know_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Handle(os.memfd_create("x")) as memfd:
+        better = status(memfd.fileno())
+        monkeypatch.setattr(handles, "_statx", None)
+        assert status(memfd.fileno())[1:] == better[1:]
+
+
+def test_a_handle_that_moves_keeps_how_it_is_closed() -> None:
+    closed: list[int] = []
+    handle = Handle(99, closed.append)
+    moved = handle.move(Handle)
+    handle.close()
+    assert closed == []
+    moved.close()
+    moved.close()
+    assert closed == [99]
 
 
 def test_an_eventpairs_end_is_signalled_when_every_descriptor_of_the_other_is_closed() -> None:
@@ -447,9 +515,8 @@ def test_what_a_descriptor_is(
 
 def test_a_block_device_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     with Handle(null()) as handle:
-        status = list(os.fstat(handle.fileno()))
-        status[0] = stat.S_IFBLK | 0o600
-        monkeypatch.setattr(os, "fstat", lambda fd: os.stat_result(status))
+        known = status(handle.fileno())._replace(mode=stat.S_IFBLK)
+        monkeypatch.setattr(handles, "status", lambda fd: known)
         assert describe(handle.fileno()) == "a block device"
 
 

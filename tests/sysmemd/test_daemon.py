@@ -20,7 +20,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sysmem_protocol import codec, sysmem2
-from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.channel import AT_ONCE, Channel, PeerClosedError
 from sysmem_protocol.handles import Handle, channel_pair
 from sysmem_protocol.images2 import PixelFormat
 from sysmem_protocol.library import Method, Table
@@ -522,7 +522,7 @@ async def accepting(
     near, far = channel_pair()
 
     class Service:
-        pass
+        closing = AT_ONCE
 
     service: Any = Service()
     service.log = log

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import socket
+import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from .process import Daemon
 from .raw import (
     SAME_RIGHTS,
     TOO_MANY_GROUP_CHILD_COMBINATIONS,
+    Allocator,
     Channel,
+    Descriptor,
     Wire,
     constraints,
     only_sizes,
 )
 
+#: How long a close that is waited for takes; nobody else is to notice.
+LINGER_SECONDS = 4
 SIZE = 64 * 1024 * 1024
 
 # Formats that RGB or YUV colour spaces go with, each once.
@@ -95,6 +105,75 @@ def test_freeing_big_buffers_delays_no_other_client(wire: Wire) -> None:
         other.sync()
         meanwhile += 1
     assert meanwhile > 10
+
+
+def lingering(wire: Wire) -> Descriptor:
+    """The only descriptor of a TCP socket whose close waits for a peer that doesn't read."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    sock = socket.create_connection(listener.getsockname())
+    peer, _ = listener.accept()
+    listener.close()
+    wire.own(peer)
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(b"x" * 65536)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, LINGER_SECONDS))
+    return Descriptor(wire, sock.detach())
+
+
+def meanwhile(other: Allocator, end: Callable[[], None]) -> float:
+    """The longest that another client waited for an answer while something ended."""
+    end()
+    longest = 0.0
+    for _ in range(50):
+        before = time.monotonic()
+        other.sync()
+        longest = max(longest, time.monotonic() - before)
+    return longest
+
+
+@pytest.mark.parametrize(
+    "path", ["a handle", "under an unknown field", "unread in a channel", "unread in an event"]
+)
+def test_a_descriptor_that_takes_long_to_close_delays_no_other_client(
+    wire: Wire, path: str
+) -> None:
+    allocator, other = wire.connect(), wire.connect()
+    slow = lingering(wire)
+    if path == "a handle":
+
+        def end() -> None:
+            allocator.send("Allocator.GetVmoInfo", {1: slow}, txid=1)
+
+    elif path == "under an unknown field":
+
+        def end() -> None:
+            allocator.send("Allocator.SetDebugClientInfo", {1: "x", 99: slow})
+
+    elif path == "unread in a channel":
+        token = allocator.shared()
+        token.sync()
+        token.release()
+
+        def end() -> None:
+            token.send_bytes(b"", [slow])
+
+    else:
+        near, far = socket.socketpair()
+        socket.send_fds(near, [b"x"], [slow.fileno()])
+        collection = allocator.non_shared()
+        event = Descriptor(wire, far.detach())
+
+        def end() -> None:
+            collection.send("Node.AttachNodeTracking", {1: event})
+            near.close()
+
+    def send_and_forget() -> None:
+        end()
+        slow.close()
+
+    assert meanwhile(other, send_and_forget) < LINGER_SECONDS / 2
 
 
 def readable(channel: Channel) -> bool:

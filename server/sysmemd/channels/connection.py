@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 from sysmem_protocol import codec
 from sysmem_protocol.channel import Channel, PeerClosedError
-from sysmem_protocol.handles import Handle, describe, is_kind, stop_receiving
+from sysmem_protocol.handles import Handle, describe, is_kind
 from sysmem_protocol.library import HandleKind, HandleType, Interface, Member, Method, Table
 from sysmem_protocol.message import SERVER_TXID, MalformedMessage, Message, parse
 from sysmem_protocol.sysmem2 import Allocator, Error
@@ -333,7 +333,10 @@ class Connection:
         """Process nothing more, and close once the client has been sent what waits for it."""
         self.reading = False
         if self._outbox:
-            stop_receiving(self.fileno())
+            try:
+                self._channel.stop_receiving()
+            except OSError:
+                self.close()  # too few descriptors to be patient
         else:
             self.close()
 

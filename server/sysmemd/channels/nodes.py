@@ -11,11 +11,11 @@ from functools import partial
 from typing import Any, ClassVar, cast
 
 from sysmem_protocol import sysmem2
-from sysmem_protocol.handles import Handle, channel_pair, describe, stop_receiving
+from sysmem_protocol.handles import Handle, channel_pair, describe
 from sysmem_protocol.library import Interface
 from sysmem_protocol.sysmem2 import Error, Rights
 
-from ..memory import Buffers
+from ..memory import Buffers, Event
 from ..ports import ClientInfo, NoMemoryError
 from ..tree import Allocated, Node, NodeChannel, NotInCollection
 from .connection import Connection, Deferred, Failed, Holder, Refused
@@ -133,7 +133,13 @@ class NodeServer:
         self.node.set_weak_ok(bool(request.for_child_nodes_also))
 
     def attach_node_tracking(self, request: sysmem2.NodeAttachNodeTrackingRequest) -> None:
-        self.node.attach_node_tracking(_event(request.server_end))
+        self.node.attach_node_tracking(self._event(request.server_end))
+
+    def _event(self, server_end: Handle | None) -> Event:
+        """A server end to be held until the event; nothing that its client sends stays in it meanwhile."""
+        assert server_end is not None
+        self._service.closing.stop_receiving(server_end.fileno())
+        return self._service.memory.event(server_end.move(Handle))
 
 
 class TokenServer(NodeServer):
@@ -233,7 +239,8 @@ class CollectionServer(NodeServer):
         self, request: sysmem2.BufferCollectionAttachLifetimeTrackingRequest
     ) -> None:
         assert request.buffers_remaining is not None
-        self.node.attach_lifetime_tracking(_event(request.server_end), request.buffers_remaining)
+        event = self._event(request.server_end)
+        self.node.attach_lifetime_tracking(event, request.buffers_remaining)
 
     def cannot_hand_out(self, error: NoMemoryError) -> None:
         """Say that this client's buffers exist, but that there are no descriptors for it."""
@@ -333,13 +340,6 @@ def adopt(child: NodeServer, make: Callable[[], Node]) -> None:
     except BaseException:
         child.discard()
         raise
-
-
-def _event(server_end: Handle | None) -> Handle:
-    """A server end to be held until the event; nothing that its client sends stays in it meanwhile."""
-    assert server_end is not None
-    stop_receiving(server_end.fileno())
-    return Handle(server_end.take())
 
 
 def _create_tokens(

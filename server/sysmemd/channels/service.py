@@ -16,8 +16,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from sysmem_protocol.channel import Channel
-from sysmem_protocol.handles import Handle
+from sysmem_protocol.channel import AT_ONCE, Channel, Closing
+from sysmem_protocol.handles import Handle, status
 
 from ..config import Limits
 from ..constraints import Platform
@@ -102,8 +102,12 @@ class Service:
         reactor: Reactor,
         log: Log,
         worker: Worker | None = None,
+        closing: Closing = AT_ONCE,
     ) -> None:
-        """`worker` works out what attempts to allocate come to; without one that is done at once."""
+        """`worker` works out what attempts to allocate come to; without one that is done at once.
+
+        `closing` closes what clients have had a hand in.
+        """
         self.limits = limits
         self.platform = platform
         self.memory = memory
@@ -111,6 +115,7 @@ class Service:
         self.reactor = reactor
         self.log = log
         self.worker = worker
+        self.closing = closing
         #: Tokens that can be turned in, by the koid of their server end.
         self.tokens: dict[int, TokenServer] = {}
         #: All collections, until their last node has left, by id.
@@ -142,7 +147,7 @@ class Service:
 
         Raises :class:`Refused` when it has a name already.
         """
-        channel = Channel(handle.take())
+        channel = Channel(handle.take(), self.closing)
         while True:
             koid = next(self._koids) << _KOID_RANDOM_BITS | secrets.randbits(_KOID_RANDOM_BITS)
             try:
@@ -195,7 +200,7 @@ class Service:
         waits, attached, for its own turn; so nothing that was sent on it changes the attempt. It happens as if it had
         come before the attempt, and no client can know better: it came on other channels than what began the attempt.
         """
-        channel = Channel(client_end.take())
+        channel = Channel(client_end.take(), self.closing)
         try:
             server = self._named(channel.peer_name())
             if server is None:
@@ -209,7 +214,8 @@ class Service:
         except OSError:
             return None  # the token has closed meanwhile, or the end can't be sent on
         finally:
-            channel.close()
+            # It isn't ours, and so not shut down: others may have it too.
+            self.closing.close(channel.take())
 
     def _named(self, name: bytes) -> TokenServer | None:
         koid = name.removeprefix(self._prefix)
@@ -222,11 +228,11 @@ def is_event(handle: Handle) -> bool:
     """Whether a descriptor is of the type of a node_ref, or an eventfd."""
     fd = handle.fileno()
     return (
-        stat.S_ISFIFO(os.fstat(fd).st_mode)
+        stat.S_ISFIFO(status(fd).mode)
         or os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]"
     )
 
 
 def _identity(fd: int) -> _Identity:
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
+    _, device, inode = status(fd)
+    return device, inode

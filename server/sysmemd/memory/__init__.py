@@ -12,6 +12,7 @@ from .collection import Buffers, DeliveredBuffer
 from .handle_info import HandleInfo, NoMoreStrongHandlesError
 from .heaps import SYSTEM_RAM, Heap, HeapSettings, MemfdHeap
 from .requirements import missing_requirements
+from .signals import Event
 from .store import HeapStatistics, Memory, MemoryStatistics
 from .vmo import attenuation_is_advisory
 
@@ -20,6 +21,7 @@ __all__ = [
     "SYSTEM_RAM",
     "Buffers",
     "DeliveredBuffer",
+    "Event",
     "HandleInfo",
     "Heap",
     "HeapSettings",

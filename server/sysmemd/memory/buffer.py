@@ -39,7 +39,7 @@ from . import locks, vmo
 from .heaps import Heap
 from .locks import Kind
 from .reclaim import Reclaimer
-from .signals import SignalSet
+from .signals import Event, SignalSet
 from .watch import Hangups, InodeWatch
 
 #: Weak handles are logged as leaked when they are still there this long after their `close_weak_asap`.
@@ -139,7 +139,7 @@ class Buffer:
         self._given = dict.fromkeys(Kind, 0)
         self._weak_clients: dict[int, ClientInfo] = {}
         self._sift_at = _FEW_HANDLES
-        self._signals = SignalSet(surroundings.hangups)
+        self._signals = SignalSet()
         #: Whether the server's own description is being closed, and whether the watch has ended meanwhile.
         self._closing = self._ended = False
         self._recheck_step = 0
@@ -192,7 +192,7 @@ class Buffer:
         near, far = eventpair()
         if self.hold in (Hold.SERVER, Hold.STRONG):
             stop_receiving(near.fileno())
-            self._signals.add(near)
+            self._signals.add(Event(near, self._surroundings.hangups))
         else:
             near.close()
         return far

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import Rights, SingleBufferSettings
-from sysmemd.ports import ClientInfo, Closeable, NoMemoryError
+from sysmemd.ports import ClientInfo, NoMemoryError, Signal
 
 from .buffer import Buffer, Hold, Surroundings
 from .locks import Kind
@@ -130,7 +130,7 @@ class Buffers:
             for buffer in self.buffers:
                 buffer.drop_strong()
 
-    def track_lifetime(self, event: Closeable, buffers_remaining: int) -> None:
+    def track_lifetime(self, event: Signal, buffers_remaining: int) -> None:
         """Close `event` as soon as at most `buffers_remaining` buffers exist, at once when it is so already.
 
         The event is owned from now on. One whose client end is closed is dropped before.
@@ -140,7 +140,7 @@ class Buffers:
             event.close()
             return
         if buffers_remaining not in self._trackers:
-            self._trackers[buffers_remaining] = SignalSet(self._surroundings.hangups)
+            self._trackers[buffers_remaining] = SignalSet()
         self._trackers[buffers_remaining].add(event)
 
     def discard(self) -> None:

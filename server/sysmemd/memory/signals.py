@@ -1,51 +1,67 @@
-"""Events that are signalled together.
+"""Events: server ends of eventpairs, which signal by being closed.
 
-An eventpair's server end signals by being closed, which is also what happens to it when its client is gone: a client
-that asks for events again and again and drops them costs the daemon no descriptors.
+That is also what happens to one when its client's end is closed: a client that asks for events again and again and
+drops them costs the daemon no descriptors.
 """
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol, runtime_checkable
 
-from sysmemd.ports import Closeable
+from sysmem_protocol.handles import Handle
+from sysmemd.ports import Signal
 
 from .watch import Hangups
 
 
-@runtime_checkable
-class _HasDescriptor(Protocol):
-    def fileno(self) -> int: ...
+class Event:
+    """The server's end of one eventpair."""
+
+    __slots__ = ("_handle", "_hangups", "_when_gone")
+
+    def __init__(self, handle: Handle, hangups: Hangups) -> None:
+        """Take over `handle`, also when this raises (`OSError`: the kernel is out of memory for it)."""
+        self._handle = handle
+        self._hangups = hangups
+        self._when_gone: Callable[[], object] | None = None
+        try:
+            hangups.add(handle.fileno(), self._hung_up)
+        except BaseException:
+            handle.close()
+            raise
+
+    def when_gone(self, callback: Callable[[], object]) -> None:
+        """See :class:`sysmemd.ports.Signal`."""
+        self._when_gone = callback
+
+    def close(self) -> None:
+        """Signal; harmless the second time. Nobody is called."""
+        if not self._handle.closed:
+            self._hangups.remove(self._handle.fileno())
+            self._handle.close()
+
+    def _hung_up(self) -> None:
+        self.close()
+        if self._when_gone is not None:
+            self._when_gone()
 
 
 class SignalSet:
-    """Server ends of eventpairs, owned from `add` on, until their client ends are closed or all are signalled."""
+    """Events that are signalled together; those whose client is gone are forgotten."""
 
-    __slots__ = ("_events", "_hangups")
+    __slots__ = ("_events",)
 
-    def __init__(self, hangups: Hangups) -> None:
-        self._hangups = hangups
-        #: By identity, with the descriptor that is watched (-1: none).
-        self._events: dict[int, tuple[Closeable, int]] = {}
+    def __init__(self) -> None:
+        self._events: dict[int, Signal] = {}
 
-    def add(self, event: Closeable) -> None:
-        """Own an event. One whose client can't be watched (it has no descriptor, say) is kept to the end."""
-        key, descriptor = id(event), -1
-        if isinstance(event, _HasDescriptor):
-            with contextlib.suppress(OSError):
-                self._hangups.add(event.fileno(), partial(self._drop, key))
-                descriptor = event.fileno()
-        self._events[key] = event, descriptor
+    def add(self, event: Signal) -> None:
+        """Own an event."""
+        key = id(event)
+        self._events[key] = event
+        event.when_gone(partial(self._events.pop, key))
 
     def signal(self) -> None:
         """Close all of them."""
         while self._events:
-            self._drop(next(iter(self._events)))
-
-    def _drop(self, key: int) -> None:
-        event, descriptor = self._events.pop(key)
-        if descriptor >= 0:
-            self._hangups.remove(descriptor)
-        event.close()
+            self._events.popitem()[1].close()

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Literal
 
 from sysmem_protocol import sysmem2
+from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import SingleBufferSettings
 from sysmemd.ports import Clock, Log, NoMemoryError
 
@@ -19,6 +20,7 @@ from .handle_info import HandleInfo
 from .heaps import Heap, MemfdHeap
 from .reclaim import Reclaimer
 from .reserve import Reservations
+from .signals import Event
 from .watch import Hangups, InodeWatch, Reports
 
 HeapKey = tuple[str, int]
@@ -230,6 +232,13 @@ class Memory:
         self._read_watch()  # so that no number of a buffer that is gone is taken for a new file's
         found = self._by_identity.get(vmo.identity(fd))
         return None if found is None else HandleInfo(*found, fd)
+
+    def event(self, server_end: Handle) -> Event:
+        """An event of which `server_end` is the server's end, taken over; for `track_lifetime`, say.
+
+        Raises `OSError` when the kernel is out of memory for it.
+        """
+        return Event(server_end, self._hangups)
 
     # --- events -------------------------------------------------------------------------------------------------
 

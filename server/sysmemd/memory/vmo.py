@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from sysmem_protocol.handles import Handle
+from sysmem_protocol.handles import Handle, status
 
 T = TypeVar("T")
 
@@ -76,8 +76,8 @@ def access(fd: int) -> tuple[bool, bool]:
 
 def identity(fd: int) -> tuple[int, int]:
     """What tells a VMO from every other, as long as somebody holds on to its inode."""
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
+    _, device, inode = status(fd)
+    return device, inode
 
 
 def attenuation_is_advisory(uid: int) -> bool:

@@ -142,9 +142,12 @@ class Hangups:
         self._add(fd, callback, 0)  # a hangup is reported without being asked for
 
     def remove(self, fd: int) -> None:
-        """Forget a descriptor; to be done before it is closed, as a copy elsewhere would keep it registered."""
-        del self._callbacks[fd]
-        self._epoll.unregister(fd)
+        """Forget a descriptor; to be done before it is closed, as a copy elsewhere would keep it registered.
+
+        Harmless once this is closed.
+        """
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
 
     def process(self) -> None:
         """Make the calls that are due; never blocks."""

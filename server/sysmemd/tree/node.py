@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sysmem_protocol.sysmem2 import BufferCollectionConstraints, Error, SingleBufferSettings
 
 from ..constraints import Participant, listing
-from ..ports import ClientInfo, Closeable
+from ..ports import ClientInfo, Closeable, Signal
 from ..text import Block
 from .census import PrunedSubtree
 from .client_names import attached_to, renamed
@@ -202,7 +202,7 @@ class Node:
         self._weak_ok = True
         self._weak_ok_for_children |= for_child_nodes_also
 
-    def attach_node_tracking(self, event: Closeable) -> None:
+    def attach_node_tracking(self, event: Signal) -> None:
         """AttachNodeTracking: close `event` once this node and all below it have left the tree."""
         with closed_if_refused(event):
             self.expect_message()
@@ -305,7 +305,7 @@ class Node:
             channel, mask, attached_to(self.client), Isolation.DO_NOT_PROPAGATE
         )
 
-    def attach_lifetime_tracking(self, event: Closeable, buffers_remaining: int) -> None:
+    def attach_lifetime_tracking(self, event: Signal, buffers_remaining: int) -> None:
         """AttachLifetimeTracking: close `event` when at most `buffers_remaining` of the buffers still exist."""
         with closed_if_refused(event):
             step(self.state, Event.ATTACH_LIFETIME_TRACKING)

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from sysmem_protocol.sysmem2 import SingleBufferSettings
 
-from ..ports import Closeable
+from ..ports import Signal
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class Buffers(Protocol):
         """Give up the server's own strong hold on every buffer. Doing so again is harmless."""
         ...
 
-    def track_lifetime(self, event: Closeable, buffers_remaining: int) -> None:
+    def track_lifetime(self, event: Signal, buffers_remaining: int) -> None:
         """Close `event` (owned from now on) as soon as at most `buffers_remaining` buffers still exist."""
         ...
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
-from ..ports import Closeable
+from ..ports import Signal
 from .ports import Buffers, Misuse
 
 #: Eventpairs that one node may have attached by AttachNodeTracking; more is a client gone wild.
@@ -14,7 +15,7 @@ MAX_NODE_TRACKINGS: Final = 256
 
 
 @contextmanager
-def closed_if_refused(event: Closeable) -> Iterator[None]:
+def closed_if_refused(event: Signal) -> Iterator[None]:
     """An event is owned from the moment it is handed over: a message that is refused closes it."""
     try:
         yield
@@ -26,31 +27,38 @@ def closed_if_refused(event: Closeable) -> Iterator[None]:
 class Trackings:
     """Owns the events of one node until they are closed or, those of lifetimes, handed to the buffers."""
 
-    __slots__ = ("_lifetimes", "_node")
+    __slots__ = ("_count", "_lifetimes", "_node")
 
     def __init__(self) -> None:
-        self._node: list[Closeable] = []
-        self._lifetimes: list[tuple[Closeable, int]] = []
+        #: How often there was a node tracking; those whose client is gone count too.
+        self._count = 0
+        self._node: dict[int, Signal] = {}
+        self._lifetimes: dict[int, tuple[Signal, int]] = {}
 
-    def add(self, event: Closeable) -> None:
+    def add(self, event: Signal) -> None:
         """Close `event` when the node leaves the tree. Raises `Misuse` when there are too many."""
-        if len(self._node) >= MAX_NODE_TRACKINGS:
+        if self._count >= MAX_NODE_TRACKINGS:
             raise Misuse(f"more than {MAX_NODE_TRACKINGS} AttachNodeTracking on one node")
-        self._node.append(event)
+        self._count += 1
+        key = id(event)
+        self._node[key] = event
+        event.when_gone(partial(self._node.pop, key))
 
-    def add_lifetime(self, event: Closeable, buffers_remaining: int) -> None:
+    def add_lifetime(self, event: Signal, buffers_remaining: int) -> None:
         """Keep `event` until the node has allocated; close it if the node leaves before."""
-        self._lifetimes.append((event, buffers_remaining))
+        key = id(event)
+        self._lifetimes[key] = event, buffers_remaining
+        event.when_gone(partial(self._lifetimes.pop, key))
 
     def hand_over(self, buffers: Buffers) -> None:
         """The node has allocated: the buffers know from now on how many of them are left."""
-        lifetimes, self._lifetimes = self._lifetimes, []
-        for event, buffers_remaining in lifetimes:
+        lifetimes, self._lifetimes = self._lifetimes, {}
+        for event, buffers_remaining in lifetimes.values():
             buffers.track_lifetime(event, buffers_remaining)
 
     def close(self) -> None:
         """The node has left the tree."""
-        for event in (*self._node, *(event for event, _ in self._lifetimes)):
+        for event in (*self._node.values(), *(event for event, _ in self._lifetimes.values())):
             event.close()
         self._node.clear()
         self._lifetimes.clear()

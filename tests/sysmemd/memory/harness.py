@@ -182,7 +182,7 @@ class Bench:
         """The client end of a lifetime tracking."""
         near, far = pair()
         self._handles.append(far)
-        buffers.track_lifetime(near, remaining)
+        buffers.track_lifetime(self.memory.event(near), remaining)
         return far
 
     # --- the loop ---

@@ -198,31 +198,6 @@ def test_all_trackers_of_one_number_close_together(bench: Bench) -> None:
     bench.wait(lambda: all(map(is_closed, trackers)))
 
 
-def test_a_tracker_without_descriptor_will_do(bench: Bench) -> None:
-    class Event:
-        closed = 0
-
-        def close(self) -> None:
-            self.closed += 1
-
-    event = Event()
-    buffers = bench.allocate()
-    buffers.track_lifetime(event, 0)
-    assert not event.closed
-    buffers.drop_strong()
-    bench.wait(lambda: event.closed == 1)
-
-
-def test_a_tracker_that_cannot_be_watched_is_kept_to_the_end(bench: Bench) -> None:
-    # epoll refuses regular files; whether it is an eventpair is the caller's to check.
-    event = Handle(os.open(__file__, os.O_RDONLY))
-    buffers = bench.allocate()
-    buffers.track_lifetime(event, 0)
-    assert not event.closed
-    buffers.drop_strong()
-    bench.wait(lambda: event.closed)
-
-
 def test_buffers_say_what_they_are(bench: Bench) -> None:
     buffers = bench.allocate(2, name="preview")
     assert repr(buffers) == "<Buffers of 42 'preview': 2 of 2 exist>"

@@ -281,7 +281,7 @@ def test_a_tracker_whose_server_end_the_client_kept_is_forgotten(bench: Bench) -
     near, far = pair()
     copy = near.duplicate()
     with copy:
-        buffers.track_lifetime(near, 0)
+        buffers.track_lifetime(bench.memory.event(near), 0)
         far.close()
         bench.quiet()
         assert near.closed

@@ -68,7 +68,7 @@ class BufferMachine(RuleBasedStateMachine):
     def track(self) -> None:
         for remaining in range(COUNT):
             near, far = pair()
-            self.buffers.track_lifetime(near, remaining)
+            self.buffers.track_lifetime(self.bench.memory.event(near), remaining)
             self.trackers.append((remaining, far))
 
     def descriptors(self) -> list[Reference]:

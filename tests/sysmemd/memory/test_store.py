@@ -22,7 +22,7 @@ from sysmemd.memory import (
 from sysmemd.memory.watch import InodeWatch
 from sysmemd.ports import NoMemoryError
 
-from .harness import CAMERA, PAGE, READ, Bench, few_descriptors, is_closed
+from .harness import CAMERA, PAGE, READ, Bench, few_descriptors, is_closed, pair
 
 TEE = HeapSettings("vendor.HEAP_TYPE.TEE", 3, secure=True, max_bytes=8 * PAGE)
 
@@ -212,13 +212,17 @@ def test_a_full_daemon_wide_end(bench: Bench) -> None:
     bench.tracker(empty)
     bench.weak(empty)
     empty.drop_strong()
+    near, late = pair()
+    signal = bench.memory.event(near)
     bench.memory.close()
     bench.memory.close()
     assert is_closed(event)
     assert is_closed(tracker)
     # What a tree may still do while everything is taken down:
     buffers.drop_strong()
-    assert is_closed(bench.tracker(buffers))
+    buffers.track_lifetime(signal, 0)
+    assert is_closed(late)
+    late.close()
     assert buffers.hand_out(READ, weak=True, client=CAMERA)[0].vmo is None
     bench.clock.advance(1 << 40)
     assert bench.no_strong == []

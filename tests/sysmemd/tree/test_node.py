@@ -190,6 +190,23 @@ def test_more_than_256_trackings_are_misuse(world: World) -> None:
     assert [event.closed for event in events] == [False] * MAX_NODE_TRACKINGS + [True]
 
 
+def test_events_whose_clients_are_gone_are_forgotten_but_count(world: World) -> None:
+    for _ in range(MAX_NODE_TRACKINGS):
+        event = Event()
+        world.root.attach_node_tracking(event)
+        event.go()
+    with pytest.raises(Misuse, match="256"):
+        world.root.attach_node_tracking(Event())
+    gone, kept = Event(), Event()
+    world.bind(world.root)
+    for event in (gone, kept):
+        world.root.attach_lifetime_tracking(event, 0)
+    gone.go()
+    world.root.set_constraints(wanting(1, least=1), None)
+    (made,) = world.memory.made
+    assert made.trackings == [(kept, 0)]
+
+
 @pytest.mark.parametrize("attach", ["node", "lifetime"])
 def test_an_event_is_closed_also_when_it_is_refused(world: World, attach: str) -> None:
     world.bind(world.root)

@@ -16,7 +16,7 @@ from sysmem_protocol.sysmem2 import (
     SingleBufferSettings,
 )
 from sysmemd.constraints.model import Allocation, Participant, Platform
-from sysmemd.ports import ClientInfo, Closeable
+from sysmemd.ports import ClientInfo, Signal
 from sysmemd.tree import Buffers, LogicalBufferCollection, Node, Worker
 
 T = TypeVar("T")
@@ -51,9 +51,18 @@ class Event:
 
     def __init__(self) -> None:
         self.closed = False
+        self._when_gone: Callable[[], object] = lambda: None
 
     def close(self) -> None:
         self.closed = True
+
+    def when_gone(self, callback: Callable[[], object]) -> None:
+        self._when_gone = callback
+
+    def go(self) -> None:
+        """The client's end closes."""
+        self.closed = True
+        self._when_gone()
 
 
 class FakeBuffers:
@@ -62,7 +71,7 @@ class FakeBuffers:
     def __init__(self, count: int) -> None:
         self.count = count
         self._dropped = 0
-        self.trackings: list[tuple[Closeable, int]] = []
+        self.trackings: list[tuple[Signal, int]] = []
 
     def drop_strong(self) -> None:
         self._dropped += 1
@@ -70,7 +79,7 @@ class FakeBuffers:
     def times_dropped(self) -> int:
         return self._dropped
 
-    def track_lifetime(self, event: Closeable, buffers_remaining: int) -> None:
+    def track_lifetime(self, event: Signal, buffers_remaining: int) -> None:
         self.trackings.append((event, buffers_remaining))
         if buffers_remaining >= self.count:
             event.close()

@@ -1,0 +1,109 @@
+"""Closing what clients gave us, where that may take as long as they like.
+
+Whoever closes the last descriptor of a TCP socket with SO_LINGER waits for its peer, of a file in somebody's own file
+system for that somebody, of a large memfd until its pages are freed; and what waits unread in a socket is closed along
+with it. Nothing tells such a descriptor from a harmless one in time, so threads close them all.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
+from typing import Final
+
+from sysmem_protocol.handles import drop_unread, duplicate, shut_down, stop_receiving
+
+from .ports import Clock, Log
+
+#: One is enough for harmless ones; each that isn't keeps one busy. When all are busy, descriptors pile up.
+MAX_THREADS: Final = 32
+#: How long something may wait to be closed before one more thread helps.
+PATIENCE_NS: Final = 10_000_000
+#: How long leaving the daemon may wait for the last ones, in seconds.
+_JOIN_SECONDS: Final = 0.5
+
+
+class ThreadClosing:
+    """A :class:`sysmem_protocol.channel.Closing`."""
+
+    def __init__(self, clock: Clock, log: Log) -> None:
+        self._clock = clock
+        self._log = log
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._is_watched = False
+        self._said_stuck = False
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor that a client sent, some time soon."""
+        self._run(partial(os.close, fd))
+
+    def close_channel(self, fd: int) -> None:
+        """Close a server end; its client sees that at once."""
+        has_unread = stop_receiving(fd)
+        shut_down(fd)
+        if has_unread:
+            self.close(fd)
+        else:
+            os.close(fd)
+
+    def stop_receiving(self, fd: int) -> None:
+        """Let nothing more come to one end of a socket pair, and drop what waits there, some time soon.
+
+        Raises `OSError` when there are no descriptors left.
+        """
+        if stop_receiving(fd):
+            copy = duplicate(fd)
+            self._run(partial(drop_unread, copy))
+            self.close(copy)
+
+    def end(self) -> None:
+        """Close what is left, if that can be done at once; the threads that can't are left to themselves."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join(_JOIN_SECONDS / len(self._threads))
+
+    def _run(self, job: Callable[[], None]) -> None:
+        if not self._threads and not self._add_thread():
+            job()
+            return
+        self._jobs.put(job)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Look again soon whether the threads get on with it."""
+        if not self._is_watched:
+            self._is_watched = True
+            self._clock.call_at(self._clock.now() + PATIENCE_NS, self._look)
+
+    def _look(self) -> None:
+        self._is_watched = False
+        if self._jobs.empty():
+            return
+        if len(self._threads) < MAX_THREADS:
+            self._add_thread()
+            self._watch()
+        elif not self._said_stuck:
+            self._said_stuck = True
+            self._log.error("descriptors of clients can't be closed", threads=MAX_THREADS)
+
+    def _add_thread(self) -> bool:
+        thread = threading.Thread(target=self._work, name="closing", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the machine has none left
+            return False
+        self._threads.append(thread)
+        return True
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                job()
+            except OSError as error:
+                # It is closed all the same, whatever its file system had to say.
+                self._log.debug("closing a client's descriptor failed", reason=str(error))

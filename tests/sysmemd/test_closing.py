@@ -1,0 +1,213 @@
+"""Closing what clients gave us: in threads, so that nothing of it can hold up the loop."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sysmem_protocol.handles import channel_pair
+from sysmemd import closing
+from sysmemd.closing import MAX_THREADS, PATIENCE_NS, ThreadClosing
+
+from .channels.support import RecordingLog
+
+PATIENCE = 10.0
+
+
+class Clock:
+    """A clock that makes its calls when it is told to."""
+
+    def __init__(self) -> None:
+        self.time = 0
+        self.calls: list[tuple[int, Callable[[], None]]] = []
+
+    def now(self) -> int:
+        return self.time
+
+    def call_at(self, deadline: int, callback: Callable[[], None]) -> Callable[[], None]:
+        heapq.heappush(self.calls, (deadline, callback))
+        return lambda: None
+
+    def pass_patience(self) -> None:
+        self.time += PATIENCE_NS
+        due, self.calls = self.calls, []
+        for deadline, callback in due:
+            assert deadline <= self.time
+            callback()
+
+
+class Stuck:
+    """Closes of certain descriptors that take until they are let go."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.let_go = threading.Event()
+        self.begun = threading.Semaphore(0)
+        self.fds: set[int] = set()
+        close = os.close
+
+        def slow(fd: int) -> None:
+            if fd in self.fds:
+                self.begun.release()
+                assert self.let_go.wait(PATIENCE)
+            close(fd)
+
+        patch.setattr(os, "close", slow)
+
+    def add(self, fd: int) -> int:
+        self.fds.add(fd)
+        return fd
+
+    def wait_begun(self) -> None:
+        assert self.begun.acquire(timeout=PATIENCE)
+
+
+class Bench:
+    """What is closed, and by how many threads."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.log = RecordingLog()
+        self.closing = ThreadClosing(self.clock, self.log)
+
+    @property
+    def threads(self) -> int:
+        return len(self.closing._threads)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.closing.end()
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch, bench: Bench) -> Iterator[Stuck]:
+    made = Stuck(monkeypatch)
+    yield made
+    made.let_go.set()
+    bench.closing.end()
+
+
+def watched() -> tuple[int, socket.socket]:
+    """A descriptor, and a socket that sees when it is closed."""
+    near, far = socket.socketpair()
+    far.settimeout(PATIENCE)
+    return near.detach(), far
+
+
+def assert_closes(far: socket.socket) -> None:
+    with far:
+        assert far.recv(1) == b""
+
+
+def test_a_descriptor_that_was_received_is_closed_soon(bench: Bench) -> None:
+    fd, far = watched()
+    bench.closing.close(fd)
+    assert_closes(far)
+    assert bench.threads == 1
+
+
+def test_one_that_takes_its_time_holds_up_nobody(bench: Bench, stuck: Stuck) -> None:
+    fd, far = watched()
+    bench.closing.close(stuck.add(os.dup(0)))
+    stuck.wait_begun()
+    bench.closing.close(fd)
+    bench.clock.pass_patience()
+    assert_closes(far)
+    assert bench.threads == 2
+
+
+def test_a_thread_that_gets_on_with_it_gets_no_help(bench: Bench) -> None:
+    for _ in range(3):
+        fd, far = watched()
+        bench.closing.close(fd)
+        assert_closes(far)
+        bench.clock.pass_patience()
+    assert bench.threads == 1
+    assert bench.clock.calls == []
+
+
+def test_there_are_so_many_threads_and_no_more(bench: Bench, stuck: Stuck) -> None:
+    for _ in range(MAX_THREADS):
+        bench.closing.close(stuck.add(os.dup(0)))
+        bench.clock.pass_patience()
+        stuck.wait_begun()
+    fd, far = watched()
+    bench.closing.close(fd)
+    bench.clock.pass_patience()
+    assert bench.threads == MAX_THREADS
+    bench.closing.close(os.dup(0))
+    bench.clock.pass_patience()
+    said = [("descriptors of clients can't be closed", {"threads": MAX_THREADS})]
+    assert bench.log.said("error") == said  # once
+    stuck.let_go.set()
+    assert_closes(far)
+
+
+def test_without_threads_it_is_done_on_the_spot(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    fd, far = watched()
+    bench.closing.close(fd)
+    far.setblocking(False)
+    assert_closes(far)
+
+
+def test_a_close_that_fails_is_no_reason_to_stop(bench: Bench) -> None:
+    bench.closing.close(1 << 20)
+    fd, far = watched()
+    bench.closing.close(fd)
+    assert_closes(far)
+
+
+# --- channels ---
+
+
+def test_a_channel_in_which_nothing_waits_is_closed_on_the_spot(bench: Bench) -> None:
+    near, far = channel_pair()
+    fd = near.detach()
+    bench.closing.close_channel(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    assert bench.threads == 0
+    assert_closes(far)
+
+
+def test_what_waits_in_a_channel_is_closed_in_a_thread(bench: Bench, stuck: Stuck) -> None:
+    near, far = channel_pair()
+    socket.send_fds(far, [b""], [0])
+    bench.closing.close_channel(stuck.add(near.detach()))
+    stuck.wait_begun()
+    assert_closes(far)  # its client needn't wait
+
+
+def test_what_waits_at_an_end_that_is_only_held_is_dropped(bench: Bench) -> None:
+    fd, watcher = watched()
+    near, far = socket.socketpair()
+    with near, far:
+        socket.send_fds(far, [b"x"], [fd])
+        os.close(fd)
+        bench.closing.stop_receiving(near.fileno())
+        assert_closes(watcher)
+        with pytest.raises(BrokenPipeError):
+            far.send(b"x")
+
+
+def test_the_end_waits_for_nobody_for_long(
+    monkeypatch: pytest.MonkeyPatch, stuck: Stuck, bench: Bench
+) -> None:
+    monkeypatch.setattr(closing, "_JOIN_SECONDS", 0.0)
+    bench.closing.close(stuck.add(os.dup(0)))
+    stuck.wait_begun()
+    bench.closing.end()
+    assert bench.closing._threads[0].is_alive()
