@@ -8,6 +8,7 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,12 +16,14 @@ import pytest
 
 from .process import Daemon
 from .raw import (
+    NO_MEMORY,
     PATIENCE,
     Allocator,
     Channel,
     Collection,
     Descriptor,
     PeerClosed,
+    Refused,
     Token,
     Wire,
     constraints,
@@ -383,6 +386,53 @@ def test_answers_with_descriptors_that_nobody_reads_do_not_pile_up_in_the_daemon
     own = other.non_shared()
     own.set_constraints(constraints())
     own.wait()
+
+
+#: The daemon as another user and with few descriptors; what it needs is imported before, where only root may read.
+AS_NOBODY = """
+import os, resource, sys
+import sysmemd.__main__
+resource.setrlimit(resource.RLIMIT_NOFILE, (700, 700))
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+sys.exit(sysmemd.__main__.main(sys.argv[4:]))
+"""
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="changing the user takes root, to whom the limit doesn't apply"
+)
+def test_too_many_descriptors_under_way_fail_what_needs_them_and_nobody(
+    start: Callable[..., Daemon],
+) -> None:
+    """ETOOMANYREFS is an error to report: the request gets NO_MEMORY, and can be made again."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o777)
+        mask = os.umask(0)  # it says on a socket of ours that it is ready
+        try:
+            daemon = start(directory=directory, prefix=[sys.executable, "-c", AS_NOBODY])
+        finally:
+            os.umask(mask)
+        with Wire(daemon.runtime_dir) as hoarder, Wire(daemon.runtime_dir) as wire:
+            victim = wire.connect().non_shared()
+            victim.set_constraints(constraints())
+            victim.wait().close()
+            collection = hoarder.connect().non_shared()
+            collection.set_constraints(constraints(camping=128))
+            for _ in range(8):
+                collection.request_wait()
+
+            def wait_often() -> None:
+                for _ in until():
+                    victim.wait().close()
+
+            with pytest.raises(Refused) as refused:
+                wait_often()
+            assert refused.value.error == NO_MEMORY
+            victim.sync()
+            hoarder.close()
+            victim.wait().close()
+        daemon.stop()
 
 
 # How a channel ended

@@ -8,6 +8,7 @@ ever waits.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
@@ -95,6 +96,9 @@ class Maker(Protocol):
 
     def make(self) -> Table | Error | None:
         """The answer; asked once or more, for each attempt to send it anew."""
+
+    def instead(self, error: OSError) -> Error:
+        """What to answer when the descriptors can't be sent."""
 
     def done(self) -> None:
         """The answer is sent, or never will be. Called once."""
@@ -287,7 +291,18 @@ class Connection:
         if self.closed:
             message.close()
             return
-        self._outbox.put(message)
+        try:
+            self._outbox.put(message)
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS or not method.fallible:
+                raise
+            self._log.error(
+                "descriptors can't be sent",
+                method=str(method),
+                reason=str(error),
+                **self._server.about(),
+            )
+            self._outbox.put(_message(method, txid, Error.UNSPECIFIED))
         if self._outbox:
             self._reactor.flush(self)
 
@@ -297,7 +312,11 @@ class Connection:
         if self.closed:
             maker.done()
             return
-        self._outbox.put_later(lambda: _message(method, txid, maker.make()), maker.done)
+        self._outbox.put_later(
+            lambda: _message(method, txid, maker.make()),
+            lambda error: _message(method, txid, maker.instead(error)),
+            maker.done,
+        )
         self._reactor.flush(self)
 
     def flush(self) -> bool:

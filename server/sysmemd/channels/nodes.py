@@ -242,7 +242,7 @@ class CollectionServer(NodeServer):
         event = self._event(request.server_end)
         self.node.attach_lifetime_tracking(event, request.buffers_remaining)
 
-    def cannot_hand_out(self, error: NoMemoryError) -> None:
+    def cannot_hand_out(self, error: Exception) -> None:
         """Say that this client's buffers exist, but that there are no descriptors for it."""
         self._service.log.error("buffers can't be handed out", reason=str(error), **self.about())
 
@@ -266,6 +266,11 @@ class BuffersAnswer:
         if self._redeem is not None:
             self._redeem()
 
+    def instead(self, error: Exception) -> Error:
+        """See :class:`.Maker`."""
+        self._server.cannot_hand_out(error)
+        return Error.NO_MEMORY
+
     def make(self) -> sysmem2.BufferCollectionWaitForAllBuffersAllocatedResponse | Error:
         """See :class:`.Maker`."""
         outcome = self._outcome
@@ -280,8 +285,7 @@ class BuffersAnswer:
                 delivers_vmo=outcome.delivers_vmo,
             )
         except NoMemoryError as error:
-            self._server.cannot_hand_out(error)
-            return Error.NO_MEMORY
+            return self.instead(error)
         return sysmem2.BufferCollectionWaitForAllBuffersAllocatedResponse(
             buffer_collection_info=sysmem2.BufferCollectionInfo(
                 settings=outcome.settings,

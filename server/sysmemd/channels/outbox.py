@@ -6,6 +6,7 @@ reads nothing doesn't hold a thousand sets of descriptors in the daemon.
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable
 
@@ -26,15 +27,18 @@ class OutboxFull(Exception):
 class _Entry:
     """One answer that waits: a maker of it, or what is left of its datagrams."""
 
-    __slots__ = ("done", "left", "make", "message", "size")
+    __slots__ = ("done", "instead", "left", "make", "message", "size")
 
     def __init__(
         self,
         message: Message | None,
         make: Callable[[], Message] | None = None,
+        instead: Callable[[OSError], Message] | None = None,
         done: Callable[[], None] = lambda: None,
     ) -> None:
         self.make = make
+        #: Makes what is sent when the descriptors can't be.
+        self.instead = instead
         #: Called when it is sent, or won't be.
         self.done = done
         self.message = message
@@ -51,7 +55,15 @@ class _Entry:
                 assert self.make is not None
                 self.message = self.make()
             datagrams = list(self.message.datagrams())
-            if not _sent(channel, *datagrams[0]):
+            try:
+                sent = _sent(channel, *datagrams[0])
+            except OSError as error:
+                if self.instead is None or error.errno != errno.ETOOMANYREFS:
+                    raise
+                self.close()
+                self.message, self.make = self.instead(error), None
+                return self.send(channel)
+            if not sent:
                 if self.make is not None:
                     self.close()
                     self.message = None
@@ -100,12 +112,18 @@ class Outbox:
         self._append(_Entry(message))
         self._check()
 
-    def put_later(self, make: Callable[[], Message], done: Callable[[], None]) -> None:
+    def put_later(
+        self,
+        make: Callable[[], Message],
+        instead: Callable[[OSError], Message],
+        done: Callable[[], None],
+    ) -> None:
         """Have a message made and sent by :meth:`flush`, which makes it anew for each attempt. Raises nothing.
 
+        `instead` makes the one to send when too many descriptors are on their way to clients that don't receive them.
         `done` is called once, when it is sent or won't be.
         """
-        self._append(_Entry(None, make, done))
+        self._append(_Entry(None, make, instead, done))
 
     def flush(self) -> bool:
         """Send what fits; True when nothing waits any more.

@@ -47,6 +47,9 @@ class Made:
         self.make = make
         self.times_done = 0
 
+    def instead(self, error: OSError) -> Error:
+        return Error.NO_MEMORY
+
     def done(self) -> None:
         self.times_done += 1
 
@@ -544,6 +547,34 @@ def test_get_vmo_info_answers_protocol_deviation(
     assert event == "a call was answered with an error"
     assert fields["error"] == "PROTOCOL_DEVIATION"
     assert fields["reason"].startswith("$.vmo ")
+
+
+@pytest.mark.parametrize(
+    ("method", "answered"), [(Allocator.get_vmo_info, True), (Node.get_node_ref, False)]
+)
+def test_an_answer_whose_descriptors_cannot_be_sent_is_an_error_where_there_is_one(
+    new_line: Callable[..., Line],
+    monkeypatch: pytest.MonkeyPatch,
+    method: Method,
+    answered: bool,
+) -> None:
+    line = new_line(method.interface)
+    send = Channel.send
+
+    def too_many(channel: Channel, data: bytes, handles: Any = ()) -> bool:
+        if handles:
+            raise OSError(errno.ETOOMANYREFS, "Too many references")
+        return send(channel, data, handles)
+
+    monkeypatch.setattr(Channel, "send", too_many)
+    if answered:
+        line.connection.answer(method, 3, sysmem2.VmoInfo(weak_vmo=null()))
+        message = line.receive()
+        assert message is not None
+        assert message.body == bytes.fromhex("a10201")
+    else:
+        with pytest.raises(OSError, match="Too many references"):
+            line.connection.answer(method, 3, sysmem2.NodeGetNodeRefResponse(node_ref=null()))
 
 
 def test_get_vmo_info_that_does_not_decode_closes_the_channel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 
@@ -72,6 +73,11 @@ def answer(txid: int, body: bytes = b"", handles: int = 0) -> Message:
     return Message(txid, ORDINAL, body, [null() for _ in range(handles)])
 
 
+def instead(error: OSError) -> Message:
+    """An answer without descriptors."""
+    return answer(77, str(error).encode())
+
+
 def nothing() -> None:
     """There is nothing to do when it is done."""
 
@@ -98,7 +104,7 @@ def test_a_message_is_sent_at_once_and_its_descriptors_are_closed(pair: Pair) ->
 def test_messages_wait_in_order_for_a_client_that_does_not_read(pair: Pair) -> None:
     pair.fill()
     pair.outbox.put(answer(1, handles=1))
-    pair.outbox.put_later(lambda: answer(2), nothing)
+    pair.outbox.put_later(lambda: answer(2), instead, nothing)
     pair.outbox.put(answer(3))
     assert len(pair.outbox) == 3
     assert not pair.outbox.flush()
@@ -117,7 +123,7 @@ def test_what_comes_later_is_made_when_it_can_be_sent_and_anew_each_time(pair: P
         return made[-1]
 
     pair.fill()
-    pair.outbox.put_later(make, nothing)
+    pair.outbox.put_later(make, instead, nothing)
     assert made == []
     for attempts in (1, 2):
         assert not pair.outbox.flush()
@@ -145,7 +151,7 @@ def test_an_answer_of_several_datagrams_is_sent_as_they_fit(pair: Pair, later: b
     with null() as source:
         pair.fill()
         if later:
-            pair.outbox.put_later(make, nothing)
+            pair.outbox.put_later(make, instead, nothing)
         else:
             pair.outbox.put(make())
         assert not pair.outbox.flush()
@@ -181,7 +187,7 @@ def test_an_answer_that_was_begun_is_finished_and_not_made_anew() -> None:
             made.append(Message(5, ORDINAL, b"body", handles))
             return made[-1]
 
-        outbox.put_later(make, nothing)
+        outbox.put_later(make, instead, nothing)
         assert not outbox.flush()
         assert not outbox.flush()  # the first part, but not the second
         assert len(made) == 2
@@ -231,7 +237,7 @@ def test_descriptors_that_wait_count(new_pair: Callable[..., Pair]) -> None:
 def test_what_comes_later_counts_when_it_is_flushed(new_pair: Callable[..., Pair]) -> None:
     pair = new_pair(2)
     for txid in (1, 2, 3):
-        pair.outbox.put_later(lambda txid=txid: answer(txid), nothing)  # type: ignore[misc] # a closure
+        pair.outbox.put_later(lambda txid=txid: answer(txid), instead, nothing)  # type: ignore[misc] # a closure
     pair.fill()
     with pytest.raises(OutboxFull):
         pair.outbox.flush()
@@ -265,6 +271,7 @@ def test_it_is_said_once_when_what_comes_later_is_sent_or_will_not_be(pair: Pair
     for txid in (1, 2):
         pair.outbox.put_later(
             lambda txid=txid: answer(txid),  # type: ignore[misc] # a closure
+            instead,
             lambda txid=txid: done.append(txid),  # type: ignore[misc]
         )
     assert not pair.outbox.flush()
@@ -282,7 +289,7 @@ def test_closing_drops_what_waits(pair: Pair) -> None:
     pair.fill()
     message = answer(1, handles=2)
     pair.outbox.put(message)
-    pair.outbox.put_later(lambda: answer(2), nothing)
+    pair.outbox.put_later(lambda: answer(2), instead, nothing)
     pair.outbox.close()
     assert not pair.outbox
     assert all(handle.closed for handle in message.handles)
@@ -293,6 +300,40 @@ def test_a_maker_that_fails_is_heard(pair: Pair) -> None:
     def make() -> Message:
         raise OSError("no descriptors")
 
-    pair.outbox.put_later(make, nothing)
+    pair.outbox.put_later(make, instead, nothing)
     with pytest.raises(OSError, match="no descriptors"):
+        pair.outbox.flush()
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["made", "made later"])
+def test_an_answer_whose_descriptors_cannot_be_sent(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, later: bool
+) -> None:
+    """There is a limit to the descriptors of a user that are on their way, and it counts what others don't receive."""
+    send = Channel.send
+
+    def too_many(channel: Channel, data: bytes, handles: list[Handle]) -> bool:
+        if handles:
+            raise OSError(errno.ETOOMANYREFS, "Too many references")
+        return send(channel, data, handles)
+
+    monkeypatch.setattr(Channel, "send", too_many)
+    message = answer(1, handles=2)
+    if later:
+        pair.outbox.put_later(lambda: message, instead, nothing)
+        assert pair.outbox.flush()
+        assert txids(pair) == [77]
+    else:
+        with pytest.raises(OSError, match="Too many references"):
+            pair.outbox.put(message)
+    assert all(handle.closed for handle in message.handles)
+
+
+def test_another_error_is_heard(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> bool:
+        raise OSError(errno.ENOBUFS, "No buffer space")
+
+    monkeypatch.setattr(Channel, "send", fails)
+    pair.outbox.put_later(lambda: answer(1), instead, nothing)
+    with pytest.raises(OSError, match="No buffer space"):
         pair.outbox.flush()
