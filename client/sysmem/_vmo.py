@@ -198,8 +198,8 @@ class VmoBuffer(sysmem2.VmoBuffer):
 
         `image_format` is an :class:`ImageFormat`, or the negotiated constraints: then the image has `size` pixels (the
         least allowed by default) and the least bytes per row. The memory stays mapped, and the buffer alive, as long as
-        any of the arrays lives. Raises `ValueError` for a format that isn't in rows, a size that isn't allowed or
-        doesn't fit, or a buffer without a VMO; `ImportError` without numpy.
+        any of the arrays lives. Raises `ValueError` for a format that isn't in rows, a size or rows that aren't allowed
+        or don't fit, or a buffer without a VMO; `TypeError` for another kind of object; `ImportError` without numpy.
         """
         from . import _planes
 
