@@ -126,7 +126,7 @@ def test_a_third_process_holds_and_is_killed(client: blocking.Allocator) -> None
         strong.release()
         theirs.close()
         assert not event_of(mine, 0).wait_closed(timeout=SHORTLY)
-        assert other.tell("close") == "done"
+        assert other.tell("close") == "done"  # buffer 1 is mapped, and nothing else
         assert event_of(mine, 0).wait_closed(timeout=ENOUGH)
         assert not event_of(mine, 1).wait_closed(timeout=SHORTLY)
         other.kill()

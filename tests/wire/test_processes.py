@@ -39,10 +39,10 @@ class Process:
         with theirs:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "wire.participant"),
+                    *(sys.executable, "-m", "tests.wire.participant"),
                     *(os.fspath(runtime_dir), str(theirs.fileno())),
                 ],
-                cwd=Path(__file__).parent.parent,
+                cwd=Path(__file__).parents[2],
                 pass_fds=[theirs.fileno()],
             )
 
