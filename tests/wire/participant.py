@@ -62,8 +62,8 @@ class Participant:
         for collection in self.collections:
             collection.release_and_close()
 
-    def unmap(self) -> None:
-        for mapping in self.maps:
+    def unmap(self, index: int | None = None) -> None:
+        for mapping in self.maps if index is None else [self.maps[index]]:
             mapping.close()
 
     def hold(self, descriptors: list[Descriptor]) -> None:

@@ -186,6 +186,67 @@ def test_handles_passed_on_to_a_third_process_count(wire: Wire, spawn: Spawn) ->
     weak.assert_closes()
 
 
+def test_128_weak_buffers_hear_that_the_process_with_the_strong_handles_was_killed(
+    wire: Wire, spawn: Spawn
+) -> None:
+    allocator = wire.connect()
+    root = allocator.shared()
+    child = root.duplicate_token()
+    child.set_weak()
+    (token,) = root.duplicate_sync([SAME_RIGHTS])
+    child.sync()
+    holder = spawn()
+    holder.call("take", token)
+    holder.call("bind", camping=128)
+    weak = allocator.bind(child)
+    weak.set_constraints(constraints(camping=0))
+    gone = weak.track_lifetime(0)
+    root.release_and_close()
+    assert holder.call("wait") == 128
+    info = weak.wait()
+    first, *others = (info.close_weak_asap(index) for index in range(128))
+    holder.call("release")
+    weak.sync()
+    assert not first.is_closed()
+    holder.call("unmap", index=0)
+    first.wait_closed()  # no node is strong any more: what follows is up to the mappings
+    weak.sync()
+    assert not any(event.is_closed() for event in others)
+    holder.kill()
+    for event in others:
+        event.wait_closed()
+    weak.assert_closes()
+    assert not gone.is_closed()
+    info.close()
+    gone.wait_closed()
+
+
+def test_lifetimes_of_128_buffers_end_as_the_processes_that_hold_them_are_killed(
+    wire: Wire, spawn: Spawn
+) -> None:
+    allocator = wire.connect()
+    collection = allocator.non_shared()
+    collection.set_constraints(constraints(camping=128))
+    one_gone, half_gone, all_gone = (collection.track_lifetime(n) for n in (127, 64, 0))
+    released = collection.track_node()
+    info = collection.wait()
+    some, half = spawn(), spawn()
+    some.call("hold", *(info.vmo(index) for index in range(1, 64)))
+    half.call("hold", *(info.vmo(index) for index in range(64, 128)))
+    collection.release_and_close()
+    released.wait_closed()
+    allocator.sync()
+    assert not one_gone.is_closed()
+    info.vmo(0).close()
+    one_gone.wait_closed()
+    assert not half_gone.is_closed()
+    some.kill()
+    half_gone.wait_closed()
+    assert not all_gone.is_closed()
+    half.kill()
+    all_gone.wait_closed()
+
+
 def test_a_token_travels_through_processes(wire: Wire, spawn: Spawn) -> None:
     allocator = wire.connect()
     root = allocator.shared()
