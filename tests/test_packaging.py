@@ -11,6 +11,7 @@ import configparser
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from sysmem_protocol.sysmem2 import Allocator
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+PACKAGING = ROOT / "packaging"
+INSTRUCTIONS = (PACKAGING / "README.md").read_text()
 UID = GID = 950
 OTHER = 951
 #: Imports first, for the interpreter may lie where only root reads; then becomes somebody else.
@@ -221,7 +224,7 @@ def test_the_health_check_fails_without_a_daemon(installed: Path, tmp_path: Path
 def unit(name: str) -> configparser.ConfigParser:
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     parser.optionxform = str  # type: ignore[assignment, method-assign]  # the documented way to keep case
-    parser.read(ROOT / "packaging" / name)
+    parser.read(PACKAGING / name)
     return parser
 
 
@@ -236,3 +239,54 @@ def test_the_service_unit_runs_the_daemon_as_its_own_user_and_waits_until_it_is_
     assert service["User"] == "sysmem"
     assert service["Type"] == "notify"
     assert service["ExecStart"].split()[0].endswith("/sysmemd")
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Path:
+    """A root directory after the `install` commands of packaging/README.md."""
+    [block] = re.findall(r"^```sh\n(.*?)^```$", INSTRUCTIONS, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines():
+        command, *words = shlex.split(line)
+        if command == "install":
+            words = [re.sub("^(--target-directory=)", rf"\1{tmp_path}", word) for word in words]
+            subprocess.run([command, *words], cwd=ROOT, check=True)
+    return tmp_path
+
+
+def test_the_instructions_install_everything_there_is(system: Path) -> None:
+    packaged = {path.name: path for path in PACKAGING.rglob("*") if path.is_file()}
+    del packaged["README.md"]
+    installed = {path.name: path for path in system.rglob("*") if path.is_file()}
+    assert installed.keys() == packaged.keys()
+    for name, path in installed.items():
+        assert path.read_bytes() == packaged[name].read_bytes()
+        assert path.stat().st_mode & 0o777 == 0o644
+        where = "usr/lib/sysusers.d" if name.endswith(".conf") else "usr/lib/systemd/system"
+        assert path.parent == system / where
+
+
+def test_the_instructions_make_the_user_before_the_service_needs_it() -> None:
+    made = INSTRUCTIONS.index("\nsystemd-sysusers sysmem.conf\n")
+    assert INSTRUCTIONS.index("/usr/lib/sysusers.d") < made < INSTRUCTIONS.index("systemctl enable")
+
+
+def test_the_user_and_the_group_of_the_units_are_made() -> None:
+    lines = (PACKAGING / "sysusers.d" / "sysmem.conf").read_text().splitlines()
+    # "u" makes a group of the same name too.
+    users = {line.split()[1] for line in lines if line.startswith("u ")}
+    service, socket = unit("sysmemd.service")["Service"], unit("sysmemd.socket")["Socket"]
+    assert {service["User"], service["Group"]} <= users
+    assert {socket["SocketUser"], socket["SocketGroup"]} <= users
+
+
+@pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="systemd isn't installed")
+@as_root
+def test_systemd_makes_the_user(system: Path) -> None:
+    (system / "etc").mkdir()
+    command = ["systemd-sysusers", f"--root={system}", "sysmem.conf"]
+    subprocess.run(command, check=True, capture_output=True)
+    users = (system / "etc" / "passwd").read_text().splitlines()
+    groups = (system / "etc" / "group").read_text().splitlines()
+    [(name, _, uid, gid, *_, shell)] = [line.split(":") for line in users if "sysmem" in line]
+    assert (name, uid != "0", shell.rsplit("/", 1)[-1]) == ("sysmem", True, "nologin")
+    assert [line.split(":")[2] for line in groups if line.startswith("sysmem:")] == [gid]

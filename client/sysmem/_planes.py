@@ -8,11 +8,9 @@ from __future__ import annotations
 import mmap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sysmem_protocol.formats import ARM_LINEAR_TE, LINEAR, format_name, modifier_name
+from sysmem_protocol.formats import ARM_LINEAR_TE, LINEAR, format_name, modifier_name, traits
 from sysmem_protocol.images2 import PixelFormat
-from sysmem_protocol.sizes import (
-    ImageFormat,
-)
+from sysmem_protocol.sizes import ImageFormat, round_up
 from sysmem_protocol.sysmem2 import ImageFormatConstraints, SizeU
 
 if TYPE_CHECKING:
@@ -63,8 +61,15 @@ PLANES: dict[int, tuple[Plane, ...]] = {
 def resolve(image_format: ImageFormat | ImageFormatConstraints, size: SizeU | None) -> ImageFormat:
     """The image to look at: as given, or of this size under the negotiated constraints.
 
-    Raises `ValueError` when the constraints have no such image, or the format isn't addressed in rows.
+    Raises `ValueError` when the constraints have no such image, the format isn't addressed in rows, or no image of the
+    format can have this size or these rows; `TypeError` for another kind of object.
     """
+    if not isinstance(image_format, ImageFormat | ImageFormatConstraints):
+        raise TypeError(
+            f"expected an ImageFormat or ImageFormatConstraints, not {type(image_format).__name__}"
+        )
+    if not isinstance(size, SizeU | None):
+        raise TypeError(f"expected a SizeU, not {type(size).__name__}")
     if isinstance(image_format, ImageFormatConstraints):
         image = ImageFormat.of(image_format, size)
     elif size is not None and size != image_format.size:
@@ -78,7 +83,42 @@ def resolve(image_format: ImageFormat | ImageFormatConstraints, size: SizeU | No
         raise ValueError(
             f"{format_name(image.pixel_format)} {modifier_name(image.pixel_format_modifier)} has no planes of rows"
         )
+    _check_size(image)
+    _check_rows(image)
     return image
+
+
+def _check_size(image: ImageFormat) -> None:
+    """An odd size would leave pixels at the edges without their chroma."""
+    if not isinstance(image.size, SizeU):
+        raise TypeError(f"the image's size must be a SizeU, not {type(image.size).__name__}")
+    width, height = image.size.width, image.size.height
+    divisor = traits(image.pixel_format, image.pixel_format_modifier).divisor
+    if width <= 0 or height <= 0 or width % divisor or height % divisor:
+        multiples = f"multiples of {divisor}" if divisor > 1 else "at least 1"
+        raise ValueError(
+            f"no {format_name(image.pixel_format)} image has {width} × {height} pixels:"
+            f" width and height must be {multiples}{' and not 0' if divisor > 1 else ''}"
+        )
+
+
+def _check_rows(image: ImageFormat) -> None:
+    """Rows that are too short would overlap."""
+    row = image.bytes_per_row
+    if not isinstance(row, int):
+        raise TypeError(f"the image's bytes_per_row must be an int, not {type(row).__name__}")
+    of = traits(image.pixel_format, image.pixel_format_modifier)
+    least = round_up(image.size.width * of.stride_bytes, of.sample_alignment)
+    if row < least:
+        raise ValueError(
+            f"{image.size.width} pixels of {format_name(image.pixel_format)} take"
+            f" {least} bytes per row or more, not {row}"
+        )
+    if row % of.sample_alignment:
+        raise ValueError(
+            f"bytes per row of {format_name(image.pixel_format)} must be a multiple of"
+            f" {of.sample_alignment}, not {row}: the next is {round_up(row, of.sample_alignment)}"
+        )
 
 
 def arrays(

@@ -80,8 +80,8 @@ class Vmo(Handle):
         meanwhile. Raises `ValueError` for a length that isn't in 1 to `size`.
 
         The end of the with-block raises `BufferError` when something still looks at the memory, a slice or a numpy
-        array made of the view; the mapping then stays until that is gone. Arrays that are to outlive a with-block are
-        what :meth:`VmoBuffer.planes` gives.
+        array made of the view; the mapping then stays until that is gone. An exception that ends it goes on, with
+        a note of it. Arrays that are to outlive a with-block are what :meth:`VmoBuffer.planes` gives.
         """
         return Mapping(self, 0, length)
 
@@ -133,11 +133,13 @@ class Mapping:
             # Nothing is lost: the last view that goes takes the mapping with it. But it is kept longer than the
             # with-block says, and so is the buffer; an exception on its way is the better news though, and its
             # traceback may be what holds the view.
-            if kind is None:
-                raise BufferError(
-                    f"the mapping is still in use after its with-block, by {holders(mapped, view)};"
-                    " it stays until the last of those is gone"
-                ) from None
+            told = (
+                f"the mapping is still in use after its with-block, by {holders(mapped, view)};"
+                " it stays until the last of those is gone"
+            )
+            if error is None:
+                raise BufferError(told) from None
+            error.add_note(told)
 
 
 H = TypeVar("H", bound=Handle)
@@ -198,8 +200,8 @@ class VmoBuffer(sysmem2.VmoBuffer):
 
         `image_format` is an :class:`ImageFormat`, or the negotiated constraints: then the image has `size` pixels (the
         least allowed by default) and the least bytes per row. The memory stays mapped, and the buffer alive, as long as
-        any of the arrays lives. Raises `ValueError` for a format that isn't in rows, a size that isn't allowed or
-        doesn't fit, or a buffer without a VMO; `ImportError` without numpy.
+        any of the arrays lives. Raises `ValueError` for a format that isn't in rows, a size or rows that aren't allowed
+        or don't fit, or a buffer without a VMO; `TypeError` for another kind of object; `ImportError` without numpy.
         """
         from . import _planes
 

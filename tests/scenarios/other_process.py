@@ -7,19 +7,21 @@ answered by a line. SIGKILL is up to the scenario.
 from __future__ import annotations
 
 import array
-import mmap
 import os
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from types import TracebackType
+
+from ..mapping import BareMapping
 
 _PROGRAM = f"""
 import sys
-sys.path[:0] = {[os.path.dirname(__file__)]!r}
-import other_process
-other_process.serve(int(sys.argv[1]))
+sys.path[:0] = {[os.fspath(Path(__file__).parents[2])]!r}
+from tests.scenarios.other_process import serve
+serve(int(sys.argv[1]))
 """
 
 
@@ -62,7 +64,7 @@ class OtherProcess:
 def serve(fd: int) -> None:
     """Do what is asked until the scenario's end of the socket is gone."""
     held: list[int] = []
-    maps: list[mmap.mmap] = []
+    maps: list[BareMapping] = []
     with socket.socket(fileno=fd) as channel:
         while True:
             size = array.array("i").itemsize
@@ -80,14 +82,13 @@ def serve(fd: int) -> None:
             channel.send(answer.encode())
 
 
-def do(words: list[str], held: list[int], maps: list[mmap.mmap]) -> str:
+def do(words: list[str], held: list[int], maps: list[BareMapping]) -> str:
     """One command: keep, duplicate, map, read, close, unmap, or a whole participant's part."""
     match words:
         case ["keep"]:
             pass
         case ["map", access]:
-            kind = mmap.ACCESS_WRITE if access == "write" else mmap.ACCESS_READ
-            maps.append(mmap.mmap(held[-1], 0, access=kind))
+            maps.append(BareMapping(held[-1], write=access == "write"))
         case ["read", count]:
             return maps[-1][: int(count)].decode()
         case ["close"]:

@@ -8,6 +8,7 @@ import pytest
 
 from sysmem import blocking
 
+from ..mapping import BareMapping
 from .other_process import OtherProcess
 from .scenario import ENOUGH, SHORTLY, buffers, participants, vmo_of
 
@@ -125,7 +126,9 @@ def test_weak_handles_are_holders_too(client: blocking.Allocator) -> None:
             found.close_weak_asap.close()
 
 
-@pytest.mark.parametrize("held", ["descriptor", "duplicate", "mapping", "read-only mapping"])
+@pytest.mark.parametrize(
+    "held", ["descriptor", "duplicate", "view", "mapping alone", "read-only mapping alone"]
+)
 def test_any_holder_in_this_process_counts(client: blocking.Allocator, held: str) -> None:
     with client.allocate_non_shared_collection() as collection:
         collection.set_constraints(buffers())
@@ -142,11 +145,17 @@ def test_any_holder_in_this_process_counts(client: blocking.Allocator, held: str
                 with vmo_of(info).duplicate():
                     info.close()
                     assert event.wait_closed(timeout=SHORTLY) is False
-            else:
+            elif held == "view":
                 with vmo_of(info).map() as view:
                     info.close()
                     assert event.wait_closed(timeout=SHORTLY) is False
                     assert view[0] == 0
+            else:
+                write = held == "mapping alone"
+                with BareMapping(vmo_of(info).fileno(), write=write) as mapping:
+                    info.close()
+                    assert event.wait_closed(timeout=SHORTLY) is False
+                    assert mapping[:1] == b"\0"
             assert event.wait_closed(timeout=ENOUGH)
 
 

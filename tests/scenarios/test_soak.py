@@ -8,7 +8,8 @@ from pathlib import Path
 import sysmem
 from sysmem import blocking
 
-from .scenario import Daemon
+from ..mapping import BareMapping
+from .scenario import ENOUGH, Daemon, event_of, vmo_of
 
 CYCLES = 10_000
 WARM_UP = 500
@@ -44,14 +45,15 @@ def allocate_weak_use_close(allocator: blocking.Allocator) -> None:
         with weak.attach_lifetime_tracking() as tracking:
             strong.wait_for_all_buffers_allocated().close()
             info = weak.wait_for_all_buffers_allocated()
-            with info.buffers[0].map() as view:
-                info.buffers[0].vmo.close()  # type: ignore[union-attr]  # every buffer has one here
-                view[:8] = bytes(8)
+            vmo = vmo_of(info)
+            with BareMapping(vmo.fileno()) as mapping:
+                vmo.close()
+                mapping[:8] = bytes(8)
                 strong.release()
-                assert info.buffers[0].close_weak_asap.wait_closed(20)  # type: ignore[union-attr]
+                assert event_of(info).wait_closed(ENOUGH)
                 assert not tracking.is_closed()
             info.close()
-            assert tracking.wait_closed(20)
+            assert tracking.wait_closed(ENOUGH)
         weak.close()
 
 

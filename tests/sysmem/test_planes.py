@@ -15,7 +15,7 @@ import sysmem
 from sysmem import PixelFormat, PixelFormatModifier, SizeU
 from sysmem._planes import PLANES
 from sysmem.blocking import Allocator, BufferCollection, BufferCollectionToken
-from sysmem_protocol.formats import PIXELS
+from sysmem_protocol.formats import HALF_AGAIN, PIXELS
 
 F = PixelFormat
 #: format → for an image of 6 × 4 pixels, bytes per row 32: (shape, strides, offset, item size) of each plane.
@@ -106,6 +106,78 @@ def test_formats_that_arent_in_rows_are_refused(buffer: sysmem.VmoBuffer) -> Non
         buffer.planes(sysmem.ImageFormat(F.MJPEG, SizeU(8, 8), 8))
 
 
+@pytest.mark.parametrize(
+    ("pixel_format", "width", "height", "allowed"),
+    [
+        (F.NV12, 5, 4, "multiples of 2 and not 0"),
+        (F.NV12, 4, 5, "multiples of 2 and not 0"),
+        (F.P010, 4, 0, "multiples of 2 and not 0"),
+        (F.R8, 0, 4, "at least 1"),
+        (F.R8, 4, -1, "at least 1"),
+    ],
+)
+def test_a_size_that_no_image_has_is_refused(
+    buffer: sysmem.VmoBuffer, pixel_format: PixelFormat, width: int, height: int, allowed: str
+) -> None:
+    message = (
+        f"no {pixel_format.name} image has {width} × {height} pixels:"
+        f" width and height must be {allowed}$"
+    )
+    with pytest.raises(ValueError, match=message):
+        buffer.planes(sysmem.ImageFormat(pixel_format, SizeU(width, height), 64))
+
+
+def test_a_size_that_no_image_has_is_refused_under_constraints_too(
+    buffer: sysmem.VmoBuffer,
+) -> None:
+    constraints = sysmem.ImageFormatConstraints(
+        pixel_format=F.NV12, pixel_format_modifier=PixelFormatModifier.LINEAR
+    )
+    with pytest.raises(ValueError, match="no NV12 image has 5 × 5 pixels"):
+        buffer.planes(constraints, SizeU(5, 5))
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "bytes_per_row", "message"),
+    [
+        (F.R8, 0, "10 pixels of R8 take 10 bytes per row or more, not 0"),
+        (F.R8, 9, "10 pixels of R8 take 10 bytes per row or more, not 9"),
+        (F.B8G8R8A8, 8, "10 pixels of B8G8R8A8 take 40 bytes per row or more, not 8"),
+        (F.B8G8R8, -30, "10 pixels of B8G8R8 take 30 bytes per row or more, not -30"),
+        (F.P010, 22, "bytes per row of P010 must be a multiple of 4, not 22: the next is 24"),
+        (F.I420, 11, "bytes per row of I420 must be a multiple of 2, not 11: the next is 12"),
+    ],
+)
+def test_rows_that_no_image_has_are_refused(
+    buffer: sysmem.VmoBuffer, pixel_format: PixelFormat, bytes_per_row: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        buffer.planes(sysmem.ImageFormat(pixel_format, SizeU(10, 10), bytes_per_row))
+
+
+@pytest.mark.parametrize("pixel_format", EXPECTED, ids=lambda f: f.name)
+def test_the_least_rows_are_allowed(buffer: sysmem.VmoBuffer, pixel_format: PixelFormat) -> None:
+    pixel = PIXELS[pixel_format]
+    planes = buffer.planes(sysmem.ImageFormat(pixel_format, SizeU(8, 8), 8 * pixel.stride_bytes))
+    assert sum(plane.nbytes for plane in planes) * 2 == 8 * 8 * pixel.stride_bytes * (
+        3 if pixel_format in HALF_AGAIN else 2
+    )
+
+
+def test_another_kind_of_object_is_refused(buffer: sysmem.VmoBuffer) -> None:
+    image = sysmem.ImageFormat(F.R8, SizeU(4, 4), 4)
+    with pytest.raises(TypeError, match=r"expected an ImageFormat or .*, not NoneType"):
+        buffer.planes(None)  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(TypeError, match="expected a SizeU, not tuple"):
+        buffer.planes(image, (4, 4))  # type: ignore[arg-type]  # what is tested
+    sizeless = sysmem.ImageFormat(F.R8, None, 4)  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(TypeError, match="size must be a SizeU, not NoneType"):
+        buffer.planes(sizeless)
+    rowless = sysmem.ImageFormat(F.R8, SizeU(4, 4), None)  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(TypeError, match="bytes_per_row must be an int, not NoneType"):
+        buffer.planes(rowless)
+
+
 def test_the_transaction_elimination_buffer_is_no_plane_of_pixels(buffer: sysmem.VmoBuffer) -> None:
     modifier = PixelFormatModifier.ARM_LINEAR_TE
     assert len(buffer.planes(sysmem.ImageFormat(F.NV12, SizeU(8, 8), 8, modifier))) == 2
@@ -147,7 +219,7 @@ import sys
 sys.modules["numpy"] = None
 import sysmem
 try:
-    sysmem.VmoBuffer(vmo=sysmem.Vmo(0)).planes(sysmem.ImageFormat(112, sysmem.SizeU(0, 4), 4))
+    sysmem.VmoBuffer(vmo=sysmem.Vmo(0)).planes(sysmem.ImageFormat(112, sysmem.SizeU(4, 4), 4))
 except ImportError as error:
     print(error)
 """

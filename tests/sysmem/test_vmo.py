@@ -152,7 +152,7 @@ def test_a_holder_that_can_not_be_looked_into(vmo: sysmem.Vmo) -> None:
     del kept
 
 
-def test_another_error_comes_first(vmo: sysmem.Vmo) -> None:
+def test_another_error_comes_first_with_a_note_of_who_holds_the_mapping(vmo: sysmem.Vmo) -> None:
     kept: list[memoryview] = []
 
     def fail() -> None:
@@ -160,9 +160,22 @@ def test_another_error_comes_first(vmo: sysmem.Vmo) -> None:
             kept.append(view[:1])
             raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError) as raised:
         fail()
+    assert raised.value.__notes__ == [
+        "the mapping is still in use after its with-block, by a memoryview of 1 bytes in a list;"
+        " it stays until the last of those is gone"
+    ]
+    assert mappings() == 1
     kept.clear()
+    assert mappings() == 0
+
+
+def test_another_error_alone_gets_no_note(vmo: sysmem.Vmo) -> None:
+    with pytest.raises(ZeroDivisionError) as raised, vmo.map():
+        raise ZeroDivisionError
+    assert not hasattr(raised.value, "__notes__")
+    assert mappings() == 0
 
 
 def test_a_duplicate_has_a_life_of_its_own(vmo: sysmem.Vmo) -> None:

@@ -1,18 +1,18 @@
 """A participant in a process of its own; what it does comes as commands over a socket that it inherits.
 
-`python -m wire.participant RUNTIME_DIR FD`, in the directory above this one. A command is one line of JSON,
+`python -m tests.wire.participant RUNTIME_DIR FD`, in the root of the sources. A command is one line of JSON,
 its descriptors come with it; the answer is one line too.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import socket
 import sys
 from typing import Any
 
+from ..mapping import BareMapping
 from .raw import Collection, Descriptor, PeerClosed, Refused, Wire, constraints, token_of
 
 
@@ -24,7 +24,7 @@ class Participant:
         self.wire = wire
         self.tokens: list[Descriptor] = []
         self.collections: list[Collection] = []
-        self.maps: list[mmap.mmap] = []
+        self.maps: list[BareMapping] = []
 
     def take(self, descriptors: list[Descriptor]) -> None:
         self.tokens = descriptors
@@ -62,8 +62,8 @@ class Participant:
         for collection in self.collections:
             collection.release_and_close()
 
-    def unmap(self) -> None:
-        for mapping in self.maps:
+    def unmap(self, index: int | None = None) -> None:
+        for mapping in self.maps if index is None else [self.maps[index]]:
             mapping.close()
 
     def hold(self, descriptors: list[Descriptor]) -> None:

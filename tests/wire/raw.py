@@ -10,7 +10,6 @@ from __future__ import annotations
 import array
 import contextlib
 import hashlib
-import mmap
 import os
 import select
 import socket
@@ -23,6 +22,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import cbor2
+
+from ..mapping import BareMapping
 
 PATIENCE = 20.0  # seconds; only a test that fails waits that long
 HANDLE_TAG = 0x7A5D
@@ -133,9 +134,8 @@ class Descriptor:
     def size(self) -> int:
         return os.fstat(self.fileno()).st_size
 
-    def map(self, *, write: bool = True) -> mmap.mmap:
-        access = mmap.PROT_READ | (mmap.PROT_WRITE if write else 0)
-        mapping = mmap.mmap(self.fileno(), self.size(), mmap.MAP_SHARED, access)
+    def map(self, *, write: bool = True) -> BareMapping:
+        mapping = BareMapping(self.fileno(), self.size(), write=write)
         self.wire.own(mapping)
         return mapping
 

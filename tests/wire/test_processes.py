@@ -39,10 +39,10 @@ class Process:
         with theirs:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "wire.participant"),
+                    *(sys.executable, "-m", "tests.wire.participant"),
                     *(os.fspath(runtime_dir), str(theirs.fileno())),
                 ],
-                cwd=Path(__file__).parent.parent,
+                cwd=Path(__file__).parents[2],
                 pass_fds=[theirs.fileno()],
             )
 
@@ -184,6 +184,71 @@ def test_handles_passed_on_to_a_third_process_count(wire: Wire, spawn: Spawn) ->
     holder.kill()
     theirs.close_weak_asap().wait_closed()
     weak.assert_closes()
+
+
+def test_128_weak_buffers_hear_that_the_process_with_the_strong_handles_was_killed(
+    wire: Wire, spawn: Spawn
+) -> None:
+    allocator = wire.connect()
+    root = allocator.shared()
+    child = root.duplicate_token()
+    child.set_weak()
+    (token,) = root.duplicate_sync([SAME_RIGHTS])
+    child.sync()
+    holder = spawn()
+    holder.call("take", token)
+    holder.call("bind", camping=128)
+    weak = allocator.bind(child)
+    weak.set_constraints(constraints(camping=0))
+    gone = weak.track_lifetime(0)
+    root.release_and_close()
+    assert holder.call("wait") == 128
+    info = weak.wait()
+    first, *others = (info.close_weak_asap(index) for index in range(128))
+    holder.call("release")
+    weak.sync()
+    assert not first.is_closed()
+    holder.call("unmap", index=0)
+    first.wait_closed()  # no node is strong any more: what follows is up to the mappings
+    weak.sync()
+    assert not any(event.is_closed() for event in others)
+    holder.kill()
+    for event in others:
+        event.wait_closed()
+    weak.assert_closes()
+    assert not gone.is_closed()
+    info.close()
+    gone.wait_closed()
+
+
+def test_lifetimes_of_128_buffers_end_as_the_processes_that_hold_them_are_killed(
+    wire: Wire, spawn: Spawn
+) -> None:
+    allocator = wire.connect()
+    collection = allocator.non_shared()
+    collection.set_constraints(constraints(camping=128))
+    gone = {n: collection.track_lifetime(n) for n in (127, 65, 64, 1, 0)}
+    released = collection.track_node()
+    info = collection.wait()
+    some, half = spawn(), spawn()
+    some.call("hold", *(info.vmo(index) for index in range(2, 64)))
+    half.call("hold", *(info.vmo(index) for index in range(64, 127)))
+    collection.release_and_close()
+    released.wait_closed()
+    allocator.sync()
+    assert not gone[127].is_closed()
+    info.vmo(0).close()
+    gone[127].wait_closed()
+    some.kill()
+    gone[65].wait_closed()
+    assert not gone[64].is_closed()
+    info.vmo(1).close()
+    gone[64].wait_closed()
+    half.kill()
+    gone[1].wait_closed()
+    assert not gone[0].is_closed()
+    info.vmo(127).close()
+    gone[0].wait_closed()
 
 
 def test_a_token_travels_through_processes(wire: Wire, spawn: Spawn) -> None:

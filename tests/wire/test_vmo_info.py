@@ -13,7 +13,6 @@ from .raw import (
     METHODS,
     NOT_FOUND,
     PROTOCOL_DEVIATION,
-    UNSPECIFIED,
     Allocator,
     Collection,
     Descriptor,
@@ -220,17 +219,29 @@ def test_a_client_that_plays_with_its_locks_harms_nobody(wire: Wire) -> None:
     gone = collection.track_lifetime(0)
     collection.sync()
     vmo = info.vmo()
-    for kind in (fcntl.F_UNLCK, fcntl.F_RDLCK, fcntl.F_WRLCK):
-        lock = struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)
-        try:
-            fcntl.fcntl(vmo.fileno(), fcntl.F_OFD_SETLK, lock)
-        except OSError:
-            continue
-    answer = allocator.call("Allocator.GetVmoInfo", {1: vmo.duplicate()}).body
-    assert answer in ({2: NOT_FOUND}, {2: UNSPECIFIED}) or answer[1][1] == info.collection_id
+
+    def lock(kind: int) -> None:
+        request = struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)
+        fcntl.fcntl(vmo.fileno(), fcntl.F_OFD_SETLK, request)
+
+    strong = {1: info.collection_id, 2: 0}
+    assert allocator.vmo_info(vmo) == strong
+    lock(fcntl.F_UNLCK)
+    dropped = allocator.vmo_info(vmo)
+    event = dropped.pop(3)
+    assert dropped == strong
+    assert not event.is_closed(), "a strong node is left"
+    lock(fcntl.F_RDLCK)
+    assert allocator.vmo_info(vmo) == strong
+    with pytest.raises(BlockingIOError):
+        lock(fcntl.F_WRLCK)
+    assert allocator.vmo_info(vmo) == strong
     assert allocator.vmo_info(info.vmo(1)) == {1: info.collection_id, 2: 1}
     collection.sync()
     collection.close()
+    allocator.sync()
+    assert not event.is_closed()
     assert not gone.is_closed()
     info.close()
+    event.wait_closed()
     gone.wait_closed()

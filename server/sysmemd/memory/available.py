@@ -13,6 +13,10 @@ _MEMINFO = Path("/proc/meminfo")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 
+#: The files with a group's limit and usage, in version 2 and in version 1 of control groups.
+_UNIFIED = ("memory.max", "memory.current")
+_LEGACY = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+
 
 def memory_bytes(
     *, meminfo: Path = _MEMINFO, own_cgroup: Path = _OWN_CGROUP, cgroup_root: Path = _CGROUP_ROOT
@@ -25,18 +29,34 @@ def memory_bytes(
                 left = int(line.split()[1]) * 1024
     with contextlib.suppress(OSError, ValueError):
         for line in own_cgroup.read_text().splitlines():
-            if line.startswith(
-                "0::/"
-            ):  # version 2, the only one that a whole tree of limits is read from
-                path = cgroup_root / line.removeprefix("0::/")
-                groups = [path, *path.parents]
-                left = min(left, *(_group_left(g) for g in groups if g.is_relative_to(cgroup_root)))
+            # 0::/user.slice or 4:memory:/user.slice
+            _, controllers, path = line.split(":", 2)
+            if not controllers:
+                limits = _hierarchy_left(_unified_root(cgroup_root), path, *_UNIFIED)
+            elif "memory" in controllers.split(","):
+                limits = _hierarchy_left(cgroup_root / "memory", path, *_LEGACY)
+            else:
+                continue
+            left = min(left, limits)
     return left
 
 
-def _group_left(group: Path) -> int:
+def _unified_root(cgroup_root: Path) -> Path:
+    """Where version 2 is mounted: beside the hierarchies of version 1 it has a directory of its own."""
+    beside = cgroup_root / "unified"
+    alone = (cgroup_root / "cgroup.controllers").exists()
+    return beside if beside.is_dir() and not alone else cgroup_root
+
+
+def _hierarchy_left(root: Path, path: str, limit: str, usage: str) -> int:
+    # In a container the path may be the host's, of which nothing but the root is seen: that is the container's group.
+    own = root / path.lstrip("/")
+    groups = [group for group in (own, *own.parents) if group.is_relative_to(root)]
+    return min(_group_left(group / limit, group / usage) for group in groups)
+
+
+def _group_left(limit: Path, usage: Path) -> int:
     try:
-        limit = int((group / "memory.max").read_text())
-        return max(0, limit - int((group / "memory.current").read_text()))
+        return max(0, int(limit.read_text()) - int(usage.read_text()))
     except (OSError, ValueError):  # no limit: no such file, or the word "max" in it
         return 1 << 63

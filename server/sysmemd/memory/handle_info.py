@@ -32,7 +32,8 @@ class HandleInfo:
         """Whether it is a weak handle, or at any rate no strong one.
 
         A descriptor of a buffer that isn't one of the handles given out (its owner opened it anew, or dropped its lock)
-        keeps nothing alive, and so is called weak. Raises `OSError` when the daemon is out of descriptors.
+        keeps nothing alive, and so is called weak. Raises `OSError` when the daemon is out of descriptors, on kernels
+        before 6.6 only.
         """
         return not self._buffer.is_strong(self._fd)
 

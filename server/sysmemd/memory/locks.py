@@ -3,7 +3,8 @@
 Every handle given to a client is an open file description of its own, and holds a read lock (F_OFD_SETLK) on one byte
 far beyond the buffer's end. Such a lock belongs to the description: it survives dup, passing to other processes and
 closing while mapped, and goes with the last descriptor *and* mapping. Strong handles have their bytes in one range,
-weak ones in another, so one F_OFD_GETLK asked on the server's own description answers "is a strong handle left?".
+weak ones in another, so one F_OFD_GETLK asked on the server's own description answers "is a strong handle left?", and
+one asked on a handle which kind it is.
 
 The server's own description holds a read lock on both ranges from the start, the guard. It never sees its own lock,
 and nobody can put a write lock there, so no client can keep the server from giving a new handle its byte. Read locks
@@ -15,6 +16,7 @@ late, as if it had closed or kept a handle; memory goes with the last reference 
 from __future__ import annotations
 
 import enum
+import errno
 import fcntl
 import os
 import struct
@@ -73,7 +75,23 @@ def kinds_held(fd: int, given: Mapping[Kind, int]) -> set[Kind]:
 
     `given` is how many handles of each kind there have been; other bytes don't count.
 
-    A description that was opened anew through /proc holds none, nor one whose owner dropped it.
+    A description that was opened anew through /proc holds none, nor one whose owner dropped it. Raises `OSError` when
+    the daemon is out of descriptors, on kernels before 6.6 only.
+    """
+    try:
+        return {kind for kind in Kind if given[kind] and _holds(fd, kind.first_byte, given[kind])}
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            return set()  # O_PATH: such a one can't hold a lock
+        if error.errno != errno.EINVAL:
+            raise
+    return _kinds_listed(fd, given)
+
+
+def _kinds_listed(fd: int, given: Mapping[Kind, int]) -> set[Kind]:
+    """What :func:`kinds_held` is, for kernels that can't be asked for a description's own locks.
+
+    Each time the kernel writes out all that the description holds, so a client with very many locks makes this slow.
     """
     with open(f"/proc/self/fdinfo/{fd}", "rb", buffering=0) as fdinfo:
         lines = fdinfo.read(_MAX_FDINFO_BYTES).splitlines()
@@ -99,6 +117,15 @@ def _set(fd: int, start: int, length: int) -> None:
 
 def _is_locked(fd: int, start: int, length: int) -> bool:
     # Asking as a writer would: read locks and write locks both stand in its way.
-    query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    return _first_found(fd, fcntl.F_WRLCK, start, length) != fcntl.F_UNLCK
+
+
+def _holds(fd: int, start: int, length: int) -> bool:
+    # Asking for F_UNLCK, which kernels since 6.6 take for the description's own locks; before it is EINVAL.
+    return _first_found(fd, fcntl.F_UNLCK, start, length) != fcntl.F_UNLCK
+
+
+def _first_found(fd: int, wanted: int, start: int, length: int) -> int:
+    query = _FLOCK.pack(wanted, os.SEEK_SET, start, length, 0)
     kind: int = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, query))[0]
-    return kind != fcntl.F_UNLCK
+    return kind

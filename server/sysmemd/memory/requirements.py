@@ -54,7 +54,7 @@ def _try_locks() -> None:
             if not locks.any_left(own.fileno(), Kind.STRONG, 1):
                 raise ValueError("a lock isn't seen from another description")
             if locks.kinds_held(handle.fileno(), dict.fromkeys(Kind, 1)) != {Kind.STRONG}:
-                raise ValueError("/proc/self/fdinfo doesn't list a description's locks")
+                raise ValueError("a description's own locks can't be told from others'")
 
 
 def _try_inotify() -> None:

@@ -41,7 +41,7 @@ def test_without_ofd_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "answer", "reason"),
     [
         ("any_left", False, "a lock isn't seen from another description"),
-        ("kinds_held", set(), "/proc/self/fdinfo doesn't list a description's locks"),
+        ("kinds_held", set(), "a description's own locks can't be told from others'"),
     ],
 )
 def test_with_locks_that_tell_nothing(

@@ -18,7 +18,10 @@ def test_10000_rounds_of_allocate_use_close(bench: Bench) -> None:
         ((weak, event),) = bench.weak(buffers)
         with mmap.mmap(strong.fileno(), PAGE) as memory:
             memory[:4] = b"used"
-        assert not (info := bench.memory.identify(strong.fileno())) or not info.is_weak
+        info = bench.memory.identify(strong.fileno())
+        assert info is not None
+        assert info.collection_id == number
+        assert not info.is_weak
         buffers.drop_strong()
         for handle in (strong, weak, event):
             handle.close()
