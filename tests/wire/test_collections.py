@@ -471,6 +471,7 @@ def test_an_answer_that_is_read_late_brings_its_buffers_whoever_left(wire: Wire)
     one.set_constraints(constraints())
     calls = [one.request("Node.Sync") for _ in range(700)]
     wait = one.request_wait()
+    one.attach().sync()  # all that is processed
     other.set_constraints(constraints())
     other.wait().close()
     gone = other.track_lifetime(0)
