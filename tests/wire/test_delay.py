@@ -88,7 +88,7 @@ def test_eager_allocation_of_big_buffers_delays_no_other_client(
             meanwhile += 1
         collection.wait_answer(wait)
         # The pages of 128 MiB are taken in 64 pieces.
-        assert meanwhile > 30
+        assert meanwhile > 10
 
 
 def test_freeing_big_buffers_delays_no_other_client(wire: Wire) -> None:
@@ -104,7 +104,7 @@ def test_freeing_big_buffers_delays_no_other_client(wire: Wire) -> None:
     while not event.is_closed():
         other.sync()
         meanwhile += 1
-    assert meanwhile > 10
+    assert meanwhile > 4
 
 
 def lingering(wire: Wire) -> Descriptor:
