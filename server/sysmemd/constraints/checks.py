@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 
-from sysmem_protocol.formats import COLOR_RANK, Traits, is_specific, traits
+from sysmem_protocol.formats import COLOR_RANK, Traits
 from sysmem_protocol.sysmem2 import NoneUsage
 
-from .entry import Entry, Terms, adjust
+from .entry import Entry, Terms, adjust, traits_of
 from .normalise import Needs, check_counts, check_memory
 from .refusal import Breach, Rule
 
@@ -50,7 +50,7 @@ def _checked(entries: list[Entry], page_size: int, pinned: Sequence[Entry]) -> l
     done: dict[tuple[int, Traits | None], Terms] = {}
     checked: list[Entry] = []
     for entry in entries:
-        of = traits(*entry.pair) if is_specific(*entry.pair) else None
+        of = traits_of(entry.pair)
         if any(pin.pair == entry.pair and pin.terms == entry.terms for pin in pinned):
             checked.append(entry)
             continue

@@ -16,6 +16,8 @@ from sysmem_protocol.formats import (
     FORMAT_DO_NOT_CARE,
     MODIFIER_DO_NOT_CARE,
     Traits,
+    is_specific,
+    traits,
 )
 from sysmem_protocol.sizes import U32_MAX, U64_MAX, minimum_row, round_down, round_up
 from sysmem_protocol.sysmem2 import ImageFormatConstraints, SizeU
@@ -136,6 +138,11 @@ class Entry(NamedTuple):
     def wildcard(self) -> bool:
         """Whether a member is DO_NOT_CARE."""
         return self.pixel_format == FORMAT_DO_NOT_CARE or self.modifier == MODIFIER_DO_NOT_CARE
+
+
+def traits_of(pair: Pair) -> Traits | None:
+    """What depends on the format; None while a member is DO_NOT_CARE. ValueError for an unsupported pair."""
+    return traits(*pair) if is_specific(*pair) else None
 
 
 def read_terms(entry: ImageFormatConstraints) -> Terms:

@@ -165,7 +165,7 @@ def entries_of(participant: Participant) -> list[Any]:
 
 
 def standing_for(pair: Pair) -> tuple[Pair, ...]:
-    """The pairs that a specific, supported one is combinable with."""
+    """The pairs that leave open at least what this one does, and otherwise say the same: those that it comes from."""
     pixel_format, modifier = pair
     return (
         pair,
@@ -176,7 +176,7 @@ def standing_for(pair: Pair) -> tuple[Pair, ...]:
 
 
 def entry_for(needs: Needs, pair: Pair) -> Entry | None:
-    """The entry that has a say in a specific format: no two of one participant do."""
+    """The entry that has a say in a format: no two of one participant do."""
     pairs = standing_for(pair)
     return next((entry for entry in needs.entries if entry[:2] in pairs), None)
 

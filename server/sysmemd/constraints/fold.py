@@ -15,12 +15,10 @@ from sysmem_protocol.formats import (
     MODIFIER_DO_NOT_CARE,
     PIXELS,
     Traits,
-    is_specific,
-    traits,
 )
 from sysmem_protocol.sizes import U32_MAX
 
-from .entry import DIVISOR_FIELDS, Entry, Terms
+from .entry import DIVISOR_FIELDS, Entry, Terms, traits_of
 from .finish import undominated
 from .flatten import combine_pairs
 from .model import HeapKey
@@ -133,8 +131,7 @@ def _fill(entries: Sequence[Entry], others: Sequence[Entry], losses: list[Breach
                 pair = combine_pairs(entry.pair, other.pair)
                 if pair is None:
                     continue
-                of = traits(*pair) if is_specific(*pair) else None
-                terms = _narrow(entry.terms, of, narrowed)
+                terms = _narrow(entry.terms, traits_of(pair), narrowed)
                 if terms.color_spaces is not None and not terms.color_spaces:
                     breach = Breach(Rule.NO_COMMON_COLOR_SPACE, "color_spaces")
                     breach.pair = pair

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from sysmem_protocol.formats import is_specific, traits
+from sysmem_protocol.formats import is_specific
 
-from .entry import Entry, Terms, adjust
+from .entry import Entry, Terms, adjust, traits_of
 from .fields import entry_for, needs_of, standing_for
 from .finish import finish
 from .fold import combine, fold_fields, intersect_heaps
@@ -40,28 +40,31 @@ def combined_fields(case: Case) -> Needs | None:
 
 
 def terms_for(case: Case, pair: Pair) -> Iterator[tuple[Participant, Terms]]:
-    """The terms of each participant who has a say in a specific format, colour spaces that it can't have left out."""
-    supported = traits(*pair).color_spaces
+    """The terms of each participant who has a say in a format, colour spaces that it can't have left out."""
+    of = traits_of(pair)
     for who, needs in needs_of(case):
         entry = entry_for(needs, pair)
         if entry is not None:
             terms = entry.terms
-            if terms.color_spaces is not None:
-                terms = replace(terms, color_spaces=terms.color_spaces & supported)
+            if of is not None and terms.color_spaces is not None:
+                terms = replace(terms, color_spaces=terms.color_spaces & of.color_spaces)
             yield who, terms
 
 
 def combined_terms(case: Case, pair: Pair) -> tuple[Terms | None, Breach | None]:
-    """What a specific format's terms combine to as far as they do, and why they don't.
+    """What a format's terms combine to as far as they do, and why they don't.
 
     No terms if nobody has a say in it, or if a combination fails.
     """
+    of = traits_of(pair)
+    # Block padding, which needs to know, is for specific formats only.
+    stride = of.stride_bytes if of is not None else 0
     total: Terms | None = None
     for _, terms in terms_for(case, pair):
         if total is None:
             total = terms
             continue
-        result = combine(total, terms, traits(*pair).stride_bytes)
+        result = combine(total, terms, stride)
         if isinstance(result, Breach):
             return None, result
         total = result
@@ -70,7 +73,7 @@ def combined_terms(case: Case, pair: Pair) -> tuple[Terms | None, Breach | None]
     try:
         (entry,) = finish([Entry(*pair, total)])
         total = entry.terms
-        return adjust(total, traits(*pair), case.platform.page_size), None
+        return adjust(total, of, case.platform.page_size), None
     except Breach as breach:
         return total, breach
 

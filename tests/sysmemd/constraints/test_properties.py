@@ -31,6 +31,7 @@ from sysmemd.constraints import (
     must_match,
 )
 from sysmemd.constraints.aggregate import run
+from sysmemd.constraints.entry import traits_of
 
 from .judge import complaints_of_all
 from .strategies import (
@@ -65,6 +66,14 @@ def outcome(result: Outcome) -> tuple[Any, ...]:
     if isinstance(result, Refusal):
         return ("refused",)
     return (result.settings, result.buffer_count)
+
+
+def told(result: Outcome) -> str:
+    """All that is told of a result."""
+    if isinstance(result, Refusal):
+        assert "\n" not in str(result)
+        return result.report()
+    return result.explain().report()
 
 
 @settings(max_examples=500)
@@ -268,11 +277,7 @@ def test_nothing_given_is_modified(everybody: list[Participant]) -> None:
 @given(groups(ANYTHING, 3))
 def test_anything_the_codec_accepts_gives_a_result(everybody: list[Participant]) -> None:
     result = aggregate(everybody, PLATFORM)
-    if isinstance(result, Refusal):
-        assert "\n" not in str(result)
-        assert result.report()
-    else:
-        assert result.explain().report()
+    assert told(result)
 
 
 @settings(max_examples=300)
@@ -294,10 +299,16 @@ def test_any_one_field_of_plausible_constraints_gives_a_result(data: st.DataObje
         else:
             first = replace(target, **{member: getattr(source, member)})
     result = aggregate([Participant(first, "wild"), *everybody[1:]], PLATFORM)
-    if isinstance(result, Refusal):
-        assert str(result)
-    else:
-        assert result.explain().report()
+    assert told(result)
+
+
+@settings(max_examples=300)
+@given(QUARRELSOME)
+def test_every_outcome_can_be_told(everybody: list[Participant]) -> None:
+    result = aggregate(everybody, PLATFORM)
+    open_format = isinstance(result, Refusal) and result.pair and traits_of(result.pair) is None
+    event("about an open format" if open_format else "other")
+    assert told(result)
 
 
 @settings(max_examples=200)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import (
     SYSTEM_RAM_HEAP,
@@ -126,6 +128,20 @@ def test_a_combination_that_fails_has_no_terms() -> None:
     assert breach is not None
     assert breach.rule is Rule.NO_COMMON_COLOR_SPACE
     assert "—" in refusal.report()
+
+
+def test_a_report_about_a_format_that_is_still_open() -> None:
+    """What depends on the format isn't known then."""
+    open_spaces = [wants(image(F.DO_NOT_CARE, [space])) for space in (C.SRGB, C.REC709)]
+    report = refused(*open_spaces, wants(min_size_bytes=1)).report()
+    assert ">   .color_spaces" in report
+    open_modifier = image(F.NV12, [C.REC709], pixel_format_modifier=M.DO_NOT_CARE)
+    low, high = replace(open_modifier, min_size=size(64, 64)), replace(open_modifier)
+    high.max_size = size(60, 60)
+    report = refused(wants(low), wants(high)).report()
+    assert ">   .min_size.width" in report
+    assert "NV12 DO_NOT_CARE" in report
+    assert refused(wants(replace(low, size_alignment=size(3, 1)))).report()
 
 
 def test_cells_are_cut() -> None:
