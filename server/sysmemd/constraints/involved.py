@@ -5,11 +5,12 @@ Used by refusals and explanations only, when they are asked.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 from sysmem_protocol.formats import pair_name, traits
-from sysmem_protocol.sizes import U32_MAX
+from sysmem_protocol.sizes import U32_MAX, round_up
 from sysmem_protocol.sysmem2 import SizeU
 
 from .entry import PAD_FIELDS, SIZE_FIELDS, RequiredImage
@@ -131,20 +132,34 @@ def _who_requires(
 
 def _who_lengthens(case: Case, pair: Pair, image: RequiredImage) -> Iterator[Brought]:
     """Who made the row longer than its pixels."""
-    stride = traits(*pair).stride_bytes
+    of = traits(*pair)
+    stride = of.stride_bytes
     base = stride * image.width
     least = _largest("min_bytes_per_row", pair, case)
     if least > base:
         yield from deciding("min_bytes_per_row", pair, case)
         base = least
     if image.bytes_per_row > base:
-        for name, unit in (
-            ("bytes_per_row_divisor", 1),
-            ("require_bytes_per_row_at_pixel_boundary", stride),
-            ("pad_for_block_size.width", stride),
-        ):
-            units = deciding(name, pair, case)
-            yield from (value for value in units if _rounds([base], value.value * unit))
+        steps = [
+            (value, value.value * unit)
+            for name, unit in (
+                ("bytes_per_row_divisor", 1),
+                ("require_bytes_per_row_at_pixel_boundary", stride),
+                ("pad_for_block_size.width", stride),
+            )
+            for value in deciding(name, pair, case)
+        ]
+        yield from _who_rounds(base, of.sample_alignment, steps)
+
+
+def _who_rounds(length: int, step: int, steps: Sequence[tuple[Brought, int]]) -> Iterator[Brought]:
+    """Whose steps round a length that is a multiple of `step` anyway.
+
+    A length that is a multiple of one may no longer be once others have rounded it.
+    """
+    while more := [(who, own) for who, own in steps if round_up(max(length, 1), step) % own]:
+        yield from (who for who, _ in more)
+        step = math.lcm(step, *(own for _, own in more))
 
 
 def _largest(name: str, pair: Pair, case: Case) -> int:

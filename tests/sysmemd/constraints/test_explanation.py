@@ -232,6 +232,22 @@ def test_who_made_rows_longer() -> None:
     ]
 
 
+def test_who_made_rows_longer_together() -> None:
+    """44 is a multiple of 2, but no longer after it was rounded to one of 3."""
+    base = wants(image(min_size=size(44, 1)))
+    steps = [wants(image(bytes_per_row_divisor=step)) for step in (2, 4, 1, 3)]
+    reason = because("size_bytes", base, *steps)
+    assert reason.result == "48"
+    assert who(reason)[2:] == [
+        "p4 bytes_per_row_divisor",
+        "p1 bytes_per_row_divisor",
+        "p2 bytes_per_row_divisor",
+    ]
+    nv12 = [image(F.NV12, [C.REC709], bytes_per_row_divisor=step) for step in (2, 5)]
+    nv12[0].min_size = size(134, 2)
+    assert who(because("size_bytes", *map(wants, nv12)))[2:] == ["p1 bytes_per_row_divisor"]
+
+
 def test_who_made_sizes_rounded() -> None:
     aligned = wants(image(size_alignment=size(64, 1)))
     reason = because("size_bytes", wants(image(min_size=size(100, 100))), aligned)
