@@ -12,7 +12,7 @@ from copy import copy
 from sysmem_protocol.formats import COLOR_RANK, Traits
 from sysmem_protocol.sysmem2 import NoneUsage
 
-from .entry import Entry, Terms, adjust, traits_of
+from .entry import Entry, Terms, adjust, delivered_terms, traits_of
 from .normalise import Needs, check_counts, check_memory
 from .refusal import Breach, Rule
 
@@ -30,8 +30,8 @@ def check_aggregate(
 ) -> None:
     """Check and adjust the combined needs, in place; Breach if a check fails.
 
-    `pinned` are the entries of pins: a combined entry that is still equal to one of them was finished when it was
-    delivered and is left as it is. `tolerate_absence` looks past what nobody said: usage, a
+    `pinned` are the entries of pins: a combined entry that would be delivered like one of them was finished when that
+    was and is left as it is. `tolerate_absence` looks past what nobody said: usage, a
     specific format, a specific colour space.
     """
     permits = total.usage.none & NoneUsage.NONE_USAGE_PERMIT_ALLOCATION
@@ -51,7 +51,7 @@ def _checked(entries: list[Entry], page_size: int, pinned: Sequence[Entry]) -> l
     checked: list[Entry] = []
     for entry in entries:
         of = traits_of(entry.pair)
-        if any(pin.pair == entry.pair and pin.terms == entry.terms for pin in pinned):
+        if any(pin.pair == entry.pair and pin.terms == delivered_terms(entry) for pin in pinned):
             checked.append(entry)
             continue
         key = (id(entry.terms), of)

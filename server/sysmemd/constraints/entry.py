@@ -8,7 +8,7 @@ combined ones.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from sysmem_protocol.formats import (
@@ -16,6 +16,7 @@ from sysmem_protocol.formats import (
     FORMAT_DO_NOT_CARE,
     MODIFIER_DO_NOT_CARE,
     Traits,
+    has_alpha_or_x,
     is_specific,
     traits,
 )
@@ -143,6 +144,13 @@ class Entry(NamedTuple):
 def traits_of(pair: Pair) -> Traits | None:
     """What depends on the format; None while a member is DO_NOT_CARE. ValueError for an unsupported pair."""
     return traits(*pair) if is_specific(*pair) else None
+
+
+def delivered_terms(entry: Entry) -> Terms:
+    """The terms as participants get them: is_alpha_present is un-set where the format has no A or X channel."""
+    if entry.terms.is_alpha_present is None or has_alpha_or_x(entry.pixel_format):
+        return entry.terms
+    return replace(entry.terms, is_alpha_present=None)
 
 
 def read_terms(entry: ImageFormatConstraints) -> Terms:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sysmem_protocol.formats import has_alpha_or_x, is_compatible_with_protected_memory, traits
+from sysmem_protocol.formats import is_compatible_with_protected_memory, traits
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sizes import U32_MAX, image_size, round_up
 from sysmem_protocol.sysmem2 import (
@@ -25,6 +25,7 @@ from .entry import (
     Entry,
     RequiredImage,
     WidthHeight,
+    delivered_terms,
 )
 from .heaps import choose_domain, choose_heap, heap_fields
 from .model import MAX_BUFFER_COUNT, HeapProperties, Platform
@@ -213,9 +214,8 @@ def _check_limits(
 
 def _delivered(entry: Entry) -> ImageFormatConstraints:
     """The combined constraints as participants get them: every field set but for an open is_alpha_present."""
-    t = entry.terms
+    t = delivered_terms(entry)
     assert t.color_spaces is not None
-    alpha = t.is_alpha_present if has_alpha_or_x(entry.pixel_format) else None
     return ImageFormatConstraints(
         pixel_format=PixelFormat(entry.pixel_format),
         pixel_format_modifier=_modifier(entry.modifier),
@@ -232,7 +232,7 @@ def _delivered(entry: Entry) -> ImageFormatConstraints:
         bytes_per_row_divisor=t.bytes_per_row_divisor,
         start_offset_divisor=t.start_offset_divisor,
         require_bytes_per_row_at_pixel_boundary=t.at_pixel_boundary,
-        is_alpha_present=alpha,
+        is_alpha_present=t.is_alpha_present,
         required_max_size_list=[SizeU(width, height) for width, height in t.required_max_sizes],
         pad_for_block_size=SizeU(t.pad_width, t.pad_height),
         pad_beyond_image_size_bytes=t.pad_beyond,

@@ -87,6 +87,7 @@ FORMATS = st.sampled_from(
         (F.NV12, M.LINEAR),
         (F.NV12, None),
         (F.NV12, M.DO_NOT_CARE),
+        (F.NV12, M.INTEL_I915_Y_TILED),
         (F.B8G8R8A8, M.LINEAR),
         (F.B8G8R8A8, M.INTEL_I915_Y_TILED),
         (F.B8G8R8A8, M.ARM_AFBC_16X16),
@@ -121,7 +122,7 @@ IMAGE_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "required_min_size": maybe(LARGE),
     "required_max_size": maybe(SMALL),
     "required_max_size_list": maybe(st.lists(NON_ZERO, max_size=3)),
-    "bytes_per_row_divisor": maybe(st.sampled_from([1, 2, 3, 12, 20, 64])),
+    "bytes_per_row_divisor": maybe(st.sampled_from([1, 2, 3, 5, 12, 20, 64])),
     "start_offset_divisor": maybe(POWERS),
     "require_bytes_per_row_at_pixel_boundary": maybe(st.booleans()),
     "is_alpha_present": st.sampled_from([None, None, None, True, False]),
@@ -225,6 +226,7 @@ def base(draw: st.DrawFn) -> BufferCollectionConstraints:
             st.sampled_from(
                 [
                     (F.NV12, M.LINEAR),
+                    (F.NV12, M.INTEL_I915_Y_TILED),
                     (F.B8G8R8A8, M.LINEAR),
                     (F.B8G8R8A8, M.INTEL_I915_Y_TILED),
                     (F.B8G8R8A8, M.ARM_AFBC_16X16),

@@ -199,6 +199,26 @@ def test_finished_entries_are_not_finished_again() -> None:
 # --- must_match_vmo -----------------------------------------------------------------------------------------------
 
 
+def test_nor_are_those_of_a_format_without_the_channel_that_somebody_spoke_of() -> None:
+    """It is un-set when it is delivered: what comes of it again is what exists all the same."""
+    tiled = wants(
+        image(
+            F.NV12,
+            [C.REC709],
+            pixel_format_modifier=M.INTEL_I915_Y_TILED,
+            min_size=size(64, 64),
+            is_alpha_present=True,
+        )
+    )
+    open_modifier = wants(
+        image(F.NV12, [C.REC709], pixel_format_modifier=M.DO_NOT_CARE, bytes_per_row_divisor=5)
+    )
+    existing = agree(tiled, open_modifier)
+    assert image_of(existing).is_alpha_present is None
+    assert aggregate_attached(people(tiled, open_modifier), existing, PLATFORM) == existing
+    assert check_constraints(tiled, existing.settings, PLATFORM) is None
+
+
 def test_must_match_pins_the_settings_but_not_the_count() -> None:
     result = aggregate([*people(wants(count=7)), must_match(EXISTING.settings, "m", 1)], PLATFORM)
     assert isinstance(result, Allocation)
