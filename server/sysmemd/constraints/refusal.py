@@ -125,9 +125,12 @@ ABSENCES = frozenset(
     {Rule.NOBODY_ASKS_FOR_A_SIZE, Rule.NOBODY_USES, Rule.FORMAT_LEFT_OPEN}
     | {Rule.COLOR_SPACE_LEFT_OPEN, Rule.COUNT_ZERO}
 )
-#: Ways for the last common format to go: which of them it was depends on the order of the fold, so that they are one
-#: conflict.
-_FORMAT_LOSSES = frozenset({Rule.NO_COMMON_FORMAT, Rule.NO_COMMON_COLOR_SPACE, Rule.ALPHA_CONFLICT})
+#: Ways for the last common format to go while folding: which of them it was depends on the order of the fold, so that
+#: they are one conflict.
+_FORMAT_LOSSES = frozenset(
+    {Rule.NO_COMMON_FORMAT, Rule.NO_COMMON_COLOR_SPACE, Rule.ALPHA_CONFLICT}
+    | {Rule.DIVISOR_OVER_32_BITS}
+)
 
 
 class Breach(Exception):
@@ -220,10 +223,17 @@ class Refusal:
     case: Case = field(kw_only=True, repr=False, compare=False)
 
     @property
-    def conflict_key(self) -> tuple[Stage, Rule]:
-        """What makes two refusals the same conflict."""
-        rule = Rule.NO_COMMON_FORMAT if self.rule in _FORMAT_LOSSES else self.rule
-        return (self.stage, rule)
+    def conflict_key(self) -> tuple[Stage, Rule, str]:
+        """What makes two refusals the same conflict: the rule, and the axis if it is about one."""
+        if self.stage is Stage.FOLD and self.rule in _FORMAT_LOSSES:
+            return (self.stage, Rule.NO_COMMON_FORMAT, "")
+        axes = {name.rpartition(".")[2] for name in self.fields} & {"width", "height"}
+        return (self.stage, self.rule, axes.pop() if len(axes) == 1 else "")
+
+    @property
+    def wording_key(self) -> tuple[object, ...]:
+        """What makes two refusals the same to somebody who reads them."""
+        return (self.stage, self.rule, self.fields, self.pair)
 
     @cached_property
     def values(self) -> tuple[Brought, ...]:

@@ -110,7 +110,7 @@ def test_alignments_are_named_with_areas() -> None:
 def test_all_that_rows_have_to_be_a_multiple_of_is_named() -> None:
     prime = wants(image(F.B8G8R8, [C.SRGB], bytes_per_row_divisor=0xFFFF_FFFB, min_size=size(1, 1)))
     pixels = wants(image(F.B8G8R8, [C.SRGB], require_bytes_per_row_at_pixel_boundary=True))
-    assert refused(prime, pixels).conflict_key[1] is Rule.DIVISOR_OVER_32_BITS
+    assert refused(prime, pixels).rule is Rule.DIVISOR_OVER_32_BITS
     assert named(prime, pixels) == [
         "p0 bytes_per_row_divisor",
         "p1 require_bytes_per_row_at_pixel_boundary",
