@@ -22,7 +22,7 @@ from .involved import makers
 from .model import SYSTEM_HEAP, Allocation, HeapKey, Participant
 from .refusal import Brought, Case
 from .report import CELL_WIDTH, MAX_VERDICTS, case_table, format_lines
-from .settings import COUNT_FIELDS, largest_image
+from .settings import COUNT_FIELDS, kept_and_slack, largest_image
 from .survey import combined_fields, terms_for, verdicts
 from .words import show
 
@@ -92,8 +92,7 @@ def _count(allocation: Allocation, case: Case) -> Because:
     result = str(allocation.buffer_count)
     if case.settings_only:
         return Because("buffer_count", result, "buffer counts are left out of account")
-    kept = total.camping + total.dedicated_slack + total.shared_slack
-    if total.min_buffer_count > kept:
+    if total.min_buffer_count > kept_and_slack(total):
         brought = deciding("min_buffer_count", None, case)
         return Because("buffer_count", result, "the largest min_buffer_count", brought)
     why = (

@@ -17,8 +17,9 @@ from .entry import PAD_FIELDS, SIZE_FIELDS, RequiredImage
 from .fields import Pair, deciding, entries_of, is_image_field, look_up, needs_of, values
 from .model import Participant
 from .refusal import Brought, Case, Refusal
+from .settings import COUNT_FIELDS
 
-_ENLARGING = frozenset((*SIZE_FIELDS, *PAD_FIELDS))
+_ENLARGING = frozenset((*SIZE_FIELDS, *PAD_FIELDS, *COUNT_FIELDS))
 
 
 def brought(refusal: Refusal) -> tuple[Brought, ...]:
@@ -71,7 +72,7 @@ def _own_values(refusal: Refusal, who: Participant) -> Iterator[Brought]:
 
 
 def enlarges(name: str, value: Any) -> bool:
-    """Whether a value of a size field (:data:`.entry.SIZE_FIELDS`) or of padding can make anything bigger."""
+    """Whether a value of a size field (:data:`.entry.SIZE_FIELDS`), of padding or of a count can add anything."""
     neutral = 1 if "align" in name or "divisor" in name or "block" in name else 0
     return bool(value) and value != neutral
 

@@ -76,7 +76,8 @@ def choose_settings(
             fields = (*fields, *SIZE_FIELDS)
         size = max(size, image.size_bytes)
         padded = _padded(size, entry, total, fields, wrong)
-    _check_limits(size, padded, count, platform, fields, wrong)
+    counts = () if settings_only else count_fields(total)
+    _check_limits(size, padded, count, platform, fields, counts, wrong)
     buffer_settings = BufferMemorySettings(
         size_bytes=size,
         is_physically_contiguous=total.contiguous,
@@ -94,15 +95,28 @@ def choose_settings(
 
 def buffer_count(total: Needs, *, tolerate_absence: bool = False) -> int:
     """5.1: what everybody keeps plus slack, at least min_buffer_count."""
-    count = max(total.camping + total.dedicated_slack + total.shared_slack, total.min_buffer_count)
+    count = max(kept_and_slack(total), total.min_buffer_count)
     if count == 0 and not tolerate_absence:
         raise Breach(Rule.COUNT_ZERO, COUNT_FIELDS)
     if count > total.max_buffer_count:
         detail = f"{count} > {total.max_buffer_count}"
-        raise Breach(Rule.COUNT_OVER_MAX, (*COUNT_FIELDS, "max_buffer_count"), detail)
+        raise Breach(Rule.COUNT_OVER_MAX, (*count_fields(total), "max_buffer_count"), detail)
     if count > MAX_BUFFER_COUNT:
-        raise Breach(Rule.COUNT_OVER_128, COUNT_FIELDS, f"{count} > {MAX_BUFFER_COUNT}")
+        raise Breach(Rule.COUNT_OVER_128, count_fields(total), f"{count} > {MAX_BUFFER_COUNT}")
     return max(count, 1)
+
+
+def kept_and_slack(total: Needs) -> int:
+    """The buffers that everybody keeps, and those beyond."""
+    return total.camping + total.dedicated_slack + total.shared_slack
+
+
+def count_fields(total: Needs) -> tuple[str, ...]:
+    """The fields that make the count: those of the larger of both numbers."""
+    kept = kept_and_slack(total)
+    if kept == total.min_buffer_count:
+        return COUNT_FIELDS
+    return COUNT_FIELDS[:3] if kept > total.min_buffer_count else COUNT_FIELDS[3:]
 
 
 def choose_format(total: Needs, heap: HeapProperties, platform: Platform) -> Entry:
@@ -197,16 +211,17 @@ def _check_limits(
     count: int,
     platform: Platform,
     fields: tuple[str, ...],
+    counts: tuple[str, ...],
     wrong: _Wrong,
 ) -> None:
-    """5.7: what this daemon allows. `fields` are those that made the size."""
+    """5.7: what this daemon allows. `fields` are those that made the size, `counts` the count."""
     padded_fields = (*fields, *PAD_FIELDS) if padded > size else fields
     if padded > platform.max_buffer_bytes:
         detail = f"{padded} > {platform.max_buffer_bytes}"
         raise wrong(Rule.BUFFER_LIMIT, padded_fields, detail)
     if padded * count > platform.max_collection_bytes:
         detail = f"{padded} × {count} > {platform.max_collection_bytes}"
-        raise wrong(Rule.COLLECTION_LIMIT, (*padded_fields, *COUNT_FIELDS), detail)
+        raise wrong(Rule.COLLECTION_LIMIT, (*padded_fields, *counts), detail)
     if platform.max_allocation_bytes is not None and size > platform.max_allocation_bytes:
         detail = f"{size} > {platform.max_allocation_bytes}"
         raise wrong(Rule.ALLOCATION_LIMIT, fields, detail)
