@@ -41,18 +41,18 @@ def check_aggregate(
         check_counts(total)
     check_memory(total)
     if total.entries:
-        checked = _checked(total.entries, page_size, pinned)
-        total.entries = _chosen(checked, tolerate_absence=tolerate_absence)
+        entries = checked(total.entries, page_size, pinned)
+        total.entries = _chosen(entries, tolerate_absence=tolerate_absence)
 
 
-def _checked(entries: list[Entry], page_size: int, pinned: Sequence[Entry]) -> list[Entry]:
+def checked(entries: list[Entry], page_size: int, pinned: Sequence[Entry]) -> list[Entry]:
     """Each entry checked and adjusted as in section 1; entries that share terms and traits once."""
     done: dict[tuple[int, Traits | None], Terms] = {}
-    checked: list[Entry] = []
+    found: list[Entry] = []
     for entry in entries:
         of = traits_of(entry.pair)
         if any(pin.pair == entry.pair and pin.terms == delivered_terms(entry) for pin in pinned):
-            checked.append(entry)
+            found.append(entry)
             continue
         key = (id(entry.terms), of)
         if key not in done:
@@ -61,8 +61,8 @@ def _checked(entries: list[Entry], page_size: int, pinned: Sequence[Entry]) -> l
             except Breach as breach:
                 breach.pair = entry.pair
                 raise
-        checked.append(entry._replace(terms=done[key]))
-    return checked
+        found.append(entry._replace(terms=done[key]))
+    return found
 
 
 def _check(terms: Terms, of: Traits | None, page_size: int) -> Terms:

@@ -5,18 +5,19 @@ Unlike an aggregation, which stops at the first breach, this looks at every fiel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sysmem_protocol.formats import is_specific
 
-from .entry import Entry, Terms, adjust, traits_of
+from .checks import checked
+from .entry import Entry, Terms, traits_of
 from .fields import entry_for, needs_of, standing_for
 from .finish import finish
-from .fold import combine, fold_fields, intersect_heaps
+from .fold import combine, fold_fields, intersect, intersect_heaps
 from .model import Participant
 from .normalise import Needs
-from .refusal import Breach, Case
+from .refusal import Breach, Case, Rule
 
 Pair = tuple[int, int]
 
@@ -70,17 +71,22 @@ def combined_terms(case: Case, pair: Pair) -> tuple[Terms | None, Breach | None]
         total = result
     if total is None:
         return None, None
+    pinned = [entry for who, needs in needs_of(case) if who.pinned for entry in needs.entries]
     try:
         (entry,) = finish([Entry(*pair, total)])
         total = entry.terms
-        return adjust(total, of, case.platform.page_size), None
+        (entry,) = checked([entry], case.platform.page_size, pinned)
+        total = entry.terms
+        if of is not None and total.color_spaces is None:
+            raise Breach(Rule.COLOR_SPACE_LEFT_OPEN, "color_spaces")
+        return total, None
     except Breach as breach:
         return total, breach
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a format that somebody offered."""
+    """What became of a format that somebody offered, or several together."""
 
     pair: Pair
     #: Participants with image entries of whom none stands for it.
@@ -94,11 +100,26 @@ class Verdict:
         return not self.refused_by and self.breach is None
 
 
+def _on_the_way(lists: Sequence[Sequence[Entry]]) -> Iterator[Sequence[Entry]]:
+    """What is left after each step of the fold, as far as it gets."""
+    left: Sequence[Entry] = lists[0] if lists else ()
+    for more in lists[1:]:
+        try:
+            left = intersect(left, more)
+        except Breach:
+            return
+        yield left
+
+
 def verdicts(case: Case) -> list[Verdict]:
-    """All specific formats that somebody offers, those that most participants take first."""
+    """All specific formats that somebody offers or that came of open ones, those that most participants take first."""
     choosing = [(who, needs) for who, needs in needs_of(case) if needs.entries]
+    lists = [needs.entries for _, needs in choosing]
     offered = dict.fromkeys(
-        entry.pair for _, needs in choosing for entry in needs.entries if is_specific(*entry.pair)
+        entry.pair
+        for entries in (*lists, *_on_the_way(lists))
+        for entry in entries
+        if is_specific(*entry.pair)
     )
     takers: dict[Pair, set[int]] = {pair: set() for pair in offered}
     for index, (_, needs) in enumerate(choosing):
