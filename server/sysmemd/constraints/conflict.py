@@ -58,10 +58,11 @@ class _Search:
         self.known: dict[tuple[int, ...], Refusal | None] = {}
         #: By index: one participant may take part twice.
         self.everybody = tuple(range(len(self.case.participants)))
+        named = {id(value.participant) for value in refusal.values}
+        if self.case.existing is not None and named:
+            named.add(id(self.case.participants[-1]))
         self.involved = tuple(
-            index
-            for index, who in enumerate(self.case.participants)
-            if any(value.participant is who for value in refusal.values)
+            index for index, who in enumerate(self.case.participants) if id(who) in named
         )
 
     def run(self) -> tuple[Participant, ...]:

@@ -228,6 +228,24 @@ def values(name: str, pair: Pair | None, case: Case) -> Iterator[Brought]:
                 yield Brought(who, f"$.{name}", value)
 
 
+def exceeds(name: str, value: Any, existing: Any) -> bool:
+    """Whether a value of a field asks for more than one that all values combined to (None: they weren't asked)."""
+    if existing is None:
+        return True
+    match _COMBINES.get(name, Combines.TOGETHER):
+        case Combines.LARGEST:
+            return bool(value > existing)
+        case Combines.SMALLEST:
+            return bool(value < existing)
+        case _ if isinstance(value, list):
+            return any(element not in existing for element in value)
+        case _ if isinstance(value, bool):
+            return value is not existing
+        case _:
+            # What was combined is a multiple of each.
+            return bool(existing % value)
+
+
 def _deciding(name: str, found: list[Brought]) -> list[Brought]:
     """Those of the values that make the combined one what it is."""
     match _COMBINES.get(name, Combines.TOGETHER):

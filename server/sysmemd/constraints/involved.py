@@ -14,7 +14,16 @@ from sysmem_protocol.sizes import U32_MAX, round_up
 from sysmem_protocol.sysmem2 import SizeU
 
 from .entry import PAD_FIELDS, SIZE_FIELDS, RequiredImage
-from .fields import Pair, deciding, entries_of, is_image_field, look_up, needs_of, values
+from .fields import (
+    Pair,
+    deciding,
+    entries_of,
+    exceeds,
+    is_image_field,
+    look_up,
+    needs_of,
+    values,
+)
 from .model import Participant
 from .refusal import Brought, Case, Refusal
 from .settings import COUNT_FIELDS
@@ -27,6 +36,8 @@ def brought(refusal: Refusal) -> tuple[Brought, ...]:
     if refusal.participant is not None:
         return tuple(_own_values(refusal, refusal.participant))
     case, pair, image, fields = refusal.case, refusal.pair, refusal.image, refusal.fields
+    if refusal.differences:
+        return tuple(_who_differs(refusal))
     found: list[Brought] = []
     if image is not None and pair is not None:
         found += makers(case, pair, image, fields)
@@ -54,6 +65,17 @@ def _who_chose(case: Case, pair: Pair, involved: Sequence[Brought]) -> Iterator[
     if chosen and not any(id(who) in named for who, _ in chosen):
         who, source = chosen[0]
         yield Brought(who, f"$.image_format_constraints[{source}]", pair_name(pair))
+
+
+def _who_differs(refusal: Refusal) -> Iterator[Brought]:
+    """Who asks for more than what exists."""
+    existing = refusal.case.existing
+    assert existing is not None
+    image = existing.settings.image_format_constraints
+    for name in refusal.fields:
+        here = look_up(image, name) if is_image_field(name) else None
+        found = deciding(name, refusal.pair, refusal.case)
+        yield from (value for value in found if exceeds(name, value.value, here))
 
 
 def _own_values(refusal: Refusal, who: Participant) -> Iterator[Brought]:

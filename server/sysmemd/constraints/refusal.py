@@ -228,7 +228,8 @@ class Refusal:
         if self.stage is Stage.FOLD and self.rule in _FORMAT_LOSSES:
             return (self.stage, Rule.NO_COMMON_FORMAT, "")
         axes = {name.rpartition(".")[2] for name in self.fields} & {"width", "height"}
-        return (self.stage, self.rule, axes.pop() if len(axes) == 1 else "")
+        one_axis = len(axes) == 1 and self.rule is not Rule.SETTINGS_DIFFER
+        return (self.stage, self.rule, axes.pop() if one_axis else "")
 
     @property
     def wording_key(self) -> tuple[object, ...]:
