@@ -16,6 +16,7 @@ from sysmem_protocol.formats import (
     FORMAT_DO_NOT_CARE,
     MODIFIER_DO_NOT_CARE,
     Traits,
+    color_name,
     has_alpha_or_x,
     is_specific,
     traits,
@@ -314,7 +315,7 @@ def _check_color_spaces(t: Terms, of: Traits | None) -> None:
     """color_spaces: each specific one supported by the format, when both are specific."""
     if of is None or t.color_spaces is None or t.color_spaces <= of.color_spaces:
         return
-    names = ", ".join(str(space) for space in sorted(t.color_spaces - of.color_spaces))
+    names = ", ".join(color_name(space) for space in sorted(t.color_spaces - of.color_spaces))
     raise Breach(Rule.COLOR_SPACE_UNSUPPORTED, "color_spaces", names)
 
 

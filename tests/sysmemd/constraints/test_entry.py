@@ -160,7 +160,8 @@ def test_color_space_do_not_care_only_alone() -> None:
 
 @pytest.mark.parametrize("space", [C.INVALID, C.REC2020, 4711])
 def test_specific_color_spaces_are_supported_by_a_specific_format(space: int) -> None:
-    breach(Rule.COLOR_SPACE_UNSUPPORTED, spaces=[C.SRGB, space])
+    found = breach(Rule.COLOR_SPACE_UNSUPPORTED, spaces=[C.SRGB, space])
+    assert found.detail == ("4711" if space == 4711 else C(space).name)
     assert adjusted(None, spaces=[C.SRGB, space]).color_spaces == frozenset({C.SRGB, space})
     assert adjusted(R8, spaces=[C.DO_NOT_CARE]).color_spaces is None
 
