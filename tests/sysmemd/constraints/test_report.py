@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
+import sys
 from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import (
@@ -15,6 +21,7 @@ from sysmem_protocol.sysmem2 import (
 from sysmemd.constraints import Participant, Refusal, Rule, aggregate
 from sysmemd.constraints.report import MAX_COLUMNS, MAX_VERDICTS, render
 from sysmemd.constraints.survey import combined_fields, combined_terms
+from sysmemd.explain import main
 
 from .support import PLATFORM, image, memory, people, refused, size, wants
 
@@ -161,6 +168,19 @@ def test_usage_that_came_as_numbers_is_named() -> None:
         "READ|READ_OFTEN|0x40000010",
     ]
     assert len(CpuUsage._value2member_map_) == before
+
+
+def test_a_report_on_a_terminal_that_knows_ascii_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = {"participants": [{"name": "Zoë", "constraints": {"usage": {"cpu": 1}}}]}
+    file = tmp_path / "case.json"
+    file.write_text(json.dumps(case))
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main([str(file)]) == 1
+    terminal.seek(0)
+    assert "Zo\\xeb (0)" in terminal.read()
 
 
 def test_people_are_numbered() -> None:
