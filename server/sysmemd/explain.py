@@ -7,6 +7,7 @@ The file holds the constraints of several named participants (:mod:`sysmemd.cons
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--width", type=int, default=36, help="characters of a cell (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal may not know what sizes and participants' names are written with.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         participants, platform = read_case(json.loads(options.file.read_bytes()))
     except (OSError, ValueError, RecursionError) as error:

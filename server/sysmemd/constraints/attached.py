@@ -19,6 +19,7 @@ from sysmem_protocol.sysmem2 import (
     CoherencyDomain,
     NoneUsage,
     SingleBufferSettings,
+    SizeU,
 )
 
 from .aggregate import refuse, run
@@ -90,9 +91,35 @@ def run_attached(case: Case, *, tolerate_absence: bool = False) -> Allocation | 
     # The count can't differ: the pin's minimum and maximum are the existing count.
     if not differences:
         return result
-    breach = Breach(Rule.SETTINGS_DIFFER)
+    fields = dict.fromkeys(name for each in differences for name in _asking_for(each))
+    breach = Breach(Rule.SETTINGS_DIFFER, tuple(fields))
     breach.differences = differences
+    image = case.existing.settings.image_format_constraints
+    if image is not None:
+        breach.pair = (int(image.pixel_format or 0), int(image.pixel_format_modifier or 0))
     return refuse(case, Stage.ATTACHED, breach)
+
+
+_IMAGE = "image_format_constraints"
+_MEMORY = "buffer_memory_constraints"
+_ASKING = {
+    "is_physically_contiguous": (f"{_MEMORY}.physically_contiguous_required",),
+    "is_secure": (f"{_MEMORY}.secure_required",),
+    _IMAGE: ("pixel_format",),
+}
+
+
+def _asking_for(difference: Difference) -> Iterator[str]:
+    """The fields of constraints that a setting comes from; of what only follows from other settings none."""
+    parent, _, name = difference.path.rpartition(".")
+    if not parent.endswith(_IMAGE):
+        yield from _ASKING.get(name, ())
+    elif isinstance(difference.existing, SizeU):
+        for axis in ("width", "height"):
+            if getattr(difference.existing, axis) != getattr(difference.wanted, axis):
+                yield f"{name}.{axis}"
+    else:
+        yield name
 
 
 def check_constraints(

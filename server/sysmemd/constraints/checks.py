@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 
-from sysmem_protocol.formats import COLOR_RANK, Traits, is_specific, traits
+from sysmem_protocol.formats import COLOR_RANK, Traits
 from sysmem_protocol.sysmem2 import NoneUsage
 
-from .entry import Entry, Terms, adjust
+from .entry import Entry, Terms, adjust, delivered_terms, traits_of
 from .normalise import Needs, check_counts, check_memory
 from .refusal import Breach, Rule
 
@@ -30,8 +30,8 @@ def check_aggregate(
 ) -> None:
     """Check and adjust the combined needs, in place; Breach if a check fails.
 
-    `pinned` are the entries of pins: a combined entry that is still equal to one of them was finished when it was
-    delivered and is left as it is. `tolerate_absence` looks past what nobody said: usage, a
+    `pinned` are the entries of pins: a combined entry that would be delivered like one of them was finished when that
+    was and is left as it is. `tolerate_absence` looks past what nobody said: usage, a
     specific format, a specific colour space.
     """
     permits = total.usage.none & NoneUsage.NONE_USAGE_PERMIT_ALLOCATION
@@ -41,18 +41,18 @@ def check_aggregate(
         check_counts(total)
     check_memory(total)
     if total.entries:
-        checked = _checked(total.entries, page_size, pinned)
-        total.entries = _chosen(checked, tolerate_absence=tolerate_absence)
+        entries = checked(total.entries, page_size, pinned)
+        total.entries = _chosen(entries, tolerate_absence=tolerate_absence)
 
 
-def _checked(entries: list[Entry], page_size: int, pinned: Sequence[Entry]) -> list[Entry]:
+def checked(entries: list[Entry], page_size: int, pinned: Sequence[Entry]) -> list[Entry]:
     """Each entry checked and adjusted as in section 1; entries that share terms and traits once."""
     done: dict[tuple[int, Traits | None], Terms] = {}
-    checked: list[Entry] = []
+    found: list[Entry] = []
     for entry in entries:
-        of = traits(*entry.pair) if is_specific(*entry.pair) else None
-        if any(pin.pair == entry.pair and pin.terms == entry.terms for pin in pinned):
-            checked.append(entry)
+        of = traits_of(entry.pair)
+        if any(pin.pair == entry.pair and pin.terms == delivered_terms(entry) for pin in pinned):
+            found.append(entry)
             continue
         key = (id(entry.terms), of)
         if key not in done:
@@ -61,8 +61,8 @@ def _checked(entries: list[Entry], page_size: int, pinned: Sequence[Entry]) -> l
             except Breach as breach:
                 breach.pair = entry.pair
                 raise
-        checked.append(entry._replace(terms=done[key]))
-    return checked
+        found.append(entry._replace(terms=done[key]))
+    return found
 
 
 def _check(terms: Terms, of: Traits | None, page_size: int) -> Terms:

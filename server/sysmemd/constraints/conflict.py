@@ -3,10 +3,14 @@
 A set is conflicting if aggregating it is refused for the same reason as all together, and smallest if leaving out any
 one of it isn't. It is found by leaving out ever smaller parts, which takes few aggregations where a few of many are to
 blame, and never more than a fixed number.
+
+Of several such sets one is looked for that is refused in the very words of the refusal, about the same fields of the
+same format, so that both are about the same thing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from .aggregate import run
@@ -32,30 +36,47 @@ def smallest_conflict(refusal: Refusal) -> tuple[Participant, ...]:
     return _Search(refusal).run()
 
 
+_Same = Callable[[Refusal, Refusal], bool]
+
+
+def _in_the_same_words(a: Refusal, b: Refusal) -> bool:
+    return a.wording_key == b.wording_key
+
+
+def _is_the_same_conflict(a: Refusal, b: Refusal) -> bool:
+    return a.conflict_key == b.conflict_key
+
+
 class _Search:
     """One search; `left` are the aggregations that it may still take."""
 
     def __init__(self, refusal: Refusal) -> None:
         self.case: Case = refusal.case
-        self.key = refusal.conflict_key
+        self.refusal = refusal
         self.left = MAX_AGGREGATIONS
+        #: What has been found out about sets of members.
+        self.known: dict[tuple[int, ...], Refusal | None] = {}
         #: By index: one participant may take part twice.
         self.everybody = tuple(range(len(self.case.participants)))
+        named = {id(value.participant) for value in refusal.values}
+        if self.case.existing is not None and named:
+            named.add(id(self.case.participants[-1]))
         self.involved = tuple(
-            index
-            for index, who in enumerate(self.case.participants)
-            if any(value.participant is who for value in refusal.values)
+            index for index, who in enumerate(self.case.participants) if id(who) in named
         )
 
     def run(self) -> tuple[Participant, ...]:
         """Begin with those who brought the values that are involved, if they are enough."""
-        start = self.everybody
-        if 0 < len(self.involved) < len(start) and self.conflicts(self.involved):
-            start = self.involved
-        found = self.reduce(start)
+        found = self.everybody
+        if 0 < len(self.involved) < len(found) and self.conflicts(
+            self.involved, _in_the_same_words
+        ):
+            found = self.involved
+        for same in (_in_the_same_words, _is_the_same_conflict):
+            found = self.reduce(found, same)
         return tuple(self.case.participants[index] for index in found)
 
-    def reduce(self, members: tuple[int, ...]) -> tuple[int, ...]:
+    def reduce(self, members: tuple[int, ...], same: _Same) -> tuple[int, ...]:
         """Leave out parts while the conflict stays; done when no single one can be left out."""
         size = max(len(members) // 2, 1)
         while self.left > 0:
@@ -63,23 +84,28 @@ class _Search:
             for start in range(0, len(before), size):
                 part = frozenset(before[start : start + size])
                 rest = tuple(index for index in members if index not in part)
-                if self.conflicts(rest):
+                if self.conflicts(rest, same):
                     members = rest
             if size == 1 and members == before:
                 break
             size = max(size // 2, 1)
         return members
 
-    def conflicts(self, members: tuple[int, ...]) -> bool:
+    def conflicts(self, members: tuple[int, ...], same: _Same) -> bool:
         """Whether these alone are refused for the same reason."""
         participants = tuple(self.case.participants[index] for index in members)
-        if self.left <= 0 or not self.keeps_existing(participants):
+        if not self.keeps_existing(participants):
             return False
-        self.left -= 1
-        case = replace(self.case, participants=participants)
-        aggregate = run if case.existing is None else run_attached
-        result = aggregate(case, tolerate_absence=True)
-        return isinstance(result, Refusal) and result.conflict_key == self.key
+        if members not in self.known:
+            if self.left <= 0:
+                return False
+            self.left -= 1
+            case = replace(self.case, participants=participants)
+            aggregate = run if case.existing is None else run_attached
+            result = aggregate(case, tolerate_absence=True)
+            self.known[members] = result if isinstance(result, Refusal) else None
+        refusal = self.known[members]
+        return refusal is not None and same(refusal, self.refusal)
 
     def keeps_existing(self, participants: tuple[Participant, ...]) -> bool:
         """In an attached attempt the pin, which comes last, is not up for debate."""

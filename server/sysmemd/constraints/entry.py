@@ -8,7 +8,7 @@ combined ones.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from sysmem_protocol.formats import (
@@ -16,6 +16,10 @@ from sysmem_protocol.formats import (
     FORMAT_DO_NOT_CARE,
     MODIFIER_DO_NOT_CARE,
     Traits,
+    color_name,
+    has_alpha_or_x,
+    is_specific,
+    traits,
 )
 from sysmem_protocol.sizes import U32_MAX, U64_MAX, minimum_row, round_down, round_up
 from sysmem_protocol.sysmem2 import ImageFormatConstraints, SizeU
@@ -136,6 +140,18 @@ class Entry(NamedTuple):
     def wildcard(self) -> bool:
         """Whether a member is DO_NOT_CARE."""
         return self.pixel_format == FORMAT_DO_NOT_CARE or self.modifier == MODIFIER_DO_NOT_CARE
+
+
+def traits_of(pair: Pair) -> Traits | None:
+    """What depends on the format; None while a member is DO_NOT_CARE. ValueError for an unsupported pair."""
+    return traits(*pair) if is_specific(*pair) else None
+
+
+def delivered_terms(entry: Entry) -> Terms:
+    """The terms as participants get them: is_alpha_present is un-set where the format has no A or X channel."""
+    if entry.terms.is_alpha_present is None or has_alpha_or_x(entry.pixel_format):
+        return entry.terms
+    return replace(entry.terms, is_alpha_present=None)
 
 
 def read_terms(entry: ImageFormatConstraints) -> Terms:
@@ -299,7 +315,7 @@ def _check_color_spaces(t: Terms, of: Traits | None) -> None:
     """color_spaces: each specific one supported by the format, when both are specific."""
     if of is None or t.color_spaces is None or t.color_spaces <= of.color_spaces:
         return
-    names = ", ".join(str(space) for space in sorted(t.color_spaces - of.color_spaces))
+    names = ", ".join(color_name(space) for space in sorted(t.color_spaces - of.color_spaces))
     raise Breach(Rule.COLOR_SPACE_UNSUPPORTED, "color_spaces", names)
 
 

@@ -22,7 +22,7 @@ from .involved import makers
 from .model import SYSTEM_HEAP, Allocation, HeapKey, Participant
 from .refusal import Brought, Case
 from .report import CELL_WIDTH, MAX_VERDICTS, case_table, format_lines
-from .settings import COUNT_FIELDS, largest_image
+from .settings import COUNT_FIELDS, kept_and_slack, largest_image
 from .survey import combined_fields, terms_for, verdicts
 from .words import show
 
@@ -92,8 +92,7 @@ def _count(allocation: Allocation, case: Case) -> Because:
     result = str(allocation.buffer_count)
     if case.settings_only:
         return Because("buffer_count", result, "buffer counts are left out of account")
-    kept = total.camping + total.dedicated_slack + total.shared_slack
-    if total.min_buffer_count > kept:
+    if total.min_buffer_count > kept_and_slack(total):
         brought = deciding("min_buffer_count", None, case)
         return Because("buffer_count", result, "the largest min_buffer_count", brought)
     why = (
@@ -144,15 +143,49 @@ def _heap(allocation: Allocation, case: Case) -> Because:
     assert memory is not None
     assert memory.heap is not None
     result = show(memory.heap)
+    chosen = _key(memory.heap)
     if memory.is_secure:
-        secure = deciding(f"{_MEMORY}.secure_required", None, case)
-        return Because("heap", result, "the first secure heap that is permitted", secure)
-    if _key(memory.heap) == SYSTEM_HEAP:
+        return _secure_heap(case, chosen)
+    if chosen == SYSTEM_HEAP:
         return Because("heap", result, "everybody permits the system heap")
+    total = combined_fields(case)
+    assert total is not None
+    assert total.heaps is not None
+    brought = list(_who_excludes(SYSTEM_HEAP, case))
+    whys = []
+    for key in total.heaps[: total.heaps.index(chosen)]:
+        properties = case.platform.heaps_by_key.get(key)
+        if properties is None:
+            whys.append(f"{_heap_name(key)} isn't configured")
+            continue
+        names = ", ".join(domain.name for domain in sorted(properties.domains))
+        whys.append(f"{_heap_name(key)} has only {names}, which not everybody supports")
+        for domain in sorted(properties.domains):
+            brought += deciding(DOMAIN_FIELDS[domain], None, case)
+    first = "the first permitted heap that can be used" if whys else "the first permitted heap"
+    why = "; ".join([first, "the system heap is not permitted", *whys])
+    return Because("heap", result, why, tuple(brought))
+
+
+def _secure_heap(case: Case, chosen: HeapKey) -> Because:
+    brought = list(deciding(f"{_MEMORY}.secure_required", None, case))
+    whys = ["the alphabetically first secure heap that is permitted"]
+    for key, properties in sorted(case.platform.heaps_by_key.items()):
+        if properties.secure and key < chosen:
+            whys.append(f"{_heap_name(key)} is not permitted")
+            brought += _who_excludes(key, case)
+    # One list may exclude several.
+    unique = {(id(value.participant), value.path): value for value in brought}
+    return Because("heap", _heap_name(chosen), "; ".join(whys), tuple(unique.values()))
+
+
+def _who_excludes(key: HeapKey, case: Case) -> Iterator[Brought]:
     lists = values(f"{_MEMORY}.permitted_heaps", None, case)
-    without = tuple(v for v in lists if SYSTEM_HEAP not in map(_key, v.value))
-    why = "the first permitted heap; the system heap is not permitted"
-    return Because("heap", result, why, without)
+    yield from (value for value in lists if key not in map(_key, value.value))
+
+
+def _heap_name(key: HeapKey) -> str:
+    return show(Heap(heap_type=key[0], id=key[1]))
 
 
 def _key(heap: Heap) -> HeapKey:

@@ -165,7 +165,7 @@ def entries_of(participant: Participant) -> list[Any]:
 
 
 def standing_for(pair: Pair) -> tuple[Pair, ...]:
-    """The pairs that a specific, supported one is combinable with."""
+    """The pairs that leave open at least what this one does, and otherwise say the same: those that it comes from."""
     pixel_format, modifier = pair
     return (
         pair,
@@ -176,7 +176,7 @@ def standing_for(pair: Pair) -> tuple[Pair, ...]:
 
 
 def entry_for(needs: Needs, pair: Pair) -> Entry | None:
-    """The entry that has a say in a specific format: no two of one participant do."""
+    """The entry that has a say in a format: no two of one participant do."""
     pairs = standing_for(pair)
     return next((entry for entry in needs.entries if entry[:2] in pairs), None)
 
@@ -226,6 +226,24 @@ def values(name: str, pair: Pair | None, case: Case) -> Iterator[Brought]:
             value = look_up(who.constraints, name)
             if value is not None:
                 yield Brought(who, f"$.{name}", value)
+
+
+def exceeds(name: str, value: Any, existing: Any) -> bool:
+    """Whether a value of a field asks for more than one that all values combined to (None: they weren't asked)."""
+    if existing is None:
+        return True
+    match _COMBINES.get(name, Combines.TOGETHER):
+        case Combines.LARGEST:
+            return bool(value > existing)
+        case Combines.SMALLEST:
+            return bool(value < existing)
+        case _ if isinstance(value, list):
+            return any(element not in existing for element in value)
+        case _ if isinstance(value, bool):
+            return value is not existing
+        case _:
+            # What was combined is a multiple of each.
+            return bool(existing % value)
 
 
 def _deciding(name: str, found: list[Brought]) -> list[Brought]:

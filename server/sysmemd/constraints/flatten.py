@@ -28,11 +28,19 @@ MODIFIER_INVALID = int(PixelFormatModifier.INVALID)
 
 
 class Flat(NamedTuple):
-    """A format, and the index of the image entry that asks for it."""
+    """A format, the index of the image entry that asks for it, and of the pair in that; -1: its own pixel_format."""
 
     pixel_format: int
     modifier: int
     source: int
+    position: int = -1
+
+    @property
+    def field(self) -> str:
+        """The field that names it."""
+        return (
+            "pixel_format" if self.position < 0 else f"pixel_format_and_modifiers[{self.position}]"
+        )
 
 
 def flatten(entries: Sequence[ImageFormatConstraints], *, uses: bool) -> list[Flat]:
@@ -40,22 +48,18 @@ def flatten(entries: Sequence[ImageFormatConstraints], *, uses: bool) -> list[Fl
     flat: list[Flat] = []
     for source, entry in enumerate(entries):
         pairs = entry.pixel_format_and_modifiers or ()
-        field = "pixel_format"
         try:
             if entry.pixel_format is not None:
                 modifier = _default_modifier(entry, uses=uses)
-                flat.append(_checked(int(entry.pixel_format), modifier, source))
+                flat.append(_checked(Flat(int(entry.pixel_format), modifier, source)))
             elif entry.pixel_format_modifier is not None:
                 raise Breach(Rule.MODIFIER_WITHOUT_FORMAT, "pixel_format_modifier")
             elif not pairs:
                 raise Breach(Rule.FORMAT_MISSING, "pixel_format")
-            for index, pair in enumerate(pairs):
-                field = f"pixel_format_and_modifiers[{index}]"
-                flat.append(
-                    _checked(int(pair.pixel_format), int(pair.pixel_format_modifier), source)
-                )
+            for position, pair in enumerate(pairs):
+                modifier = int(pair.pixel_format_modifier)
+                flat.append(_checked(Flat(int(pair.pixel_format), modifier, source, position)))
         except Breach as breach:
-            breach.fields = breach.fields or (field,)
             breach.entry = source
             raise
     _check_distinct(flat)
@@ -71,13 +75,14 @@ def _default_modifier(entry: ImageFormatConstraints, *, uses: bool) -> int:
     return LINEAR
 
 
-def _checked(pixel_format: int, modifier: int, source: int) -> Flat:
+def _checked(flat: Flat) -> Flat:
     """INVALID format or modifier: empty. A specific format not supported with its modifier: empty."""
+    pixel_format, modifier = flat[:2]
     if pixel_format == FORMAT_INVALID or modifier == MODIFIER_INVALID:
-        raise Breach(Rule.FORMAT_INVALID, (), pair_name((pixel_format, modifier)))
+        raise Breach(Rule.FORMAT_INVALID, flat.field, pair_name((pixel_format, modifier)))
     if is_specific(pixel_format, modifier) and not is_supported(pixel_format, modifier):
-        raise Breach(Rule.FORMAT_UNSUPPORTED, (), pair_name((pixel_format, modifier)))
-    return Flat(pixel_format, modifier, source)
+        raise Breach(Rule.FORMAT_UNSUPPORTED, flat.field, pair_name((pixel_format, modifier)))
+    return flat
 
 
 def combine_pairs(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int] | None:
@@ -128,6 +133,7 @@ def _refuse_twin(a: Flat, b: Flat) -> None:
     if a is b:
         return
     detail = f"{pair_name(a[:2])} of entry {a.source}, {pair_name(b[:2])} of entry {b.source}"
-    breach = Breach(Rule.FORMAT_DUPLICATE, "pixel_format", detail)
-    breach.entry = max(a.source, b.source)
+    later = max(a, b, key=lambda flat: (flat.source, flat.position))
+    breach = Breach(Rule.FORMAT_DUPLICATE, later.field, detail)
+    breach.entry = later.source
     raise breach

@@ -15,12 +15,11 @@ from sysmem_protocol.formats import (
     MODIFIER_DO_NOT_CARE,
     PIXELS,
     Traits,
-    is_specific,
-    traits,
+    layout,
 )
 from sysmem_protocol.sizes import U32_MAX
 
-from .entry import DIVISOR_FIELDS, Entry, Terms
+from .entry import DIVISOR_FIELDS, Entry, Terms, traits_of
 from .finish import undominated
 from .flatten import combine_pairs
 from .model import HeapKey
@@ -118,23 +117,17 @@ def intersect(a: Sequence[Entry], b: Sequence[Entry]) -> list[Entry]:
 def _fill(entries: Sequence[Entry], others: Sequence[Entry], losses: list[Breach]) -> list[Entry]:
     """Every entry with a DO_NOT_CARE member replaced by one copy per entry of `others` it is combinable with."""
     filled: list[Entry] = []
-    by_format: dict[int, list[Entry]] = {}
-    by_modifier: dict[int, list[Entry]] = {}
-    if any(entry.wildcard for entry in entries):
-        for other in others:
-            by_format.setdefault(other.pixel_format, []).append(other)
-            by_modifier.setdefault(other.modifier, []).append(other)
+    partners = _Partners(others if any(entry.wildcard for entry in entries) else ())
     narrowed: dict[tuple[int, frozenset[int]], Terms] = {}
     for entry in entries:
         if not entry.wildcard:
             filled.append(entry)
         else:
-            for other in _partners(entry, others, by_format, by_modifier):
+            for other in partners.of(entry):
                 pair = combine_pairs(entry.pair, other.pair)
                 if pair is None:
                     continue
-                of = traits(*pair) if is_specific(*pair) else None
-                terms = _narrow(entry.terms, of, narrowed)
+                terms = _narrow(entry.terms, traits_of(pair), narrowed)
                 if terms.color_spaces is not None and not terms.color_spaces:
                     breach = Breach(Rule.NO_COMMON_COLOR_SPACE, "color_spaces")
                     breach.pair = pair
@@ -148,24 +141,44 @@ def _fill(entries: Sequence[Entry], others: Sequence[Entry], losses: list[Breach
     return filled
 
 
-def _partners(
-    entry: Entry,
-    others: Sequence[Entry],
-    by_format: dict[int, list[Entry]],
-    by_modifier: dict[int, list[Entry]],
-) -> Iterator[Entry]:
-    """Those of `others` that could be combinable with an entry that has a DO_NOT_CARE member."""
-    if entry.pixel_format != FORMAT_DO_NOT_CARE:
-        yield from by_format.get(entry.pixel_format, ())
-        # An unknown format is supported with no modifier, so that only both left open remains.
-        for other in by_format.get(FORMAT_DO_NOT_CARE, ()):
-            if entry.pixel_format in PIXELS or other.modifier == MODIFIER_DO_NOT_CARE:
-                yield other
-    elif entry.modifier != MODIFIER_DO_NOT_CARE:
-        yield from by_modifier.get(entry.modifier, ())
-        yield from by_modifier.get(MODIFIER_DO_NOT_CARE, ())
-    else:
-        yield from others
+class _Partners:
+    """Looks up what an entry with a DO_NOT_CARE member could be combinable with.
+
+    Formats and modifiers that take part in a supported pair are few. Any other number is combinable only with itself
+    and with what leaves both members open.
+    """
+
+    def __init__(self, others: Sequence[Entry]) -> None:
+        self._others = others
+        self._by_format: dict[int, list[Entry]] = {}
+        self._by_modifier: dict[int, list[Entry]] = {}
+        #: Entries with a DO_NOT_CARE format, then with such a modifier, whose other member is known or open too.
+        self._open_formats: list[Entry] = []
+        self._open_modifiers: list[Entry] = []
+        self._open: list[Entry] = []
+        for other in others:
+            self._by_format.setdefault(other.pixel_format, []).append(other)
+            self._by_modifier.setdefault(other.modifier, []).append(other)
+            open_format = other.pixel_format == FORMAT_DO_NOT_CARE
+            open_modifier = other.modifier == MODIFIER_DO_NOT_CARE
+            if open_format and open_modifier:
+                self._open.append(other)
+            if open_format and (open_modifier or layout(other.modifier) is not None):
+                self._open_formats.append(other)
+            if open_modifier and (open_format or other.pixel_format in PIXELS):
+                self._open_modifiers.append(other)
+
+    def of(self, entry: Entry) -> Iterator[Entry]:
+        """The candidates for one entry."""
+        pixel_format, modifier = entry.pair
+        if pixel_format != FORMAT_DO_NOT_CARE:
+            yield from self._by_format.get(pixel_format, ())
+            yield from self._open_formats if pixel_format in PIXELS else self._open
+        elif modifier != MODIFIER_DO_NOT_CARE:
+            yield from self._by_modifier.get(modifier, ())
+            yield from self._open if layout(modifier) is None else self._open_modifiers
+        else:
+            yield from self._others
 
 
 def _narrow(

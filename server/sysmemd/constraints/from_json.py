@@ -154,11 +154,15 @@ def _format_cost(item: _Object) -> FormatCost:
     cost = item.take("cost")
     if isinstance(cost, bool) or not isinstance(cost, int | float) or cost != cost:
         raise JsonError(f"{item.path}.cost", f"expected a number, got {_kind(cost)}")
+    try:
+        cost = float(cost)
+    except OverflowError:
+        raise JsonError(f"{item.path}.cost", "is too large") from None
     return FormatCost(
         item.read("pixel_format", Enumeration(PixelFormat)),
         item.read("pixel_format_modifier", Enumeration(PixelFormatModifier, 64), 0),
         item.read("usage", Nested(BufferUsage), BufferUsage()),
-        float(cost),
+        cost,
     )
 
 

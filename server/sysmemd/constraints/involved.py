@@ -5,19 +5,30 @@ Used by refusals and explanations only, when they are asked.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 from sysmem_protocol.formats import pair_name, traits
-from sysmem_protocol.sizes import U32_MAX
+from sysmem_protocol.sizes import U32_MAX, round_up
 from sysmem_protocol.sysmem2 import SizeU
 
 from .entry import PAD_FIELDS, SIZE_FIELDS, RequiredImage
-from .fields import Pair, deciding, entries_of, is_image_field, look_up, needs_of, values
+from .fields import (
+    Pair,
+    deciding,
+    entries_of,
+    exceeds,
+    is_image_field,
+    look_up,
+    needs_of,
+    values,
+)
 from .model import Participant
 from .refusal import Brought, Case, Refusal
+from .settings import COUNT_FIELDS
 
-_ENLARGING = frozenset((*SIZE_FIELDS, *PAD_FIELDS))
+_ENLARGING = frozenset((*SIZE_FIELDS, *PAD_FIELDS, *COUNT_FIELDS))
 
 
 def brought(refusal: Refusal) -> tuple[Brought, ...]:
@@ -25,6 +36,8 @@ def brought(refusal: Refusal) -> tuple[Brought, ...]:
     if refusal.participant is not None:
         return tuple(_own_values(refusal, refusal.participant))
     case, pair, image, fields = refusal.case, refusal.pair, refusal.image, refusal.fields
+    if refusal.differences:
+        return tuple(_who_differs(refusal))
     found: list[Brought] = []
     if image is not None and pair is not None:
         found += makers(case, pair, image, fields)
@@ -54,6 +67,17 @@ def _who_chose(case: Case, pair: Pair, involved: Sequence[Brought]) -> Iterator[
         yield Brought(who, f"$.image_format_constraints[{source}]", pair_name(pair))
 
 
+def _who_differs(refusal: Refusal) -> Iterator[Brought]:
+    """Who asks for more than what exists."""
+    existing = refusal.case.existing
+    assert existing is not None
+    image = existing.settings.image_format_constraints
+    for name in refusal.fields:
+        here = look_up(image, name) if is_image_field(name) else None
+        found = deciding(name, refusal.pair, refusal.case)
+        yield from (value for value in found if exceeds(name, value.value, here))
+
+
 def _own_values(refusal: Refusal, who: Participant) -> Iterator[Brought]:
     """What one participant sent for the fields; what is un-set only if nothing is set."""
     found = []
@@ -70,7 +94,7 @@ def _own_values(refusal: Refusal, who: Participant) -> Iterator[Brought]:
 
 
 def enlarges(name: str, value: Any) -> bool:
-    """Whether a value of a size field (:data:`.entry.SIZE_FIELDS`) or of padding can make anything bigger."""
+    """Whether a value of a size field (:data:`.entry.SIZE_FIELDS`), of padding or of a count can add anything."""
     neutral = 1 if "align" in name or "divisor" in name or "block" in name else 0
     return bool(value) and value != neutral
 
@@ -131,20 +155,34 @@ def _who_requires(
 
 def _who_lengthens(case: Case, pair: Pair, image: RequiredImage) -> Iterator[Brought]:
     """Who made the row longer than its pixels."""
-    stride = traits(*pair).stride_bytes
+    of = traits(*pair)
+    stride = of.stride_bytes
     base = stride * image.width
     least = _largest("min_bytes_per_row", pair, case)
     if least > base:
         yield from deciding("min_bytes_per_row", pair, case)
         base = least
     if image.bytes_per_row > base:
-        for name, unit in (
-            ("bytes_per_row_divisor", 1),
-            ("require_bytes_per_row_at_pixel_boundary", stride),
-            ("pad_for_block_size.width", stride),
-        ):
-            units = deciding(name, pair, case)
-            yield from (value for value in units if _rounds([base], value.value * unit))
+        steps = [
+            (value, value.value * unit)
+            for name, unit in (
+                ("bytes_per_row_divisor", 1),
+                ("require_bytes_per_row_at_pixel_boundary", stride),
+                ("pad_for_block_size.width", stride),
+            )
+            for value in deciding(name, pair, case)
+        ]
+        yield from _who_rounds(base, of.sample_alignment, steps)
+
+
+def _who_rounds(length: int, step: int, steps: Sequence[tuple[Brought, int]]) -> Iterator[Brought]:
+    """Whose steps round a length that is a multiple of `step` anyway.
+
+    A length that is a multiple of one may no longer be once others have rounded it.
+    """
+    while more := [(who, own) for who, own in steps if round_up(max(length, 1), step) % own]:
+        yield from (who for who, _ in more)
+        step = math.lcm(step, *(own for _, own in more))
 
 
 def _largest(name: str, pair: Pair, case: Case) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sysmem_protocol.formats import Traits, is_specific, traits
+from sysmem_protocol.formats import Traits
 from sysmem_protocol.sizes import U32_MAX, U64_MAX
 from sysmem_protocol.sysmem2 import (
     BufferCollectionConstraints,
@@ -19,7 +19,7 @@ from sysmem_protocol.sysmem2 import (
     NoneUsage,
 )
 
-from .entry import Entry, Terms, adjust, read_terms
+from .entry import Entry, Terms, adjust, read_terms, traits_of
 from .finish import undominated
 from .flatten import flatten
 from .model import HeapKey, Participant, Platform
@@ -233,8 +233,8 @@ def _entries(sent: Sequence[ImageFormatConstraints], page_size: int, *, uses: bo
     entries: list[Entry] = []
     raw: dict[int, Terms] = {}
     adjusted: dict[tuple[int, Traits | None], Terms] = {}
-    for pixel_format, modifier, source in flatten(sent, uses=uses):
-        of = traits(pixel_format, modifier) if is_specific(pixel_format, modifier) else None
+    for pixel_format, modifier, source, _ in flatten(sent, uses=uses):
+        of = traits_of((pixel_format, modifier))
         terms = adjusted.get((source, of))
         if terms is None:
             try:

@@ -125,9 +125,12 @@ ABSENCES = frozenset(
     {Rule.NOBODY_ASKS_FOR_A_SIZE, Rule.NOBODY_USES, Rule.FORMAT_LEFT_OPEN}
     | {Rule.COLOR_SPACE_LEFT_OPEN, Rule.COUNT_ZERO}
 )
-#: Ways for the last common format to go: which of them it was depends on the order of the fold, so that they are one
-#: conflict.
-_FORMAT_LOSSES = frozenset({Rule.NO_COMMON_FORMAT, Rule.NO_COMMON_COLOR_SPACE, Rule.ALPHA_CONFLICT})
+#: Ways for the last common format to go while folding: which of them it was depends on the order of the fold, so that
+#: they are one conflict.
+_FORMAT_LOSSES = frozenset(
+    {Rule.NO_COMMON_FORMAT, Rule.NO_COMMON_COLOR_SPACE, Rule.ALPHA_CONFLICT}
+    | {Rule.DIVISOR_OVER_32_BITS}
+)
 
 
 class Breach(Exception):
@@ -220,10 +223,18 @@ class Refusal:
     case: Case = field(kw_only=True, repr=False, compare=False)
 
     @property
-    def conflict_key(self) -> tuple[Stage, Rule]:
-        """What makes two refusals the same conflict."""
-        rule = Rule.NO_COMMON_FORMAT if self.rule in _FORMAT_LOSSES else self.rule
-        return (self.stage, rule)
+    def conflict_key(self) -> tuple[Stage, Rule, str]:
+        """What makes two refusals the same conflict: the rule, and the axis if it is about one."""
+        if self.stage is Stage.FOLD and self.rule in _FORMAT_LOSSES:
+            return (self.stage, Rule.NO_COMMON_FORMAT, "")
+        axes = {name.rpartition(".")[2] for name in self.fields} & {"width", "height"}
+        one_axis = len(axes) == 1 and self.rule is not Rule.SETTINGS_DIFFER
+        return (self.stage, self.rule, axes.pop() if one_axis else "")
+
+    @property
+    def wording_key(self) -> tuple[object, ...]:
+        """What makes two refusals the same to somebody who reads them."""
+        return (self.stage, self.rule, self.fields, self.pair)
 
     @cached_property
     def values(self) -> tuple[Brought, ...]:
@@ -260,7 +271,7 @@ class Refusal:
             parts[0] += f", {pair_name(self.pair)}"
         if self.detail:
             parts[0] += f" ({self.detail})"
-        shown = self._shown()
+        shown = self._shown(self.conflict if conflict else ())
         parts += [str(value) for value in shown]
         if len(self.values) > MAX_LINE_VALUES:
             parts.append(f"and {len(self.values) - MAX_LINE_VALUES} more")
@@ -273,21 +284,26 @@ class Refusal:
             parts.append("conflict: " + " and ".join(str(who) for who in self.conflict))
         return "; ".join(parts)
 
-    def _shown(self) -> list[Brought]:
-        """The values of a log line: if not all, then of every field some, and rather what is new than what exists.
+    def _shown(self, conflict: tuple[Participant, ...]) -> list[Brought]:
+        """The values of a log line: if not all, then rather those of the conflict than others, and of every field some.
 
-        The last one is always shown: with sizes it is the limit.
+        Of a field rather what is new than what exists, then the largest. The last one of all is always shown: with
+        sizes it is the limit.
         """
         last = len(self.values) - 1
-        times: Counter[str] = Counter()
+        to_blame = set(map(id, conflict))
         ranks = []
-        order = sorted(range(len(self.values)), key=lambda i: self.values[i].participant.pinned)
-        for index in order:
-            value = self.values[index]
-            name = _INDEX.sub("", value.path)
-            ranks.append((index != last, times[name], value.participant.pinned, index))
+        for index, value in enumerate(self.values):
+            who = value.participant
+            rank = (id(who) not in to_blame, who.pinned, -_magnitude(value.value), index)
+            ranks.append((_INDEX.sub("", value.path), rank))
+        times: Counter[str] = Counter()
+        order = []
+        for name, rank in sorted(ranks, key=lambda named: named[1]):
+            innocent, pinned, _, index = rank
+            order.append((index != last, innocent, times[name], pinned, index))
             times[name] += 1
-        kept = sorted(rank[-1] for rank in sorted(ranks)[:MAX_LINE_VALUES])
+        kept = sorted(index for *_, index in sorted(order)[:MAX_LINE_VALUES])
         return [self.values[index] for index in kept]
 
     def __str__(self) -> str:
@@ -301,6 +317,10 @@ class Refusal:
         from .report import refusal_report
 
         return refusal_report(self) if width is None else refusal_report(self, width)
+
+
+def _magnitude(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 #: Values named in one log line; the report has them all.

@@ -43,7 +43,8 @@ def refusal_report(refusal: Refusal, width: int = CELL_WIDTH) -> str:
         refusal.pair,
         conflict=refusal.conflict,
         marked=marked,
-        broken=refusal.detail or "refused",
+        # What differs has come out, but isn't what exists.
+        broken="" if refusal.differences else refusal.detail or "refused",
         width=width,
     )
     return "\n".join([*lines, "", table, *format_lines(case)])

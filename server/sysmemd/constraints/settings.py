@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sysmem_protocol.formats import has_alpha_or_x, is_compatible_with_protected_memory, traits
+from sysmem_protocol.formats import is_compatible_with_protected_memory, traits
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sizes import U32_MAX, image_size, round_up
 from sysmem_protocol.sysmem2 import (
@@ -25,6 +25,7 @@ from .entry import (
     Entry,
     RequiredImage,
     WidthHeight,
+    delivered_terms,
 )
 from .heaps import choose_domain, choose_heap, heap_fields
 from .model import MAX_BUFFER_COUNT, HeapProperties, Platform
@@ -75,7 +76,8 @@ def choose_settings(
             fields = (*fields, *SIZE_FIELDS)
         size = max(size, image.size_bytes)
         padded = _padded(size, entry, total, fields, wrong)
-    _check_limits(size, padded, count, platform, fields, wrong)
+    counts = () if settings_only else count_fields(total)
+    _check_limits(size, padded, count, platform, fields, counts, wrong)
     buffer_settings = BufferMemorySettings(
         size_bytes=size,
         is_physically_contiguous=total.contiguous,
@@ -93,15 +95,28 @@ def choose_settings(
 
 def buffer_count(total: Needs, *, tolerate_absence: bool = False) -> int:
     """5.1: what everybody keeps plus slack, at least min_buffer_count."""
-    count = max(total.camping + total.dedicated_slack + total.shared_slack, total.min_buffer_count)
+    count = max(kept_and_slack(total), total.min_buffer_count)
     if count == 0 and not tolerate_absence:
         raise Breach(Rule.COUNT_ZERO, COUNT_FIELDS)
     if count > total.max_buffer_count:
         detail = f"{count} > {total.max_buffer_count}"
-        raise Breach(Rule.COUNT_OVER_MAX, (*COUNT_FIELDS, "max_buffer_count"), detail)
+        raise Breach(Rule.COUNT_OVER_MAX, (*count_fields(total), "max_buffer_count"), detail)
     if count > MAX_BUFFER_COUNT:
-        raise Breach(Rule.COUNT_OVER_128, COUNT_FIELDS, f"{count} > {MAX_BUFFER_COUNT}")
+        raise Breach(Rule.COUNT_OVER_128, count_fields(total), f"{count} > {MAX_BUFFER_COUNT}")
     return max(count, 1)
+
+
+def kept_and_slack(total: Needs) -> int:
+    """The buffers that everybody keeps, and those beyond."""
+    return total.camping + total.dedicated_slack + total.shared_slack
+
+
+def count_fields(total: Needs) -> tuple[str, ...]:
+    """The fields that make the count: those of the larger of both numbers."""
+    kept = kept_and_slack(total)
+    if kept == total.min_buffer_count:
+        return COUNT_FIELDS
+    return COUNT_FIELDS[:3] if kept > total.min_buffer_count else COUNT_FIELDS[3:]
 
 
 def choose_format(total: Needs, heap: HeapProperties, platform: Platform) -> Entry:
@@ -196,16 +211,17 @@ def _check_limits(
     count: int,
     platform: Platform,
     fields: tuple[str, ...],
+    counts: tuple[str, ...],
     wrong: _Wrong,
 ) -> None:
-    """5.7: what this daemon allows. `fields` are those that made the size."""
+    """5.7: what this daemon allows. `fields` are those that made the size, `counts` the count."""
     padded_fields = (*fields, *PAD_FIELDS) if padded > size else fields
     if padded > platform.max_buffer_bytes:
         detail = f"{padded} > {platform.max_buffer_bytes}"
         raise wrong(Rule.BUFFER_LIMIT, padded_fields, detail)
     if padded * count > platform.max_collection_bytes:
         detail = f"{padded} × {count} > {platform.max_collection_bytes}"
-        raise wrong(Rule.COLLECTION_LIMIT, (*padded_fields, *COUNT_FIELDS), detail)
+        raise wrong(Rule.COLLECTION_LIMIT, (*padded_fields, *counts), detail)
     if platform.max_allocation_bytes is not None and size > platform.max_allocation_bytes:
         detail = f"{size} > {platform.max_allocation_bytes}"
         raise wrong(Rule.ALLOCATION_LIMIT, fields, detail)
@@ -213,9 +229,8 @@ def _check_limits(
 
 def _delivered(entry: Entry) -> ImageFormatConstraints:
     """The combined constraints as participants get them: every field set but for an open is_alpha_present."""
-    t = entry.terms
+    t = delivered_terms(entry)
     assert t.color_spaces is not None
-    alpha = t.is_alpha_present if has_alpha_or_x(entry.pixel_format) else None
     return ImageFormatConstraints(
         pixel_format=PixelFormat(entry.pixel_format),
         pixel_format_modifier=_modifier(entry.modifier),
@@ -232,7 +247,7 @@ def _delivered(entry: Entry) -> ImageFormatConstraints:
         bytes_per_row_divisor=t.bytes_per_row_divisor,
         start_offset_divisor=t.start_offset_divisor,
         require_bytes_per_row_at_pixel_boundary=t.at_pixel_boundary,
-        is_alpha_present=alpha,
+        is_alpha_present=t.is_alpha_present,
         required_max_size_list=[SizeU(width, height) for width, height in t.required_max_sizes],
         pad_for_block_size=SizeU(t.pad_width, t.pad_height),
         pad_beyond_image_size_bytes=t.pad_beyond,

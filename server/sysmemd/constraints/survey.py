@@ -5,18 +5,19 @@ Unlike an aggregation, which stops at the first breach, this looks at every fiel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from sysmem_protocol.formats import is_specific, traits
+from sysmem_protocol.formats import is_specific
 
-from .entry import Entry, Terms, adjust
+from .checks import checked
+from .entry import Entry, Terms, traits_of
 from .fields import entry_for, needs_of, standing_for
 from .finish import finish
-from .fold import combine, fold_fields, intersect_heaps
+from .fold import combine, fold_fields, intersect, intersect_heaps
 from .model import Participant
 from .normalise import Needs
-from .refusal import Breach, Case
+from .refusal import Breach, Case, Rule
 
 Pair = tuple[int, int]
 
@@ -40,44 +41,52 @@ def combined_fields(case: Case) -> Needs | None:
 
 
 def terms_for(case: Case, pair: Pair) -> Iterator[tuple[Participant, Terms]]:
-    """The terms of each participant who has a say in a specific format, colour spaces that it can't have left out."""
-    supported = traits(*pair).color_spaces
+    """The terms of each participant who has a say in a format, colour spaces that it can't have left out."""
+    of = traits_of(pair)
     for who, needs in needs_of(case):
         entry = entry_for(needs, pair)
         if entry is not None:
             terms = entry.terms
-            if terms.color_spaces is not None:
-                terms = replace(terms, color_spaces=terms.color_spaces & supported)
+            if of is not None and terms.color_spaces is not None:
+                terms = replace(terms, color_spaces=terms.color_spaces & of.color_spaces)
             yield who, terms
 
 
 def combined_terms(case: Case, pair: Pair) -> tuple[Terms | None, Breach | None]:
-    """What a specific format's terms combine to as far as they do, and why they don't.
+    """What a format's terms combine to as far as they do, and why they don't.
 
     No terms if nobody has a say in it, or if a combination fails.
     """
+    of = traits_of(pair)
+    # Block padding, which needs to know, is for specific formats only.
+    stride = of.stride_bytes if of is not None else 0
     total: Terms | None = None
     for _, terms in terms_for(case, pair):
         if total is None:
             total = terms
             continue
-        result = combine(total, terms, traits(*pair).stride_bytes)
+        result = combine(total, terms, stride)
         if isinstance(result, Breach):
             return None, result
         total = result
     if total is None:
         return None, None
+    pinned = [entry for who, needs in needs_of(case) if who.pinned for entry in needs.entries]
     try:
         (entry,) = finish([Entry(*pair, total)])
         total = entry.terms
-        return adjust(total, traits(*pair), case.platform.page_size), None
+        (entry,) = checked([entry], case.platform.page_size, pinned)
+        total = entry.terms
+        if of is not None and total.color_spaces is None:
+            raise Breach(Rule.COLOR_SPACE_LEFT_OPEN, "color_spaces")
+        return total, None
     except Breach as breach:
         return total, breach
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a format that somebody offered."""
+    """What became of a format that somebody offered, or several together."""
 
     pair: Pair
     #: Participants with image entries of whom none stands for it.
@@ -91,11 +100,26 @@ class Verdict:
         return not self.refused_by and self.breach is None
 
 
+def _on_the_way(lists: Sequence[Sequence[Entry]]) -> Iterator[Sequence[Entry]]:
+    """What is left after each step of the fold, as far as it gets."""
+    left: Sequence[Entry] = lists[0] if lists else ()
+    for more in lists[1:]:
+        try:
+            left = intersect(left, more)
+        except Breach:
+            return
+        yield left
+
+
 def verdicts(case: Case) -> list[Verdict]:
-    """All specific formats that somebody offers, those that most participants take first."""
+    """All specific formats that somebody offers or that came of open ones, those that most participants take first."""
     choosing = [(who, needs) for who, needs in needs_of(case) if needs.entries]
+    lists = [needs.entries for _, needs in choosing]
     offered = dict.fromkeys(
-        entry.pair for _, needs in choosing for entry in needs.entries if is_specific(*entry.pair)
+        entry.pair
+        for entries in (*lists, *_on_the_way(lists))
+        for entry in entries
+        if is_specific(*entry.pair)
     )
     takers: dict[Pair, set[int]] = {pair: set() for pair in offered}
     for index, (_, needs) in enumerate(choosing):

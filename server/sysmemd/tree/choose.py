@@ -7,14 +7,17 @@ with whom takes further aggregations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sysmem_protocol.sysmem2 import Error
 
 from ..constraints import Allocation, Participant, Platform, listing
-from ..text import Block
+from ..text import Block, printable
 from .effort import attempt_cost, effort
 from .engine import Engine, Joining, Refusal
 from .outcome import RefusedSelection
@@ -113,8 +116,8 @@ class Question:
                 return self._none(Error.TOO_MANY_GROUP_CHILD_COMBINATIONS, refused)
             result = self._aggregate(selection)
             if isinstance(result, Allocation):
-                lines = [str(entry) for entry in refused]
-                report = _report(result) if self.verbose else None
+                lines = [_told(entry.__str__) for entry in refused]
+                report = Block(_told(partial(_report, result))) if self.verbose else None
                 return Chosen(selection, result, tuple(refused), lines, report)
             refused.append(RefusedSelection(selection.choices, result))
         return self._none(Error.CONSTRAINTS_INTERSECTION_EMPTY, refused)
@@ -138,25 +141,37 @@ class Question:
 
     def _none(self, error: Error, refused: list[RefusedSelection]) -> NoneChosen:
         first = refused[0].refusal
-        reason = str(first)
+        reason = _told(first.__str__)
+        selections = [_told(entry.__str__) for entry in refused]
         fields = {
             "error": error.name,
             "reason": reason,
             "stage": first.stage.value,
             "rule": first.rule.value,
-            "field": first.path,
-            "conflict": [str(who) for who in first.conflict],
-            "selections": [str(entry) for entry in refused],
+            "field": _told(lambda: first.path),
+            "conflict": _told(lambda: [str(who) for who in first.conflict]),
+            "selections": selections,
         }
-        report = first.report() if self.verbose else None
+        report = _told(first.report) if self.verbose else None
         if report is not None and len(refused) > 1:
-            report = "\n".join([report, "", "selections:", *(f"  {entry}" for entry in refused)])
+            report = "\n".join([report, "", "selections:", *(f"  {line}" for line in selections)])
         shown = None if report is None else Block(report)
         return NoneChosen(error, reason, tuple(refused), fields, shown)
 
 
-def _report(allocation: Allocation) -> Block:
+def _report(allocation: Allocation) -> str:
     settings = listing(allocation.settings)
-    return Block(
-        settings if allocation.case is None else f"{settings}\n\n{allocation.explain().report()}"
-    )
+    return settings if allocation.case is None else f"{settings}\n\n{allocation.explain().report()}"
+
+
+_T = TypeVar("_T")
+
+
+def _told(tell: Callable[[], _T]) -> _T | str:
+    """What is told of an outcome. If telling fails, which is our fault, that it does: the outcome stays the same."""
+    try:
+        return tell()
+    except Exception as error:
+        *_, last = traceback.extract_tb(error.__traceback__)
+        place = f"{PurePath(last.filename).name}:{last.lineno}"
+        return f"can't be told, a fault of this daemon: {printable(repr(error))} in {place}"

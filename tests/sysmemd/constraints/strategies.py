@@ -87,6 +87,7 @@ FORMATS = st.sampled_from(
         (F.NV12, M.LINEAR),
         (F.NV12, None),
         (F.NV12, M.DO_NOT_CARE),
+        (F.NV12, M.INTEL_I915_Y_TILED),
         (F.B8G8R8A8, M.LINEAR),
         (F.B8G8R8A8, M.INTEL_I915_Y_TILED),
         (F.B8G8R8A8, M.ARM_AFBC_16X16),
@@ -102,6 +103,8 @@ FORMATS = st.sampled_from(
 SPACES = st.sampled_from(
     [[C.DO_NOT_CARE], [C.PASSTHROUGH], [C.PASSTHROUGH, C.SRGB], [C.PASSTHROUGH, C.REC709]]
 )
+#: Of an open format all can be asked for.
+OPEN_SPACES = st.one_of(SPACES, st.sampled_from([[C.SRGB], [C.REC709, C.SRGB]]))
 SMALL = st.builds(SizeU, st.integers(0, 40), st.integers(0, 40))
 NON_ZERO = st.builds(SizeU, st.integers(1, 40), st.integers(1, 40))
 LARGE = st.builds(SizeU, st.integers(40, 500), st.integers(40, 500))
@@ -119,7 +122,7 @@ IMAGE_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "required_min_size": maybe(LARGE),
     "required_max_size": maybe(SMALL),
     "required_max_size_list": maybe(st.lists(NON_ZERO, max_size=3)),
-    "bytes_per_row_divisor": maybe(st.sampled_from([1, 2, 3, 12, 20, 64])),
+    "bytes_per_row_divisor": maybe(st.sampled_from([1, 2, 3, 5, 12, 20, 64])),
     "start_offset_divisor": maybe(POWERS),
     "require_bytes_per_row_at_pixel_boundary": maybe(st.booleans()),
     "is_alpha_present": st.sampled_from([None, None, None, True, False]),
@@ -135,7 +138,8 @@ def plausible_images(draw: st.DrawFn) -> list[ImageFormatConstraints]:
     entries = []
     for pixel_format, modifier in formats:
         fields = draw(st.fixed_dictionaries({}, optional=IMAGE_FIELDS))
-        spaces: list[ColorSpace | int] = list(draw(SPACES))
+        open_format = pixel_format == F.DO_NOT_CARE
+        spaces: list[ColorSpace | int] = list(draw(OPEN_SPACES if open_format else SPACES))
         if (pixel_format, modifier) == (F.NV12, M.LINEAR):
             spaces = [C.PASSTHROUGH, C.REC709]
         elif pixel_format not in (F.DO_NOT_CARE, F.R8) and modifier != M.DO_NOT_CARE:
@@ -222,6 +226,7 @@ def base(draw: st.DrawFn) -> BufferCollectionConstraints:
             st.sampled_from(
                 [
                     (F.NV12, M.LINEAR),
+                    (F.NV12, M.INTEL_I915_Y_TILED),
                     (F.B8G8R8A8, M.LINEAR),
                     (F.B8G8R8A8, M.INTEL_I915_Y_TILED),
                     (F.B8G8R8A8, M.ARM_AFBC_16X16),
@@ -285,20 +290,28 @@ NARROW_FIELDS: dict[str, st.SearchStrategy[Any]] = {
 def narrow(most: int = 3000, fields: Sequence[str] = tuple(NARROW_FIELDS)) -> Constraints:
     """Constraints that are about the size of an R8 image."""
     return st.builds(
-        lambda pixel_format, count, memory, image: BufferCollectionConstraints(
+        lambda pair, count, memory, image: BufferCollectionConstraints(
             usage=BufferUsage(cpu=1),
             min_buffer_count_for_camping=count,
             buffer_memory_constraints=memory,
             image_format_constraints=[
                 ImageFormatConstraints(
-                    pixel_format=pixel_format,
-                    pixel_format_modifier=M.LINEAR,
+                    pixel_format=pair[0],
+                    pixel_format_modifier=pair[1],
                     color_spaces=[C.PASSTHROUGH],
                     **image,
                 )
             ],
         ),
-        st.sampled_from([F.R8, F.R8, F.R8, F.DO_NOT_CARE]),
+        st.sampled_from(
+            [
+                (F.R8, M.LINEAR),
+                (F.R8, M.LINEAR),
+                (F.R8, M.LINEAR),
+                (F.DO_NOT_CARE, M.LINEAR),
+                (F.DO_NOT_CARE, M.DO_NOT_CARE),
+            ]
+        ),
         st.integers(0, 3),
         maybe(st.builds(BufferMemoryConstraints, max_size_bytes=st.integers(1, most))),
         st.fixed_dictionaries({}, optional={name: NARROW_FIELDS[name] for name in fields}),

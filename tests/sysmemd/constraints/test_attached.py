@@ -93,9 +93,10 @@ def test_an_attached_success_is_what_exists(
 @pytest.mark.parametrize(
     ("constraints", "path"),
     [
-        (nothing_kept(image(BGRA, [C.SRGB], min_size=size(20, 10))), "min_size"),
-        (nothing_kept(image(BGRA, [C.SRGB], max_size=size(50, 50))), "max_size"),
+        (nothing_kept(image(BGRA, [C.SRGB], min_size=size(20, 10))), "min_size.width"),
+        (nothing_kept(image(BGRA, [C.SRGB], max_size=size(99, 50))), "max_size.height"),
         (nothing_kept(image(BGRA, [C.SRGB], is_alpha_present=True)), "is_alpha_present"),
+        (nothing_kept(image(BGRA, [C.SRGB], bytes_per_row_divisor=5)), "bytes_per_row_divisor"),
         (
             nothing_kept(image(BGRA, [C.SRGB], required_max_size_list=[size(10, 10)])),
             "required_max_size_list",
@@ -111,9 +112,51 @@ def test_the_differing_settings_are_named(
     assert isinstance(result, Refusal)
     assert (result.stage, result.rule) == (Stage.ATTACHED, Rule.SETTINGS_DIFFER)
     paths = [difference.path for difference in result.differences]
-    assert f"$.image_format_constraints.{path}" in paths
-    assert path in str(result)
+    assert f"$.image_format_constraints.{path.partition('.')[0]}" in paths
+    assert result.pair == (BGRA, 0)
+    assert f"new (9) $.image_format_constraints[0].{path} = " in str(result)
+    assert {value.participant.name for value in result.values} == {"new"}
+    (row,) = [line for line in result.report().splitlines() if f"  .{path} " in line]
+    assert row.startswith(">")
     assert [str(who) for who in result.conflict] == ["new (9)", "the existing buffers (0)"]
+
+
+def test_who_asks_for_more_than_what_exists_is_named_and_nobody_else() -> None:
+    first = image(F.B8G8R8, [C.SRGB], min_size=size(4, 4), bytes_per_row_divisor=2)
+    existing = agree(wants(first, min_size_bytes=9000))
+    pixels = nothing_kept(image(F.B8G8R8, [C.SRGB], require_bytes_per_row_at_pixel_boundary=True))
+    result = aggregate_attached(people(wants(first), None, pixels), existing, PLATFORM)
+    assert isinstance(result, Refusal)
+    assert [str(value) for value in result.values] == [
+        "p2 (2) $.image_format_constraints[0].require_bytes_per_row_at_pixel_boundary = true"
+    ]
+    contiguous = nothing_kept(buffer_memory_constraints=memory(physically_contiguous_required=True))
+    result = aggregate_attached(people(wants(first), contiguous), existing, PLATFORM)
+    assert isinstance(result, Refusal)
+    assert result.path == "$.buffer_memory_constraints.physically_contiguous_required"
+    assert [value.participant.name for value in result.values] == ["p1"]
+
+
+def test_an_image_where_none_exists_is_named() -> None:
+    existing = agree(wants(min_size_bytes=9000))
+    result = aggregate_attached(people(nothing_kept(image())), existing, PLATFORM)
+    assert isinstance(result, Refusal)
+    assert result.rule is Rule.SETTINGS_DIFFER
+    assert [str(value) for value in result.values] == [
+        "p0 (0) $.image_format_constraints = [R8 LINEAR]"
+    ]
+    assert result.report()
+
+
+def test_one_of_two_who_each_ask_for_something_else_is_enough() -> None:
+    existing = agree(wants(BGRA_ENTRY, min_size_bytes=9000))
+    wide, high = (
+        nothing_kept(image(BGRA, [C.SRGB], min_size=size(*each))) for each in ((20, 1), (1, 20))
+    )
+    result = aggregate_attached(people(wide, high), existing, PLATFORM)
+    assert isinstance(result, Refusal)
+    assert [value.participant.name for value in result.values] == ["p0", "p1"]
+    assert len(result.conflict) == 2
 
 
 @pytest.mark.parametrize(
@@ -197,6 +240,26 @@ def test_finished_entries_are_not_finished_again() -> None:
 
 
 # --- must_match_vmo -----------------------------------------------------------------------------------------------
+
+
+def test_nor_are_those_of_a_format_without_the_channel_that_somebody_spoke_of() -> None:
+    """It is un-set when it is delivered: what comes of it again is what exists all the same."""
+    tiled = wants(
+        image(
+            F.NV12,
+            [C.REC709],
+            pixel_format_modifier=M.INTEL_I915_Y_TILED,
+            min_size=size(64, 64),
+            is_alpha_present=True,
+        )
+    )
+    open_modifier = wants(
+        image(F.NV12, [C.REC709], pixel_format_modifier=M.DO_NOT_CARE, bytes_per_row_divisor=5)
+    )
+    existing = agree(tiled, open_modifier)
+    assert image_of(existing).is_alpha_present is None
+    assert aggregate_attached(people(tiled, open_modifier), existing, PLATFORM) == existing
+    assert check_constraints(tiled, existing.settings, PLATFORM) is None
 
 
 def test_must_match_pins_the_settings_but_not_the_count() -> None:

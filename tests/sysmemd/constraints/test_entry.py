@@ -106,6 +106,14 @@ def test_min_bytes_per_row_is_raised_to_divisor_and_minimum_row() -> None:
     assert tiled.min_bytes_per_row == 512
 
 
+def test_min_bytes_per_row_over_the_minimum_row_stays() -> None:
+    """Blocks of pixels make a minimum row that leaves min_bytes_per_row out of account."""
+    blocks = (F.B8G8R8A8, M.ARM_AFBC_16X16)
+    assert adjusted(blocks, min_size=size(17, 1)).min_bytes_per_row == 128
+    longer = adjusted(blocks, min_size=size(17, 1), min_bytes_per_row=1000)
+    assert longer.min_bytes_per_row == 1000
+
+
 def test_min_bytes_per_row_is_rounded_up_to_the_divisor() -> None:
     assert adjusted(None, min_bytes_per_row=65, bytes_per_row_divisor=64).min_bytes_per_row == 128
 
@@ -127,6 +135,18 @@ def test_maxima_are_rounded_down_each_component_separately() -> None:
     assert (tall.max_width, tall.max_height, tall.max_bytes_per_row) == (U32, 24, U32)
 
 
+@pytest.mark.parametrize(
+    ("steps", "name"),
+    [
+        ({"size_alignment": size(8, 8)}, "max_width"),
+        ({"size_alignment": size(8, 8)}, "max_height"),
+        ({"bytes_per_row_divisor": 64}, "max_bytes_per_row"),
+    ],
+)
+def test_no_maximum_is_not_rounded_down(steps: dict[str, Any], name: str) -> None:
+    assert getattr(adjusted(**steps), name) == U32
+
+
 @pytest.mark.parametrize("spaces", [None, []])
 def test_color_spaces_are_required(spaces: list[ColorSpace] | None) -> None:
     refusal = refused_by(Rule.COLOR_SPACES_MISSING, wants(image(F.R8, spaces), min_size_bytes=1))
@@ -140,7 +160,8 @@ def test_color_space_do_not_care_only_alone() -> None:
 
 @pytest.mark.parametrize("space", [C.INVALID, C.REC2020, 4711])
 def test_specific_color_spaces_are_supported_by_a_specific_format(space: int) -> None:
-    breach(Rule.COLOR_SPACE_UNSUPPORTED, spaces=[C.SRGB, space])
+    found = breach(Rule.COLOR_SPACE_UNSUPPORTED, spaces=[C.SRGB, space])
+    assert found.detail == ("4711" if space == 4711 else C(space).name)
     assert adjusted(None, spaces=[C.SRGB, space]).color_spaces == frozenset({C.SRGB, space})
     assert adjusted(R8, spaces=[C.DO_NOT_CARE]).color_spaces is None
 

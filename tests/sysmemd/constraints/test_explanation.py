@@ -7,7 +7,15 @@ from typing import Any
 
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import BufferUsage, CoherencyDomain, Heap, SizeU
-from sysmemd.constraints import Allocation, FormatCost, HeapProperties, Platform, check_constraints
+from sysmemd.constraints import (
+    Allocation,
+    FormatCost,
+    HeapProperties,
+    Platform,
+    aggregate,
+    check_constraints,
+    must_match,
+)
 from sysmemd.constraints.aggregate import run
 from sysmemd.constraints.explanation import Because
 from sysmemd.constraints.refusal import Case
@@ -134,6 +142,33 @@ def test_why_this_heap() -> None:
     assert because("is_secure", base).why == "nobody requires it"
 
 
+def test_why_not_an_earlier_heap() -> None:
+    other = HeapProperties("a.other", secure=True)
+    platform = Platform(heaps=(SECURE_HEAP, other, DEVICE_HEAP))
+    unknown = Heap(heap_type="unknown")
+    lists = memory(
+        min_size_bytes=1, permitted_heaps=[heap(SECURE_HEAP), unknown, heap(DEVICE_HEAP)]
+    )
+    reason = because("heap", wants(buffer_memory_constraints=lists), wants(), platform=platform)
+    assert reason.why == (
+        "the first permitted heap that can be used; the system heap is not permitted; "
+        "test.secure/0 has only INACCESSIBLE, which not everybody supports; "
+        "unknown/0 isn't configured"
+    )
+    assert who(reason) == [
+        "p0 permitted_heaps",
+        "p0 inaccessible_domain_supported",
+        "p1 inaccessible_domain_supported",
+    ]
+    secure = memory(min_size_bytes=1, secure_required=True)
+    picky = memory(permitted_heaps=[heap(SECURE_HEAP), heap(DEVICE_HEAP)])
+    everybody = [wants(usage=DISPLAY, buffer_memory_constraints=each) for each in (secure, picky)]
+    reason = because("heap", *everybody, platform=platform)
+    assert reason.result == "test.secure/0"
+    assert reason.why.endswith("that is permitted; a.other/0 is not permitted")
+    assert who(reason) == ["p0 secure_required", "p1 permitted_heaps"]
+
+
 def test_why_this_domain() -> None:
     base = wants(min_size_bytes=1, usage=BufferUsage(video=1))
     assert because("coherency_domain", base).result == "CPU"
@@ -160,6 +195,47 @@ def test_why_this_format() -> None:
     assert "R8 LINEAR has no cost given" in cheapest.why
     report = agree(only, wants(image(F.R8))).explain().report()
     assert "NV12 LINEAR: not taken by p1 (1)" in report
+
+
+def test_a_format_that_several_made_specific_together_is_one_that_everybody_takes() -> None:
+    open_modifier = [
+        image(f, [C.REC709], pixel_format_modifier=M.DO_NOT_CARE, min_size=size(2, 2))
+        for f in (F.NV12, F.I420)
+    ]
+    linear = wants(image(F.DO_NOT_CARE, [C.REC709], pixel_format_modifier=M.LINEAR))
+    reason = because("pixel_format", wants(*open_modifier), linear)
+    assert reason.result == "I420 LINEAR"
+    assert "NV12 LINEAR has no cost given" in reason.why
+    report = agree(wants(*open_modifier), linear).explain().report(width=99)
+    assert "[I420 LINEAR, NV12 LINEAR]" in report
+    report = (
+        agree(wants(*open_modifier), linear, wants(image(F.NV12, [C.REC709]))).explain().report()
+    )
+    assert "I420 LINEAR: not taken by p2 (2)" in report
+
+
+def test_a_format_whose_color_space_nobody_chose_is_none_that_everybody_takes() -> None:
+    two = [image(F.R8, [C.DO_NOT_CARE], min_size=size(2, 2)), image(F.L8, min_size=size(2, 2))]
+    costs = Platform(format_costs=(FormatCost(F.R8, cost=3.0),))
+    reason = because("pixel_format", wants(*two), platform=costs)
+    assert (reason.result, reason.why) == ("L8 LINEAR", "the only format that everybody takes")
+    report = agree(wants(*two), platform=costs).explain().report()
+    assert "R8 LINEAR: somebody must choose a specific color space" in report
+
+
+def test_a_format_that_exists_has_not_dropped_out() -> None:
+    """What was delivered is taken as it is, although its rows wouldn't pass again."""
+    tiled = image(
+        F.B8G8R8A8,
+        pixel_format_modifier=M.INTEL_I915_X_TILED,
+        min_size=size(100, 100),
+        max_bytes_per_row=600,
+        bytes_per_row_divisor=20,
+    )
+    existing = agree(wants(tiled))
+    result = aggregate([*people(wants(tiled)), must_match(existing.settings)], PLATFORM)
+    assert isinstance(result, Allocation)
+    assert "dropped out" not in result.explain().report()
 
 
 def test_a_format_that_cannot_live_in_protected_memory() -> None:
@@ -230,6 +306,22 @@ def test_who_made_rows_longer() -> None:
         "p1 min_bytes_per_row",
         "p2 bytes_per_row_divisor",
     ]
+
+
+def test_who_made_rows_longer_together() -> None:
+    """44 is a multiple of 2, but no longer after it was rounded to one of 3."""
+    base = wants(image(min_size=size(44, 1)))
+    steps = [wants(image(bytes_per_row_divisor=step)) for step in (2, 4, 1, 3)]
+    reason = because("size_bytes", base, *steps)
+    assert reason.result == "48"
+    assert who(reason)[2:] == [
+        "p4 bytes_per_row_divisor",
+        "p1 bytes_per_row_divisor",
+        "p2 bytes_per_row_divisor",
+    ]
+    nv12 = [image(F.NV12, [C.REC709], bytes_per_row_divisor=step) for step in (2, 5)]
+    nv12[0].min_size = size(134, 2)
+    assert who(because("size_bytes", *map(wants, nv12)))[2:] == ["p1 bytes_per_row_divisor"]
 
 
 def test_who_made_sizes_rounded() -> None:

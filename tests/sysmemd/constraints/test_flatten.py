@@ -29,7 +29,7 @@ def entry(
 
 
 def pairs_of(*entries: ImageFormatConstraints, uses: bool = True) -> list[tuple[int, int, int]]:
-    return [tuple(flat) for flat in flatten(entries, uses=uses)]  # type: ignore[misc]  # 3 each
+    return [flat[:3] for flat in flatten(entries, uses=uses)]
 
 
 def test_one_entry_per_format() -> None:
@@ -112,6 +112,25 @@ def test_no_two_equal_or_combinable(a: Pair, b: Pair) -> None:
         )
         assert refusal.entry == 1
     refused_by(Rule.FORMAT_DUPLICATE, wants(entry(None, None, a, b), min_size_bytes=1))
+
+
+@pytest.mark.parametrize("first", [entry(F.R8, M.LINEAR), entry(None, None, (F.R8, M.LINEAR))])
+def test_the_later_twin_is_named_where_it_was_sent(first: ImageFormatConstraints) -> None:
+    pairs = [(F.L8, M.LINEAR), (F.R8, M.LINEAR)]
+    for last in (entry(None, None, *pairs), entry(F.NV12, M.LINEAR, *pairs)):
+        refusal = refused_by(Rule.FORMAT_DUPLICATE, wants(first, last, min_size_bytes=1))
+        assert refusal.path == "$.image_format_constraints[1].pixel_format_and_modifiers[1]"
+        assert refusal.path + " = R8 LINEAR" in str(refusal)
+    both = wants(entry(F.R8, M.LINEAR, *pairs), min_size_bytes=1)
+    assert refused_by(Rule.FORMAT_DUPLICATE, both).path.endswith(
+        "[0].pixel_format_and_modifiers[1]"
+    )
+    wide = wants(entry(None, None, (ANY, ANY_MODIFIER), *pairs), min_size_bytes=1)
+    assert refused_by(Rule.FORMAT_DUPLICATE, wide).path.endswith(
+        "[0].pixel_format_and_modifiers[1]"
+    )
+    twice = wants(entry(None, None, *pairs), entry(F.R8, ANY_MODIFIER), min_size_bytes=1)
+    assert refused_by(Rule.FORMAT_DUPLICATE, twice).path.endswith("[1].pixel_format")
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import SYSTEM_RAM_HEAP, BufferUsage, PixelFormatAndModifier
 from sysmemd.constraints import Participant, Platform, Rule, Stage, UsageBits
 from sysmemd.constraints import fold as fold_module
+from sysmemd.constraints.entry import Entry
 from sysmemd.constraints.finish import undominated
-from sysmemd.constraints.fold import fold, intersect_heaps
+from sysmemd.constraints.flatten import combine_pairs
+from sysmemd.constraints.fold import fold, intersect, intersect_heaps
 from sysmemd.constraints.normalise import Needs, normalise
 
 from .support import (
@@ -321,6 +323,33 @@ def test_long_required_max_size_lists_are_pruned_on_the_way() -> None:
     total = terms(*lists)
     assert len(total.required_max_sizes) <= fold_module.MAX_UNPRUNED_SIZES
     assert undominated(total.required_max_sizes) == tuple((100 + i, 200 - i) for i in range(64))
+
+
+@pytest.mark.parametrize("open_format_first", [True, False])
+def test_what_is_supported_with_nothing_is_not_compared_with_each_other(
+    monkeypatch: pytest.MonkeyPatch, open_format_first: bool
+) -> None:
+    """Two lists as long as a message can hold them, of numbers that nobody knows."""
+    count = 64 * 64
+    compared = 0
+
+    def counting(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int] | None:
+        nonlocal compared
+        compared += 1
+        return combine_pairs(a, b)
+
+    monkeypatch.setattr(fold_module, "combine_pairs", counting)
+    some = normalise(Participant(wants(image())), PLATFORM).entries[0].terms
+    lists = [
+        [Entry(F.DO_NOT_CARE, 5 + i, some) for i in range(count)],
+        [Entry(10000 + i, M.DO_NOT_CARE, some) for i in range(count)],
+    ]
+    lists[0].append(Entry(F.DO_NOT_CARE, M.LINEAR, some))
+    lists[1].append(Entry(F.R8, M.DO_NOT_CARE, some))
+    if not open_format_first:
+        lists.reverse()
+    assert [entry.pair for entry in intersect(*lists)] == [(F.R8, M.LINEAR)]
+    assert compared < 10
 
 
 def test_is_alpha_present() -> None:

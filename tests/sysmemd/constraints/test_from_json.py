@@ -176,6 +176,10 @@ def test_a_platform() -> None:
             "$.format_costs[0].cost: expected a number, got text",
         ),
         (
+            {"participants": [], "format_costs": [{"pixel_format": 1, "cost": 10**400}]},
+            "$.format_costs[0].cost: is too large",
+        ),
+        (
             {"participants": [], "format_costs": [{"pixel_format": 1, "cost": float("nan")}]},
             "$.format_costs[0].cost: expected a number",
         ),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from sysmem_protocol.formats import Traits, traits
 from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import SizeU
@@ -25,6 +27,22 @@ def padded(size_bytes: int, block: SizeU, of: Traits = R8, **fields: Any) -> int
 
 def test_an_image_narrower_than_min_size_contributes_nothing() -> None:
     assert padded(5, SizeU(1, 4), min_size=(10, 1), max_size=(20, 20)) == 5
+
+
+def test_the_widest_image_has_rows_within_max_bytes_per_row() -> None:
+    """20 wide, not 22: rows are multiples of 4. Blocks have 3 rows more."""
+    limits: dict[str, Any] = {"min_size": (1, 1), "max_size": (200, 200)}
+    rows: dict[str, Any] = {"max_bytes_per_row": 22, "bytes_per_row_divisor": 4}
+    assert padded(100, SizeU(1, 4), **limits, **rows) == 160
+
+
+@pytest.mark.parametrize(("max_height", "total"), [(4, 100), (5, 130), (6, 130)])
+def test_a_height_beyond_the_first_blocks_counts_if_max_size_permits_it(
+    max_height: int, total: int
+) -> None:
+    """4 high needs no padding; 5 is the first height that reaches into the next blocks."""
+    sizes: dict[str, Any] = {"min_size": (1, 4), "max_size": (10, max_height)}
+    assert padded(100, SizeU(1, 4), **sizes) == total
 
 
 def test_heights_over_32_bits_have_no_padded_size() -> None:

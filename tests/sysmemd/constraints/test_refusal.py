@@ -110,7 +110,7 @@ def test_alignments_are_named_with_areas() -> None:
 def test_all_that_rows_have_to_be_a_multiple_of_is_named() -> None:
     prime = wants(image(F.B8G8R8, [C.SRGB], bytes_per_row_divisor=0xFFFF_FFFB, min_size=size(1, 1)))
     pixels = wants(image(F.B8G8R8, [C.SRGB], require_bytes_per_row_at_pixel_boundary=True))
-    assert refused(prime, pixels).conflict_key[1] is Rule.DIVISOR_OVER_32_BITS
+    assert refused(prime, pixels).rule is Rule.DIVISOR_OVER_32_BITS
     assert named(prime, pixels) == [
         "p0 bytes_per_row_divisor",
         "p1 require_bytes_per_row_at_pixel_boundary",
@@ -228,6 +228,30 @@ def test_a_line_does_not_grow_with_the_participants() -> None:
     assert refusal.rule is Rule.COUNT_OVER_128
     assert "and 4 more" in refusal.line(conflict=False)
     assert len(refusal.conflict) == 7
+
+
+def test_a_line_shows_the_values_that_decide() -> None:
+    """However many others add to the same sum."""
+    few = [wants(count=1, min_size_bytes=1) for _ in range(MAX_LINE_VALUES)]
+    refusal = refused(*few, wants(count=100), wants(count=None, max_buffer_count=50))
+    for line in (str(refusal), refusal.line(conflict=False)):
+        assert "p6 (6) $.min_buffer_count_for_camping = 100" in line
+        assert "and 2 more" in line
+    crowd = [wants(image(max_size=size(9, 9)), max_buffer_count=20 + i) for i in range(9)]
+    sizes = [wants(image(min_size=size(8, 8))), wants(image(size_alignment=size(16, 1)))]
+    refusal = refused(*crowd, *sizes)
+    assert str(refusal).endswith("conflict: p8 (8) and p10 (10)")
+    assert "p8 (8)" in str(refusal).partition("conflict")[0]
+
+
+def test_counts_that_decide_nothing_are_not_named() -> None:
+    kept = wants(count=9, min_buffer_count_for_shared_slack=0, min_size_bytes=1)
+    least, most = wants(count=None, min_buffer_count=4), wants(count=None, max_buffer_count=5)
+    assert [value.value for value in refused(kept, least, most).values] == [9, 5]
+    more = wants(count=None, min_buffer_count=10, min_size_bytes=1 << 27)
+    assert [value.value for value in refused(kept, more).values] == [1 << 27, 10]
+    equal = wants(count=129, min_buffer_count=129, min_size_bytes=1)
+    assert [value.value for value in refused(equal).values] == [129, 129]
 
 
 def test_a_path_where_nothing_was_sent() -> None:

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import (
     SYSTEM_RAM_HEAP,
@@ -13,6 +21,7 @@ from sysmem_protocol.sysmem2 import (
 from sysmemd.constraints import Participant, Refusal, Rule, aggregate
 from sysmemd.constraints.report import MAX_COLUMNS, MAX_VERDICTS, render
 from sysmemd.constraints.survey import combined_fields, combined_terms
+from sysmemd.explain import main
 
 from .support import PLATFORM, image, memory, people, refused, size, wants
 
@@ -128,6 +137,20 @@ def test_a_combination_that_fails_has_no_terms() -> None:
     assert "—" in refusal.report()
 
 
+def test_a_report_about_a_format_that_is_still_open() -> None:
+    """What depends on the format isn't known then."""
+    open_spaces = [wants(image(F.DO_NOT_CARE, [space])) for space in (C.SRGB, C.REC709)]
+    report = refused(*open_spaces, wants(min_size_bytes=1)).report()
+    assert ">   .color_spaces" in report
+    open_modifier = image(F.NV12, [C.REC709], pixel_format_modifier=M.DO_NOT_CARE)
+    low, high = replace(open_modifier, min_size=size(64, 64)), replace(open_modifier)
+    high.max_size = size(60, 60)
+    report = refused(wants(low), wants(high)).report()
+    assert ">   .min_size.width" in report
+    assert "NV12 DO_NOT_CARE" in report
+    assert refused(wants(replace(low, size_alignment=size(3, 1)))).report()
+
+
 def test_cells_are_cut() -> None:
     table = render([("a", "b", "result"), ("c" * 9, "d" * 9, "e" * 9)], width=5)
     assert table.splitlines()[-1] == "ccccccccc | dddd… | eeeeeeeee"
@@ -145,6 +168,19 @@ def test_usage_that_came_as_numbers_is_named() -> None:
         "READ|READ_OFTEN|0x40000010",
     ]
     assert len(CpuUsage._value2member_map_) == before
+
+
+def test_a_report_on_a_terminal_that_knows_ascii_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = {"participants": [{"name": "Zoë", "constraints": {"usage": {"cpu": 1}}}]}
+    file = tmp_path / "case.json"
+    file.write_text(json.dumps(case))
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main([str(file)]) == 1
+    terminal.seek(0)
+    assert "Zo\\xeb (0)" in terminal.read()
 
 
 def test_people_are_numbered() -> None:

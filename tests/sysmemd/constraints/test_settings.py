@@ -279,6 +279,8 @@ def test_all_buffers_over_1_gib() -> None:
 def test_limits_count_padding() -> None:
     padded = image(min_size=size(1, 1), pad_beyond_image_size_bytes=1)
     refused_by(Rule.BUFFER_LIMIT, wants(padded, min_size_bytes=256 * MIB))
+    refused_by(Rule.COLLECTION_LIMIT, wants(padded, min_size_bytes=128 * MIB, count=8))
+    agree(wants(padded, min_size_bytes=128 * MIB - 1, count=8))
     platform = Platform(max_allocation_bytes=4096)
     agree(wants(padded, min_size_bytes=4096), platform=platform)
 

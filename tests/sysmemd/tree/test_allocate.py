@@ -12,6 +12,7 @@ from sysmem_protocol.sysmem2 import (
 )
 from sysmemd import constraints as engine
 from sysmemd.constraints import Platform, listing
+from sysmemd.constraints.explanation import Explanation
 from sysmemd.ports import ClientInfo, NoMemoryError
 from sysmemd.tree import Allocated, LogicalBufferCollection, Node
 
@@ -23,6 +24,7 @@ from .world import (
     Event,
     FakeClock,
     FakeLog,
+    FakeRefusal,
     Memory,
     World,
     wanting,
@@ -452,6 +454,28 @@ def test_verbose_logging_of_a_refusal_has_a_line_for_each_of_several_selections(
     assert [entry.split(":")[0] for entry in report[-3:]] == ["selections", "  [0]", "  [1]"]
 
 
+def broken(*_: object, **__: object) -> str:
+    raise ValueError("can't put it\ninto words")
+
+
+def test_an_outcome_that_cannot_be_told_is_the_outcome_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for telling in ("__str__", "report", "line"):
+        monkeypatch.setattr(FakeRefusal, telling, broken)
+    monkeypatch.setattr(FakeRefusal, "conflict", property(broken))
+    world.root.set_verbose_logging()
+    world.ready(world.root, constraints=IMPOSSIBLE)
+    assert world.root.outcome is Error.CONSTRAINTS_INTERSECTION_EMPTY
+    (line,) = world.log.find("allocation failed")
+    place = f"test_allocate.py:{broken.__code__.co_firstlineno + 1}"
+    told = "can't be told, a fault of this daemon: ValueError(\"can't put it\\ninto words\")"
+    assert line.fields["reason"] == f"{told} in {place}"
+    assert line.fields["reason"] == line.fields["conflict"] == line.fields["selections"][0]
+    (line,) = world.log.find("combined result")
+    assert line.fields["report"] == f"{told} in {place}"
+
+
 # --- with the daemon's own engine ---
 
 
@@ -487,6 +511,18 @@ def test_the_daemons_engine_decides_unless_a_test_says_otherwise() -> None:
     assert (memory.size_bytes, memory.raw_vmo_size) == (5000, 8192)
     (line,) = log.find("combined result")
     assert "size_bytes" in line.fields["report"]
+
+
+def test_a_success_that_cannot_be_explained_is_a_success_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Explanation, "report", broken)
+    table = wanting(2)
+    table.buffer_memory_constraints = BufferMemoryConstraints(min_size_bytes=5000)
+    root, log = real(table, verbose=True)
+    assert isinstance(root.outcome, Allocated)
+    (line,) = log.find("combined result")
+    assert line.fields["report"].startswith("can't be told, a fault of this daemon: ValueError")
 
 
 def test_attached_participants_join_by_the_daemons_engine() -> None:
