@@ -78,6 +78,14 @@ def _who_differs(refusal: Refusal) -> Iterator[Brought]:
         yield from (value for value in found if exceeds(name, value.value, here))
 
 
+def formats_of(case: Case, participants: Sequence[Participant]) -> tuple[Brought, ...]:
+    """What formats some of the participants offer."""
+    offered = values("pixel_format", None, case)
+    return tuple(
+        value for value in offered if any(value.participant is who for who in participants)
+    )
+
+
 def _own_values(refusal: Refusal, who: Participant) -> Iterator[Brought]:
     """What one participant sent for the fields; what is un-set only if nothing is set."""
     found = []

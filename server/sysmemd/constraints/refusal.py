@@ -264,6 +264,15 @@ class Refusal:
 
         return smallest_conflict(self)
 
+    @cached_property
+    def excluding(self) -> tuple[Brought, ...]:
+        """The formats of those in the conflict who brought none of `values`: they keep the others from agreeing."""
+        from .involved import formats_of
+
+        named = {id(value.participant) for value in self.values}
+        silent = [who for who in self.conflict if id(who) not in named]
+        return formats_of(self.case, silent)
+
     def line(self, *, conflict: bool = True) -> str:
         """One line for the log; without `conflict` it takes no further aggregation."""
         parts = [f"{self.stage.value}: {self.rule.value}"]
@@ -278,6 +287,8 @@ class Refusal:
         parts += [str(difference) for difference in self.differences[:MAX_LINE_VALUES]]
         if len(self.differences) > MAX_LINE_VALUES:
             parts.append(f"and {len(self.differences) - MAX_LINE_VALUES} more")
+        if conflict:
+            parts += [str(value) for value in self.excluding]
         named = {id(value.participant) for value in shown}
         # One who is to blame alone has been named with a value, as a rule.
         if conflict and (len(self.conflict) > 1 or any(id(w) not in named for w in self.conflict)):

@@ -413,7 +413,7 @@ def test_everybody_in_a_smallest_conflicting_set_brought_a_value(
     result = aggregate(everybody, PLATFORM)
     if isinstance(result, Refusal):
         event(result.rule.name)
-        named = {id(value.participant) for value in result.values}
+        named = {id(value.participant) for value in (*result.values, *result.excluding)}
         assert {id(who) for who in result.conflict} <= named, result.report()
 
 

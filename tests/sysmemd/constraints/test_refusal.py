@@ -11,6 +11,7 @@ from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import BufferUsage, PixelFormatAndModifier
 from sysmemd.constraints import (
     Difference,
+    FormatCost,
     HeapProperties,
     Participant,
     Platform,
@@ -115,6 +116,24 @@ def test_all_that_rows_have_to_be_a_multiple_of_is_named() -> None:
         "p0 bytes_per_row_divisor",
         "p1 require_bytes_per_row_at_pixel_boundary",
     ]
+
+
+def test_who_is_in_a_conflict_by_excluding_other_formats_is_named_with_theirs() -> None:
+    """Two would agree on L8, were it not for the third, which keeps them to R8."""
+    third = wants(image(F.R8))
+    costs = Platform(format_costs=(FormatCost(F.L8, cost=1.0),))
+    bytes_limit = wants(
+        image(F.R8), image(F.L8), buffer_memory_constraints=memory(max_size_bytes=9)
+    )
+    big = wants(image(F.R8, min_size=size(10, 1)), image(F.L8, min_size=size(1, 1)))
+    refusal = refused(big, bytes_limit, third, platform=costs)
+    assert refusal.rule is Rule.IMAGE_OVER_MAX_BYTES
+    assert [who.name for who in refusal.conflict] == ["p0", "p1", "p2"]
+    assert [str(value) for value in refusal.excluding] == [
+        "p2 (2) $.image_format_constraints = [R8 LINEAR]"
+    ]
+    assert "p2 (2) $.image_format_constraints = [R8 LINEAR]; conflict:" in str(refusal)
+    assert "R8 LINEAR]" not in refusal.line(conflict=False)
 
 
 def test_both_sides_of_an_alpha_conflict_are_named() -> None:
