@@ -56,9 +56,7 @@ class ThreadClosing:
         Raises `OSError` when there are no descriptors left.
         """
         if stop_receiving(fd):
-            copy = duplicate(fd)
-            self._run(partial(drop_unread, copy))
-            self.close(copy)
+            self._run(partial(_drop, duplicate(fd)))
 
     def end(self) -> None:
         """Close what is left, if that can be done at once; the threads that can't are left to themselves."""
@@ -107,3 +105,9 @@ class ThreadClosing:
             except OSError as error:
                 # It is closed all the same, whatever its file system had to say.
                 self._log.debug("closing a client's descriptor failed", reason=str(error))
+
+
+def _drop(fd: int) -> None:
+    """Drop what waits at an end, and close this descriptor of it."""
+    drop_unread(fd)
+    os.close(fd)

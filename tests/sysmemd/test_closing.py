@@ -203,6 +203,40 @@ def test_what_waits_at_an_end_that_is_only_held_is_dropped(bench: Bench) -> None
             far.send(b"x")
 
 
+def test_what_waits_is_dropped_to_the_end_before_anything_is_closed(
+    bench: Bench, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when another thread has nothing to do meanwhile."""
+    bench.closing.close(stuck.add(os.dup(0)))
+    stuck.wait_begun()
+    fd, far = watched()
+    bench.closing.close(fd)
+    bench.clock.pass_patience()
+    assert_closes(far)
+    stuck.let_go.set()
+    assert bench.threads == 2
+    begun, go_on = threading.Event(), threading.Event()
+    still_open: list[bool] = []
+
+    def slow(fd: int) -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        still_open.append(os.path.exists(f"/proc/self/fd/{fd}"))
+
+    monkeypatch.setattr(closing, "drop_unread", slow)
+    near, far = socket.socketpair()
+    with near, far:
+        far.send(b"x")
+        bench.closing.stop_receiving(near.fileno())
+        assert begun.wait(PATIENCE)
+        fd, other = watched()
+        bench.closing.close(fd)
+        assert_closes(other)  # by the other thread, and all that came before
+        go_on.set()
+        bench.closing.end()
+    assert still_open == [True]
+
+
 def test_the_end_waits_for_nobody_for_long(
     monkeypatch: pytest.MonkeyPatch, stuck: Stuck, bench: Bench
 ) -> None:
