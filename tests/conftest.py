@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Generator
 
 import hypothesis
@@ -11,6 +12,10 @@ import pytest
 
 hypothesis.settings.register_profile("sysmem", deadline=None)
 hypothesis.settings.load_profile("sysmem")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell without job control starts what runs in the background so, and every child would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _FAILED = pytest.StashKey[bool]()
 

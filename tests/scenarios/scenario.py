@@ -11,18 +11,17 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+import pytest
 
 import sysmem
 from sysmem import blocking
-
-T = TypeVar("T")
 
 READ_WRITE = sysmem.CpuUsage.READ_OFTEN | sysmem.CpuUsage.WRITE_OFTEN
 UNBOUNDED = 0xFFFFFFFF
@@ -95,21 +94,19 @@ def eventually(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def begin(node: blocking.Node, call: Callable[[], T]) -> Future[T]:
-    """Start a call in another thread; round trips on the same node give it time to be sent."""
-    started = threading.Event()
+def ask(collection: blocking.BufferCollection) -> None:
+    """Let the daemon know of a wait for buffers that can't be there yet; the next wait takes it up."""
+    with pytest.raises(TimeoutError):
+        collection.wait_for_all_buffers_allocated(timeout=0)
+    collection.sync()  # is answered after the wait was read
 
-    def run() -> T:
-        started.set()
-        return call()
 
-    future = pool.submit(run)
-    started.wait()
-    for _ in range(3):
-        node.sync()
-    time.sleep(0.002)
-    node.sync()
-    return future
+def begin_wait(
+    collection: blocking.BufferCollection,
+) -> Future[sysmem.BufferCollectionInfo]:
+    """Wait for buffers in another thread; the daemon knows of it whenever that starts."""
+    ask(collection)
+    return pool.submit(collection.wait_for_all_buffers_allocated, timeout=ENOUGH)
 
 
 def buffers(min_size_bytes: int = 4096, **fields: Any) -> sysmem.BufferCollectionConstraints:
@@ -210,37 +207,22 @@ def participants(
         yield gate, collections
 
 
-def _attempt(
-    allocator: blocking.Allocator, tables: Sequence[sysmem.BufferCollectionConstraints | None]
+def outcome(
+    allocator: blocking.Allocator, *tables: sysmem.BufferCollectionConstraints | None
 ) -> sysmem.BufferCollectionInfo | int:
+    """What the first of some participants is answered: buffers, or why there are none (an `Error`)."""
     with participants(allocator, len(tables)) as (gate, collections):
         for collection, table in zip(collections, tables, strict=True):
             collection.set_constraints(table)
             collection.sync()
         first = collections[0]
-        answer = begin(first, lambda: first.wait_for_all_buffers_allocated(timeout=ENOUGH))
+        ask(first)
         gate.release()
         try:
-            return answer.result(ENOUGH)
+            return first.wait_for_all_buffers_allocated(timeout=ENOUGH)
         except sysmem.SysmemError as error:
             assert first.wait_closed(timeout=ENOUGH)
             return error.error
-
-
-def outcome(
-    allocator: blocking.Allocator, *tables: sysmem.BufferCollectionConstraints | None
-) -> sysmem.BufferCollectionInfo | int:
-    """What the first of some participants is answered: buffers, or why there are none (an `Error`).
-
-    The question is asked before the attempt is made; when the machine was slow and it came later,
-    the answer is peer-closed, and all is tried again.
-    """
-    for _ in range(5):
-        try:
-            return _attempt(allocator, tables)
-        except sysmem.PeerClosedError:
-            continue
-    raise AssertionError("the question was never answered, five times in a row")
 
 
 def settings(

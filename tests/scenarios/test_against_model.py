@@ -18,7 +18,7 @@ import sysmem
 from sysmem import blocking
 
 from ..sysmemd.tree.model import Model, ModelNode, Wish
-from .scenario import ENOUGH, Daemon, pool
+from .scenario import ENOUGH, Daemon, begin_wait
 
 STEPS = 60
 MASK = 0x80000000
@@ -42,7 +42,7 @@ class Negotiation:
         self.trackings: list[blocking.EventPair] = []
         self.told: set[ModelNode] = set()
         #: Waits that were asked early; each has to end as the model says.
-        self.waits: dict[ModelNode, Future[int]] = {}
+        self.waits: dict[ModelNode, Future[sysmem.BufferCollectionInfo]] = {}
 
     # --- who can be talked to ---
 
@@ -149,7 +149,7 @@ class Negotiation:
         )
 
     def wait_early(self) -> None:
-        """Ask for the buffers from another thread, whenever they come."""
+        """Wait for the buffers in another thread."""
         node = self.pick("collection")
         if (
             node
@@ -158,12 +158,7 @@ class Negotiation:
             and (not node.weak or node.weak_ok)
         ):
             self.model.wait(node)
-            self.waits[node] = pool.submit(self.count_of_buffers, self.ends[node])
-
-    @staticmethod
-    def count_of_buffers(end: blocking.BufferCollection) -> int:
-        with end.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
-            return len(info.buffers)
+            self.waits[node] = begin_wait(self.ends[node])
 
     def everybody_gets_ready(self) -> None:
         """What random steps would seldom come to."""
@@ -251,7 +246,8 @@ class Negotiation:
             return  # pending, and it stays so
         answer = self.waits.pop(node)
         if node.result == "success":
-            assert answer.result(ENOUGH) == self.model.count
+            with answer.result(ENOUGH) as info:
+                assert len(info.buffers) == self.model.count
             self.told.add(node)
         elif node.result is None:
             with pytest.raises(sysmem.PeerClosedError):

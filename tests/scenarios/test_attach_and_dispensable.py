@@ -16,7 +16,7 @@ from .scenario import (
     ENOUGH,
     SHORTLY,
     Daemon,
-    begin,
+    begin_wait,
     buffers,
     eventually,
     image,
@@ -125,7 +125,7 @@ def test_an_attached_failure_is_told_to_who_waits(client: blocking.Allocator) ->
             client.bind_shared_collection(other) as two,
         ):
             one.set_constraints(buffers())
-            wait = begin(one, one.wait_for_all_buffers_allocated)
+            wait = begin_wait(one)
             two.set_constraints(buffers(9999))
             with pytest.raises(SysmemError) as raised:
                 wait.result(ENOUGH)
@@ -232,7 +232,7 @@ def test_the_roots_failure_is_told_to_attached_ones_that_wait(client: blocking.A
         token.sync()
         with client.bind_shared_collection(token) as attached:
             attached.set_constraints(buffers())
-            wait = begin(attached, attached.wait_for_all_buffers_allocated)
+            wait = begin_wait(attached)
             parent.set_constraints(buffers(0))
             parent.sync()
             gate.release()

@@ -15,7 +15,7 @@ import pytest
 import sysmem
 from sysmem import Error, PeerClosedError, SysmemError, blocking
 
-from .scenario import ENOUGH, Daemon, begin, buffers, eventually, participants, vmo_of
+from .scenario import ENOUGH, Daemon, begin_wait, buffers, eventually, participants, pool, vmo_of
 
 
 def raises(error: Error) -> Any:
@@ -132,8 +132,8 @@ def test_a_pending_call_is_peer_closed_when_the_server_closes(client: blocking.A
         token.sync()
         with client.bind_shared_collection(token) as collection:
             collection.set_constraints(buffers())
-            pending = begin(collection, lambda: collection.wait_for_all_buffers_allocated())
-            closing = begin(collection, lambda: collection.wait_closed())
+            pending = begin_wait(collection)
+            closing = pool.submit(collection.wait_closed, timeout=ENOUGH)
             other.close()
             with pytest.raises(PeerClosedError):
                 pending.result(ENOUGH)

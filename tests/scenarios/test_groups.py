@@ -14,7 +14,8 @@ from sysmem import BufferCollectionConstraints, Error, PeerClosedError, SysmemEr
 from .scenario import (
     ENOUGH,
     Daemon,
-    begin,
+    ask,
+    begin_wait,
     buffers,
     image,
     images,
@@ -89,7 +90,7 @@ def test_a_pending_wait_of_a_hidden_child_gets_no_answer(client: blocking.Alloca
         tree = Tree(client, stack)
         _, tokens = tree.group(tree.root, 2)
         chosen, other = (tree.bind(t, table) for t, table in zip(tokens, (ANY, ONE), strict=True))
-        pending = begin(other, lambda: other.wait_for_all_buffers_allocated())
+        pending = begin_wait(other)
         root = tree.bind(tree.root, ANY)
         with pytest.raises(PeerClosedError):
             pending.result(ENOUGH)
@@ -101,7 +102,7 @@ def test_no_child_that_fits_is_empty_for_everybody(client: blocking.Allocator) -
         tree = Tree(client, stack)
         group, tokens = tree.group(tree.root, 2)
         children = [tree.bind(t, table) for t, table in zip(tokens, (ONE, TWO), strict=True)]
-        waits = [begin(child, child.wait_for_all_buffers_allocated) for child in children]
+        waits = [begin_wait(child) for child in children]
         root = tree.bind(tree.root, THREE)
         for wait in waits:
             with pytest.raises(SysmemError) as raised:
@@ -192,14 +193,14 @@ def _binary(
 
 
 def _outcome(root: blocking.BufferCollectionToken, tree: Tree) -> sysmem.Error | int | None:
-    """Hold allocation back with a child until the root's question is asked."""
+    """Hold allocation back with a child until the root has asked."""
     gate = root.duplicate()
     root.sync()
     collection = tree.bind(root, ANY)
-    answer = begin(collection, collection.wait_for_all_buffers_allocated)
+    ask(collection)
     gate.release()
     try:
-        answer.result(ENOUGH).close()
+        collection.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
     except SysmemError as error:
         return error.error
     return None

@@ -20,7 +20,7 @@ from .scenario import (
     ENOUGH,
     READ_WRITE,
     Daemon,
-    begin,
+    begin_wait,
     buffers,
     eventually,
     participants,
@@ -56,7 +56,7 @@ def test_a_participant_that_is_killed_fails_the_others(client: blocking.Allocato
         os.close(fd)
         with client.bind_shared_collection(token) as collection:
             collection.set_constraints(buffers())
-            wait = begin(collection, collection.wait_for_all_buffers_allocated)
+            wait = begin_wait(collection)
             other.kill()
             with pytest.raises(PeerClosedError):
                 wait.result(ENOUGH)

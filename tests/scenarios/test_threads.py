@@ -12,7 +12,7 @@ import pytest
 import sysmem
 from sysmem import PeerClosedError, blocking
 
-from .scenario import ENOUGH, begin, buffers, participants, vmo_of
+from .scenario import ENOUGH, begin_wait, buffers, participants, pool, vmo_of
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ def together(count: int, work: Callable[[int], T]) -> list[T]:
 def test_a_sync_is_answered_while_a_wait_is_pending(client: blocking.Allocator) -> None:
     with participants(client, 1) as (gate, (collection,)):
         collection.set_constraints(buffers())
-        waits = [begin(collection, collection.wait_for_all_buffers_allocated) for _ in range(3)]
+        waits = [begin_wait(collection) for _ in range(3)]
         for _ in range(20):
             collection.sync(timeout=ENOUGH)
             assert collection.get_buffer_collection_id(timeout=ENOUGH) > 1
@@ -145,8 +145,8 @@ def test_the_servers_close_reaches_every_waiting_thread(client: blocking.Allocat
 def test_a_close_in_another_thread_ends_a_wait(client: blocking.Allocator) -> None:
     with participants(client, 1) as (_, (collection,)):
         collection.set_constraints(buffers())
-        waits = [begin(collection, collection.wait_for_all_buffers_allocated) for _ in range(2)]
-        closed = begin(collection, lambda: collection.wait_closed(timeout=ENOUGH))
+        waits = [begin_wait(collection) for _ in range(2)]
+        closed = pool.submit(collection.wait_closed, timeout=ENOUGH)
         collection.close()
         for wait in waits:
             with pytest.raises((sysmem.HandleClosedError, PeerClosedError)):
