@@ -9,7 +9,7 @@ import sysmem
 from sysmem import blocking
 
 from ..mapping import BareMapping
-from .scenario import ENOUGH, Daemon, event_of, vmo_of
+from .scenario import ENOUGH, Daemon, event_of, eventually, vmo_of
 
 CYCLES = 10_000
 WARM_UP = 500
@@ -84,10 +84,10 @@ def test_ten_thousand_cycles_leave_nothing(client: blocking.Allocator, daemon: D
         allocate_use_close(client, number)
         if number % 50 == 0:
             allocate_weak_use_close(client)
-    for _ in range(2):  # what was closed before the first was seen before the second is answered
-        client.validate_buffer_collection_token(0)
-    assert (daemon.descriptors(), len(os.listdir("/proc/self/fd"))) == descriptors
+    # The daemon learns of the last closes, and closes what it held, a moment after them.
+    eventually(lambda: daemon.descriptors() <= descriptors[0])
+    assert len(os.listdir("/proc/self/fd")) == descriptors[1]
+    eventually(lambda: shared_kib() < shared + 4 * SLACK_KIB)
     after = resident_kib(daemon.pid), resident_kib(os.getpid())
     assert after[0] < before[0] + SLACK_KIB, "the daemon's memory"
-    assert shared_kib() < shared + 4 * SLACK_KIB, "the buffers' memory"
     assert after[1] < before[1] + SLACK_KIB, "the client's memory"
