@@ -7,17 +7,21 @@ import inspect
 import mmap
 import sys
 from collections.abc import Iterator
-from types import FrameType
+from types import FrameType, ModuleType, TracebackType
 from typing import Any
 
 #: Holders that are named.
 MAX_NAMED = 4
+#: The frame's to its copy of its variables, this function's, and that of whoever counts them.
+_REFERENCES_TO_OURS = 3
 
 
-def holders(mapped: mmap.mmap, view: memoryview) -> str:
+def holders(mapped: mmap.mmap, view: memoryview, traceback: TracebackType | None) -> str:
     """The memoryviews and numpy arrays over `mapped`, `view` left out, and where they are, as far as can be found out.
 
-    Where is a variable of a function that is being called, or the kind of object that has it. Looks at all objects.
+    Where is a variable of a function that is being called, or the kind of object that has it. To look at all objects
+    takes time, up to seconds in a large process; with the `traceback` of an exception on its way, which isn't about
+    this, only variables are looked at, also those of the functions that it has ended.
     """
     names: dict[int, str] = {}
     places: dict[int, list[str]] = {}
@@ -29,15 +33,18 @@ def holders(mapped: mmap.mmap, view: memoryview) -> str:
     def counts(held: Any) -> bool:
         return held is not view and _looks_at(held, mapped)
 
-    objects = gc.get_objects()
-    for frame in _frames():
+    objects = gc.get_objects() if traceback is None else []
+    for frame in _frames(traceback):
         variables = frame.f_locals
-        for name, held in variables.items():
-            if counts(held):
-                note(held, f"'{name}' of {frame.f_code.co_qualname}()")
+        counted = [name for name, held in tuple(variables.items()) if counts(held)]
+        for name in counted:
+            note(variables[name], f"'{name}' of {frame.f_code.co_qualname}()")
         if type(variables) is dict:
-            # Until Python 3.12 this is a copy, which the frame keeps: not to be what keeps the mapping.
-            variables.clear()
+            # Until Python 3.12 this is a copy that the frame keeps: not to be what keeps the mapping, or anything else.
+            # It may be what locals() returned, too; then no more goes than has to.
+            is_ours = sys.getrefcount(variables) <= _REFERENCES_TO_OURS
+            for name in tuple(variables) if is_ours else counted:
+                del variables[name]
     for container in objects:
         for held in gc.get_referents(container):
             if counts(held):
@@ -49,15 +56,27 @@ def holders(mapped: mmap.mmap, view: memoryview) -> str:
     return ", ".join(found[:MAX_NAMED] + more) or "an object that isn't known"
 
 
-def _frames() -> Iterator[FrameType]:
-    """The functions that are being called, in all threads, but for this package's; modules and classes don't count."""
+def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
+    """The functions that are being called, in all threads, and those that an exception has ended.
+
+    But for this package's; modules and classes don't count.
+    """
     for frame in sys._current_frames().values():
         caller: FrameType | None = frame
         while caller is not None:
-            own = caller.f_globals.get("__package__") == __package__
-            if not own and caller.f_code.co_flags & inspect.CO_OPTIMIZED:
+            if _is_function(caller):
                 yield caller
             caller = caller.f_back
+    ended = traceback and traceback.tb_next  # the first has the with-block, and is being called
+    while ended is not None:
+        if _is_function(ended.tb_frame):
+            yield ended.tb_frame
+        ended = ended.tb_next
+
+
+def _is_function(frame: FrameType) -> bool:
+    own = frame.f_globals.get("__package__") == __package__
+    return not own and bool(frame.f_code.co_flags & inspect.CO_OPTIMIZED)
 
 
 def _looks_at(held: Any, mapped: mmap.mmap) -> bool:
@@ -72,7 +91,8 @@ def _looks_at(held: Any, mapped: mmap.mmap) -> bool:
 
 def _is_array(held: Any) -> bool:
     numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(held, numpy.ndarray)
+    # Not `isinstance`, which asks objects for their class, and proxies and the like then run code of their own.
+    return numpy is not None and issubclass(type(held), numpy.ndarray)
 
 
 def _name(held: Any) -> str:
@@ -83,6 +103,9 @@ def _name(held: Any) -> str:
 
 def _place(container: Any) -> str:
     for name, module in tuple(sys.modules.items()):
-        if container is getattr(module, "__dict__", None):
+        # Not the module's own way to it, by which lazy modules load.
+        if issubclass(type(module), ModuleType) and container is object.__getattribute__(
+            module, "__dict__"
+        ):
             return f"module {name}"
     return f"a {type(container).__qualname__}"

@@ -134,7 +134,7 @@ class Mapping:
             # with-block says, and so is the buffer; an exception on its way is the better news though, and its
             # traceback may be what holds the view.
             told = (
-                f"the mapping is still in use after its with-block, by {holders(mapped, view)};"
+                f"the mapping is still in use after its with-block, by {holders(mapped, view, traceback)};"
                 " it stays until the last of those is gone"
             )
             if error is None:

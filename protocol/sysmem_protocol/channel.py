@@ -69,8 +69,8 @@ class AtOnce:
 
     def stop_receiving(self, fd: int) -> None:
         """See :class:`Closing`."""
-        if stop_receiving(fd):
-            drop_unread(fd)
+        stop_receiving(fd)
+        drop_unread(fd)
 
 
 AT_ONCE = AtOnce()

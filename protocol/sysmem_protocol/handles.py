@@ -22,10 +22,10 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from .library import HandleKind
 
-#: A control message with the sender's process, user and group, and no more.
-_CREDENTIALS_BYTES = socket.CMSG_SPACE(12)
 #: What is dropped of a stream at a time.
 _DROP_BYTES = 64 * 1024
+#: More than the kernel has to say of a socket.
+_FDINFO_BYTES = 4096
 
 
 class HandleClosedError(ValueError):
@@ -131,29 +131,13 @@ def duplicate(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
 
 
-def stop_receiving(fd: int) -> bool:
-    """Let nothing more come to one end of a socket pair; whether something waits there. Raises nothing.
+def stop_receiving(fd: int) -> None:
+    """Let nothing more come to one end of a socket pair. Raises nothing.
 
-    For an end that is only held: descriptors in its queue would stay open as long as it does, and among them may be
-    what keeps it open, so that what waits is to be dropped (:func:`drop_unread`). The other end notices nothing but
-    that it can't send.
+    The other end notices nothing but that it can't send.
     """
     with _borrowed_socket(fd) as sock, contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RD)
-        if _is_seqpacket(sock):
-            # A datagram may be empty, as the end of the queue is; but it comes with its sender's credentials.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        return _is_more(sock, 1, socket.MSG_PEEK)
-    return False
-
-
-def drop_unread(fd: int) -> None:
-    """Drop what waits at an end that has stopped receiving; descriptors in it are closed. Raises nothing."""
-    with _borrowed_socket(fd) as sock, contextlib.suppress(OSError):
-        # Of a datagram all goes that isn't read.
-        size = 1 if _is_seqpacket(sock) else _DROP_BYTES
-        while _is_more(sock, size):
-            pass
 
 
 def shut_down(fd: int) -> None:
@@ -162,15 +146,38 @@ def shut_down(fd: int) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
-def _is_seqpacket(sock: socket.socket) -> bool:
-    kind: int = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
-    return kind == socket.SOCK_SEQPACKET
+def descriptors_waiting(fd: int) -> int | None:
+    """How many descriptors wait to be received at one end of a socket pair; None where the kernel doesn't say.
+
+    They stay open as long as the end does, and among them may be what keeps it open: its other end. A look at the queue
+    wouldn't do, for whoever had the end before, or still has it, decides what a look shows (SO_PEEK_OFF, MSG_OOB).
+
+    Raises `OSError` when the process has no descriptor left.
+    """
+    with open(f"/proc/self/fdinfo/{fd}", "rb", buffering=0) as fdinfo:
+        _, found, number = fdinfo.read(_FDINFO_BYTES).partition(b"\nscm_fds:")
+    return int(number.split()[0]) if found else None  # since Linux 5.6
 
 
-def _is_more(sock: socket.socket, size: int, flags: int = 0) -> bool:
-    """Receive up to `size` bytes, without room for descriptors: the kernel drops them. False at the end."""
-    room = _CREDENTIALS_BYTES if _is_seqpacket(sock) else 0
-    return any(sock.recvmsg(size, room, flags | socket.MSG_DONTWAIT)[:2])
+def drop_unread(fd: int) -> None:
+    """Drop what waits at an end that has stopped receiving, up to the last descriptor in it.
+
+    Raises `OSError` when that can't be done.
+    """
+    with _borrowed_socket(fd) as sock:
+        _, kind = _family_and_type(sock)
+        is_stream = kind == socket.SOCK_STREAM
+        # Of a datagram all goes that isn't read. In both there is no room for descriptors.
+        size = _DROP_BYTES if is_stream else 1
+        while descriptors_waiting(fd):
+            if is_stream:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            try:
+                dropped = sock.recv(size, socket.MSG_DONTWAIT)
+            except ConnectionResetError:
+                continue  # said once; what was sent is still there
+            if is_stream and not dropped:
+                raise OSError(errno.EIO, "descriptors that can't be received")
 
 
 # --- what it is -----------------------------------------------------------------------------------------------------

@@ -14,7 +14,13 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Final
 
-from sysmem_protocol.handles import drop_unread, duplicate, shut_down, stop_receiving
+from sysmem_protocol.handles import (
+    descriptors_waiting,
+    drop_unread,
+    duplicate,
+    shut_down,
+    stop_receiving,
+)
 
 from .ports import Clock, Log
 
@@ -42,20 +48,29 @@ class ThreadClosing:
         self._run(partial(os.close, fd))
 
     def close_channel(self, fd: int) -> None:
-        """Close a server end; its client sees that at once."""
-        has_unread = stop_receiving(fd)
+        """Close the end of a channel; the other one sees that at once.
+
+        Where no descriptors wait in it, as in every honest client's, that depends on no thread.
+        """
         shut_down(fd)
-        if has_unread:
-            self.close(fd)
-        else:
+        try:
+            harmless = descriptors_waiting(fd) == 0
+        except OSError:
+            harmless = False
+        if harmless:
             os.close(fd)
+        else:
+            self.close(fd)
 
     def stop_receiving(self, fd: int) -> None:
         """Let nothing more come to one end of a socket pair, and drop what waits there, some time soon.
 
+        Where that can't be done the other end sees this one closed. To close it never takes long afterwards.
+
         Raises `OSError` when there are no descriptors left.
         """
-        if stop_receiving(fd):
+        stop_receiving(fd)
+        if descriptors_waiting(fd) != 0:
             self._run(partial(_drop, duplicate(fd)))
 
     def end(self) -> None:
@@ -109,5 +124,10 @@ class ThreadClosing:
 
 def _drop(fd: int) -> None:
     """Drop what waits at an end, and close this descriptor of it."""
-    drop_unread(fd)
-    os.close(fd)
+    try:
+        drop_unread(fd)
+    except OSError:
+        shut_down(fd)  # so that whoever still sends there closes it, and all that is in it
+        raise
+    finally:
+        os.close(fd)

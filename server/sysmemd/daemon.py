@@ -178,6 +178,8 @@ async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda
         stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, held_back)
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(SWITCH_SECONDS)
+        closing = ThreadClosing(clock, log)
+        stack.callback(closing.end)
         memory = Memory(
             [MemfdHeap(heap) for heap in heap_settings(config)],
             allocation=config.memory.allocation,
@@ -185,8 +187,6 @@ async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda
             log=log,
         )
         stack.callback(memory.close)
-        closing = ThreadClosing(clock, log)
-        stack.callback(closing.end)
         sockets = stack.enter_context(
             listeners(
                 DISCOVERABLE,

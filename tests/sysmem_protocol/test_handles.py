@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import os
 import re
 import select
@@ -12,7 +13,6 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,16 +22,21 @@ from sysmem_protocol.handles import (
     HandleClosedError,
     channel_pair,
     describe,
+    descriptors_waiting,
     drop_unread,
     eventpair,
     is_kind,
     is_seqpacket,
     is_socketpair_end,
     is_vmo,
+    shut_down,
     status,
     stop_receiving,
 )
 from sysmem_protocol.library import HandleKind
+
+#: From asm-generic/socket.h; Python has no name for it.
+SO_PEEK_OFF = 42
 
 
 def null() -> int:
@@ -142,44 +147,86 @@ def test_a_channel_pair_is_two_connected_ends_that_dont_block_and_arent_inherite
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
-def test_what_is_sent_to_an_end_that_stopped_receiving_is_dropped(kind: int) -> None:
-    """Before and afterwards; the other end still notices nothing but the closing."""
+def test_an_end_that_stopped_receiving_gets_nothing_more(kind: int) -> None:
+    """The other end notices nothing but that, until this one is closed."""
+    near, far = socket.socketpair(socket.AF_UNIX, kind)
+    with near, far:
+        stop_receiving(near.fileno())
+        with pytest.raises(BrokenPipeError):
+            far.send(b"*")
+        near.send(b"?")
+        assert far.recv(100) == b"?"
+        poll = select.poll()
+        poll.register(far, select.POLLHUP | select.POLLRDHUP)
+        assert poll.poll(0) == []
+        shut_down(near.fileno())
+        assert poll.poll(0)
+        shut_down(near.fileno())
+        near.close()
+        stop_receiving(far.fileno())  # its other end is gone, and that is no error
+        shut_down(far.fileno())
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+def test_descriptors_that_wait_are_counted_whatever_the_sender_does(kind: int) -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, kind)
+    with near, far:
+        assert descriptors_waiting(near.fileno()) == 0
+        far.send(b"no descriptors")
+        assert descriptors_waiting(near.fileno()) == 0
+        near.send(b"never read: its sender's end tells so with an error")
+        near.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 1_000_000)
+        socket.send_fds(far, [b"*"], [0, 0])
+        if kind == socket.SOCK_STREAM:
+            socket.send_fds(far, [b"!"], [0], socket.MSG_OOB)
+        else:
+            socket.send_fds(far, [b""], [0])
+        far.close()
+        assert descriptors_waiting(near.fileno()) == 3
+        stop_receiving(near.fileno())
+        assert descriptors_waiting(near.fileno()) == 3
+
+
+def test_descriptors_that_wait_where_the_kernel_does_not_count_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    near, far = channel_pair()
+    with near, far:
+        shown = b"pos:\t0\nflags:\t02000002\nmnt_id:\t10\nino:\t7\n"
+        monkeypatch.setattr(handles, "open", lambda *_, **__: io.BytesIO(shown), raising=False)
+        assert descriptors_waiting(near.fileno()) is None
+        drop_unread(near.fileno())
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+def test_dropping_what_waits_closes_it(kind: int) -> None:
     near, far = socket.socketpair(socket.AF_UNIX, kind)
     watched, sent = socket.socketpair()
-    with near, far, watched:
-        with sent:
+    with near, watched:
+        with far, sent:
+            near.send(b"never read: its sender's end tells so with an error")
             if kind == socket.SOCK_SEQPACKET:
                 far.send(b"")
                 socket.send_fds(far, [b""], [sent.fileno()])
             for _ in range(3):
                 socket.send_fds(far, [b"much more than one byte"], [sent.fileno()])
-            assert stop_receiving(near.fileno())
-            with pytest.raises(BrokenPipeError):
-                socket.send_fds(far, [b"*"], [sent.fileno()])
+                if kind == socket.SOCK_STREAM:
+                    socket.send_fds(far, [b"!"], [sent.fileno()], socket.MSG_OOB)
+            stop_receiving(near.fileno())
         drop_unread(near.fileno())
         assert watched.recv(1) == b""  # nobody holds the descriptor that was sent
-        poll = select.poll()
-        poll.register(far, select.POLLHUP | select.POLLRDHUP)
-        assert poll.poll(0) == []
-        near.close()
-        assert poll.poll(0)
-
-
-def test_stop_receiving_of_an_end_whose_other_one_is_gone() -> None:
-    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with near:
-        far.send(b"last words")
-        far.close()
-        assert stop_receiving(near.fileno())
+        assert descriptors_waiting(near.fileno()) == 0
         drop_unread(near.fileno())
-        assert not stop_receiving(near.fileno())
 
 
-@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
-def test_stop_receiving_of_an_end_to_which_nothing_was_sent(kind: int) -> None:
-    near, far = socket.socketpair(socket.AF_UNIX, kind)
+def test_what_can_not_be_dropped_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who had a stream's end before can have read an urgent byte without its descriptors."""
+    near, far = socket.socketpair()
     with near, far:
-        assert not stop_receiving(near.fileno())
+        stop_receiving(near.fileno())
+        monkeypatch.setattr(handles, "descriptors_waiting", lambda fd: 1)
+        with pytest.raises(OSError, match="can't be received"):
+            drop_unread(near.fileno())
 
 
 def test_dropping_a_full_queue_takes_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,18 +237,18 @@ def test_dropping_a_full_queue_takes_few_calls(monkeypatch: pytest.MonkeyPatch) 
         with contextlib.suppress(BlockingIOError):
             while True:
                 sent += far.send(b"x" * 65536)
-        assert stop_receiving(near.fileno())
+        near.recv(65536)
+        socket.send_fds(far, [b"x"], [0])
+        stop_receiving(near.fileno())
         calls = []
-        receive = socket.socket.recvmsg
 
-        def count(*arguments: Any) -> Any:
-            calls.append(arguments)
-            return receive(*arguments)
+        def count(fd: int) -> int | None:
+            calls.append(fd)
+            return descriptors_waiting(fd)
 
-        monkeypatch.setattr(socket.socket, "recvmsg", count)
+        monkeypatch.setattr(handles, "descriptors_waiting", count)
         drop_unread(near.fileno())
         assert len(calls) <= sent // 4096 + 2
-        assert not stop_receiving(near.fileno())
 
 
 def test_what_a_descriptor_is_without_asking_its_file_system() -> None:

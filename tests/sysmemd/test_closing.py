@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import heapq
 import os
 import socket
@@ -191,9 +192,23 @@ def test_what_waits_in_a_channel_is_closed_in_a_thread(bench: Bench, stuck: Stuc
     assert_closes(far)  # its client needn't wait
 
 
-def test_what_waits_at_an_end_that_is_only_held_is_dropped(bench: Bench) -> None:
+def test_nor_on_the_spot_where_nobody_can_tell_what_waits(
+    bench: Bench, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(fd: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(closing, "descriptors_waiting", none_left)
+    near, far = channel_pair()
+    bench.closing.close_channel(stuck.add(near.detach()))
+    stuck.wait_begun()
+    assert_closes(far)
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+def test_what_waits_at_an_end_that_is_only_held_is_dropped(bench: Bench, kind: int) -> None:
     fd, watcher = watched()
-    near, far = socket.socketpair()
+    near, far = socket.socketpair(socket.AF_UNIX, kind)
     with near, far:
         socket.send_fds(far, [b"x"], [fd])
         os.close(fd)
@@ -201,40 +216,31 @@ def test_what_waits_at_an_end_that_is_only_held_is_dropped(bench: Bench) -> None
         assert_closes(watcher)
         with pytest.raises(BrokenPipeError):
             far.send(b"x")
+        near.send(b"the last answer")
+        assert far.recv(100) == b"the last answer"
 
 
-def test_what_waits_is_dropped_to_the_end_before_anything_is_closed(
-    bench: Bench, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also when another thread has nothing to do meanwhile."""
-    bench.closing.close(stuck.add(os.dup(0)))
-    stuck.wait_begun()
-    fd, far = watched()
-    bench.closing.close(fd)
-    bench.clock.pass_patience()
-    assert_closes(far)
-    stuck.let_go.set()
-    assert bench.threads == 2
-    begun, go_on = threading.Event(), threading.Event()
-    still_open: list[bool] = []
-
-    def slow(fd: int) -> None:
-        begun.set()
-        assert go_on.wait(PATIENCE)
-        still_open.append(os.path.exists(f"/proc/self/fd/{fd}"))
-
-    monkeypatch.setattr(closing, "drop_unread", slow)
-    near, far = socket.socketpair()
+def test_where_nothing_waits_no_thread_is_asked(bench: Bench) -> None:
+    near, far = channel_pair()
     with near, far:
-        far.send(b"x")
+        far.send(b"no descriptors")
         bench.closing.stop_receiving(near.fileno())
-        assert begun.wait(PATIENCE)
-        fd, other = watched()
-        bench.closing.close(fd)
-        assert_closes(other)  # by the other thread, and all that came before
-        go_on.set()
-        bench.closing.end()
-    assert still_open == [True]
+        assert bench.threads == 0
+
+
+def test_an_end_that_can_not_be_emptied_ends(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What keeps it open may be in it."""
+
+    def none_left(fd: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(closing, "drop_unread", none_left)
+    near, far = channel_pair()
+    with near:
+        socket.send_fds(far, [b"x"], [0])
+        bench.closing.stop_receiving(near.fileno())
+        far.setblocking(True)
+        assert_closes(far)
 
 
 def test_the_end_waits_for_nobody_for_long(

@@ -18,13 +18,13 @@ from .raw import Channel, Collection, Descriptor, Node, PeerClosed, Wire, constr
 pytestmark = pytest.mark.usefixtures("bystander")
 
 
-def stuff(over: Descriptor, *things: Any, data: bytes = b"*") -> None:
+def stuff(over: Descriptor, *things: Any, data: bytes = b"*", flags: int = 0) -> None:
     """Send descriptors into the other end of an eventpair, if it takes them."""
     with (
         socket.socket(fileno=os.dup(over.fileno())) as end,
         contextlib.suppress(BrokenPipeError, ConnectionResetError),
     ):
-        socket.send_fds(end, [data], [thing.fileno() for thing in things])
+        socket.send_fds(end, [data], [thing.fileno() for thing in things], flags)
 
 
 def track(node: Node, end: Any, method: str) -> None:
@@ -64,8 +64,16 @@ def test_two_nodes_that_hold_each_others_client_end_leak_nothing(wire: Wire, met
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("kind", "when"),
+    [
+        (socket.SOCK_STREAM, "before"),
+        (socket.SOCK_STREAM, "before, as urgent data"),
+        (socket.SOCK_STREAM, "after"),
+        (socket.SOCK_SEQPACKET, "before"),
+        (socket.SOCK_SEQPACKET, "after"),
+    ],
+)
 def test_a_client_end_in_the_queue_of_an_eventpair_leaks_nothing(
     wire: Wire, method: str, kind: int, when: str
 ) -> None:
@@ -76,6 +84,8 @@ def test_a_client_end_in_the_queue_of_an_eventpair_leaks_nothing(
         # with an empty datagram first, which is no end
         stuff(mine, collection, mine, data=b"" if kind == socket.SOCK_SEQPACKET else b"*")
         stuff(mine, collection, mine)
+    elif when == "before, as urgent data":
+        stuff(mine, collection, mine, flags=socket.MSG_OOB)
     track(collection, server, method)
     collection.sync()
     if when == "after":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import struct
 import time
@@ -26,8 +27,12 @@ from .raw import (
     only_sizes,
 )
 
+#: From asm-generic/socket.h; Python has no name for it.
+SO_PEEK_OFF = 42
 #: How long a close that is waited for takes; nobody else is to notice.
 LINGER_SECONDS = 4
+#: How many such closes the daemon waits for at a time.
+MOST_AT_A_TIME = 32
 SIZE = 64 * 1024 * 1024
 
 # Formats that RGB or YUV colour spaces go with, each once.
@@ -174,6 +179,54 @@ def test_a_descriptor_that_takes_long_to_close_delays_no_other_client(
         slow.close()
 
     assert meanwhile(other, send_and_forget) < LINGER_SECONDS / 2
+
+
+def test_nor_does_one_that_a_look_into_the_channel_would_miss(daemon: Daemon, wire: Wire) -> None:
+    allocator, other = wire.connect(), wire.connect()
+    client, server = wire.pair()
+    token = Channel(wire, client)
+    with socket.socket(fileno=os.dup(server.fileno())) as end_of_server:
+        end_of_server.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 1_000_000)
+    allocator.send("Allocator.AllocateSharedCollection", {1: server})
+    slow = lingering(wire)
+
+    def end() -> None:
+        os.kill(daemon.pid, signal.SIGSTOP)
+        token.send_bytes(b"no message, and the last one that is read")
+        token.send_bytes(b"*", [slow])
+        token.close()
+        slow.close()
+        os.kill(daemon.pid, signal.SIGCONT)
+
+    assert meanwhile(other, end) < LINGER_SECONDS / 2
+
+
+def test_however_many_take_long_other_clients_lose_nothing(start: Callable[..., Daemon]) -> None:
+    daemon = start()
+    tasks = f"/proc/{daemon.pid}/task"
+    before = len(os.listdir(tasks))
+    with Wire(daemon.runtime_dir) as wire:
+        hostile, other = wire.connect(), wire.connect()
+        collection = other.non_shared()
+        events = [collection.track_node(), collection.track_lifetime(0)]
+        collection.set_constraints(constraints())
+        collection.wait().close()
+        for _ in range(MOST_AT_A_TIME + 8):
+            hostile.send("Allocator.SetDebugClientInfo", {1: "x", 99: lingering(wire)})
+        while len(os.listdir(tasks)) < before + MOST_AT_A_TIME:
+            hostile.sync()
+        begun = time.monotonic()
+        held = len(daemon.descriptors())
+        collection.close()
+        for event in events:
+            event.wait_closed()
+        for _ in range(50):
+            bound = other.bind(other.shared())
+            bound.sync()
+            bound.close()
+        other.sync()
+        assert time.monotonic() < begun + LINGER_SECONDS / 2  # so they are still at it
+        assert len(daemon.descriptors()) < held + 25
 
 
 def readable(channel: Channel) -> bool:

@@ -139,7 +139,8 @@ class NodeServer:
         """A server end to be held until the event; nothing that its client sends stays in it meanwhile."""
         assert server_end is not None
         self._service.closing.stop_receiving(server_end.fileno())
-        return self._service.memory.event(server_end.move(Handle))
+        # So to close it, which is how it signals, needn't be left to anybody.
+        return self._service.memory.event(Handle(server_end.take()))
 
 
 class TokenServer(NodeServer):
@@ -258,8 +259,9 @@ class BuffersAnswer:
         self._server = server
         self._outcome = server.node.outcome
         self._redeem: Callable[[], None] | None = None
-        if isinstance(self._outcome, Allocated) and not self._outcome.weak:
-            self._redeem = _buffers_of(self._outcome).promise_strong()
+        outcome = self._outcome
+        if isinstance(outcome, Allocated) and outcome.delivers_vmo and not outcome.weak:
+            self._redeem = _buffers_of(outcome).promise_strong()
 
     def done(self) -> None:
         """See :class:`.Maker`."""

@@ -201,6 +201,18 @@ class Service:
         come before the attempt, and no client can know better: it came on other channels than what began the attempt.
         """
         channel = Channel(client_end.take(), self.closing)
+        found = None
+        try:
+            found = self._find(channel)
+        finally:
+            if found is not None:
+                channel.close()
+            else:
+                # It isn't ours, and so not shut down: others may have it too.
+                self.closing.close(channel.take())
+        return found
+
+    def _find(self, channel: Channel) -> TokenServer | None:
         try:
             server = self._named(channel.peer_name())
             if server is None:
@@ -210,12 +222,9 @@ class Service:
                 if channel.send(nonce):
                     return server if server.connection.receive_until(nonce) else None
                 server.connection.receive(also_held=True)  # the queue is full
-            return None
         except OSError:
-            return None  # the token has closed meanwhile, or the end can't be sent on
-        finally:
-            # It isn't ours, and so not shut down: others may have it too.
-            self.closing.close(channel.take())
+            pass  # the token has closed meanwhile, or the end can't be sent on
+        return None
 
     def _named(self, name: bytes) -> TokenServer | None:
         koid = name.removeprefix(self._prefix)

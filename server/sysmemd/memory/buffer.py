@@ -320,6 +320,9 @@ class Buffer:
                     client_id=client.id,
                     handles=handles,
                 )
+        elif self._closing:  # we are still at it ourselves
+            clock = self._surroundings.clock
+            self._cancel_leak = clock.call_at(clock.now() + LEAK_NS, self._report_leaks)
         elif self.hold is Hold.UNKNOWN:
             log.error(
                 "memory leaked: held 5 s after close_weak_asap, by nothing that the server gave out",

@@ -29,7 +29,7 @@ class Reclaimer:
     def __init__(self, hangups: Hangups) -> None:
         """Raises `OSError` when there are no descriptors left."""
         self._hangups = hangups
-        #: Counts what the thread has done since it was last read.
+        #: Wakes the loop when the thread has done something.
         self._news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         hangups.add_readable(self._news, self._take_news)
         self._to_close: SimpleQueue[tuple[int, _Callback] | None] = SimpleQueue()
@@ -82,7 +82,8 @@ class Reclaimer:
             os.eventfd_write(self._news, 1)
 
     def _take_news(self) -> None:
-        for _ in range(os.eventfd_read(self._news)):
+        os.eventfd_read(self._news)
+        while self._closed:
             self._done += 1
             self._closed.popleft()()
         while self._waiting and self._waiting[0][0] <= self._done:

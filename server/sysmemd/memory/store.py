@@ -173,8 +173,8 @@ class Memory:
                 buffers.discard()
                 done(error)
 
-        self._read_watch()  # so that memory given back just now counts
         try:
+            self._read_watch()  # so that memory given back just now counts
             self._fill(buffers, count)
         except Exception as error:
             retry = partial(self._make, buffers, count, is_wanted, done, again=True)

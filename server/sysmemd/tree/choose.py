@@ -18,7 +18,7 @@ from sysmem_protocol.sysmem2 import Error
 
 from ..constraints import Allocation, Participant, Platform, listing
 from ..text import Block, printable
-from .effort import attempt_cost, effort
+from .effort import attempt_cost, effort, report_cost
 from .engine import Engine, Joining, Refusal
 from .outcome import RefusedSelection
 from .selection import Selection, Snapshot
@@ -100,7 +100,8 @@ class Question:
         total, count = effort(everybody), len(everybody)
         if self.having is not None:
             total, count = total + self.having.effort, count + self.having.count
-        return attempt_cost(total, count, self.snapshot.selections(self.max_selections))
+        cost = attempt_cost(total, count, self.snapshot.selections(self.max_selections))
+        return cost + report_cost(total) if self.verbose else cost
 
     def answer(self) -> Chosen | NoneChosen | Exception:
         """The answer, or what went wrong in the search for it, which would be the daemon's fault."""
@@ -172,6 +173,6 @@ def _told(tell: Callable[[], _T]) -> _T | str:
     try:
         return tell()
     except Exception as error:
-        *_, last = traceback.extract_tb(error.__traceback__)
-        place = f"{PurePath(last.filename).name}:{last.lineno}"
+        *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+        place = f"{PurePath(frame.f_code.co_filename).name}:{line}"
         return f"can't be told, a fault of this daemon: {printable(repr(error))} in {place}"

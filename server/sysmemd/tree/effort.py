@@ -15,6 +15,8 @@ from ..constraints.conflict import MAX_AGGREGATIONS
 _AGGREGATION: Final = 100
 _PARTICIPANT: Final = 6
 _ENTRY: Final = 6
+#: How much longer a report takes than an aggregation, as measured.
+_REPORT: Final = 30
 
 
 def effort(participants: Iterable[Participant]) -> int:
@@ -29,6 +31,11 @@ def attempt_cost(effort: int, count: int, selections: int) -> int:
     part after part, which are few where the participants are few.
     """
     return (_AGGREGATION + effort) * (selections + min(MAX_AGGREGATIONS, count * count))
+
+
+def report_cost(effort: int) -> int:
+    """What telling adds, with a table of what everybody said and what came of it."""
+    return _REPORT * effort
 
 
 def _participant(participant: Participant) -> int:
