@@ -6,14 +6,17 @@ good when that node in turn keeps the socket.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import socket
+import time
 from typing import Any
 
 import pytest
 
-from .raw import Channel, Collection, Descriptor, Node, PeerClosed, Wire, constraints
+from .process import Daemon
+from .raw import PATIENCE, Channel, Collection, Descriptor, Node, PeerClosed, Wire, constraints
 
 pytestmark = pytest.mark.usefixtures("bystander")
 
@@ -24,7 +27,8 @@ def stuff(over: Descriptor, *things: Any, data: bytes = b"*", flags: int = 0) ->
         socket.socket(fileno=os.dup(over.fileno())) as end,
         contextlib.suppress(BrokenPipeError, ConnectionResetError),
     ):
-        socket.send_fds(end, [data], [thing.fileno() for thing in things], flags)
+        fds = array.array("i", [thing.fileno() for thing in things])
+        end.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)], flags)
 
 
 def track(node: Node, end: Any, method: str) -> None:
@@ -92,6 +96,24 @@ def test_a_client_end_in_the_queue_of_an_eventpair_leaks_nothing(
         stuff(mine, collection, mine)
     collection.close()
     mine.close()
+
+
+@pytest.mark.parametrize("flags", [0, socket.MSG_OOB], ids=["", "as urgent data"])
+def test_an_event_whose_client_keeps_its_end_nowhere_else_is_given_up(
+    daemon: Daemon, wire: Wire, flags: int
+) -> None:
+    collection = wire.connect().non_shared()
+    collection.sync()
+    before = len(daemon.descriptors())
+    for _ in range(20):
+        mine, server = wire.eventpair()
+        stuff(mine, mine, flags=flags)
+        track(collection, server, METHODS[0])
+        mine.close()
+    deadline = time.monotonic() + PATIENCE
+    while len(daemon.descriptors()) > before:
+        assert time.monotonic() < deadline
+        collection.sync()
 
 
 def test_a_client_end_in_the_queue_of_close_weak_asap_leaks_nothing(wire: Wire) -> None:
