@@ -489,6 +489,23 @@ def test_an_answer_that_is_read_late_brings_its_buffers_whoever_left(wire: Wire)
     gone.wait_closed()
 
 
+def test_an_answer_that_brings_no_vmos_keeps_no_memory(wire: Wire) -> None:
+    """Nor does it when it is read late."""
+    allocator, one, other = two(wire)
+    one.set_constraints(constraints(cpu=None, usage={1: 1}, camping=0))
+    for _ in range(700):
+        one.request("Node.Sync")
+    one.request_wait()
+    one.attach().sync()  # all that is processed
+    other.set_constraints(constraints())
+    other.wait().close()
+    gone = other.track_lifetime(0)
+    other.sync()
+    other.close()
+    allocator.sync()
+    gone.wait_closed()
+
+
 def test_lifetime_tracking_closes_after_the_last_handle_of_a_buffer(wire: Wire) -> None:
     collection = wire.connect().non_shared()
     collection.set_constraints(constraints(camping=3))

@@ -329,6 +329,32 @@ def test_an_answer_whose_descriptors_cannot_be_sent(
     assert all(handle.closed for handle in message.handles)
 
 
+def test_an_answer_of_several_datagrams_whose_last_descriptors_cannot_be_sent(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may fill the rest of the limit between two parts."""
+    send = Channel.send
+
+    def too_many(channel: Channel, data: bytes, handles: list[Handle]) -> bool:
+        if len(handles) == 1:
+            raise OSError(errno.ETOOMANYREFS, "Too many references")
+        return send(channel, data, handles)
+
+    monkeypatch.setattr(Channel, "send", too_many)
+    message = answer(1, handles=MAX_HANDLES + 1)
+    done: list[bool] = []
+    pair.outbox.put_later(lambda: message, instead, lambda: done.append(True))
+    assert pair.outbox.flush()
+    assert done == [True]
+    assert all(handle.closed for handle in message.handles)
+    first, last = pair.receive(), pair.receive()
+    assert first is not None
+    assert last is not None
+    assert (first.txid, first.more, len(first.handles)) == (1, True, MAX_HANDLES)
+    assert (last.txid, last.more, last.handles) == (77, False, [])
+    first.close()
+
+
 def test_another_error_is_heard(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> bool:
         raise OSError(errno.ENOBUFS, "No buffer space")

@@ -12,6 +12,7 @@ import pytest
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import Heap
 from sysmemd.memory import HeapSettings, MemfdHeap, vmo
+from sysmemd.memory.buffer import LEAK_NS
 from sysmemd.memory.collection import Buffers
 from sysmemd.memory.reclaim import INLINE_BYTES, Reclaimer
 from sysmemd.memory.watch import Hangups
@@ -94,6 +95,33 @@ def test_big_ones_are_closed_in_a_thread_one_after_another(gate: Gate) -> None:
     hangups.close()
 
 
+def test_one_whose_end_cannot_be_told_is_closed_all_the_same(gate: Gate) -> None:
+    hangups = Hangups()
+    reclaimer = Reclaimer(hangups)
+    told: list[str] = []
+
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    reclaimer.close_vmo(touched(BIG), fails)
+    reclaimer.close_vmo(touched(BIG), lambda: told.append("second"))
+    assert gate.reached.wait(10)
+    assert reclaimer.when_freed(lambda: told.append("freed"))
+    gate.opened.set()
+    while len(reclaimer._closed) < 2:
+        select.select([hangups], [], [])
+    with pytest.raises(ZeroDivisionError):
+        hangups.process()
+    reclaimer.close_vmo(touched(BIG), lambda: told.append("third"))
+    while len(told) < 3:
+        select.select([hangups], [], [])
+        hangups.process()
+    assert sorted(told) == ["freed", "second", "third"]
+    assert not reclaimer.when_freed(lambda: None)
+    reclaimer.close()
+    hangups.close()
+
+
 def test_without_a_thread_everything_is_closed_on_the_spot(monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(*_: object) -> None:
         raise RuntimeError("can't start new thread")
@@ -152,6 +180,45 @@ def test_a_tracker_is_told_when_the_end_is_reported_late(
     assert not is_closed(event)
     gate.opened.set()
     bench.wait_closed(event)
+
+
+def test_memory_that_the_daemon_is_still_freeing_is_not_logged_as_leaked(
+    bench: Bench, gate: Gate
+) -> None:
+    buffers = bench.allocate(size=BIG)
+    ((weak, _),) = bench.weak(buffers)
+    os.posix_fallocate(weak.fileno(), 0, BIG)
+    buffers.drop_strong()
+    bench.clock.advance(LEAK_NS // 2)
+    weak.close()
+    bench.quiet()
+    assert gate.reached.wait(10)
+    bench.clock.advance(LEAK_NS)
+    assert bench.log.errors() == []
+    gate.opened.set()
+    bench.wait(lambda: bench.states() == {})
+    bench.clock.advance(2 * LEAK_NS)
+    assert bench.log.errors() == []
+
+
+def test_memory_that_somebody_holds_after_the_daemon_let_go_is_logged(
+    bench: Bench, gate: Gate
+) -> None:
+    buffers = bench.allocate(size=BIG)
+    ((weak, _),) = bench.weak(buffers)
+    os.posix_fallocate(weak.fileno(), 0, BIG)
+    with Handle(os.open(f"/proc/self/fd/{weak.fileno()}", os.O_RDWR | os.O_CLOEXEC)):
+        buffers.drop_strong()
+        bench.clock.advance(LEAK_NS // 2)
+        weak.close()
+        bench.quiet()
+        assert gate.reached.wait(10)
+        bench.clock.advance(LEAK_NS)
+        gate.opened.set()
+        bench.wait(lambda: not buffers.buffers[0]._closing)
+        bench.clock.advance(LEAK_NS)
+        assert len(bench.log.errors()) == 1
+    bench.wait(lambda: bench.states() == {})
 
 
 def test_an_allocation_waits_for_memory_that_is_being_freed(gate: Gate) -> None:

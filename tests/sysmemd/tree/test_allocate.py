@@ -465,7 +465,9 @@ def test_an_outcome_that_cannot_be_told_is_the_outcome_all_the_same(
         monkeypatch.setattr(FakeRefusal, telling, broken)
     monkeypatch.setattr(FakeRefusal, "conflict", property(broken))
     world.root.set_verbose_logging()
-    world.ready(world.root, constraints=IMPOSSIBLE)
+    with monkeypatch.context() as patch:
+        patch.setattr("linecache.checkcache", None)  # no source is read to say where
+        world.ready(world.root, constraints=IMPOSSIBLE)
     assert world.root.outcome is Error.CONSTRAINTS_INTERSECTION_EMPTY
     (line,) = world.log.find("allocation failed")
     place = f"test_allocate.py:{broken.__code__.co_firstlineno + 1}"

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from sysmem_protocol.sysmem2 import Error
+from sysmemd.constraints import Participant
 from sysmemd.ports import NoMemoryError
 from sysmemd.tree import Allocated, Node
+from sysmemd.tree.effort import effort, report_cost
 
 from .world import IMPOSSIBLE, FakeRefusal, SlowWorker, World, wanting
 
@@ -291,6 +293,16 @@ def test_the_cost_grows_with_participants_and_with_selections(worker: SlowWorker
     assert cost(1, 0) < cost(2, 0) < cost(20, 0)
     assert cost(20, 0) < cost(18, 1) < cost(16, 2)
     assert cost(0, 30) > 0  # 2 ** 30 selections aren't counted
+
+
+def test_to_tell_what_came_of_it_costs_too(worker: SlowWorker) -> None:
+    for verbose in (False, True):
+        world = World(worker=worker)
+        if verbose:
+            world.root.set_verbose_logging()
+        world.ready(world.root)
+    silent, told = worker.costs
+    assert told == silent + report_cost(effort([Participant(wanting(1))]))
 
 
 def test_an_attached_attempt_may_cost_what_all_who_have_the_buffers_do(
