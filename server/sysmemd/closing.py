@@ -2,7 +2,8 @@
 
 Whoever closes the last descriptor of a TCP socket with SO_LINGER waits for its peer, of a file in somebody's own file
 system for that somebody, of a large memfd until its pages are freed; and what waits unread in a socket is closed along
-with it. Nothing tells such a descriptor from a harmless one in time, so threads close them all.
+with it. Nothing tells such a descriptor from a harmless one in time, so threads close them all, but for ends of
+channels in which no descriptor waits.
 """
 
 from __future__ import annotations
