@@ -103,9 +103,9 @@ def _name(held: Any) -> str:
 
 def _place(container: Any) -> str:
     for name, module in tuple(sys.modules.items()):
-        # Not the module's own way to it, by which lazy modules load.
-        if issubclass(type(module), ModuleType) and container is object.__getattribute__(
-            module, "__dict__"
-        ):
-            return f"module {name}"
+        if issubclass(type(module), ModuleType):
+            # Not `module.__dict__`, by which lazy modules load.
+            variables = object.__getattribute__(module, "__dict__")
+            if container is variables:
+                return f"module {name}"
     return f"a {type(container).__qualname__}"

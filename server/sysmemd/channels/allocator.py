@@ -96,6 +96,9 @@ class AllocatorServer:
         except Misuse as error:
             collection.discard()
             token.connection.refuse(f"BindSharedCollection: {error}")
+        if token.connection.closed:
+            # Nothing is sent on it any more. It needn't wait for descriptors that take longer to close.
+            self._service.closing.close_channel(request.token.take())
 
     def validate_buffer_collection_token(
         self, request: sysmem2.AllocatorValidateBufferCollectionTokenRequest

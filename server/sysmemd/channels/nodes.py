@@ -257,9 +257,8 @@ class BuffersAnswer:
     def __init__(self, server: CollectionServer) -> None:
         """An answer to this collection's client, whose node has its outcome."""
         self._server = server
-        self._outcome = server.node.outcome
+        self._outcome = outcome = server.node.outcome
         self._redeem: Callable[[], None] | None = None
-        outcome = self._outcome
         if isinstance(outcome, Allocated) and outcome.delivers_vmo and not outcome.weak:
             self._redeem = _buffers_of(outcome).promise_strong()
 

@@ -194,25 +194,13 @@ class Service:
     def find_token(self, client_end: Handle) -> TokenServer | None:
         """The token whose client end this is, once everything sent on it before has been processed.
 
-        None for whatever isn't the client end of a live, un-bound token. The descriptor is closed in every case.
+        None for whatever isn't the client end of a live, un-bound token. The handle stays the caller's.
 
         The token's channel is read also while it is held. A token is never part of what is being allocated, but of what
         waits, attached, for its own turn; so nothing that was sent on it changes the attempt. It happens as if it had
         come before the attempt, and no client can know better: it came on other channels than what began the attempt.
         """
-        channel = Channel(client_end.take(), self.closing)
-        found = None
-        try:
-            found = self._find(channel)
-        finally:
-            if found is not None:
-                channel.close()
-            else:
-                # It isn't ours, and so not shut down: others may have it too.
-                self.closing.close(channel.take())
-        return found
-
-    def _find(self, channel: Channel) -> TokenServer | None:
+        channel = Channel(client_end.fileno())
         try:
             server = self._named(channel.peer_name())
             if server is None:
@@ -222,9 +210,11 @@ class Service:
                 if channel.send(nonce):
                     return server if server.connection.receive_until(nonce) else None
                 server.connection.receive(also_held=True)  # the queue is full
+            return None
         except OSError:
-            pass  # the token has closed meanwhile, or the end can't be sent on
-        return None
+            return None  # the token has closed meanwhile, or the end can't be sent on
+        finally:
+            channel.take()
 
     def _named(self, name: bytes) -> TokenServer | None:
         koid = name.removeprefix(self._prefix)

@@ -18,6 +18,7 @@ from sysmem_protocol.channel import Channel
 from sysmem_protocol.handles import Handle, channel_pair, eventpair
 from sysmem_protocol.sysmem2 import BufferCollection, Node
 from sysmemd.channels.connection import Refused
+from sysmemd.channels.nodes import TokenServer
 from sysmemd.channels.service import CollectionIds, is_event
 
 from .support import Bench, Client, header, wanting
@@ -95,14 +96,22 @@ def test_an_end_that_has_a_name_is_refused_and_closed(bench: Bench) -> None:
 # --- find_token -------------------------------------------------------------------------------------------------------
 
 
+def find(bench: Bench, end: Handle) -> TokenServer | None:
+    """What is found; the end stays ours meanwhile."""
+    with end:
+        found = bench.service.find_token(end)
+        assert not end.closed
+        os.fstat(end.fileno())
+    return found
+
+
 def test_the_token_of_a_client_end_is_found_after_what_it_sent(bench: Bench) -> None:
     token = bench.token()
     number = koid(token)
     token.send(Node.sync)
     end = token.duplicate_end()
-    found = bench.service.find_token(end)
+    found = find(bench, end)
     assert found is bench.service.tokens[number]
-    assert end.closed
     message = token.message()
     assert message is not None
     assert message.ordinal == Node.sync.ordinal
@@ -111,10 +120,9 @@ def test_the_token_of_a_client_end_is_found_after_what_it_sent(bench: Bench) -> 
 def test_an_end_that_the_server_does_not_have_is_unknown(bench: Bench) -> None:
     near, far = server_end()
     with far:
-        assert bench.service.find_token(near) is None
+        assert find(bench, near) is None
         with socket.socket(fileno=os.dup(far.fileno())) as sock:
             assert sock.recv(100) == b""  # no nonce, which would be read as a message later
-    assert near.closed
 
 
 @pytest.mark.parametrize("kind", ["collection", "other server's", "no number", "unknown number"])
@@ -132,15 +140,13 @@ def test_an_end_that_is_no_tokens_is_unknown(bench: Bench, kind: str) -> None:
         far.bind(names[kind])
         end = Handle(near.detach())
         far.close()
-    assert bench.service.find_token(end) is None
-    assert end.closed
+    assert find(bench, end) is None
 
 
 def test_a_descriptor_that_is_not_connected_is_unknown(bench: Bench) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         end = Handle(sock.detach())
-    assert bench.service.find_token(end) is None
-    assert end.closed
+    assert find(bench, end) is None
 
 
 def test_a_look_alike_is_unknown_and_harms_nobody(bench: Bench) -> None:
@@ -150,7 +156,7 @@ def test_a_look_alike_is_unknown_and_harms_nobody(bench: Bench) -> None:
     near, far = channel_pair()
     far.bind(prefix + b"/0" + number)
     token.send(Node.sync)
-    assert bench.service.find_token(Handle(near.detach())) is None
+    assert find(bench, Handle(near.detach())) is None
     assert len(far.recv(100)) == 32  # the nonce
     far.close()
     message = token.message()
@@ -162,7 +168,7 @@ def test_a_server_end_is_no_client_end(bench: Bench) -> None:
     """Its former owner turns in the other end of the token."""
     token, far = bench.client()
     copy = far.duplicate()
-    bench.service.find_token(copy)
+    find(bench, copy)
     far.close()
     token.close()
 
@@ -175,7 +181,7 @@ def test_a_full_queue_is_emptied_for_the_nonce(bench: Bench) -> None:
         count += 1
     assert count > 10
     end = token.duplicate_end()
-    assert bench.service.find_token(end) is bench.service.tokens[koid(token)]
+    assert find(bench, end) is bench.service.tokens[koid(token)]
 
 
 def test_a_queue_that_stays_full_makes_the_token_unknown(
@@ -183,7 +189,7 @@ def test_a_queue_that_stays_full_makes_the_token_unknown(
 ) -> None:
     token = bench.token()
     monkeypatch.setattr(Channel, "send", lambda *_: False)
-    assert bench.service.find_token(token.duplicate_end()) is None
+    assert find(bench, token.duplicate_end()) is None
     monkeypatch.undo()
     token.sync()
 
@@ -191,7 +197,7 @@ def test_a_queue_that_stays_full_makes_the_token_unknown(
 def test_a_token_that_fails_by_what_it_sent_is_unknown(bench: Bench) -> None:
     token = bench.token()
     token.channel.send(b"nonsense")
-    assert bench.service.find_token(token.duplicate_end()) is None
+    assert find(bench, token.duplicate_end()) is None
     assert token.is_closed()
     assert bench.service.tokens == {}
 
@@ -201,7 +207,7 @@ def test_a_token_that_failed_behind_a_full_queue_is_unknown(bench: Bench) -> Non
     token.channel.send(b"nonsense")
     while token.channel.send(b"x" * 1000):
         pass
-    assert bench.service.find_token(token.duplicate_end()) is None
+    assert find(bench, token.duplicate_end()) is None
     assert token.is_closed()
 
 
@@ -211,7 +217,7 @@ def test_a_token_that_failed_for_another_reason_is_unknown(bench: Bench) -> None
     end = token.duplicate_end()
     child.close()
     bench.run()
-    assert bench.service.find_token(end) is None
+    assert find(bench, end) is None
 
 
 def test_a_nonce_that_somebody_else_reads_is_no_proof(
@@ -234,7 +240,7 @@ def test_a_nonce_that_somebody_else_reads_is_no_proof(
     bench.run()
     end = client.duplicate_end()
     monkeypatch.setattr(Channel, "send", send_and_lose)
-    assert bench.service.find_token(end) is None
+    assert find(bench, end) is None
     monkeypatch.undo()
     client.sync()
     former.close()
