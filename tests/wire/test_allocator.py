@@ -66,15 +66,17 @@ def test_bind_processes_everything_sent_on_the_token_first(wire: Wire) -> None:
         assert allocator.validate(child.koid())
 
 
-def test_bind_answers_calls_still_unanswered_on_the_token(wire: Wire) -> None:
+@pytest.mark.parametrize("count", [1, 700], ids=["", "more than its queue holds"])
+def test_bind_answers_calls_still_unanswered_on_the_token(wire: Wire, count: int) -> None:
     allocator = wire.connect()
     root = allocator.shared()
     watch = root.duplicate()
     root.sync()
-    sync = root.request("Node.Sync")
+    syncs = [root.request("Node.Sync") for _ in range(count)]
     collection = allocator.bind(root.duplicate())
     collection.sync()
-    assert root.answer(sync).body is None
+    for sync in syncs:
+        assert root.answer(sync).body is None
     root.assert_closes()
     watch.wait_closed()
     collection.sync()
