@@ -23,6 +23,7 @@ def holders(mapped: mmap.mmap, view: memoryview, traceback: TracebackType | None
     takes time, up to seconds in a large process; with the `traceback` of an exception on its way, which isn't about
     this, only variables are looked at, also those of the functions that it has ended.
     """
+    array = _variables(sys.modules.get("numpy")).get("ndarray")
     names: dict[int, str] = {}
     places: dict[int, list[str]] = {}
 
@@ -31,20 +32,20 @@ def holders(mapped: mmap.mmap, view: memoryview, traceback: TracebackType | None
         places.setdefault(id(held), []).append(place)
 
     def counts(held: Any) -> bool:
-        return held is not view and _looks_at(held, mapped)
+        return held is not view and _looks_at(held, mapped, array)
 
     objects = gc.get_objects() if traceback is None else []
     for frame in _frames(traceback):
         variables = frame.f_locals
-        counted = [name for name, held in tuple(variables.items()) if counts(held)]
-        for name in counted:
-            note(variables[name], f"'{name}' of {frame.f_code.co_qualname}()")
+        counted = {name: held for name, held in tuple(variables.items()) if counts(held)}
+        for name, held in counted.items():
+            note(held, f"'{name}' of {frame.f_code.co_qualname}()")
         if type(variables) is dict:
             # Until Python 3.12 this is a copy that the frame keeps: not to be what keeps the mapping, or anything else.
             # It may be what locals() returned, too; then no more goes than has to.
             is_ours = sys.getrefcount(variables) <= _REFERENCES_TO_OURS
-            for name in tuple(variables) if is_ours else counted:
-                del variables[name]
+            for name in tuple(variables if is_ours else counted):
+                variables.pop(name, None)
     for container in objects:
         for held in gc.get_referents(container):
             if counts(held):
@@ -67,6 +68,7 @@ def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
             if _is_function(caller):
                 yield caller
             caller = caller.f_back
+    del frame  # the last of them is this function's own
     ended = traceback and traceback.tb_next  # the first has the with-block, and is being called
     while ended is not None:
         if _is_function(ended.tb_frame):
@@ -79,9 +81,10 @@ def _is_function(frame: FrameType) -> bool:
     return not own and bool(frame.f_code.co_flags & inspect.CO_OPTIMIZED)
 
 
-def _looks_at(held: Any, mapped: mmap.mmap) -> bool:
-    """Whether it is a memoryview of the mapping, or a numpy array over one."""
-    while _is_array(held):
+def _looks_at(held: Any, mapped: mmap.mmap, array: type | None) -> bool:
+    """Whether it is a memoryview of the mapping, or an `array` of numpy's over one."""
+    # Not `isinstance`, which asks objects for their class, and proxies and the like then run code of their own.
+    while array is not None and issubclass(type(held), array):
         held = held.base
     try:
         return type(held) is memoryview and held.obj is mapped
@@ -89,23 +92,22 @@ def _looks_at(held: Any, mapped: mmap.mmap) -> bool:
         return False
 
 
-def _is_array(held: Any) -> bool:
-    numpy = sys.modules.get("numpy")
-    # Not `isinstance`, which asks objects for their class, and proxies and the like then run code of their own.
-    return numpy is not None and issubclass(type(held), numpy.ndarray)
-
-
 def _name(held: Any) -> str:
-    if _is_array(held):
-        return f"a numpy array of shape {held.shape} and type {held.dtype}"
-    return f"a memoryview of {held.nbytes} bytes"
+    if type(held) is memoryview:
+        return f"a memoryview of {held.nbytes} bytes"
+    return f"a numpy array of shape {held.shape} and type {held.dtype}"
 
 
 def _place(container: Any) -> str:
     for name, module in tuple(sys.modules.items()):
-        if issubclass(type(module), ModuleType):
-            # Not `module.__dict__`, by which lazy modules load.
-            variables = object.__getattribute__(module, "__dict__")
-            if container is variables:
-                return f"module {name}"
+        if container is _variables(module):
+            return f"module {name}"
     return f"a {type(container).__qualname__}"
+
+
+def _variables(module: object) -> dict[str, Any]:
+    """A module's; those of a lazy one that isn't loaded yet as they are."""
+    if not issubclass(type(module), ModuleType):
+        return {}
+    variables: dict[str, Any] = object.__getattribute__(module, "__dict__")
+    return variables

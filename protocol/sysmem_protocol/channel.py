@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _INT_BYTES = array.array("i").itemsize
-_CONTROL_BYTES = socket.CMSG_SPACE(MAX_HANDLES * _INT_BYTES)
+#: For what another owner of the end may have asked for: credentials, a security label. In a buffer that they fill the
+#: kernel has no room for the last descriptors, and closes them, which may take as long as they like.
+_OTHER_CONTROL_BYTES = 4096
+_CONTROL_BYTES = socket.CMSG_SPACE(MAX_HANDLES * _INT_BYTES) + _OTHER_CONTROL_BYTES
 _WAIT_FLAGS = int(socket.MSG_CMSG_CLOEXEC)
 _RECEIVE_FLAGS = _WAIT_FLAGS | int(socket.MSG_DONTWAIT)
 _SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
@@ -51,8 +54,8 @@ class Closing(Protocol):
     def close(self, fd: int) -> None:
         """Close a descriptor that was received."""
 
-    def close_channel(self, fd: int) -> None:
-        """Close the end of a channel, and what waits in it."""
+    def close_end(self, fd: int) -> None:
+        """Close one end of a socket pair, and what waits in it. The other end sees that at once."""
 
     def stop_receiving(self, fd: int) -> None:
         """Let nothing more come to one end of a socket pair, and drop what waits there. May raise `OSError`."""
@@ -65,7 +68,7 @@ class AtOnce:
         """See :class:`Closing`."""
         os.close(fd)
 
-    close_channel = close
+    close_end = close
 
     def stop_receiving(self, fd: int) -> None:
         """See :class:`Closing`."""
@@ -105,7 +108,7 @@ class Channel:
         """Close this end; the other one sees peer-closed. Idempotent."""
         fd = self._socket.detach()
         if fd >= 0:
-            self._closing.close_channel(fd)
+            self._closing.close_end(fd)
 
     def stop_receiving(self) -> None:
         """Let nothing more come, and drop what waits. May raise `OSError`."""

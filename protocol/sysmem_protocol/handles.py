@@ -22,6 +22,8 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from .library import HandleKind
 
+#: `struct flock`: type, whence, start, length, process; the 0q pads it as C does.
+FLOCK = struct.Struct("hhqqi0q")
 #: What is dropped of a stream at a time.
 _DROP_BYTES = 64 * 1024
 #: More than the kernel has to say of a socket.
@@ -146,17 +148,25 @@ def shut_down(fd: int) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
-def descriptors_waiting(fd: int) -> int | None:
-    """How many descriptors wait to be received at one end of a socket pair; None where the kernel doesn't say.
+def descriptors_waiting(fd: int) -> int:
+    """How many descriptors wait to be received at one end of a socket pair.
 
     They stay open as long as the end does, and among them may be what keeps it open: its other end. A look at the queue
     wouldn't do, for whoever had the end before, or still has it, decides what a look shows (SO_PEEK_OFF, MSG_OOB).
 
-    Raises `OSError` when the process has no descriptor left.
+    Raises `OSError` when that can't be told: this process has no descriptor left, or somebody has put locks on the end,
+    all of which the kernel would write out first.
     """
-    with open(f"/proc/self/fdinfo/{fd}", "rb", buffering=0) as fdinfo:
-        _, found, number = fdinfo.read(_FDINFO_BYTES).partition(b"\nscm_fds:")
-    return int(number.split()[0]) if found else None  # since Linux 5.6
+    try:
+        hidden = holds_lock(fd)
+    except OSError:
+        hidden = False  # nor can it be told whether it is: the kernel is older than 6.6
+    if not hidden:
+        with open(f"/proc/self/fdinfo/{fd}", "rb", buffering=0) as fdinfo:
+            _, found, number = fdinfo.read(_FDINFO_BYTES).partition(b"\nscm_fds:")
+        if found:
+            return int(number.split()[0])
+    raise OSError(errno.EIO, "the kernel doesn't tell how many descriptors wait")
 
 
 def drop_unread(fd: int) -> None:
@@ -178,6 +188,17 @@ def drop_unread(fd: int) -> None:
                 continue  # said once; what was sent is still there
             if is_stream and not dropped:
                 raise OSError(errno.EIO, "descriptors that can't be received")
+
+
+def holds_lock(fd: int, start: int = 0, length: int = 0) -> bool:
+    """Whether an open file description holds a lock on one of `length` bytes, or to the end where that is 0.
+
+    Raises `OSError`: EINVAL on kernels before 6.6, EBADF for a descriptor opened with O_PATH.
+    """
+    # Asking for F_UNLCK asks for the description's own locks.
+    query = FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, start, length, 0)
+    kind: int = FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, query))[0]
+    return kind != fcntl.F_UNLCK
 
 
 # --- what it is -----------------------------------------------------------------------------------------------------

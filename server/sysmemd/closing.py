@@ -48,17 +48,13 @@ class ThreadClosing:
         """Close a descriptor that a client sent, some time soon."""
         self._run(partial(os.close, fd))
 
-    def close_channel(self, fd: int) -> None:
-        """Close the end of a channel; the other one sees that at once.
+    def close_end(self, fd: int) -> None:
+        """Close one end of a socket pair; the other one sees that at once.
 
         Where no descriptors wait in it, as in every honest client's, that depends on no thread.
         """
         shut_down(fd)
-        try:
-            harmless = descriptors_waiting(fd) == 0
-        except OSError:
-            harmless = False
-        if harmless:
+        if _is_empty(fd):
             os.close(fd)
         else:
             self.close(fd)
@@ -66,12 +62,10 @@ class ThreadClosing:
     def stop_receiving(self, fd: int) -> None:
         """Let nothing more come to one end of a socket pair, and drop what waits there, some time soon.
 
-        Where that can't be done the other end sees this one closed. To close it never takes long afterwards.
-
-        Raises `OSError` when there are no descriptors left.
+        Where that can't be done the other end sees this one closed. Raises `OSError` when no descriptors are left.
         """
         stop_receiving(fd)
-        if descriptors_waiting(fd) != 0:
+        if not _is_empty(fd):
             self._run(partial(_drop, duplicate(fd)))
 
     def end(self) -> None:
@@ -121,6 +115,14 @@ class ThreadClosing:
             except OSError as error:
                 # It is closed all the same, whatever its file system had to say.
                 self._log.debug("closing a client's descriptor failed", reason=str(error))
+
+
+def _is_empty(fd: int) -> bool:
+    """Whether certainly no descriptors wait at an end that has stopped receiving."""
+    try:
+        return descriptors_waiting(fd) == 0
+    except OSError:
+        return False
 
 
 def _drop(fd: int) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
+import fcntl
 import gc
-import io
 import os
 import re
 import select
@@ -19,6 +20,7 @@ import pytest
 
 from sysmem_protocol import handles
 from sysmem_protocol.handles import (
+    FLOCK,
     Handle,
     HandleClosedError,
     channel_pair,
@@ -26,6 +28,7 @@ from sysmem_protocol.handles import (
     descriptors_waiting,
     drop_unread,
     eventpair,
+    holds_lock,
     is_kind,
     is_seqpacket,
     is_socketpair_end,
@@ -194,15 +197,51 @@ def test_descriptors_that_wait_are_counted_whatever_the_sender_does(kind: int) -
         assert descriptors_waiting(near.fileno()) == 3
 
 
-def test_descriptors_that_wait_where_the_kernel_does_not_count_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def lock(fd: int, start: int = 0, length: int = 0) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, start, length, 0))
+
+
+def test_descriptors_that_wait_behind_locks_cannot_be_counted() -> None:
+    """The kernel would write out all locks first, and there may be very many."""
     near, far = channel_pair()
     with near, far:
-        shown = b"pos:\t0\nflags:\t02000002\nmnt_id:\t10\nino:\t7\n"
-        monkeypatch.setattr(handles, "open", lambda *_, **__: io.BytesIO(shown), raising=False)
-        assert descriptors_waiting(near.fileno()) is None
-        drop_unread(near.fileno())
+        lock(near.fileno())
+        with pytest.raises(OSError, match="doesn't tell how many"):
+            descriptors_waiting(near.fileno())
+        with pytest.raises(OSError, match="doesn't tell how many"):
+            drop_unread(near.fileno())
+        assert descriptors_waiting(far.fileno()) == 0
+
+
+def test_on_kernels_that_tell_no_locks_as_many_descriptors_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def before_linux_6_6(fd: int) -> bool:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(handles, "holds_lock", before_linux_6_6)
+    near, far = channel_pair()
+    with near, far:
+        socket.send_fds(far, [b"x"], [0])
+        assert descriptors_waiting(near.fileno()) == 1
+        for byte in range(200):
+            lock(near.fileno(), 2 * byte, 1)
+        with pytest.raises(OSError, match="doesn't tell how many"):
+            descriptors_waiting(near.fileno())
+
+
+def test_a_description_holds_its_own_locks_and_no_others() -> None:
+    with (
+        Handle(os.memfd_create("locked", os.MFD_CLOEXEC)) as one,
+        Handle(os.open(f"/proc/self/fd/{one.fileno()}", os.O_RDWR | os.O_CLOEXEC)) as other,
+    ):
+        lock(one.fileno(), 10, 1)
+        assert holds_lock(one.fileno())
+        assert holds_lock(one.fileno(), 10, 1)
+        assert holds_lock(one.fileno(), 9, 2)
+        assert not holds_lock(one.fileno(), 0, 10)
+        assert not holds_lock(one.fileno(), 11, 5)
+        assert not holds_lock(other.fileno())
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])

@@ -177,7 +177,7 @@ def test_a_close_that_fails_is_no_reason_to_stop(bench: Bench) -> None:
 def test_a_channel_in_which_nothing_waits_is_closed_on_the_spot(bench: Bench) -> None:
     near, far = channel_pair()
     fd = near.detach()
-    bench.closing.close_channel(fd)
+    bench.closing.close_end(fd)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
     assert bench.threads == 0
@@ -187,7 +187,7 @@ def test_a_channel_in_which_nothing_waits_is_closed_on_the_spot(bench: Bench) ->
 def test_what_waits_in_a_channel_is_closed_in_a_thread(bench: Bench, stuck: Stuck) -> None:
     near, far = channel_pair()
     socket.send_fds(far, [b""], [0])
-    bench.closing.close_channel(stuck.add(near.detach()))
+    bench.closing.close_end(stuck.add(near.detach()))
     stuck.wait_begun()
     assert_closes(far)  # its client needn't wait
 
@@ -200,7 +200,7 @@ def test_nor_on_the_spot_where_nobody_can_tell_what_waits(
 
     monkeypatch.setattr(closing, "descriptors_waiting", none_left)
     near, far = channel_pair()
-    bench.closing.close_channel(stuck.add(near.detach()))
+    bench.closing.close_end(stuck.add(near.detach()))
     stuck.wait_begun()
     assert_closes(far)
 
@@ -228,7 +228,9 @@ def test_where_nothing_waits_no_thread_is_asked(bench: Bench) -> None:
         assert bench.threads == 0
 
 
-def test_an_end_that_can_not_be_emptied_ends(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_end_that_can_not_be_emptied_ends(
+    bench: Bench, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What keeps it open may be in it."""
 
     def none_left(fd: int) -> int:
@@ -241,6 +243,8 @@ def test_an_end_that_can_not_be_emptied_ends(bench: Bench, monkeypatch: pytest.M
         bench.closing.stop_receiving(near.fileno())
         far.setblocking(True)
         assert_closes(far)
+        bench.closing.close_end(stuck.add(near.detach()))
+        stuck.wait_begun()  # in a thread
 
 
 def test_the_end_waits_for_nobody_for_long(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
@@ -181,13 +182,22 @@ def test_a_descriptor_that_takes_long_to_close_delays_no_other_client(
     assert meanwhile(other, send_and_forget) < LINGER_SECONDS / 2
 
 
-def test_nor_does_one_that_a_look_into_the_channel_would_miss(daemon: Daemon, wire: Wire) -> None:
-    allocator, other = wire.connect(), wire.connect()
+def server_end_of_token(wire: Wire) -> tuple[Channel, socket.socket]:
+    """A new token, and another descriptor of its server end, which the daemon has."""
+    allocator = wire.connect()
     client, server = wire.pair()
-    token = Channel(wire, client)
-    with socket.socket(fileno=os.dup(server.fileno())) as end_of_server:
-        end_of_server.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 1_000_000)
+    kept = socket.socket(fileno=os.dup(server.fileno()))
+    wire.own(kept)
     allocator.send("Allocator.AllocateSharedCollection", {1: server})
+    allocator.sync()
+    return Channel(wire, client), kept
+
+
+def test_nor_does_one_that_a_look_into_the_channel_would_miss(daemon: Daemon, wire: Wire) -> None:
+    other = wire.connect()
+    token, server = server_end_of_token(wire)
+    server.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 1_000_000)
+    server.close()
     slow = lingering(wire)
 
     def end() -> None:
@@ -199,6 +209,46 @@ def test_nor_does_one_that_a_look_into_the_channel_would_miss(daemon: Daemon, wi
         os.kill(daemon.pid, signal.SIGCONT)
 
     assert meanwhile(other, end) < LINGER_SECONDS / 2
+
+
+def test_nor_does_one_for_which_credentials_leave_no_room(wire: Wire) -> None:
+    other = wire.connect()
+    token, server = server_end_of_token(wire)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    slow, null = lingering(wire), wire.file()
+
+    def end() -> None:
+        token.send_bytes(b"*", [*[null] * 252, slow])
+        slow.close()
+
+    assert meanwhile(other, end) < LINGER_SECONDS / 2
+
+
+@pytest.mark.parametrize("locks", [1, 200])
+def test_nor_does_one_that_locks_hide_in_an_event(daemon: Daemon, wire: Wire, locks: int) -> None:
+    """The kernel tells of an end's locks before it tells how many descriptors wait there."""
+    other = wire.connect()
+    collection = other.non_shared()
+    mine, server = wire.eventpair()
+    for byte in range(locks):
+        lock = struct.pack("hhqqi0q", fcntl.F_RDLCK, os.SEEK_SET, 2 * byte, 1, 0)
+        fcntl.fcntl(server.fileno(), fcntl.F_OFD_SETLK, lock)
+    slow = lingering(wire)
+    with socket.socket(fileno=os.dup(mine.fileno())) as end_of_mine:
+        socket.send_fds(end_of_mine, [b"*"], [slow.fileno()])
+    slow.close()
+    collection.sync()
+    before = len(daemon.descriptors())
+
+    def end() -> None:
+        collection.send("Node.AttachNodeTracking", {1: server})
+        collection.sync()
+        while len(daemon.descriptors()) > before + 1:  # whoever looks into it still has it
+            collection.sync()
+        mine.close()
+
+    assert meanwhile(other, end) < LINGER_SECONDS / 2
+    collection.sync()
 
 
 def test_however_many_take_long_other_clients_lose_nothing(start: Callable[..., Daemon]) -> None:

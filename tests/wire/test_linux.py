@@ -326,7 +326,7 @@ def test_options_set_on_a_duplicate_harm_at_most_its_owner(
     assert len(collections[0].wait().buffers) == 40
 
 
-def test_control_data_truncated_by_credentials_closes_the_channel(wire: Wire) -> None:
+def test_descriptors_that_come_with_credentials_are_closed_with_the_channel(wire: Wire) -> None:
     """With SO_PASSCRED set on the server end, 253 descriptors and credentials come together."""
     _, root, child, kept = kept_server_end(wire)
     with socket.socket(fileno=os.dup(kept.fileno())) as end:

@@ -98,7 +98,7 @@ class AllocatorServer:
             token.connection.refuse(f"BindSharedCollection: {error}")
         if token.connection.closed:
             # Nothing is sent on it any more. It needn't wait for descriptors that take longer to close.
-            self._service.closing.close_channel(request.token.take())
+            self._service.closing.close_end(request.token.take())
 
     def validate_buffer_collection_token(
         self, request: sysmem2.AllocatorValidateBufferCollectionTokenRequest

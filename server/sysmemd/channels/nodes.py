@@ -138,9 +138,9 @@ class NodeServer:
     def _event(self, server_end: Handle | None) -> Event:
         """A server end to be held until the event; nothing that its client sends stays in it meanwhile."""
         assert server_end is not None
-        self._service.closing.stop_receiving(server_end.fileno())
-        # So to close it, which is how it signals, needn't be left to anybody.
-        return self._service.memory.event(Handle(server_end.take()))
+        closing = self._service.closing
+        closing.stop_receiving(server_end.fileno())
+        return self._service.memory.event(Handle(server_end.take(), closing.close_end))
 
 
 class TokenServer(NodeServer):

@@ -42,7 +42,7 @@ class _Entry:
         #: Called when it is sent, or won't be.
         self.done = done
         self.message = message
-        #: Datagrams to send, the next one last.
+        #: Datagrams to send, the next one last; empty as long as none was sent.
         self.left: list[tuple[bytes, list[Handle]]] = []
         self.size = _UNMADE_BYTES
         if message is not None:
@@ -54,25 +54,25 @@ class _Entry:
             if self.message is None:
                 assert self.make is not None
                 self.message = self.make()
-            self.left = list(self.message.datagrams())[::-1]
-        while self.left:
+            datagrams = list(self.message.datagrams())
             try:
-                sent = _sent(channel, *self.left[-1])
+                sent = _sent(channel, *datagrams[0])
             except OSError as error:
                 if self.instead is None or error.errno != errno.ETOOMANYREFS:
                     raise
-                # Parts may be sent already: descriptors that no body refers to are closed by whoever gets them.
                 self.close()
                 self.message, self.make = self.instead(error), None
-                self.left = list(self.message.datagrams())
-                continue
+                return self.send(channel)
             if not sent:
                 if self.make is not None:
                     self.close()
-                    self.message, self.left = None, []
+                    self.message = None
+                return False
+            self.left = datagrams[:0:-1]
+        while self.left:
+            if not _sent(channel, *self.left[-1]):
                 return False
             self.left.pop()
-            self.make = None  # from now on it has to be this one
         return True
 
     def close(self) -> None:

@@ -19,11 +19,9 @@ import enum
 import errno
 import fcntl
 import os
-import struct
 from collections.abc import Mapping
 
-# `struct flock`: type, whence, start, length, pid; the 0q pads it as C does.
-_FLOCK = struct.Struct("hhqqi0q")
+from sysmem_protocol.handles import FLOCK, holds_lock
 
 #: Beyond the end of anything that can be allocated; `vmo.MAX_BYTES` is the same number.
 FIRST_BYTE = 1 << 62
@@ -79,7 +77,9 @@ def kinds_held(fd: int, given: Mapping[Kind, int]) -> set[Kind]:
     the daemon is out of descriptors, on kernels before 6.6 only.
     """
     try:
-        return {kind for kind in Kind if given[kind] and _holds(fd, kind.first_byte, given[kind])}
+        return {
+            kind for kind in Kind if given[kind] and holds_lock(fd, kind.first_byte, given[kind])
+        }
     except OSError as error:
         if error.errno == errno.EBADF:
             return set()  # O_PATH: such a one can't hold a lock
@@ -111,21 +111,12 @@ def _kinds_listed(fd: int, given: Mapping[Kind, int]) -> set[Kind]:
 
 
 def _set(fd: int, start: int, length: int) -> None:
-    lock = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, start, length, 0)
+    lock = FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, start, length, 0)
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
 
 
 def _is_locked(fd: int, start: int, length: int) -> bool:
     # Asking as a writer would: read locks and write locks both stand in its way.
-    return _first_found(fd, fcntl.F_WRLCK, start, length) != fcntl.F_UNLCK
-
-
-def _holds(fd: int, start: int, length: int) -> bool:
-    # Asking for F_UNLCK, which kernels since 6.6 take for the description's own locks; before it is EINVAL.
-    return _first_found(fd, fcntl.F_UNLCK, start, length) != fcntl.F_UNLCK
-
-
-def _first_found(fd: int, wanted: int, start: int, length: int) -> int:
-    query = _FLOCK.pack(wanted, os.SEEK_SET, start, length, 0)
-    kind: int = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, query))[0]
-    return kind
+    query = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    kind: int = FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, query))[0]
+    return kind != fcntl.F_UNLCK

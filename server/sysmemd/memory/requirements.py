@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from sysmem_protocol.handles import channel_pair, descriptors_waiting
+
 from . import locks, vmo
 from .locks import Kind
 from .watch import InodeWatch
@@ -24,6 +26,7 @@ def missing_requirements() -> list[str]:
         ("memfd_create with sealing is needed, for the memory itself", _try_memfd),
         ("F_OFD_SETLK locks are needed, to tell who holds a buffer", _try_locks),
         ("inotify is needed, to learn when a buffer is let go of", _try_inotify),
+        ("Linux 5.6 is needed, to learn what waits in a socket that is to be closed", _try_sockets),
     )
     missing = []
     for sentence, attempt in attempts:
@@ -66,3 +69,9 @@ def _try_inotify() -> None:
             raise ValueError("the end of a memfd isn't reported")
     finally:
         watch.close()
+
+
+def _try_sockets() -> None:
+    near, far = channel_pair()
+    with near, far:
+        descriptors_waiting(near.fileno())

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from sysmem_protocol import codec, sysmem2
 from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.handles import Handle, channel_pair, eventpair
 from sysmem_protocol.library import Interface, Method, Table
-from sysmem_protocol.message import FLAGS_MORE, MAX_HANDLES, MAX_MESSAGE_BYTES, Message, parse
+from sysmem_protocol.message import FLAGS_MORE, MAX_MESSAGE_BYTES, Message, parse
 from sysmem_protocol.sysmem2 import (
     Allocator,
     BufferCollection,
@@ -404,13 +405,17 @@ def test_a_split_request_closes_the_channel(line: Line) -> None:
     assert line.reason == "Node.Sync: only answers may be split"
 
 
-def test_too_many_descriptors_for_the_control_buffer_close_the_channel(line: Line) -> None:
-    """A former owner of the server end has asked for the senders' credentials: they take the place of descriptors."""
-    with line.former_owner() as former:
-        former.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+def test_descriptors_that_the_daemon_has_no_room_for_close_the_channel(line: Line) -> None:
     with null() as source:
-        line.send_raw(header(1, SYNC), *(source.duplicate() for _ in range(MAX_HANDLES)))
-    line.connection.receive()
+        line.send_raw(header(1, SYNC), *(source.duplicate() for _ in range(3)))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with source.duplicate() as free:
+            limit = free.fileno() + 1
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        try:
+            line.connection.receive()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert "control data was truncated" in line.reason
 
 

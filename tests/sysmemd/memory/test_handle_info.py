@@ -34,7 +34,7 @@ from .harness import (
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels since 6.6 can be asked for a description's own locks, those before list them in /proc."""
     if request.param == "listed":
-        monkeypatch.setattr(locks, "_holds", refuse)
+        monkeypatch.setattr(locks, "holds_lock", refuse)
 
 
 def refuse(*_: object) -> bool:

@@ -62,3 +62,9 @@ def test_with_an_inotify_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(InodeWatch, "read", lambda _: Reports())
     (sentence,) = missing_requirements()
     assert "the end of a memfd isn't reported" in sentence
+
+
+def test_with_sockets_that_tell_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requirements, "descriptors_waiting", refuse)
+    (sentence,) = missing_requirements()
+    assert sentence.startswith("Linux 5.6 is needed")
