@@ -45,6 +45,20 @@ class Gate:
 
 
 @pytest.fixture
+def hangups() -> Iterator[Hangups]:
+    made = Hangups()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def reclaimer(hangups: Hangups) -> Iterator[Reclaimer]:
+    made = Reclaimer(hangups)
+    yield made
+    made.close()
+
+
+@pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     made = Gate(monkeypatch)
     yield made
@@ -64,21 +78,17 @@ def touch(bench: Bench, buffers: Buffers) -> None:
         handle.close()
 
 
-def test_small_ones_are_closed_on_the_spot(gate: Gate) -> None:
-    hangups = Hangups()
-    reclaimer = Reclaimer(hangups)
+def test_small_ones_are_closed_on_the_spot(reclaimer: Reclaimer, gate: Gate) -> None:
     done: list[str] = []
     reclaimer.close_vmo(vmo.create("untouched", 64 * BIG), lambda: done.append("untouched"))
     reclaimer.close_vmo(touched(INLINE_BYTES), lambda: done.append("small"))
     assert done == ["untouched", "small"]
     assert not reclaimer.when_freed(lambda: done.append("freed"))
-    reclaimer.close()
-    hangups.close()
 
 
-def test_big_ones_are_closed_in_a_thread_one_after_another(gate: Gate) -> None:
-    hangups = Hangups()
-    reclaimer = Reclaimer(hangups)
+def test_big_ones_are_closed_in_a_thread_one_after_another(
+    hangups: Hangups, reclaimer: Reclaimer, gate: Gate
+) -> None:
     done: list[str] = []
     reclaimer.close_vmo(touched(BIG), lambda: done.append("first"))
     assert reclaimer.when_freed(lambda: done.append("freed"))
@@ -91,13 +101,11 @@ def test_big_ones_are_closed_in_a_thread_one_after_another(gate: Gate) -> None:
         hangups.process()
     assert done in (["first", "freed", "second"], ["first", "second", "freed"])
     assert not reclaimer.when_freed(lambda: None)
-    reclaimer.close()
-    hangups.close()
 
 
-def test_one_whose_end_cannot_be_told_is_closed_all_the_same(gate: Gate) -> None:
-    hangups = Hangups()
-    reclaimer = Reclaimer(hangups)
+def test_one_whose_end_cannot_be_told_is_closed_all_the_same(
+    hangups: Hangups, reclaimer: Reclaimer, gate: Gate
+) -> None:
     told: list[str] = []
 
     def fails() -> None:
@@ -118,22 +126,18 @@ def test_one_whose_end_cannot_be_told_is_closed_all_the_same(gate: Gate) -> None
         hangups.process()
     assert sorted(told) == ["freed", "second", "third"]
     assert not reclaimer.when_freed(lambda: None)
-    reclaimer.close()
-    hangups.close()
 
 
-def test_without_a_thread_everything_is_closed_on_the_spot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_thread_everything_is_closed_on_the_spot(
+    reclaimer: Reclaimer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def none_left(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", none_left)
-    hangups = Hangups()
-    reclaimer = Reclaimer(hangups)
     done: list[str] = []
     reclaimer.close_vmo(touched(BIG), lambda: done.append("big"))
     assert done == ["big"]
-    reclaimer.close()
-    hangups.close()
 
 
 def test_the_end_waits_for_what_is_being_freed(gate: Gate) -> None:
