@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from types import TracebackType
-from typing import Self
+
+from .closes import ClosesWithBlock
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
@@ -22,7 +22,7 @@ _LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
-class BareMapping:
+class BareMapping(ClosesWithBlock):
     """Shared memory that nothing but the mapping itself keeps, from here to `close`. Slices are copies."""
 
     def __init__(self, fd: int, size: int | None = None, *, write: bool = True) -> None:
@@ -52,14 +52,3 @@ class BareMapping:
         self._view.release()
         address, self._address = self._address, None
         assert _LIBC.munmap(address, self._size) == 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -13,8 +13,8 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
 
+from ..closes import ClosesWithBlock
 from ..mapping import BareMapping
 
 _PROGRAM = f"""
@@ -25,7 +25,7 @@ serve(int(sys.argv[1]))
 """
 
 
-class OtherProcess:
+class OtherProcess(ClosesWithBlock):
     """The process, from the scenario's side."""
 
     def __init__(self) -> None:
@@ -47,15 +47,8 @@ class OtherProcess:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
-    def __enter__(self) -> OtherProcess:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Kill it, and let go of it."""
         self.socket.close()
         self.process.kill()
         self.process.wait()

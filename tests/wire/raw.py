@@ -18,11 +18,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import cbor2
 
+from ..closes import ClosesWithBlock
 from ..mapping import BareMapping
 
 PATIENCE = 20.0  # seconds; only a test that fails waits that long
@@ -160,7 +160,7 @@ class Message:
         return self.body[1]
 
 
-class Wire:
+class Wire(ClosesWithBlock):
     """A test's connections to one daemon."""
 
     def __init__(self, runtime_dir: Path | str) -> None:
@@ -173,17 +173,6 @@ class Wire:
     def close(self) -> None:
         while self._owned:
             self._owned.pop().close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def connect(self) -> Allocator:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -466,9 +466,15 @@ def test_an_answer_that_is_due_brings_its_buffers_whoever_leaves(wire: Wire) -> 
         one.assert_closes()
 
 
-def test_an_answer_that_is_read_late_brings_its_buffers_whoever_left(wire: Wire) -> None:
+def wait_unread(
+    wire: Wire, wanted: dict[int, Any]
+) -> tuple[Collection, list[int], int, Descriptor]:
+    """A participant with a full queue whose wait is answered, and then all others leave.
+
+    Returns it, its calls before, the wait, and the event of the last buffer.
+    """
     allocator, one, other = two(wire)
-    one.set_constraints(constraints())
+    one.set_constraints(wanted)
     calls = [one.request("Node.Sync") for _ in range(700)]
     wait = one.request_wait()
     one.attach().sync()  # all that is processed
@@ -478,6 +484,11 @@ def test_an_answer_that_is_read_late_brings_its_buffers_whoever_left(wire: Wire)
     other.sync()
     other.close()
     allocator.sync()
+    return one, calls, wait, gone
+
+
+def test_an_answer_that_is_read_late_brings_its_buffers_whoever_left(wire: Wire) -> None:
+    one, calls, wait, gone = wait_unread(wire, constraints())
     assert not gone.is_closed(0.2)
     for call in calls:
         one.answer(call)
@@ -491,18 +502,7 @@ def test_an_answer_that_is_read_late_brings_its_buffers_whoever_left(wire: Wire)
 
 def test_an_answer_that_brings_no_vmos_keeps_no_memory(wire: Wire) -> None:
     """Nor does it when it is read late."""
-    allocator, one, other = two(wire)
-    one.set_constraints(constraints(cpu=None, usage={1: 1}, camping=0))
-    for _ in range(700):
-        one.request("Node.Sync")
-    one.request_wait()
-    one.attach().sync()  # all that is processed
-    other.set_constraints(constraints())
-    other.wait().close()
-    gone = other.track_lifetime(0)
-    other.sync()
-    other.close()
-    allocator.sync()
+    *_, gone = wait_unread(wire, constraints(cpu=None, usage={1: 1}, camping=0))
     gone.wait_closed()
 
 

@@ -31,8 +31,8 @@ def check_aggregate(
     """Check and adjust the combined needs, in place; Breach if a check fails.
 
     `pinned` are the entries of pins: a combined entry that would be delivered like one of them was finished when that
-    was and is left as it is. `tolerate_absence` looks past what nobody said: usage, a
-    specific format, a specific colour space.
+    was and is left as it is. `tolerate_absence` looks past what nobody said: usage, a specific format, a specific
+    colour space.
     """
     permits = total.usage.none & NoneUsage.NONE_USAGE_PERMIT_ALLOCATION
     if not (total.usage.uses or permits or settings_only or tolerate_absence):

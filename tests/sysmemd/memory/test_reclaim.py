@@ -186,11 +186,8 @@ def test_a_tracker_is_told_when_the_end_is_reported_late(
     bench.wait_closed(event)
 
 
-def test_memory_that_the_daemon_is_still_freeing_is_not_logged_as_leaked(
-    bench: Bench, gate: Gate
-) -> None:
-    buffers = bench.allocate(size=BIG)
-    ((weak, _),) = bench.weak(buffers)
+def let_go_late(bench: Bench, gate: Gate, buffers: Buffers, weak: Handle) -> None:
+    """The server frees the memory while it is told that it is time to look for leaks."""
     os.posix_fallocate(weak.fileno(), 0, BIG)
     buffers.drop_strong()
     bench.clock.advance(LEAK_NS // 2)
@@ -200,6 +197,14 @@ def test_memory_that_the_daemon_is_still_freeing_is_not_logged_as_leaked(
     bench.clock.advance(LEAK_NS)
     assert bench.log.errors() == []
     gate.opened.set()
+
+
+def test_memory_that_the_daemon_is_still_freeing_is_not_logged_as_leaked(
+    bench: Bench, gate: Gate
+) -> None:
+    buffers = bench.allocate(size=BIG)
+    ((weak, _),) = bench.weak(buffers)
+    let_go_late(bench, gate, buffers, weak)
     bench.wait(lambda: bench.states() == {})
     bench.clock.advance(2 * LEAK_NS)
     assert bench.log.errors() == []
@@ -210,15 +215,8 @@ def test_memory_that_somebody_holds_after_the_daemon_let_go_is_logged(
 ) -> None:
     buffers = bench.allocate(size=BIG)
     ((weak, _),) = bench.weak(buffers)
-    os.posix_fallocate(weak.fileno(), 0, BIG)
     with Handle(os.open(f"/proc/self/fd/{weak.fileno()}", os.O_RDWR | os.O_CLOEXEC)):
-        buffers.drop_strong()
-        bench.clock.advance(LEAK_NS // 2)
-        weak.close()
-        bench.quiet()
-        assert gate.reached.wait(10)
-        bench.clock.advance(LEAK_NS)
-        gate.opened.set()
+        let_go_late(bench, gate, buffers, weak)
         bench.wait(lambda: not buffers.buffers[0]._closing)
         bench.clock.advance(LEAK_NS)
         assert len(bench.log.errors()) == 1
