@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
+#: The library whose interfaces most of ours are; an interface of another one says so.
 LIBRARY = "fuchsia.sysmem2"
 
 
@@ -202,9 +203,9 @@ def camel_case(name: str) -> str:
     return "".join(word.capitalize() for word in name.split("_"))
 
 
-def ordinal(interface: str, method: str) -> int:
-    """A method's ordinal: the first 8 bytes of SHA-256 of its full name, little-endian, top bit cleared."""
-    digest = hashlib.sha256(f"{LIBRARY}/{interface}.{method}".encode()).digest()
+def ordinal(interface: str, method: str, library: str = LIBRARY) -> int:
+    """Return a method's ordinal: the first 8 bytes of SHA-256 of its full name, little-endian, top bit cleared."""
+    digest = hashlib.sha256(f"{library}/{interface}.{method}".encode()).digest()
     return int.from_bytes(digest[:8], "little") & 0x7FFF_FFFF_FFFF_FFFF
 
 
@@ -246,7 +247,10 @@ class Method:
         self.interface = owner.__name__
         self.name = name
         self.wire_name = camel_case(name)
-        self.ordinal = ordinal(self.interface, self.wire_name)
+
+    def declared_in(self, library: str) -> None:
+        """Compute the ordinal. The interface calls this once it knows its library."""
+        self.ordinal = ordinal(self.interface, self.wire_name, library)
 
     def __repr__(self) -> str:
         return f"<{self}>"
@@ -255,21 +259,39 @@ class Method:
         return f"{self.interface}.{self.wire_name}"
 
 
+class Event(Method):
+    """A message that the server sends unasked, with txid 0; an attribute of its interface's class."""
+
+    __slots__ = ()
+
+    def __init__(self, doc: str, content: type[Table]) -> None:
+        """Declare an event whose body is the table `content`."""
+        super().__init__(doc, content)
+
+
 class Interface:
     """A protocol: what may be said on one kind of channel.
 
-    Composition is inheritance: a composed method keeps the interface it was declared in, and so its ordinal.
+    Composition is inheritance: a composed method keeps the interface that it was declared in, and so its ordinal.
+    A class of another library names it: `class Inspector(Interface, library="sysmem")`.
     """
 
+    library: ClassVar[str] = LIBRARY
+    #: What a client may send, by ordinal.
     methods: ClassVar[Mapping[int, Method]] = {}
+    #: What the server may send unasked, by ordinal.
+    events: ClassVar[Mapping[int, Event]] = {}
 
-    def __init_subclass__(cls) -> None:
-        own = {
-            method.ordinal: method for method in vars(cls).values() if isinstance(method, Method)
-        }
-        cls.methods = {**cls.methods, **own}
+    def __init_subclass__(cls, *, library: str | None = None) -> None:
+        if library is not None:
+            cls.library = library
+        own = [member for member in vars(cls).values() if isinstance(member, Method)]
+        for member in own:
+            member.declared_in(cls.library)
+        cls.methods = {**cls.methods, **{m.ordinal: m for m in own if not isinstance(m, Event)}}
+        cls.events = {**cls.events, **{m.ordinal: m for m in own if isinstance(m, Event)}}
 
     @classmethod
     def service_name(cls) -> str:
-        """The full name, which is also the file name of a service's socket."""
-        return f"{LIBRARY}.{cls.__name__}"
+        """Return the full name, which is also the file name of a service's socket."""
+        return f"{cls.library}.{cls.__name__}"

@@ -14,13 +14,14 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
 from sysmem_protocol.channel import Channel
+from sysmem_protocol.library import Interface
 from sysmem_protocol.runtime import runtime_dir
-from sysmem_protocol.sysmem2 import DISCOVERABLE, Allocator, CoherencyDomain
+from sysmem_protocol.sysmem2 import Allocator, CoherencyDomain
 
 from .channels import AllocatorServer, Connection, Service
 from .clock import TrioClock
@@ -34,8 +35,8 @@ from .memory import (
     Memory,
     missing_requirements,
 )
-from .ports import Log
-from .sockets import StartError, listeners, notify
+from .ports import Log, Peer
+from .sockets import Permissions, StartError, listeners, notify
 from .worker import SWITCH_SECONDS, ThreadWorker
 
 #: What stops the daemon.
@@ -48,6 +49,16 @@ _EXHAUSTED_SECONDS = 1.0
 _MEMORY_FAILED_SECONDS = 1.0
 #: Process, user and group of a peer.
 _UCRED = struct.Struct("iII")
+#: What serves a connection to the service socket of each interface: it owns the channel.
+SERVICES: Mapping[type[Interface], Callable[[Service, Channel, Peer], object]] = {
+    Allocator: AllocatorServer,
+}
+
+
+def socket_permissions(config: Config) -> dict[type[Interface], Permissions]:
+    """Return who may connect to each service."""
+    allocator = Permissions(config.socket_mode(), config.group)
+    return dict.fromkeys(SERVICES, allocator)
 
 
 class TrioReactor:
@@ -188,14 +199,7 @@ async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda
         )
         stack.callback(memory.close)
         sockets = stack.enter_context(
-            listeners(
-                DISCOVERABLE,
-                directory,
-                mode=config.socket_mode(),
-                group=config.group,
-                environ=os.environ,
-                log=log,
-            )
+            listeners(socket_permissions(config), directory, environ=os.environ, log=log)
         )
         async with trio.open_nursery() as nursery:
             reactor = TrioReactor(nursery)
@@ -212,7 +216,8 @@ async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda
             try:
                 nursery.start_soon(clock.run)
                 nursery.start_soon(_follow_memory, memory, log)
-                nursery.start_soon(_accept, sockets[Allocator], service, reactor)
+                for interface, listener in sockets.items():
+                    nursery.start_soon(_accept, listener, SERVICES[interface], service, reactor)
                 log.info("serving", runtime_dir=str(directory), pid=os.getpid())
                 notify(os.environ, "READY=1")
                 on_ready()
@@ -236,7 +241,12 @@ async def _follow_memory(memory: Memory, log: Log) -> None:
             await trio.sleep(_MEMORY_FAILED_SECONDS)  # they are likely still there
 
 
-async def _accept(listener: socket.socket, service: Service, reactor: TrioReactor) -> None:
+async def _accept(
+    listener: socket.socket,
+    serve: Callable[[Service, Channel, Peer], object],
+    service: Service,
+    reactor: TrioReactor,
+) -> None:
     listener.setblocking(False)
     waiting = False
     while True:
@@ -256,11 +266,11 @@ async def _accept(listener: socket.socket, service: Service, reactor: TrioReacto
         if waiting:
             service.log.info("connections are accepted again")
             waiting = False
-        uid = _uid(accepted)
-        AllocatorServer(service, Channel(accepted.detach(), service.closing), uid)
+        peer = _peer(accepted)
+        serve(service, Channel(accepted.detach(), service.closing), peer)
 
 
-def _uid(accepted: socket.socket) -> int:
-    credentials = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    uid: int = _UCRED.unpack(credentials)[1]
-    return uid
+def _peer(accepted: socket.socket) -> Peer:
+    return Peer(
+        *_UCRED.unpack(accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    )

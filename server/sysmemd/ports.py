@@ -20,6 +20,15 @@ class ClientInfo:
         return f"{printable(self.name) or 'unnamed client'} ({self.id})"
 
 
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The process that connected, as the kernel says it (SO_PEERCRED)."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
 class Log(Protocol):
     """A structured logger: an event and its fields. structlog's bound loggers are such."""
 

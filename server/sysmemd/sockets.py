@@ -9,7 +9,8 @@ import grp
 import os
 import socket
 import stat
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from sysmem_protocol.library import Interface
@@ -27,17 +28,30 @@ class StartError(Exception):
     """The daemon can't start; the text says why, and what would help."""
 
 
+@dataclass(frozen=True)
+class Permissions:
+    """Who may connect to a socket: its permission bits, and its group by name or number (None: the daemon's own)."""
+
+    mode: int = 0o600
+    group: str | None = None
+
+
 class RuntimeDirectory:
     """The directory of the service sockets, kept for this daemon alone while it runs."""
 
-    def __init__(self, path: Path, *, mode: int, group: str | None, log: Log) -> None:
-        """Make the directory if it isn't there (0700, opened to those whom the sockets' `mode` lets in), and lock it.
+    def __init__(
+        self, path: Path, permissions: Mapping[type[Interface], Permissions], log: Log
+    ) -> None:
+        """Lock the directory. Make it first if it does not exist, with access for those whom the sockets let in.
 
+        The directory belongs to the group of the first interface.
         Raises :class:`StartError` when another daemon has it, or it can't be used.
         """
         self.path = path
-        self._mode = mode
-        self._gid = _group_id(group)
+        self._modes = {interface: wanted.mode for interface, wanted in permissions.items()}
+        self._gids = {
+            interface: _group_id(wanted.group) for interface, wanted in permissions.items()
+        }
         self._made: dict[Path, tuple[int, int]] = {}
         try:
             self._make()
@@ -62,13 +76,16 @@ class RuntimeDirectory:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.mkdir(mode=0o700)
             # Whoever may talk to a socket must be able to reach it; not to list or open, and so lock, the directory.
+            group = next(iter(self._gids.values()))
             reach = 0o700
-            for bits in (0o070, 0o007):
-                if self._mode & bits & 0o022:
-                    reach |= bits & 0o011
+            for interface, mode in self._modes.items():
+                if mode & 0o020:
+                    reach |= 0o010 if self._gids[interface] == group else 0o001
+                if mode & 0o002:
+                    reach |= 0o001
             self.path.chmod(reach)
-            if self._gid is not None:
-                os.chown(self.path, -1, self._gid)
+            if group is not None:
+                os.chown(self.path, -1, group)
 
     def listen(self, interface: type[Interface]) -> socket.socket:
         """A listening socket for an interface, in place of a stale one if need be.
@@ -90,9 +107,9 @@ class RuntimeDirectory:
                     listener.bind(address)
             finally:
                 os.umask(previous)
-            fresh.chmod(self._mode)
-            if self._gid is not None:
-                os.chown(fresh, -1, self._gid)
+            fresh.chmod(self._modes[interface])
+            if (gid := self._gids[interface]) is not None:
+                os.chown(fresh, -1, gid)
             listener.listen(_BACKLOG)
             status = fresh.stat()
             fresh.rename(path)
@@ -190,11 +207,9 @@ def _inherit(fd: int, name: str) -> socket.socket:
 
 @contextlib.contextmanager
 def listeners(
-    interfaces: tuple[type[Interface], ...],
+    permissions: Mapping[type[Interface], Permissions],
     directory: Path,
     *,
-    mode: int,
-    group: str | None,
     environ: MutableMapping[str, str],
     log: Log,
 ) -> Iterator[dict[type[Interface], socket.socket]]:
@@ -206,12 +221,12 @@ def listeners(
         given = inherited(environ, log)
         for sock in given.values():
             stack.enter_context(sock)
-        found = {i: given.pop(i.service_name()) for i in interfaces if i.service_name() in given}
+        found = {i: given.pop(i.service_name()) for i in permissions if i.service_name() in given}
         for name in given:
             log.warning("a socket was handed over that nothing is served on", name=name)
-        missing = [interface for interface in interfaces if interface not in found]
+        missing = {i: wanted for i, wanted in permissions.items() if i not in found}
         if missing:
-            made = RuntimeDirectory(directory, mode=mode, group=group, log=log)
+            made = RuntimeDirectory(directory, missing, log)
             stack.callback(made.close)
             for interface in missing:
                 found[interface] = stack.enter_context(made.listen(interface))

@@ -13,6 +13,7 @@ from sysmem_protocol.library import (
     UINT32,
     UINT64,
     Enumeration,
+    Event,
     Field,
     Integer,
     Interface,
@@ -185,3 +186,23 @@ def test_a_composed_method_keeps_the_interface_it_was_declared_in() -> None:
 
 def test_a_service_is_named_in_full() -> None:
     assert Painting.service_name() == "fuchsia.sysmem2.Painting"
+
+
+class Easel(Interface, library="studio"):
+    """An interface of another library."""
+
+    unfold = Method("Open it.")
+    on_fallen = Event("It fell.", Shape)
+
+
+def test_an_interface_of_another_library_is_named_after_it() -> None:
+    assert Easel.service_name() == "studio.Easel"
+    assert Easel.unfold.ordinal == ordinal("Easel", "Unfold", "studio")
+    assert Easel.unfold.ordinal != ordinal("Easel", "Unfold")
+
+
+def test_an_event_is_nothing_that_a_client_may_send() -> None:
+    assert list(Easel.methods.values()) == [Easel.unfold]
+    assert list(Easel.events.values()) == [Easel.on_fallen]
+    assert not Easel.on_fallen.two_way
+    assert Easel.events[ordinal("Easel", "OnFallen", "studio")] is Easel.on_fallen

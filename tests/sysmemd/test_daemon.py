@@ -35,6 +35,7 @@ from sysmemd import daemon
 from sysmemd.config import Config, FormatCostSection, HeapSection, Limits, UsageSection
 from sysmemd.daemon import TrioReactor, heap_settings, platform
 from sysmemd.memory import SYSTEM_RAM
+from sysmemd.ports import Peer
 from sysmemd.sockets import StartError, listeners
 from sysmemd.tree.choose import Question
 
@@ -512,7 +513,6 @@ class Listener:
 
 async def accepting(
     nursery: trio.Nursery,
-    monkeypatch: pytest.MonkeyPatch,
     log: Log,
     between: Callable[[TrioReactor], object],
     *outcomes: OSError | None,
@@ -524,13 +524,16 @@ async def accepting(
     class Service:
         closing = AT_ONCE
 
+    def serve(_: object, channel: Channel, peer: Peer) -> None:
+        assert peer.uid == os.geteuid()
+        served.append(channel)
+
     service: Any = Service()
     service.log = log
-    monkeypatch.setattr(daemon, "AllocatorServer", lambda _, channel, uid: served.append(channel))
     reactor = TrioReactor(nursery)
     listener = Listener(*(far if outcome is None else outcome for outcome in outcomes))
     stands_in: Any = listener
-    nursery.start_soon(daemon._accept, stands_in, service, reactor)
+    nursery.start_soon(daemon._accept, stands_in, serve, service, reactor)
     await wait_all_tasks_blocked()
     between(reactor)
     await trio.sleep(10)
@@ -545,10 +548,10 @@ async def accepting(
 
 @pytest.mark.trio
 async def test_accepting_pauses_without_descriptors_and_says_so_once(
-    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, log: Log
+    nursery: trio.Nursery, autojump_clock: MockClock, log: Log
 ) -> None:
     full = OSError(errno.EMFILE, "Too many open files")
-    times = await accepting(nursery, monkeypatch, log, lambda _: None, full, full, full, None)
+    times = await accepting(nursery, log, lambda _: None, full, full, full, None)
     assert [round(time - times[0]) for time in times] == [0, 1, 2, 3]
     assert [(level, event) for level, event, _ in log.entries] == [
         ("error", "connections have to wait"),
@@ -558,31 +561,29 @@ async def test_accepting_pauses_without_descriptors_and_says_so_once(
 
 @pytest.mark.trio
 async def test_accepting_goes_on_when_a_channel_closed(
-    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, log: Log
+    nursery: trio.Nursery, autojump_clock: MockClock, log: Log
 ) -> None:
     full = OSError(errno.ENFILE, "Too many open files in system")
-    times = await accepting(
-        nursery, monkeypatch, log, lambda reactor: reactor.closed_one.set(), full, None
-    )
+    times = await accepting(nursery, log, lambda reactor: reactor.closed_one.set(), full, None)
     assert times[1] == times[0]
 
 
 @pytest.mark.trio
 async def test_whatever_accepting_fails_with_it_does_not_spin(
-    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, log: Log
+    nursery: trio.Nursery, autojump_clock: MockClock, log: Log
 ) -> None:
     times = await accepting(
-        nursery, monkeypatch, log, lambda _: None, OSError(errno.EINVAL, "Invalid argument"), None
+        nursery, log, lambda _: None, OSError(errno.EINVAL, "Invalid argument"), None
     )
     assert times[1] - times[0] == 1
 
 
 @pytest.mark.trio
 async def test_a_connection_that_is_gone_is_nothing_to_wait_for(
-    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, log: Log
+    nursery: trio.Nursery, autojump_clock: MockClock, log: Log
 ) -> None:
     gone = OSError(errno.EAGAIN, "Resource temporarily unavailable")
-    times = await accepting(nursery, monkeypatch, log, lambda _: None, gone, None)
+    times = await accepting(nursery, log, lambda _: None, gone, None)
     assert times[1] == times[0]
     assert log.entries == []
 

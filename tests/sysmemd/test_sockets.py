@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
+from sysmem_protocol.library import Interface
 from sysmem_protocol.runtime import service_path, socket_address
 from sysmem_protocol.sysmem2 import Allocator
-from sysmemd.sockets import RuntimeDirectory, StartError, listeners, notify
+from sysmemd.sockets import Permissions, RuntimeDirectory, StartError, listeners, notify
 
 NAME = "fuchsia.sysmem2.Allocator"
-INTERFACES = (Allocator,)
 
 
 class Log:
@@ -51,10 +51,8 @@ def serving(
     environ: dict[str, str] | None = None,
 ) -> Iterator[socket.socket]:
     made = listeners(
-        INTERFACES,
+        {Allocator: Permissions(mode, group)},
         directory,
-        mode=mode,
-        group=group,
         environ={} if environ is None else environ,
         log=log,  # type: ignore[arg-type] # all that is said here
     )
@@ -96,6 +94,26 @@ def test_whom_the_mode_lets_in_can_reach_the_socket_and_not_lock_the_directory(
     with serving(directory, log, mode):
         assert permissions(service_path(directory, Allocator)) == mode
         assert permissions(directory) == reach
+
+
+class Second(Interface, library="sysmem"):
+    """Another service beside the Allocator."""
+
+
+@pytest.mark.parametrize(
+    ("permitted", "reach"), [(Permissions(0o666), 0o711), (Permissions(0o660, "4711"), 0o701)]
+)
+def test_each_service_has_permissions_of_its_own_and_the_directory_lets_all_of_them_in(
+    tmp_path: Path, log: Log, permitted: Permissions, reach: int
+) -> None:
+    directory = tmp_path / "run"
+    made = listeners({Allocator: Permissions(), Second: permitted}, directory, environ={}, log=log)  # type: ignore[arg-type] # see above
+    with made as found:
+        assert list(found) == [Allocator, Second]
+        assert permissions(service_path(directory, Allocator)) == 0o600
+        assert permissions(service_path(directory, Second)) == permitted.mode
+        assert permissions(directory) == reach
+    assert os.listdir(directory) == []
 
 
 def test_a_directory_that_is_there_stays_as_it_is(tmp_path: Path, log: Log) -> None:
@@ -237,7 +255,7 @@ def test_what_somebody_else_put_in_the_place_of_the_socket_is_not_removed(
 
 
 def test_the_lock_goes_with_the_daemon(tmp_path: Path, log: Log) -> None:
-    made = RuntimeDirectory(tmp_path, mode=0o600, group=None, log=log)  # type: ignore[arg-type] # see above
+    made = RuntimeDirectory(tmp_path, {Allocator: Permissions()}, log)  # type: ignore[arg-type] # see above
     fd = os.open(tmp_path, os.O_RDONLY)
     with pytest.raises(BlockingIOError):
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -252,7 +270,7 @@ _HAND_OVER = """
 import os, socket, sys
 from pathlib import Path
 from sysmem_protocol.sysmem2 import Allocator
-from sysmemd.sockets import StartError, listeners
+from sysmemd.sockets import Permissions, StartError, listeners
 class Log:
     def debug(self, event, **fields): pass
     def warning(self, event, **fields): print("warning:", event, fields["name"])
@@ -275,7 +293,7 @@ environ = {"LISTEN_FDS": count, "LISTEN_FDNAMES": names, "NAME": "x"}
 if pid:
     environ["LISTEN_PID"] = pid.replace("own", str(os.getpid()))
 try:
-    with listeners((Allocator,), directory / "run", mode=0o600, group=None, environ=environ, log=Log()) as found:
+    with listeners({Allocator: Permissions()}, directory / "run", environ=environ, log=Log()) as found:
         sock = found[Allocator]
         print(Path(sock.getsockname()).name, os.get_inheritable(sock.fileno()), (directory / "run").exists())
         print(environ)

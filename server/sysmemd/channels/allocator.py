@@ -12,7 +12,7 @@ from sysmem_protocol.sysmem2 import Error
 
 from ..constraints import check_constraints, settings_match
 from ..memory import HandleInfo, NoMoreStrongHandlesError
-from ..ports import ClientInfo, NoMemoryError
+from ..ports import ClientInfo, NoMemoryError, Peer
 from ..tree import Misuse
 from .connection import Connection, Failed
 from .nodes import CollectionServer, NodeServer, TokenServer, adopt, client_info
@@ -24,10 +24,10 @@ class AllocatorServer:
 
     interface: ClassVar[type[Interface]] = sysmem2.Allocator
 
-    def __init__(self, service: Service, channel: Channel, uid: int) -> None:
-        """Become the owner of `channel`, just accepted from a process of the user `uid`."""
+    def __init__(self, service: Service, channel: Channel, peer: Peer) -> None:
+        """Become the owner of `channel`, just accepted from the process `peer`."""
         self._service = service
-        self._uid = uid
+        self._peer = peer
         self._client: ClientInfo | None = None
         self.connection: Connection = service.connect(channel, self)
 
@@ -72,7 +72,7 @@ class AllocatorServer:
         server = CollectionServer(self._service, request.collection_request)
         self._make_collection(server)
         server.node.bind(server, None)
-        self._service.say_if_advisory(self._uid)
+        self._service.say_if_advisory(self._peer.uid)
 
     def _make_collection(self, server: NodeServer) -> None:
         adopt(server, lambda: self._service.new_collection(server, self._client).root)
@@ -90,7 +90,7 @@ class AllocatorServer:
             )
             return
         collection = CollectionServer(self._service, request.buffer_collection_request)
-        self._service.say_if_advisory(self._uid)
+        self._service.say_if_advisory(self._peer.uid)
         try:
             token.turn_in(collection, self._client)
         except Misuse as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import struct
 import time
@@ -20,6 +21,7 @@ from sysmemd.channels import AllocatorServer, Connection, Service
 from sysmemd.config import Limits
 from sysmemd.constraints import Platform
 from sysmemd.memory import Memory
+from sysmemd.ports import Peer
 from sysmemd.tree import Worker
 
 SAME_RIGHTS = 0x80000000
@@ -241,7 +243,7 @@ class Bench:
     def allocator(self, name: str | None = "tester", id: int = 7) -> Client:
         """A client of the Allocator, which has said its name unless that is None."""
         client, far = self.client()
-        AllocatorServer(self.service, Channel(far.take()), uid=STRANGER)
+        AllocatorServer(self.service, Channel(far.take()), Peer(os.getpid(), STRANGER, STRANGER))
         if name is not None:
             info = sysmem2.SetDebugClientInfoRequest(name=name, id=id)
             client.send(Allocator.set_debug_client_info, info)

@@ -14,7 +14,7 @@ from sysmem_protocol.handles import Handle, channel_pair
 from sysmem_protocol.sysmem2 import Allocator, BufferCollection, BufferCollectionToken, Error, Node
 from sysmemd.channels import AllocatorServer
 from sysmemd.memory import Memory
-from sysmemd.ports import NoMemoryError
+from sysmemd.ports import NoMemoryError, Peer
 
 from .support import Bench, Client, wanting
 
@@ -222,7 +222,9 @@ def test_a_known_token_is_live_and_not_turned_in(bench: Bench) -> None:
 
 def test_rights_are_said_to_be_advisory_where_buffers_are_asked_for(bench: Bench) -> None:
     near, far = bench.client()
-    AllocatorServer(bench.service, Channel(far.take()), uid=os.geteuid())
+    AllocatorServer(
+        bench.service, Channel(far.take()), Peer(os.getpid(), os.geteuid(), os.getegid())
+    )
     bench.token(near)
     assert bench.log.said("warning") == []
     bench.collection(near)
