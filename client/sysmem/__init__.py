@@ -47,6 +47,7 @@ from sysmem_protocol.sysmem2 import (
     VulkanUsage,
 )
 
+from . import formats
 from ._async.allocator import Allocator, connect
 from ._async.events import AsyncEventPair
 from ._async.nodes import (
@@ -98,4 +99,5 @@ __all__ = [
     "VmoInfo",
     "VulkanUsage",
     "connect",
+    "formats",
 ]

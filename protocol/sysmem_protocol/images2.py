@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import enum
 
+from .names import NamedColors, NamedFormat
 
-class PixelFormat(enum.IntEnum):
+
+class PixelFormat(NamedFormat, enum.IntEnum):
     """What a pixel is; 32 bits on the wire."""
 
     INVALID = 0
@@ -60,7 +62,7 @@ class PixelFormatModifier(enum.IntEnum):
     INVALID = 0x00FFFFFFFFFFFFFF
 
 
-class ColorSpace(enum.IntEnum):
+class ColorSpace(NamedColors, enum.IntEnum):
     """How numbers become colours; 32 bits on the wire."""
 
     INVALID = 0

@@ -1,0 +1,49 @@
+"""Runs code with the system's Python and its GStreamer bindings, which no virtual environment has."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import textwrap
+from pathlib import Path
+
+import pytest
+
+SYSTEM_PYTHON = Path("/usr/bin/python3")
+PACKAGES = "python3-gst-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base"
+_PRELUDE = """\
+import gi
+for name, version in (("Gst", "1.0"), ("GstVideo", "1.0"), ("GstAllocators", "1.0"), ("GstApp", "1.0")):
+    gi.require_version(name, version)
+from gi.repository import Gst, GstAllocators, GstApp, GstVideo
+Gst.init(None)
+"""
+
+
+@functools.cache
+def _missing() -> str | None:
+    """Why there is no GStreamer for Python here; None if there is."""
+    if not SYSTEM_PYTHON.exists():
+        return f"no {SYSTEM_PYTHON}"
+    tried = subprocess.run([SYSTEM_PYTHON, "-c", _PRELUDE], capture_output=True, text=True)
+    if tried.returncode == 0:
+        return None
+    return f"no GStreamer for {SYSTEM_PYTHON} ({tried.stderr.strip().splitlines()[-1]}): apt-get install {PACKAGES}"
+
+
+def require_gstreamer() -> None:
+    """Skip the test where the system's Python has no GStreamer."""
+    if reason := _missing():
+        pytest.skip(reason)
+
+
+def run_with_gstreamer(code: str, *arguments: str) -> str:
+    """What a program prints that has Gst, GstAllocators, GstApp and GstVideo; skips the test without them."""
+    require_gstreamer()
+    done = subprocess.run(
+        [SYSTEM_PYTHON, "-c", _PRELUDE + textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
