@@ -14,7 +14,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import trio
 
@@ -171,24 +171,33 @@ def _raise_descriptor_limit(log: Log) -> None:
         log.debug("descriptor limit", limit=hard)
 
 
-async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda: None) -> None:
-    """Serve until SIGTERM or SIGINT, or until cancelled; all nodes then see peer-closed and the sockets are gone.
+class Serving:
+    """A daemon that serves whoever connects, by listening sockets or by a socket pair."""
 
-    `on_ready` is called once the service sockets accept. Raises :class:`StartError` when serving can't begin.
+    def __init__(self, service: Service, reactor: TrioReactor, nursery: trio.Nursery) -> None:
+        self.service = service
+        self._reactor = reactor
+        self._nursery = nursery
+
+    def listen(self, interface: type[Interface], listener: socket.socket) -> None:
+        """Accept connections to an interface's service until the daemon ends. The listener stays the caller's."""
+        self._nursery.start_soon(
+            _accept, listener, SERVICES[interface], self.service, self._reactor
+        )
+
+    def connect(self, interface: type[Interface], connected: socket.socket) -> None:
+        """Serve an interface on a connected SEQPACKET socket, which the daemon then owns."""
+        _serve(connected, SERVICES[interface], self.service)
+
+
+@contextlib.asynccontextmanager
+async def serving(config: Config, log: Log, clock: TrioClock) -> AsyncIterator[Serving]:
+    """Serve in the running trio loop until the block ends or is cancelled; all nodes then see peer-closed.
+
+    Nothing of the process is changed: no signal, no limit, no file. What the block raises is raised as it is.
     """
-    if missing := missing_requirements():
-        raise StartError("; ".join(missing))
-    _raise_descriptor_limit(log)
-    clock = TrioClock(log)
-    directory = runtime_dir(config.runtime_dir)
+    raised: BaseException | None = None
     with contextlib.ExitStack() as stack:
-        # First: whoever sees a socket may already send a signal.
-        signals = stack.enter_context(trio.open_signal_receiver(*STOP_SIGNALS))
-        # Our caller may hold them back, so that none of them meets anybody but the receiver.
-        held_back = signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, held_back)
-        stack.callback(sys.setswitchinterval, sys.getswitchinterval())
-        sys.setswitchinterval(SWITCH_SECONDS)
         closing = ThreadClosing(clock, log)
         stack.callback(closing.end)
         memory = Memory(
@@ -198,9 +207,6 @@ async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda
             log=log,
         )
         stack.callback(memory.close)
-        sockets = stack.enter_context(
-            listeners(socket_permissions(config), directory, environ=os.environ, log=log)
-        )
         async with trio.open_nursery() as nursery:
             reactor = TrioReactor(nursery)
             service = Service(
@@ -216,19 +222,49 @@ async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda
             try:
                 nursery.start_soon(clock.run)
                 nursery.start_soon(_follow_memory, memory, log)
-                for interface, listener in sockets.items():
-                    nursery.start_soon(_accept, listener, SERVICES[interface], service, reactor)
-                log.info("serving", runtime_dir=str(directory), pid=os.getpid())
-                notify(os.environ, "READY=1")
-                on_ready()
+                yield Serving(service, reactor, nursery)
+            except BaseException as error:
+                raised = error  # the nursery would wrap it
+            finally:
+                service.close()
+                reactor.close()
+                nursery.cancel_scope.cancel()
+    if raised is not None:
+        raise raised
+
+
+async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Be the daemon of this process: serve until SIGTERM or SIGINT, or until cancelled; then the sockets are gone.
+
+    `on_ready` is called once the service sockets accept. Raises :class:`StartError` when serving can't begin.
+    """
+    if missing := missing_requirements():
+        raise StartError("; ".join(missing))
+    _raise_descriptor_limit(log)
+    directory = runtime_dir(config.runtime_dir)
+    with contextlib.ExitStack() as stack:
+        # First: whoever sees a socket may already send a signal.
+        signals = stack.enter_context(trio.open_signal_receiver(*STOP_SIGNALS))
+        # Our caller may hold them back, so that none of them meets anybody but the receiver.
+        held_back = signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, held_back)
+        stack.callback(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(SWITCH_SECONDS)
+        sockets = stack.enter_context(
+            listeners(socket_permissions(config), directory, environ=os.environ, log=log)
+        )
+        async with serving(config, log, TrioClock(log)) as server:
+            for interface, listener in sockets.items():
+                server.listen(interface, listener)
+            log.info("serving", runtime_dir=str(directory), pid=os.getpid())
+            notify(os.environ, "READY=1")
+            on_ready()
+            try:
                 async for number in signals:
                     log.info("stopping", signal=signal.Signals(number).name)
                     break
             finally:
                 notify(os.environ, "STOPPING=1")
-                service.close()
-                reactor.close()
-                nursery.cancel_scope.cancel()
 
 
 async def _follow_memory(memory: Memory, log: Log) -> None:
@@ -266,11 +302,12 @@ async def _accept(
         if waiting:
             service.log.info("connections are accepted again")
             waiting = False
-        peer = _peer(accepted)
-        serve(service, Channel(accepted.detach(), service.closing), peer)
+        _serve(accepted, serve, service)
 
 
-def _peer(accepted: socket.socket) -> Peer:
-    return Peer(
-        *_UCRED.unpack(accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    )
+def _serve(
+    connected: socket.socket, serve: Callable[[Service, Channel, Peer], object], service: Service
+) -> None:
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    peer = Peer(*_UCRED.unpack(credentials))
+    serve(service, Channel(connected.detach(), service.closing), peer)

@@ -32,6 +32,7 @@ from sysmem_protocol.sysmem2 import (
     Node,
 )
 from sysmemd import daemon
+from sysmemd.clock import TrioClock
 from sysmemd.config import Config, FormatCostSection, HeapSection, Limits, UsageSection
 from sysmemd.daemon import TrioReactor, heap_settings, platform
 from sysmemd.memory import SYSTEM_RAM
@@ -157,6 +158,31 @@ def descriptor_limit() -> Iterator[None]:
 
 
 # --- serving ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.trio
+async def test_it_serves_a_socket_pair_and_changes_nothing_of_the_process(log: Log) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[0], 512), limits[1]))
+    before = (sys.getswitchinterval(), signal.getsignal(signal.SIGTERM))
+    async with daemon.serving(Config(), log, TrioClock(log)) as server:
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        server.connect(Allocator, far)
+        client = Client(Channel(near.detach()))
+        with contextlib.closing(client.channel):
+            made = Daemon(Path(), log)
+            collection = made.collection(client)
+            with contextlib.closing(collection.channel):
+                await collection.sync()
+            assert (sys.getswitchinterval(), signal.getsignal(signal.SIGTERM)) == before
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(limits[0], 512)
+
+
+@pytest.mark.trio
+async def test_what_the_block_raises_comes_out_as_it_is(log: Log) -> None:
+    with pytest.raises(KeyError, match="mine"):
+        async with daemon.serving(Config(), log, TrioClock(log)):
+            raise KeyError("mine")
 
 
 @pytest.mark.trio
