@@ -33,9 +33,10 @@ coverage: $(READY)  ## the tests once more, and the lines and branches that none
 	$(BIN)/coverage report
 
 core-coverage: $(READY)  ## every branch of the pure core is run by its own tests
-	$(BIN)/coverage run --data-file=.coverage.core -m pytest -q tests/sysmemd/constraints tests/sysmemd/tree
+	$(BIN)/coverage run --data-file=.coverage.core -m pytest -q tests/sysmemd/constraints tests/sysmemd/explaining tests/sysmemd/tree
 	$(BIN)/coverage combine --quiet --data-file=.coverage.core .coverage.core.*
-	$(BIN)/coverage report --data-file=.coverage.core --fail-under=100 --include='*/sysmemd/constraints/*,*/sysmemd/tree/*'
+	$(BIN)/coverage report --data-file=.coverage.core --fail-under=100 \
+		--include='*/sysmemd/constraints/*,*/sysmemd/explaining/*,*/sysmemd/tree/*'
 
 bench: $(READY)  ## how fast it is, as a ratio to floors measured in the same run; JSON
 	$(BIN)/python benchmarks/run.py

@@ -29,6 +29,7 @@ from sysmem_protocol.sysmem2 import (
     SizeU,
 )
 from sysmemd.constraints import Participant, Platform, Refusal, aggregate
+from sysmemd.explaining import Diagnosis
 
 COUNTS = (1, 4, 16, 64)
 Make = Callable[[int, int], BufferCollectionConstraints]
@@ -186,7 +187,7 @@ def measure(repeat: int) -> list[dict[str, Any]]:
                 }
                 if isinstance(result, Refusal):
                     row["outcome"] = result.rule.name
-                    row["analysis_ms"] = milliseconds(result.report, 1)
+                    row["analysis_ms"] = milliseconds(Diagnosis(result).report, 1)
                 results.append(row)
     return results
 

@@ -1,6 +1,6 @@
 """`python -m sysmemd.explain FILE.json`: what constraints come to, and why.
 
-The file holds the constraints of several named participants (:mod:`sysmemd.constraints.from_json` describes it;
+The file holds the constraints of several named participants (:mod:`sysmemd.explaining.from_json` describes it;
 `examples/constraints/` has some). Exit status: 0 if they agree, 1 if they don't, 2 if the file is at fault.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .constraints import Refusal, aggregate
-from .constraints.from_json import read_case
+from .explaining import Diagnosis, explain, read_case
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,9 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fault(f"{options.file}: {error}")
     result = aggregate(participants, platform)
     if isinstance(result, Refusal):
-        print(f"refused\n\n{result.report(options.width)}")
+        print(f"refused\n\n{Diagnosis(result).report(options.width)}")
         return 1
-    print(f"agreed\n\n{result.explain().report(options.width)}")
+    print(f"agreed\n\n{explain(result).report(options.width)}")
     return 0
 
 

@@ -12,10 +12,9 @@ Pure functions: no clock, no I/O, no logging, and nothing that is given is modif
     attached                     what exists already: pins, must_match_vmo, GetVmoInfo
     joining                      one attached attempt after another
     aggregate                    the order of steps
-    refusal, fields, involved,   why not, and why: for the log, for people
-    conflict, survey, report,
-    explanation, words
-    from_json                    a case from a file, for `python -m sysmemd.explain`
+    rules, refusal               why not, as data
+
+Why they come to that, for people, is worked out by :mod:`sysmemd.explaining`, which nothing here knows of.
 """
 
 from __future__ import annotations
@@ -25,13 +24,12 @@ from .attached import aggregate_attached, check_constraints, must_match, setting
 from .cost import FormatCost, merge_format_costs
 from .joining import Joining
 from .model import Allocation, HeapProperties, Participant, Platform
-from .refusal import Brought, Difference, Refusal, Rule, Stage
+from .refusal import Refusal
+from .rules import Difference, Rule, Stage
 from .usage import UsageBits, usage_writes
-from .words import listing
 
 __all__ = [
     "Allocation",
-    "Brought",
     "Difference",
     "FormatCost",
     "HeapProperties",
@@ -45,7 +43,6 @@ __all__ = [
     "aggregate",
     "aggregate_attached",
     "check_constraints",
-    "listing",
     "merge_format_costs",
     "must_match",
     "settings_match",

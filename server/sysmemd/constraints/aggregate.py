@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from .checks import check_aggregate
 from .finish import finish
 from .fold import fold
-from .model import Allocation, Participant, Platform
+from .model import Allocation, Case, Participant, Platform
 from .normalise import Needs, asks_for_a_size, normalise
-from .refusal import Breach, Case, Refusal, Rule, Stage
+from .refusal import Refusal
+from .rules import Breach, Rule, Stage
 from .settings import choose_settings
 
 

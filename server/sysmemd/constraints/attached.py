@@ -23,8 +23,9 @@ from sysmem_protocol.sysmem2 import (
 )
 
 from .aggregate import refuse, run
-from .model import Allocation, Participant, Platform
-from .refusal import Breach, Case, Difference, Refusal, Rule, Stage
+from .model import Allocation, Case, Participant, Platform
+from .refusal import Refusal
+from .rules import Breach, Difference, Rule, Stage
 
 #: The name of an attached attempt's pin in refusals and reports.
 EXISTING = "the existing buffers"

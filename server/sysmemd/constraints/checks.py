@@ -14,7 +14,7 @@ from sysmem_protocol.sysmem2 import NoneUsage
 
 from .entry import Entry, Terms, adjust, delivered_terms, traits_of
 from .normalise import Needs, check_counts, check_memory
-from .refusal import Breach, Rule
+from .rules import Breach, Rule
 
 #: With block padding in height, max_size.width must stay below this.
 PAD_MAX_WIDTH = 0x8000_0000

@@ -24,10 +24,9 @@ from sysmem_protocol.formats import (
 from sysmem_protocol.sizes import U32_MAX, U64_MAX, minimum_row, round_down, round_up
 from sysmem_protocol.sysmem2 import ImageFormatConstraints, SizeU
 
-from .refusal import Breach, Rule
+from .rules import Breach, RequiredImage, Rule, WidthHeight
 
 Pair = tuple[int, int]
-WidthHeight = tuple[int, int]
 
 #: Fields that make up what a row's length must be a multiple of.
 DIVISOR_FIELDS = (
@@ -107,21 +106,6 @@ class Terms:
     pad_width: int
     pad_height: int
     pad_beyond: int
-
-
-class RequiredImage(NamedTuple):
-    """An image that a buffer must be able to hold."""
-
-    width: int
-    height: int
-    #: The entry of required_max_size_list that asks for it; (0, 0) if the list is empty.
-    required: WidthHeight
-    #: 0 where a refusal came before it was worked out, like the size.
-    bytes_per_row: int = 0
-    size_bytes: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.width}×{self.height} with {self.bytes_per_row} bytes per row"
 
 
 class Entry(NamedTuple):

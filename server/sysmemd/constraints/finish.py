@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from copy import copy
 
-from .entry import Entry, Terms, WidthHeight
-from .refusal import Breach, Rule
+from .entry import Entry, Terms
+from .rules import Breach, Rule, WidthHeight
 
 #: `required_max_size_list` has room for no more.
 MAX_REQUIRED_SIZES = 64

@@ -21,7 +21,7 @@ from sysmem_protocol.formats import (
 from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import ImageFormatConstraints
 
-from .refusal import Breach, Rule
+from .rules import Breach, Rule
 
 FORMAT_INVALID = int(PixelFormat.INVALID)
 MODIFIER_INVALID = int(PixelFormatModifier.INVALID)

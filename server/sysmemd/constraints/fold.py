@@ -24,7 +24,7 @@ from .finish import undominated
 from .flatten import combine_pairs
 from .model import HeapKey
 from .normalise import Needs
-from .refusal import Breach, Rule
+from .rules import Breach, Rule
 
 #: Entries that filling in may lead to; all supported pairs of the standard's names are fewer.
 MAX_ENTRIES = 512

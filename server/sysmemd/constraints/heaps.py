@@ -6,7 +6,7 @@ from sysmem_protocol.sysmem2 import CoherencyDomain
 
 from .model import SYSTEM_HEAP, HeapProperties, Platform
 from .normalise import Needs
-from .refusal import Breach, Rule
+from .rules import Breach, Rule
 
 _SECURE = "buffer_memory_constraints.secure_required"
 _HEAPS = "buffer_memory_constraints.permitted_heaps"

@@ -16,7 +16,8 @@ from .finish import finish
 from .fold import fold
 from .model import Allocation, Participant, Platform
 from .normalise import Needs, normalise
-from .refusal import Breach, Refusal
+from .refusal import Refusal
+from .rules import Breach
 from .settings import choose_settings
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from sysmem_protocol.sysmem2 import (
     SYSTEM_RAM_HEAP,
@@ -15,10 +15,6 @@ from sysmem_protocol.sysmem2 import (
 
 from ..text import printable
 from .cost import CostIndex, FormatCost, index_costs
-
-if TYPE_CHECKING:
-    from .explanation import Explanation
-    from .refusal import Case
 
 SYSTEM_HEAP_TYPE: str = SYSTEM_RAM_HEAP.heap_type or ""
 #: A heap as constraints name it: type and id.
@@ -101,11 +97,17 @@ class Allocation:
 
     settings: SingleBufferSettings
     buffer_count: int
-    #: What it came from; None for an allocation that wasn't aggregated here.
+    #: What it was aggregated from; None for an allocation that wasn't aggregated here.
     case: Case | None = field(default=None, compare=False, repr=False)
 
-    def explain(self) -> Explanation:
-        """Why the result is what it is: worked out when asked. ValueError without the `case`."""
-        from .explanation import explain
 
-        return explain(self)
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What was aggregated, and how: enough to do it again in part."""
+
+    participants: tuple[Participant, ...]
+    platform: Platform
+    #: Counts, and whether anybody uses the buffers, left out of account (GetVmoInfo).
+    settings_only: bool = False
+    #: What the result must equal, and whether it is an attached attempt or a check of settings.
+    existing: Allocation | None = None

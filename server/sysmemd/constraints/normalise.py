@@ -23,7 +23,7 @@ from .entry import Entry, Terms, adjust, read_terms, traits_of
 from .finish import undominated
 from .flatten import flatten
 from .model import HeapKey, Participant, Platform
-from .refusal import Breach, Rule
+from .rules import Breach, Rule
 from .usage import NO_USAGE, UsageBits
 
 

@@ -23,15 +23,13 @@ from .entry import (
     SIZE_FIELDS,
     WIDTH_FIELDS,
     Entry,
-    RequiredImage,
-    WidthHeight,
     delivered_terms,
 )
 from .heaps import choose_domain, choose_heap, heap_fields
 from .model import MAX_BUFFER_COUNT, HeapProperties, Platform
 from .normalise import Needs
 from .padding import padded_size
-from .refusal import Breach, Rule
+from .rules import Breach, RequiredImage, Rule, WidthHeight
 
 _MEMORY = "buffer_memory_constraints"
 COUNT_FIELDS = (

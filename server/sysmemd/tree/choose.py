@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sysmem_protocol.sysmem2 import Error
 
-from ..constraints import Allocation, Participant, Platform, listing
+from ..constraints import Allocation, Participant, Platform
 from ..text import Block, printable
 from .effort import attempt_cost, effort, report_cost
-from .engine import Engine, Joining, Refusal
+from .engine import Diagnosis, Engine, Joining
 from .outcome import RefusedSelection
 from .selection import Selection, Snapshot
 
@@ -118,7 +118,7 @@ class Question:
             result = self._aggregate(selection)
             if isinstance(result, Allocation):
                 lines = [_told(entry.__str__) for entry in refused]
-                report = Block(_told(partial(_report, result))) if self.verbose else None
+                report = Block(_told(partial(self.engine.report, result))) if self.verbose else None
                 return Chosen(selection, result, tuple(refused), lines, report)
             refused.append(RefusedSelection(selection.choices, result))
         return self._none(Error.CONSTRAINTS_INTERSECTION_EMPTY, refused)
@@ -129,7 +129,7 @@ class Question:
             yield selection
             selection = selection.next()
 
-    def _aggregate(self, selection: Selection) -> Allocation | Refusal:
+    def _aggregate(self, selection: Selection) -> Allocation | Diagnosis:
         """What the participants of a selection agree on; for an attached one, whether that is what exists."""
         participants = [one for node in selection.visible() for one in self.participants[node]]
         if self.having is None:
@@ -158,11 +158,6 @@ class Question:
             report = "\n".join([report, "", "selections:", *(f"  {line}" for line in selections)])
         shown = None if report is None else Block(report)
         return NoneChosen(error, reason, tuple(refused), fields, shown)
-
-
-def _report(allocation: Allocation) -> str:
-    settings = listing(allocation.settings)
-    return settings if allocation.case is None else f"{settings}\n\n{allocation.explain().report()}"
 
 
 _T = TypeVar("_T")

@@ -8,7 +8,7 @@ from typing import Final
 from sysmem_protocol.sysmem2 import ImageFormatConstraints
 
 from ..constraints import Participant
-from ..constraints.conflict import MAX_AGGREGATIONS
+from ..explaining import MAX_AGGREGATIONS
 
 #: What an aggregation takes whoever takes part, and what each participant and each image entry adds, as measured. What
 #: they list (sizes, heaps, color spaces) takes less than one each.

@@ -1,4 +1,4 @@
-"""The constraint engine, as the tree uses it; tests put a small one in its place."""
+"""The constraint engine and what explains its results, as the tree uses them; tests put a small one in their place."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final, Protocol
 
 from sysmem_protocol.sysmem2 import SingleBufferSettings
 
-from .. import constraints
-from ..constraints import Allocation, Participant, Platform
+from .. import constraints, explaining
+from ..constraints import Allocation, Participant, Platform, Refusal
 
 
-class Refusal(Protocol):
+class Diagnosis(Protocol):
     """Why nothing suits all participants; `str()` of it is one log line.
 
     Working out who is in conflict with whom costs further aggregations: `str()`, `conflict` and `report` do that.
@@ -50,7 +50,7 @@ class Refusal(Protocol):
 class Joining(Protocol):
     """What exists, and those who have it; see :class:`sysmemd.constraints.Joining`."""
 
-    def attempt(self, newcomers: Sequence[Participant], /) -> Refusal | None:
+    def attempt(self, newcomers: Sequence[Participant], /) -> Diagnosis | None:
         """None if the newcomers can have what exists too."""
         ...
 
@@ -64,7 +64,7 @@ class Engine(Protocol):
 
     def aggregate(
         self, participants: Sequence[Participant], platform: Platform, /
-    ) -> Allocation | Refusal:
+    ) -> Allocation | Diagnosis:
         """Settings and a buffer count that suit all participants."""
         ...
 
@@ -78,25 +78,47 @@ class Engine(Protocol):
         """The synthetic participant of a must_match_vmo."""
         ...
 
+    def report(self, allocation: Allocation, /) -> str:
+        """The settings, and why they are what they are."""
+        ...
+
+
+class _Joining:
+    """:class:`sysmemd.constraints.Joining`, its refusals diagnosed."""
+
+    def __init__(self, joining: constraints.Joining) -> None:
+        self._joining = joining
+        self.settle = joining.settle
+
+    def attempt(self, newcomers: Sequence[Participant]) -> Diagnosis | None:
+        refusal = self._joining.attempt(newcomers)
+        return None if refusal is None else explaining.Diagnosis(refusal)
+
 
 class ConstraintEngine:
     """The daemon's own."""
 
     def aggregate(
         self, participants: Sequence[Participant], platform: Platform
-    ) -> Allocation | Refusal:
+    ) -> Allocation | Diagnosis:
         """See :func:`sysmemd.constraints.aggregate`."""
-        return constraints.aggregate(participants, platform)
+        result = constraints.aggregate(participants, platform)
+        return explaining.Diagnosis(result) if isinstance(result, Refusal) else result
 
     def joining(
         self, participants: Sequence[Participant], existing: Allocation, platform: Platform
     ) -> Joining:
         """See :class:`sysmemd.constraints.Joining`."""
-        return constraints.Joining(participants, existing, platform)
+        return _Joining(constraints.Joining(participants, existing, platform))
 
     def must_match(self, settings: SingleBufferSettings, name: str, id: int) -> Participant:
         """See :func:`sysmemd.constraints.must_match`."""
         return constraints.must_match(settings, name, id)
+
+    def report(self, allocation: Allocation) -> str:
+        """See :func:`sysmemd.explaining.explain`."""
+        settings = explaining.listing(allocation.settings)
+        return f"{settings}\n\n{explaining.explain(allocation).report()}"
 
 
 DEFAULT_ENGINE: Final[Engine] = ConstraintEngine()

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from sysmem_protocol.sysmem2 import BufferCollectionConstraints, Error, SingleBufferSettings
 
-from ..constraints import Participant, listing
+from ..constraints import Participant
+from ..explaining import listing
 from ..ports import ClientInfo, Closeable, Signal
 from ..text import Block
 from .census import PrunedSubtree

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sysmem_protocol.sysmem2 import Error, Rights, SingleBufferSettings
 
-from .engine import Refusal
+from .engine import Diagnosis
 from .ports import Buffers
 
 
@@ -34,7 +34,7 @@ class RefusedSelection:
 
     #: For every visible group, in order of rank, the index of the child selected.
     choices: tuple[int, ...]
-    refusal: Refusal
+    refusal: Diagnosis
 
     def __str__(self) -> str:
         chosen = ", ".join(map(str, self.choices))

@@ -25,6 +25,7 @@ from sysmemd.constraints import (
     Rule,
     aggregate,
 )
+from sysmemd.explaining import Diagnosis
 
 U32 = 0xFFFFFFFF
 U64 = 0xFFFFFFFFFFFFFFFF
@@ -75,7 +76,7 @@ def agree(
     *constraints: BufferCollectionConstraints | None, platform: Platform = PLATFORM
 ) -> Allocation:
     result = aggregate(people(*constraints), platform)
-    assert isinstance(result, Allocation), str(result)
+    assert isinstance(result, Allocation), told(result)
     return result
 
 
@@ -87,12 +88,24 @@ def refused(
     return result
 
 
+def diagnosed(
+    *constraints: BufferCollectionConstraints | None, platform: Platform = PLATFORM
+) -> Diagnosis:
+    """Refused, and why."""
+    return Diagnosis(refused(*constraints, platform=platform))
+
+
+def told(refusal: Refusal) -> str:
+    """A refusal as one line."""
+    return str(Diagnosis(refusal))
+
+
 def refused_by(
     rule: Rule, *constraints: BufferCollectionConstraints | None, platform: Platform = PLATFORM
 ) -> Refusal:
     """Refused, and for this reason."""
     refusal = refused(*constraints, platform=platform)
-    assert refusal.rule is rule, str(refusal)
+    assert refusal.rule is rule, told(refusal)
     return refusal
 
 

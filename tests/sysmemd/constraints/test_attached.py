@@ -27,6 +27,7 @@ from sysmemd.constraints import (
     must_match,
     settings_match,
 )
+from sysmemd.explaining import Diagnosis
 
 from .support import (
     PLATFORM,
@@ -38,6 +39,7 @@ from .support import (
     memory_of,
     people,
     size,
+    told,
     wants,
 )
 
@@ -114,11 +116,14 @@ def test_the_differing_settings_are_named(
     paths = [difference.path for difference in result.differences]
     assert f"$.image_format_constraints.{path.partition('.')[0]}" in paths
     assert result.pair == (BGRA, 0)
-    assert f"new (9) $.image_format_constraints[0].{path} = " in str(result)
-    assert {value.participant.name for value in result.values} == {"new"}
-    (row,) = [line for line in result.report().splitlines() if f"  .{path} " in line]
+    assert f"new (9) $.image_format_constraints[0].{path} = " in told(result)
+    assert {value.participant.name for value in Diagnosis(result).values} == {"new"}
+    (row,) = [line for line in Diagnosis(result).report().splitlines() if f"  .{path} " in line]
     assert row.startswith(">")
-    assert [str(who) for who in result.conflict] == ["new (9)", "the existing buffers (0)"]
+    assert [str(who) for who in Diagnosis(result).conflict] == [
+        "new (9)",
+        "the existing buffers (0)",
+    ]
 
 
 def test_who_asks_for_more_than_what_exists_is_named_and_nobody_else() -> None:
@@ -127,14 +132,14 @@ def test_who_asks_for_more_than_what_exists_is_named_and_nobody_else() -> None:
     pixels = nothing_kept(image(F.B8G8R8, [C.SRGB], require_bytes_per_row_at_pixel_boundary=True))
     result = aggregate_attached(people(wants(first), None, pixels), existing, PLATFORM)
     assert isinstance(result, Refusal)
-    assert [str(value) for value in result.values] == [
+    assert [str(value) for value in Diagnosis(result).values] == [
         "p2 (2) $.image_format_constraints[0].require_bytes_per_row_at_pixel_boundary = true"
     ]
     contiguous = nothing_kept(buffer_memory_constraints=memory(physically_contiguous_required=True))
     result = aggregate_attached(people(wants(first), contiguous), existing, PLATFORM)
     assert isinstance(result, Refusal)
-    assert result.path == "$.buffer_memory_constraints.physically_contiguous_required"
-    assert [value.participant.name for value in result.values] == ["p1"]
+    assert Diagnosis(result).path == "$.buffer_memory_constraints.physically_contiguous_required"
+    assert [value.participant.name for value in Diagnosis(result).values] == ["p1"]
 
 
 def test_an_image_where_none_exists_is_named() -> None:
@@ -142,10 +147,10 @@ def test_an_image_where_none_exists_is_named() -> None:
     result = aggregate_attached(people(nothing_kept(image())), existing, PLATFORM)
     assert isinstance(result, Refusal)
     assert result.rule is Rule.SETTINGS_DIFFER
-    assert [str(value) for value in result.values] == [
+    assert [str(value) for value in Diagnosis(result).values] == [
         "p0 (0) $.image_format_constraints = [R8 LINEAR]"
     ]
-    assert result.report()
+    assert Diagnosis(result).report()
 
 
 def test_one_of_two_who_each_ask_for_something_else_is_enough() -> None:
@@ -155,8 +160,8 @@ def test_one_of_two_who_each_ask_for_something_else_is_enough() -> None:
     )
     result = aggregate_attached(people(wide, high), existing, PLATFORM)
     assert isinstance(result, Refusal)
-    assert [value.participant.name for value in result.values] == ["p0", "p1"]
-    assert len(result.conflict) == 2
+    assert [value.participant.name for value in Diagnosis(result).values] == ["p0", "p1"]
+    assert len(Diagnosis(result).conflict) == 2
 
 
 @pytest.mark.parametrize(
@@ -184,9 +189,9 @@ def test_one_of_two_who_each_ask_for_something_else_is_enough() -> None:
 )
 def test_what_exists_is_pinned(constraints: BufferCollectionConstraints, rule: Rule) -> None:
     refusal = attached_refusal(constraints)
-    assert refusal.rule is rule, str(refusal)
-    assert "the existing buffers (0)" in [str(who) for who in refusal.conflict]
-    assert "the existing buffers" in refusal.report()
+    assert refusal.rule is rule, told(refusal)
+    assert "the existing buffers (0)" in [str(who) for who in Diagnosis(refusal).conflict]
+    assert "the existing buffers" in Diagnosis(refusal).report()
 
 
 def test_contiguity_and_format_must_be_there_already() -> None:
@@ -274,7 +279,7 @@ def test_must_match_refuses_what_differs() -> None:
     result = aggregate([*bigger, must_match(EXISTING.settings, "m", 1)], PLATFORM)
     assert isinstance(result, Refusal)
     assert result.rule is Rule.MIN_BYTES_OVER_MAX
-    assert [str(who) for who in result.conflict] == ["p0 (0)", "m (1)"]
+    assert [str(who) for who in Diagnosis(result).conflict] == ["p0 (0)", "m (1)"]
 
 
 def test_two_vmos_that_differ_cannot_both_be_matched() -> None:
@@ -369,5 +374,5 @@ def test_a_newcomer_who_makes_rows_longer_is_named() -> None:
     divisor = wants(image(min_size=size(10, 10), bytes_per_row_divisor=512), count=None)
     result = aggregate_attached([*first, Participant(divisor, "newcomer", 9)], existing, PLATFORM)
     assert isinstance(result, Refusal)
-    assert "newcomer (9) $.image_format_constraints[0].bytes_per_row_divisor = 512" in str(result)
-    assert "max_size_bytes = 10000" in str(result)
+    assert "newcomer (9) $.image_format_constraints[0].bytes_per_row_divisor = 512" in told(result)
+    assert "max_size_bytes = 10000" in told(result)

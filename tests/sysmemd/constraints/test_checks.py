@@ -9,6 +9,7 @@ import pytest
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import BufferUsage
 from sysmemd.constraints import Rule, Stage
+from sysmemd.explaining import Diagnosis
 
 from .support import agree, image, image_of, memory, memory_of, refused_by, size, wants
 
@@ -21,7 +22,7 @@ def test_somebody_must_use_the_buffers() -> None:
         Rule.NOBODY_USES, wants(usage=NONE, min_size_bytes=1), wants(usage=NONE), None
     )
     assert refusal.stage is Stage.AGGREGATE
-    assert refusal.conflict == ()
+    assert Diagnosis(refusal).conflict == ()
     agree(wants(usage=NONE, min_size_bytes=1), wants())
 
 
@@ -92,7 +93,7 @@ def test_image_fields_again(rule: Rule, one: dict[str, Any], other: dict[str, An
     )
     assert refusal.stage is Stage.AGGREGATE
     assert refusal.pair == (F.R8, M.LINEAR)
-    assert [str(who) for who in refusal.conflict] == ["p1 (1)", "p2 (2)"]
+    assert [str(who) for who in Diagnosis(refusal).conflict] == ["p1 (1)", "p2 (2)"]
 
 
 def test_a_failed_check_of_any_entry_refuses_everything() -> None:
@@ -159,7 +160,7 @@ def test_if_that_leaves_none_it_is_empty() -> None:
     left_open = wants(image(F.DO_NOT_CARE, min_size=size(1, 1)))
     refused_by(Rule.FORMAT_LEFT_OPEN, left_open, left_open)
     half = wants(image(F.R8, pixel_format_modifier=M.DO_NOT_CARE, min_size=size(1, 1)))
-    assert refused_by(Rule.FORMAT_LEFT_OPEN, half, left_open).conflict == ()
+    assert Diagnosis(refused_by(Rule.FORMAT_LEFT_OPEN, half, left_open)).conflict == ()
 
 
 def test_without_image_entries_buffers_are_raw() -> None:

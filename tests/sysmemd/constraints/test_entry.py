@@ -10,7 +10,8 @@ from sysmem_protocol.formats import traits
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmemd.constraints import Rule
 from sysmemd.constraints.entry import Terms, adjust, read_terms
-from sysmemd.constraints.refusal import Breach
+from sysmemd.constraints.rules import Breach
+from sysmemd.explaining import Diagnosis
 
 from .support import U32, U64, image, refused_by, size, wants
 
@@ -150,7 +151,7 @@ def test_no_maximum_is_not_rounded_down(steps: dict[str, Any], name: str) -> Non
 @pytest.mark.parametrize("spaces", [None, []])
 def test_color_spaces_are_required(spaces: list[ColorSpace] | None) -> None:
     refusal = refused_by(Rule.COLOR_SPACES_MISSING, wants(image(F.R8, spaces), min_size_bytes=1))
-    assert refusal.path == "$.image_format_constraints[0].color_spaces"
+    assert Diagnosis(refusal).path == "$.image_format_constraints[0].color_spaces"
 
 
 def test_color_space_do_not_care_only_alone() -> None:

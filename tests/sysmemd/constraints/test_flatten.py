@@ -9,9 +9,10 @@ from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import ImageFormatConstraints, PixelFormatAndModifier
 from sysmemd.constraints import Participant, Rule
 from sysmemd.constraints.flatten import combine_pairs, flatten
-from sysmemd.constraints.refusal import Breach
+from sysmemd.constraints.rules import Breach
+from sysmemd.explaining import Diagnosis
 
-from .support import image, refused_by, size, wants
+from .support import image, refused_by, size, told, wants
 
 F, M = PixelFormat, PixelFormatModifier
 ANY, ANY_MODIFIER = F.DO_NOT_CARE, M.DO_NOT_CARE
@@ -45,7 +46,10 @@ def test_one_entry_per_format() -> None:
 
 def test_neither_given() -> None:
     refusal = refused_by(Rule.FORMAT_MISSING, wants(image(min_size=size(1, 1)), entry(None)))
-    assert (refusal.entry, refusal.path) == (1, "$.image_format_constraints[1].pixel_format")
+    assert (refusal.entry, Diagnosis(refusal).path) == (
+        1,
+        "$.image_format_constraints[1].pixel_format",
+    )
     empty_list = image(None, pixel_format_and_modifiers=[], min_size=size(1, 1))
     refused_by(Rule.FORMAT_MISSING, wants(empty_list))
 
@@ -53,7 +57,7 @@ def test_neither_given() -> None:
 def test_a_modifier_without_a_format() -> None:
     modifier = entry(None, M.LINEAR, (F.R8, M.LINEAR))
     refusal = refused_by(Rule.MODIFIER_WITHOUT_FORMAT, wants(modifier, min_size_bytes=1))
-    assert refusal.path == "$.image_format_constraints[0].pixel_format_modifier"
+    assert Diagnosis(refusal).path == "$.image_format_constraints[0].pixel_format_modifier"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +78,7 @@ def test_invalid_format_or_modifier(pair: Pair) -> None:
     refused_by(Rule.FORMAT_INVALID, wants(entry(*pair), min_size_bytes=1))
     listed = entry(F.L8, M.LINEAR, (F.R8G8, M.LINEAR), pair)
     refusal = refused_by(Rule.FORMAT_INVALID, wants(listed, min_size_bytes=1))
-    assert refusal.path == "$.image_format_constraints[0].pixel_format_and_modifiers[1]"
+    assert Diagnosis(refusal).path == "$.image_format_constraints[0].pixel_format_and_modifiers[1]"
 
 
 @pytest.mark.parametrize(
@@ -119,18 +123,20 @@ def test_the_later_twin_is_named_where_it_was_sent(first: ImageFormatConstraints
     pairs = [(F.L8, M.LINEAR), (F.R8, M.LINEAR)]
     for last in (entry(None, None, *pairs), entry(F.NV12, M.LINEAR, *pairs)):
         refusal = refused_by(Rule.FORMAT_DUPLICATE, wants(first, last, min_size_bytes=1))
-        assert refusal.path == "$.image_format_constraints[1].pixel_format_and_modifiers[1]"
-        assert refusal.path + " = R8 LINEAR" in str(refusal)
+        assert (
+            Diagnosis(refusal).path == "$.image_format_constraints[1].pixel_format_and_modifiers[1]"
+        )
+        assert Diagnosis(refusal).path + " = R8 LINEAR" in told(refusal)
     both = wants(entry(F.R8, M.LINEAR, *pairs), min_size_bytes=1)
-    assert refused_by(Rule.FORMAT_DUPLICATE, both).path.endswith(
+    assert Diagnosis(refused_by(Rule.FORMAT_DUPLICATE, both)).path.endswith(
         "[0].pixel_format_and_modifiers[1]"
     )
     wide = wants(entry(None, None, (ANY, ANY_MODIFIER), *pairs), min_size_bytes=1)
-    assert refused_by(Rule.FORMAT_DUPLICATE, wide).path.endswith(
+    assert Diagnosis(refused_by(Rule.FORMAT_DUPLICATE, wide)).path.endswith(
         "[0].pixel_format_and_modifiers[1]"
     )
     twice = wants(entry(None, None, *pairs), entry(F.R8, ANY_MODIFIER), min_size_bytes=1)
-    assert refused_by(Rule.FORMAT_DUPLICATE, twice).path.endswith("[1].pixel_format")
+    assert Diagnosis(refused_by(Rule.FORMAT_DUPLICATE, twice)).path.endswith("[1].pixel_format")
 
 
 @pytest.mark.parametrize(

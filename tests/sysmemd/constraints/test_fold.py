@@ -16,6 +16,7 @@ from sysmemd.constraints.finish import undominated
 from sysmemd.constraints.flatten import combine_pairs
 from sysmemd.constraints.fold import fold, intersect, intersect_heaps
 from sysmemd.constraints.normalise import Needs, normalise
+from sysmemd.explaining import Diagnosis
 
 from .support import (
     DEVICE_HEAP,
@@ -127,7 +128,7 @@ def test_no_heap_in_common() -> None:
         platform=Platform(heaps=(DEVICE_HEAP,)),
     )
     assert refusal.stage is Stage.FOLD
-    assert [str(who) for who in refusal.conflict] == ["p1 (1)", "p2 (2)"]
+    assert [str(who) for who in Diagnosis(refusal).conflict] == ["p1 (1)", "p2 (2)"]
 
 
 def test_a_heap_is_its_type_and_id() -> None:

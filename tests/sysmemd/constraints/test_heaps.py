@@ -8,6 +8,7 @@ import pytest
 
 from sysmem_protocol.sysmem2 import SYSTEM_RAM_HEAP, BufferUsage, CoherencyDomain, Heap
 from sysmemd.constraints import HeapProperties, Platform, Rule, Stage
+from sysmemd.explaining import Diagnosis
 
 from .support import (
     DEVICE_HEAP,
@@ -56,7 +57,7 @@ def test_no_secure_heap_is_permitted_by_everybody() -> None:
         platform=PLATFORM,
     )
     assert refusal.stage is Stage.SETTINGS
-    assert [str(who) for who in refusal.conflict] == ["p1 (1)", "p2 (2)"]
+    assert [str(who) for who in Diagnosis(refusal).conflict] == ["p1 (1)", "p2 (2)"]
 
 
 def test_else_the_system_heap_if_permitted() -> None:
@@ -112,7 +113,7 @@ def test_no_domain_in_common() -> None:
     cpu = wants(usage=READS, min_size_bytes=1)
     device = wants(usage=DISPLAY, buffer_memory_constraints=memory(cpu_domain_supported=False))
     refusal = refused_by(Rule.NO_COMMON_DOMAIN, cpu, device)
-    assert [str(who) for who in refusal.conflict] == ["p0 (0)", "p1 (1)"]
+    assert [str(who) for who in Diagnosis(refusal).conflict] == ["p0 (0)", "p1 (1)"]
 
 
 def test_delivered_security_and_contiguity_are_what_was_required() -> None:

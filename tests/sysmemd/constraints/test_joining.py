@@ -24,6 +24,7 @@ from sysmemd.constraints import (
 from sysmemd.constraints.joining import Joining
 
 from .strategies import PEOPLE, PLATFORM, TIGHTENING, groups, plausible
+from .support import told
 
 
 @given(PEOPLE, groups(TIGHTENING | plausible(), 4))
@@ -47,7 +48,8 @@ def test_joining_decides_as_aggregating_everybody_does(
             settled.append(newcomer)
         else:
             assert isinstance(everybody, Refusal)
-            assert str(refusal) == str(everybody)
+            assert refusal == everybody
+            assert told(refusal) == told(everybody)
 
 
 @given(PEOPLE)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
-from sysmem_protocol.sysmem2 import SYSTEM_RAM_HEAP, CoherencyDomain, SingleBufferSettings
-from sysmemd.constraints import Allocation, HeapProperties, Participant, Platform
+from sysmem_protocol.sysmem2 import SYSTEM_RAM_HEAP, CoherencyDomain
+from sysmemd.constraints import HeapProperties, Participant, Platform
 from sysmemd.constraints.model import SYSTEM_HEAP
 
 from .support import DEVICE_HEAP, SECURE_HEAP
@@ -30,8 +28,3 @@ def test_participants_are_named_for_people() -> None:
     assert str(Participant(None, "camera", 7)) == "camera (7)"
     assert str(Participant(None)) == "unnamed client (0)"
     assert str(Participant(None, "a\nb\u2028é", 1)) == r"a\nb\u2028\xe9 (1)"
-
-
-def test_an_allocation_from_elsewhere_has_no_explanation() -> None:
-    with pytest.raises(ValueError, match="can be explained"):
-        Allocation(SingleBufferSettings(), 1).explain()

@@ -16,6 +16,7 @@ from sysmem_protocol.sysmem2 import (
 )
 from sysmemd.constraints import Participant, Platform, Rule, Stage, UsageBits
 from sysmemd.constraints.normalise import asks_for_a_size, normalise
+from sysmemd.explaining import Diagnosis
 
 from .support import (
     DEVICE_HEAP,
@@ -45,8 +46,8 @@ DISPLAY = BufferUsage(display=1)
 def test_somebody_must_ask_for_a_size() -> None:
     refusal = refused_by(Rule.NOBODY_ASKS_FOR_A_SIZE, None, wants(image()))
     assert refusal.stage is Stage.REQUEST
-    assert refusal.conflict == ()
-    assert refusal.path == ""
+    assert Diagnosis(refusal).conflict == ()
+    assert Diagnosis(refusal).path == ""
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_an_entirely_empty_table_is_none_usage(
 def test_at_least_one_usage_bit_must_be_set(usage: BufferUsage | None) -> None:
     refusal = refused_by(Rule.USAGE_MISSING, BASE, wants(usage=usage))
     assert refusal.stage is Stage.PARTICIPANT
-    assert refusal.path == "$.usage"
+    assert Diagnosis(refusal).path == "$.usage"
     assert str(refusal.participant) == "p1 (1)"
 
 
@@ -124,7 +125,7 @@ def test_min_buffer_count_at_most_max_buffer_count() -> None:
         Rule.MIN_COUNT_OVER_MAX, BASE, wants(min_buffer_count=4, max_buffer_count=3)
     )
     assert refusal.stage is Stage.PARTICIPANT
-    assert [(v.path, v.value) for v in refusal.values] == [
+    assert [(v.path, v.value) for v in Diagnosis(refusal).values] == [
         ("$.min_buffer_count", 4),
         ("$.max_buffer_count", 3),
     ]

@@ -34,6 +34,7 @@ from sysmemd.constraints import (
 )
 from sysmemd.constraints.aggregate import run
 from sysmemd.constraints.entry import traits_of
+from sysmemd.explaining import Diagnosis, explain
 
 from .judge import complaints_of_all
 from .strategies import (
@@ -56,6 +57,7 @@ from .support import (
     memory_of,
     refused_by,
     size,
+    told,
     wants,
 )
 
@@ -70,12 +72,12 @@ def outcome(result: Outcome) -> tuple[Any, ...]:
     return (result.settings, result.buffer_count)
 
 
-def told(result: Outcome) -> str:
+def everything_told(result: Outcome) -> str:
     """All that is told of a result."""
     if isinstance(result, Refusal):
-        assert "\n" not in str(result)
-        return result.report()
-    return result.explain().report()
+        assert "\n" not in told(result)
+        return Diagnosis(result).report()
+    return explain(result).report()
 
 
 @settings(max_examples=500)
@@ -324,10 +326,10 @@ def test_nothing_given_is_modified(everybody: list[Participant]) -> None:
     before = deepcopy([participant.constraints for participant in everybody])
     result = aggregate(everybody, PLATFORM)
     if isinstance(result, Refusal):
-        result.report()
+        Diagnosis(result).report()
     else:
         given_settings = deepcopy(result.settings)
-        result.explain().report()
+        explain(result).report()
         aggregate_attached(everybody, result, PLATFORM)
         assert result.settings == given_settings
     assert [participant.constraints for participant in everybody] == before
@@ -337,7 +339,7 @@ def test_nothing_given_is_modified(everybody: list[Participant]) -> None:
 @given(groups(ANYTHING, 3))
 def test_anything_the_codec_accepts_gives_a_result(everybody: list[Participant]) -> None:
     result = aggregate(everybody, PLATFORM)
-    assert told(result)
+    assert everything_told(result)
 
 
 @settings(max_examples=300)
@@ -359,7 +361,7 @@ def test_any_one_field_of_plausible_constraints_gives_a_result(data: st.DataObje
         else:
             first = replace(target, **{member: getattr(source, member)})
     result = aggregate([Participant(first, "wild"), *everybody[1:]], PLATFORM)
-    assert told(result)
+    assert everything_told(result)
 
 
 @settings(max_examples=300)
@@ -368,7 +370,7 @@ def test_every_outcome_can_be_told(everybody: list[Participant]) -> None:
     result = aggregate(everybody, PLATFORM)
     open_format = isinstance(result, Refusal) and result.pair and traits_of(result.pair) is None
     event("about an open format" if open_format else "other")
-    assert told(result)
+    assert everything_told(result)
 
 
 #: Rules that are about one of two axes; the last of the fields is a limit, or an alignment, of that one.
@@ -391,7 +393,7 @@ def what_it_is_about(refusal: Refusal) -> tuple[Any, ...]:
 @given(QUARRELSOME)
 def test_smallest_conflicting_sets_conflict_and_are_minimal(everybody: list[Participant]) -> None:
     result = aggregate(everybody, PLATFORM)
-    if isinstance(result, Allocation) or not result.conflict or result.participant:
+    if isinstance(result, Allocation) or not Diagnosis(result).conflict or result.participant:
         return
 
     def conflicts(members: list[Participant]) -> bool:
@@ -399,7 +401,7 @@ def test_smallest_conflicting_sets_conflict_and_are_minimal(everybody: list[Part
         again = run(case, tolerate_absence=True)
         return isinstance(again, Refusal) and what_it_is_about(again) == what_it_is_about(result)
 
-    members = list(result.conflict)
+    members = list(Diagnosis(result).conflict)
     assert conflicts(members)
     for left_out in members:
         assert not conflicts([who for who in members if who is not left_out])
@@ -413,8 +415,11 @@ def test_everybody_in_a_smallest_conflicting_set_brought_a_value(
     result = aggregate(everybody, PLATFORM)
     if isinstance(result, Refusal):
         event(result.rule.name)
-        named = {id(value.participant) for value in (*result.values, *result.excluding)}
-        assert {id(who) for who in result.conflict} <= named, result.report()
+        named = {
+            id(value.participant)
+            for value in (*Diagnosis(result).values, *Diagnosis(result).excluding)
+        }
+        assert {id(who) for who in Diagnosis(result).conflict} <= named, Diagnosis(result).report()
 
 
 @settings(max_examples=400)
@@ -425,7 +430,7 @@ def test_those_named_for_a_size_make_it_alone(everybody: list[Participant]) -> N
         return
     event("success")
     assert result.case is not None
-    (reason,) = [each for each in result.explain().reasons if each.setting == "size_bytes"]
+    (reason,) = [each for each in explain(result).reasons if each.setting == "size_bytes"]
     named = {id(value.participant) for value in reason.values}
     chooser = next(who for who in everybody if chooses_a_format(who))
     alone = [who for who in everybody if who is chooser or id(who) in named]
@@ -466,7 +471,7 @@ def test_an_attached_success_is_what_exists(
     if isinstance(attached, Allocation):
         assert outcome(attached) == outcome(existing)
     else:
-        assert attached.report()
+        assert Diagnosis(attached).report()
 
 
 def test_a_hostile_list_is_no_quadratic_affair() -> None:

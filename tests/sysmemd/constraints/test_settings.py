@@ -10,6 +10,7 @@ import pytest
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import BufferUsage
 from sysmemd.constraints import FormatCost, Platform, Refusal, Rule, Stage
+from sysmemd.explaining import Diagnosis
 
 from .support import (
     SECURE_HEAP,
@@ -65,7 +66,7 @@ def test_count_over_128() -> None:
 
 
 def test_count_0() -> None:
-    assert refused_by(Rule.COUNT_ZERO, counts(0, 0, 0)).conflict == ()
+    assert Diagnosis(refused_by(Rule.COUNT_ZERO, counts(0, 0, 0))).conflict == ()
 
 
 # --- 4, the format ------------------------------------------------------------------------------------------------
@@ -186,7 +187,7 @@ def test_rows_over_max_bytes_per_row() -> None:
         wants(image(min_size=size(1, 1), required_max_size=size(10, 7))),
         wants(image(max_bytes_per_row=9)),
     )
-    assert [str(who) for who in refusal.conflict] == ["p0 (0)", "p1 (1)"]
+    assert [str(who) for who in Diagnosis(refusal).conflict] == ["p0 (0)", "p1 (1)"]
     assert refusal.detail == "10 > 9"
 
 
@@ -247,7 +248,7 @@ def test_padded_size_over_max_size_bytes() -> None:
     entry = image(min_size=size(10, 10), pad_beyond_image_size_bytes=1)
     limit = wants(buffer_memory_constraints=memory(max_size_bytes=100))
     refusal = refused_by(Rule.PADDED_OVER_MAX_BYTES, wants(entry), limit)
-    assert len(refusal.conflict) == 2
+    assert len(Diagnosis(refusal).conflict) == 2
 
 
 def test_a_padded_size_that_cannot_be_worked_out() -> None:
@@ -302,7 +303,10 @@ def test_limits_are_settings() -> None:
 
 def named(refusal: Refusal) -> set[tuple[str, str]]:
     """Participants and fields that a refusal's line names."""
-    parts = [part.split(" = ")[0].split(" ") for part in refusal.line(conflict=False).split("; ")]
+    parts = [
+        part.split(" = ")[0].split(" ")
+        for part in Diagnosis(refusal).line(conflict=False).split("; ")
+    ]
     return {(who, re.sub(r".*\]\.|\$\.", "", path[-1])) for who, *path in parts[1:]}
 
 

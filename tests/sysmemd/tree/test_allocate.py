@@ -11,8 +11,8 @@ from sysmem_protocol.sysmem2 import (
     Rights,
 )
 from sysmemd import constraints as engine
-from sysmemd.constraints import Platform, listing
-from sysmemd.constraints.explanation import Explanation
+from sysmemd.constraints import Platform
+from sysmemd.explaining import Explanation, listing
 from sysmemd.ports import ClientInfo, NoMemoryError
 from sysmemd.tree import Allocated, LogicalBufferCollection, Node
 

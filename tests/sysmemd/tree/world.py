@@ -16,6 +16,7 @@ from sysmem_protocol.sysmem2 import (
     SingleBufferSettings,
 )
 from sysmemd.constraints.model import Allocation, Participant, Platform
+from sysmemd.explaining import listing
 from sysmemd.ports import ClientInfo, Signal
 from sysmemd.tree import Buffers, LogicalBufferCollection, Node, Worker
 
@@ -253,6 +254,9 @@ class FakeEngine:
         if wanted > limit:
             return FakeRefusal(wanted, limit, tuple(participants))
         return Allocation(SETTINGS, wanted)
+
+    def report(self, allocation: Allocation, /) -> str:
+        return listing(allocation.settings)
 
     def joining(
         self, participants: Sequence[Participant], existing: Allocation, platform: Platform, /

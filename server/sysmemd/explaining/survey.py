@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 from sysmem_protocol.formats import is_specific
 
-from .checks import checked
-from .entry import Entry, Terms, traits_of
+from ..constraints.checks import checked
+from ..constraints.entry import Entry, Terms, traits_of
+from ..constraints.finish import finish
+from ..constraints.fold import combine, fold_fields, intersect, intersect_heaps
+from ..constraints.model import Case, Participant
+from ..constraints.normalise import Needs
+from ..constraints.rules import Breach, Rule
 from .fields import entry_for, needs_of, standing_for
-from .finish import finish
-from .fold import combine, fold_fields, intersect, intersect_heaps
-from .model import Participant
-from .normalise import Needs
-from .refusal import Breach, Case, Rule
 
 Pair = tuple[int, int]
 

@@ -21,9 +21,21 @@ from sysmemd.constraints import (
     aggregate,
     aggregate_attached,
 )
-from sysmemd.constraints.refusal import MAX_LINE_VALUES, Breach
+from sysmemd.constraints.rules import Breach
+from sysmemd.explaining import Diagnosis
+from sysmemd.explaining.diagnosis import MAX_LINE_VALUES
 
-from .support import PLATFORM, agree, image, memory, refused, size, wants
+from ..constraints.support import (
+    PLATFORM,
+    agree,
+    diagnosed,
+    image,
+    memory,
+    refused,
+    size,
+    told,
+    wants,
+)
 
 F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
 
@@ -31,10 +43,10 @@ F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
 def test_a_refusal_of_one_participant() -> None:
     good = image(F.NV12, [C.REC709])
     bad = image(F.R8, min_size=size(99, 1), max_size=size(98, 8))
-    refusal = refused(wants(min_size_bytes=1), wants(good, bad))
+    refusal = diagnosed(wants(min_size_bytes=1), wants(good, bad))
     assert refusal.stage is Stage.PARTICIPANT
     assert refusal.rule is Rule.MIN_SIZE_OVER_MAX
-    assert refusal.pair == (F.R8, M.LINEAR)
+    assert refusal.refusal.pair == (F.R8, M.LINEAR)
     assert refusal.path == "$.image_format_constraints[1].min_size.width"
     assert [(str(v.participant), v.path, v.value) for v in refusal.values] == [
         ("p1 (1)", "$.image_format_constraints[1].min_size.width", 99),
@@ -52,7 +64,7 @@ def test_a_refusal_of_several_participants() -> None:
     low = wants(image(F.L8), image(F.R8, min_size=size(99, 1)))
     high = wants(image(F.R8, max_size=size(98, 98)), image(F.L8))
     limited = wants(image(F.R8, max_size=size(97, 1000)), image(F.L8))
-    refusal = refused(low, high, limited)
+    refusal = diagnosed(low, high, limited)
     assert refusal.stage is Stage.AGGREGATE
     assert [str(value) for value in refusal.values] == [
         "p0 (0) $.image_format_constraints[1].min_size.width = 99",
@@ -68,7 +80,7 @@ def named(*constraints: Any) -> list[str]:
     """What a refusal about sizes names, without the entries' indices."""
     return [
         f"{value.participant.name} {value.path.partition('].')[2]}"
-        for value in refused(*constraints).values
+        for value in diagnosed(*constraints).values
     ]
 
 
@@ -81,12 +93,12 @@ def test_alignments_are_named_when_they_make_the_difference() -> None:
         "p1 size_alignment.width",
         "p2 max_size.width",
     ]
-    assert "(128 > 64 in steps of 64)" in str(refused(low, aligned, high))
-    assert [who.name for who in refused(low, aligned, high).conflict] == ["p0", "p1", "p2"]
+    assert "(128 > 64 in steps of 64)" in str(diagnosed(low, aligned, high))
+    assert [who.name for who in diagnosed(low, aligned, high).conflict] == ["p0", "p1", "p2"]
     steps = wants(image(size_alignment=size(2, 2)))
     low, high = wants(image(min_size=size(70, 2))), wants(image(max_size=size(60, 8)))
     assert named(low, steps, high) == ["p0 min_size.width", "p2 max_size.width"]
-    assert "steps" not in str(refused(low, steps, high))
+    assert "steps" not in str(diagnosed(low, steps, high))
     alone = wants(image(min_size=size(70, 1), size_alignment=size(64, 1), max_size=size(100, 9)))
     assert named(alone) == [
         "p0 min_size.width",
@@ -99,7 +111,7 @@ def test_alignments_are_named_with_areas() -> None:
     low = wants(image(min_size=size(10, 10)))
     aligned = wants(image(size_alignment=size(16, 1)))
     area = wants(image(max_width_times_height=100))
-    assert refused(low, aligned, area).rule is Rule.MIN_AREA_OVER_MAX
+    assert diagnosed(low, aligned, area).rule is Rule.MIN_AREA_OVER_MAX
     assert named(low, aligned, area) == [
         "p0 min_size.width",
         "p0 min_size.height",
@@ -111,7 +123,7 @@ def test_alignments_are_named_with_areas() -> None:
 def test_all_that_rows_have_to_be_a_multiple_of_is_named() -> None:
     prime = wants(image(F.B8G8R8, [C.SRGB], bytes_per_row_divisor=0xFFFF_FFFB, min_size=size(1, 1)))
     pixels = wants(image(F.B8G8R8, [C.SRGB], require_bytes_per_row_at_pixel_boundary=True))
-    assert refused(prime, pixels).rule is Rule.DIVISOR_OVER_32_BITS
+    assert diagnosed(prime, pixels).rule is Rule.DIVISOR_OVER_32_BITS
     assert named(prime, pixels) == [
         "p0 bytes_per_row_divisor",
         "p1 require_bytes_per_row_at_pixel_boundary",
@@ -126,7 +138,7 @@ def test_who_is_in_a_conflict_by_excluding_other_formats_is_named_with_theirs() 
         image(F.R8), image(F.L8), buffer_memory_constraints=memory(max_size_bytes=9)
     )
     big = wants(image(F.R8, min_size=size(10, 1)), image(F.L8, min_size=size(1, 1)))
-    refusal = refused(big, bytes_limit, third, platform=costs)
+    refusal = diagnosed(big, bytes_limit, third, platform=costs)
     assert refusal.rule is Rule.IMAGE_OVER_MAX_BYTES
     assert [who.name for who in refusal.conflict] == ["p0", "p1", "p2"]
     assert [str(value) for value in refusal.excluding] == [
@@ -138,7 +150,7 @@ def test_who_is_in_a_conflict_by_excluding_other_formats_is_named_with_theirs() 
 
 def test_both_sides_of_an_alpha_conflict_are_named() -> None:
     sides = [wants(image(min_size=size(1, 1), is_alpha_present=value)) for value in (True, False)]
-    assert refused(*sides).rule is Rule.ALPHA_CONFLICT
+    assert diagnosed(*sides).rule is Rule.ALPHA_CONFLICT
     assert named(*sides) == ["p0 is_alpha_present", "p1 is_alpha_present"]
 
 
@@ -149,7 +161,7 @@ def test_who_made_a_format_specific_is_named_where_nobody_else_is() -> None:
         required_max_size=size(70, 1),
         max_width_times_height=100,
     )
-    refusal = refused(wants(sizes), wants(image(F.R8)), wants(image(F.R8)))
+    refusal = diagnosed(wants(sizes), wants(image(F.R8)), wants(image(F.R8)))
     assert refusal.rule is Rule.REQUIRED_AREA
     assert str(refusal.values[0]) == "p1 (1) $.image_format_constraints[0] = R8 LINEAR"
     assert [who.name for who in refusal.conflict] == ["p0", "p1"]
@@ -159,7 +171,7 @@ def test_what_led_to_a_heap_is_named_with_what_it_lacks() -> None:
     secure = memory(secure_required=True, min_size_bytes=1)
     devices = [BufferUsage(display=1)] * 2
     platform = Platform(heaps=(HeapProperties("test.secure", secure=True),))
-    refusal = refused(
+    refusal = diagnosed(
         wants(usage=devices[0], buffer_memory_constraints=secure),
         wants(
             usage=devices[1], buffer_memory_constraints=memory(inaccessible_domain_supported=False)
@@ -230,20 +242,20 @@ def test_what_led_to_a_heap_is_named_with_what_it_lacks() -> None:
 def test_the_values_are_those_that_decide(
     rule: Rule, participants: list[Any], brought: list[str]
 ) -> None:
-    refusal = refused(*participants, platform=Platform(contiguous="refuse"))
+    refusal = diagnosed(*participants, platform=Platform(contiguous="refuse"))
     assert refusal.rule is rule
     assert [str(value) for value in refusal.values] == brought
 
 
 def test_values_of_a_wildcard_entry_have_a_say() -> None:
     wild = image(F.DO_NOT_CARE, [C.DO_NOT_CARE], max_size=size(5, 5))
-    refusal = refused(wants(image(F.R8, min_size=size(9, 9))), wants(wild))
+    refusal = diagnosed(wants(image(F.R8, min_size=size(9, 9))), wants(wild))
     assert [value.value for value in refusal.values] == [9, 5]
 
 
 def test_a_line_does_not_grow_with_the_participants() -> None:
     crowd = [wants(count=20, min_size_bytes=1) for _ in range(MAX_LINE_VALUES + 4)]
-    refusal = refused(*crowd)
+    refusal = diagnosed(*crowd)
     assert refusal.rule is Rule.COUNT_OVER_128
     assert "and 4 more" in refusal.line(conflict=False)
     assert len(refusal.conflict) == 7
@@ -252,13 +264,13 @@ def test_a_line_does_not_grow_with_the_participants() -> None:
 def test_a_line_shows_the_values_that_decide() -> None:
     """However many others add to the same sum."""
     few = [wants(count=1, min_size_bytes=1) for _ in range(MAX_LINE_VALUES)]
-    refusal = refused(*few, wants(count=100), wants(count=None, max_buffer_count=50))
+    refusal = diagnosed(*few, wants(count=100), wants(count=None, max_buffer_count=50))
     for line in (str(refusal), refusal.line(conflict=False)):
         assert "p6 (6) $.min_buffer_count_for_camping = 100" in line
         assert "and 2 more" in line
     crowd = [wants(image(max_size=size(9, 9)), max_buffer_count=20 + i) for i in range(9)]
     sizes = [wants(image(min_size=size(8, 8))), wants(image(size_alignment=size(16, 1)))]
-    refusal = refused(*crowd, *sizes)
+    refusal = diagnosed(*crowd, *sizes)
     assert str(refusal).endswith("conflict: p8 (8) and p10 (10)")
     assert "p8 (8)" in str(refusal).partition("conflict")[0]
 
@@ -266,22 +278,22 @@ def test_a_line_shows_the_values_that_decide() -> None:
 def test_counts_that_decide_nothing_are_not_named() -> None:
     kept = wants(count=9, min_buffer_count_for_shared_slack=0, min_size_bytes=1)
     least, most = wants(count=None, min_buffer_count=4), wants(count=None, max_buffer_count=5)
-    assert [value.value for value in refused(kept, least, most).values] == [9, 5]
+    assert [value.value for value in diagnosed(kept, least, most).values] == [9, 5]
     more = wants(count=None, min_buffer_count=10, min_size_bytes=1 << 27)
-    assert [value.value for value in refused(kept, more).values] == [1 << 27, 10]
+    assert [value.value for value in diagnosed(kept, more).values] == [1 << 27, 10]
     equal = wants(count=129, min_buffer_count=129, min_size_bytes=1)
-    assert [value.value for value in refused(equal).values] == [129, 129]
+    assert [value.value for value in diagnosed(equal).values] == [129, 129]
 
 
 def test_a_path_where_nothing_was_sent() -> None:
-    refusal = refused(wants(image(F.DO_NOT_CARE, [C.DO_NOT_CARE], min_size=size(1, 1))), None)
+    refusal = diagnosed(wants(image(F.DO_NOT_CARE, [C.DO_NOT_CARE], min_size=size(1, 1))), None)
     assert refusal.rule is Rule.FORMAT_LEFT_OPEN
     assert refusal.path == "$.image_format_constraints"
-    nobody = refused(wants(usage=BufferUsage(none=1), min_size_bytes=1))
+    nobody = diagnosed(wants(usage=BufferUsage(none=1), min_size_bytes=1))
     assert nobody.path == "$.usage"
-    zero = refused(wants(count=None, min_size_bytes=1))
+    zero = diagnosed(wants(count=None, min_size_bytes=1))
     assert zero.path == "$.min_buffer_count_for_camping"
-    unset = refused(wants(image(F.R8, None, min_size=size(1, 1))))
+    unset = diagnosed(wants(image(F.R8, None, min_size=size(1, 1))))
     assert unset.path == "$.image_format_constraints[0].color_spaces"
     assert "un-set" in str(unset)
 
@@ -290,9 +302,9 @@ def test_a_path_of_a_combined_image_field_that_nobody_sent() -> None:
     refusal = Refusal(
         Stage.AGGREGATE, Rule.POWER_OF_2, ("min_size",), (F.R8, 0), case=refused(None).case
     )
-    assert refusal.path == "$.image_format_constraints.min_size"
+    assert Diagnosis(refusal).path == "$.image_format_constraints.min_size"
     own = Refusal(Stage.AGGREGATE, Rule.POWER_OF_2, ("min_size",), entry=3, case=refused(None).case)
-    assert own.path == "$.image_format_constraints[3].min_size"
+    assert Diagnosis(own).path == "$.image_format_constraints[3].min_size"
 
 
 def test_differences_are_told() -> None:
@@ -314,9 +326,11 @@ def test_differences_are_told() -> None:
     )
     assert isinstance(result, Refusal)
     assert len(result.differences) > MAX_LINE_VALUES
-    assert "$.image_format_constraints.min_size: 10×10 exists, 12×12 wanted" in str(result)
-    assert f"and {len(result.differences) - MAX_LINE_VALUES} more" in str(result)
-    assert str(Difference("$.x", None, True)) == "$.x: un-set exists, true wanted"
+    line = told(result)
+    assert "$.image_format_constraints.min_size: 10×10 exists, 12×12 wanted" in line
+    assert f"and {len(result.differences) - MAX_LINE_VALUES} more" in line
+    other = replace(result, differences=(Difference("$.x", None, True),))
+    assert "; $.x: un-set exists, true wanted" in told(other)
 
 
 def test_the_same_participants_give_equal_refusals() -> None:
@@ -327,8 +341,8 @@ def test_the_same_participants_give_equal_refusals() -> None:
 
 def test_one_who_is_to_blame_alone_is_named_where_no_value_is() -> None:
     refusal = refused(wants(count=129, min_size_bytes=1), wants())
-    assert "conflict" not in str(refusal)
-    assert str(replace(refusal, fields=())).endswith("; conflict: p0 (0)")
+    assert "conflict" not in told(refusal)
+    assert told(replace(refusal, fields=())).endswith("; conflict: p0 (0)")
 
 
 def test_a_breach_again_keeps_what_it_says() -> None:
@@ -342,7 +356,7 @@ def test_a_breach_again_keeps_what_it_says() -> None:
 
 def test_a_pair_in_a_list_is_named_by_its_index() -> None:
     pairs = [PixelFormatAndModifier(F.R8, 0), PixelFormatAndModifier(F.MJPEG, 0)]
-    refusal = refused(
+    refusal = diagnosed(
         wants(min_size_bytes=1),
         wants(image(F.L8), image(None, pixel_format_and_modifiers=pairs)),
     )
@@ -354,4 +368,4 @@ def test_refused_by_its_own_rules_before_anything_is_combined() -> None:
     result = aggregate([Participant(wants(max_buffer_count=0, min_size_bytes=1))], PLATFORM)
     assert isinstance(result, Refusal)
     assert result.participant is not None
-    assert "unnamed client (0) $.max_buffer_count = 0" in str(result)
+    assert "unnamed client (0) $.max_buffer_count = 0" in told(result)

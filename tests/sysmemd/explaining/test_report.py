@@ -19,18 +19,19 @@ from sysmem_protocol.sysmem2 import (
     PixelFormatAndModifier,
 )
 from sysmemd.constraints import Participant, Refusal, Rule, aggregate
-from sysmemd.constraints.report import MAX_COLUMNS, MAX_VERDICTS, render
-from sysmemd.constraints.survey import combined_fields, combined_terms
 from sysmemd.explain import main
+from sysmemd.explaining import Diagnosis
+from sysmemd.explaining.report import MAX_COLUMNS, MAX_VERDICTS, render
+from sysmemd.explaining.survey import combined_fields, combined_terms
 
-from .support import PLATFORM, image, memory, people, refused, size, wants
+from ..constraints.support import PLATFORM, diagnosed, image, memory, people, size, wants
 
 F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
 
 
 def test_a_report_marks_fields_and_participants_in_conflict() -> None:
     low = wants(image(F.R8, min_size=size(99, 1)))
-    report = refused(low, wants(image(F.R8)), wants(image(F.R8, max_size=size(98, 98)))).report()
+    report = diagnosed(low, wants(image(F.R8)), wants(image(F.R8, max_size=size(98, 98)))).report()
     lines = report.splitlines()
     assert lines[0].startswith("4 aggregate: min_size must be at most max_size")
     assert lines[1] == "smallest conflicting set: p0 (0), p2 (2)"
@@ -46,18 +47,18 @@ def test_a_report_marks_fields_and_participants_in_conflict() -> None:
 
 
 def test_a_report_of_one_participants_own_breach() -> None:
-    report = refused(wants(usage=None, min_size_bytes=1)).report()
+    report = diagnosed(wants(usage=None, min_size_bytes=1)).report()
     assert "smallest conflicting set: p0 (0)" in report
     assert "un-set" in report
 
 
 def test_a_report_of_what_nobody_said() -> None:
-    assert "conflicting set" not in refused(None).report()
+    assert "conflicting set" not in diagnosed(None).report()
 
 
 def test_formats_that_dropped_out_are_told_with_those_who_do_not_take_them() -> None:
     many = [wants(image(F.L8)) for _ in range(6)]
-    report = refused(wants(image(F.R8, min_size=size(1, 1))), *many).report()
+    report = diagnosed(wants(image(F.R8, min_size=size(1, 1))), *many).report()
     assert "R8 LINEAR: not taken by p1 (1), p2 (2), p3 (3), p4 (4), 2 more" in report
     assert "L8 LINEAR: not taken by p0 (0)" in report
 
@@ -70,7 +71,7 @@ def test_a_long_list_of_formats_is_cut() -> None:
         for m in modifiers
     ]
     long = wants(image(None, pixel_format_and_modifiers=pairs, min_size=size(1, 1)))
-    report = refused(long, wants(image(F.R8))).report()
+    report = diagnosed(long, wants(image(F.R8))).report()
     assert f"… {len(pairs) + 1 - MAX_VERDICTS} more" in report
     assert len(report.splitlines()) < 60
 
@@ -82,7 +83,7 @@ def test_more_formats_than_can_be_named() -> None:
         image(None, pixel_format_and_modifiers=junk, min_size=size(1, 1)),
         image(None, pixel_format_and_modifiers=more),
     )
-    refusal = refused(both)
+    refusal = diagnosed(both)
     assert refusal.values[0].value[-1] == "… 6 more"
 
 
@@ -91,7 +92,7 @@ def test_columns_are_bounded_and_those_in_conflict_come_first() -> None:
     crowd[0] = wants(image(F.R8, min_size=size(9, 9)))
     crowd[-1] = wants(image(F.R8, max_size=size(8, 8)))
     header = next(
-        line for line in refused(*crowd).report().splitlines() if line.startswith("field")
+        line for line in diagnosed(*crowd).report().splitlines() if line.startswith("field")
     )
     columns = [cell.strip() for cell in header.split("|")]
     assert columns[-3:] == [f"p{len(crowd) - 1} ({len(crowd) - 1})*", "7 more", "result"]
@@ -105,32 +106,32 @@ def test_equal_participants_are_told_apart() -> None:
     three = [Participant(same, "same") for _ in range(3)]
     refusal = aggregate(three, PLATFORM)
     assert isinstance(refusal, Refusal)
-    assert len(refusal.conflict) == 2
-    assert refusal.report().count("same (0)*") == 2
+    assert len(Diagnosis(refusal).conflict) == 2
+    assert Diagnosis(refusal).report().count("same (0)*") == 2
 
 
 def test_heaps_and_domains_in_a_report() -> None:
     heaps = [memory(permitted_heaps=[SYSTEM_RAM_HEAP], min_size_bytes=1)]
     heaps.append(memory(permitted_heaps=[Heap(heap_type="x")]))
-    refusal = refused(*(wants(buffer_memory_constraints=each) for each in heaps))
+    refusal = diagnosed(*(wants(buffer_memory_constraints=each) for each in heaps))
     assert refusal.rule is Rule.NO_COMMON_HEAP
     assert "[x/0]" in refusal.report(width=60)
-    total = combined_fields(refusal.case)
+    total = combined_fields(refusal.refusal.case)
     assert total is not None
     assert total.heaps == ()
 
 
 def test_nothing_to_combine() -> None:
-    case = refused(wants(usage=None, min_size_bytes=1)).case
+    case = diagnosed(wants(usage=None, min_size_bytes=1)).refusal.case
     assert combined_fields(case) is None
     assert combined_terms(case, (F.R8, 0)) == (None, None)
 
 
 def test_a_combination_that_fails_has_no_terms() -> None:
-    refusal = refused(
+    refusal = diagnosed(
         *(wants(image(F.R8, [space], min_size=size(1, 1))) for space in (C.SRGB, C.REC709))
     )
-    terms, breach = combined_terms(refusal.case, (F.R8, 0))
+    terms, breach = combined_terms(refusal.refusal.case, (F.R8, 0))
     assert terms is None
     assert breach is not None
     assert breach.rule is Rule.NO_COMMON_COLOR_SPACE
@@ -140,15 +141,15 @@ def test_a_combination_that_fails_has_no_terms() -> None:
 def test_a_report_about_a_format_that_is_still_open() -> None:
     """What depends on the format isn't known then."""
     open_spaces = [wants(image(F.DO_NOT_CARE, [space])) for space in (C.SRGB, C.REC709)]
-    report = refused(*open_spaces, wants(min_size_bytes=1)).report()
+    report = diagnosed(*open_spaces, wants(min_size_bytes=1)).report()
     assert ">   .color_spaces" in report
     open_modifier = image(F.NV12, [C.REC709], pixel_format_modifier=M.DO_NOT_CARE)
     low, high = replace(open_modifier, min_size=size(64, 64)), replace(open_modifier)
     high.max_size = size(60, 60)
-    report = refused(wants(low), wants(high)).report()
+    report = diagnosed(wants(low), wants(high)).report()
     assert ">   .min_size.width" in report
     assert "NV12 DO_NOT_CARE" in report
-    assert refused(wants(replace(low, size_alignment=size(3, 1)))).report()
+    assert diagnosed(wants(replace(low, size_alignment=size(3, 1)))).report()
 
 
 def test_cells_are_cut() -> None:
@@ -160,7 +161,7 @@ def test_usage_that_came_as_numbers_is_named() -> None:
     """From the wire combinations come as numbers; Python's own flags would keep every one of them for good."""
     before = len(CpuUsage._value2member_map_)
     odd = BufferUsage(cpu=0x4000_0011)
-    refusal = refused(wants(count=65, min_size_bytes=1, usage=odd), wants(count=64))
+    refusal = diagnosed(wants(count=65, min_size_bytes=1, usage=odd), wants(count=64))
     row = next(line for line in refusal.report().splitlines() if "usage.cpu" in line)
     assert [cell.strip() for cell in row.split("|", 1)[1].split(" | ")] == [
         "READ|0x40000010",

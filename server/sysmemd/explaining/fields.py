@@ -16,15 +16,27 @@ from sysmem_protocol.formats import FORMAT_DO_NOT_CARE, MODIFIER_DO_NOT_CARE, co
 from sysmem_protocol.library import Member
 from sysmem_protocol.sysmem2 import BufferCollectionConstraints, BufferUsage, Heap, SizeU
 
-from .entry import Entry, Terms
-from .model import Participant
-from .normalise import Needs, normalise
-from .refusal import Breach, Brought, Case
-from .words import as_declared
+from ..constraints.entry import Entry, Terms
+from ..constraints.model import Case, Participant
+from ..constraints.normalise import Needs, normalise
+from ..constraints.rules import Breach
+from .words import as_declared, show
 
 Pair = tuple[int, int]
 #: Formats of one participant that are told by name.
 MAX_PAIRS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """A value and the participant who brought it; the path's index is that of the table as sent."""
+
+    participant: Participant
+    path: str
+    value: Any
+
+    def __str__(self) -> str:
+        return f"{self.participant} {self.path} = {show(self.value)}"
 
 
 class Combines(enum.Enum):

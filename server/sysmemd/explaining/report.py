@@ -10,10 +10,9 @@ from typing import Any
 
 from sysmem_protocol.formats import pair_name
 
-from .entry import SIZE_FIELDS
-from .fields import FIELDS, IMAGE_FIELDS, values
-from .model import Participant
-from .refusal import Breach, Brought, Case, Refusal
+from ..constraints.model import Case, Participant
+from ..constraints.rules import Breach
+from .fields import FIELDS, IMAGE_FIELDS, Brought, values
 from .survey import Verdict, combined_fields, combined_terms, verdicts
 from .words import show
 
@@ -25,29 +24,6 @@ MAX_COLUMNS = 12
 MAX_VERDICTS = 24
 
 Row = tuple[str, ...]
-
-
-def refusal_report(refusal: Refusal, width: int = CELL_WIDTH) -> str:
-    """A refusal as a table."""
-    case = refusal.case
-    lines = [refusal.line(conflict=False)]
-    if refusal.conflict:
-        names = ", ".join(str(who) for who in refusal.conflict)
-        lines.append(f"smallest conflicting set: {names}")
-    lines += [f"differs: {difference}" for difference in refusal.differences]
-    # Of the many fields that make a size only those that somebody's value decides.
-    named = {name for name in refusal.fields if name not in SIZE_FIELDS}
-    marked = {value.path for value in refusal.values} | named
-    table = case_table(
-        case,
-        refusal.pair,
-        conflict=refusal.conflict,
-        marked=marked,
-        # What differs has come out, but isn't what exists.
-        broken="" if refusal.differences else refusal.detail or "refused",
-        width=width,
-    )
-    return "\n".join([*lines, "", table, *format_lines(case)])
 
 
 def case_table(

@@ -14,15 +14,14 @@ from sysmem_protocol.formats import (
 )
 from sysmem_protocol.sysmem2 import CoherencyDomain, Heap
 
-from .cost import DEFAULT_COST, format_cost
-from .entry import Entry, Terms, read_terms
-from .fields import deciding, values
-from .heaps import DOMAIN_FIELDS
+from ..constraints.cost import DEFAULT_COST, format_cost
+from ..constraints.entry import Entry, Terms, read_terms
+from ..constraints.heaps import DOMAIN_FIELDS
+from ..constraints.model import SYSTEM_HEAP, Allocation, Case, HeapKey, Participant
+from ..constraints.settings import COUNT_FIELDS, kept_and_slack, largest_image
+from .fields import Brought, deciding, values
 from .involved import makers
-from .model import SYSTEM_HEAP, Allocation, HeapKey, Participant
-from .refusal import Brought, Case
 from .report import CELL_WIDTH, MAX_VERDICTS, case_table, format_lines
-from .settings import COUNT_FIELDS, kept_and_slack, largest_image
 from .survey import combined_fields, terms_for, verdicts
 from .words import show
 

@@ -13,8 +13,13 @@ from sysmem_protocol.formats import pair_name, traits
 from sysmem_protocol.sizes import U32_MAX, round_up
 from sysmem_protocol.sysmem2 import SizeU
 
-from .entry import PAD_FIELDS, SIZE_FIELDS, RequiredImage
+from ..constraints.entry import PAD_FIELDS, SIZE_FIELDS
+from ..constraints.model import Case, Participant
+from ..constraints.refusal import Refusal
+from ..constraints.rules import RequiredImage
+from ..constraints.settings import COUNT_FIELDS
 from .fields import (
+    Brought,
     Pair,
     deciding,
     entries_of,
@@ -24,9 +29,6 @@ from .fields import (
     needs_of,
     values,
 )
-from .model import Participant
-from .refusal import Brought, Case, Refusal
-from .settings import COUNT_FIELDS
 
 _ENLARGING = frozenset((*SIZE_FIELDS, *PAD_FIELDS, *COUNT_FIELDS))
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
-from sysmem_protocol.sysmem2 import BufferUsage, CoherencyDomain, Heap, SizeU
+from sysmem_protocol.sysmem2 import BufferUsage, CoherencyDomain, Heap, SingleBufferSettings, SizeU
 from sysmemd.constraints import (
     Allocation,
     FormatCost,
@@ -17,10 +19,10 @@ from sysmemd.constraints import (
     must_match,
 )
 from sysmemd.constraints.aggregate import run
-from sysmemd.constraints.explanation import Because
-from sysmemd.constraints.refusal import Case
+from sysmemd.constraints.model import Case
+from sysmemd.explaining import Because, explain
 
-from .support import (
+from ..constraints.support import (
     DEVICE_HEAP,
     PLATFORM,
     SECURE_HEAP,
@@ -38,7 +40,7 @@ DISPLAY = BufferUsage(display=1)
 
 
 def because(setting: str, *constraints: Any, platform: Platform = PLATFORM) -> Because:
-    explanation = agree(*constraints, platform=platform).explain()
+    explanation = explain(agree(*constraints, platform=platform))
     (found,) = [reason for reason in explanation.reasons if reason.setting == setting]
     assert str(found) in str(explanation)
     return found
@@ -70,7 +72,7 @@ def test_counts_left_out_of_account() -> None:
     case = Case(tuple(people(wants(min_size_bytes=1))), PLATFORM, settings_only=True)
     result = run(case)
     assert isinstance(result, Allocation)
-    assert "left out of account" in str(result.explain())
+    assert "left out of account" in str(explain(result))
     assert check_constraints(None, settled.settings, PLATFORM) is None
 
 
@@ -193,7 +195,7 @@ def test_why_this_format() -> None:
     cheapest = because("pixel_format", only, platform=costs)
     assert cheapest.result == "NV12 LINEAR"
     assert "R8 LINEAR has no cost given" in cheapest.why
-    report = agree(only, wants(image(F.R8))).explain().report()
+    report = explain(agree(only, wants(image(F.R8)))).report()
     assert "NV12 LINEAR: not taken by p1 (1)" in report
 
 
@@ -206,11 +208,10 @@ def test_a_format_that_several_made_specific_together_is_one_that_everybody_take
     reason = because("pixel_format", wants(*open_modifier), linear)
     assert reason.result == "I420 LINEAR"
     assert "NV12 LINEAR has no cost given" in reason.why
-    report = agree(wants(*open_modifier), linear).explain().report(width=99)
+    report = explain(agree(wants(*open_modifier), linear)).report(width=99)
     assert "[I420 LINEAR, NV12 LINEAR]" in report
-    report = (
-        agree(wants(*open_modifier), linear, wants(image(F.NV12, [C.REC709]))).explain().report()
-    )
+    allocation = agree(wants(*open_modifier), linear, wants(image(F.NV12, [C.REC709])))
+    report = explain(allocation).report()
     assert "I420 LINEAR: not taken by p2 (2)" in report
 
 
@@ -219,7 +220,7 @@ def test_a_format_whose_color_space_nobody_chose_is_none_that_everybody_takes() 
     costs = Platform(format_costs=(FormatCost(F.R8, cost=3.0),))
     reason = because("pixel_format", wants(*two), platform=costs)
     assert (reason.result, reason.why) == ("L8 LINEAR", "the only format that everybody takes")
-    report = agree(wants(*two), platform=costs).explain().report()
+    report = explain(agree(wants(*two), platform=costs)).report()
     assert "R8 LINEAR: somebody must choose a specific color space" in report
 
 
@@ -235,7 +236,7 @@ def test_a_format_that_exists_has_not_dropped_out() -> None:
     existing = agree(wants(tiled))
     result = aggregate([*people(wants(tiled)), must_match(existing.settings)], PLATFORM)
     assert isinstance(result, Allocation)
-    assert "dropped out" not in result.explain().report()
+    assert "dropped out" not in explain(result).report()
 
 
 def test_a_format_that_cannot_live_in_protected_memory() -> None:
@@ -275,7 +276,7 @@ def test_why_this_color_space() -> None:
 
 
 def test_a_report_ends_with_what_came_out() -> None:
-    report = agree(wants(min_size_bytes=1), wants()).explain().report(width=80)
+    report = explain(agree(wants(min_size_bytes=1), wants())).report(width=80)
     assert "size_bytes" in report
     assert heap_line(report).endswith("fuchsia.sysmem.heap.HEAP_TYPE.SYSTEM_RAM/0")
 
@@ -357,3 +358,8 @@ def test_why_a_display_does_not_get_its_domain() -> None:
     reason = because("coherency_domain", everywhere, neither, platform=Platform(heaps=(mixed,)))
     assert (reason.result, who(reason)[0]) == ("INACCESSIBLE", "p1 ram_domain_supported")
     assert "the heap has no CPU" in reason.why
+
+
+def test_an_allocation_from_elsewhere_has_no_explanation() -> None:
+    with pytest.raises(ValueError, match="can be explained"):
+        explain(Allocation(SingleBufferSettings(), 1))

@@ -10,7 +10,7 @@ from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.library import HandleKind, HandleType
 from sysmem_protocol.sysmem2 import CoherencyDomain, CpuUsage, PixelFormatAndModifier, SizeU
 from sysmemd.constraints import FormatCost, HeapProperties, Platform, UsageBits
-from sysmemd.constraints.from_json import JsonError, _read, read_case
+from sysmemd.explaining.from_json import JsonError, _read, read_case
 
 F, M = PixelFormat, PixelFormatModifier
 

@@ -11,9 +11,9 @@ from sysmem_protocol.sysmem2 import (
     PixelFormatAndModifier,
     SizeU,
 )
-from sysmemd.constraints.words import MAX_SHOWN, Bits, listing, show
+from sysmemd.explaining.words import MAX_SHOWN, Bits, listing, show
 
-from .support import image, memory, size
+from ..constraints.support import image, memory, size
 
 F, M = PixelFormat, PixelFormatModifier
 

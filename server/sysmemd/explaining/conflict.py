@@ -10,47 +10,68 @@ same format, so that both are about the same thing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from .aggregate import run
-from .attached import run_attached
-from .model import Participant
-from .refusal import ABSENCES, Case, Refusal
+from ..constraints.aggregate import run
+from ..constraints.attached import run_attached
+from ..constraints.model import Case, Participant
+from ..constraints.refusal import Refusal
+from ..constraints.rules import ABSENCES, Rule, Stage
 
 #: Aggregations that one search may take. 64 participants of whom 8 conflict take about as many; a search that ends
 #: here gives a conflicting set that may be larger than need be.
 MAX_AGGREGATIONS = 256
 
 
-def smallest_conflict(refusal: Refusal) -> tuple[Participant, ...]:
+#: Ways for the last common format to go while folding: which of them it was depends on the order of the fold, so that
+#: they are one conflict.
+_FORMAT_LOSSES = frozenset(
+    {Rule.NO_COMMON_FORMAT, Rule.NO_COMMON_COLOR_SPACE, Rule.ALPHA_CONFLICT}
+    | {Rule.DIVISOR_OVER_32_BITS}
+)
+
+
+def smallest_conflict(refusal: Refusal, involved: Iterable[Participant]) -> tuple[Participant, ...]:
     """Participants such that leaving out any one of them removes this conflict, in the order of the tree.
 
     Rules that somebody must say something are looked past: they have no conflicting set (empty), and a subset isn't
     excused from a conflict by breaking one. What exists always takes part in an attached attempt.
+
+    `involved` are the participants who brought the values that the refusal is about.
     """
     if refusal.participant is not None:
         return (refusal.participant,)
     if refusal.rule in ABSENCES:
         return ()
-    return _Search(refusal).run()
+    return _Search(refusal, involved).run()
 
 
 _Same = Callable[[Refusal, Refusal], bool]
 
 
 def _in_the_same_words(a: Refusal, b: Refusal) -> bool:
-    return a.wording_key == b.wording_key
+    """Whether two refusals say the same to somebody who reads them."""
+    return (a.stage, a.rule, a.fields, a.pair) == (b.stage, b.rule, b.fields, b.pair)
 
 
 def _is_the_same_conflict(a: Refusal, b: Refusal) -> bool:
-    return a.conflict_key == b.conflict_key
+    """Whether two refusals are about the same rule, and the same axis if they are about one."""
+    return _conflict_key(a) == _conflict_key(b)
+
+
+def _conflict_key(refusal: Refusal) -> tuple[Stage, Rule, str]:
+    if refusal.stage is Stage.FOLD and refusal.rule in _FORMAT_LOSSES:
+        return (refusal.stage, Rule.NO_COMMON_FORMAT, "")
+    axes = {name.rpartition(".")[2] for name in refusal.fields} & {"width", "height"}
+    one_axis = len(axes) == 1 and refusal.rule is not Rule.SETTINGS_DIFFER
+    return (refusal.stage, refusal.rule, axes.pop() if one_axis else "")
 
 
 class _Search:
     """One search; `left` are the aggregations that it may still take."""
 
-    def __init__(self, refusal: Refusal) -> None:
+    def __init__(self, refusal: Refusal, involved: Iterable[Participant]) -> None:
         self.case: Case = refusal.case
         self.refusal = refusal
         self.left = MAX_AGGREGATIONS
@@ -58,7 +79,7 @@ class _Search:
         self.known: dict[tuple[int, ...], Refusal | None] = {}
         #: By index: one participant may take part twice.
         self.everybody = tuple(range(len(self.case.participants)))
-        named = {id(value.participant) for value in refusal.values}
+        named = set(map(id, involved))
         if self.case.existing is not None and named:
             named.add(id(self.case.participants[-1]))
         self.involved = tuple(

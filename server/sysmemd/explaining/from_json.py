@@ -30,8 +30,8 @@ from sysmem_protocol.library import (
 )
 from sysmem_protocol.sysmem2 import BufferCollectionConstraints, BufferUsage, CoherencyDomain
 
-from .cost import FormatCost
-from .model import HeapProperties, Participant, Platform
+from ..constraints.cost import FormatCost
+from ..constraints.model import HeapProperties, Participant, Platform
 
 
 class JsonError(ValueError):
