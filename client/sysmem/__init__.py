@@ -57,6 +57,7 @@ from ._async.nodes import (
     Node,
 )
 from ._errors import DaemonUnavailableError, HandleClosedError, PeerClosedError, SysmemError
+from ._plain import constraints
 from ._vmo import BufferCollectionInfo, EventPair, NodeRef, Vmo, VmoBuffer, VmoInfo
 
 __all__ = [
@@ -99,5 +100,6 @@ __all__ = [
     "VmoInfo",
     "VulkanUsage",
     "connect",
+    "constraints",
     "formats",
 ]
