@@ -26,22 +26,14 @@ from sysmem import blocking
 from sysmem_protocol.runtime import SYSTEM_RUNTIME_DIR, service_path
 from sysmem_protocol.sysmem2 import Allocator
 
+from .users import as_root, let_through, user_process
+
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
 PACKAGING = ROOT / "packaging"
 INSTRUCTIONS = (PACKAGING / "README.md").read_text()
 UID = GID = 950
 OTHER = 951
-#: Imports first, for the interpreter may lie where only root reads; then becomes somebody else.
-AS_USER = """
-import os, sys
-import sysmem.sysmemctl, sysmemd.__main__
-uid, gid, command, *arguments = sys.argv[1:]
-os.setgroups([]), os.setgid(int(gid)), os.setuid(int(uid))
-main = {"sysmemd": sysmemd.__main__.main, "sysmemctl": sysmem.sysmemctl.main}[command]
-sys.exit(main(arguments))
-"""
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changing the user takes root")
 
 
 def instruction(name: str) -> str:
@@ -92,10 +84,6 @@ def test_the_image_has_the_three_packages_typed_and_nothing_else(installed: Path
     assert {path.parent.name for path in installed.glob("*/py.typed")} == packages
 
 
-def user_process(uid: int, gid: int, *command: str) -> list[str]:
-    return [sys.executable, "-c", AS_USER, str(uid), str(gid), *command]
-
-
 @contextmanager
 def container(site: Path, directory: Path) -> Iterator[dict[str, str]]:
     """The image's command, running as its user; its environment."""
@@ -104,8 +92,7 @@ def container(site: Path, directory: Path) -> Iterator[dict[str, str]]:
     runtime_dir.mkdir()
     os.chown(runtime_dir, UID, GID)
     runtime_dir.chmod(0o750)
-    for parent in (directory, *directory.parents[:3]):
-        parent.chmod(parent.stat().st_mode | 0o011)
+    let_through(directory)
     assert instruction("ENV") == f"SYSMEM_RUNTIME_DIR={SYSTEM_RUNTIME_DIR}"
     environment = {
         **os.environ,

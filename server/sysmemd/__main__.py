@@ -67,11 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = configure(arguments)
     except configuration.ConfigError as error:
-        logger, writer = log.configure(arguments.log_format or "console", "error")
+        logger, output = log.configure(arguments.log_format or "console", "error")
         logger.error("can't start", reason=str(error))
-        writer.close()
+        output.close()
         return 1
-    logger, writer = log.configure(config.log.format, config.log.level)
+    logger, output = log.configure(config.log.format, config.log.level)
     try:
         trio.run(daemon.run, config, logger)
     except (StartError, OSError) as error:
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.error("the daemon failed", exc_info=True)
         return 1
     finally:
-        writer.close()
+        output.close()
     return 0
 
 

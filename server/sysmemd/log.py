@@ -6,15 +6,17 @@ through a bounded queue to a thread of their own; lines that don't fit are dropp
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import select
 import threading
 from collections import deque
-from collections.abc import Callable
-from typing import Any, TextIO, cast
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TextIO, cast
 
 import structlog
-from structlog.dev import ConsoleRenderer, plain_traceback
+from structlog.dev import ConsoleRenderer
 from structlog.processors import JSONRenderer, TimeStamper, add_log_level, format_exc_info
 from structlog.typing import EventDict, Processor
 
@@ -28,6 +30,9 @@ MAX_WAITING = 4 * 1024 * 1024
 FLUSH_SECONDS = 2.0
 
 _STDERR = 2
+#: The levels' order, and their priorities in the journal (`syslog(3)`).
+_RANKS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 
 
 class LineWriter:
@@ -39,7 +44,8 @@ class LineWriter:
     def __init__(self, fd: int, say_dropped: Callable[[int], str], max_waiting: int) -> None:
         """Write to `fd`, which stays the caller's; at most `max_waiting` characters wait.
 
-        `say_dropped` makes the line about so many that were dropped.
+        `say_dropped` makes the line about so many that were dropped. While no thread can be started, because the user
+        or the control group has as many as it may, :meth:`write` itself writes what `fd` has room for.
         """
         self._fd = fd
         self._say_dropped = say_dropped
@@ -50,8 +56,10 @@ class LineWriter:
         self._waiting = 0
         self._dropped = 0
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
+        #: What is left of a line that was begun without a thread.
+        self._rest = b""
+        self._thread: threading.Thread | None = None
+        self._has_thread()
 
     def write(self, text: str) -> int:
         """Queue a line, or count it as dropped when that would be too much."""
@@ -62,6 +70,8 @@ class LineWriter:
                 self._lines.append(text)
                 self._waiting += len(text)
                 self._changed.notify()
+        if not self._has_thread():
+            self._write_what_fits()
         return len(text)
 
     def flush(self) -> None:
@@ -72,11 +82,32 @@ class LineWriter:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join(FLUSH_SECONDS)
+        if self._thread is None:
+            self._write_what_fits()
+        else:
+            self._thread.join(FLUSH_SECONDS)
+
+    def _has_thread(self) -> bool:
+        """Return whether a thread writes; start it first if there is none yet."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="log", daemon=True)
+            with contextlib.suppress(RuntimeError):
+                thread.start()
+                self._thread = thread
+        return self._thread is not None
+
+    def _write_what_fits(self) -> None:
+        """Write as long as that doesn't block: whatever is writable takes PIPE_BUF bytes at once."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        while (self._rest or self._lines or self._dropped) and poll.poll(0):
+            data = self._rest or _encode(self._next() or "")
+            self._rest = data[self._write(data[: select.PIPE_BUF]) :]
 
     def _run(self) -> None:
+        self._pass_on(self._rest)
         while (text := self._next()) is not None:
-            self._pass_on(text)
+            self._pass_on(_encode(text))
 
     def _next(self) -> str | None:
         """The next line, waited for; None when there won't be one."""
@@ -91,15 +122,33 @@ class LineWriter:
             self._waiting -= len(text)
             return text
 
-    def _pass_on(self, text: str) -> None:
-        data = text.encode(errors="backslashreplace")
+    def _pass_on(self, data: bytes) -> None:
         while data:
-            try:
-                data = data[os.write(self._fd, data) :]
-            except BlockingIOError:  # somebody made it non-blocking, for all who share it
+            written = self._write(data)
+            data = data[written:]
+            if not written:
                 select.select([], [self._fd], [])
-            except OSError:
-                return  # stderr is gone; there is nowhere to say so
+
+    def _write(self, data: bytes) -> int:
+        """Return how many bytes are done with: written, or lost because stderr is gone and nothing can say so."""
+        try:
+            return os.write(self._fd, data)
+        except BlockingIOError:  # somebody made it non-blocking, for all who share it
+            return 0
+        except OSError:
+            return len(data)
+
+
+def _encode(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")
+
+
+def exception_block(logger: Any, name: str, event: EventDict) -> EventDict:
+    """Make a block of a traceback: its text may quote what a client said, which must not look like another event."""
+    event = format_exc_info(logger, name, event)
+    if "exception" in event:
+        event["exception"] = Block(event["exception"])
+    return event
 
 
 class BlockRenderer:
@@ -121,31 +170,95 @@ class BlockRenderer:
         return "\n".join(lines)
 
 
-def configure(form: LogFormat, level: LogLevel, fd: int = _STDERR) -> tuple[Log, LineWriter]:
-    """Make the daemon's logger and the writer behind it, which the caller closes last; `fd` stays the caller's."""
+def to_json(event: Any, **options: Any) -> str:
+    """Return an event as JSON in which whatever does not show as plain characters of one line is escaped.
+
+    JSON itself demands that for the control characters below U+0020 only. A line separator, a change of the writing
+    direction or a zero-width character can stand in its strings alone, so an escape doesn't change what they mean.
+    """
+    text = json.dumps(event, ensure_ascii=False, **options)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
+
+
+def prioritise(logger: Any, name: str, rendered: Any) -> str:
+    """Prefix each line of an event's text with its priority as `sd-daemon(3)` has it, for the journal."""
+    prefix = f"<{_PRIORITIES[name]}>"
+    return "\n".join(prefix + line for line in rendered.split("\n"))
+
+
+class Threshold:
+    """Drops the events below a level; the level can change while others log."""
+
+    def __init__(self, level: LogLevel) -> None:
+        self._minimum = _RANKS[level]
+
+    def set(self, level: LogLevel) -> None:
+        """Drop what is below `level` from now on."""
+        self._minimum = _RANKS[level]
+
+    def __call__(self, logger: Any, name: str, event: EventDict) -> EventDict:
+        """Return the event, or raise `DropEvent`."""
+        if _RANKS[name] < self._minimum:
+            raise structlog.DropEvent
+        return event
+
+
+class Output(NamedTuple):
+    """Where the daemon's log goes."""
+
+    threshold: Threshold
+    writer: LineWriter
+
+    def close(self) -> None:
+        """Write what is queued and end; to be called last."""
+        self.writer.close()
+
+
+def configure(
+    form: LogFormat,
+    level: LogLevel,
+    fd: int = _STDERR,
+    environ: Mapping[str, str] = os.environ,
+) -> tuple[Log, Output]:
+    """Make the daemon's logger and its output, which the caller closes last; `fd` stays the caller's."""
     stamp = TimeStamper(fmt="iso", utc=True)
-    processors: list[Processor]
+    rendering: list[Processor]
     if form == "json":
-        render_json = JSONRenderer(default=str, ensure_ascii=False)
-        processors = [add_log_level, stamp, format_exc_info, render_json]
+        render_json = JSONRenderer(to_json, default=str)
+        rendering = [add_log_level, stamp, format_exc_info, render_json]
     else:
         # Texts as Python writes them: a client's mustn't look like another line, nor move the cursor.
         render_text = ConsoleRenderer(
-            colors=os.isatty(fd), repr_native_str=True, exception_formatter=plain_traceback
+            colors=os.isatty(fd) and not environ.get("NO_COLOR"), repr_native_str=True
         )
-        processors = [add_log_level, stamp, BlockRenderer(render_text)]
+        rendering = [add_log_level, stamp, exception_block, BlockRenderer(render_text)]
+    if is_journal(fd, environ):
+        rendering.append(prioritise)
 
     def say_dropped(count: int) -> str:
         line: Any = {"event": "log lines were dropped: nobody read them", "lines": count}
-        for processor in processors:
+        for processor in rendering:
             line = processor(None, "warning", line)
         return f"{line}\n"
 
-    writer = LineWriter(fd, say_dropped, MAX_WAITING)
+    output = Output(Threshold(level), LineWriter(fd, say_dropped, MAX_WAITING))
     logger = structlog.wrap_logger(
-        structlog.WriteLogger(cast("TextIO", writer)),
-        processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        structlog.WriteLogger(cast("TextIO", output.writer)),
+        processors=[output.threshold, *rendering],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            "debug"
+        ),  # the threshold may be lowered
         context_class=dict,
     )
-    return cast("Log", logger.bind()), writer
+    return cast("Log", logger.bind()), output
+
+
+def is_journal(fd: int, environ: Mapping[str, str]) -> bool:
+    """Return whether a descriptor leads to systemd's journal, which says in JOURNAL_STREAM what it has connected."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -61,7 +62,7 @@ def say_dropped(count: int) -> str:
 
 def said(pipe: Pipe, form: Any, level: Any = "debug") -> list[str]:
     """What a few lines look like."""
-    logger, writer = configure(form, level, pipe.write_fd)
+    logger, output = configure(form, level, pipe.write_fd)
     logger.debug("a detail")
     logger.bind(collection_id=5).warning(
         "a client broke a rule", client_name="cam\nera\x1b[2J", id=7
@@ -70,16 +71,16 @@ def said(pipe: Pipe, form: Any, level: Any = "debug") -> list[str]:
         raise KeyError("oh")
     except KeyError:
         logger.error("it failed", exc_info=True)
-    writer.close()
+    output.close()
     return pipe.lines()
 
 
 def test_blocks_of_text_are_lines_on_the_console(pipe: Pipe) -> None:
-    logger, writer = configure("console", "info", pipe.write_fd)
+    logger, output = configure("console", "info", pipe.write_fd)
     tree = Block("root\n  child\x1b[2J\n")
     logger.info("attempting", tree=tree, client_name="a\nb", report=Block("one"))
     logger.info("next")
-    writer.close()
+    output.close()
     event, *block, last = pipe.lines()
     assert event.endswith("client_name='a\\nb'")
     assert block == [
@@ -94,9 +95,9 @@ def test_blocks_of_text_are_lines_on_the_console(pipe: Pipe) -> None:
 
 
 def test_blocks_of_text_are_texts_in_json(pipe: Pipe) -> None:
-    logger, writer = configure("json", "info", pipe.write_fd)
+    logger, output = configure("json", "info", pipe.write_fd)
     logger.info("attempting", tree=Block("root\n  child"))
-    writer.close()
+    output.close()
     (line,) = pipe.lines()
     assert json.loads(line)["tree"] == "root\n  child"
 
@@ -115,25 +116,164 @@ def test_text_is_one_event_a_line_whatever_clients_are_called(pipe: Pipe) -> Non
     assert "collection_id=5" in lines[1]
     assert r"client_name='cam\nera\x1b[2J'" in lines[1]
     assert "it failed" in lines[2]
-    assert lines[3].startswith("Traceback")
-    assert lines[-1] == "KeyError: 'oh'"
+    assert lines[3:5] == ["    exception:", "      Traceback (most recent call last):"]
+    assert lines[-1] == "      KeyError: 'oh'"
 
 
 def test_what_is_less_than_the_level_is_not_said(pipe: Pipe) -> None:
     assert len(said(pipe, "json", "error")) == 1
 
 
-def test_what_can_not_be_encoded_is_written_as_escapes(pipe: Pipe) -> None:
-    logger, writer = configure("json", "info", pipe.write_fd)
-    logger.info("a path", path="/tmp/\udcff")
+def test_the_level_changes_for_loggers_that_exist(pipe: Pipe) -> None:
+    logger, output = configure("json", "error", pipe.write_fd)
+    bound = logger.bind(collection_id=5)
+    bound.info("before")
+    output.threshold.set("info")
+    bound.info("after")
+    bound.debug("too little")
+    output.close()
+    assert [json.loads(line)["event"] for line in pipe.lines()] == ["after"]
+
+
+#: Line and paragraph separators, next line, a change of the writing direction, a zero-width and a no-break space, a tag
+#: beyond the basic plane, a private character, DEL, a surrogate.
+UNPRINTABLE = "\u2028\u2029\x85\u202e\u200b\xa0\U000e0041\ue000\x7f\udc80"
+
+
+def test_json_escapes_all_that_does_not_show(pipe: Pipe) -> None:
+    name = f"é“{UNPRINTABLE}😀"
+    logger, output = configure("json", "info", pipe.write_fd)
+    logger.info("a client", client_name=name)
+    output.close()
+    with os.fdopen(pipe.read_fd, "rb", closefd=False) as stream:
+        os.close(pipe.write_fd)
+        pipe.write_fd = -1
+        text = stream.read().decode().removesuffix("\n")
+    assert text.isprintable()
+    assert "é“" in text
+    assert "😀" in text
+    assert json.loads(text)["client_name"] == name
+
+
+def test_a_traceback_on_the_console_can_not_forge_an_event(pipe: Pipe) -> None:
+    logger, output = configure("console", "info", pipe.write_fd)
+    try:
+        raise KeyError("oh\n2026-01-01 [error] forged\x1b[2J")
+    except KeyError:
+        logger.error("it failed", exc_info=True)
+    try:
+        raise ValueError("oh\n2026-01-01 [error] forged\x1b[2J")
+    except ValueError:
+        logger.error("it failed", exc_info=True)
+    output.close()
+    lines = pipe.lines()
+    assert sum(not line.startswith("    ") for line in lines) == 2
+    assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize(("no_color", "colored"), [("", True), ("1", False)])
+def test_colours_are_for_terminals_and_can_be_switched_off(no_color: str, colored: bool) -> None:
+    terminal, fd = os.openpty()
+    logger, output = configure("console", "info", fd, {"NO_COLOR": no_color})
+    logger.info("an event")
+    output.close()
+    said = os.read(terminal, 4096)
+    os.close(fd)
+    os.close(terminal)
+    assert b"an event" in said
+    assert (b"\x1b[" in said) == colored
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_lines_for_the_journal_have_priorities(pipe: Pipe, form: Any) -> None:
+    status = os.fstat(pipe.write_fd)
+    environ = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+    logger, output = configure(form, "debug", pipe.write_fd, environ)
+    logger.debug("d")
+    logger.info("i", tree=Block("root\n  child"))
+    logger.warning("w")
+    logger.error("e")
+    output.close()
+    lines = pipe.lines()
+    assert len(lines) == (4 if form == "json" else 7)
+    assert "".join(line[1] for line in lines) == ("7643" if form == "json" else "7666643")
+    assert {line[0] + line[2] for line in lines} == {"<>"}
+
+
+@pytest.mark.parametrize("stream", [None, "0:0", "no numbers"])
+def test_lines_for_anything_else_have_none(pipe: Pipe, stream: str | None) -> None:
+    environ = {} if stream is None else {"JOURNAL_STREAM": stream}
+    logger, output = configure("json", "info", pipe.write_fd, environ)
+    logger.info("i")
+    output.close()
+    assert pipe.lines()[0].startswith("{")
+
+
+# --- no thread --------------------------------------------------------------------------------------------------------
+
+
+class Threads:
+    """Lets threads start, or refuses as the interpreter does when the machine has none left."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.available = False
+        self._start = threading.Thread.start
+        monkeypatch.setattr(threading.Thread, "start", lambda thread: self.start(thread))
+
+    def start(self, thread: threading.Thread) -> None:
+        if not self.available:
+            raise RuntimeError("can't start new thread")
+        self._start(thread)
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Threads:
+    return Threads(monkeypatch)
+
+
+def test_without_a_thread_lines_are_written_all_the_same(pipe: Pipe, threads: Threads) -> None:
+    writer = LineWriter(pipe.write_fd, say_dropped, 100_000)
+    writer.write("one\n")
+    assert pipe.read(100) == b"one\n"
+    writer.write(f"{'x' * 50_000}\n")  # many times what a pipe takes at once for sure
+    assert pipe.read(100_000) == b"x" * 50_000 + b"\n"
     writer.close()
+
+
+def test_without_a_thread_nothing_waits_for_a_reader(pipe: Pipe, threads: Threads) -> None:
+    writer = LineWriter(pipe.write_fd, say_dropped, 100_000)
+    for _ in range(20):
+        writer.write(f"{'x' * 9_998}\n")
+    writer.close()
+    assert select.PIPE_BUF <= "".join(pipe.lines()).count("x") < 20 * 9_998
+
+
+def test_a_thread_goes_on_with_what_was_begun_without_one(pipe: Pipe, threads: Threads) -> None:
+    writer = LineWriter(pipe.write_fd, say_dropped, 1_000_000)
+    for number in range(20):
+        writer.write(f"{number:02}{'x' * 9_997}\n")
+    threads.available = True
+    writer.write("last\n")
+    text = b""
+    while not text.endswith(b"last\n"):
+        text += pipe.read(1_000_000)
+    writer.close()
+    *lines, last = text.decode().splitlines()
+    assert lines == [f"{number:02}{'x' * 9_997}" for number in range(20)]
+    assert last == "last"
+
+
+def test_what_can_not_be_encoded_is_written_as_escapes(pipe: Pipe) -> None:
+    logger, output = configure("json", "info", pipe.write_fd)
+    logger.info("a path", path="/tmp/\udcff")
+    output.close()
     assert json.loads(pipe.lines()[0])["path"] == "/tmp/\udcff"
 
 
 def test_what_json_does_not_know_is_text(pipe: Pipe) -> None:
-    logger, writer = configure("json", "info", pipe.write_fd)
+    logger, output = configure("json", "info", pipe.write_fd)
     logger.info("an object", what={1})
-    writer.close()
+    output.close()
     assert json.loads(pipe.lines()[0])["what"] == "{1}"
 
 
@@ -146,13 +286,13 @@ def test_lines_that_nobody_reads_are_dropped_and_counted(
 ) -> None:
     monkeypatch.setattr(log, "MAX_WAITING", 1000)
     pipe.fill()
-    logger, writer = configure(form, "info", pipe.write_fd)
+    logger, output = configure(form, "info", pipe.write_fd)
     for number in range(100):
         logger.info("line", number=number)
     text = b""
     while not text:
         text = pipe.read(65536).strip(b"x")
-    writer.close()
+    output.close()
     said = [line for line in [*text.decode().splitlines(), *pipe.lines()] if "dropped" in line]
     assert said
     assert all("log lines were dropped: nobody read them" in line for line in said)
@@ -212,9 +352,9 @@ def test_a_process_whose_log_nobody_reads_exits_in_order(pipe: Pipe) -> None:
     script = (
         "from sysmemd import log\n"
         "log.FLUSH_SECONDS = 0.01\n"
-        "logger, writer = log.configure('json', 'info')\n"
+        "logger, output = log.configure('json', 'info')\n"
         "logger.info('to nobody')\n"
-        "writer.close()\n"
+        "output.close()\n"
     )
     process = subprocess.run([sys.executable, "-c", script], stderr=pipe.write_fd, check=False)
     assert process.returncode == 0

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from sysmemd import daemon
 from sysmemd.__main__ import configure, main, parser
 from sysmemd.config import Config, ConfigError
 from sysmemd.sockets import StartError
+
+from ..users import as_root, let_through, user_process
 
 NAME = "fuchsia.sysmem2.Allocator"
 
@@ -149,13 +151,16 @@ def test_a_runtime_directory_that_can_not_be_used(
 
 
 @contextlib.contextmanager
-def process(tmp_path: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    tmp_path: Path, command: Sequence[str] = (sys.executable, "-m", "sysmemd"), **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
     """The command, once its sockets are there; killed at the end if it hasn't ended by then."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
+        os.chmod(tmp_path / "notify", 0o777)
         manager.settimeout(30)
         started = subprocess.Popen(
-            [sys.executable, "-m", "sysmemd", "--runtime-dir", tmp_path / "run"],
+            [*command, "--runtime-dir", tmp_path / "run"],
             stdout=subprocess.PIPE,
             env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
             **options,
@@ -213,6 +218,24 @@ def test_without_stderr_nothing_is_written_elsewhere(tmp_path: Path) -> None:
             assert client.recv(100) == b""
         started.send_signal(signal.SIGTERM)
         assert ended(started) == (0, b"")
+
+
+@as_root
+def test_it_serves_when_no_second_thread_can_start(tmp_path: Path) -> None:
+    """Its user may have as many processes as run already: RLIMIT_NPROC counts threads, but not root's."""
+    let_through(tmp_path)
+    tmp_path.chmod(0o777)
+    read, write = os.pipe()
+    with (
+        os.fdopen(read) as log,
+        process(tmp_path, user_process(951, 951, "sysmemd", processes=1), stderr=write) as started,
+    ):
+        os.close(write)
+        started.send_signal(signal.SIGTERM)
+        assert ended(started) == (0, b"")
+        said = log.read()
+    assert "serving" in said
+    assert "Traceback" not in said
 
 
 def _close_stderr() -> None:

@@ -9,36 +9,23 @@ on.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
 import select
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ..inotify import (
+    IN_CLOSE_NOWRITE,
+    IN_CLOSE_WRITE,
+    IN_DELETE_SELF,
+    IN_IGNORED,
+    IN_Q_OVERFLOW,
+    Inotify,
+)
 from .vmo import through_proc
 
-# From sys/inotify.h.
-_IN_CLOSE_WRITE = 0x0008
-_IN_CLOSE_NOWRITE = 0x0010
-_IN_DELETE_SELF = 0x0400
-_IN_Q_OVERFLOW = 0x4000
-_IN_IGNORED = 0x8000
-
-_CLOSINGS = _IN_CLOSE_WRITE | _IN_CLOSE_NOWRITE
+_CLOSINGS = IN_CLOSE_WRITE | IN_CLOSE_NOWRITE
 # The end of a watch is reported whatever was asked for, but something must be asked for.
-_END_ONLY = _IN_DELETE_SELF
-
-# `struct inotify_event`: watch, mask, cookie, length of the name that follows.
-_EVENT = struct.Struct("iIII")
-
-#: A full queue of the default length (16,384 events without names) in one read.
-_READ_BYTES = 16_384 * _EVENT.size
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.inotify_init1.argtypes = [ctypes.c_int]
-_libc.inotify_add_watch.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32]
+_END_ONLY = IN_DELETE_SELF
 
 
 @dataclass(slots=True)
@@ -56,24 +43,22 @@ class InodeWatch:
 
     def __init__(self) -> None:
         """Raises `OSError` when the user has too many inotify instances, or there are no descriptors left."""
-        self._fd = _check(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        self._inotify = Inotify()
         try:
             # Lists the watches. Kept open, as reports may be lost while there are no descriptors left.
-            self._fdinfo = open(f"/proc/self/fdinfo/{self._fd}", "rb", buffering=0)  # noqa: SIM115
+            self._fdinfo = open(f"/proc/self/fdinfo/{self.fileno()}", "rb", buffering=0)  # noqa: SIM115
         except OSError:
-            os.close(self._fd)
+            self._inotify.close()
             raise
 
     def fileno(self) -> int:
         """Readable when there is something to read."""
-        return self._fd
+        return self._inotify.fileno()
 
     def close(self) -> None:
-        """Drop all watches; nothing happens the second time."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            self._fdinfo.close()
-            os.close(fd)
+        """Drop all watches. Idempotent."""
+        self._fdinfo.close()
+        self._inotify.close()
 
     def watch_end(self, fd: int) -> int:
         """Report only the end of this buffer: when its last reference is gone. Returns the watch's number.
@@ -89,14 +74,13 @@ class InodeWatch:
     def read(self) -> Reports:
         """What was reported since the last time, at most a full queue; never blocks."""
         reports = Reports()
-        with contextlib.suppress(BlockingIOError):
-            for watch, mask in _events(os.read(self._fd, _READ_BYTES)):
-                if mask & _IN_IGNORED:
-                    reports.ends.add(watch)
-                elif mask & _IN_Q_OVERFLOW:
-                    reports.overflow = True
-                elif mask & _CLOSINGS:
-                    reports.closings.add(watch)
+        for watch, mask in self._inotify.read():
+            if mask & IN_IGNORED:
+                reports.ends.add(watch)
+            elif mask & IN_Q_OVERFLOW:
+                reports.overflow = True
+            elif mask & _CLOSINGS:
+                reports.closings.add(watch)
         return reports
 
     def alive(self) -> set[int]:
@@ -109,9 +93,7 @@ class InodeWatch:
         }
 
     def _watch(self, fd: int, mask: int) -> int:
-        return through_proc(
-            fd, lambda path: _check(_libc.inotify_add_watch(self._fd, path.encode(), mask))
-        )
+        return through_proc(fd, lambda path: self._inotify.watch(path, mask))
 
 
 class Hangups:
@@ -159,18 +141,3 @@ class Hangups:
     def _add(self, fd: int, callback: Callable[[], None], events: int) -> None:
         self._epoll.register(fd, events)
         self._callbacks[fd] = callback
-
-
-def _events(data: bytes) -> Iterator[tuple[int, int]]:
-    position = 0
-    while position < len(data):
-        watch, mask, _, name_length = _EVENT.unpack_from(data, position)
-        yield watch, mask
-        position += _EVENT.size + name_length
-
-
-def _check(result: int) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result

@@ -8,6 +8,7 @@ import struct
 import pytest
 
 from sysmem_protocol.handles import Handle
+from sysmemd.inotify import Inotify
 from sysmemd.memory import vmo, watch
 from sysmemd.memory.watch import Hangups, InodeWatch
 
@@ -79,17 +80,20 @@ def test_a_denied_watch_is_tried_again_with_the_mode_put_right(
     own: Handle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.fchmod(own.fileno(), 0)
-    calls: list[int] = []
+    calls: list[str] = []
+    really_watch = Inotify.watch
 
-    def check(result: int) -> int:
-        calls.append(result)
+    def refuse_once(self: Inotify, path: str, mask: int) -> int:
+        calls.append(path)
         if len(calls) == 1:
             raise PermissionError
-        return result
+        return really_watch(self, path, mask)
 
     inodes = InodeWatch()
-    monkeypatch.setattr(watch, "_check", check)
-    assert inodes.watch_end(own.fileno()) == calls[1]
+    monkeypatch.setattr(Inotify, "watch", refuse_once)
+    number = inodes.watch_end(own.fileno())
+    assert len(calls) == 2
+    assert inodes.alive() == {number}
     assert os.fstat(own.fileno()).st_mode & 0o777 == 0o600
     own.close()
     inodes.close()

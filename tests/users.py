@@ -1,0 +1,35 @@
+"""The daemon, its tools and participants as other users. That takes root: tests that need it are skipped without."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changing the user takes root")
+
+#: Imports first, for the interpreter may lie where only root reads; then becomes somebody else.
+_AS_USER = """
+import os, resource, sys
+import sysmem.sysmemctl, sysmemd.__main__
+uid, gid, processes, command, *arguments = sys.argv[1:]
+os.setgroups([]), os.setgid(int(gid)), os.setuid(int(uid))
+if processes != "any":
+    resource.setrlimit(resource.RLIMIT_NPROC, (int(processes), int(processes)))
+main = {"sysmemd": sysmemd.__main__.main, "sysmemctl": sysmem.sysmemctl.main}[command]
+sys.exit(main(arguments))
+"""
+
+
+def user_process(uid: int, gid: int, *command: str, processes: int | None = None) -> list[str]:
+    """Return the command line that runs `sysmemd` or `sysmemctl` as a user, who has at most so many threads."""
+    limit = "any" if processes is None else str(processes)
+    return [sys.executable, "-c", _AS_USER, str(uid), str(gid), limit, *command]
+
+
+def let_through(directory: Path) -> None:
+    """Let other users reach a temporary directory of pytest's."""
+    for parent in (directory, *directory.parents[:3]):
+        parent.chmod(parent.stat().st_mode | 0o011)
