@@ -33,16 +33,26 @@ _MEANINGS = {
 
 
 class SysmemError(Exception):
-    """The daemon answered with an error; `error` says which (a plain int when it has no name here)."""
+    """The daemon answered with an error.
 
-    def __init__(self, error: Error | int) -> None:
-        super().__init__(error)
+    Attributes:
+        error: Which error; a plain int when it has no name here.
+        reason: One line that says why, as the daemon's log does; None if it isn't known.
+        report: The full text about a refusal: what everybody asked for, and the conflict; None if it isn't known.
+    """
+
+    def __init__(
+        self, error: Error | int, reason: str | None = None, report: str | None = None
+    ) -> None:
+        super().__init__(error, reason, report)
         self.error = error
+        self.reason = reason
+        self.report = report
 
     def __str__(self) -> str:
-        if isinstance(self.error, Error):
-            return f"{self.error.name}: {_MEANINGS.get(self.error, 'never sent')}"
-        return f"unknown error {self.error}"
+        if not isinstance(self.error, Error):
+            return f"unknown error {self.error}"
+        return f"{self.error.name}: {self.reason or _MEANINGS.get(self.error, 'never sent')}"
 
 
 class DaemonUnavailableError(ConnectionError):

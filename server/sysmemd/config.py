@@ -171,12 +171,22 @@ def load(path: Path | str) -> Config:
         text = Path(path).read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
+    return parse(text, str(path))
+
+
+def parse(source: str | Mapping[str, object], name: str = "configuration") -> Config:
+    """Return the configuration that TOML text, or the data that such a text stands for, describes.
+
+    Raises :class:`ConfigError`, whose text begins with `name`, for what isn't TOML or isn't a setting.
+    """
     try:
-        return msgspec.convert(tomllib.loads(text), Config)
+        return msgspec.convert(
+            tomllib.loads(source) if isinstance(source, str) else dict(source), Config
+        )
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from None
+        raise ConfigError(f"{name}: not TOML: {error}") from None
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{name}: {error}") from None
 
 
 def override(config: Config, values: Mapping[str, object]) -> Config:
@@ -184,10 +194,7 @@ def override(config: Config, values: Mapping[str, object]) -> Config:
 
     Raises :class:`ConfigError`.
     """
-    try:
-        return msgspec.convert({**msgspec.to_builtins(config), **values}, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"command line: {error}") from None
+    return parse({**msgspec.to_builtins(config), **values}, "command line")
 
 
 def _member(enum: type[PixelFormat] | type[PixelFormatModifier], key: str, value: str | int) -> int:

@@ -102,15 +102,22 @@ class MemfdHeap:
 
     def allocate(self, name: str, size: int) -> Handle:
         """See :meth:`Heap.allocate`."""
+        self.count(size)
+        try:
+            return vmo.create(name, size)
+        except BaseException:
+            self.delete(size)
+            raise
+
+    def count(self, size: int) -> None:
+        """Count `size` more bytes as used. Raises `NoMemoryError`, and counts nothing, if that passes the limit."""
         limit = self._properties.max_bytes
         if limit is not None and self._used_bytes + size > limit:
             raise NoMemoryError(
                 f"{self._properties}: {size} more bytes would pass its limit of {limit},"
                 f" {self._used_bytes} are in use"
             )
-        handle = vmo.create(name, size)
         self._used_bytes += size
-        return handle
 
     def reserve(self, handle: Handle, start: int, length: int) -> None:
         """See :meth:`Heap.reserve`."""
