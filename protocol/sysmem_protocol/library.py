@@ -23,7 +23,7 @@ import hashlib
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 #: The library whose interfaces most of ours are; an interface of another one says so.
 LIBRARY = "fuchsia.sysmem2"
@@ -163,6 +163,28 @@ class Table:
         for member in self.members:
             if member.field.required and getattr(self, member.name) is None:
                 yield member.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the set fields as JSON data, by name; enum members by name too (:mod:`.json_data`).
+
+        Raises:
+            ValueError: A handle is set, which has no value outside this process.
+        """
+        from .json_data import write_table
+
+        return write_table(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Return the table that JSON data stand for: what `to_dict()` gives, or what was written by hand.
+
+        Raises:
+            ValueError: A key is unknown or a value has the wrong type; the message begins with its path.
+        """
+        from .json_data import read
+
+        table: Self = read(Nested(cls), data)
+        return table
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{member.name}={value!r}" for member, value in self.set_fields())

@@ -13,11 +13,13 @@ Pure functions above the constraint engine, which knows nothing of them::
 
 from __future__ import annotations
 
+from sysmem_protocol.json_data import JsonError
+
 from .conflict import MAX_AGGREGATIONS
 from .diagnosis import Diagnosis
 from .explanation import Because, Explanation, explain
 from .fields import Brought
-from .from_json import JsonError, read_case
+from .from_json import read_case
 from .words import listing
 
 __all__ = [

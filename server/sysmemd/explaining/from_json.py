@@ -1,44 +1,28 @@
 """A case from JSON data: for `python -m sysmemd.explain`, tests and bug reports.
 
-The data are tables by their field names, enum members by name or number::
+Tables in it are as :mod:`sysmem_protocol.json_data` has them::
 
     {"participants": [{"name": "camera", "id": 1, "constraints": {"usage": {"video": "HW_ENCODER"}, …}}, …],
      "heaps": [{"type": "…", "id": 0, "domains": ["ram"], "secure": false}],
      "limits": {"max_buffer_bytes": 268435456, …}, "memory": {"contiguous": "refuse"},
      "format_costs": [{"pixel_format": "NV12", "usage": {"video": 1}, "cost": 100.0}]}
 
-Only `participants` is required. A struct is an array or an object, a combination of flags a number, a name or an
-array of them. An unknown key or a wrong type is a :class:`JsonError` that names it.
+Only `participants` is required. An unknown key or a wrong type is a :class:`JsonError` that names it.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
-from sysmem_protocol.library import (
-    Bool,
-    Enumeration,
-    Integer,
-    Nested,
-    String,
-    Struct,
-    Vector,
-    WireType,
-)
+from sysmem_protocol.json_data import JsonError, kind, read
+from sysmem_protocol.library import Bool, Enumeration, Integer, Nested, String, WireType
 from sysmem_protocol.sysmem2 import BufferCollectionConstraints, BufferUsage, CoherencyDomain
 
 from ..constraints.cost import FormatCost
 from ..constraints.model import HeapProperties, Participant, Platform
-
-
-class JsonError(ValueError):
-    """The data isn't a case; the message begins with the path of the key."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
 
 
 def read_case(data: object) -> tuple[list[Participant], Platform]:
@@ -60,7 +44,7 @@ def read_case(data: object) -> tuple[list[Participant], Platform]:
         max_collection_bytes=limits.bytes("max_collection_bytes", defaults.max_collection_bytes),
         max_allocation_bytes=None
         if max_allocation is None
-        else _read(_BYTES, max_allocation, "$.limits.max_allocation_bytes"),
+        else read(_BYTES, max_allocation, "$.limits.max_allocation_bytes"),
     )
     for each in (top, limits, memory):
         each.end()
@@ -77,7 +61,7 @@ class _Object:
 
     def __init__(self, data: object, path: str) -> None:
         if not isinstance(data, dict):
-            raise JsonError(path, f"expected an object, got {_kind(data)}")
+            raise JsonError(path, f"expected an object, got {kind(data)}")
         self.data: dict[str, Any] = dict(data)
         self.path = path
 
@@ -90,7 +74,7 @@ class _Object:
 
     def read(self, key: str, type_: WireType, default: object = _REQUIRED) -> Any:
         value = self.take(key, default)
-        return value if value is default else _read(type_, value, f"{self.path}.{key}")
+        return value if value is default else read(type_, value, f"{self.path}.{key}")
 
     def bytes(self, key: str, default: int) -> int:
         return int(self.read(key, _BYTES, default))
@@ -101,7 +85,7 @@ class _Object:
         path = f"{self.path}.{key}"
         values = self.take(key, _REQUIRED if required else [])
         if not isinstance(values, list):
-            raise JsonError(path, f"expected an array, got {_kind(values)}")
+            raise JsonError(path, f"expected an array, got {kind(values)}")
         read = []
         for index, value in enumerate(values):
             item = _Object(value, f"{path}[{index}]")
@@ -120,7 +104,7 @@ def _participant(item: _Object) -> Participant:
     return Participant(
         None
         if constraints is None
-        else _read(Nested(BufferCollectionConstraints), constraints, path),
+        else read(Nested(BufferCollectionConstraints), constraints, path),
         name=item.read("name", String(256), ""),
         id=item.read("id", Integer(64), 0),
     )
@@ -130,7 +114,7 @@ def _heap(item: _Object) -> HeapProperties:
     names = item.take("domains", ["cpu", "ram", "inaccessible"])
     path = f"{item.path}.domains"
     if not isinstance(names, list):
-        raise JsonError(path, f"expected an array, got {_kind(names)}")
+        raise JsonError(path, f"expected an array, got {kind(names)}")
     domains = frozenset(
         CoherencyDomain[_name(name, CoherencyDomain, f"{path}[{i}]")]
         for i, name in enumerate(names)
@@ -153,7 +137,7 @@ def _name(value: object, names: type[enum.Enum], path: str) -> str:
 def _format_cost(item: _Object) -> FormatCost:
     cost = item.take("cost")
     if isinstance(cost, bool) or not isinstance(cost, int | float) or cost != cost:
-        raise JsonError(f"{item.path}.cost", f"expected a number, got {_kind(cost)}")
+        raise JsonError(f"{item.path}.cost", f"expected a number, got {kind(cost)}")
     try:
         cost = float(cost)
     except OverflowError:
@@ -164,96 +148,3 @@ def _format_cost(item: _Object) -> FormatCost:
         item.read("usage", Nested(BufferUsage), BufferUsage()),
         cost,
     )
-
-
-# --- values by their declared type --------------------------------------------------------------------------------
-
-
-def _read(type_: WireType, value: Any, path: str) -> Any:
-    match type_:
-        case Bool():
-            if not isinstance(value, bool):
-                raise JsonError(path, f"expected true or false, got {_kind(value)}")
-            return value
-        case Integer(bits=bits):
-            return _integer(value, bits, path)
-        case Enumeration(type=enumeration, bits=bits):
-            return _member(enumeration, value, bits, path)
-        case String(max_bytes=limit):
-            if not isinstance(value, str) or len(value.encode(errors="replace")) > limit:
-                raise JsonError(path, f"expected text of at most {limit} bytes")
-            return value
-        case Vector(element=element, max_count=limit):
-            if not isinstance(value, list) or len(value) > limit:
-                raise JsonError(path, f"expected an array of at most {limit}, got {_kind(value)}")
-            return [_read(element, each, f"{path}[{i}]") for i, each in enumerate(value)]
-        case Nested(type=declared):
-            return _record(declared, value, path)
-        case _:
-            raise JsonError(path, "a handle has no value here")
-
-
-def _integer(value: Any, bits: int, path: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise JsonError(path, f"expected an integer, got {_kind(value)}")
-    if not 0 <= value < 1 << bits:
-        raise JsonError(path, f"{value} doesn't fit {bits} bits")
-    return value
-
-
-def _member(
-    type_: type[enum.IntEnum] | type[enum.IntFlag], value: Any, bits: int, path: str
-) -> int:
-    """A member by name or number; an unknown number stays one, flags may be an array."""
-    if isinstance(value, str):
-        if value not in type_.__members__:
-            raise JsonError(path, f"{type_.__name__} has no member {value}")
-        return type_[value]
-    if isinstance(value, list) and issubclass(type_, enum.IntFlag):
-        flags = type_(0)
-        for index, flag in enumerate(value):
-            flags |= type_(_member(type_, flag, bits, f"{path}[{index}]"))
-        return flags
-    number = _integer(value, bits, path)
-    try:
-        return type_(number)
-    except ValueError:
-        return number
-
-
-def _record(declared: Any, value: Any, path: str) -> Any:
-    """A table from an object; a struct from an object or an array, with all of its members."""
-    members = {member.name: member.field for member in declared.members}
-    is_struct = issubclass(declared, Struct)
-    if is_struct and isinstance(value, list):
-        if len(value) != len(members):
-            raise JsonError(path, f"expected {len(members)} elements, got {len(value)}")
-        value = dict(zip(members, value, strict=True))
-    if not isinstance(value, Mapping):
-        raise JsonError(path, f"expected an object, got {_kind(value)}")
-    read = {}
-    for key, element in value.items():
-        if key not in members:
-            raise JsonError(f"{path}.{key}", "unknown key")
-        if element is not None or is_struct:
-            read[key] = _read(members[key].type, element, f"{path}.{key}")
-    if is_struct:
-        for key in members:
-            if key not in read:
-                raise JsonError(f"{path}.{key}", "is required")
-    return declared(**read)
-
-
-_KINDS = {
-    dict: "an object",
-    list: "an array",
-    str: "text",
-    bool: "a boolean",
-    int: "an integer",
-    float: "a number",
-    type(None): "null",
-}
-
-
-def _kind(value: object) -> str:
-    return _KINDS.get(type(value), type(value).__name__)

@@ -1,0 +1,174 @@
+"""Tables as JSON data, and back: what `Table.to_dict()` gives and `sysmemd.explain` reads.
+
+A table is an object of its set fields, by name. An enum member is its name, a combination of flags an array of names;
+what has no name is a number. A struct is an array of its members. Reading also takes an object for a struct, a number
+or one name for flags, and null for a field that is un-set.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+from .library import (
+    Bool,
+    Enumeration,
+    Integer,
+    Nested,
+    String,
+    Struct,
+    Table,
+    Vector,
+    WireType,
+)
+
+
+class JsonError(ValueError):
+    """The data can't be read or written; the message begins with the path of the field."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+
+
+def read(type_: WireType, value: Any, path: str = "$") -> Any:
+    """Return the value that JSON data stand for.
+
+    Raises:
+        JsonError: A key is unknown, or a value isn't of the declared type.
+    """
+    match type_:
+        case Bool():
+            if not isinstance(value, bool):
+                raise JsonError(path, f"expected true or false, got {kind(value)}")
+            return value
+        case Integer(minimum=minimum, maximum=maximum, bits=bits):
+            return _integer(value, minimum, maximum, bits, path)
+        case Enumeration(type=enumeration, bits=bits):
+            return _member(enumeration, value, bits, path)
+        case String(max_bytes=limit):
+            if not isinstance(value, str) or len(value.encode(errors="replace")) > limit:
+                raise JsonError(path, f"expected text of at most {limit} bytes")
+            return value
+        case Vector(element=element, max_count=limit):
+            if not isinstance(value, list) or len(value) > limit:
+                raise JsonError(path, f"expected an array of at most {limit}, got {kind(value)}")
+            return [read(element, each, f"{path}[{i}]") for i, each in enumerate(value)]
+        case Nested(type=declared):
+            return _record(declared, value, path)
+        case _:
+            raise JsonError(path, _HANDLE)
+
+
+def write(type_: WireType, value: Any, path: str = "$") -> Any:
+    """Return the JSON data of a value; :func:`read` gives an equal value back.
+
+    Raises:
+        JsonError: The value has a handle in it.
+    """
+    match type_:
+        case Bool() | String():
+            return value
+        case Integer():
+            return int(value)
+        case Enumeration(type=enumeration):
+            return _names(enumeration, value)
+        case Vector(element=element):
+            return [write(element, each, f"{path}[{i}]") for i, each in enumerate(value)]
+        case Nested(type=declared) if issubclass(declared, Struct):
+            return [
+                write(member.field.type, getattr(value, member.name), f"{path}.{member.name}")
+                for member in declared.members
+            ]
+        case Nested():
+            return write_table(value, path)
+        case _:
+            raise JsonError(path, _HANDLE)
+
+
+def write_table(table: Table, path: str = "$") -> dict[str, Any]:
+    """Return the JSON data of a table, as :func:`write` does."""
+    return {
+        member.name: write(member.field.type, value, f"{path}.{member.name}")
+        for member, value in table.set_fields()
+    }
+
+
+_HANDLE = "a handle has no value here"
+
+
+def _names(type_: type[enum.IntEnum] | type[enum.IntFlag], value: int) -> Any:
+    """The name of a member, or the names of flags; numbers for what has none."""
+    if not issubclass(type_, enum.IntFlag):
+        known: dict[int, str] = {int(member): member.name for member in type_}
+        return known.get(value, int(value))
+    found: list[str | int] = [flag.name for flag in type_ if flag & value and flag.name]
+    rest = int(value) & ~sum(type_)
+    return [*found, rest] if rest else found
+
+
+def _integer(value: Any, minimum: int, maximum: int, bits: int, path: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise JsonError(path, f"expected an integer, got {kind(value)}")
+    if not minimum <= value <= maximum:
+        raise JsonError(path, f"{value} doesn't fit {bits} bits")
+    return value
+
+
+def _member(
+    type_: type[enum.IntEnum] | type[enum.IntFlag], value: Any, bits: int, path: str
+) -> int:
+    """A member by name or number; an unknown number stays one, flags may be an array."""
+    if isinstance(value, str):
+        if value not in type_.__members__:
+            raise JsonError(path, f"{type_.__name__} has no member {value}")
+        return type_[value]
+    if isinstance(value, list) and issubclass(type_, enum.IntFlag):
+        flags = type_(0)
+        for index, flag in enumerate(value):
+            flags |= type_(_member(type_, flag, bits, f"{path}[{index}]"))
+        return flags
+    number = _integer(value, 0, (1 << bits) - 1, bits, path)
+    try:
+        return type_(number)
+    except ValueError:
+        return number
+
+
+def _record(declared: Any, value: Any, path: str) -> Any:
+    """A table from an object; a struct from an object or an array, with all of its members."""
+    members = {member.name: member.field for member in declared.members}
+    is_struct = issubclass(declared, Struct)
+    if is_struct and isinstance(value, list):
+        if len(value) != len(members):
+            raise JsonError(path, f"expected {len(members)} elements, got {len(value)}")
+        value = dict(zip(members, value, strict=True))
+    if not isinstance(value, Mapping):
+        raise JsonError(path, f"expected an object, got {kind(value)}")
+    found = {}
+    for key, element in value.items():
+        if key not in members:
+            raise JsonError(f"{path}.{key}", "unknown key")
+        if element is not None or is_struct:
+            found[key] = read(members[key].type, element, f"{path}.{key}")
+    if is_struct:
+        for key in members:
+            if key not in found:
+                raise JsonError(f"{path}.{key}", "is required")
+    return declared(**found)
+
+
+_KINDS = {
+    dict: "an object",
+    list: "an array",
+    str: "text",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    type(None): "null",
+}
+
+
+def kind(value: object) -> str:
+    """Return what JSON calls a value's type, with an article."""
+    return _KINDS.get(type(value), type(value).__name__)
