@@ -36,6 +36,15 @@ def cut(name: str) -> str:
     return written[:MAX_DEBUG_NAME_BYTES].decode(errors="ignore")
 
 
+def hello(name: str | None, id: int | None) -> bytes:
+    """The message that says who we are: this process, unless given."""
+    method = Allocator.set_debug_client_info
+    info = SetDebugClientInfoRequest(
+        name=cut(process_name() if name is None else name), id=os.getpid() if id is None else id
+    )
+    return datagram(method, encode_request(method, info)[0])
+
+
 def connected(
     runtime_dir: str | os.PathLike[str] | None,
     name: str | None,
@@ -52,11 +61,7 @@ def connected(
     Raises :class:`DaemonUnavailableError` when no daemon accepts connections, `TimeoutError` when one doesn't in time,
     and `OSError` for what isn't its fault.
     """
-    method = Allocator.set_debug_client_info
-    info = SetDebugClientInfoRequest(
-        name=cut(process_name() if name is None else name), id=os.getpid() if id is None else id
-    )
-    hello = datagram(method, encode_request(method, info)[0])
+    first = hello(name, id)
     path = service_path(find_runtime_dir(runtime_dir), Allocator)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
@@ -86,7 +91,7 @@ def connected(
         sock.close()
         raise
     try:
-        channel.send(hello)
+        channel.send(first)
         return channel.take()
     except PeerClosedError as error:
         raise DaemonUnavailableError(

@@ -191,10 +191,13 @@ class Serving:
 
 
 @contextlib.asynccontextmanager
-async def serving(config: Config, log: Log, clock: TrioClock) -> AsyncIterator[Serving]:
+async def serving(
+    config: Config, log: Log, clock: TrioClock, *, threads: bool = True
+) -> AsyncIterator[Serving]:
     """Serve in the running trio loop until the block ends or is cancelled; all nodes then see peer-closed.
 
-    Nothing of the process is changed: no signal, no limit, no file. What the block raises is raised as it is.
+    Nothing of the process is changed: no signal, no limit, no file. What the block raises is raised as it is. Without
+    `threads` long attempts to allocate hold up the loop: a virtual clock would take a wait for a thread for idleness.
     """
     raised: BaseException | None = None
     with contextlib.ExitStack() as stack:
@@ -216,7 +219,7 @@ async def serving(config: Config, log: Log, clock: TrioClock) -> AsyncIterator[S
                 clock=clock,
                 reactor=reactor,
                 log=log,
-                worker=ThreadWorker(nursery, log),
+                worker=ThreadWorker(nursery, log) if threads else None,
                 closing=closing,
             )
             try:

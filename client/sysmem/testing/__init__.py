@@ -17,6 +17,8 @@ from __future__ import annotations
 from sysmemd.config import ConfigError
 from sysmemd.constraints import Rule
 
+from . import blocking
+from ._daemon import Daemon, daemon
 from ._negotiate import (
     Attached,
     Group,
@@ -29,10 +31,13 @@ from ._negotiate import (
 __all__ = [
     "Attached",
     "ConfigError",
+    "Daemon",
     "Group",
     "Negotiated",
     "Rule",
     "assert_agree",
     "assert_conflict",
+    "blocking",
+    "daemon",
     "negotiate",
 ]

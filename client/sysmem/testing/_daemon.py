@@ -1,0 +1,143 @@
+"""The whole daemon in the test's own trio loop: real sockets and real memory, no process and no file."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeAlias, cast
+
+import structlog
+import trio
+from structlog.processors import add_log_level
+from structlog.testing import LogCapture
+
+from sysmem_protocol.channel import Channel
+from sysmem_protocol.handles import channel_pair
+from sysmem_protocol.library import Interface
+from sysmem_protocol.sysmem2 import Allocator as AllocatorInterface
+from sysmemd.clock import TrioClock
+from sysmemd.daemon import Serving, serving
+from sysmemd.ports import Log
+
+from .. import Allocator
+from .._connect import hello
+from ._negotiate import Configuration, configuration
+
+#: A log line: `event`, `level`, and the fields of the event.
+LogEntry: TypeAlias = dict[str, Any]
+
+
+class Core:
+    """What both faces of a daemon in this process share. Its methods are called in the daemon's trio loop."""
+
+    def __init__(self, server: Serving, log: list[LogEntry]) -> None:
+        self._server = server
+        self.log = log
+
+    def open(self, interface: type[Interface]) -> int:
+        """Connect to a service of the daemon; the descriptor, which the caller owns."""
+        near, far = channel_pair()
+        with near, far:
+            self._server.connect(interface, far)
+            return near.detach()
+
+    def allocator(self, name: str | None, id: int | None) -> int:
+        """Connect to the Allocator, and say who connects; the descriptor, which the caller owns."""
+        first = hello(name, id)
+        channel = Channel(self.open(AllocatorInterface))
+        try:
+            channel.send(first)
+            return channel.take()
+        finally:
+            channel.close()
+
+    def check(self) -> None:
+        """Raise `AssertionError` if the daemon logged a fault of its own."""
+        for entry in self.log:
+            if entry.get("exc_info"):
+                raise AssertionError(f"the daemon is at fault: {entry}")
+
+
+class Daemon:
+    """A daemon that runs in this trio loop."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    @property
+    def log(self) -> list[LogEntry]:
+        """What the daemon has logged so far, of every level: structlog's events."""
+        return self._core.log
+
+    def connect(self, *, name: str | None = None, id: int | None = None) -> Allocator:
+        """Connect a participant, as :func:`sysmem.connect` does; `async with d.connect() as allocator`."""
+        return Allocator(self._core.allocator(name, id))
+
+
+@contextlib.asynccontextmanager
+async def running(
+    config: Configuration = None, clock: trio.abc.Clock | None = None
+) -> AsyncIterator[Core]:
+    """A daemon in this loop; see :func:`daemon`."""
+    ours = trio.lowlevel.current_clock()
+    if clock is not None and clock is not ours:
+        raise ValueError("the clock must be that of the running loop: trio.run(…, clock=clock)")
+    entries: list[LogEntry] = []
+    capture = LogCapture()
+    capture.entries = cast("Any", entries)
+    log = cast(
+        "Log",
+        structlog.wrap_logger(
+            None,
+            processors=[add_log_level, capture],
+            wrapper_class=structlog.make_filtering_bound_logger("debug"),
+        ),
+    )
+    threads = not _is_virtual(ours)
+    settings = configuration(config)
+    async with serving(settings, log, TrioClock(log, _loop_time()), threads=threads) as server:
+        core = Core(server, entries)
+        yield core
+    core.check()
+
+
+@contextlib.asynccontextmanager
+async def daemon(
+    config: Configuration = None, clock: trio.abc.Clock | None = None
+) -> AsyncIterator[Daemon]:
+    """Run a whole daemon in the running trio loop until the block ends.
+
+    ::
+
+        async with sysmem.testing.daemon() as d:
+            async with d.connect(name="camera") as allocator:
+                ...
+
+    It is the daemon's own code on real socket pairs and real memory. It makes no file and no process, and it changes
+    nothing of this process. Its time is the loop's: under a `MockClock(autojump_threshold=0)` (pytest-trio's fixture
+    `autojump_clock`) its warnings and timeouts come at once when nobody has anything else to do.
+
+    Args:
+        config: The daemon's configuration, as TOML text or as the data of such a text. Its sections about the runtime
+            directory, access and the log have no effect here.
+        clock: The loop's clock, or None for the same.
+
+    Raises:
+        ConfigError: The configuration is at fault.
+        AssertionError: At the end, the daemon has logged a fault of its own.
+    """
+    async with running(config, clock) as core:
+        yield Daemon(core)
+
+
+def _loop_time() -> Callable[[], int]:
+    """The loop's time in nanoseconds; it begins at CLOCK_MONOTONIC's, in which clients name deadlines."""
+    beginning, origin = trio.current_time(), time.monotonic_ns()
+    return lambda: origin + round((trio.current_time() - beginning) * 1e9)
+
+
+def _is_virtual(clock: trio.abc.Clock) -> bool:
+    from trio.testing import MockClock  # imports pytest, if there is one
+
+    return isinstance(clock, MockClock)

@@ -1,0 +1,218 @@
+"""The daemon in the test's own loop, and in a thread."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+import sysmem
+from sysmem import testing
+from sysmemd import worker
+from sysmemd.channels import AllocatorServer
+from sysmemd.tree.choose import Question
+
+CAMERA = sysmem.constraints("NV12 64x48", cpu="write often", hold=2)
+ENCODER = sysmem.constraints("NV12", cpu="read", hold=1)
+
+
+def events(d: testing.Daemon, event: str) -> list[dict[str, Any]]:
+    return [entry for entry in d.log if entry["event"] == event]
+
+
+async def participants(allocator: sysmem.Allocator, count: int) -> list[sysmem.BufferCollection]:
+    token = await allocator.allocate_shared_collection()
+    tokens = await token.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * count)
+    await token.release()
+    return [await allocator.bind_shared_collection(each) for each in tokens]
+
+
+@pytest.mark.trio
+async def test_participants_share_real_buffers() -> None:
+    async with testing.daemon() as d, d.connect(name="test", id=7) as allocator:
+        camera, encoder = await participants(allocator, 2)
+        with camera, encoder:
+            await camera.set_constraints(CAMERA)
+            await encoder.set_constraints(ENCODER)
+            with (
+                await camera.wait_for_all_buffers_allocated() as written,
+                await encoder.wait_for_all_buffers_allocated() as read,
+            ):
+                assert written.buffers is not None
+                assert read.buffers is not None
+                assert len(read.buffers) == 3
+                with written.buffers[0].map() as view:
+                    view[:5] = b"hello"
+                with read.buffers[0].map() as view:
+                    assert bytes(view[:5]) == b"hello"
+            await camera.release()
+            await encoder.release()
+
+
+@pytest.mark.trio
+async def test_its_log_is_a_list_of_events() -> None:
+    async with testing.daemon() as d, d.connect(name="lone camera", id=7) as allocator:
+        async with await allocator.allocate_shared_collection() as token:
+            await token.sync()
+        async with await allocator.allocate_non_shared_collection() as collection:
+            await collection.sync()
+    failed = events(d, "collection failed")[0]
+    assert failed["level"] == "error"
+    assert failed["client_name"] == "lone camera"
+    assert failed["client_id"] == 7
+
+
+@pytest.mark.trio
+async def test_its_configuration_is_a_daemons() -> None:
+    config = {"limits": {"max_buffer_bytes": 4096}}
+    async with testing.daemon(config) as d, d.connect() as allocator:
+        collection = await allocator.allocate_non_shared_collection()
+        await collection.set_constraints(sysmem.constraints(cpu="read", size_bytes=5000, hold=1))
+        assert await collection.wait_closed()
+        collection.close()
+    assert (
+        "over the limit of this daemon (5000 > 4096)" in events(d, "allocation failed")[0]["reason"]
+    )
+    with pytest.raises(testing.ConfigError):
+        async with testing.daemon({"no": "such"}):
+            pass
+
+
+@pytest.mark.trio
+async def test_warnings_take_no_time_with_a_clock_that_jumps(autojump_clock: MockClock) -> None:
+    async with testing.daemon(clock=autojump_clock) as d, d.connect() as allocator:
+        began = trio.current_time()
+        [camera, _missing] = await participants(allocator, 2)
+        with camera, _missing:
+            await camera.set_constraints(CAMERA)
+            with pytest.raises(TimeoutError):
+                await camera.wait_for_all_buffers_allocated(timeout=60)
+        assert trio.current_time() == pytest.approx(began + 60)
+        slow = events(d, "allocation is taking a while")
+        assert [round(entry["seconds"]) for entry in slow] == [5, 35]
+
+
+@pytest.mark.trio
+async def test_a_deadline_is_told_in_the_monotonic_clocks_time(autojump_clock: MockClock) -> None:
+    async with testing.daemon() as d, d.connect() as allocator:
+        async with await allocator.allocate_shared_collection() as token:
+            await token.set_debug_timeout_log_deadline(time.monotonic_ns() + 2 * 10**9)
+            await token.sync()
+            await trio.sleep(3)
+        [slow] = events(d, "allocation is taking a while")
+        assert slow["seconds"] == pytest.approx(2, abs=1)
+
+
+@pytest.mark.trio
+async def test_costly_attempts_are_no_idleness_to_a_clock_that_jumps(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "INLINE_COST", 0)
+    answered = Question.answer
+
+    def slow(question: Question) -> Any:
+        time.sleep(0.01)
+        return answered(question)
+
+    monkeypatch.setattr(Question, "answer", slow)
+    async with testing.daemon() as d, d.connect() as allocator:
+        collection = await allocator.allocate_non_shared_collection()
+        await collection.set_constraints(CAMERA)
+        (await collection.wait_for_all_buffers_allocated(timeout=1)).close()
+        collection.close()
+
+
+@pytest.mark.trio
+async def test_another_loops_clock_is_refused() -> None:
+    with pytest.raises(ValueError, match="that of the running loop"):
+        async with testing.daemon(clock=MockClock()):
+            pass
+
+
+@pytest.mark.trio
+async def test_what_the_test_raises_is_raised_as_it_is() -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with testing.daemon():
+            raise ZeroDivisionError
+
+
+@pytest.mark.trio
+async def test_nothing_of_the_process_is_changed() -> None:
+    before = (signal.getsignal(signal.SIGTERM), os.getcwd(), threading.active_count())
+    async with testing.daemon():
+        assert (signal.getsignal(signal.SIGTERM), os.getcwd(), threading.active_count()) == before
+
+
+@pytest.mark.trio
+async def test_a_fault_of_the_daemon_fails_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(AllocatorServer, "validate_buffer_collection_token", broken)
+    with pytest.raises(AssertionError, match=r"the daemon is at fault: .*broken"):
+        await ask_of(testing.daemon())
+
+
+async def ask_of(daemon: AbstractAsyncContextManager[testing.Daemon]) -> None:
+    async with daemon as d, d.connect() as allocator:
+        with pytest.raises(sysmem.PeerClosedError):
+            await allocator.validate_buffer_collection_token(7)
+
+
+@pytest.fixture
+async def d() -> AsyncIterator[testing.Daemon]:
+    async with testing.daemon() as running:
+        yield running
+
+
+@pytest.mark.trio
+async def test_it_may_be_a_fixture(d: testing.Daemon) -> None:
+    async with d.connect() as allocator:
+        assert not await allocator.validate_buffer_collection_token(7)
+
+
+# --- in a thread ----------------------------------------------------------------------------------------------------
+
+
+def test_blocking_participants_have_one_in_a_thread() -> None:
+    with (
+        testing.blocking.daemon({"limits": {"max_buffer_bytes": 8192}}) as d,
+        d.connect(name="camera") as allocator,
+        allocator.allocate_non_shared_collection() as collection,
+    ):
+        collection.set_constraints(CAMERA)
+        with collection.wait_for_all_buffers_allocated() as info:
+            assert info.buffers is not None
+            with info.buffers[0].map() as view:
+                assert len(view) == 8192
+    assert d.log
+    assert threading.active_count() == 1
+
+
+def test_one_in_a_thread_has_the_same_errors() -> None:
+    with pytest.raises(testing.ConfigError), testing.blocking.daemon({"no": "such"}):
+        pass
+    with pytest.raises(ZeroDivisionError), testing.blocking.daemon():
+        raise ZeroDivisionError
+    assert threading.active_count() == 1
+
+
+def test_one_in_a_thread_may_have_a_clock_of_its_own() -> None:
+    with (
+        testing.blocking.daemon(clock=MockClock(autojump_threshold=0)) as d,
+        d.connect() as allocator,
+        allocator.allocate_shared_collection() as token,
+    ):
+        token.sync()
+        event = token.attach_node_tracking()
+        event.close()
+        while not any(entry["event"] == "allocation is taking a while" for entry in d.log):
+            token.sync()
