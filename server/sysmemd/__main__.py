@@ -12,7 +12,7 @@ import msgspec
 import trio
 
 from . import config as configuration
-from . import daemon, log
+from . import log, process
 from .sockets import StartError
 
 _STDERR = 2
@@ -58,12 +58,15 @@ def configure(arguments: argparse.Namespace) -> configuration.Config:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the daemon; its exit status. 0 after SIGTERM or SIGINT, 1 when it can't start, 2 for a wrong command line."""
+    """Run the daemon and return its exit status.
+
+    0 after SIGTERM or SIGINT, 1 when it can't start or go on, 2 for a wrong command line.
+    """
     _open_standard_descriptors()
     arguments = parser().parse_args(argv)
     # Before the log has a thread, which inherits this: a signal waits until serving begins, and one that comes when it
     # has ended (a second Ctrl-C, say) has nothing left to stop.
-    signal.pthread_sigmask(signal.SIG_BLOCK, daemon.STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, process.STOP_SIGNALS)
     try:
         config = configure(arguments)
     except configuration.ConfigError as error:
@@ -73,9 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     logger, output = log.configure(config.log.format, config.log.level)
     try:
-        trio.run(daemon.run, config, logger)
+        trio.run(process.run, config, logger)
     except (StartError, OSError) as error:
         logger.error("can't start", reason=str(error))
+        return 1
+    except process.UnreachableError as error:
+        logger.error("can't go on", reason=str(error))
         return 1
     except Exception:
         logger.error("the daemon failed", exc_info=True)

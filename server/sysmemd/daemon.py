@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import resource
-import signal
 import socket
 import struct
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import trio
 
 from sysmem_protocol.channel import Channel
 from sysmem_protocol.library import Interface
-from sysmem_protocol.runtime import runtime_dir
 from sysmem_protocol.sysmem2 import Allocator, CoherencyDomain
 
 from .channels import AllocatorServer, Connection, Service
@@ -33,14 +29,11 @@ from .memory import (
     HeapSettings,
     MemfdHeap,
     Memory,
-    missing_requirements,
 )
 from .ports import Log, Peer
-from .sockets import Permissions, StartError, listeners, notify
-from .worker import SWITCH_SECONDS, ThreadWorker
+from .sockets import Permissions
+from .worker import ThreadWorker
 
-#: What stops the daemon.
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: What accepting fails with when there was nothing, or nobody any more, to accept.
 _NOBODY = {errno.EAGAIN, errno.ECONNABORTED}
 #: With anything else something has run out. Accepting then goes on when a channel closed, or after this long.
@@ -161,16 +154,6 @@ def _heap(section: HeapSection) -> HeapSettings:
     )
 
 
-def _raise_descriptor_limit(log: Log) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError) as error:  # a hard limit over what the kernel allows by now
-        log.warning("the descriptor limit stays", limit=soft, wanted=hard, reason=str(error))
-    else:
-        log.debug("descriptor limit", limit=hard)
-
-
 class Serving:
     """A daemon that serves whoever connects, by listening sockets or by a socket pair."""
 
@@ -179,11 +162,23 @@ class Serving:
         self._reactor = reactor
         self._nursery = nursery
 
-    def listen(self, interface: type[Interface], listener: socket.socket) -> None:
-        """Accept connections to an interface's service until the daemon ends. The listener stays the caller's."""
-        self._nursery.start_soon(
-            _accept, listener, SERVICES[interface], self.service, self._reactor
-        )
+    def listen(self, interface: type[Interface], listener: socket.socket) -> Callable[[], None]:
+        """Accept connections to an interface's service until the daemon ends. The listener stays the caller's.
+
+        What is returned ends that earlier, and has to before the listener closes.
+        """
+        scope = trio.CancelScope()
+
+        async def accept() -> None:
+            with scope, contextlib.suppress(trio.ClosedResourceError):
+                await _accept(listener, SERVICES[interface], self.service, self._reactor)
+
+        def stop() -> None:
+            scope.cancel()
+            trio.lowlevel.notify_closing(listener)
+
+        self._nursery.start_soon(accept)
+        return stop
 
     def connect(self, interface: type[Interface], connected: socket.socket) -> None:
         """Serve an interface on a connected SEQPACKET socket, which the daemon then owns."""
@@ -234,40 +229,6 @@ async def serving(
                 nursery.cancel_scope.cancel()
     if raised is not None:
         raise raised
-
-
-async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda: None) -> None:
-    """Be the daemon of this process: serve until SIGTERM or SIGINT, or until cancelled; then the sockets are gone.
-
-    `on_ready` is called once the service sockets accept. Raises :class:`StartError` when serving can't begin.
-    """
-    if missing := missing_requirements():
-        raise StartError("; ".join(missing))
-    _raise_descriptor_limit(log)
-    directory = runtime_dir(config.runtime_dir)
-    with contextlib.ExitStack() as stack:
-        # First: whoever sees a socket may already send a signal.
-        signals = stack.enter_context(trio.open_signal_receiver(*STOP_SIGNALS))
-        # Our caller may hold them back, so that none of them meets anybody but the receiver.
-        held_back = signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, held_back)
-        stack.callback(sys.setswitchinterval, sys.getswitchinterval())
-        sys.setswitchinterval(SWITCH_SECONDS)
-        sockets = stack.enter_context(
-            listeners(socket_permissions(config), directory, environ=os.environ, log=log)
-        )
-        async with serving(config, log, TrioClock(log)) as server:
-            for interface, listener in sockets.items():
-                server.listen(interface, listener)
-            log.info("serving", runtime_dir=str(directory), pid=os.getpid())
-            notify(os.environ, "READY=1")
-            on_ready()
-            try:
-                async for number in signals:
-                    log.info("stopping", signal=signal.Signals(number).name)
-                    break
-            finally:
-                notify(os.environ, "STOPPING=1")
 
 
 async def _follow_memory(memory: Memory, log: Log) -> None:

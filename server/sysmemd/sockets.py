@@ -9,7 +9,7 @@ import grp
 import os
 import socket
 import stat
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from sysmem_protocol.library import Interface
 from sysmem_protocol.runtime import service_path, socket_address
 
 from .ports import Log
+from .presence import Presence
 
 #: Connections that wait to be accepted.
 _BACKLOG = 1024
@@ -26,6 +27,10 @@ _LISTEN_FDS_START = 3
 
 class StartError(Exception):
     """The daemon can't start; the text says why, and what would help."""
+
+
+class TakenError(StartError):
+    """Somebody else serves there."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class RuntimeDirectory:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._fd)
-            raise StartError(f"another sysmemd serves {path}") from None
+            raise TakenError(f"another sysmemd serves {path}") from None
         status = os.fstat(self._fd)
         if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
             log.warning(
@@ -142,15 +147,19 @@ class RuntimeDirectory:
                     return
                 if error.errno != errno.EAGAIN:  # EAGAIN: it listens, and is busy
                     raise StartError(f"{path} is in the way: {error}") from None
-        raise StartError(f"somebody else listens on {path} already")
+        raise TakenError(f"somebody else listens on {path} already")
+
+    def paths(self) -> Collection[Path]:
+        """Return where the sockets are that were made."""
+        return self._made.keys()
 
     def close(self) -> None:
-        """Remove the sockets that are still this daemon's, and let the directory go."""
+        """Remove the sockets that are still this daemon's, also from a directory that was moved, and let that go."""
         for path, identity in self._made.items():
             with contextlib.suppress(OSError):
-                status = path.lstat()
+                status = os.stat(path.name, dir_fd=self._fd, follow_symlinks=False)
                 if (status.st_dev, status.st_ino) == identity:
-                    path.unlink()
+                    os.unlink(path.name, dir_fd=self._fd)
         os.close(self._fd)
 
 
@@ -205,44 +214,91 @@ def _inherit(fd: int, name: str) -> socket.socket:
     return sock
 
 
-@contextlib.contextmanager
-def listeners(
-    permissions: Mapping[type[Interface], Permissions],
-    directory: Path,
-    *,
-    environ: MutableMapping[str, str],
-    log: Log,
-) -> Iterator[dict[type[Interface], socket.socket]]:
-    """A listening socket for each interface, handed over or made; those that were made are removed at the end.
+class Listeners:
+    """The listening socket of each service: handed over by a service manager, or made in the runtime directory."""
 
-    Raises :class:`StartError`.
-    """
-    with contextlib.ExitStack() as stack:
+    def __init__(
+        self,
+        permissions: Mapping[type[Interface], Permissions],
+        directory: Path,
+        *,
+        environ: MutableMapping[str, str],
+        log: Log,
+    ) -> None:
+        """Use the sockets that were handed over, and make the others. Raises :class:`StartError`."""
+        self._directory = directory
+        self._log = log
+        self._made: RuntimeDirectory | None = None
+        self.presence: Presence | None = None
         given = inherited(environ, log)
-        for sock in given.values():
-            stack.enter_context(sock)
-        found = {i: given.pop(i.service_name()) for i in permissions if i.service_name() in given}
-        for name in given:
+        self.given = {
+            i: given.pop(i.service_name()) for i in permissions if i.service_name() in given
+        }
+        self.made: dict[type[Interface], socket.socket] = {}
+        #: Where the sockets are that were handed over. A name in the abstract namespace is bytes; it can't be removed.
+        self.handed_over = {
+            Path(name)
+            for sock in self.given.values()
+            if isinstance(name := sock.getsockname(), str)
+        }
+        self._missing = {i: wanted for i, wanted in permissions.items() if i not in self.given}
+        for name, sock in given.items():
             log.warning("a socket was handed over that nothing is served on", name=name)
-        missing = {i: wanted for i, wanted in permissions.items() if i not in found}
-        if missing:
-            made = RuntimeDirectory(directory, missing, log)
-            stack.callback(made.close)
-            for interface in missing:
-                found[interface] = stack.enter_context(made.listen(interface))
-        yield found
+            sock.close()
+        try:
+            self.make()
+        except StartError:
+            self.close()
+            raise
+
+    def make(self) -> None:
+        """Make the sockets that weren't handed over, in place of those that were made before, if any.
+
+        Raises :class:`StartError` when the directory can't be used, or another daemon has it by now.
+        """
+        self._remove()
+        if self._missing:
+            self._made = RuntimeDirectory(self._directory, self._missing, self._log)
+            for interface in self._missing:
+                self.made[interface] = self._made.listen(interface)
+        try:
+            self.presence = Presence(
+                self.handed_over.union(self._made.paths() if self._made else ())
+            )
+        except OSError as error:
+            self._log.warning(
+                "nothing will tell when a service socket is removed", reason=str(error)
+            )
+
+    def _remove(self) -> None:
+        if self.presence is not None:
+            self.presence.close()
+            self.presence = None
+        for sock in self.made.values():
+            sock.close()
+        self.made.clear()
+        if self._made is not None:
+            self._made.close()
+            self._made = None
+
+    def close(self) -> None:
+        """Close all sockets and remove those that were made."""
+        self._remove()
+        for sock in self.given.values():
+            sock.close()
 
 
-def notify(environ: MutableMapping[str, str], state: str) -> None:
-    """Tell the service manager, if there is one (NOTIFY_SOCKET)."""
-    address = environ.get("NOTIFY_SOCKET")
-    if not address:
+def notify(environ: Mapping[str, str], state: str) -> None:
+    """Tell the service manager, if there is one (NOTIFY_SOCKET); never waits."""
+    name = environ.get("NOTIFY_SOCKET")
+    if not name:
         return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
     with (
         contextlib.suppress(OSError),
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
+        contextlib.nullcontext("\0" + name[1:])
+        if name.startswith("@")
+        else socket_address(Path(name)) as address,
     ):
         sock.setblocking(False)
         sock.sendto(state.encode(), address)

@@ -31,13 +31,13 @@ from sysmem_protocol.sysmem2 import (
     CoherencyDomain,
     Node,
 )
-from sysmemd import daemon
+from sysmemd import daemon, process
 from sysmemd.clock import TrioClock
 from sysmemd.config import Config, FormatCostSection, HeapSection, Limits, UsageSection
 from sysmemd.daemon import TrioReactor, heap_settings, platform
 from sysmemd.memory import SYSTEM_RAM
 from sysmemd.ports import Peer
-from sysmemd.sockets import StartError, listeners
+from sysmemd.sockets import Listeners, StartError
 from sysmemd.tree.choose import Question
 
 
@@ -134,7 +134,7 @@ async def running(directory: Path, log: Log, config: Config | None = None) -> As
         async with trio.open_nursery() as nursery:
 
             async def run() -> None:
-                await daemon.run(config, log, on_ready=ready.set)
+                await process.run(config, log, on_ready=ready.set)
 
             nursery.start_soon(run)
             await ready.wait()
@@ -219,10 +219,10 @@ async def test_a_signal_that_comes_with_the_sockets_stops_it_in_order(
 ) -> None:
     def signalled(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
-        return listeners(*arguments, **options)
+        return Listeners(*arguments, **options)
 
-    monkeypatch.setattr(daemon, "listeners", signalled)
-    await daemon.run(Config(runtime_dir=str(tmp_path)), log)
+    monkeypatch.setattr(process, "Listeners", signalled)
+    await process.run(Config(runtime_dir=str(tmp_path)), log)
     assert "stopping" in log.events("info")
     assert os.listdir(tmp_path) == []
 
@@ -672,16 +672,16 @@ async def test_news_that_can_not_be_processed_do_not_stop_it_nor_spin(
 async def test_what_the_machine_lacks_is_said(
     tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon, "missing_requirements", lambda: ["/proc must be mounted", "more"])
+    monkeypatch.setattr(process, "missing_requirements", lambda: ["/proc must be mounted", "more"])
     with pytest.raises(StartError, match="/proc must be mounted; more"):
-        await daemon.run(Config(runtime_dir=str(tmp_path)), log)
+        await process.run(Config(runtime_dir=str(tmp_path)), log)
 
 
 @pytest.mark.trio
 async def test_a_start_that_fails_leaves_nothing(tmp_path: Path, log: Log) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StartError, match="can't be used"):
-        await daemon.run(Config(runtime_dir=str(tmp_path / "file")), log)
+        await process.run(Config(runtime_dir=str(tmp_path / "file")), log)
 
 
 @pytest.mark.trio

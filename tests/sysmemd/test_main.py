@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from sysmemd import daemon
+from sysmemd import process as daemon_process
 from sysmemd.__main__ import configure, main, parser
 from sysmemd.config import Config, ConfigError
+from sysmemd.process import UnreachableError
 from sysmemd.sockets import StartError
 
 from ..users import as_root, let_through, user_process
@@ -84,7 +85,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
         if error is not None:
             raise error
 
-    monkeypatch.setattr(daemon, "run", run)
+    monkeypatch.setattr(daemon_process, "run", run)
 
 
 def test_the_end_in_order_is_0(
@@ -100,6 +101,7 @@ def test_the_end_in_order_is_0(
     [
         (StartError("no place"), "can't start", "no place"),
         (OSError(24, "Too many open files"), "can't start", "[Errno 24] Too many open files"),
+        (UnreachableError("another one"), "can't go on", "another one"),
         (KeyError("oh"), "the daemon failed", "KeyError: 'oh'"),
         (ExceptionGroup("tasks", [KeyError("oh")]), "the daemon failed", "KeyError: 'oh'"),
     ],

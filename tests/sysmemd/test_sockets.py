@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pytest
 from sysmem_protocol.library import Interface
 from sysmem_protocol.runtime import service_path, socket_address
 from sysmem_protocol.sysmem2 import Allocator
-from sysmemd.sockets import Permissions, RuntimeDirectory, StartError, listeners, notify
+from sysmemd.sockets import Listeners, Permissions, RuntimeDirectory, StartError, notify
 
 NAME = "fuchsia.sysmem2.Allocator"
 
@@ -50,14 +50,14 @@ def serving(
     group: str | None = None,
     environ: dict[str, str] | None = None,
 ) -> Iterator[socket.socket]:
-    made = listeners(
+    made = Listeners(
         {Allocator: Permissions(mode, group)},
         directory,
         environ={} if environ is None else environ,
         log=log,  # type: ignore[arg-type] # all that is said here
     )
-    with made as found:
-        yield found[Allocator]
+    with closing(made):
+        yield made.made[Allocator]
 
 
 def connect(directory: Path) -> socket.socket:
@@ -107,9 +107,9 @@ def test_each_service_has_permissions_of_its_own_and_the_directory_lets_all_of_t
     tmp_path: Path, log: Log, permitted: Permissions, reach: int
 ) -> None:
     directory = tmp_path / "run"
-    made = listeners({Allocator: Permissions(), Second: permitted}, directory, environ={}, log=log)  # type: ignore[arg-type] # see above
-    with made as found:
-        assert list(found) == [Allocator, Second]
+    made = Listeners({Allocator: Permissions(), Second: permitted}, directory, environ={}, log=log)  # type: ignore[arg-type] # see above
+    with closing(made):
+        assert list(made.made) == [Allocator, Second]
         assert permissions(service_path(directory, Allocator)) == 0o600
         assert permissions(service_path(directory, Second)) == permitted.mode
         assert permissions(directory) == reach
@@ -267,10 +267,10 @@ def test_the_lock_goes_with_the_daemon(tmp_path: Path, log: Log) -> None:
 # --- handed over ------------------------------------------------------------------------------------------------------
 
 _HAND_OVER = """
-import os, socket, sys
+import contextlib, os, socket, sys
 from pathlib import Path
 from sysmem_protocol.sysmem2 import Allocator
-from sysmemd.sockets import Permissions, StartError, listeners
+from sysmemd.sockets import Listeners, Permissions, StartError
 class Log:
     def debug(self, event, **fields): pass
     def warning(self, event, **fields): print("warning:", event, fields["name"])
@@ -293,8 +293,9 @@ environ = {"LISTEN_FDS": count, "LISTEN_FDNAMES": names, "NAME": "x"}
 if pid:
     environ["LISTEN_PID"] = pid.replace("own", str(os.getpid()))
 try:
-    with listeners({Allocator: Permissions()}, directory / "run", environ=environ, log=Log()) as found:
-        sock = found[Allocator]
+    made = Listeners({Allocator: Permissions()}, directory / "run", environ=environ, log=Log())
+    with contextlib.closing(made):
+        sock = {**made.given, **made.made}[Allocator]
         print(Path(sock.getsockname()).name, os.get_inheritable(sock.fileno()), (directory / "run").exists())
         print(environ)
 except StartError as error:

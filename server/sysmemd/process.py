@@ -1,0 +1,159 @@
+"""The daemon as a process of its own: its signals, limits and service sockets, and what the service manager is told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+
+import trio
+
+from sysmem_protocol.runtime import runtime_dir
+
+from .clock import TrioClock
+from .config import Config
+from .daemon import Serving, serving, socket_permissions
+from .memory import missing_requirements
+from .ports import Log
+from .sockets import Listeners, StartError, TakenError, notify
+from .worker import SWITCH_SECONDS
+
+#: What stops the daemon.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: How long after a socket was removed it is made again. Whoever removes a directory removes what is in it first, and
+#: must then find it empty.
+_REMOVAL_SECONDS = 0.2
+#: How long the daemon waits before it looks again, when the kernel could not tell it what it asked.
+_EXHAUSTED_SECONDS = 1.0
+#: How often the sockets are tried to be made again.
+_ATTEMPTS = 10
+
+
+class UnreachableError(Exception):
+    """No client can connect any more; the text says why."""
+
+
+async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Serve until SIGTERM or SIGINT, or until cancelled; then the sockets are gone.
+
+    `on_ready` is called once the service sockets accept. Raises :class:`StartError` when serving can't begin, and
+    :class:`UnreachableError` when the sockets were removed and can't be made again.
+    """
+    if missing := missing_requirements():
+        raise StartError("; ".join(missing))
+    _raise_descriptor_limit(log)
+    directory = runtime_dir(config.runtime_dir)
+    with contextlib.ExitStack() as stack:
+        # First: whoever sees a socket may already send a signal.
+        signals = stack.enter_context(trio.open_signal_receiver(*STOP_SIGNALS))
+        # Our caller may hold them back, so that none of them meets anybody but the receiver.
+        held_back = signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, held_back)
+        stack.callback(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(SWITCH_SECONDS)
+        listeners = Listeners(socket_permissions(config), directory, environ=os.environ, log=log)
+        stack.callback(listeners.close)
+        async with serving(config, log, TrioClock(log)) as server:
+            for interface, listener in listeners.given.items():
+                server.listen(interface, listener)
+            log.info("serving", runtime_dir=str(directory), pid=os.getpid())
+            notify(os.environ, "READY=1")
+            on_ready()
+            try:
+                error = await _first(
+                    partial(_stopped, signals, log), partial(_unreachable, listeners, server, log)
+                )
+            finally:
+                notify(os.environ, "STOPPING=1")
+    if error is not None:
+        raise error
+
+
+async def _first(
+    *ends: Callable[[], Awaitable[UnreachableError | None]],
+) -> UnreachableError | None:
+    """Return what the first of them returns, and cancel the others."""
+    results: list[UnreachableError | None] = []
+
+    async def wait(end: Callable[[], Awaitable[UnreachableError | None]]) -> None:
+        results.append(await end())
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for end in ends:
+            nursery.start_soon(wait, end)
+    return results[0]
+
+
+async def _stopped(signals: AsyncIterator[int], log: Log) -> None:
+    """Return when a signal says that the daemon is to stop."""
+    async for number in signals:
+        log.info("stopping", signal=signal.Signals(number).name)
+        return
+
+
+async def _unreachable(listeners: Listeners, server: Serving, log: Log) -> UnreachableError:
+    """Have the sockets that the daemon made accept, and make them again when they are removed.
+
+    Returns when that can't be done.
+    """
+    while True:
+        stop_listening = [server.listen(*listener) for listener in listeners.made.items()]
+        await _removal(listeners, log)
+        for stop in stop_listening:
+            stop()
+        if error := await _make_again(listeners, log):
+            return UnreachableError(str(error))
+        log.info("the service sockets are there again")
+
+
+async def _make_again(listeners: Listeners, log: Log) -> Exception | None:
+    """Make the sockets; return why that can't be done, if so. What may have been a passing shortage is tried again."""
+    for _ in range(_ATTEMPTS):
+        try:
+            listeners.make()
+        except TakenError as error:
+            return error
+        except (StartError, OSError) as error:
+            failure = error
+            log.error("the service sockets can't be made again yet", reason=str(error))
+            await trio.sleep(_EXHAUSTED_SECONDS)
+        else:
+            return None
+    return failure
+
+
+async def _removal(listeners: Listeners, log: Log) -> None:
+    """Return when sockets that the daemon made were removed; say which."""
+    if listeners.presence is None:
+        await trio.sleep_forever()
+    while True:
+        await trio.lowlevel.wait_readable(listeners.presence.fileno())
+        try:
+            removed = listeners.presence.missing()
+        except OSError as error:
+            log.error("it can't be told whether the service sockets are there", reason=str(error))
+            await trio.sleep(_EXHAUSTED_SECONDS)
+            continue
+        for path in removed:
+            remedy = "the daemon makes it again"
+            if path in listeners.handed_over:
+                remedy = "restart the unit or program that made it"
+            log.error("no new client can connect: a socket is gone", path=str(path), remedy=remedy)
+        if not listeners.handed_over.issuperset(removed):
+            await trio.sleep(_REMOVAL_SECONDS)
+            return
+
+
+def _raise_descriptor_limit(log: Log) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:  # a hard limit over what the kernel allows by now
+        log.warning("the descriptor limit stays", limit=soft, wanted=hard, reason=str(error))
+    else:
+        log.debug("descriptor limit", limit=hard)
