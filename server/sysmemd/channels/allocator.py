@@ -92,7 +92,7 @@ class AllocatorServer:
         collection = CollectionServer(self._service, request.buffer_collection_request)
         self._service.say_if_advisory(self._peer.uid)
         try:
-            token.turn_in(collection, self._client)
+            collection.node = token.turn_in(collection, self._client)
         except Misuse as error:
             collection.discard()
             token.connection.refuse(f"BindSharedCollection: {error}")

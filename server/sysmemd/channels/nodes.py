@@ -163,15 +163,12 @@ class TokenServer(NodeServer):
     def _forget(self) -> None:
         self._service.tokens.pop(self.koid, None)
 
-    def turn_in(self, collection: CollectionServer, client: ClientInfo | None) -> None:
-        """Become a collection, served by another channel; this one closes.
-
-        Raises :class:`Misuse` for a token that was released; nothing has changed then.
-        """
-        collection.node = self.node
-        self.node.bind(collection, client)
+    def turn_in(self, channel: NodeChannel, client: ClientInfo | None) -> Node:
+        """See :class:`.Token`."""
+        self.node.bind(channel, client)
         self._forget()
         self.connection.finish()
+        return self.node
 
     def duplicate_sync(self, request: sysmem2.CreateTokensRequest) -> sysmem2.CreateTokensResponse:
         assert request.rights_attenuation_masks is not None

@@ -14,7 +14,7 @@ import secrets
 import stat
 import time
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from sysmem_protocol.channel import AT_ONCE, Channel, Closing
 from sysmem_protocol.handles import Handle, status
@@ -25,9 +25,6 @@ from ..memory import Memory, attenuation_is_advisory
 from ..ports import ClientInfo, Clock, Log
 from ..tree import LogicalBufferCollection, Node, NodeChannel, Worker
 from .connection import Connection, Reactor, Refused, Server
-
-if TYPE_CHECKING:
-    from .nodes import TokenServer
 
 #: Which object a descriptor refers to.
 _Identity = tuple[int, int]
@@ -89,6 +86,19 @@ class CollectionIds:
         return self._last
 
 
+class Token(Protocol):
+    """The server of a token that can be turned in."""
+
+    node: Node
+    connection: Connection
+
+    def turn_in(self, channel: NodeChannel, client: ClientInfo | None) -> Node:
+        """Make the node a collection that is served on `channel`, and close the token's own.
+
+        Raises :class:`Misuse` for a token that was released; nothing has changed then.
+        """
+
+
 class Service:
     """The state that channels share, and the ports through which they act."""
 
@@ -117,7 +127,7 @@ class Service:
         self.worker = worker
         self.closing = closing
         #: Tokens that can be turned in, by the koid of their server end.
-        self.tokens: dict[int, TokenServer] = {}
+        self.tokens: dict[int, Token] = {}
         #: All collections, until their last node has left, by id.
         self.collections: dict[int, LogicalBufferCollection] = {}
         self.node_refs = NodeRefs()
@@ -191,7 +201,7 @@ class Service:
         for collection in list(self.collections.values()):
             collection.shut_down()
 
-    def find_token(self, client_end: Handle) -> TokenServer | None:
+    def find_token(self, client_end: Handle) -> Token | None:
         """The token whose client end this is, once everything sent on it before has been processed.
 
         None for whatever isn't the client end of a live, un-bound token. The handle stays the caller's.
@@ -216,7 +226,7 @@ class Service:
         finally:
             channel.take()
 
-    def _named(self, name: bytes) -> TokenServer | None:
+    def _named(self, name: bytes) -> Token | None:
         koid = name.removeprefix(self._prefix)
         if koid == name or not koid.isdigit():
             return None

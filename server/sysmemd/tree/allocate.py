@@ -12,46 +12,20 @@ nothing more can join.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from sysmem_protocol.sysmem2 import Error, Rights
 
 from ..constraints import Participant
 from ..ports import NoMemoryError
-from . import describe
-from .choose import Chosen, NoneChosen, Question
-from .describe import Level
+from .census import consider
+from .choose import Chosen, NoneChosen
+from .data import NodeData, PrunedSubtree
 from .failure import Cause, fail_subtree
 from .outcome import Allocated, Attempt
-from .ports import Buffers
+from .ports import Buffers, Level
 from .rights import delivered_rights, wants_vmos
-from .selection import Snapshot
 from .state import NodeKind
 from .walk import all_children, breadth_first
-
-if TYPE_CHECKING:
-    from .census import PrunedSubtree
-    from .node import Node
-
-
-def ask(subtree: PrunedSubtree) -> Question:
-    """Begin to allocate a pruned subtree in which every node is ready; what has to be found out for that."""
-    start = subtree.start
-    collection = start.collection
-    if start.parent is None:
-        collection.overdue.cancel()
-    if collection.verbose:
-        start.say(Level.INFO, "attempting allocation", tree=describe.tree(collection.root))
-    snapshot = Snapshot(start)
-    return Question(
-        snapshot=snapshot,
-        participants={node: node.participants() for node in snapshot.children},
-        engine=collection.engine,
-        platform=collection.platform,
-        max_selections=collection.max_group_selections,
-        verbose=collection.verbose,
-        having=None if collection.allocation is None else collection.having(collection.allocation),
-    )
 
 
 def conclude(
@@ -82,7 +56,7 @@ def conclude(
     _succeeded(subtree, answer, buffers)
 
 
-def participants_of(nodes: Iterable[Node]) -> list[Participant]:
+def participants_of(nodes: Iterable[NodeData]) -> list[Participant]:
     """What nodes bring to an aggregation, in their order."""
     return [participant for node in nodes for participant in node.participants()]
 
@@ -121,15 +95,15 @@ def _succeeded(subtree: PrunedSubtree, answer: Chosen, buffers: Buffers) -> None
         node.answer()
         for child in node.children:
             if child.subtree is not subtree:
-                collection.census.consider(child.subtree)
+                consider(child.subtree)
 
 
-def _failure_level(start: Node) -> Level:
+def _failure_level(start: NodeData) -> Level:
     """A failed root leaves nothing; from a failed attached subtree the others go on."""
     return Level.ERROR if start.parent is None else Level.WARNING
 
 
-def _failed(start: Node, result: Attempt) -> None:
+def _failed(start: NodeData, result: Attempt) -> None:
     """Every collection of the subtree, attached ones included, gets the error; then the subtree fails."""
     collection = start.collection
     collection.last_attempt = result

@@ -15,95 +15,53 @@ What has come up waits in `unattended` and `ready` until the collection settles.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .state import CONNECTED, READY, Isolation, State
-
-if TYPE_CHECKING:
-    from .node import Node
+from . import state
+from .data import NodeData, PrunedSubtree
+from .state import CONNECTED, READY, Event, Isolation, State
 
 
-class PrunedSubtree:
-    """A start node and all below it that is reached without passing an attached node: what is allocated together.
+def entered(node: NodeData) -> None:
+    """Count a new node, connected and not ready."""
+    node.subtree.unready += 1
+    node.collection.census.strong += not node.is_weak
+    node.attended = 1
+    if node.parent is not None:
+        node.parent.attended += 1
 
-    A node belongs to the same pruned subtree for life.
+
+def weakened(node: NodeData) -> None:
+    """Count a strong node that became weak."""
+    node.collection.census.strong -= 1
+
+
+def step(node: NodeData, event: Event) -> None:
+    """Change a node's state, the only place that does; `FAILED` is leaving the tree.
+
+    Raises `Misuse` when the event isn't allowed in its state.
     """
-
-    __slots__ = ("allocated", "start", "unready")
-
-    def __init__(self, start: Node) -> None:
-        self.start = start
-        self.unready = 0
-        self.allocated = False
-
-    @property
-    def may_start(self) -> bool:
-        """Whether it is this subtree's turn: it is the root's, or the one it is attached to has allocated."""
-        parent = self.start.parent
-        return parent is None or parent.subtree.allocated
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether an attempt to allocate is due."""
-        return not self.allocated and self.unready == 0 and self.start.in_tree and self.may_start
+    before, after = node.state, state.step(node.state, event)
+    node.state = after
+    if before not in READY and (after in READY or after is State.FAILED):
+        node.subtree.unready -= 1
+        if after is not State.FAILED:
+            consider(node.subtree)
+    if before in CONNECTED and after not in CONNECTED:
+        node.collection.census.strong -= not node.is_weak
+        _lost_one(node)
 
 
-class Census:
-    """The counts of one collection."""
+def consider(subtree: PrunedSubtree) -> None:
+    """Take note of a subtree for which something changed that it may have been waiting for."""
+    if subtree.is_ready:
+        subtree.start.collection.census.ready.append(subtree)
 
-    __slots__ = ("ready", "strong", "unattended")
 
-    def __init__(self) -> None:
-        #: Nodes that keep buffers alive: neither weak nor orphans.
-        self.strong = 0
-        #: Failure domains that lost their last connected client, innermost first.
-        self.unattended: list[Node] = []
-        #: Pruned subtrees that may have become ready.
-        self.ready: list[PrunedSubtree] = []
-
-    def entered(self, node: Node) -> None:
-        """A new node, connected and not ready, is in the tree."""
-        node.subtree.unready += 1
-        self.strong += not node.is_weak
-        node.attended = 1
-        if node.parent is not None:
-            node.parent.attended += 1
-
-    def weakened(self) -> None:
-        """A strong node became weak."""
-        self.strong -= 1
-
-    def moved(self, node: Node, before: State, after: State) -> None:
-        """A node went from one state to another; `FAILED` is leaving the tree."""
-        if before not in READY and (after in READY or after is State.FAILED):
-            node.subtree.unready -= 1
-            if after is not State.FAILED:
-                self.consider(node.subtree)
-        if before in CONNECTED and after not in CONNECTED:
-            self.strong -= not node.is_weak
-            self._lost_one(node)
-
-    def consider(self, subtree: PrunedSubtree) -> None:
-        """Something changed that a subtree may have been waiting for."""
-        if subtree.is_ready:
-            self.ready.append(subtree)
-
-    def take_unattended(self) -> list[Node]:
-        """The failure domains without a connected client, each of them once."""
-        taken, self.unattended = self.unattended, []
-        return taken
-
-    def take_ready(self) -> list[PrunedSubtree]:
-        """The pruned subtrees to attempt now, in breadth-first order of the tree."""
-        taken, self.ready = self.ready, []
-        return taken
-
-    def _lost_one(self, node: Node | None) -> None:
-        """`node` counts one less: itself, or a child."""
-        while node is not None:
-            node.attended -= 1
-            if node.attended:
-                return
-            if node.parent is None or node.isolation is not Isolation.PROPAGATE:
-                self.unattended.append(node)
-            node = node.parent
+def _lost_one(node: NodeData | None) -> None:
+    """Count one less in `node`: itself, or a child."""
+    while node is not None:
+        node.attended -= 1
+        if node.attended:
+            return
+        if node.parent is None or node.isolation is not Isolation.PROPAGATE:
+            node.collection.census.unattended.append(node)
+        node = node.parent

@@ -12,19 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from sysmem_protocol.sysmem2 import Error
 
 from ..constraints import Allocation, Participant, Platform
 from ..text import Block, printable
+from .data import NodeData
 from .effort import attempt_cost, effort, report_cost
 from .engine import Diagnosis, Engine, Joining
 from .outcome import RefusedSelection
 from .selection import Selection, Snapshot
-
-if TYPE_CHECKING:
-    from .node import Node
 
 
 class Having:
@@ -84,7 +82,7 @@ class Question:
     """Which selection suits everybody?"""
 
     snapshot: Snapshot
-    participants: dict[Node, tuple[Participant, ...]]
+    participants: dict[NodeData, tuple[Participant, ...]]
     engine: Engine
     platform: Platform
     max_selections: int

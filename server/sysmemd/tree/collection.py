@@ -10,23 +10,22 @@ from typing import Any, Final
 from ..constraints import Allocation, Platform
 from ..ports import ClientInfo, Clock, Log, NoMemoryError
 from . import describe
-from .allocate import ask, conclude, participants_of
-from .census import Census, PrunedSubtree
-from .choose import Chosen, Having, NoneChosen
-from .describe import Level
+from .allocate import conclude, participants_of
+from .choose import Chosen, Having, NoneChosen, Question
+from .data import CollectionData, NodeData, PrunedSubtree
 from .engine import DEFAULT_ENGINE, Engine
 from .failure import Cause, fail
 from .node import Node
-from .outcome import Attempt
 from .overdue import Overdue
-from .ports import BufferMaker, Buffers, Inline, NodeChannel, Worker
+from .ports import BufferMaker, Buffers, Inline, Level, NodeChannel, Worker
+from .selection import Snapshot
 from .walk import all_children, allocated_children, breadth_first, compare_breadth_first
 
 #: Group selections that an attempt may try; a choice of a few dozen is generous and takes no time.
 DEFAULT_MAX_GROUP_SELECTIONS: Final = 64
 
 
-class LogicalBufferCollection:
+class LogicalBufferCollection(CollectionData):
     """One collection: participants who agree, through a tree of nodes, on buffers that they then share."""
 
     def __init__(
@@ -51,51 +50,25 @@ class LogicalBufferCollection:
         daemon's own unless a test says otherwise. `worker` works out what an attempt comes to; without one that is done
         at once.
         """
-        self.id = id
-        #: The collection's name as set so far; empty when nobody named it.
-        self.name = ""
-        self._name_priority: int | None = None
-        #: Whether a client asked for verbose logging.
-        self.verbose = False
+        super().__init__(id, engine)
         self.platform = platform
-        self.engine = engine
         self.max_group_selections = max_group_selections
-        #: What the root's attempt came to; None before, and when it failed.
-        self.allocation: Allocation | None = None
-        #: The buffers, once they are allocated.
-        self.buffers: Buffers | None = None
-        #: The last attempt that finished, the root's or an attached subtree's.
-        self.last_attempt: Attempt | None = None
         self._holds_strong = False
         self._having: Having | None = None
-        #: Whether an attempt is under way. Until it is over nobody may say anything to a node.
-        self.busy = False
         self._when_idle: list[Callable[[], None]] = []
         self._settling = False
         #: The pruned subtrees that are still to be attempted in this pass.
         self._to_attempt: deque[PrunedSubtree] = deque()
-        #: Whether the root has failed: no node is left.
-        self.is_gone = False
-        self.census = Census()
         self._memory = memory
         self._worker = worker or Inline()
         self._log = log.bind(collection_id=id)
         self._on_gone = on_gone
-        self._last_node_number = 0
         self.overdue = Overdue(clock, self._warn_overdue)
-        self.root = Node(self, channel, client)
-
-    def __repr__(self) -> str:
-        return f"<LogicalBufferCollection {self.id} {self.name!r}>"
+        self.root: Node = Node(self, channel, client)
 
     # --- for the daemon -----------------------------------------------------------------------------------------------
 
-    @property
-    def is_allocated(self) -> bool:
-        """Whether the buffers were allocated."""
-        return self.allocation is not None
-
-    def nodes(self) -> Iterator[Node]:
+    def nodes(self) -> Iterator[NodeData]:
         """All nodes in the tree, breadth first; none when the collection is gone."""
         return iter(()) if self.is_gone else breadth_first(self.root, all_children)
 
@@ -111,16 +84,9 @@ class LogicalBufferCollection:
 
     # --- for the tree -------------------------------------------------------------------------------------------------
 
-    def next_node_number(self) -> int:
-        """The number of a new node: 1, 2, 3, …"""
-        self._last_node_number += 1
-        return self._last_node_number
-
-    def offer_name(self, priority: int, name: str) -> None:
-        """Take a name if it is the first or of a greater priority than every earlier one; cut at its first NUL."""
-        if self._name_priority is None or priority > self._name_priority:
-            self._name_priority = priority
-            self.name = name.partition("\0")[0]
+    def move_warning(self, deadline: int) -> None:
+        """See :meth:`.CollectionData.move_warning`."""
+        self.overdue.move(deadline)
 
     def settle(self) -> None:
         """Do what the last event made possible, until nothing changes.
@@ -137,21 +103,11 @@ class LogicalBufferCollection:
         finally:
             self._settling = False
 
-    def having(self, existing: Allocation) -> Having:
-        """Those who have `existing` and are in the tree.
-
-        These come breadth first, and after them those who have joined since, in the order in which they did.
-        """
-        if self._having is None:
-            nodes = breadth_first(self.root, allocated_children)
-            self._having = Having(existing, participants_of(nodes))
-        return self._having
-
     def participants_changed(self) -> None:
         """Somebody who has the buffers left the tree, or has a new name."""
         self._having = None
 
-    def say(self, level: Level, event: str, node: Node | None = None, **fields: Any) -> None:
+    def say(self, level: Level, event: str, node: NodeData | None = None, **fields: Any) -> None:
         """Log one line about the collection, or one of its nodes."""
         about = {} if node is None else describe.who(node)
         getattr(self._log, level.value)(event, collection_name=self.name, **about, **fields)
@@ -173,9 +129,37 @@ class LogicalBufferCollection:
         return bool(self._to_attempt)
 
     def _attempt(self, subtree: PrunedSubtree) -> None:
-        question = ask(subtree)
+        question = self._question(subtree)
         self.busy = True
         self._worker.run(question.answer, partial(self._answered, subtree), question.cost)
+
+    def _question(self, subtree: PrunedSubtree) -> Question:
+        """Begin to allocate a pruned subtree in which every node is ready: return what has to be found out for that."""
+        start = subtree.start
+        if start is self.root:
+            self.overdue.cancel()
+        if self.verbose:
+            start.say(Level.INFO, "attempting allocation", tree=describe.tree(self.root))
+        snapshot = Snapshot(start)
+        return Question(
+            snapshot=snapshot,
+            participants={node: node.participants() for node in snapshot.children},
+            engine=self.engine,
+            platform=self.platform,
+            max_selections=self.max_group_selections,
+            verbose=self.verbose,
+            having=None if self.allocation is None else self._those_having(self.allocation),
+        )
+
+    def _those_having(self, existing: Allocation) -> Having:
+        """Those who have `existing` and are in the tree.
+
+        These come breadth first, and after them those who have joined since, in the order in which they did.
+        """
+        if self._having is None:
+            nodes = breadth_first(self.root, allocated_children)
+            self._having = Having(existing, participants_of(nodes))
+        return self._having
 
     def _answered(self, subtree: PrunedSubtree, answer: Chosen | NoneChosen | Exception) -> None:
         """An attempt is worked out: if it is the root's and has come to something, the buffers are made now."""

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ..text import Block
+from .data import NodeData
 from .state import READY, Isolation, NodeKind, State
 from .walk import all_children, depth_first, joined_children
-
-if TYPE_CHECKING:
-    from .node import Node
-
 
 #: Levels by which a tree is indented at most, lest a chain of thousands of nodes becomes megabytes of spaces.
 MAX_INDENT: Final = 32
 
 
-class Level(enum.Enum):
-    """How loudly something is said."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-def who(node: Node) -> dict[str, Any]:
+def who(node: NodeData) -> dict[str, Any]:
     """The fields that every log line about a node carries."""
     return {
         "node": f"{node.kind.value} {node.number}",
@@ -35,7 +22,7 @@ def who(node: Node) -> dict[str, Any]:
     }
 
 
-def tree(start: Node) -> Block:
+def tree(start: NodeData) -> Block:
     """The tree from `start` down, one line a node, children indented under their parent."""
     base = start.depth
     return Block(
@@ -46,7 +33,7 @@ def tree(start: Node) -> Block:
     )
 
 
-def describe(node: Node) -> str:
+def describe(node: NodeData) -> str:
     """One node in one line."""
     marks = [
         *(["attached"] if node.isolation is Isolation.DO_NOT_PROPAGATE else []),
@@ -59,7 +46,7 @@ def describe(node: Node) -> str:
     return f"{node.kind.value} {node.number}: {node.client}: {node.state.value}{extra}"
 
 
-def waiting_for(root: Node) -> dict[str, Any]:
+def waiting_for(root: NodeData) -> dict[str, Any]:
     """Who takes part in the initial allocation and how far they are, by name and id.
 
     Orphans without constraints hold nothing up and add nothing; they are left out.
@@ -88,6 +75,6 @@ def waiting_for(root: Node) -> dict[str, Any]:
     }
 
 
-def is_group(node: Node) -> bool:
+def is_group(node: NodeData) -> bool:
     """Whether a node is a group, connected or not."""
     return node.kind is NodeKind.GROUP

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from .describe import Level, who
-from .state import STOPS_FAILURE
+from .census import step
+from .data import NodeData
+from .describe import who
+from .ports import Level
+from .state import STOPS_FAILURE, Event
 from .walk import all_children, breadth_first
-
-if TYPE_CHECKING:
-    from .node import Node
 
 
 class Cause(enum.Enum):
@@ -52,7 +52,7 @@ LOUDNESS: Final = {
 }
 
 
-def stopping_point(node: Node) -> Node:
+def stopping_point(node: NodeData) -> NodeData:
     """Where the failure of `node` stops: this node and everything below it fails."""
     while node.parent is not None:
         if STOPS_FAILURE[node.isolation, node.has_allocated]:
@@ -61,12 +61,12 @@ def stopping_point(node: Node) -> Node:
     return node
 
 
-def fail(node: Node, cause: Cause, reason: str = "") -> None:
+def fail(node: NodeData, cause: Cause, reason: str = "") -> None:
     """Fail `node` and, as far as isolation lets it, what is above it, with everything below."""
     fail_subtree(stopping_point(node), cause, node, reason)
 
 
-def fail_subtree(top: Node, cause: Cause, first: Node, reason: str = "") -> None:
+def fail_subtree(top: NodeData, cause: Cause, first: NodeData, reason: str = "") -> None:
     """Fail `top` and everything below it, bottom up, and nothing above it; `first` is where it began."""
     collection = top.collection
     leaving = list(breadth_first(top, all_children))
@@ -86,6 +86,19 @@ def fail_subtree(top: Node, cause: Cause, first: Node, reason: str = "") -> None
         **fields,
     )
     for node in reversed(leaving):
-        node.leave()
+        _leave(node)
     if whole:
         collection.end()
+
+
+def _leave(node: NodeData) -> None:
+    """Take a node out of the tree, after everything below it; close what it owned."""
+    was_connected = node.is_connected
+    step(node, Event.FAIL)
+    if node.parent is not None:
+        del node.parent.children[node]
+    if node.has_allocated:
+        node.collection.participants_changed()
+    if was_connected:
+        node.channel.close()
+    node.close()

@@ -9,145 +9,55 @@ also when it raises: then they are closed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from sysmem_protocol.sysmem2 import BufferCollectionConstraints, Error, SingleBufferSettings
 
-from ..constraints import Participant
 from ..explaining import listing
-from ..ports import ClientInfo, Closeable, Signal
+from ..ports import ClientInfo, Signal
 from ..text import Block
-from .census import PrunedSubtree
+from . import census
 from .client_names import attached_to, renamed
-from .describe import Level
+from .data import CollectionData, NodeData
 from .failure import Cause, fail
 from .outcome import Allocated
-from .ports import Misuse, NodeChannel, NotInCollection
+from .ports import Level, Misuse, NodeChannel, NotInCollection
 from .rights import ALL_RIGHTS, attenuated
-from .state import CONNECTED, DISPENSABLE, RELEASED, Event, Isolation, NodeKind, State, step
-from .trackings import Trackings, closed_if_refused
+from .state import DISPENSABLE, Event, Isolation, NodeKind, State, step
+from .trackings import closed_if_refused
 from .walk import nearest_common_ancestor
 
-if TYPE_CHECKING:
-    from .collection import LogicalBufferCollection
 
-
-class Node:
+class Node(NodeData):
     """One place in the tree of a collection: a token, a collection view or a group.
 
     Made only by :class:`LogicalBufferCollection` (the root) and by other nodes. A node that has failed stays an object
     but has left the tree: only :meth:`fail` and :meth:`client_closed` may still be called on it, and do nothing.
     """
 
-    __slots__ = (
-        "_channel",
-        "_participants",
-        "_trackings",
-        "_weak_ok",
-        "_weak_ok_for_children",
-        "attended",
-        "children",
-        "client",
-        "collection",
-        "constraints",
-        "depth",
-        "has_constraints",
-        "is_weak",
-        "isolation",
-        "kind",
-        "must_match",
-        "number",
-        "outcome",
-        "parent",
-        "ref",
-        "rights_mask",
-        "state",
-        "subtree",
-    )
+    __slots__ = ()
 
     def __init__(
         self,
-        collection: LogicalBufferCollection,
+        collection: CollectionData,
         channel: NodeChannel,
         client: ClientInfo,
         *,
-        parent: Node | None = None,
+        parent: NodeData | None = None,
         kind: NodeKind = NodeKind.TOKEN,
         rights_mask: int = ALL_RIGHTS,
         isolation: Isolation = Isolation.PROPAGATE,
     ) -> None:
         """Add a node to the tree, as the last child of `parent`."""
-        self.collection = collection
-        self.parent = parent
-        #: In order of creation; only the keys mean something.
-        self.children: dict[Node, None] = {}
-        self.kind = kind
-        self.state = State.GROUP if kind is NodeKind.GROUP else State.TOKEN
-        self.isolation = isolation
-        self.client = client
-        self.rights_mask = rights_mask
-        self.is_weak: bool = parent is not None and parent.is_weak
-        self._weak_ok: bool = parent is not None and parent._weak_ok_for_children
-        self._weak_ok_for_children: bool = self._weak_ok
-        #: What SetConstraints said; None (with `has_constraints`) is an empty table.
-        self.constraints: BufferCollectionConstraints | None = None
-        self.has_constraints = False
-        #: The settings of SetConstraints' must_match_vmo.
-        self.must_match: SingleBufferSettings | None = None
-        #: What the node's (logical) allocation came to; None before.
-        self.outcome: Allocated | Error | None = None
-        #: What proves this node to IsAlternateFor, made by whoever serves GetNodeRef; closed when the node leaves.
-        self.ref: Closeable | None = None
-        self._channel = channel
-        self._participants: tuple[Participant, ...] | None = None
-        self._trackings = Trackings()
-        #: Counts siblings in order of creation; unique in the collection; for log lines.
-        self.number = collection.next_node_number()
-        self.depth: int = 0 if parent is None else parent.depth + 1
-        if parent is None or isolation is Isolation.DO_NOT_PROPAGATE:
-            self.subtree = PrunedSubtree(self)
-        else:
-            self.subtree = parent.subtree
-        #: Kept by the census: who is connected here or below.
-        self.attended = 0
-        if parent is not None:
-            parent.children[self] = None
-        collection.census.entered(self)
-
-    def __repr__(self) -> str:
-        return f"<Node {self.number} of {self.collection.id}: {self.state.value}>"
-
-    # --- what a node is -----------------------------------------------------------------------------------------------
-
-    @property
-    def channel(self) -> NodeChannel:
-        """The server end that serves this node, or served it last."""
-        return self._channel
-
-    @property
-    def in_tree(self) -> bool:
-        """Whether the node hasn't failed; orphans are in the tree."""
-        return self.state is not State.FAILED
-
-    @property
-    def is_released(self) -> bool:
-        """Whether Release was received; the client may have closed its end since (an orphan) or not."""
-        return self.state in RELEASED
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether a client holds the other end of the channel: neither an orphan nor failed."""
-        return self.state in CONNECTED
-
-    @property
-    def has_allocated(self) -> bool:
-        """Whether the node's (logical) allocation succeeded."""
-        return isinstance(self.outcome, Allocated)
-
-    @property
-    def is_weak_ok(self) -> bool:
-        """Whether SetWeakOk holds for this node, its own or inherited."""
-        return self._weak_ok
+        super().__init__(
+            collection,
+            channel,
+            client,
+            parent=parent,
+            kind=kind,
+            rights_mask=rights_mask,
+            isolation=isolation,
+        )
+        census.entered(self)
 
     # --- messages that every node understands -----------------------------------------------------------------------
 
@@ -171,14 +81,14 @@ class Node:
     def set_debug_timeout_log_deadline(self, deadline: int) -> None:
         """SetDebugTimeoutLogDeadline: move the first warning that allocation is taking a while (monotonic, ns)."""
         self.expect_message()
-        self.collection.overdue.move(deadline)
+        self.collection.move_warning(deadline)
 
     def set_verbose_logging(self) -> None:
         """SetVerboseLogging: log in detail from now on, for the whole collection."""
         self.expect_message()
         self.collection.verbose = True
 
-    def is_alternate_for(self, other: Node) -> bool:
+    def is_alternate_for(self, other: NodeData) -> bool:
         """IsAlternateFor: whether the nearest common ancestor is a group, so that at most one of both is selected.
 
         Raises :class:`NotInCollection` for a node of another collection or one that has left the tree.
@@ -194,7 +104,7 @@ class Node:
         self._weak_ok = True
         if not self.is_weak:
             self.is_weak = True
-            self.collection.census.weakened()
+            census.weakened(self)
             self.collection.settle()
 
     def set_weak_ok(self, for_child_nodes_also: bool = False) -> None:
@@ -247,7 +157,7 @@ class Node:
         The channel it had gets no call any more; the caller closes it. `client`, the Allocator's debug client info,
         replaces the token's if there is some.
         """
-        self._step(Event.BIND)
+        census.step(self, Event.BIND)
         self.kind = NodeKind.COLLECTION
         self._channel = channel
         if client is not None:
@@ -265,7 +175,7 @@ class Node:
         `must_match` are the settings of must_match_vmo. This can be what the allocation was waiting for: then it is
         attempted before this returns.
         """
-        self._step(Event.SET_CONSTRAINTS)
+        census.step(self, Event.SET_CONSTRAINTS)
         self.constraints = constraints
         self.must_match = must_match
         self.has_constraints = True
@@ -287,7 +197,7 @@ class Node:
         step(self.state, Event.WAIT)
         if self.is_weak and not self._weak_ok:
             raise Misuse("WaitForAllBuffersAllocated on a weak collection without SetWeakOk")
-        self._step(Event.WAIT)
+        census.step(self, Event.WAIT)
 
     def check_all_buffers_allocated(self) -> Error | None:
         """CheckAllBuffersAllocated: PENDING, why there are no buffers, or None when they are there."""
@@ -335,14 +245,14 @@ class Node:
         step(self.state, Event.ALL_CHILDREN_PRESENT)
         if not self.children:
             raise Misuse("AllChildrenPresent on a group without children")
-        self._step(Event.ALL_CHILDREN_PRESENT)
+        census.step(self, Event.ALL_CHILDREN_PRESENT)
         self.collection.settle()
 
     # --- the end of a node --------------------------------------------------------------------------------------------
 
     def release(self) -> None:
         """Release: the client end will close without failing anything. Takes effect when it does."""
-        self._step(Event.RELEASE)
+        census.step(self, Event.RELEASE)
 
     def client_closed(self) -> None:
         """The client end is closed and everything sent on it was processed: an orphan after Release, else a failure."""
@@ -350,7 +260,7 @@ class Node:
             if self.in_tree:
                 fail(self, Cause.CLOSED)
         elif self.is_connected:
-            self._step(Event.CLOSE)
+            census.step(self, Event.CLOSE)
             self._channel.close()
         self.collection.settle()
 
@@ -360,58 +270,7 @@ class Node:
             fail(self, Cause.MISUSE, reason)
         self.collection.settle()
 
-    # --- for the rest of the tree -----------------------------------------------------------------------------------
-
-    def allocate(self, allocated: Allocated) -> None:
-        """The node has (logically) allocated."""
-        self.outcome = allocated
-        self._trackings.hand_over(allocated.buffers)
-
-    def participants(self) -> tuple[Participant, ...]:
-        """What the node brings to an aggregation: its constraints and its must_match_vmo; nothing if it set none.
-
-        The same objects as long as nothing about them changes, for the engine keeps what it works out with them.
-        """
-        if self._participants is None:
-            self._participants = ()
-            name, id = self.client.name, self.client.id
-            if self.has_constraints:
-                self._participants += (Participant(self.constraints, name, id),)
-            if self.must_match is not None:
-                engine = self.collection.engine
-                self._participants += (engine.must_match(self.must_match, name, id),)
-        return self._participants
-
-    def answer(self) -> None:
-        """Tell a collection's client, if there is one that listens, that `outcome` was set."""
-        if self.kind is NodeKind.COLLECTION and self.is_connected and not self.is_released:
-            self._channel.allocated()
-
-    def leave(self) -> None:
-        """Leave the tree, after everything below has left it; close what the node owned."""
-        was_connected = self.is_connected
-        self._step(Event.FAIL)
-        if self.parent is not None:
-            del self.parent.children[self]
-        if self.has_allocated:
-            self.collection.participants_changed()
-        if was_connected:
-            self._channel.close()
-        self._trackings.close()
-        if self.ref is not None:
-            self.ref.close()
-
-    def say(self, level: Level, event: str, **fields: Any) -> None:
-        """Log a line about this node."""
-        self.collection.say(level, event, self, **fields)
-
     # --- inside -------------------------------------------------------------------------------------------------------
-
-    def _step(self, event: Event) -> None:
-        """The only place where a node changes its state."""
-        before = self.state
-        self.state = step(before, event)
-        self.collection.census.moved(self, before, self.state)
 
     def _create_tokens(
         self, channels: Sequence[NodeChannel], masks: Sequence[int], message: str

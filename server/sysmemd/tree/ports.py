@@ -7,6 +7,7 @@ a `Worker` and a `BufferMaker`, which may be done at once.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
@@ -27,6 +28,15 @@ class Misuse(Exception):
 
 class NotInCollection(Exception):
     """The node asked about belongs to another collection, or has left the tree."""
+
+
+class Level(enum.Enum):
+    """How loudly something is said."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
 class NodeChannel(Protocol):

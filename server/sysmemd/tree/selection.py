@@ -9,13 +9,10 @@ never counted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
+from .data import NodeData
 from .describe import is_group
 from .walk import breadth_first, depth_first, joined_children
-
-if TYPE_CHECKING:
-    from .node import Node
 
 
 class Snapshot:
@@ -23,10 +20,10 @@ class Snapshot:
 
     __slots__ = ("children", "groups", "start")
 
-    def __init__(self, start: Node) -> None:
+    def __init__(self, start: NodeData) -> None:
         self.start = start
         #: Every node in breadth-first order, with its children in order of creation.
-        self.children: dict[Node, tuple[Node, ...]] = {
+        self.children: dict[NodeData, tuple[NodeData, ...]] = {
             node: tuple(joined_children(node)) for node in breadth_first(start, joined_children)
         }
         self.groups = frozenset(filter(is_group, self.children))
@@ -46,17 +43,17 @@ class Selection:
 
     __slots__ = ("_chosen", "_groups", "_snapshot")
 
-    def __init__(self, snapshot: Snapshot, chosen: Mapping[Node, int] | None = None) -> None:
+    def __init__(self, snapshot: Snapshot, chosen: Mapping[NodeData, int] | None = None) -> None:
         """The selection with the choices given, and child 0 in the groups that it doesn't name."""
         self._snapshot = snapshot
         self._chosen = dict(chosen or {})
         #: Visible groups in order of rank, each with its children.
-        self._groups: dict[Node, tuple[Node, ...]] = {}
+        self._groups: dict[NodeData, tuple[NodeData, ...]] = {}
         for node in depth_first(snapshot.start, self._visible_children):
             if node in snapshot.groups:
                 self._groups[node] = snapshot.children[node]
 
-    def _visible_children(self, node: Node) -> Iterable[Node]:
+    def _visible_children(self, node: NodeData) -> Iterable[NodeData]:
         children = self._snapshot.children[node]
         if node in self._snapshot.groups:
             return (children[self._chosen.get(node, 0)],)
@@ -67,11 +64,11 @@ class Selection:
         """The index of the child selected, for every visible group in order of rank."""
         return tuple(self._chosen.get(group, 0) for group in self._groups)
 
-    def visible(self) -> Iterator[Node]:
+    def visible(self) -> Iterator[NodeData]:
         """The nodes that take part, in breadth-first order."""
         return breadth_first(self._snapshot.start, self._visible_children)
 
-    def hidden(self) -> Iterator[Node]:
+    def hidden(self) -> Iterator[NodeData]:
         """The children that visible groups didn't select; all below them is hidden with them."""
         for group, children in self._groups.items():
             selected = self._chosen.get(group, 0)

@@ -5,7 +5,7 @@
 A node is in one `State`. What happens to it is an `Event`: a message on its channel, the turn-in of its token, the
 close of its client end, or a failure that reached it. `TRANSITIONS` says for every state which events are allowed and
 which state follows; an event that isn't listed is a breach of the protocol: `step` raises `Misuse` and nothing has
-changed. Only `Node` keeps a state, and it changes it only by `step`. Rules that need more than the state (a mask of 0,
+changed. Only `census.step` changes the state of a node, by `step`. Rules that need more than the state (a mask of 0,
 a weak collection, a group without children) are checked by the node before it steps.
 
                               Bind                     SetConstraints               Wait

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .node import Node
+from .data import NodeData
 
 
-def breadth_first(start: Node, children: Callable[[Node], Iterable[Node]]) -> Iterator[Node]:
+def breadth_first(
+    start: NodeData, children: Callable[[NodeData], Iterable[NodeData]]
+) -> Iterator[NodeData]:
     """`start` and all below it level by level, siblings in order of creation."""
-    level: list[Node] = [start]
+    level: list[NodeData] = [start]
     while level:
         yield from level
         level = [child for node in level for child in children(node)]
 
 
-def depth_first(start: Node, children: Callable[[Node], Iterable[Node]]) -> Iterator[Node]:
+def depth_first(
+    start: NodeData, children: Callable[[NodeData], Iterable[NodeData]]
+) -> Iterator[NodeData]:
     """`start` and all below it in pre-order: parents before children, earlier siblings and all below before later."""
     stack = [start]
     while stack:
@@ -26,22 +28,22 @@ def depth_first(start: Node, children: Callable[[Node], Iterable[Node]]) -> Iter
         stack.extend(reversed(tuple(children(node))))
 
 
-def all_children(node: Node) -> Iterable[Node]:
+def all_children(node: NodeData) -> Iterable[NodeData]:
     """Every child."""
     return node.children
 
 
-def joined_children(node: Node) -> Iterable[Node]:
+def joined_children(node: NodeData) -> Iterable[NodeData]:
     """The children that allocate together with `node`: the attached ones left out."""
     return [child for child in node.children if child.subtree is node.subtree]
 
 
-def allocated_children(node: Node) -> Iterable[Node]:
+def allocated_children(node: NodeData) -> Iterable[NodeData]:
     """The children that have (logically) allocated."""
     return [child for child in node.children if child.has_allocated]
 
 
-def compare_breadth_first(one: Node, other: Node) -> int:
+def compare_breadth_first(one: NodeData, other: NodeData) -> int:
     """Negative, 0 or positive: whether `one` comes before, is, or comes after `other` in breadth-first order."""
     if one.depth != other.depth:
         return one.depth - other.depth
@@ -52,7 +54,7 @@ def compare_breadth_first(one: Node, other: Node) -> int:
     return one.number - other.number
 
 
-def nearest_common_ancestor(one: Node, other: Node) -> Node:
+def nearest_common_ancestor(one: NodeData, other: NodeData) -> NodeData:
     """The lowest node that has both below it; a node counts as its own ancestor."""
     while one is not other:
         deeper, shallower = (one, other) if one.depth >= other.depth else (other, one)

@@ -18,8 +18,7 @@ from sysmem_protocol.channel import Channel
 from sysmem_protocol.handles import Handle, channel_pair, eventpair
 from sysmem_protocol.sysmem2 import BufferCollection, Node
 from sysmemd.channels.connection import Refused
-from sysmemd.channels.nodes import TokenServer
-from sysmemd.channels.service import CollectionIds, is_event
+from sysmemd.channels.service import CollectionIds, Token, is_event
 
 from .support import Bench, Client, header, wanting
 
@@ -96,7 +95,7 @@ def test_an_end_that_has_a_name_is_refused_and_closed(bench: Bench) -> None:
 # --- find_token -------------------------------------------------------------------------------------------------------
 
 
-def find(bench: Bench, end: Handle) -> TokenServer | None:
+def find(bench: Bench, end: Handle) -> Token | None:
     """What is found; the end stays ours meanwhile."""
     with end:
         found = bench.service.find_token(end)

@@ -82,6 +82,7 @@ class TreeAndModel(RuleBasedStateMachine):
         known = {node for node, _ in self.pairs}
         for child, model_child in zip(parent.children, modelled.children, strict=True):
             if child not in known:
+                assert isinstance(child, Node)
                 self.pairs.append((child, model_child))
 
     def hosts(self) -> list[tuple[Node, ModelNode]]:

@@ -5,6 +5,7 @@ Work is counted, not timed: calls of functions, builtin ones included.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,11 +33,13 @@ def counted() -> Iterator[Work]:
         work.calls += event in ("call", "c_call")
 
     previous = sys.getprofile()
+    gc.disable()  # hypothesis is called by each collection
     sys.setprofile(count)
     try:
         yield work
     finally:
         sys.setprofile(previous)
+        gc.enable()
 
 
 def chain(world: World, size: int) -> list[Node]:

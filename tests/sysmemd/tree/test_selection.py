@@ -28,6 +28,7 @@ def every_selection(start: Node) -> list[tuple[int, ...]]:
 def settle_all(world: World, viable: set[Node]) -> None:
     """Everybody gets ready; leaves that aren't viable ask for what can't be had."""
     for node in list(world.collection.nodes()):
+        assert isinstance(node, Node)
         if node.kind.value == "group":
             node.all_children_present()
         else:

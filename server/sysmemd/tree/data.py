@@ -1,0 +1,287 @@
+"""The tree as data: a collection, its nodes, its pruned subtrees, and what is counted about them.
+
+The rules are elsewhere, each where it has a name: :mod:`.census` counts, :mod:`.failure` takes nodes out of the tree,
+:mod:`.node` adds what may be said to a node, :mod:`.collection` drives.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from sysmem_protocol.sysmem2 import BufferCollectionConstraints, Error, SingleBufferSettings
+
+from ..constraints import Allocation, Participant
+from ..ports import ClientInfo, Closeable
+from .engine import Engine
+from .outcome import Allocated, Attempt
+from .ports import Buffers, Level, NodeChannel
+from .rights import ALL_RIGHTS
+from .state import CONNECTED, RELEASED, Isolation, NodeKind, State
+from .trackings import Trackings
+
+
+class NodeData:
+    """One place in the tree of a collection: a token, a collection view or a group. A failed one has left it."""
+
+    __slots__ = (
+        "_channel",
+        "_participants",
+        "_trackings",
+        "_weak_ok",
+        "_weak_ok_for_children",
+        "attended",
+        "children",
+        "client",
+        "collection",
+        "constraints",
+        "depth",
+        "has_constraints",
+        "is_weak",
+        "isolation",
+        "kind",
+        "must_match",
+        "number",
+        "outcome",
+        "parent",
+        "ref",
+        "rights_mask",
+        "state",
+        "subtree",
+    )
+
+    def __init__(
+        self,
+        collection: CollectionData,
+        channel: NodeChannel,
+        client: ClientInfo,
+        *,
+        parent: NodeData | None = None,
+        kind: NodeKind = NodeKind.TOKEN,
+        rights_mask: int = ALL_RIGHTS,
+        isolation: Isolation = Isolation.PROPAGATE,
+    ) -> None:
+        """Add a node to the tree, as the last child of `parent`."""
+        self.collection = collection
+        self.parent = parent
+        #: In order of creation; only the keys mean something.
+        self.children: dict[NodeData, None] = {}
+        self.kind = kind
+        self.state = State.GROUP if kind is NodeKind.GROUP else State.TOKEN
+        self.isolation = isolation
+        self.client = client
+        self.rights_mask = rights_mask
+        self.is_weak: bool = parent is not None and parent.is_weak
+        self._weak_ok: bool = parent is not None and parent._weak_ok_for_children
+        self._weak_ok_for_children: bool = self._weak_ok
+        #: What SetConstraints said; None (with `has_constraints`) is an empty table.
+        self.constraints: BufferCollectionConstraints | None = None
+        self.has_constraints = False
+        #: The settings of SetConstraints' must_match_vmo.
+        self.must_match: SingleBufferSettings | None = None
+        #: What the node's (logical) allocation came to; None before.
+        self.outcome: Allocated | Error | None = None
+        #: What proves this node to IsAlternateFor, made by whoever serves GetNodeRef; closed when the node leaves.
+        self.ref: Closeable | None = None
+        self._channel = channel
+        self._participants: tuple[Participant, ...] | None = None
+        self._trackings = Trackings()
+        #: Counts siblings in order of creation; unique in the collection; for log lines.
+        self.number = collection.next_node_number()
+        self.depth: int = 0 if parent is None else parent.depth + 1
+        if parent is None or isolation is Isolation.DO_NOT_PROPAGATE:
+            self.subtree = PrunedSubtree(self)
+        else:
+            self.subtree = parent.subtree
+        #: Kept by the census: who is connected here or below.
+        self.attended = 0
+        if parent is not None:
+            parent.children[self] = None
+
+    def __repr__(self) -> str:
+        return f"<Node {self.number} of {self.collection.id}: {self.state.value}>"
+
+    @property
+    def channel(self) -> NodeChannel:
+        """The server end that serves this node, or served it last."""
+        return self._channel
+
+    @property
+    def in_tree(self) -> bool:
+        """Whether the node hasn't failed; orphans are in the tree."""
+        return self.state is not State.FAILED
+
+    @property
+    def is_released(self) -> bool:
+        """Whether Release was received; the client may have closed its end since (an orphan) or not."""
+        return self.state in RELEASED
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a client holds the other end of the channel: neither an orphan nor failed."""
+        return self.state in CONNECTED
+
+    @property
+    def has_allocated(self) -> bool:
+        """Whether the node's (logical) allocation succeeded."""
+        return isinstance(self.outcome, Allocated)
+
+    @property
+    def is_weak_ok(self) -> bool:
+        """Whether SetWeakOk holds for this node, its own or inherited."""
+        return self._weak_ok
+
+    def allocate(self, allocated: Allocated) -> None:
+        """The node has (logically) allocated."""
+        self.outcome = allocated
+        self._trackings.hand_over(allocated.buffers)
+
+    def participants(self) -> tuple[Participant, ...]:
+        """What the node brings to an aggregation: its constraints and its must_match_vmo; nothing if it set none.
+
+        The same objects as long as nothing about them changes, for the engine keeps what it works out with them.
+        """
+        if self._participants is None:
+            self._participants = ()
+            name, id = self.client.name, self.client.id
+            if self.has_constraints:
+                self._participants += (Participant(self.constraints, name, id),)
+            if self.must_match is not None:
+                engine = self.collection.engine
+                self._participants += (engine.must_match(self.must_match, name, id),)
+        return self._participants
+
+    def answer(self) -> None:
+        """Tell a collection's client, if there is one that listens, that `outcome` was set."""
+        if self.kind is NodeKind.COLLECTION and self.is_connected and not self.is_released:
+            self._channel.allocated()
+
+    def close(self) -> None:
+        """Close what the node owned besides its channel."""
+        self._trackings.close()
+        if self.ref is not None:
+            self.ref.close()
+
+    def say(self, level: Level, event: str, **fields: Any) -> None:
+        """Log a line about this node."""
+        self.collection.say(level, event, self, **fields)
+
+
+class PrunedSubtree:
+    """A start node and all below it that is reached without passing an attached node: what is allocated together.
+
+    A node belongs to the same pruned subtree for life.
+    """
+
+    __slots__ = ("allocated", "start", "unready")
+
+    def __init__(self, start: NodeData) -> None:
+        self.start = start
+        self.unready = 0
+        self.allocated = False
+
+    @property
+    def may_start(self) -> bool:
+        """Whether it is this subtree's turn: it is the root's, or the one it is attached to has allocated."""
+        parent = self.start.parent
+        return parent is None or parent.subtree.allocated
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether an attempt to allocate is due."""
+        return not self.allocated and self.unready == 0 and self.start.in_tree and self.may_start
+
+
+class Census:
+    """The counts of one collection; see :mod:`.census`."""
+
+    __slots__ = ("ready", "strong", "unattended")
+
+    def __init__(self) -> None:
+        #: Nodes that keep buffers alive: neither weak nor orphans.
+        self.strong = 0
+        #: Failure domains that lost their last connected client, innermost first.
+        self.unattended: list[NodeData] = []
+        #: Pruned subtrees that may have become ready.
+        self.ready: list[PrunedSubtree] = []
+
+    def take_unattended(self) -> list[NodeData]:
+        """Return the failure domains without a connected client, each of them once, and forget them."""
+        taken, self.unattended = self.unattended, []
+        return taken
+
+    def take_ready(self) -> list[PrunedSubtree]:
+        """Return the pruned subtrees that may have become ready, and forget them."""
+        taken, self.ready = self.ready, []
+        return taken
+
+
+class CollectionData(ABC):
+    """What holds for all nodes of one collection."""
+
+    root: NodeData
+
+    def __init__(self, id: int, engine: Engine) -> None:
+        self.id = id
+        self.engine = engine
+        #: The collection's name as set so far; empty when nobody named it.
+        self.name = ""
+        self._name_priority: int | None = None
+        #: Whether a client asked for verbose logging.
+        self.verbose = False
+        #: What the root's attempt came to; None before, and when it failed.
+        self.allocation: Allocation | None = None
+        #: The buffers, once they are allocated.
+        self.buffers: Buffers | None = None
+        #: The last attempt that finished, the root's or an attached subtree's.
+        self.last_attempt: Attempt | None = None
+        #: Whether an attempt is under way. Until it is over nobody may say anything to a node.
+        self.busy = False
+        #: Whether the root has failed: no node is left.
+        self.is_gone = False
+        self.census = Census()
+        self._last_node_number = 0
+
+    def __repr__(self) -> str:
+        return f"<LogicalBufferCollection {self.id} {self.name!r}>"
+
+    @property
+    def is_allocated(self) -> bool:
+        """Whether the buffers were allocated."""
+        return self.allocation is not None
+
+    def next_node_number(self) -> int:
+        """The number of a new node: 1, 2, 3, …"""
+        self._last_node_number += 1
+        return self._last_node_number
+
+    def offer_name(self, priority: int, name: str) -> None:
+        """Take a name if it is the first or of a greater priority than every earlier one; cut at its first NUL."""
+        if self._name_priority is None or priority > self._name_priority:
+            self._name_priority = priority
+            self.name = name.partition("\0")[0]
+
+    @abstractmethod
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when no attempt is under way: now or later."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Do what the last event made possible, until nothing changes."""
+
+    @abstractmethod
+    def move_warning(self, deadline: int) -> None:
+        """Move the first warning that allocation is taking a while (monotonic, ns)."""
+
+    @abstractmethod
+    def participants_changed(self) -> None:
+        """Take note that somebody who has the buffers left the tree, or has a new name."""
+
+    @abstractmethod
+    def say(self, level: Level, event: str, node: NodeData | None = None, **fields: Any) -> None:
+        """Log one line about the collection, or one of its nodes."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Take note that the root has left the tree, and all others before it."""

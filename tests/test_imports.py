@@ -1,0 +1,98 @@
+"""Arrows between modules point one way: no circle, also none through an import that is hidden or only checks types."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ["protocol/sysmem_protocol", "server/sysmemd", "client/sysmem"]
+_PLANES = "a process that maps no image as arrays loads neither numpy nor what describes planes"
+_PLUGIN = "pytest loads the plugin in every run, also in those that use nothing of it"
+#: Imports within our packages that are not at the top of their module, with the reason. Only these may close a circle.
+HIDDEN = {
+    ("sysmem_protocol.library", "sysmem_protocol.json_data"): "users find to_dict() on every table",
+    ("sysmem._vmo", "sysmem._planes"): _PLANES,
+    ("sysmem._vmo", "sysmem_protocol.sizes"): _PLANES,
+    ("sysmem.pytest_plugin", "sysmem.blocking"): _PLUGIN,
+}
+
+
+def modules(package: str) -> dict[str, Path]:
+    top = ROOT / package
+    names = {
+        ".".join((top.name, *path.relative_to(top).with_suffix("").parts)): path
+        for path in top.rglob("*.py")
+    }
+    return {name.removesuffix(".__init__"): path for name, path in names.items()}
+
+
+MODULES = {name: path for package in PACKAGES for name, path in modules(package).items()}
+
+
+def imports(name: str) -> Iterator[tuple[str, bool]]:
+    """Our modules that one imports, and whether the import is at the top of it."""
+    path = MODULES[name]
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    tree = ast.parse(path.read_bytes())
+    for statement in ast.walk(tree):
+        found: list[str] = []
+        if isinstance(statement, ast.Import):
+            found = [alias.name for alias in statement.names]
+        elif isinstance(statement, ast.ImportFrom):
+            above = package[: len(package) - statement.level + 1] if statement.level else []
+            base = ".".join([*above, *filter(None, [statement.module])])
+            members = [f"{base}.{alias.name}" for alias in statement.names]
+            found = [member if member in MODULES else base for member in members]
+        yield from ((each, statement in tree.body) for each in found if each in MODULES)
+
+
+def test_no_circle() -> None:
+    graph = {
+        name: {other for other, _ in imports(name) if (name, other) not in HIDDEN} - {name}
+        for name in MODULES
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" ← ".join(error.args[1]))
+
+
+def test_no_hidden_import() -> None:
+    hidden = {(name, other) for name in MODULES for other, at_top in imports(name) if not at_top}
+    assert hidden == set(HIDDEN)
+
+
+#: Rooms above client and server, which use both.
+ABOVE = ("sysmem.testing", "sysmem.pytest_plugin", "sysmem.sysmemctl")
+
+
+def within(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+@pytest.mark.parametrize(
+    ("lower", "higher"),
+    [
+        ("sysmem_protocol", ("sysmem", "sysmemd")),
+        ("sysmemd", ("sysmem",)),
+        ("sysmem", ("sysmemd", *ABOVE)),
+        ("sysmemd.constraints", ("sysmemd.explaining", "sysmemd.tree", "sysmemd.channels")),
+        ("sysmemd.explaining", ("sysmemd.tree", "sysmemd.channels")),
+        ("sysmemd.memory", ("sysmemd.tree", "sysmemd.channels", "sysmemd.constraints")),
+        ("sysmemd.tree", ("sysmemd.channels", "sysmemd.memory")),
+    ],
+)
+def test_what_is_lower_does_not_know_what_is_higher(lower: str, higher: tuple[str, ...]) -> None:
+    found = [
+        f"{name} imports {other}"
+        for name in MODULES
+        if within(name, lower) and not within(name, *ABOVE)
+        for other, _ in imports(name)
+        if within(other, *higher)
+    ]
+    assert not found
