@@ -24,6 +24,8 @@ are. `close()` doesn't talk and isn't awaited.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sizes import ImageFormat
 from sysmem_protocol.sysmem2 import (
@@ -58,7 +60,7 @@ from ._async.nodes import (
 )
 from ._errors import DaemonUnavailableError, HandleClosedError, PeerClosedError, SysmemError
 from ._plain import constraints
-from ._vmo import BufferCollectionInfo, EventPair, NodeRef, Vmo, VmoBuffer, VmoInfo
+from ._vmo import BufferCollectionInfo, EventPair, Mapping, NodeRef, Vmo, VmoBuffer, VmoInfo
 
 __all__ = [
     "SYSTEM_RAM_HEAP",
@@ -83,6 +85,7 @@ __all__ = [
     "Heap",
     "ImageFormat",
     "ImageFormatConstraints",
+    "Mapping",
     "Node",
     "NodeRef",
     "NoneUsage",
@@ -103,3 +106,15 @@ __all__ = [
     "constraints",
     "formats",
 ]
+
+if TYPE_CHECKING:
+    from . import blocking as blocking
+else:
+
+    def __getattr__(name):
+        """Import the blocking face when it's asked for: a program of the async one doesn't need it."""
+        if name != "blocking":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return import_module(f"{__name__}.blocking")

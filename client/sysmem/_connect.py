@@ -15,6 +15,7 @@ from sysmem_protocol.sysmem2 import MAX_DEBUG_NAME_BYTES, Allocator, SetDebugCli
 
 from ._calls import datagram, encode_request
 from ._errors import DaemonUnavailableError
+from ._timeouts import seconds
 
 
 def process_name() -> str:
@@ -61,6 +62,7 @@ def connected(
     Raises :class:`DaemonUnavailableError` when no daemon accepts connections, `TimeoutError` when one doesn't in time,
     and `OSError` for what isn't its fault.
     """
+    timeout = seconds(timeout)
     first = hello(name, id)
     path = service_path(find_runtime_dir(runtime_dir), Allocator)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

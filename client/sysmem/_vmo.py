@@ -16,6 +16,7 @@ from sysmem_protocol import sysmem2
 from sysmem_protocol.handles import Handle, WithBlock
 from sysmem_protocol.library import UINT64, Field, HandleKind, HandleType, Nested, Vector, table
 
+from ._arguments import descriptor
 from ._holders import holders
 
 if TYPE_CHECKING:
@@ -62,6 +63,20 @@ class Vmo(Handle):
     """The memory of one buffer: a descriptor that is opened for what the participant's rights allow."""
 
     __slots__ = ()
+
+    def fileno(self) -> int:
+        """The descriptor, still owned by this object.
+
+        Participants that want to lock the buffer against each other use `fcntl.flock`: each participant's VMO is an
+        open file description of its own, so they exclude each other, in one process too.
+
+        Of the locks that `fcntl` sets (`fcntl.lockf`, `F_SETLK`, `F_OFD_SETLK`) a program may use those on bytes below
+        2**62, with a length, for example `fcntl.lockf(vmo.fileno(), fcntl.LOCK_EX, 1)`. From byte 2**62 on the daemon
+        holds read locks for as long as it runs, by which it knows who still has the buffer. A length of 0, which is
+        the default, reaches to the end of these bytes: `fcntl.lockf(vmo.fileno(), fcntl.LOCK_EX)` waits for ever.
+        Do not unlock the bytes from 2**62 on with `F_OFD_SETLK`: this counts as closing the buffer.
+        """
+        return super().fileno()
 
     @property
     def size(self) -> int:
@@ -154,16 +169,7 @@ def borrowed(value: Handle | int | None, kind: type[H] | None = None) -> Iterato
     if value is None or (kind is not None and isinstance(value, kind)):
         yield value
         return
-    if not isinstance(value, int) or isinstance(value, bool):
-        expected = "an int" if kind is None else f"a {kind.__name__} or an int"
-        raise TypeError(f"expected {expected}, not {type(value).__name__}")
-    if value < 0:
-        raise ValueError(f"{value} is no descriptor")
-    try:
-        os.fstat(value)
-    except OSError as error:
-        raise ValueError(f"descriptor {value} isn't open") from error
-    handle = Handle(value)
+    handle = Handle(descriptor(value, kind))
     try:
         yield handle
     finally:

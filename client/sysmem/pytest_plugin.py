@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sysmem_protocol.runtime import socket_address
+
 if TYPE_CHECKING:
     from .blocking import Allocator
 
@@ -122,7 +124,8 @@ def running_daemon(*arguments: str) -> Iterator[Daemon]:
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify,
             log_path.open("wb") as log,
         ):
-            notify.bind(os.fspath(directory / "notify"))
+            with socket_address(directory / "notify") as address:
+                notify.bind(address)
             process = subprocess.Popen(
                 [sys.executable, "-m", "sysmemd", "--runtime-dir", runtime_dir, *arguments],
                 stdin=subprocess.DEVNULL,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from . import blocking
 from ._errors import DaemonUnavailableError, PeerClosedError
+from ._timeouts import deadline, remaining, seconds
 
 _WHERE = (
     "where the sockets are (default: $SYSMEM_RUNTIME_DIR, $XDG_RUNTIME_DIR/sysmem, /run/sysmem)"
@@ -26,9 +27,10 @@ def ping(options: argparse.Namespace) -> int:
     """Connect and wait for an answer, as a health check."""
     start = time.perf_counter()
     try:
-        with blocking.connect(options.runtime_dir) as allocator:
+        end = deadline(options.timeout)
+        with blocking.connect(options.runtime_dir, timeout=remaining(end)) as allocator:
             # No token has koid 0: an answer, and no trace in the daemon.
-            allocator.validate_buffer_collection_token(0, timeout=options.timeout)
+            allocator.validate_buffer_collection_token(0, timeout=remaining(end))
     except TimeoutError:
         print(f"sysmemctl: no answer within {options.timeout:g} s", file=sys.stderr)
         return 1
@@ -37,6 +39,13 @@ def ping(options: argparse.Namespace) -> int:
         return 1
     print(f"answered in {(time.perf_counter() - start) * 1000:.1f} ms")
     return 0
+
+
+def _timeout(text: str) -> float | None:
+    try:
+        return seconds(float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,10 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--runtime-dir", default=argparse.SUPPRESS, metavar="DIR", help=_WHERE)
     command.add_argument(
         "--timeout",
-        type=float,
+        type=_timeout,
         default=5.0,
         metavar="SECONDS",
-        help="how long to wait (default: 5)",
+        help="how long to wait (default: 5); 'inf' waits for ever",
     )
     command.set_defaults(run=ping)
     return parser

@@ -6,6 +6,7 @@ Each table's encoder and decoder is put together once from its members and then 
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -26,6 +27,7 @@ from .library import (
     Table,
     Vector,
     WireType,
+    plain_int,
     table,
 )
 from .message import HEADER, MAX_MESSAGE_BYTES
@@ -160,7 +162,7 @@ def _encoder(wire: WireType) -> _Encode:
         case Integer():
             return _integer_encoder(wire.minimum, wire.maximum, wire.bits)
         case Enumeration():
-            return _integer_encoder(0, (1 << wire.bits) - 1, wire.bits)
+            return _enumeration_encoder(wire)
         case String():
             return _string_encoder(wire.max_bytes)
         case Vector():
@@ -183,14 +185,26 @@ def _encode_bool(value: Any, _: list[Handle]) -> bool:
 
 def _integer_encoder(minimum: int, maximum: int, bits: int) -> _Encode:
     def encode_integer(value: Any, _: list[Handle]) -> int:
-        if not isinstance(value, int) or isinstance(value, bool):
+        number = value if type(value) is int else plain_int(value)
+        if not isinstance(number, int) or isinstance(number, bool):
             raise _wrong_type("an int", value)
-        number = int(value)
         if not minimum <= number <= maximum:
             raise EncodeValueError(f"{number} doesn't fit {bits} bits ({minimum} to {maximum})")
-        return number
+        return int(number)
 
     return encode_integer
+
+
+def _enumeration_encoder(wire: Enumeration) -> _Encode:
+    """Plain numbers and the enum's own members; those of other enums have other meanings."""
+    encode_integer = _integer_encoder(0, (1 << wire.bits) - 1, wire.bits)
+
+    def encode_enumeration(value: Any, handles: list[Handle]) -> Any:
+        if isinstance(value, enum.Enum) and not isinstance(value, wire.type):
+            raise _wrong_type(f"a {wire.type.__name__} or a plain int", value)
+        return encode_integer(value, handles)
+
+    return encode_enumeration
 
 
 def _string_encoder(max_bytes: int) -> _Encode:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import hashlib
+import operator
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -211,10 +212,37 @@ def table(cls: type[T]) -> type[T]:
 
 @dataclass_transform(frozen_default=True)
 def struct(cls: type[T]) -> type[T]:
-    """Make a class a struct: positional or keyword, immutable, its members in order of declaration."""
-    made: Any = dataclasses.dataclass(frozen=True, slots=True)(cls)
-    made.members = tuple(_members(made))
+    """Make a class a struct: positional or keyword, immutable, its members in order of declaration.
+
+    Numbers of other libraries (numpy's integers) become Python's, whose arithmetic doesn't overflow.
+    """
+    declared: Any = cls
+    declared.members = tuple(_members(cls))
+    numbers = [
+        member.name
+        for member in declared.members
+        if isinstance(member.field.type, Integer | Enumeration)
+    ]
+
+    def plain_numbers(self: Any) -> None:
+        for name in numbers:
+            value = getattr(self, name)
+            if type(value) is not int:
+                object.__setattr__(self, name, plain_int(value))
+
+    declared.__post_init__ = plain_numbers
+    made: Any = dataclasses.dataclass(frozen=True, slots=True)(declared)
     return typing.cast("type[T]", made)
+
+
+def plain_int(value: Any) -> Any:
+    """An integer of any library (whatever has `__index__`) as Python's; members of enums and all else unchanged."""
+    if isinstance(value, bool | enum.Enum) or not hasattr(type(value), "__index__"):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:  # numpy's booleans and arrays have one that refuses
+        return value
 
 
 # --- interfaces ---------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ RUNTIME_DIR_VARIABLE = "SYSMEM_RUNTIME_DIR"
 SYSTEM_RUNTIME_DIR = Path("/run/sysmem")
 #: Bytes of a Unix socket's path that fit `sockaddr_un`, the closing NUL left out.
 MAX_SOCKET_PATH_BYTES = 107
+#: Bytes of a file name that fit behind the name of any descriptor.
+_MAX_SOCKET_NAME_BYTES = MAX_SOCKET_PATH_BYTES - len(f"/proc/self/fd/{2**31}/")
 
 
 def runtime_dir(
@@ -45,15 +47,18 @@ def service_path(directory: Path, interface: type[Interface]) -> Path:
 
 @contextlib.contextmanager
 def socket_address(path: Path) -> Iterator[str]:
-    """An address for `bind` or `connect` that reaches `path`, however long that is, within the with-block.
+    """An address for `bind`, `connect` or `sendto` that reaches `path`, however long that is, within the with-block.
 
-    Raises `OSError` when the directory of a long path can't be opened.
+    Raises `OSError` when the directory of a long path can't be opened, or when there is no socket of a name that is
+    itself too long (which only `connect` and `sendto` can reach).
     """
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
         yield os.fspath(path)
         return
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    name = f"/{path.name}" if len(os.fsencode(path.name)) <= _MAX_SOCKET_NAME_BYTES else ""
+    opened = path.parent if name else path
+    fd = os.open(opened, os.O_PATH | os.O_CLOEXEC)
     try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
+        yield f"/proc/self/fd/{fd}{name}"
     finally:
-        os.close(directory)
+        os.close(fd)

@@ -20,6 +20,7 @@ from .formats import (
     traits,
 )
 from .images2 import PixelFormat
+from .library import plain_int
 from .sysmem2 import ImageFormatConstraints, SizeU
 
 U32_MAX = 0xFFFF_FFFF
@@ -141,6 +142,10 @@ class ImageFormat:
     color_space: int | None = None
     #: x, y, width, height.
     display_rect: tuple[int, int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("pixel_format", "bytes_per_row", "pixel_format_modifier"):
+            object.__setattr__(self, name, plain_int(getattr(self, name)))
 
     @classmethod
     def of(cls, constraints: ImageFormatConstraints, size: SizeU | None = None) -> ImageFormat:

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import anyio
+import numpy as np
 import pytest
 
 import sysmem
@@ -544,6 +546,34 @@ def test_from_fd_takes_channels_only() -> None:
         with pytest.raises(ValueError, match="regular file"):
             blocking.BufferCollectionToken.from_fd(file.fileno())
         assert not file.closed
+
+
+def test_from_fd_takes_numbers_only(ends: Ends) -> None:
+    with socket.socket(fileno=ends[0]) as sock:
+        with pytest.raises(TypeError, match=r"expected an int, not socket; its detach\(\) gives"):
+            blocking.BufferCollectionToken.from_fd(sock)  # type: ignore[arg-type]  # what is tested
+        number = np.int64(sock.fileno())
+        with pytest.raises(ValueError, match="descriptor 99999 isn't open"):
+            blocking.BufferCollectionToken.from_fd(99999)
+        with blocking.BufferCollectionToken.from_fd(number) as token:  # type: ignore[arg-type]  # as above
+            assert token.detach() == sock.fileno()
+
+
+def test_an_object_of_the_other_face_is_named_as_such(token: Any) -> None:
+    other = sysmem.BufferCollectionToken.__new__(sysmem.BufferCollectionToken)
+    bind = blocking.Allocator.bind_shared_collection
+    with pytest.raises(TypeError) as caught:
+        bind(token, other)  # type: ignore[arg-type]  # what is tested
+    assert str(caught.value) == (
+        "expected a sysmem.blocking.BufferCollectionToken, not sysmem.BufferCollectionToken: "
+        "an object can be used with its own face only"
+    )
+    with pytest.raises(TypeError, match=r"Token, not NoneType$"):
+        bind(token, None)  # type: ignore[arg-type]  # as above
+    with pytest.raises(
+        TypeError, match=r"a sysmem\.BufferColl.*, not sysmem\.blocking\.Buff.*face"
+    ):
+        anyio.run(sysmem.Allocator.bind_shared_collection, other, token)  # type: ignore[arg-type]  # as above
 
 
 def test_dropping_without_close_closes_and_warns(ends: Ends) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import fcntl
 import os
 import socket
 import subprocess
@@ -473,3 +474,21 @@ def test_the_daemon_s_end_is_seen_by_all(sysmemd: Daemon, allocator: blocking.Al
         assert sysmemd.process.wait(WAIT) == 0
         with pytest.raises(sysmem.DaemonUnavailableError):
             blocking.connect(sysmemd.runtime_dir)
+
+
+def test_which_locks_of_a_vmo_a_program_may_use(
+    buffers: tuple[blocking.BufferCollection, sysmem.BufferCollectionInfo],
+) -> None:
+    collection, info = buffers
+    with collection.wait_for_all_buffers_allocated(timeout=WAIT) as other:
+        one, two = info.buffers[0].vmo, other.buffers[0].vmo
+        assert one is not None
+        assert two is not None
+        fcntl.flock(one.fileno(), fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(two.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(one.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+        with pytest.raises(BlockingIOError):  # it would wait for ever
+            fcntl.lockf(one.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for said in ("fcntl.flock", "2**62", "waits for ever"):
+        assert said in str(sysmem.Vmo.fileno.__doc__)

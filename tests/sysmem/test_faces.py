@@ -75,16 +75,26 @@ def test_importing_needs_neither_daemon_nor_event_loop(module: str) -> None:
     assert result.stdout == "[]\n"
 
 
+def test_the_blocking_face_is_imported_when_it_is_asked_for() -> None:
+    program = """if True:
+        import sys, sysmem
+        assert "sysmem.blocking" not in sys.modules
+        assert sysmem.blocking.connect is sys.modules["sysmem.blocking"].connect
+        sysmem.nothing
+    """
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "AttributeError: module 'sysmem' has no attribute 'nothing'" in result.stderr
+
+
 def test_the_public_names_agree_with_the_type_checker(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     program = tmp_path / "program.py"
     program.write_text(
         """
 import sysmem
-from sysmem import blocking
 
-with blocking.connect() as allocator:
-    collection: blocking.BufferCollection = allocator.allocate_non_shared_collection()
+with sysmem.blocking.connect() as allocator:
+    collection: sysmem.blocking.BufferCollection = allocator.allocate_non_shared_collection()
     with collection.wait_for_all_buffers_allocated(timeout=1) as info:
         with info.buffers[0].map() as view:
             view[:5] = b"hello"

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy
 import pytest
@@ -153,6 +154,11 @@ def test_rows_that_no_image_has_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         buffer.planes(sysmem.ImageFormat(pixel_format, SizeU(10, 10), bytes_per_row))
+
+
+def test_numbers_of_numpy_do_not_overflow() -> None:
+    row: Any = numpy.uint8(16)
+    assert sysmem.ImageFormat(F.R8, SizeU(row, row), row).byte_size() == 256
 
 
 @pytest.mark.parametrize("pixel_format", EXPECTED, ids=lambda f: f.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,12 @@ def test_what_a_test_leaves_is_told(pytester: pytest.Pytester) -> None:
     )
     result.assert_outcomes(passed=3, failed=1, errors=1)
     result.stdout.fnmatch_lines(["*sysmemd still holds 1 descriptors more*"])
+
+
+def test_a_long_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / ("t" * 100)
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    with running_daemon() as daemon, blocking.connect(daemon.runtime_dir) as allocator:
+        assert directory in daemon.runtime_dir.parents
+        assert allocator.validate_buffer_collection_token(0, timeout=20) is False

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import cbor2
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,6 +54,7 @@ from sysmem_protocol.sysmem2 import (
     Rights,
     SetDebugClientInfoRequest,
     SizeU,
+    VideoUsage,
     VmoBuffer,
 )
 
@@ -673,6 +675,28 @@ def test_an_encoding_error_names_the_place(
     with pytest.raises(error) as caught:
         encode(make())
     assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("number", [np.uint8(4), np.int64(4), np.array(4), CpuUsage.WRITE])
+def test_whatever_has_an_index_is_an_int(number: Any) -> None:
+    made = BufferCollectionConstraints(usage=BufferUsage(cpu=number), min_buffer_count=number)
+    plain = BufferCollectionConstraints(usage=BufferUsage(cpu=4), min_buffer_count=4)
+    assert encode(made) == encode(plain)
+
+
+@pytest.mark.parametrize("number", [True, np.bool_(True), np.array([4]), 4.0, np.float32(4)])
+def test_what_has_none_is_not(number: Any) -> None:
+    for made in (BufferCollectionConstraints(min_buffer_count=number), BufferUsage(cpu=number)):
+        with pytest.raises(EncodeTypeError, match="expected an int"):
+            encode(made)
+
+
+@pytest.mark.parametrize("other", [VideoUsage.CAPTURE, Error.NOT_FOUND, PixelFormat.NV12])
+def test_a_member_of_another_enum_is_refused(other: Any) -> None:
+    with pytest.raises(
+        EncodeTypeError, match=r"^\$\.cpu: expected a CpuUsage or a plain int, not "
+    ):
+        encode(BufferUsage(cpu=other))
 
 
 def test_encoding_errors_are_what_python_calls_them() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import pytest
 
 from sysmem_protocol.library import (
@@ -120,6 +121,18 @@ def test_tables_are_equal_when_the_same_fields_are_set_to_the_same() -> None:
 def test_repr_shows_the_fields_that_are_set() -> None:
     assert repr(Shape()) == "Shape()"
     assert repr(Shape(filled=False, corners=3)) == "Shape(corners=3, filled=False)"
+
+
+def test_the_numbers_of_a_struct_become_pythons_own() -> None:
+    width: Any = np.uint8(200)
+    point = Point(width, 3)
+    assert (type(point.x), type(point.y)) == (int, int)
+    assert point.x * 2 == 400
+    text: Any = "a"
+    assert (Point(text, True).x, Point(text, True).y) == (
+        text,
+        True,
+    )  # refused when it's encoded, which says where
 
 
 def test_structs_are_positional_or_keyword_immutable_and_complete() -> None:

@@ -72,3 +72,15 @@ def test_a_path_of_any_length_can_be_listened_and_connected_at(length: int) -> N
 def test_a_long_path_without_its_directory_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), socket_address(tmp_path / ("d" * 200) / "s"):
         pass
+
+
+def test_a_name_that_is_itself_too_long_can_be_connected_to(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        with socket_address(tmp_path / "short") as address:
+            listener.bind(address)
+        listener.listen()
+        path = (tmp_path / "short").rename(tmp_path / ("s" * 255))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+            with socket_address(path) as address:
+                client.connect(address)
+            assert path.name not in address

@@ -370,16 +370,19 @@ def test_what_was_handed_over_and_can_not_be_used(
 # --- telling the service manager --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("abstract", [False, True], ids=["path", "abstract"])
-def test_the_service_manager_is_told(tmp_path: Path, abstract: bool) -> None:
+@pytest.mark.parametrize("where", ["notify", "d" * 200 + "/notify", "@"])
+def test_the_service_manager_is_told(tmp_path: Path, where: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        if abstract:
+        if where == "@":
             manager.bind("")
             address = manager.getsockname().decode()
             name = "@" + address[1:]
         else:
-            name = str(tmp_path / "notify")
-            manager.bind(name)
+            path = tmp_path / where
+            path.parent.mkdir(exist_ok=True)
+            with socket_address(path) as address:
+                manager.bind(address)
+            name = str(path)
         notify({"NOTIFY_SOCKET": name}, "READY=1")
         assert manager.recv(100) == b"READY=1"
 

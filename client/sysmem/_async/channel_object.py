@@ -12,6 +12,7 @@ from sysmem_protocol.codec import DecodeError, Decoder
 from sysmem_protocol.handles import Handle, describe, is_seqpacket
 from sysmem_protocol.library import HandleKind, HandleType, Interface, Method, Table
 
+from .._arguments import descriptor
 from .._errors import SysmemError
 from .._vmo import BufferCollectionInfo, NodeRef, Vmo, VmoBuffer, VmoInfo
 from .client_end import ClientEnd
@@ -48,11 +49,15 @@ class ChannelObject(WithBlock):
     def from_fd(cls, fd: int) -> Self:
         """Become the owner of a client end that came from another process, say.
 
-        Raises `ValueError` for a descriptor that can't be one, and leaves it alone then.
+        Raises `TypeError` for what is no descriptor's number (a socket object, say, whose `detach()` gives it), and
+        `ValueError` for a descriptor that can't be a client end. The descriptor is left alone then.
         """
-        if not is_seqpacket(fd):
-            raise ValueError(f"descriptor {fd} is {describe(fd)}, not the client end of a channel")
-        return cls(fd)
+        number = descriptor(fd)
+        if not is_seqpacket(number):
+            raise ValueError(
+                f"descriptor {number} is {describe(number)}, not the client end of a channel"
+            )
+        return cls(number)
 
     # --- the descriptor -------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import MalformedMessage, Message
 
 from .._calls import Call, Calls, datagram, encode_request
+from .._timeouts import seconds
 from .sleepers import Sleepers
 
 #: Connecting must not hold up other tasks.
@@ -35,18 +36,20 @@ class ClientEnd:
 
     async def send(self, method: Method, request: Table | None, timeout: float | None) -> None:
         """Send a one-way request; the handles in it stay the table's."""
+        allowed = seconds(timeout)
         body, handles = encode_request(method, request)
         await anyio.lowlevel.checkpoint()
-        with anyio.move_on_after(timeout):
+        with anyio.move_on_after(allowed):
             await self._send(datagram(method, body), handles)
             return
         raise TimeoutError("the daemon took no message in time; nothing was sent")
 
     async def call(self, method: Method, request: Table | None, timeout: float | None) -> Message:
         """Send a request and wait for its answer, which the caller then owns. Handles as in :meth:`send`."""
+        allowed = seconds(timeout)
         body, handles = encode_request(method, request)
         await anyio.lowlevel.checkpoint_if_cancelled()
-        with anyio.move_on_after(timeout):
+        with anyio.move_on_after(allowed):
             call = self._calls.resume(method) or await self._begin(method, body, handles)
             try:
                 return await self._answer(call)
@@ -60,11 +63,12 @@ class ClientEnd:
 
     async def wait_closed(self, timeout: float | None) -> bool:
         """Wait until the other end is closed and all that it sent has been received."""
+        allowed = seconds(timeout)
         self._check_own()
         await anyio.lowlevel.checkpoint()
         if not self._sleepers.reading:
             self._receive()
-        with anyio.move_on_after(timeout):
+        with anyio.move_on_after(allowed):
             while self._ended is None:
                 self._check_own()
                 await self._wait()

@@ -10,6 +10,7 @@ import anyio.lowlevel
 
 from sysmem_protocol.handles import HandleClosedError
 
+from .._timeouts import seconds
 from .._vmo import EventPair, hung_up
 from .sleepers import Sleepers
 
@@ -37,8 +38,9 @@ class AsyncEventPair(EventPair):
         Raises `HandleClosedError` when this end is closed, also when another task does that meanwhile. Cancellation
         changes nothing.
         """
+        allowed = seconds(timeout)
         await anyio.lowlevel.checkpoint()
-        with anyio.move_on_after(timeout):
+        with anyio.move_on_after(allowed):
             while not self.is_closed():
                 if await self._sleepers.sleep(self.fileno(), anyio.wait_readable):
                     self._discard()

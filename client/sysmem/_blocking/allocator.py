@@ -8,6 +8,7 @@ import os
 
 from sysmem_protocol import sysmem2 as m
 
+from .._arguments import wrong_kind
 from .._connect import connected
 from .._vmo import Vmo, VmoInfo, borrowed
 from .channel_object import ChannelObject
@@ -38,7 +39,7 @@ class Allocator(ChannelObject):
         the daemon doesn't know the token, the new collection's channel closes, and its next call says so.
         """
         if not isinstance(token, BufferCollectionToken):
-            raise TypeError(f"expected a BufferCollectionToken, not {type(token).__name__}")
+            raise wrong_kind(token, BufferCollectionToken)
         with borrowed(token.fileno()) as client_end:
             collection = BufferCollection(
                 self._open(m.Allocator.bind_shared_collection, timeout, token=client_end)

@@ -10,10 +10,8 @@ descriptor isn't closed under it: `close()` wakes it, and the last one to come o
 
 from __future__ import annotations
 
-import math
 import select
 import threading
-from time import monotonic
 
 from sysmem_protocol.channel import Channel, DescriptorsLost, PeerClosedError
 from sysmem_protocol.handles import Handle, HandleClosedError
@@ -22,19 +20,11 @@ from sysmem_protocol.message import MalformedMessage, Message
 
 from .._calls import Call, Calls, datagram, encode_request
 from .._process import this_process
+from .._timeouts import deadline as deadline_after
+from .._timeouts import milliseconds, remaining
 
 #: Connecting may wait for the daemon, as everything here may.
 CONNECT_MAY_WAIT = True
-
-
-def remaining(deadline: float | None) -> float | None:
-    """Seconds until `deadline`, not negative; None for ever."""
-    return None if deadline is None else max(0.0, deadline - monotonic())
-
-
-def milliseconds(seconds: float | None) -> int | None:
-    """A time for `poll`, never less than asked for but where that is weeks."""
-    return None if seconds is None else min(math.ceil(seconds * 1000), 0x7FFF_FFFF)
 
 
 class ClientEnd:
@@ -72,14 +62,14 @@ class ClientEnd:
 
     def send(self, method: Method, request: Table | None, timeout: float | None) -> None:
         """Send a one-way request; the handles in it stay the table's."""
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = deadline_after(timeout)
         body, handles = encode_request(method, request)
         with self._locked():
             self._send(datagram(method, body), handles, deadline)
 
     def call(self, method: Method, request: Table | None, timeout: float | None) -> Message:
         """Send a request and wait for its answer, which the caller then owns. Handles as in :meth:`send`."""
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = deadline_after(timeout)
         body, handles = encode_request(method, request)
         with self._locked():
             call = self._calls.resume(method) or self._begin(method, body, handles, deadline)
@@ -100,7 +90,7 @@ class ClientEnd:
 
     def wait_closed(self, timeout: float | None) -> bool:
         """Wait until the other end is closed and all that it sent has been received."""
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = deadline_after(timeout)
         me = object()
         with self._locked():
             try:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import select
 import threading
-from time import monotonic
 
 from sysmem_protocol.handles import HandleClosedError
 
 from .._process import this_process
+from .._timeouts import deadline as deadline_after
+from .._timeouts import milliseconds, remaining
 from .._vmo import EventPair, hung_up
-from .client_end import milliseconds, remaining
 
 
 class BlockingEventPair(EventPair):
@@ -41,7 +41,7 @@ class BlockingEventPair(EventPair):
 
         Raises `HandleClosedError` when this end is closed, also when another thread does that meanwhile.
         """
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = deadline_after(timeout)
         if self.is_closed():
             return True
         with self._locked():
