@@ -1,7 +1,7 @@
 """The daemon: the only place that knows trio. It waits; what is to be done then is decided elsewhere.
 
-One task a channel waits until that is readable, one more while answers wait to be sent. A task accepts connections, one
-waits for the kernel's news about buffers, one for the clock, one for signals. Nothing polls.
+One task for each user serves all channels of that user. One task accepts connections, one waits for the kernel's news
+about buffers, one for the clock, one for signals. Nothing polls.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import errno
 import resource
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import trio
 
@@ -19,7 +19,7 @@ from sysmem_protocol.channel import Channel
 from sysmem_protocol.library import Interface
 from sysmem_protocol.sysmem2 import Allocator, CoherencyDomain
 
-from .channels import AllocatorServer, Connection, Service
+from .channels import AllocatorServer, Connection, Holder, Service
 from .clock import TrioClock
 from .closing import ThreadClosing
 from .config import Config, HeapSection
@@ -32,6 +32,8 @@ from .memory import (
 )
 from .ports import Log, Peer
 from .sockets import Permissions
+from .turns import Turns
+from .users import User
 from .worker import ThreadWorker
 
 #: What accepting fails with when there was nothing, or nobody any more, to accept.
@@ -55,61 +57,63 @@ def socket_permissions(config: Config) -> dict[type[Interface], Permissions]:
 
 
 class TrioReactor:
-    """Waits for channels; a :class:`sysmemd.channels.Reactor`."""
+    """Waits for channels and serves their users in turn; a :class:`sysmemd.channels.Reactor`.
+
+    Each user has one task. Trio runs every task that can go on once before it runs one again, and a task serves its
+    user for one slice at a time (:class:`sysmemd.turns.Turns`).
+    """
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        self._connections: set[Connection] = set()
-        self._flushing: set[Connection] = set()
+        self._turns: dict[User, Turns] = {}
         self.closed_one = trio.Event()
 
     def serve(self, connection: Connection) -> None:
-        self._connections.add(connection)
-        self._nursery.start_soon(self._serve, connection)
+        """See :class:`sysmemd.channels.Reactor`."""
+        user = connection.account.user
+        turns = self._turns.get(user)
+        if turns is None:
+            try:
+                turns = self._turns[user] = Turns()
+            except OSError as error:
+                connection.refuse(f"the daemon can't wait for it: {error}")
+                connection.close()
+                return
+            self._nursery.start_soon(self._serve, user, turns)
+        turns.serve(connection)
+
+    def hold(self, connection: Connection, holder: Holder) -> None:
+        """See :class:`sysmemd.channels.Reactor`."""
+        self._turns[connection.account.user].hold(connection, holder)
 
     def flush(self, connection: Connection) -> None:
-        if connection not in self._flushing:
-            self._flushing.add(connection)
-            self._nursery.start_soon(self._flush, connection)
+        """See :class:`sysmemd.channels.Reactor`."""
+        self._turns[connection.account.user].flush(connection)
 
-    def closing(self, fd: int) -> None:
-        trio.lowlevel.notify_closing(fd)
+    def closing(self, connection: Connection) -> None:
+        """See :class:`sysmemd.channels.Reactor`."""
+        turns = self._turns.get(connection.account.user)
+        if turns is not None:
+            turns.closing(connection)
         self.closed_one.set()
 
     def close(self) -> None:
         """Close every channel."""
-        for connection in self._connections | self._flushing:
-            connection.close()
+        for turns in list(self._turns.values()):
+            for connection in turns.connections():
+                connection.close()
 
-    # A task that is cancelled leaves its connection to `close`.
-
-    async def _serve(self, connection: Connection) -> None:
-        while connection.reading:
-            if (holder := connection.holder) is not None:
-                idle = trio.Event()
-                holder.when_idle(idle.set)
-                await idle.wait()
-            elif connection.receive():
-                await trio.lowlevel.checkpoint()  # the others' turn
-            elif connection.reading and connection.holder is None:
-                await _wait(trio.lowlevel.wait_readable, connection)
-        self._connections.discard(connection)
-
-    async def _flush(self, connection: Connection) -> None:
-        while not connection.flush():
-            await _wait(trio.lowlevel.wait_writable, connection)
-        self._flushing.discard(connection)
-
-
-async def _wait(ready: Callable[[int], Awaitable[None]], connection: Connection) -> None:
-    """Wait until a connection is ready, or closed. One that can't be waited for closes."""
-    try:
-        await ready(connection.fileno())
-    except trio.ClosedResourceError:
-        return
-    except OSError as error:
-        connection.refuse(f"the daemon can't wait for it: {error}")
-        connection.close()
+    async def _serve(self, user: User, turns: Turns) -> None:
+        try:
+            while turns:
+                if turns.take():
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await trio.lowlevel.wait_readable(turns.fileno())
+        finally:
+            turns.close()
+            if not turns:  # a task that is cancelled leaves its channels to `close`
+                del self._turns[user]
 
 
 def platform(config: Config) -> Platform:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,6 +40,8 @@ from sysmemd.memory import SYSTEM_RAM
 from sysmemd.ports import Peer
 from sysmemd.sockets import Listeners, StartError
 from sysmemd.tree.choose import Question
+
+from .turns import FakeConnection
 
 
 class Log:
@@ -329,180 +332,79 @@ async def test_a_wait_is_answered_by_who_comes_later(tmp_path: Path, log: Log) -
 
 
 @pytest.mark.trio
-async def test_one_that_sends_all_the_time_lets_others_have_their_turn(
-    nursery: trio.Nursery,
+async def test_a_user_is_waited_for_as_long_as_it_has_channels(nursery: trio.Nursery) -> None:
+    reactor = TrioReactor(nursery)
+    for _ in range(2):
+        with FakeConnection() as first, FakeConnection(first.account) as second:
+            reactor.serve(first.connection)
+            reactor.serve(second.connection)
+            await wait_all_tasks_blocked()
+            assert len(nursery.child_tasks) == 1
+            for fake in (first, second):
+                reactor.closing(fake.connection)
+            assert reactor.closed_one.is_set()
+        await wait_all_tasks_blocked()
+        assert not nursery.child_tasks
+
+
+@pytest.mark.trio
+async def test_users_are_served_in_turn(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reactor passes on after a budget, also when more is there."""
+    """However many channels of one user are ready: each user has one slice, then another one."""
+    monkeypatch.setattr("sysmemd.turns.SLICE_NS", 0)  # a message is a slice
     reactor = TrioReactor(nursery)
     order: list[str] = []
-
-    class Busy:
-        reading = True
-        holder = None
-        left = 3
-
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def receive(self) -> bool:
-            order.append(self.name)
-            self.left -= 1
-            self.reading = self.left > 0
-            return True
-
-    for name in "ab":
-        reactor.serve(Busy(name))  # type: ignore[arg-type] # all that is asked of it
-    await wait_all_tasks_blocked()
-    assert [set(order[index : index + 2]) for index in (0, 2, 4)] == [{"a", "b"}] * 3
-
-
-class Waiting:
-    """A connection on which nothing ever happens."""
-
-    holder: Holder | None = None
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self.reading = True
-        self.closed = False
-        self.refused: list[str] = []
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def receive(self) -> bool:
-        return False
-
-    def flush(self) -> bool:
-        return self.closed
-
-    def refuse(self, reason: str) -> None:
-        self.refused.append(reason)
-
-    def close(self) -> None:
-        self.reading = False
-        self.closed = True
-
-
-class Holder:
-    """Holds a connection until `release` is called."""
-
-    def __init__(self, connection: Waiting) -> None:
-        self.callbacks: list[Callable[[], None]] = []
-        self._connection = connection
-        connection.holder = self
-
-    def when_idle(self, callback: Callable[[], None]) -> None:
-        self.callbacks.append(callback)
-
-    def release(self) -> None:
-        self._connection.holder = None
-        self.callbacks.pop()()
-
-
-@pytest.mark.trio
-async def test_a_held_connection_is_waited_for_without_spinning(nursery: trio.Nursery) -> None:
-    near, far = channel_pair()
-    far.send(b"x")  # readable all the time
-    connection = Waiting(near.fileno())
-    received: list[Holder | None] = []
-
-    def receive() -> bool:
-        received.append(connection.holder)
-        if connection.holder is None:
-            connection.close()
-        return False
-
-    connection.receive = receive  # type: ignore[method-assign]
-    holder = Holder(connection)
-    TrioReactor(nursery).serve(connection)  # type: ignore[arg-type] # all that is asked of it
-    await wait_all_tasks_blocked()
-    assert received == []
-    [waits] = holder.callbacks
-    holder.callbacks[:] = [lambda: None]
-    holder.release()
-    waits()
-    await wait_all_tasks_blocked()
-    assert received == [None]
-    assert not nursery.child_tasks
-    near.close()
-    far.close()
-
-
-@pytest.mark.trio
-async def test_a_hold_that_begins_while_it_is_waited_for_is_noticed(nursery: trio.Nursery) -> None:
-    near, far = channel_pair()
-    connection = Waiting(near.fileno())
-    TrioReactor(nursery).serve(connection)  # type: ignore[arg-type] # all that is asked of it
-    await wait_all_tasks_blocked()
-    holder = Holder(connection)
-    far.send(b"x")
-    await wait_all_tasks_blocked()
-    connection.close()
-    holder.release()
-    await wait_all_tasks_blocked()
-    assert not nursery.child_tasks
-    near.close()
-    far.close()
-
-
-@pytest.mark.trio
-@pytest.mark.parametrize("what", ["serve", "flush"])
-async def test_closing_wakes_who_waits_for_the_descriptor(nursery: trio.Nursery, what: str) -> None:
-    reactor = TrioReactor(nursery)
-    near, far = channel_pair()
-    while what == "flush":  # fill it
-        try:
-            near.send(b"x" * 1000)
-        except BlockingIOError:
-            break
-    connection = Waiting(near.fileno())
-    for _ in range(2):  # asking twice is asking once
-        getattr(reactor, what)(connection)
-        if what == "serve":
-            break
-    await wait_all_tasks_blocked()
-    assert nursery.child_tasks
-    connection.close()
-    reactor.closing(near.fileno())
-    near.close()
-    far.close()
-    await wait_all_tasks_blocked()
-    assert not nursery.child_tasks
-    assert reactor.closed_one.is_set()
-
-
-@pytest.mark.trio
-@pytest.mark.parametrize("what", ["serve", "flush"])
-async def test_what_can_not_be_waited_for_closes(
-    nursery: trio.Nursery, what: str, tmp_path: Path
-) -> None:
-    reactor = TrioReactor(nursery)
-    with Handle(os.open(tmp_path, os.O_RDONLY)) as file:  # which epoll refuses
-        connection = Waiting(file.fileno())
-        getattr(reactor, what)(connection)
+    with contextlib.ExitStack() as stack:
+        one = stack.enter_context(FakeConnection(uid=1))
+        many = [stack.enter_context(FakeConnection(uid=2))]
+        many += [stack.enter_context(FakeConnection(many[0].account)) for _ in range(9)]
+        for fake in (*many, one):
+            fake.on_receive = partial(order.append, "one" if fake is one else "many")
+            fake.send(3)
+            reactor.serve(fake.connection)
         await wait_all_tasks_blocked()
-        assert connection.closed
-        [reason] = connection.refused
-        assert "the daemon can't wait for it" in reason
+        assert sorted(order[:2]) == sorted(order[2:4]) == sorted(order[4:6]) == ["many", "one"]
+        assert order[6:] == ["many"] * 27
+        for fake in (*many, one):
+            reactor.closing(fake.connection)
+    await wait_all_tasks_blocked()
+
+
+@pytest.mark.trio
+async def test_a_user_who_can_not_be_waited_for_is_closed(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_turns() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(daemon, "Turns", no_turns)
+    with FakeConnection() as fake:
+        reactor = TrioReactor(nursery)
+        reactor.serve(fake.connection)
+        assert fake.refusals == ["the daemon can't wait for it: [Errno 24] Too many open files"]
+        assert fake.closed
+        reactor.closing(fake.connection)
     assert not nursery.child_tasks
 
 
 @pytest.mark.trio
-async def test_the_reactor_closes_what_it_serves_and_what_it_flushes(
-    nursery: trio.Nursery,
-) -> None:
-    reactor = TrioReactor(nursery)
-    near, far = channel_pair()
-    served, flushed = Waiting(near.fileno()), Waiting(far.fileno())
-    reactor.serve(served)  # type: ignore[arg-type] # all that is asked of it
-    reactor.flush(flushed)  # type: ignore[arg-type] # all that is asked of it
-    reactor.close()
-    assert served.closed
-    assert flushed.closed
-    await wait_all_tasks_blocked()
-    near.close()
-    far.close()
+async def test_the_reactor_closes_what_it_serves(nursery: trio.Nursery) -> None:
+    """Also after its tasks were cancelled."""
+    for cancelled in (False, True):
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as inner:
+                reactor = TrioReactor(inner)
+                with FakeConnection() as fake:
+                    reactor.serve(fake.connection)
+                    await wait_all_tasks_blocked()
+                    if cancelled:
+                        scope.cancel()
+                        with trio.CancelScope(shield=True):
+                            await wait_all_tasks_blocked()
+                    reactor.close()
+                    assert fake.closed
+                    reactor.closing(fake.connection)
 
 
 # --- what fails -------------------------------------------------------------------------------------------------------

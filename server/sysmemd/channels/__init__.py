@@ -1,7 +1,7 @@
 """Served channels: a request in, a call on the tree, an answer out. No trio here, and no waiting."""
 
 from .allocator import AllocatorServer
-from .connection import Connection, Reactor
+from .connection import Connection, Holder, Reactor
 from .service import Service
 
-__all__ = ["AllocatorServer", "Connection", "Reactor", "Service"]
+__all__ = ["AllocatorServer", "Connection", "Holder", "Reactor", "Service"]

@@ -27,9 +27,9 @@ class AllocatorServer:
     def __init__(self, service: Service, channel: Channel, peer: Peer) -> None:
         """Become the owner of `channel`, just accepted from the process `peer`."""
         self._service = service
-        self._peer = peer
         self._client: ClientInfo | None = None
-        self.connection: Connection = service.connect(channel, self)
+        self.account = service.users.open_account(peer)
+        self.connection: Connection = service.connect(channel, self, self.account)
 
     # --- the connection's server ---
 
@@ -63,16 +63,16 @@ class AllocatorServer:
         self, request: sysmem2.AllocatorAllocateSharedCollectionRequest
     ) -> None:
         assert request.token_request is not None
-        self._make_collection(TokenServer(self._service, request.token_request))
+        self._make_collection(TokenServer(self._service, request.token_request, self.account))
 
     def allocate_non_shared_collection(
         self, request: sysmem2.AllocatorAllocateNonSharedCollectionRequest
     ) -> None:
         assert request.collection_request is not None
-        server = CollectionServer(self._service, request.collection_request)
+        server = CollectionServer(self._service, request.collection_request, self.account)
         self._make_collection(server)
         server.node.bind(server, None)
-        self._service.say_if_advisory(self._peer.uid)
+        self._service.say_if_advisory(self.account.user.uid)
 
     def _make_collection(self, server: NodeServer) -> None:
         adopt(server, lambda: self._service.new_collection(server, self._client).root)
@@ -89,8 +89,10 @@ class AllocatorServer:
                 **self.about(),
             )
             return
-        collection = CollectionServer(self._service, request.buffer_collection_request)
-        self._service.say_if_advisory(self._peer.uid)
+        collection = CollectionServer(
+            self._service, request.buffer_collection_request, self.account
+        )
+        self._service.say_if_advisory(self.account.user.uid)
         try:
             collection.node = token.turn_in(collection, self._client)
         except Misuse as error:

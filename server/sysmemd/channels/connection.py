@@ -1,9 +1,8 @@
 """One served channel: datagrams in, calls on its server, answers out.
 
-This is where the rules of `spec/protocol.md`, "What bad input gets", are kept. A connection knows nothing of
-collections: its :class:`Server` does. It knows nothing of trio either: somebody else (:class:`Reactor`) waits until the
-channel is readable or writable and then calls :meth:`Connection.receive` or :meth:`Connection.flush`, neither of which
-ever waits.
+This module keeps the rules of `spec/protocol.md`, "What bad input gets". A connection does not know collections: its
+:class:`Server` does. It does not know trio either: a :class:`Reactor` waits until the channel is readable or writable
+and then calls :meth:`Connection.receive` or :meth:`Connection.flush`, which never wait.
 """
 
 from __future__ import annotations
@@ -22,10 +21,11 @@ from sysmem_protocol.sysmem2 import Allocator, Error
 from ..config import Limits
 from ..ports import Log
 from ..tree import Misuse
+from ..users import Account
 from .outbox import Outbox, OutboxFull
 
-#: Messages that one channel may have processed before the others get their turn.
-RECEIVE_BUDGET = 16
+#: How a message that wants no answer begins: with a txid of 0.
+_ONE_WAY = bytes(4)
 
 _decoder = codec.Decoder()
 
@@ -76,19 +76,19 @@ class Server(Protocol):
 
 
 class Reactor(Protocol):
-    """Who waits for descriptors, so that nothing here has to."""
+    """Waits for channels, and calls their connections in turn."""
 
     def serve(self, connection: Connection) -> None:
-        """Call `receive` whenever the connection is readable, until it is closed or no longer reading.
+        """Call `receive` whenever the channel is readable, until the connection is closed or no longer reading."""
 
-        Not while it is held: then its `holder` says when to go on.
-        """
+    def hold(self, connection: Connection, holder: Holder) -> None:
+        """Don't call `receive` before `holder` is idle."""
 
     def flush(self, connection: Connection) -> None:
-        """Call `flush` whenever the connection is writable, until it returns True."""
+        """Call `flush`, later, and again whenever the channel is writable, until it returns True."""
 
-    def closing(self, fd: int) -> None:
-        """A descriptor that may be waited for is about to close."""
+    def closing(self, connection: Connection) -> None:
+        """Forget the connection: it is about to close its channel."""
 
 
 class Maker(Protocol):
@@ -132,9 +132,17 @@ class Connection:
     """The server end of one channel."""
 
     def __init__(
-        self, channel: Channel, server: Server, reactor: Reactor, limits: Limits, log: Log
+        self,
+        channel: Channel,
+        server: Server,
+        account: Account,
+        *,
+        reactor: Reactor,
+        limits: Limits,
+        log: Log,
     ) -> None:
-        """Become the owner of `channel` and have it served."""
+        """Become the owner of `channel` and have it served, at the expense of `account`."""
+        self.account = account
         self._channel = channel
         self._server = server
         self._reactor = reactor
@@ -153,24 +161,27 @@ class Connection:
 
     # --- in ---
 
-    @property
-    def holder(self) -> Holder | None:
-        """What has to be over before this is read again; None: it may be read now."""
-        return self._server.held_by() if self.reading else None
-
     def receive(self, *, also_held: bool = False) -> bool:
-        """Process what has arrived, :data:`RECEIVE_BUDGET` messages at most; False when no more is there for now.
+        """Process one message if one has arrived. Nothing is raised: what goes wrong ends this channel and no other.
 
-        What has arrived stays in the channel while that is held, unless `also_held`. Nothing is raised: what goes
-        wrong ends this channel and no other.
+        While the channel is held, messages stay in it, unless `also_held`.
+
+        Returns:
+            True if the next message has probably arrived too. A client that made a call mostly waits for the answer
+            before it sends anything more.
         """
-        for _ in range(RECEIVE_BUDGET):
-            may_read = self.reading and (also_held or self.holder is None)
-            datagram = self._next() if may_read else None
-            if datagram is None:
+        if not self.reading:
+            return False
+        if not also_held:
+            holder = self._server.held_by()
+            if holder is not None:
+                self._reactor.hold(self, holder)
                 return False
-            self._process(*datagram)
-        return True
+        datagram = self._next()
+        if datagram is None:
+            return False
+        self._process(*datagram)
+        return datagram[0].startswith(_ONE_WAY)
 
     def receive_until(self, nonce: bytes) -> bool:
         """Process everything up to the datagram `nonce`, which somebody sent to the other end; also when held.
@@ -366,7 +377,7 @@ class Connection:
             return
         self.closed = True
         self._outbox.close()
-        self._reactor.closing(self._channel.fileno())
+        self._reactor.closing(self)
         self._channel.close()
 
     def refuse(self, reason: str) -> None:

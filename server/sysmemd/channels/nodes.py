@@ -18,6 +18,7 @@ from sysmem_protocol.sysmem2 import Error, Rights
 from ..memory import Buffers, Event
 from ..ports import ClientInfo, NoMemoryError
 from ..tree import Allocated, Node, NodeChannel, NotInCollection
+from ..users import Account
 from .connection import Connection, Deferred, Failed, Holder, Refused
 from .service import Service, is_event
 
@@ -27,15 +28,16 @@ class NodeServer:
 
     interface: ClassVar[type[Interface]] = sysmem2.Node
 
-    def __init__(self, service: Service, server_end: Handle) -> None:
-        """Take over `server_end`. The node is set by whoever makes it, before any message is processed.
+    def __init__(self, service: Service, server_end: Handle, account: Account) -> None:
+        """Take over `server_end`. Whoever makes the node sets it, before any message is processed.
 
-        Raises :class:`Refused` when the server end can't be named.
+        `account` pays for the node. Raises :class:`Refused` when the server end can't be named.
         """
         self._service = service
+        self.account = account
         self.koid, channel = service.name_server_end(server_end)
         self.node: Node
-        self.connection: Connection = service.connect(channel, self)
+        self.connection: Connection = service.connect(channel, self, account)
 
     def discard(self) -> None:
         """The node wasn't made after all: close the channel."""
@@ -148,8 +150,8 @@ class TokenServer(NodeServer):
 
     interface = sysmem2.BufferCollectionToken
 
-    def __init__(self, service: Service, server_end: Handle) -> None:
-        super().__init__(service, server_end)
+    def __init__(self, service: Service, server_end: Handle, account: Account) -> None:
+        super().__init__(service, server_end, account)
         service.tokens[self.koid] = self
 
     def close(self) -> None:
@@ -172,14 +174,12 @@ class TokenServer(NodeServer):
 
     def duplicate_sync(self, request: sysmem2.CreateTokensRequest) -> sysmem2.CreateTokensResponse:
         assert request.rights_attenuation_masks is not None
-        return _create_tokens(
-            self._service, request.rights_attenuation_masks, self.node.duplicate_sync
-        )
+        return _create_tokens(self, request.rights_attenuation_masks, self.node.duplicate_sync)
 
     def duplicate(self, request: sysmem2.BufferCollectionTokenDuplicateRequest) -> None:
         assert request.token_request is not None
         assert request.rights_attenuation_mask is not None
-        child = TokenServer(self._service, request.token_request)
+        child = TokenServer(self._service, request.token_request, self.account)
         adopt(child, partial(self.node.duplicate, child, request.rights_attenuation_mask))
 
     def set_dispensable(self) -> None:
@@ -189,7 +189,7 @@ class TokenServer(NodeServer):
         self, request: sysmem2.BufferCollectionTokenCreateBufferCollectionTokenGroupRequest
     ) -> None:
         assert request.group_request is not None
-        child = GroupServer(self._service, request.group_request)
+        child = GroupServer(self._service, request.group_request, self.account)
         adopt(child, partial(self.node.create_group, child))
 
 
@@ -198,8 +198,8 @@ class CollectionServer(NodeServer):
 
     interface = sysmem2.BufferCollection
 
-    def __init__(self, service: Service, server_end: Handle) -> None:
-        super().__init__(service, server_end)
+    def __init__(self, service: Service, server_end: Handle, account: Account) -> None:
+        super().__init__(service, server_end, account)
         self._waiting: list[Deferred] = []
 
     def allocated(self) -> None:
@@ -230,7 +230,7 @@ class CollectionServer(NodeServer):
     def attach_token(self, request: sysmem2.BufferCollectionAttachTokenRequest) -> None:
         assert request.token_request is not None
         assert request.rights_attenuation_mask is not None
-        child = TokenServer(self._service, request.token_request)
+        child = TokenServer(self._service, request.token_request, self.account)
         adopt(child, partial(self.node.attach_token, child, request.rights_attenuation_mask))
 
     def attach_lifetime_tracking(
@@ -312,7 +312,7 @@ class GroupServer(NodeServer):
         mask = request.rights_attenuation_mask
         if mask is None:
             mask = Rights.SAME_RIGHTS
-        child = TokenServer(self._service, request.token_request)
+        child = TokenServer(self._service, request.token_request, self.account)
         adopt(child, partial(self.node.create_child, child, mask))
 
     def create_children_sync(
@@ -320,7 +320,7 @@ class GroupServer(NodeServer):
     ) -> sysmem2.CreateTokensResponse:
         assert request.rights_attenuation_masks is not None
         return _create_tokens(
-            self._service, request.rights_attenuation_masks, self.node.create_children_sync
+            self, request.rights_attenuation_masks, self.node.create_children_sync
         )
 
     def all_children_present(self) -> None:
@@ -345,11 +345,11 @@ def adopt(child: NodeServer, make: Callable[[], Node]) -> None:
 
 
 def _create_tokens(
-    service: Service,
+    parent: NodeServer,
     masks: Sequence[int],
     make: Callable[[Sequence[NodeChannel], Sequence[int]], list[Node]],
 ) -> sysmem2.CreateTokensResponse:
-    """A token for each mask, and their client ends. All of them or none."""
+    """Create a token for each mask, and return their client ends. All of them or none."""
     client_ends: list[Handle] = []
     children: list[TokenServer] = []
     try:
@@ -357,7 +357,7 @@ def _create_tokens(
             client_end, server_end = map(Handle, _detached_pair())
             client_ends.append(client_end)
             with server_end:
-                children.append(TokenServer(service, server_end))
+                children.append(TokenServer(parent._service, server_end, parent.account))
         nodes = make(children, masks)
     except BaseException:
         for child in children:

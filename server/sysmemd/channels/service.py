@@ -24,6 +24,7 @@ from ..constraints import Platform
 from ..memory import Memory, attenuation_is_advisory
 from ..ports import ClientInfo, Clock, Log
 from ..tree import LogicalBufferCollection, Node, NodeChannel, Worker
+from ..users import Account, Users
 from .connection import Connection, Reactor, Refused, Server
 
 #: Which object a descriptor refers to.
@@ -126,6 +127,7 @@ class Service:
         self.log = log
         self.worker = worker
         self.closing = closing
+        self.users = Users()
         #: Tokens that can be turned in, by the koid of their server end.
         self.tokens: dict[int, Token] = {}
         #: All collections, until their last node has left, by id.
@@ -169,9 +171,11 @@ class Service:
                 raise Refused(f"the server end can't be named: {error}") from None
             return koid, channel
 
-    def connect(self, channel: Channel, server: Server) -> Connection:
-        """Have a channel served, which the connection then owns."""
-        return Connection(channel, server, self.reactor, self.limits, self.log)
+    def connect(self, channel: Channel, server: Server, account: Account) -> Connection:
+        """Have a channel served, which the connection then owns, at the expense of `account`."""
+        return Connection(
+            channel, server, account, reactor=self.reactor, limits=self.limits, log=self.log
+        )
 
     def new_collection(
         self, channel: NodeChannel, client: ClientInfo | None

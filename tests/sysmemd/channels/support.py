@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import socket
 import struct
 import time
@@ -17,7 +18,7 @@ from sysmem_protocol.handles import Handle, channel_pair
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import Message, parse
 from sysmem_protocol.sysmem2 import Allocator, BufferCollection, BufferCollectionToken, Node
-from sysmemd.channels import AllocatorServer, Connection, Service
+from sysmemd.channels import AllocatorServer, Connection, Holder, Service
 from sysmemd.config import Limits
 from sysmemd.constraints import Platform
 from sysmemd.memory import Memory
@@ -83,28 +84,38 @@ class HandReactor:
 
     def __init__(self) -> None:
         self.served: list[Connection] = []
+        self.held: set[Connection] = set()
         self.to_flush: list[Connection] = []
-        self.closed: list[int] = []
+        self.closed: list[Connection] = []
 
     def serve(self, connection: Connection) -> None:
         self.served.append(connection)
 
+    def hold(self, connection: Connection, holder: Holder) -> None:
+        self.held.add(connection)
+        holder.when_idle(lambda: self.held.discard(connection))
+
     def flush(self, connection: Connection) -> None:
         self.to_flush.append(connection)
 
-    def closing(self, fd: int) -> None:
-        assert fd >= 0
-        self.closed.append(fd)
+    def closing(self, connection: Connection) -> None:
+        assert connection.fileno() >= 0
+        self.closed.append(connection)
 
     def run(self) -> None:
         """Receive and flush until nothing is to be done any more."""
-        while self._receive_all() or self._flush_all():
+        while self.receive_all() or self._flush_all():
             pass
 
-    def _receive_all(self) -> bool:
+    def receive_all(self) -> bool:
+        """Receive until nothing is left to be received; whether there was anything."""
         self.served = [connection for connection in self.served if not connection.closed]
-        received = [_readable(connection) for connection in self.served]  # from all, so no any()
-        return any(received)
+        received = False
+        for connection in self.served:
+            while connection.reading and connection not in self.held and _readable(connection):
+                connection.receive()
+                received = True
+        return received
 
     def _flush_all(self) -> bool:
         flushing, self.to_flush = self.to_flush, []
@@ -114,10 +125,7 @@ class HandReactor:
 
 
 def _readable(connection: Connection) -> bool:
-    more = False
-    while connection.reading and connection.receive():
-        more = True
-    return more
+    return bool(select.select([connection.fileno()], [], [], 0)[0])
 
 
 class SlowWorker:

@@ -26,7 +26,6 @@ from sysmem_protocol.sysmem2 import (
     Node,
 )
 from sysmemd.channels.connection import (
-    RECEIVE_BUDGET,
     Connection,
     Deferred,
     Failed,
@@ -34,9 +33,11 @@ from sysmemd.channels.connection import (
     Refused,
 )
 from sysmemd.config import Limits
+from sysmemd.ports import Peer
 from sysmemd.tree import Misuse
+from sysmemd.users import Users
 
-from .support import HandReactor, RecordingLog, header, is_closed
+from .support import STRANGER, HandReactor, RecordingLog, header, is_closed
 
 _decoder = codec.Decoder()
 
@@ -109,7 +110,14 @@ class Line:
         self.reactor = HandReactor()
         self.log = RecordingLog()
         self.channel = Channel(far.detach())
-        self.connection = Connection(self.channel, self.server, self.reactor, limits, self.log)
+        self.connection = Connection(
+            self.channel,
+            self.server,
+            Users().open_account(Peer(os.getpid(), STRANGER, STRANGER)),
+            reactor=self.reactor,
+            limits=limits,
+            log=self.log,
+        )
         self.server.connection = self.connection
 
     def send(self, method: Method, body: bytes = b"", txid: int = 0, *handles: Handle) -> None:
@@ -119,6 +127,10 @@ class Line:
         assert self.client.send(data, handles)
         for handle in handles:
             handle.close()
+
+    def serve(self) -> None:
+        """Process everything that has arrived."""
+        self.reactor.receive_all()
 
     def receive(self) -> Message | None:
         received = self.client.receive()
@@ -200,7 +212,7 @@ def server_end() -> tuple[Handle, Handle]:
 def test_a_call_is_answered_with_its_txid_and_ordinal(line: Line) -> None:
     line.server.serve = lambda: sysmem2.NodeGetBufferCollectionIdResponse(buffer_collection_id=99)
     line.send(Node.get_buffer_collection_id, txid=5)
-    assert not line.connection.receive()
+    line.serve()
     message = line.receive()
     assert message is not None
     assert (message.txid, message.ordinal) == (5, Node.get_buffer_collection_id.ordinal)
@@ -210,46 +222,52 @@ def test_a_call_is_answered_with_its_txid_and_ordinal(line: Line) -> None:
 
 def test_a_one_way_request_has_no_answer(line: Line) -> None:
     line.send(Node.set_name, bytes.fromhex("a20101026161"))
-    line.connection.receive()
+    line.serve()
     assert line.server.called == [("set_name", sysmem2.NodeSetNameRequest(priority=1, name="a"))]
     assert line.receive() is None
     assert line.connection.reading
 
 
-def test_messages_are_served_in_order_and_a_budget_at_a_time(line: Line) -> None:
-    for txid in range(1, RECEIVE_BUDGET + 3):
-        line.send(Node.sync, txid=txid)
-    assert line.connection.receive()
-    assert line.answers() == list(range(1, RECEIVE_BUDGET + 1))
+def test_messages_are_processed_in_order_one_at_a_time(line: Line) -> None:
+    line.send(Node.release)
+    line.send(Node.sync, txid=1)
+    line.send(Node.sync, txid=2)
+    assert line.connection.receive()  # after a one-way message another one is likely
+    assert line.answers() == []
+    assert not line.connection.receive()  # who makes a call mostly waits for its answer
+    assert line.answers() == [1]
     assert not line.connection.receive()
-    assert line.answers() == [RECEIVE_BUDGET + 1, RECEIVE_BUDGET + 2]
+    assert line.answers() == [2]
+    assert not line.connection.receive()
 
 
 class Forever:
     """Holds a connection."""
 
     def when_idle(self, callback: Callable[[], None]) -> None:
-        raise AssertionError("nobody waits here")
+        """It never is."""
 
 
 def test_what_is_held_stays_in_the_channel(line: Line) -> None:
     line.send(BufferCollection.set_constraints, b"\xa0")
     line.send(Node.release)
-    held = line.server.holder = Forever()
-    assert line.connection.holder is held
-    assert not line.connection.receive()
+    line.server.holder = Forever()
+    line.serve()
+    assert line.reactor.held == {line.connection}
     assert line.server.called == []
     assert line.connection.receive_until(b"nonce") is False
     assert [name for name, _ in line.server.called] == ["set_constraints", "release"]
     line.send(Node.release)
     assert not line.connection.receive()
-    assert not line.connection.receive(also_held=True)
+    assert len(line.server.called) == 2
+    line.connection.receive(also_held=True)
     assert len(line.server.called) == 3
     line.client.close()
     assert not line.connection.receive()
     assert line.server.peer_closings == 0
     line.server.holder = None
-    assert not line.connection.receive()
+    line.reactor.held.clear()
+    line.serve()
     assert line.server.peer_closings == 1
 
 
@@ -261,14 +279,15 @@ def test_a_hold_that_begins_with_a_message_holds_the_next(line: Line) -> None:
         line.server.holder = Forever()
 
     line.server.serve = hold
-    assert not line.connection.receive()
+    line.serve()
     assert len(line.server.called) == 1
 
 
 def test_what_does_not_read_is_not_held(line: Line) -> None:
     line.server.holder = Forever()
     line.connection.close()
-    assert line.connection.holder is None
+    assert not line.connection.receive()
+    assert line.reactor.held == set()
 
 
 def test_handles_that_a_server_takes_are_its_own_and_all_others_are_closed(
@@ -280,7 +299,7 @@ def test_handles_that_a_server_takes_are_its_own_and_all_others_are_closed(
     body = bytes.fromhex("a101d97a5d00")
     line.server.serve = lambda request: taken.append(request.server_end.take())
     line.send(Node.attach_node_tracking, body, 0, given)
-    line.connection.receive()
+    line.serve()
     assert not is_closed(watched)
     os.close(taken[0])
     watched.close()
@@ -288,7 +307,7 @@ def test_handles_that_a_server_takes_are_its_own_and_all_others_are_closed(
     watched, given = eventpair()
     line.server.serve = lambda request: None
     line.send(Node.attach_node_tracking, body, 0, given)
-    line.connection.receive()
+    line.serve()
     assert is_closed(watched)
     watched.close()
 
@@ -297,7 +316,7 @@ def test_an_unknown_field_is_ignored_and_its_descriptor_closed(line: Line) -> No
     watched, given = eventpair()
     # 1: 2, 2: "a", 99: [the handle, null, 1.5]
     line.send(Node.set_name, bytes.fromhex("a3010202616118 6383d97a5d00f6f93e00"), 0, given)
-    line.connection.receive()
+    line.serve()
     assert line.server.called == [("set_name", sysmem2.NodeSetNameRequest(priority=2, name="a"))]
     assert is_closed(watched)
     watched.close()
@@ -308,7 +327,7 @@ def test_an_answers_handles_are_sent_and_closed(new_line: Callable[..., Line]) -
     answer = sysmem2.NodeGetNodeRefResponse(node_ref=null())
     line.server.serve = lambda: answer
     line.send(Node.get_node_ref, txid=1)
-    line.connection.receive()
+    line.serve()
     message = line.receive()
     assert message is not None
     assert len(message.handles) == 1
@@ -323,7 +342,7 @@ def test_an_error_is_an_answer_and_is_logged_with_its_reason(line: Line) -> None
 
     line.server.serve = serve
     line.send(Node.is_alternate_for, bytes.fromhex("a101d97a5d00"), 1, null())
-    line.connection.receive()
+    line.serve()
     message = line.receive()
     assert message is not None
     assert message.body == bytes.fromhex("a10203")
@@ -383,7 +402,7 @@ bad_messages = pytest.mark.parametrize(
 def test_a_message_that_is_none_closes_the_channel(line: Line, data: bytes, reason: str) -> None:
     line.send_raw(data)
     line.send(Node.sync, txid=9)  # isn't served any more
-    assert not line.connection.receive()
+    line.serve()
     assert re.search(reason, line.reason), line.reason
     assert line.server.called == []
     assert line.answers() == []
@@ -393,7 +412,7 @@ def test_a_message_that_is_none_closes_the_channel(line: Line, data: bytes, reas
 def test_descriptors_of_a_refused_message_are_closed(line: Line, data: bytes, reason: str) -> None:
     watched, given = eventpair()
     line.send_raw(data, given)
-    line.connection.receive()
+    line.serve()
     assert line.reason
     assert is_closed(watched)
     watched.close()
@@ -401,7 +420,7 @@ def test_descriptors_of_a_refused_message_are_closed(line: Line, data: bytes, re
 
 def test_a_split_request_closes_the_channel(line: Line) -> None:
     line.send_raw(header(1, SYNC, FLAGS_MORE), null())
-    line.connection.receive()
+    line.serve()
     assert line.reason == "Node.Sync: only answers may be split"
 
 
@@ -413,7 +432,7 @@ def test_descriptors_that_the_daemon_has_no_room_for_close_the_channel(line: Lin
             limit = free.fileno() + 1
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
         try:
-            line.connection.receive()
+            line.serve()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert "control data was truncated" in line.reason
@@ -423,7 +442,7 @@ def test_credentials_that_a_former_owner_asked_for_are_no_descriptors(line: Line
     with line.former_owner() as former:
         former.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     line.send(Node.sync, txid=1)
-    line.connection.receive()
+    line.serve()
     assert line.answers() == [1]
 
 
@@ -431,14 +450,14 @@ def test_a_txid_in_use_closes_the_channel(line: Line) -> None:
     line.server.serve = Deferred
     line.send(BufferCollection.wait_for_all_buffers_allocated, txid=4)
     line.send(BufferCollection.wait_for_all_buffers_allocated, txid=4)
-    line.connection.receive()
+    line.serve()
     assert "the call with txid 0x4 hasn't been answered yet" in line.reason
 
 
 def test_an_answered_txid_can_be_used_again(line: Line) -> None:
     for _ in range(2):
         line.send(Node.sync, txid=4)
-    line.connection.receive()
+    line.serve()
     assert line.answers() == [4, 4]
 
 
@@ -449,17 +468,17 @@ def test_more_unanswered_calls_than_the_bound_close_the_channel(
     line.server.serve = Deferred
     for txid in (1, 2, 3):
         line.send(BufferCollection.wait_for_all_buffers_allocated, txid=txid)
-    line.connection.receive()
+    line.serve()
     assert line.connection.reading
     line.send(BufferCollection.wait_for_all_buffers_allocated, txid=4)
-    line.connection.receive()
+    line.serve()
     assert line.reason == "more than 3 calls wait for their answer"
 
 
 def test_no_message_is_served_when_none_may_come(line: Line) -> None:
     line.server.silent = True
     line.send(Node.sync, txid=1)
-    line.connection.receive()
+    line.serve()
     assert line.reason == "a message on a released token"
     assert line.server.called == []
 
@@ -471,7 +490,7 @@ def test_what_the_server_refuses_closes_the_channel(line: Line, error: Exception
 
     line.server.serve = serve
     line.send(Node.sync, txid=1)
-    line.connection.receive()
+    line.serve()
     assert line.reason == "not so"
     assert line.answers() == []
 
@@ -515,7 +534,7 @@ def test_a_handle_of_the_wrong_kind_closes_the_channel(
 ) -> None:
     line = new_line(interface)
     line.send(method, bytes.fromhex(body), 0, null())
-    line.connection.receive()
+    line.serve()
     assert line.reason == reason
     assert line.server.called == []
 
@@ -525,7 +544,7 @@ def test_a_token_of_the_wrong_kind_closes_the_channel(new_line: Callable[..., Li
     watched, given = server_end()
     body = bytes.fromhex("a201d97a5d0002d97a5d01")
     line.send(Allocator.bind_shared_collection, body, 0, null(), given)
-    line.connection.receive()
+    line.serve()
     assert "$.token must be a SOCK_SEQPACKET Unix socket, not a character dev" in line.reason
     assert is_closed(watched)
     watched.close()
@@ -542,7 +561,7 @@ def test_get_vmo_info_answers_protocol_deviation(
     line = new_line(Allocator)
     given = [null() for _ in range(handles)]
     line.send(Allocator.get_vmo_info, bytes.fromhex(body), 1, *given)
-    line.connection.receive()
+    line.serve()
     message = line.receive()
     assert message is not None
     assert message.body == bytes.fromhex("a10202")
@@ -587,7 +606,7 @@ def test_get_vmo_info_that_does_not_decode_closes_the_channel(
 ) -> None:
     line = new_line(Allocator)
     line.send(Allocator.get_vmo_info, b"\xa1\x01\x05", 1)
-    line.connection.receive()
+    line.serve()
     assert "$.vmo" in line.reason
 
 
@@ -598,7 +617,7 @@ def test_answers_wait_for_a_client_that_does_not_read(line: Line) -> None:
     line.fill()
     for txid in (1, 2, 3):
         line.send(Node.sync, txid=txid)
-    line.connection.receive()
+    line.serve()
     assert line.reactor.to_flush
     assert not line.connection.flush()
     line.drain()
@@ -614,7 +633,7 @@ def test_more_waiting_answers_than_the_bound_close_the_channel_at_once(
     line.fill()
     for txid in (1, 2, 3, 4):
         line.send(Node.sync, txid=txid)
-    line.connection.receive()
+    line.serve()
     assert "answers of 64 bytes wait to be read" in line.reason
     line.drain_until_closed()
 
@@ -623,7 +642,7 @@ def test_a_refused_client_gets_no_more_answers(line: Line) -> None:
     line.fill()
     line.send(Node.sync, txid=1)
     line.send_raw(b"nonsense")
-    line.connection.receive()
+    line.serve()
     assert line.reason
     line.drain_until_closed()
 
@@ -632,7 +651,7 @@ def test_a_deferred_answer_is_sent_by_the_next_flush(line: Line) -> None:
     call = Deferred()
     line.server.serve = lambda: call
     line.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
-    line.connection.receive()
+    line.serve()
     assert line.reactor.to_flush == []
     made = Made(lambda: Error.NO_MEMORY)
     call.answer_with(made)
@@ -649,7 +668,7 @@ def test_a_deferred_answer_is_sent_by_the_next_flush(line: Line) -> None:
 def test_a_deferred_answer_that_is_known_already_is_sent_too(line: Line) -> None:
     line.server.serve = lambda: Deferred(Made(lambda: Error.NO_MEMORY))
     line.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
-    line.connection.receive()
+    line.serve()
     line.reactor.run()
     assert line.answers() == [6]
 
@@ -658,7 +677,7 @@ def test_a_deferred_answer_to_a_closed_channel_is_dropped(line: Line) -> None:
     call = Deferred()
     line.server.serve = lambda: call
     line.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
-    line.connection.receive()
+    line.serve()
     line.connection.close()
     made = Made(lambda: pytest.fail("made in vain"))
     call.answer_with(made)
@@ -675,7 +694,7 @@ def test_more_deferred_answers_than_the_bound_close_the_channel(
     line.server.serve = lambda: next(waiting)
     for txid in (1, 2, 3):
         line.send(BufferCollection.wait_for_all_buffers_allocated, txid=txid)
-    line.connection.receive()
+    line.serve()
     line.fill()
     for call in calls:
         call.answer_with(Made(lambda: Error.NO_MEMORY))
@@ -693,7 +712,7 @@ def test_an_answer_to_a_server_that_closed_meanwhile_is_dropped(line: Line) -> N
 
     line.server.serve = serve
     line.send(Node.get_node_ref, txid=1)
-    line.connection.receive()
+    line.serve()
     assert line.answers() == []
     assert answer.node_ref is not None
     assert answer.node_ref.closed
@@ -703,7 +722,7 @@ def test_a_client_that_closes_without_waiting_is_heard_to_the_end(line: Line) ->
     line.send(Node.sync, txid=1)
     line.send(Node.release)
     line.client.close()
-    line.connection.receive()
+    line.serve()
     assert [name for name, _ in line.server.called] == ["sync", "release"]
     assert line.server.peer_closings == 1
     assert line.server.reasons == []
@@ -713,11 +732,11 @@ def test_a_client_that_closes_without_waiting_is_heard_to_the_end(line: Line) ->
 def test_answers_that_wait_for_a_client_that_closes_are_dropped(line: Line) -> None:
     line.fill()
     line.send(Node.sync, txid=1)
-    line.connection.receive()
+    line.serve()
     line.client.close()
     assert line.connection.flush()
     assert line.connection.reading  # what it sent before it closed counts
-    line.connection.receive()
+    line.serve()
     assert line.server.peer_closings == 1
     assert line.connection.closed
 
@@ -728,7 +747,7 @@ def test_answers_that_wait_for_a_client_that_closes_are_dropped(line: Line) -> N
 def test_the_clients_end_of_sending_is_its_end(line: Line) -> None:
     with socket.socket(fileno=os.dup(line.client.fileno())) as client:
         client.shutdown(socket.SHUT_WR)
-    line.connection.receive()
+    line.serve()
     assert line.server.peer_closings == 1
 
 
@@ -738,7 +757,7 @@ def test_a_former_owner_that_shuts_the_server_end_down_harms_itself(line: Line, 
         former.shutdown(how)
     with contextlib.suppress(PeerClosedError):
         line.send(Node.sync, txid=1)
-    line.connection.receive()
+    line.serve()
     assert line.connection.flush()
     assert line.server.reasons == []
     assert line.answers() == []
@@ -748,17 +767,17 @@ def test_a_former_owner_that_reads_harms_itself(line: Line) -> None:
     line.send(Node.sync, txid=1)
     with line.former_owner() as former:
         former.recv(100)
-    assert not line.connection.receive()
+    line.serve()
     assert line.connection.reading
 
 
 def test_a_former_owner_that_lets_the_server_end_block_is_not_waited_for(line: Line) -> None:
     with line.former_owner() as former:
         former.setblocking(True)
-    assert not line.connection.receive()
+    line.serve()
     line.fill()
     line.send(Node.sync, txid=1)
-    line.connection.receive()
+    line.serve()
     assert not line.connection.flush()
 
 
@@ -779,7 +798,7 @@ def test_a_former_owner_that_makes_the_buffers_tiny_harms_itself(line: Line) -> 
     line.server.serve = lambda: Deferred(Made(lambda: answer))
     for txid in (1, 2, 3, 4, 5):
         line.send(BufferCollection.wait_for_all_buffers_allocated, txid=txid)
-    line.connection.receive()
+    line.serve()
     found = []
     while not line.connection.flush():
         found += line.answers()
@@ -789,11 +808,11 @@ def test_a_former_owner_that_makes_the_buffers_tiny_harms_itself(line: Line) -> 
 def test_finishing_waits_for_the_last_answer_and_processes_nothing_more(line: Line) -> None:
     line.fill()
     line.send(Node.sync, txid=1)
-    line.connection.receive()
+    line.serve()
     line.connection.finish()
     with contextlib.suppress(PeerClosedError):
         line.send(Node.sync, txid=2)
-    assert not line.connection.receive()
+    line.serve()
     assert not line.connection.flush()
     line.drain()
     assert line.connection.flush()
@@ -805,7 +824,7 @@ def test_finishing_ends_when_the_last_answer_can_not_be_sent(line: Line) -> None
     call = Deferred()
     line.server.serve = lambda: call
     line.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
-    line.connection.receive()
+    line.serve()
 
     def make() -> Error:
         raise OSError(errno.ETOOMANYREFS, "too many in flight")
@@ -818,16 +837,15 @@ def test_finishing_ends_when_the_last_answer_can_not_be_sent(line: Line) -> None
 
 
 def test_closing_tells_the_reactor_once_and_drops_everything(line: Line) -> None:
-    fd = line.connection.fileno()
     line.fill()
     line.send(Node.sync, txid=1)
-    line.connection.receive()
+    line.serve()
     for _ in range(2):
         line.connection.close()
     line.connection.finish()
-    assert line.reactor.closed == [fd]
+    assert line.reactor.closed == [line.connection]
     assert line.connection.flush()
-    assert not line.connection.receive()
+    line.serve()
 
 
 def test_shutting_down_sending_lets_the_client_see_the_end_and_still_be_heard(line: Line) -> None:
@@ -835,14 +853,14 @@ def test_shutting_down_sending_lets_the_client_see_the_end_and_still_be_heard(li
     with pytest.raises(PeerClosedError):
         line.receive()
     line.send(Node.release)
-    line.connection.receive()
+    line.serve()
     assert [name for name, _ in line.server.called] == ["release"]
 
 
 def test_sending_is_shut_down_after_the_last_answer(line: Line) -> None:
     line.fill()
     line.send(Node.sync, txid=1)
-    line.connection.receive()
+    line.serve()
     line.connection.shutdown_sending()
     line.drain()
     assert line.connection.flush()
@@ -869,7 +887,7 @@ def test_what_the_server_raises_closes_the_channel_and_is_logged(
     watched, given = eventpair()
     line.server.serve = serve
     line.send(Node.attach_node_tracking, bytes.fromhex("a101d97a5d00"), 0, given)
-    line.connection.receive()
+    line.serve()
     assert line.reason == f"the daemon failed: {error!r}"
     assert line.log.entries == [
         (
@@ -893,7 +911,7 @@ def test_an_answer_that_can_not_be_made_closes_the_channel(line: Line) -> None:
 
     line.server.serve = lambda: Deferred(Made(make))
     line.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
-    line.connection.receive()
+    line.serve()
     assert line.connection.flush()
     assert line.reason == "the daemon failed: KeyError('oh')"
     assert line.log.said("error")[0][0] == "an answer can't be sent"
@@ -909,7 +927,7 @@ def test_a_server_that_ends_badly_takes_only_its_channel_with_it(line: Line, ref
         line.send_raw(b"nonsense")
     else:
         line.client.close()
-    line.connection.receive()
+    line.serve()
     assert line.connection.closed
     [(event, fields)] = line.log.said("error")
     assert event == "a channel ended badly"
@@ -938,7 +956,7 @@ def test_everything_before_the_nonce_is_processed_and_nothing_after_it(line: Lin
     line.send(Node.sync, txid=2)
     assert line.connection.receive_until(NONCE)
     assert line.answers() == [1]
-    line.connection.receive()
+    line.serve()
     assert line.answers() == [2]
 
 

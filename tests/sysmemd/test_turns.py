@@ -1,0 +1,289 @@
+"""The turns of one user: what is waited for, in which order it is served, and for how long."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sysmem_protocol.handles import Handle
+from sysmemd import turns
+from sysmemd.turns import RECEIVE_BUDGET, Turns
+
+from .turns import FakeConnection
+
+
+class Time:
+    """Passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+    def slice_passes(self) -> None:
+        self.now += turns.SLICE_NS
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def made(time: Time) -> Iterator[Turns]:
+    made = Turns(time)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def new() -> Iterator[Callable[[], FakeConnection]]:
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(FakeConnection())
+
+
+@pytest.fixture
+def fake(new: Callable[[], FakeConnection], made: Turns) -> FakeConnection:
+    """A connection that is served."""
+    fake = new()
+    made.serve(fake.connection)
+    return fake
+
+
+class Holder:
+    """Is idle when `release` is called."""
+
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        self.release = callback
+
+
+def is_due(turns: Turns) -> bool:
+    """Whether somebody who waits for these turns would go on."""
+    return bool(select.select([turns.fileno()], [], [], 0)[0])
+
+
+def test_a_channel_is_served_when_it_is_readable(made: Turns, fake: FakeConnection) -> None:
+    assert not made.take()
+    assert not is_due(made)
+    fake.send()
+    assert is_due(made)
+    assert not made.take()
+    assert fake.received == 1
+    assert not is_due(made)
+
+
+def test_channels_are_served_in_turn(
+    made: Turns, new: Callable[[], FakeConnection], time: Time
+) -> None:
+    """One that sends all the time has its turn after all others, also where only one is served in a slice."""
+    fakes = [new() for _ in range(100)]
+    for fake in fakes:
+        fake.on_receive = time.slice_passes
+        fake.send(2)
+        made.serve(fake.connection)
+    for turn in range(100):
+        assert made.take()
+        assert sum(fake.received for fake in fakes) == turn + 1
+    assert {fake.received for fake in fakes} == {1}
+
+
+def test_a_channel_that_has_more_is_served_a_budget_at_a_time(
+    made: Turns, new: Callable[[], FakeConnection]
+) -> None:
+    busy, other = new(), new()
+    busy.more = True
+    received: list[int] = []
+    other.on_receive = lambda: received.append(busy.received)
+    for fake in (busy, other):
+        fake.send(RECEIVE_BUDGET + 1)
+        made.serve(fake.connection)
+    made.take()
+    assert received == [RECEIVE_BUDGET]
+    made.take()
+    assert busy.received == RECEIVE_BUDGET + 1
+
+
+def test_a_slice_ends_also_between_the_messages_of_a_channel(
+    made: Turns, fake: FakeConnection, time: Time
+) -> None:
+    fake.more = True
+    fake.send(3)
+    fake.on_receive = time.slice_passes
+    for received in (1, 2, 3):
+        assert made.take()
+        assert fake.received == received
+    assert not made.take()
+
+
+def test_answers_are_sent_when_there_is_room(made: Turns, fake: FakeConnection) -> None:
+    made.take()
+    fake.fill()
+    made.flush(fake.connection)
+    assert is_due(made)
+    made.take()
+    assert fake.flushed == 1
+    made.flush(fake.connection)  # it is waited for already
+    assert not is_due(made)
+    fake.send()
+    made.take()  # and is read meanwhile
+    assert (fake.flushed, fake.received) == (1, 1)
+    fake.drain()
+    made.take()
+    assert fake.flushed == 2
+    assert not is_due(made)  # although there is room
+
+
+def test_a_slice_ends_also_between_answers(
+    made: Turns, new: Callable[[], FakeConnection], time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes = [new(), new()]
+    for fake in fakes:
+        made.serve(fake.connection)
+        made.flush(fake.connection)
+
+        def flush(fake: FakeConnection = fake) -> bool:
+            time.slice_passes()
+            fake.flushed += 1
+            return True
+
+        monkeypatch.setattr(fake, "flush", flush)
+    assert made.take()
+    assert [fake.flushed for fake in fakes] == [1, 0]
+    assert made.take()
+    assert [fake.flushed for fake in fakes] == [1, 1]
+
+
+def test_a_held_channel_is_left_alone_until_its_holder_is_idle(
+    made: Turns, fake: FakeConnection
+) -> None:
+    made.take()
+    holder = Holder()
+    made.hold(fake.connection, holder)
+    fake.send()
+    fake.far.close()  # a hang-up can't be left out of what is waited for
+    assert not is_due(made)
+    holder.release()
+    assert is_due(made)
+    made.take()
+    assert fake.received == 1
+
+
+def test_a_held_channel_may_close(made: Turns, fake: FakeConnection) -> None:
+    holder = Holder()
+    made.hold(fake.connection, holder)
+    made.closing(fake.connection)
+    fake.close()
+    holder.release()
+    assert not made
+
+
+def test_what_is_sent_on_a_held_channel_is_sent(made: Turns, fake: FakeConnection) -> None:
+    made.take()
+    made.hold(fake.connection, Holder())
+    fake.fill()
+    made.flush(fake.connection)
+    made.take()
+    fake.drain()
+    assert is_due(made)
+    made.take()
+    assert fake.flushed == 2
+    fake.send()
+    assert not is_due(made)
+
+
+def test_a_channel_that_is_read_no_more_is_waited_for_only_while_answers_wait(
+    made: Turns, fake: FakeConnection
+) -> None:
+    fake.fill()
+    made.flush(fake.connection)
+    made.take()
+    fake.reading = False
+    fake.send()
+    made.take()  # notices that
+    assert not is_due(made)
+    fake.drain()
+    made.take()
+    assert (fake.flushed, fake.received) == (2, 0)
+    fake.far.close()
+    assert not is_due(made)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_closed_channel_is_forgotten_also_where_a_copy_of_it_is_left(
+    made: Turns, fake: FakeConnection, full: bool
+) -> None:
+    if full:
+        fake.fill()
+        made.flush(fake.connection)
+        made.take()
+        fake.drain()
+    assert made.connections() == [fake.connection]
+    with Handle(os.dup(fake.fileno())):
+        made.take()
+        made.closing(fake.connection)
+        assert not made
+        assert is_due(made)  # so that whoever waits for it ends
+        made.take()
+        fake.send()
+        assert not is_due(made)
+
+
+def test_what_was_ready_may_close_before_it_is_served(
+    made: Turns, new: Callable[[], FakeConnection]
+) -> None:
+    fakes = [new(), new()]
+
+    def close_others(served: FakeConnection) -> None:
+        for fake in fakes:
+            if fake is not served:
+                made.closing(fake.connection)
+
+    for fake in fakes:
+        fake.on_receive = lambda fake=fake: close_others(fake)  # type: ignore[misc] # bound now
+        fake.send()
+        made.serve(fake.connection)
+    made.take()
+    assert sum(fake.received for fake in fakes) == 1
+
+
+def test_nobody_is_roused_who_does_not_wait(made: Turns, fake: FakeConnection) -> None:
+    made.flush(fake.connection)  # before the first turn
+    assert not is_due(made)
+    made.take()
+    assert fake.flushed == 1
+
+
+def test_a_channel_that_can_not_be_waited_for_closes(made: Turns, tmp_path: str) -> None:
+    with FakeConnection() as fake, Handle(os.open(tmp_path, os.O_RDONLY)) as directory:
+        fake.fileno = directory.fileno  # type: ignore[method-assign] # which epoll refuses
+        made.serve(fake.connection)
+        assert fake.closed
+        [reason] = fake.refusals
+        assert "the daemon can't wait for it" in reason
+        made.closing(fake.connection)
+
+
+def test_without_descriptors_nothing_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_epoll() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(select, "epoll", no_epoll)
+    with pytest.raises(OSError, match="Too many"):
+        Turns()
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_closing_is_idempotent_and_leaves_the_channels(made: Turns, fake: FakeConnection) -> None:
+    made.take()
+    made.close()
+    made.close()
+    assert made.connections() == [fake.connection]
+    made.closing(fake.connection)
+    assert not made

@@ -1,0 +1,93 @@
+"""A connection that notes what a reactor does with it, over a real socket pair."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, Self
+
+from sysmem_protocol.handles import channel_pair
+from sysmemd.channels import Connection
+from sysmemd.ports import Peer
+from sysmemd.users import Account, Users
+
+
+class FakeConnection:
+    """Receives one byte at a time; whatever happens to it is noted."""
+
+    def __init__(self, account: Account | None = None, *, uid: int = 0) -> None:
+        self.account = account or Users().open_account(Peer(os.getpid(), uid, uid))
+        self.near, self.far = channel_pair()
+        self.reading = True
+        self.closed = False
+        self.received = 0
+        self.flushed = 0
+        self.refusals: list[str] = []
+        #: Called for each message.
+        self.on_receive: Callable[[], object] = lambda: None
+        #: Whether another message is likely after one.
+        self.more = False
+
+    @property
+    def connection(self) -> Connection:
+        """This, as what it stands in for."""
+        stands_in: Any = self
+        return stands_in  # type: ignore[no-any-return] # that is the point
+
+    def send(self, messages: int = 1) -> None:
+        """Send from the other end."""
+        for _ in range(messages):
+            self.far.send(b"x")
+
+    def fill(self) -> None:
+        """Send from this end until there is no room."""
+        try:
+            while True:
+                self.near.send(b"x" * 1000)
+        except BlockingIOError:
+            pass
+
+    def drain(self) -> None:
+        """Read what `fill` sent."""
+        try:
+            while self.far.recv(1000):
+                pass
+        except BlockingIOError:
+            pass
+
+    # --- what a connection does ---
+
+    def fileno(self) -> int:
+        return self.near.fileno()
+
+    def receive(self) -> bool:
+        try:
+            self.near.recv(1, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        self.received += 1
+        self.on_receive()
+        return self.more
+
+    def flush(self) -> bool:
+        self.flushed += 1
+        try:
+            self.near.send(b"x")
+        except BlockingIOError:
+            return False
+        return True
+
+    def refuse(self, reason: str) -> None:
+        self.refusals.append(reason)
+
+    def close(self) -> None:
+        self.closed = True
+        self.reading = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.near.close()
+        self.far.close()
