@@ -108,7 +108,7 @@ class TrioReactor:
             while turns:
                 if turns.take():
                     await trio.lowlevel.checkpoint()
-                else:
+                elif turns:
                     await trio.lowlevel.wait_readable(turns.fileno())
         finally:
             turns.close()

@@ -348,6 +348,18 @@ async def test_a_user_is_waited_for_as_long_as_it_has_channels(nursery: trio.Nur
 
 
 @pytest.mark.trio
+async def test_a_user_may_close_the_last_channel_in_its_turn(nursery: trio.Nursery) -> None:
+    reactor = TrioReactor(nursery)
+    with FakeConnection() as fake:
+        fake.on_receive = lambda: reactor.closing(fake.connection)
+        fake.send()
+        reactor.serve(fake.connection)
+        await wait_all_tasks_blocked()
+        assert fake.received == 1
+    assert not nursery.child_tasks
+
+
+@pytest.mark.trio
 async def test_users_are_served_in_turn(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
