@@ -17,14 +17,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 
 import pytest
 
 import sysmem
 from sysmem import blocking
+from sysmem_protocol.library import Interface
+from sysmem_protocol.rendezvous import Rendezvous
 from sysmem_protocol.runtime import SYSTEM_RUNTIME_DIR, service_path
 from sysmem_protocol.sysmem2 import Allocator
+from sysmemd.daemon import SERVICES
 
 from .users import as_root, let_through, user_process
 
@@ -215,10 +219,30 @@ def unit(name: str) -> configparser.ConfigParser:
     return parser
 
 
-def test_the_socket_unit_hands_over_what_the_daemon_looks_for() -> None:
-    socket_unit = unit("sysmemd.socket")["Socket"]
-    assert socket_unit["ListenSequentialPacket"] == str(service_path(SYSTEM_RUNTIME_DIR, Allocator))
-    assert socket_unit["FileDescriptorName"] == Allocator.service_name()
+SOCKETS = {"sysmemd.socket": Allocator, "sysmemd-rendezvous.socket": Rendezvous}
+
+
+@pytest.mark.parametrize(("name", "interface"), SOCKETS.items())
+def test_a_socket_unit_hands_over_what_the_daemon_looks_for(
+    name: str, interface: type[Interface]
+) -> None:
+    socket_unit = unit(name)["Socket"]
+    assert socket_unit["ListenSequentialPacket"] == str(service_path(SYSTEM_RUNTIME_DIR, interface))
+    assert socket_unit["FileDescriptorName"] == interface.service_name()
+    assert socket_unit.get("Service", name.replace(".socket", ".service")) == "sysmemd.service"
+
+
+def test_every_service_has_a_socket_unit_that_the_service_unit_starts_with() -> None:
+    assert set(SOCKETS.values()) == set(SERVICES), "the daemon can't make one in root's directory"
+    service = unit("sysmemd.service")
+    for words in (
+        service["Unit"]["Requires"],
+        service["Unit"]["After"],
+        service["Service"]["Sockets"],
+        service["Install"]["Also"],
+        INSTRUCTIONS[INSTRUCTIONS.index("--now ") :].splitlines()[0].removeprefix("--now "),
+    ):
+        assert words.split() == list(SOCKETS)
 
 
 def test_the_service_unit_runs_the_daemon_as_its_own_user_and_waits_until_it_is_ready() -> None:
@@ -236,6 +260,7 @@ def system(tmp_path: Path) -> Path:
         command, *words = shlex.split(line)
         if command == "install":
             words = [re.sub("^(--target-directory=)", rf"\1{tmp_path}", word) for word in words]
+            words = [made for word in words for made in sorted(glob(word, root_dir=ROOT)) or [word]]
             subprocess.run([command, *words], cwd=ROOT, check=True)
     return tmp_path
 
@@ -261,9 +286,11 @@ def test_the_user_and_the_group_of_the_units_are_made() -> None:
     lines = (PACKAGING / "sysusers.d" / "sysmem.conf").read_text().splitlines()
     # "u" makes a group of the same name too.
     users = {line.split()[1] for line in lines if line.startswith("u ")}
-    service, socket = unit("sysmemd.service")["Service"], unit("sysmemd.socket")["Socket"]
+    service = unit("sysmemd.service")["Service"]
     assert {service["User"], service["Group"]} <= users
-    assert {socket["SocketUser"], socket["SocketGroup"]} <= users
+    for name in SOCKETS:
+        socket = unit(name)["Socket"]
+        assert {socket["SocketUser"], socket["SocketGroup"]} <= users
 
 
 @pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="systemd isn't installed")

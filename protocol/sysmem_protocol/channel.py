@@ -192,8 +192,10 @@ class Channel:
 
     def _at_end(self, handles: list[Handle]) -> bool:
         """Tell the end of what the peer sends from an empty datagram, which reads the same."""
-        if handles:
-            return False
+        return not handles and self.hung_up()
+
+    def hung_up(self) -> bool:
+        """Whether the other end is closed or sends nothing more, also while there is something left to receive."""
         poll = select.poll()
         poll.register(self._socket, select.POLLRDHUP)
         return bool(poll.poll(0))

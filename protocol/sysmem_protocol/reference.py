@@ -15,6 +15,7 @@ from .codec import encode, encode_response
 from .handles import Handle
 from .images2 import ColorSpace, PixelFormat
 from .library import (
+    LIBRARY,
     Bool,
     Enumeration,
     HandleType,
@@ -29,6 +30,7 @@ from .library import (
     WireType,
 )
 from .message import MAX_HANDLES, MAX_MESSAGE_BYTES, Message
+from .rendezvous import Rendezvous
 from .strict import MAX_DEPTH
 from .sysmem2 import (
     DISCOVERABLE,
@@ -52,8 +54,10 @@ from .sysmem2 import (
     SizeU,
 )
 
+#: Reached by connecting to a socket of their name.
+SERVICES: tuple[type[Interface], ...] = (*DISCOVERABLE, Rendezvous)
 #: In the order of the page. `Node` is no channel of its own, but where its methods are declared.
-INTERFACES: tuple[type[Interface], ...] = (*DISCOVERABLE, Node, *NODES)
+INTERFACES: tuple[type[Interface], ...] = (*DISCOVERABLE, Node, *NODES, Rendezvous)
 
 
 def page() -> str:
@@ -280,8 +284,9 @@ def _interface(interface: type[Interface]) -> Iterator[str]:
     name = interface.__name__
     yield f"## {name}\n"
     yield _paragraph(interface.__doc__)
-    if interface in DISCOVERABLE:
-        yield f"Reached by connecting to the service `{interface.service_name()}`.\n"
+    if interface in SERVICES:
+        of = "" if interface.library == LIBRARY else f", of the library `{interface.library}`"
+        yield f"Reached by connecting to the service `{interface.service_name()}`{of}.\n"
     elif interface in NODES:
         yield f"A {_link('Node')}: all methods of that, with the same ordinals, and these.\n"
     else:

@@ -57,7 +57,9 @@ copy of the server end once it is sent, or it would never see peer-closed.
 
 **Sync before passing a token on.** A token must be known to the daemon before another participant turns it in: call
 [Sync](#nodesync) after [Duplicate](#buffercollectiontokenduplicate) and before sending the token's client end to
-another process. [DuplicateSync](#buffercollectiontokenduplicatesync) has that built in.
+another process. [DuplicateSync](#buffercollectiontokenduplicatesync) has that built in. Processes that share no socket
+meet at the [Rendezvous](#rendezvous). Whoever has passed a client end on closes its own copy: the daemon notices that a
+participant has gone when all copies are closed.
 
 **Server koids.** When the daemon takes over a server end it binds it to an abstract name that ends in `/<koid>`, a
 decimal number that is never reused while the daemon runs. So `getpeername` on a client end tells its server koid; the
@@ -106,9 +108,9 @@ One datagram is one message: a header of {HEADER.size} bytes, then the body. All
 Answers on one channel may come in another order than the calls. A message whose method has no table to carry has an
 empty body.
 
-The ordinal of a method is the first 8 bytes of the SHA-256 of `{LIBRARY}/<Protocol>.<Method>`, read little-endian,
-with the top bit cleared. A composed method keeps the protocol that declares it, so all of [Node](#node)'s have one
-ordinal each on whichever channel they travel.
+The ordinal of a method is the first 8 bytes of the SHA-256 of `<library>/<Protocol>.<Method>`, read little-endian,
+with the top bit cleared. The library is `{LIBRARY}` unless the protocol's section names another. A composed method
+keeps the protocol that declares it, so all of [Node](#node)'s have one ordinal each on whichever channel they travel.
 """
 
 BODY = f"""\

@@ -17,9 +17,10 @@ import trio
 
 from sysmem_protocol.channel import Channel
 from sysmem_protocol.library import Interface
+from sysmem_protocol.rendezvous import Rendezvous
 from sysmem_protocol.sysmem2 import Allocator, CoherencyDomain
 
-from .channels import AllocatorServer, Connection, Holder, Service
+from .channels import AllocatorServer, Connection, Holder, RendezvousServer, Service
 from .clock import TrioClock
 from .closing import ThreadClosing
 from .config import Config, HeapSection
@@ -47,6 +48,7 @@ _UCRED = struct.Struct("iII")
 #: What serves a connection to the service socket of each interface: it owns the channel.
 SERVICES: Mapping[type[Interface], Callable[[Service, Channel, Peer], object]] = {
     Allocator: AllocatorServer,
+    Rendezvous: RendezvousServer,
 }
 
 

@@ -2,6 +2,7 @@
 
 from .allocator import AllocatorServer
 from .connection import Connection, Holder, Reactor
+from .rendezvous import RendezvousServer
 from .service import Service
 
-__all__ = ["AllocatorServer", "Connection", "Holder", "Reactor", "Service"]
+__all__ = ["AllocatorServer", "Connection", "Holder", "Reactor", "RendezvousServer", "Service"]

@@ -127,6 +127,24 @@ class Deferred:
         """
         self._connection.answer_later(self._method, self._txid, maker)
 
+    def answer(self, answer: Table | Error | None) -> bool:
+        """Answer at once, from the turn of another connection. The handles in `answer` are closed afterwards.
+
+        Return whether the answer was sent, or waits for a client that reads slowly. Otherwise that client is gone or
+        can't be answered, and its channel closes. Nothing is raised.
+        """
+        return self._connection.try_answer(self._method, self._txid, answer)
+
+    def fail(self, failure: Failed) -> None:
+        """Answer at once with an error, and log why. Nothing is raised."""
+        self._connection.log_failure(self._method, failure)
+        self.answer(failure.error)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client that waits for this has left."""
+        return self._connection.gone
+
 
 class Connection:
     """The server end of one channel."""
@@ -281,14 +299,18 @@ class Connection:
             serve = getattr(self._server, method.name)
             return serve() if request is None else serve(request)
         except Failed as failure:
-            self._log.info(
-                "a call was answered with an error",
-                method=str(method),
-                error=failure.error.name,
-                reason=str(failure),
-                **self._server.about(),
-            )
+            self.log_failure(method, failure)
             return failure.error
+
+    def log_failure(self, method: Method, failure: Failed) -> None:
+        """Log that a call is answered with an error, and why."""
+        self._log.info(
+            "a call was answered with an error",
+            method=str(method),
+            error=failure.error.name,
+            reason=str(failure),
+            **self._server.about(),
+        )
 
     # --- out ---
 
@@ -316,6 +338,18 @@ class Connection:
             self._outbox.put(_message(method, txid, Error.UNSPECIFIED))
         if self._outbox:
             self._reactor.flush(self)
+
+    def try_answer(self, method: Method, txid: int, answer: Table | Error | None) -> bool:
+        """As :meth:`answer`, but what goes wrong ends this channel. See :meth:`Deferred.answer`."""
+        try:
+            self.answer(method, txid, answer)
+        except PeerClosedError:
+            return False  # reading finds that out too, after what the client had sent
+        except OutboxFull as error:
+            self.refuse(str(error))
+        except Exception as error:
+            self._cannot("an answer can't be sent", error)
+        return self.reading
 
     def answer_later(self, method: Method, txid: int, maker: Maker) -> None:
         """Have the answer to a call sent by the next :meth:`flush`; see :meth:`Deferred.answer_with`."""
@@ -352,6 +386,11 @@ class Connection:
         return done
 
     # --- the end ---
+
+    @property
+    def gone(self) -> bool:
+        """Whether this has ended, or its client has left and only that wasn't read yet."""
+        return not self.reading or self._channel.hung_up()
 
     def shutdown_sending(self) -> None:
         """Let the client see this end closed after what waits for it, while it can still be heard."""

@@ -153,6 +153,7 @@ class TokenServer(NodeServer):
     def __init__(self, service: Service, server_end: Handle, account: Account) -> None:
         super().__init__(service, server_end, account)
         service.tokens[self.koid] = self
+        self.watchers: set[Callable[[], None]] = set()
 
     def close(self) -> None:
         self._forget()
@@ -164,6 +165,8 @@ class TokenServer(NodeServer):
 
     def _forget(self) -> None:
         self._service.tokens.pop(self.koid, None)
+        while self.watchers:
+            self.watchers.pop()()
 
     def turn_in(self, channel: NodeChannel, client: ClientInfo | None) -> Node:
         """See :class:`.Token`."""

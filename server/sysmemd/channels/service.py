@@ -13,6 +13,7 @@ import os
 import secrets
 import stat
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol, cast
 
@@ -26,6 +27,7 @@ from ..ports import ClientInfo, Clock, Log
 from ..tree import LogicalBufferCollection, Node, NodeChannel, Worker
 from ..users import Account, Users
 from .connection import Connection, Reactor, Refused, Server
+from .meetings import Meetings
 
 #: Which object a descriptor refers to.
 _Identity = tuple[int, int]
@@ -92,6 +94,8 @@ class Token(Protocol):
 
     node: Node
     connection: Connection
+    #: Called when this can't be turned in any more, perhaps in the middle of a change of the tree.
+    watchers: set[Callable[[], None]]
 
     def turn_in(self, channel: NodeChannel, client: ClientInfo | None) -> Node:
         """Make the node a collection that is served on `channel`, and close the token's own.
@@ -133,6 +137,7 @@ class Service:
         #: All collections, until their last node has left, by id.
         self.collections: dict[int, LogicalBufferCollection] = {}
         self.node_refs = NodeRefs()
+        self.meetings = Meetings(self.find_token)
         self._collection_ids = CollectionIds()
         self._koids = itertools.count(1)
         self._said_advisory: set[int] = set()
@@ -201,7 +206,11 @@ class Service:
         del self.collections[id]
 
     def close(self) -> None:
-        """End all collections, because the daemon stops. Allocators and unread answers are the reactor's to close."""
+        """End all collections and offers, because the daemon stops.
+
+        Connections to services and unread answers are the reactor's to close.
+        """
+        self.meetings.close()
         for collection in list(self.collections.values()):
             collection.shut_down()
 
@@ -227,6 +236,14 @@ class Service:
             return None
         except OSError:
             return None  # the token has closed meanwhile, or the end can't be sent on
+        finally:
+            channel.take()
+
+    def is_to_come(self, client_end: Handle) -> bool:
+        """Return whether this can be the client end of a token whose other end is still on its way to the daemon."""
+        channel = Channel(client_end.fileno())
+        try:
+            return not channel.peer_name() and not channel.hung_up()
         finally:
             channel.take()
 

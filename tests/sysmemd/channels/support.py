@@ -18,7 +18,7 @@ from sysmem_protocol.handles import Handle, channel_pair
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import Message, parse
 from sysmem_protocol.sysmem2 import Allocator, BufferCollection, BufferCollectionToken, Node
-from sysmemd.channels import AllocatorServer, Connection, Holder, Service
+from sysmemd.channels import AllocatorServer, Connection, Holder, RendezvousServer, Service
 from sysmemd.config import Limits
 from sysmemd.constraints import Platform
 from sysmemd.memory import Memory
@@ -256,6 +256,12 @@ class Bench:
             info = sysmem2.SetDebugClientInfoRequest(name=name, id=id)
             client.send(Allocator.set_debug_client_info, info)
             self.run()
+        return client
+
+    def rendezvous(self, uid: int = STRANGER) -> Client:
+        """A client of the Rendezvous, which runs as this user."""
+        client, far = self.client()
+        RendezvousServer(self.service, Channel(far.take()), Peer(os.getpid(), uid, uid))
         return client
 
     def token(self, allocator: Client | None = None) -> Client:

@@ -1,0 +1,69 @@
+"""The Rendezvous as clients see it: tokens offered under a name, and taken by the users whom they are for."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sysmem_protocol import rendezvous
+from sysmem_protocol.channel import Channel
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.library import Interface
+
+from ..ports import Peer
+from .connection import Connection
+from .meetings import Offer, Take, unknown_token
+from .service import Service
+
+
+class RendezvousServer:
+    """One connection to the service. What it offers and waits for ends with it."""
+
+    interface: ClassVar[type[Interface]] = rendezvous.Rendezvous
+
+    def __init__(self, service: Service, channel: Channel, peer: Peer) -> None:
+        """Become the owner of `channel`, just accepted from the process `peer`."""
+        self._service = service
+        self._peer = peer
+        account = service.users.open_account(peer)
+        self.connection: Connection = service.connect(channel, self, account)
+
+    # --- the connection's server ---
+
+    def about(self) -> dict[str, Any]:
+        return {
+            "channel": self.interface.__name__,
+            "client_name": "",
+            "client_id": self._peer.pid,
+            "user": self._peer.uid,
+        }
+
+    def held_by(self) -> None:
+        """Nothing holds a Rendezvous connection, because it isn't part of any collection."""
+
+    def expect_message(self) -> None:
+        """Nothing but the end of its channel ends the messages of a Rendezvous connection."""
+
+    def refuse(self, reason: str) -> None:
+        self._service.log.error("a Rendezvous was refused", reason=reason, **self.about())
+        self.peer_closed()
+
+    def peer_closed(self) -> None:
+        self._service.meetings.leave(self.connection)
+        self.connection.close()
+
+    # --- Rendezvous ---
+
+    def offer(self, request: rendezvous.RendezvousOfferRequest) -> Offer:
+        assert request.name is not None
+        assert request.token is not None
+        meetings, uid = self._service.meetings, self._peer.uid
+        key = request.name, uid if request.to_uid is None else request.to_uid
+        meetings.check_free(key, uid)
+        token = self._service.find_token(request.token)
+        if token is None and not self._service.is_to_come(request.token):
+            raise unknown_token()
+        return Offer(meetings, key, uid, request.token.move(Handle), token)
+
+    def take(self, request: rendezvous.RendezvousTakeRequest) -> Take:
+        assert request.name is not None
+        return Take(self._service.meetings, (request.name, self._peer.uid))
