@@ -258,19 +258,19 @@ def test_the_descriptor_to_wait_on(bench: Bench) -> None:
 def test_out_of_descriptors_at_start() -> None:
     before = set(os.listdir("/proc/self/fd"))
     for spare in range(4):
-        with few_descriptors(spare), pytest.raises(OSError, match="Too many open files"):
+        with few_descriptors(spare), pytest.raises(OSError, match=r"\[Errno 24\]"):
             Bench()
     assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_too_many_inotify_instances(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sysmemd.memory import watch
+    from sysmemd import inotify
 
     class Libc:
         def inotify_init1(self, flags: int) -> int:
             return -1
 
-    monkeypatch.setattr(watch, "_libc", Libc())
+    monkeypatch.setattr(inotify, "_libc", Libc())
     with pytest.raises(OSError):  # noqa: PT011 - whatever errno was
         Bench()
 
