@@ -10,11 +10,11 @@ import select
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sysmem_protocol import sysmem2
 from sysmem_protocol.handles import Handle, WithBlock
-from sysmem_protocol.library import UINT64, Field, HandleKind, HandleType, Nested, Vector, table
+from sysmem_protocol.library import table
 
 from ._arguments import descriptor
 from ._holders import holders
@@ -180,11 +180,8 @@ def borrowed(value: Handle | int | None, kind: type[H] | None = None) -> Iterato
 
 
 @table
-class VmoBuffer(sysmem2.VmoBuffer):
-    """One buffer as delivered to one participant."""
-
-    vmo: Annotated[Vmo | None, Field(1, HandleType(HandleKind.VMO))] = None
-    close_weak_asap: Annotated[EventPair | None, Field(3, HandleType(HandleKind.EVENTPAIR))] = None
+class VmoBuffer(sysmem2.VmoBuffer[Vmo, EventPair]):
+    """One buffer as it is delivered to one participant."""
 
     def map(self, length: int | None = None) -> Mapping:
         """Map `length` bytes of the buffer from `vmo_usable_start`, all by default; see :meth:`Vmo.map`.
@@ -229,20 +226,9 @@ class VmoBuffer(sysmem2.VmoBuffer):
                 handle.close()
 
 
-#: The default of a field that is set in every answer, so that who reads one needn't ask.
-_ALWAYS_SET: Any = None
-_BUFFERS = Field(2, Vector(Nested(VmoBuffer), sysmem2.MAX_BUFFER_COUNT))
-
-
 @table
-class BufferCollectionInfo(sysmem2.BufferCollectionInfo, WithBlock):
+class BufferCollectionInfo(sysmem2.BufferCollectionInfo[VmoBuffer], WithBlock):
     """The allocated buffers and what holds for each of them. Owns their descriptors; a with-block closes them."""
-
-    settings: Annotated[
-        sysmem2.SingleBufferSettings, Field(1, Nested(sysmem2.SingleBufferSettings))
-    ] = _ALWAYS_SET
-    buffers: Annotated[list[VmoBuffer], _BUFFERS] = _ALWAYS_SET  # type: ignore[assignment]  # only read, so covariant
-    buffer_collection_id: Annotated[int, Field(3, UINT64)] = _ALWAYS_SET
 
     def close(self) -> None:
         """Close all VMOs and events. Idempotent. Mappings stay until their own end."""
@@ -251,11 +237,8 @@ class BufferCollectionInfo(sysmem2.BufferCollectionInfo, WithBlock):
 
 
 @table
-class VmoInfo(sysmem2.VmoInfo, WithBlock):
+class VmoInfo(sysmem2.VmoInfo[Vmo, EventPair], WithBlock):
     """What the daemon knows of a VMO. Owns the descriptors in it; a with-block closes them."""
-
-    close_weak_asap: Annotated[EventPair | None, Field(3, HandleType(HandleKind.EVENTPAIR))] = None
-    weak_vmo: Annotated[Vmo | None, Field(4, HandleType(HandleKind.VMO))] = None
 
     def close(self) -> None:
         """Close the weak VMO and the event. Idempotent."""

@@ -27,6 +27,7 @@ from .library import (
     Table,
     Vector,
     WireType,
+    declared,
     plain_int,
     table,
 )
@@ -241,6 +242,8 @@ def _vector_encoder(encode_element: _Encode, max_count: int) -> _Encode:
 
 
 def _nested_encoder(kind: type[Table] | type[Struct]) -> _Encode:
+    kind = declared(kind)
+
     def encode_nested(value: Any, handles: list[Handle]) -> Any:
         if not isinstance(value, kind):
             raise _wrong_type(f"a {kind.__name__}", value)

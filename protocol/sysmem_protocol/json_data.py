@@ -71,8 +71,8 @@ def write(type_: WireType, value: Any, path: str = "$") -> Any:
             return value
         case Integer():
             return int(value)
-        case Enumeration(type=enumeration):
-            return _names(enumeration, value)
+        case Enumeration():
+            return _names(type_, value)
         case Vector(element=element):
             return [write(element, each, f"{path}[{i}]") for i, each in enumerate(value)]
         case Nested(type=declared) if issubclass(declared, Struct):
@@ -97,14 +97,10 @@ def write_table(table: Table, path: str = "$") -> dict[str, Any]:
 _HANDLE = "a handle has no value here"
 
 
-def _names(type_: type[enum.IntEnum] | type[enum.IntFlag], value: int) -> Any:
+def _names(type_: Enumeration, value: int) -> Any:
     """The name of a member, or the names of flags; numbers for what has none."""
-    if not issubclass(type_, enum.IntFlag):
-        known: dict[int, str] = {int(member): member.name for member in type_}
-        return known.get(value, int(value))
-    found: list[str | int] = [flag.name for flag in type_ if flag & value and flag.name]
-    rest = int(value) & ~sum(type_)
-    return [*found, rest] if rest else found
+    names = [part.name if isinstance(part, enum.Enum) else part for part in type_.parts(value)]
+    return names if issubclass(type_.type, enum.IntFlag) else names[0]
 
 
 def _integer(value: Any, minimum: int, maximum: int, bits: int, path: str) -> int:

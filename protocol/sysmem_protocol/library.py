@@ -1,4 +1,4 @@
-"""How a FIDL-like library is declared.
+'''How a FIDL-like library is declared.
 
 A library is tables, structs, enums and interfaces. Each is written down once, as an ordinary Python class whose
 annotations carry what the wire needs::
@@ -6,25 +6,32 @@ annotations carry what the wire needs::
     @table
     class Heap(Table):
         heap_type: Annotated[str | None, Field(1, String(128))] = None
+        """The kind of memory."""
         id: Annotated[int | None, Field(2, UINT64)] = None
+        """Which heap of this kind."""
 
     class Node(Interface):
         sync = Method("Wait until everything sent before has been processed.", two_way=True)
 
-From these declarations come the codec (:mod:`.codec`), the client's methods, the server's dispatch and the reference
-page (:mod:`.reference`). Nothing about a table, a limit or a method is said a second time anywhere else.
-"""
+The codec (:mod:`.codec`), the client's methods, the server's dispatch, `repr()`, `help()` (:mod:`.docstrings`) and the
+reference page (:mod:`.reference`) are derived from these declarations. Nothing about a table, a limit or a method is
+said a second time anywhere else.
+'''
 
 from __future__ import annotations
 
 import dataclasses
 import enum
 import hashlib
+import inspect
 import operator
+import sys
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
+from typing import Annotated, Any, ClassVar, Self, TypeVar, dataclass_transform
+
+from .docstrings import INIT_SIGNATURE, Docstrings, FieldsSignature
 
 #: The library whose interfaces most of ours are; an interface of another one says so.
 LIBRARY = "fuchsia.sysmem2"
@@ -33,13 +40,23 @@ LIBRARY = "fuchsia.sysmem2"
 # --- wire types ---------------------------------------------------------------------------------------------------
 
 
+class _Wire:
+    """What a value is on the wire."""
+
+    __slots__ = ()
+
+    def written(self, value: Any) -> str:
+        """Return a value as Python source, for the `repr` of what it is in."""
+        return repr(value)
+
+
 @dataclass(frozen=True, slots=True)
-class Bool:
+class Bool(_Wire):
     """true or false."""
 
 
 @dataclass(frozen=True, slots=True)
-class Integer:
+class Integer(_Wire):
     """An integer of a declared width; only `deadline` is signed."""
 
     bits: int
@@ -53,9 +70,13 @@ class Integer:
     def maximum(self) -> int:
         return (1 << (self.bits - self.signed)) - 1
 
+    def written(self, value: Any) -> str:
+        """Return the number; the greatest one, which often means that there is no limit, as a power of two."""
+        return f"2**{self.bits - self.signed} - 1" if value == self.maximum else repr(value)
+
 
 @dataclass(frozen=True, slots=True)
-class Enumeration:
+class Enumeration(_Wire):
     """A member of an enum, or a combination of flags, as its number.
 
     All of them are flexible: a number without a name decodes, as a plain integer.
@@ -64,24 +85,52 @@ class Enumeration:
     type: type[enum.IntEnum] | type[enum.IntFlag]
     bits: int = 32
 
+    def parts(self, value: int) -> list[enum.IntEnum | enum.IntFlag | int]:
+        """Return the members that a number is made of, and behind them what has no name."""
+        if not issubclass(self.type, enum.IntFlag):
+            known = {int(member): member for member in self.type}
+            return [known.get(value, int(value))]
+        flags = [flag for flag in self.type if flag & value]
+        rest = int(value) & ~sum(flags)
+        return [*flags, rest] if rest else [*flags]
+
+    def written(self, value: Any) -> str:
+        """Return the names of a member or of flags; what has no name as a number."""
+        if not isinstance(value, int):
+            return repr(value)
+        in_hex = self.bits == 64 or issubclass(self.type, enum.IntFlag)
+        names = [
+            f"{self.type.__name__}.{part.name}"
+            if isinstance(part, enum.Enum)
+            else (f"{part:#x}" if in_hex else repr(part))
+            for part in self.parts(value)
+        ]
+        return " | ".join(names) or "0"
+
 
 @dataclass(frozen=True, slots=True)
-class String:
+class String(_Wire):
     """Text of at most `max_bytes` bytes of UTF-8."""
 
     max_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class Vector:
+class Vector(_Wire):
     """An array of at most `max_count` elements."""
 
     element: WireType
     max_count: int
 
+    def written(self, value: Any) -> str:
+        """Return the list of the elements, each as Python source."""
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            return repr(value)
+        return f"[{', '.join(map(self.element.written, value))}]"
+
 
 @dataclass(frozen=True, slots=True)
-class Nested:
+class Nested(_Wire):
     """A table or a struct inside a table."""
 
     type: type[Table] | type[Struct]
@@ -98,7 +147,7 @@ class HandleKind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class HandleType:
+class HandleType(_Wire):
     """A descriptor; for a channel end, also the interface that is spoken on it."""
 
     kind: HandleKind
@@ -134,33 +183,40 @@ class Member:
 
 T = TypeVar("T")
 
-
-def _members(cls: type) -> Iterator[Member]:
-    """The declared members of a class: annotations of the form `Annotated[…, Field(…)]`, base classes first."""
-    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
-        for extra in getattr(hint, "__metadata__", ()):
-            if isinstance(extra, Field):
-                yield Member(name, extra)
+#: The default of a field that the server sets in every answer. Its type leaves out `None`, so that a reader needn't
+#: ask; in a table that a program made itself, the field is un-set as any other.
+ALWAYS_SET: Any = None
 
 
-class Table:
-    """A message or part of one in which every field may be left out; `None` is un-set.
-
-    Equality and `repr` show the fields that are set.
-    """
+class _Record:
+    """What tables and structs have in common: members with a number and a type, and how they are written."""
 
     __slots__ = ()
+    __signature__ = FieldsSignature()
     members: ClassVar[tuple[Member, ...]] = ()
 
     def set_fields(self) -> Iterator[tuple[Member, Any]]:
-        """The fields that are set, in the order of their declaration."""
+        """Yield the fields that are set, in the order of their declaration."""
         for member in self.members:
             value = getattr(self, member.name)
             if value is not None:
                 yield member, value
 
+    def __repr__(self) -> str:
+        shown = (f"{m.name}={m.field.type.written(value)}" for m, value in self.set_fields())
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class Table(_Record):
+    """A message or part of one in which every field may be left out; `None` is un-set.
+
+    Tables are equal when they have the same fields and values. `repr` shows the fields that are set.
+    """
+
+    __slots__ = ()
+
     def missing(self) -> Iterator[str]:
-        """The names of required fields that are un-set."""
+        """Yield the names of required fields that are un-set."""
         for member in self.members:
             if member.field.required and getattr(self, member.name) is None:
                 yield member.name
@@ -187,27 +243,42 @@ class Table:
         table: Self = read(Nested(cls), data)
         return table
 
-    def __repr__(self) -> str:
-        shown = ", ".join(f"{member.name}={value!r}" for member, value in self.set_fields())
-        return f"{type(self).__name__}({shown})"
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Table) or declared(type(self)) is not declared(type(other)):
+            return NotImplemented
+        return all(getattr(self, m.name) == getattr(other, m.name) for m in self.members)
+
+    __hash__ = None  # type: ignore[assignment]  # as for every class that can be changed and compares by value
 
 
-class Struct:
+class Struct(_Record):
     """A value whose members are all present, in order."""
 
     __slots__ = ()
-    members: ClassVar[tuple[Member, ...]] = ()
+
+
+def declared(kind: type[Any]) -> type[Any]:
+    """Return the table or struct as the interface has it: `kind`, or the one that it is derived from."""
+    *_, oldest = (kind, *(base for base in kind.__mro__ if vars(base).get("members")))
+    return oldest
 
 
 @dataclass_transform(kw_only_default=True)
 def table(cls: type[T]) -> type[T]:
-    """Make a class a table: keyword-only, compared by value, its members read from the annotations."""
-    made: Any = dataclasses.dataclass(kw_only=True, slots=True, repr=False)(cls)
-    made.members = tuple(_members(made))
-    numbers = [member.field.number for member in made.members]
+    """Make a class a table: keyword-only, compared by value, its members read from the annotations.
+
+    A table that is derived from another one is the same to the interface, but may have narrower types and methods.
+    """
+    members = _read_members(cls)
+    base = declared(cls)
+    if base is not cls and base.members != members:
+        raise TypeError(f"{cls.__name__}: a derived table has the fields of {base.__name__}")
+    numbers = [member.field.number for member in members]
     if len(set(numbers)) != len(numbers) or not all(numbers):
         raise TypeError(f"{cls.__name__}: field numbers must be unique and not 0: {numbers}")
-    return typing.cast("type[T]", made)
+    return _finished(
+        dataclasses.dataclass(kw_only=True, slots=True, repr=False, eq=False)(cls), members
+    )
 
 
 @dataclass_transform(frozen_default=True)
@@ -216,13 +287,8 @@ def struct(cls: type[T]) -> type[T]:
 
     Numbers of other libraries (numpy's integers) become Python's, whose arithmetic doesn't overflow.
     """
-    declared: Any = cls
-    declared.members = tuple(_members(cls))
-    numbers = [
-        member.name
-        for member in declared.members
-        if isinstance(member.field.type, Integer | Enumeration)
-    ]
+    members = _read_members(cls)
+    numbers = [m.name for m in members if isinstance(m.field.type, Integer | Enumeration)]
 
     def plain_numbers(self: Any) -> None:
         for name in numbers:
@@ -230,9 +296,36 @@ def struct(cls: type[T]) -> type[T]:
             if type(value) is not int:
                 object.__setattr__(self, name, plain_int(value))
 
-    declared.__post_init__ = plain_numbers
-    made: Any = dataclasses.dataclass(frozen=True, slots=True)(declared)
-    return typing.cast("type[T]", made)
+    cls.__post_init__ = plain_numbers  # type: ignore[attr-defined]  # dataclass looks for it
+    return _finished(dataclasses.dataclass(frozen=True, slots=True, repr=False)(cls), members)
+
+
+def _read_members(cls: type) -> tuple[Member, ...]:
+    """The members of a class, those of its base classes first; its annotations keep only the Python types.
+
+    A member is annotated `Annotated[…, Field(…)]`. A derived class may annotate its type alone anew.
+    """
+    members = {m.name: m for base in reversed(cls.__mro__) for m in vars(base).get("members", ())}
+    scope = vars(sys.modules[cls.__module__])
+    types = {}
+    for name, annotation in inspect.get_annotations(cls).items():
+        hint = eval(annotation, scope) if isinstance(annotation, str) else annotation
+        for extra in getattr(hint, "__metadata__", ()):
+            if isinstance(extra, Field):
+                members[name] = Member(name, extra)
+        types[name] = hint.__origin__ if typing.get_origin(hint) is Annotated else hint
+    cls.__annotations__ = types
+    return tuple(members.values())
+
+
+def _finished(made: type[T], members: tuple[Member, ...]) -> type[T]:
+    """Give a new dataclass its members, and what `help()` shows of them."""
+    cls: Any = made
+    cls.members = members
+    cls._fields = tuple(member.name for member in members)  # pydoc keeps this order
+    cls.__slots__ = Docstrings(made, cls.__slots__)
+    cls.__init__.__signature__ = INIT_SIGNATURE
+    return made
 
 
 def plain_int(value: Any) -> Any:

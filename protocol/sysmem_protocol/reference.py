@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from . import reference_prose as prose
 from .codec import encode, encode_response
+from .docstrings import attribute_docstrings, summary
 from .handles import Handle
 from .images2 import ColorSpace, PixelFormat
 from .library import (
@@ -28,6 +29,7 @@ from .library import (
     Table,
     Vector,
     WireType,
+    declared,
 )
 from .message import MAX_HANDLES, MAX_MESSAGE_BYTES, Message
 from .rendezvous import Rendezvous
@@ -118,7 +120,7 @@ def _all_types() -> list[WireType]:
 
 def _kinds(base: type[Table | Struct]) -> list[type[Table | Struct]]:
     """The tables or structs inside of messages, each once, in the order in which they come up."""
-    nested = [wire.type for wire in _all_types() if isinstance(wire, Nested)]
+    nested = [declared(wire.type) for wire in _all_types() if isinstance(wire, Nested)]
     return [kind for kind in dict.fromkeys(nested) if issubclass(kind, base)]
 
 
@@ -155,7 +157,7 @@ def _spelled(wire: WireType) -> tuple[str, str]:
         case Vector():
             return f"vector of {_spelled(wire.element)[0]}", f"{wire.max_count} elements"
         case Nested():
-            return _link(wire.type.__name__), ""
+            return _link(declared(wire.type).__name__), ""
         case HandleType():
             of = f" of {_link(wire.interface)}" if wire.interface else ""
             return f"handle: {wire.kind.value}{of}", ""
@@ -170,11 +172,19 @@ def _members(kind: type[Table | Struct], *, request: bool = False) -> str:
         heads.append("required")
         for row, member in zip(rows, kind.members, strict=True):
             row.append("required" if member.field.required else "")
+    heads.append("meaning")
+    docs = attribute_docstrings(kind)
+    for row, member in zip(rows, kind.members, strict=True):
+        row.append(_line(docs[member.name]))
     return _rows(heads, rows)
 
 
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _paragraph(text: str | None) -> str:
-    return textwrap.fill(" ".join((text or "").split()), 120, break_on_hyphens=False) + "\n"
+    return textwrap.fill(_line(text or ""), 120, break_on_hyphens=False) + "\n"
 
 
 # --- sections -----------------------------------------------------------------------------------------------------
@@ -339,12 +349,13 @@ def _table(kind: type[Table | Struct]) -> Iterator[str]:
 
 def _enum(kind: type[enum.IntEnum | enum.IntFlag]) -> Iterator[str]:
     yield f"### {kind.__name__}\n"
-    yield _paragraph(kind.__doc__)
+    yield _paragraph(summary(kind))
     flags = issubclass(kind, enum.IntFlag)
+    docs = attribute_docstrings(kind)
     yield _rows(
-        ["name", "flag" if flags else "number"],
+        ["name", "flag" if flags else "number", "meaning"],
         [
-            [name, f"`{member:#x}`" if flags or member > 0xFFFF else int(member)]
+            [name, f"`{member:#x}`" if flags or member > 0xFFFF else int(member), _line(docs[name])]
             for name, member in kind.__members__.items()
         ],
     )

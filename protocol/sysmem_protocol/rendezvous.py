@@ -29,19 +29,30 @@ _TOKEN = HandleType(HandleKind.CLIENT_END, "BufferCollectionToken")
 
 @table
 class RendezvousOfferRequest(Table):
+    """A token on offer."""
+
     name: Annotated[str | None, Field(1, _NAME, required=True)] = None
+    """The name to offer the token under, at most 256 bytes of UTF-8. Both processes must know it."""
     token: Annotated[Handle | None, Field(2, _TOKEN, required=True)] = None
+    """The client end of the token's channel."""
     to_uid: Annotated[int | None, Field(3, UINT32)] = None
+    """The number of the user who may take the token. Un-set is the offering user's own."""
 
 
 @table
 class RendezvousTakeRequest(Table):
+    """A token that is asked for."""
+
     name: Annotated[str | None, Field(1, _NAME, required=True)] = None
+    """The name that the token is offered under."""
 
 
 @table
 class RendezvousTakeResponse(Table):
+    """A token that was on offer."""
+
     token: Annotated[Handle | None, Field(1, _TOKEN)] = None
+    """The client end of the token's channel."""
 
 
 class Rendezvous(Interface, library="sysmem"):

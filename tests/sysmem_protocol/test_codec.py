@@ -148,6 +148,16 @@ def test_decoding_what_was_encoded_gives_the_same_table(
     assert all(h.closed for h in given_handles)
 
 
+@pytest.mark.parametrize("kind", [BufferCollectionConstraints, sysmem2.SingleBufferSettings])
+@settings(max_examples=30)
+@given(data=st.data())
+def test_the_repr_of_a_table_is_the_python_that_makes_it(
+    kind: type[Table], data: st.DataObject
+) -> None:
+    table = data.draw(instances(kind))
+    assert eval(repr(table), vars(sysmem2).copy()) == table
+
+
 @pytest.mark.parametrize("kind", TABLES, ids=lambda kind: kind.__name__)
 def test_a_table_with_nothing_set_is_an_empty_map(kind: type[Table]) -> None:
     assert encode(kind()) == (MEMBERLESS, [])

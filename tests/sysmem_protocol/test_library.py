@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
 import pytest
 
 from sysmem_protocol.library import (
+    ALWAYS_SET,
     BOOL,
     INT64,
     UINT32,
@@ -19,9 +21,12 @@ from sysmem_protocol.library import (
     Integer,
     Interface,
     Method,
+    Nested,
     Struct,
     Table,
+    Vector,
     camel_case,
+    declared,
     ordinal,
     struct,
     table,
@@ -38,11 +43,28 @@ class Point(Struct):
     y: Annotated[int, Field(2, UINT32)]
 
 
+class Finish(enum.IntFlag):
+    MATT = 1
+    SMOOTH = 4
+
+
 @table
 class Shape(Table):
     corners: Annotated[int | None, Field(1, UINT32, required=True)] = None
     colour: Annotated[Colour | int | None, Field(3, Enumeration(Colour))] = None
     filled: Annotated[bool | None, "whatever else", Field(2, BOOL)] = None
+    finish: Annotated[Finish | int | None, Field(4, Enumeration(Finish))] = None
+    layout: Annotated[Colour | int | None, Field(5, Enumeration(Colour, 64))] = None
+    middle: Annotated[Point | None, Field(6, Nested(Point))] = None
+    colours: Annotated[Sequence[Colour | int] | None, Field(7, Vector(Enumeration(Colour), 3))] = (
+        None
+    )
+    side: Annotated[int | None, Field(8, UINT64)] = None
+
+
+@table
+class Square(Shape):
+    corners: int = ALWAYS_SET
 
 
 class Drawing(Interface):
@@ -76,6 +98,11 @@ def test_a_tables_members_are_its_declarations_in_their_order() -> None:
         ("corners", 1),
         ("colour", 3),
         ("filled", 2),
+        ("finish", 4),
+        ("layout", 5),
+        ("middle", 6),
+        ("colours", 7),
+        ("side", 8),
     ]
     assert [(m.name, m.field.number) for m in Point.members] == [("x", 1), ("y", 2)]
 
@@ -116,11 +143,60 @@ def test_tables_are_equal_when_the_same_fields_are_set_to_the_same() -> None:
     assert Shape(corners=3) != Shape(corners=3, filled=False)
     other: object = Point(0, 0)
     assert Shape() != other
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(Shape())
 
 
-def test_repr_shows_the_fields_that_are_set() -> None:
-    assert repr(Shape()) == "Shape()"
-    assert repr(Shape(filled=False, corners=3)) == "Shape(corners=3, filled=False)"
+def test_a_derived_table_has_the_same_members() -> None:
+    assert Square.members == Shape.members
+    assert Square().corners is None
+    with pytest.raises(TypeError, match="Round: a derived table has the fields of Shape"):
+
+        @table
+        class Round(Shape):
+            radius: Annotated[int | None, Field(9, UINT32)] = None
+
+
+def test_a_derived_table_is_the_same_to_the_interface() -> None:
+    assert declared(Square) is declared(Shape) is Shape
+    assert declared(Point) is Point
+    assert Square(corners=4, filled=True) == Shape(corners=4, filled=True)
+    assert Shape(corners=4) != Square(corners=3)
+
+
+def test_annotations_keep_the_python_types() -> None:
+    assert Shape.__annotations__["corners"] == int | None
+    assert Square.__annotations__ == {"corners": int}
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (Shape(), "Shape()"),
+        (Shape(filled=False, corners=3), "Shape(corners=3, filled=False)"),
+        (Shape(corners=0xFFFF_FFFF), "Shape(corners=2**32 - 1)"),
+        (Shape(side=0xFFFF_FFFF_FFFF_FFFF), "Shape(side=2**64 - 1)"),
+        (Shape(side=0xFFFF_FFFF), "Shape(side=4294967295)"),  # not the edge of its type
+        (Shape(colour=1), "Shape(colour=Colour.RED)"),
+        (Shape(colour=2), "Shape(colour=2)"),
+        (Shape(layout=1), "Shape(layout=Colour.RED)"),
+        (Shape(layout=0x0800_0000_0000_0811), "Shape(layout=0x800000000000811)"),
+        (Shape(finish=0), "Shape(finish=0)"),
+        (Shape(finish=Finish.MATT), "Shape(finish=Finish.MATT)"),
+        (Shape(finish=5), "Shape(finish=Finish.MATT | Finish.SMOOTH)"),
+        (Shape(finish=0x106), "Shape(finish=Finish.SMOOTH | 0x102)"),
+        (Shape(colours=[1, 2]), "Shape(colours=[Colour.RED, 2])"),
+        (Shape(middle=Point(1, 0xFFFF_FFFF)), "Shape(middle=Point(x=1, y=2**32 - 1))"),
+    ],
+)
+def test_repr_shows_the_fields_that_are_set_by_their_names(value: Table, shown: str) -> None:
+    assert repr(value) == shown
+
+
+def test_repr_shows_what_cannot_be_sent_too() -> None:
+    wrong: Any = Shape
+    shape = wrong(corners="no", colour="red", finish=None, colours="red", middle=1.5)
+    assert repr(shape) == "Shape(corners='no', colour='red', middle=1.5, colours='red')"
 
 
 def test_the_numbers_of_a_struct_become_pythons_own() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sysmem_protocol import reference
+from sysmem_protocol import reference, sysmem2
+from sysmem_protocol.docstrings import attribute_docstrings
 from sysmem_protocol.library import Interface
 from sysmem_protocol.sysmem2 import Error, PixelFormatAndModifier, Rights
 
@@ -69,6 +70,12 @@ def test_every_number_with_a_name_is_there(page: str) -> None:
         assert f"| {right.name} | `{right.value:#x}` |" in page
     for member in PixelFormatAndModifier.members:
         assert f"`{member.name}`" in page
+
+
+@pytest.mark.parametrize("kind", [sysmem2.ImageFormatConstraints, sysmem2.SizeU, Rights])
+def test_every_docstring_is_there(page: str, kind: type) -> None:
+    for doc in attribute_docstrings(kind).values():
+        assert f"| {' '.join(doc.split())} |" in page
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import enum
 
 import pytest
 
-from sysmem_protocol import sysmem2
+from sysmem_protocol import library, sysmem2
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.library import (
     Bool,
@@ -313,7 +313,7 @@ def spelled(wire: WireType) -> str:
         case Vector():
             return f"vector of {spelled(wire.element)} ≤ {wire.max_count}"
         case Nested():
-            return wire.type.__name__
+            return library.declared(wire.type).__name__
         case HandleType():
             return wire.kind.value + (f" of {wire.interface}" if wire.interface else "")
 
@@ -385,11 +385,10 @@ def test_no_other_tables_structs_and_enums() -> None:
         for method in interface.methods.values()
         for table in (method.request, method.response)
     }
-    kinds = {v for v in own if issubclass(v, Table | Struct) and v.members} - messages
+    kinds = {library.declared(v) for v in own if issubclass(v, Table | Struct)} - messages
     assert {kind.__name__ for kind in kinds} == {*TABLES, *STRUCTS}
-    enums = {v for v in own if issubclass(v, enum.Enum) and v.__module__ == sysmem2.__name__}
-    assert enums == set(ENUMS)
-    assert {ColorSpace, PixelFormat, PixelFormatModifier}.isdisjoint(enums)
+    enums = {v for v in own if issubclass(v, enum.Enum)}
+    assert enums == {*ENUMS, ColorSpace, PixelFormat, PixelFormatModifier}
 
 
 def test_the_system_heap() -> None:

@@ -14,7 +14,6 @@ from sysmem_protocol.library import Table
 from sysmem_protocol.sysmem2 import (
     BufferCollectionConstraints,
     BufferMemoryConstraints,
-    BufferMemorySettings,
     BufferUsage,
     CoherencyDomain,
     NoneUsage,
@@ -34,11 +33,9 @@ EXISTING = "the existing buffers"
 def must_match(settings: SingleBufferSettings, name: str = "", id: int = 0) -> Participant:
     """The synthetic participant of a must_match_vmo: pins that VMO's settings but not its buffer count.
 
-    `settings` are delivered ones (ValueError without buffer_settings); `name` and `id` tell who asked for it.
+    `settings` are delivered ones; `name` and `id` tell who asked for it.
     """
     memory = settings.buffer_settings
-    if memory is None:
-        raise ValueError("settings that were delivered have buffer_settings")
     image = settings.image_format_constraints
     domain = memory.coherency_domain
     constraints = BufferCollectionConstraints(
@@ -51,7 +48,7 @@ def must_match(settings: SingleBufferSettings, name: str = "", id: int = 0) -> P
             cpu_domain_supported=domain == CoherencyDomain.CPU,
             ram_domain_supported=domain == CoherencyDomain.RAM,
             inaccessible_domain_supported=domain == CoherencyDomain.INACCESSIBLE,
-            permitted_heaps=None if memory.heap is None else [memory.heap],
+            permitted_heaps=[memory.heap],
         ),
         image_format_constraints=None if image is None else [image],
     )
@@ -97,10 +94,11 @@ def run_attached(case: Case, *, tolerate_absence: bool = False) -> Allocation | 
     breach.differences = differences
     image = case.existing.settings.image_format_constraints
     if image is not None:
-        breach.pair = (int(image.pixel_format or 0), int(image.pixel_format_modifier or 0))
+        breach.pair = (int(image.pixel_format), int(image.pixel_format_modifier))
     return refuse(case, Stage.ATTACHED, breach)
 
 
+_SIZES = {"$.buffer_settings.size_bytes", "$.buffer_settings.raw_vmo_size"}
 _IMAGE = "image_format_constraints"
 _MEMORY = "buffer_memory_constraints"
 _ASKING = {
@@ -146,14 +144,8 @@ def settings_match(a: SingleBufferSettings, b: SingleBufferSettings, *, ignore_s
 
     With `ignore_size`, size_bytes and raw_vmo_size are left out.
     """
-    if ignore_size:
-        a, b = _without_size(a), _without_size(b)
-    return next(_differences(a, b), None) is None
-
-
-def _without_size(settings: SingleBufferSettings) -> SingleBufferSettings:
-    memory = settings.buffer_settings or BufferMemorySettings()
-    return replace(settings, buffer_settings=replace(memory, size_bytes=None, raw_vmo_size=None))
+    differing = {difference.path for difference in _differences(a, b)}
+    return not differing - (_SIZES if ignore_size else set())
 
 
 def _differences(existing: Table, wanted: Table, path: str = "$") -> Iterator[Difference]:

@@ -8,9 +8,9 @@ from sysmem_protocol.formats import is_compatible_with_protected_memory, traits
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sizes import U32_MAX, image_size, round_up
 from sysmem_protocol.sysmem2 import (
+    AllocatedHeap,
     BufferMemorySettings,
-    Heap,
-    ImageFormatConstraints,
+    ImageFormatSettings,
     SingleBufferSettings,
     SizeU,
 )
@@ -81,7 +81,7 @@ def choose_settings(
         is_physically_contiguous=total.contiguous,
         is_secure=total.secure,
         coherency_domain=domain,
-        heap=Heap(heap_type=heap.heap_type, id=heap.id),
+        heap=AllocatedHeap(heap_type=heap.heap_type, id=heap.id),
         raw_vmo_size=round_up(padded, platform.page_size),
     )
     image_format = None if entry is None else _delivered(entry)
@@ -225,11 +225,11 @@ def _check_limits(
         raise wrong(Rule.ALLOCATION_LIMIT, fields, detail)
 
 
-def _delivered(entry: Entry) -> ImageFormatConstraints:
+def _delivered(entry: Entry) -> ImageFormatSettings:
     """The combined constraints as participants get them: every field set but for an open is_alpha_present."""
     t = delivered_terms(entry)
     assert t.color_spaces is not None
-    return ImageFormatConstraints(
+    return ImageFormatSettings(
         pixel_format=PixelFormat(entry.pixel_format),
         pixel_format_modifier=_modifier(entry.modifier),
         color_spaces=[ColorSpace(space) for space in sorted(t.color_spaces)],

@@ -788,7 +788,7 @@ def test_a_former_owner_that_makes_the_buffers_tiny_harms_itself(line: Line) -> 
         former.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     info = sysmem2.BufferCollectionInfo(
         settings=sysmem2.SingleBufferSettings(
-            image_format_constraints=sysmem2.ImageFormatConstraints(
+            image_format_constraints=sysmem2.ImageFormatSettings(
                 required_max_size_list=[sysmem2.SizeU(0xFFFFFFF, index) for index in range(64)],
             )
         ),

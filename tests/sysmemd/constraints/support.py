@@ -14,6 +14,7 @@ from sysmem_protocol.sysmem2 import (
     CpuUsage,
     Heap,
     ImageFormatConstraints,
+    ImageFormatSettings,
     SizeU,
 )
 from sysmemd.constraints import (
@@ -109,13 +110,12 @@ def refused_by(
     return refusal
 
 
-def image_of(allocation: Allocation) -> ImageFormatConstraints:
+def image_of(allocation: Allocation) -> ImageFormatSettings:
     assert allocation.settings.image_format_constraints is not None
     return allocation.settings.image_format_constraints
 
 
 def memory_of(allocation: Allocation) -> BufferMemorySettings:
-    assert allocation.settings.buffer_settings is not None
     return allocation.settings.buffer_settings
 
 

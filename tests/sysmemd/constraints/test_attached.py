@@ -301,11 +301,6 @@ def test_must_match_a_secure_vmo() -> None:
     assert memory_of(result) == memory_of(existing)
 
 
-def test_only_delivered_settings_can_be_matched() -> None:
-    with pytest.raises(ValueError, match="buffer_settings"):
-        must_match(SingleBufferSettings())
-
-
 # --- GetVmoInfo ---------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from typing import Any, Self
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import (
     SYSTEM_RAM_HEAP,
+    AllocatedHeap,
     BufferMemorySettings,
     CoherencyDomain,
     Heap,
@@ -229,7 +230,7 @@ def settings(size: int = PAGE, heap: Heap = SYSTEM_RAM_HEAP) -> SingleBufferSett
             is_physically_contiguous=False,
             is_secure=False,
             coherency_domain=CoherencyDomain.CPU,
-            heap=heap,
+            heap=AllocatedHeap(heap_type=heap.heap_type or "", id=heap.id or 0),
         )
     )
 

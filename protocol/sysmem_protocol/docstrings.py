@@ -1,0 +1,151 @@
+"""Docstrings of fields and members: the string literals below them in the source.
+
+Editors show such a literal for the attribute above it. Python itself drops it, so this module reads the source again,
+once for each module and only when somebody asks: importing costs nothing. ``help()`` and `inspect.getdoc` find the
+docstrings where they look for those of any class:
+
+- of a field in the class's ``__slots__``, which is a :class:`Docstrings`;
+- of an enum's member in its ``__doc__``, and of all members in that of the enum (:func:`documented`).
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import enum
+import functools
+import inspect
+import itertools
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+E = TypeVar("E", bound=enum.Enum)
+
+
+def attribute_docstrings(cls: type) -> Mapping[str, str]:
+    """Return the docstrings of a class's attributes by their names, inherited ones included.
+
+    It is empty for a class without source.
+    """
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        found |= _of_module(base.__module__).get(base.__qualname__, {})
+    return found
+
+
+@functools.cache
+def _of_module(name: str) -> Mapping[str, Mapping[str, str]]:
+    """The attributes' docstrings of each class at a module's top level."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[name]))
+    except (
+        KeyError,
+        OSError,
+        TypeError,
+    ):  # a module that isn't loaded, has no source, or is built in
+        return {}
+    return {
+        node.name: dict(_of_body(node.body)) for node in tree.body if isinstance(node, ast.ClassDef)
+    }
+
+
+def _of_body(body: list[ast.stmt]) -> Iterable[tuple[str, str]]:
+    for statement, below in itertools.pairwise(body):
+        match statement:
+            case ast.Assign(targets=[ast.Name(name)]) | ast.AnnAssign(target=ast.Name(name)):
+                pass
+            case _:
+                continue
+        match below:
+            case ast.Expr(ast.Constant(str(text))):
+                yield name, inspect.cleandoc(text)
+
+
+class Docstrings(dict[str, str]):
+    """A class's ``__slots__`` with a docstring for each, read when it is asked for."""
+
+    def __init__(self, cls: type, slots: Iterable[str]) -> None:
+        super().__init__(dict.fromkeys(slots, ""))
+        self._class = cls
+
+    def __getitem__(self, name: str) -> str:
+        return attribute_docstrings(self._class).get(name, "")
+
+
+class _EnumDoc(str):
+    """The ``__doc__`` of an enum and of its members.
+
+    It is a str, because pydoc takes it from the enum's ``__dict__``. There it shows the members by themselves.
+    """
+
+    __slots__ = ()
+
+    def __get__(self, member: enum.Enum | None, cls: type[enum.Enum]) -> str:
+        docs = attribute_docstrings(cls)
+        if member is not None:
+            return docs.get(member.name, str(self))  # a combination of flags is no member
+        return "\n\n".join([self, *(f"{name}: {doc}" for name, doc in docs.items())])
+
+
+def documented(cls: type[E]) -> type[E]:
+    """Give each member of an enum the docstring that stands below it, and the enum those of all."""
+    cls.__doc__ = _EnumDoc(inspect.cleandoc(cls.__doc__ or ""))
+    return cls
+
+
+def summary(cls: type) -> str:
+    """Return a class's own docstring, without those of its members."""
+    return inspect.cleandoc(str(vars(cls)["__doc__"]))
+
+
+# --- signatures ---------------------------------------------------------------------------------------------------
+
+
+#: A longer signature gets a line for each parameter.
+_MAX_WIDTH = 80
+#: What stands before the names of types, and of type variables.
+_MODULES = re.compile(r"~|\b(?:\w+\.)+(?=\w)")
+
+
+class FieldsSignature:
+    """The `__signature__` of dataclasses, made when it is asked for."""
+
+    def __get__(self, instance: object, cls: type[Any]) -> inspect.Signature | None:
+        if not dataclasses.is_dataclass(cls):
+            return None  # a base class of theirs
+        return _Signature([_parameter(field) for field in dataclasses.fields(cls) if field.init])
+
+
+def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
+    kind = (
+        inspect.Parameter.KEYWORD_ONLY if field.kw_only else inspect.Parameter.POSITIONAL_OR_KEYWORD
+    )
+    is_required = field.default is dataclasses.MISSING
+    default = inspect.Parameter.empty if is_required else field.default
+    return inspect.Parameter(field.name, kind, default=default, annotation=field.type)
+
+
+class _Signature(inspect.Signature):
+    """A signature in lines that aren't too long, and with types that don't say which modules they are from."""
+
+    def __str__(self) -> str:
+        shown = [_MODULES.sub("", str(parameter)) for parameter in self.parameters.values()]
+        if any(p.kind is inspect.Parameter.KEYWORD_ONLY for p in self.parameters.values()):
+            shown.insert(0, "*")
+        line = f"({', '.join(shown)})"
+        return line if len(line) <= _MAX_WIDTH else "(\n    " + ",\n    ".join(shown) + ",\n)"
+
+    def format(self, **_: object) -> str:
+        """Return the same, whatever width is asked for (pydoc does, from Python 3.13 on)."""
+        return str(self)
+
+
+#: What `__init__` of all of them looks like; the signature of their class says more.
+INIT_SIGNATURE = inspect.Signature(
+    [
+        inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),
+        inspect.Parameter("fields", inspect.Parameter.VAR_KEYWORD),
+    ]
+)
