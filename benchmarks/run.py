@@ -17,14 +17,14 @@ import constraints
 import negotiation
 import round_trip
 
-from sysmem.pytest_plugin import running_daemon
+from sysmem.testing import sysmemd
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="where to write the JSON")
     arguments = parser.parse_args()
-    with running_daemon() as daemon:
+    with sysmemd() as daemon:
         results = {
             "machine": {
                 "kernel": platform.release(),

@@ -19,6 +19,7 @@ HIDDEN = {
     ("sysmem._vmo", "sysmem._planes"): _PLANES,
     ("sysmem._vmo", "sysmem_protocol.sizes"): _PLANES,
     ("sysmem.pytest_plugin", "sysmem.blocking"): _PLUGIN,
+    ("sysmem.pytest_plugin", "sysmem.testing"): _PLUGIN,
 }
 
 

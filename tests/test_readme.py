@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sysmem.pytest_plugin import Daemon
+from sysmem.testing import Sysmemd
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -27,7 +27,7 @@ def commands() -> list[list[str]]:
 
 
 def test_the_python_blocks_run_one_after_the_other(
-    sysmemd: Daemon, monkeypatch: pytest.MonkeyPatch
+    sysmemd: Sysmemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SYSMEM_RUNTIME_DIR", str(sysmemd.runtime_dir))
     assert len(blocks("python")) == 3

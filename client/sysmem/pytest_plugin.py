@@ -1,167 +1,45 @@
-"""Fixtures to test against a real daemon: `sysmemd` and `allocator`.
+"""Fixtures to test participants with: real daemons, and other participants in processes of their own.
 
 Installed with the package; pytest finds it by itself. The fixtures start nothing unless a test asks for them::
 
-    def test_camera(allocator, sysmemd):
+    def test_the_camera_survives_a_dying_encoder(sysmemd, allocator, peer):
         token = allocator.allocate_shared_collection()
-        start_camera(token, runtime_dir=sysmemd.runtime_dir)
+        [for_encoder] = token.duplicate_sync([sysmem.Rights.SAME_RIGHTS])
+        encoder = peer("encoder", CONSTRAINTS, token=for_encoder, behaviour=dies(at="mapped"))
+        camera = start_camera(token, runtime_dir=sysmemd.runtime_dir)
+        ...
+
+`@pytest.mark.sysmemd(config={...}, arguments=[...])` configures the daemon of a test.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-from collections import Counter
-from collections.abc import Generator, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from sysmem_protocol.runtime import socket_address
-
 if TYPE_CHECKING:
+    import os
+
+    from sysmem_protocol.sysmem2 import BufferCollectionConstraints
+
     from .blocking import Allocator
-
-#: How long the daemon may take to be ready, to close what its clients closed, and to stop.
-PATIENCE_SECONDS = 20.0
-#: What a daemon may hold more of only while a client does: channels, eventpairs and buffers.
-_COUNTED = ("socket:", "/memfd:")
-
-
-class Daemon:
-    """A running `sysmemd` with a runtime directory of its own."""
-
-    def __init__(self, runtime_dir: Path, process: subprocess.Popen[bytes], log_path: Path) -> None:
-        self.runtime_dir = runtime_dir
-        self.process = process
-        self.log_path = log_path
-        self._held_at_start = self._held()
-
-    @property
-    def pid(self) -> int:
-        """The daemon's process id."""
-        return self.process.pid
-
-    @property
-    def log(self) -> str:
-        """All that the daemon has written to stderr so far."""
-        return self.log_path.read_text(errors="replace")
-
-    def wait_for_log(self, text: str, timeout: float = PATIENCE_SECONDS) -> str:
-        """Wait until `text` is in the log, which the daemon writes when it has nothing better to do; the whole log.
-
-        Fails the test when it isn't there after `timeout` seconds.
-        """
-        deadline = time.monotonic() + timeout
-        while text not in (log := self.log):
-            if time.monotonic() > deadline:
-                pytest.fail(f"sysmemd didn't log {text!r}\n{log}", pytrace=False)
-            time.sleep(0.005)
-        return log
-
-    def _held(self) -> Counter[str]:
-        """What the daemon holds that only clients can be the reason for, as /proc shows it."""
-        held: Counter[str] = Counter()
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for entry in Path(f"/proc/{self.pid}/fd").iterdir():
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                    target = os.readlink(entry)
-                    if target.startswith(_COUNTED):
-                        held[target] += 1
-        return held
-
-    def check_for_leaks(self) -> None:
-        """Fail unless the daemon comes to hold nothing that it didn't hold when it was started.
-
-        All clients must be closed, in every process.
-        """
-        gc.collect()
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while new := self._held() - self._held_at_start:
-            if time.monotonic() > deadline:
-                pytest.fail(
-                    f"sysmemd still holds {new.total()} descriptors more than at its start; a client is still open, "
-                    f"or it leaks: {', '.join(sorted(new))}\n{self.log}",
-                    pytrace=False,
-                )
-            time.sleep(0.005)  # nothing tells when another process closes a descriptor
-
-    def stop(self) -> None:
-        """Stop the daemon with SIGTERM and fail unless it leaves cleanly."""
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            status = self.process.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            pytest.fail(f"sysmemd didn't stop on SIGTERM\n{self.log}", pytrace=False)
-        if status != 0:
-            pytest.fail(f"sysmemd ended with status {status}\n{self.log}", pytrace=False)
-        if left := [entry.name for entry in self.runtime_dir.iterdir() if entry.is_socket()]:
-            pytest.fail(f"sysmemd left sockets behind: {', '.join(left)}", pytrace=False)
-
-
-@contextlib.contextmanager
-def running_daemon(*arguments: str) -> Iterator[Daemon]:
-    """A daemon, ready, in a temporary runtime directory; killed at the end if it still runs.
-
-    `arguments` are more of its command line, a configuration file for example.
-    """
-    directory = Path(tempfile.mkdtemp(prefix="sysmem-"))
-    try:
-        runtime_dir, log_path = directory / "run", directory / "sysmemd.log"
-        runtime_dir.mkdir(mode=0o700)
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify,
-            log_path.open("wb") as log,
-        ):
-            with socket_address(directory / "notify") as address:
-                notify.bind(address)
-            process = subprocess.Popen(
-                [sys.executable, "-m", "sysmemd", "--runtime-dir", runtime_dir, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "NOTIFY_SOCKET": os.fspath(directory / "notify")},
-            )
-            try:
-                _wait_until_ready(notify, process, log_path)
-                yield Daemon(runtime_dir, process, log_path)
-            finally:
-                if process.poll() is None:
-                    process.kill()
-                process.wait()
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _wait_until_ready(
-    notify: socket.socket, process: subprocess.Popen[bytes], log_path: Path
-) -> None:
-    """Wait for the daemon's READY=1."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    notify.settimeout(0.05)  # how soon a daemon that couldn't start is noticed
-    while True:
-        with contextlib.suppress(TimeoutError):
-            if b"READY=1" in notify.recv(4096).split(b"\n"):
-                return
-        if process.poll() is not None or time.monotonic() > deadline:
-            pytest.fail(
-                f"sysmemd didn't start (status {process.poll()})\n{log_path.read_text(errors='replace')}",
-                pytrace=False,
-            )
-
+    from .testing import Peer, Sysmemd, Zygote
+    from .testing._behaviours import Behaviours
+    from .testing._peers import ByPath, InProcess, Token
 
 _failed = pytest.StashKey[bool]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker."""
+    config.addinivalue_line(
+        "markers",
+        "sysmemd(config=None, arguments=()): configuration, as data or TOML text, and command line of the "
+        "daemon that the fixture `sysmemd` starts.",
+    )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -175,24 +53,194 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.fixture(scope="session")
+def sysmem_zygote() -> Iterator[Zygote]:
+    """The process from which daemons and participants are forked; they end when it does."""
+    from .testing import Zygote
+
+    with contextlib.closing(Zygote()) as zygote:
+        yield zygote
+
+
+class Factory(Protocol):
+    """Starts daemons."""
+
+    def __call__(
+        self,
+        *,
+        config: Mapping[str, Any] | str | None = None,
+        arguments: Sequence[str | os.PathLike[str]] = (),
+    ) -> Sysmemd:
+        """Start a daemon of its own with a configuration, as data or TOML text, and more of a command line."""
+        ...
+
+
 @pytest.fixture
-def sysmemd(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+def sysmemd_factory(request: pytest.FixtureRequest, sysmem_zygote: Zygote) -> Iterator[Factory]:
+    """Start more daemons: `sysmemd_factory(config={...}, arguments=[...])`, each as `sysmemd` is."""
+    from .testing import sysmemd
+
+    with contextlib.ExitStack() as stack:
+
+        def start(
+            *,
+            config: Mapping[str, Any] | str | None = None,
+            arguments: Sequence[str | os.PathLike[str]] = (),
+        ) -> Sysmemd:
+            daemon = stack.enter_context(sysmemd(config, arguments, zygote=sysmem_zygote))
+            stack.callback(_end, request, daemon)
+            return daemon
+
+        yield start
+
+
+def _end(request: pytest.FixtureRequest, daemon: Sysmemd) -> None:
+    """Find a daemon without a leak and stop it, unless the test has ended it itself or has failed."""
+    if daemon.process.poll() is None and not request.node.stash.get(_failed, False):
+        with _told():
+            daemon.check_for_leaks()
+            daemon.stop()
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Fail with what an assertion of the kit says, without its traceback."""
+    try:
+        yield
+    except AssertionError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def sysmemd(request: pytest.FixtureRequest, sysmemd_factory: Factory) -> Sysmemd:
     """A real daemon of the test's own: `.runtime_dir`, `.pid`, `.log`.
 
     At the end it must hold nothing for clients any more (they must all be closed), stop on SIGTERM with status 0 and
     remove its sockets. A test may stop or kill it itself; then nothing is checked.
     """
-    with running_daemon() as daemon:
-        yield daemon
-        if daemon.process.poll() is None and not request.node.stash.get(_failed, False):
-            daemon.check_for_leaks()
-            daemon.stop()
+    marker = request.node.get_closest_marker("sysmemd")
+    return sysmemd_factory(**(marker.kwargs if marker else {}))
+
+
+class _Shared:
+    """A daemon for many tests, started when one needs it and it does not run."""
+
+    def __init__(self, zygote: Zygote) -> None:
+        self._zygote = zygote
+        self._stack = contextlib.ExitStack()
+        self._daemon: Sysmemd | None = None
+
+    def daemon(self) -> Sysmemd:
+        from .testing import sysmemd
+
+        if self._daemon is None or self._daemon.process.poll() is not None:
+            self._stack.close()
+            self._daemon = self._stack.enter_context(sysmemd(zygote=self._zygote))
+        return self._daemon
+
+    def close(self) -> None:
+        with self._stack:
+            if self._daemon is not None and self._daemon.process.poll() is None:
+                with _told():
+                    self._daemon.stop()
+
+
+@pytest.fixture(scope="session")
+def _sysmemd_of_session(sysmem_zygote: Zygote) -> Iterator[_Shared]:
+    with contextlib.closing(_Shared(sysmem_zygote)) as shared:
+        shared.daemon()  # now, and not as part of the test that needs it first
+        yield shared
 
 
 @pytest.fixture
-def allocator(sysmemd: Daemon) -> Iterator[Allocator]:
-    """A blocking Allocator, connected to the test's daemon."""
+def sysmemd_session(
+    request: pytest.FixtureRequest, _sysmemd_of_session: _Shared
+) -> Iterator[Sysmemd]:
+    """One daemon for all tests of the session that ask for it; with pytest-xdist one for each worker.
+
+    After each test it must hold nothing more for clients than before.
+    """
+    daemon = _sysmemd_of_session.daemon()
+    daemon.begin()
+    yield daemon
+    if daemon.process.poll() is None and not request.node.stash.get(_failed, False):
+        with _told():
+            daemon.check_for_leaks()
+
+
+def _daemon_of(request: pytest.FixtureRequest) -> Sysmemd:
+    """The daemon that a test uses: the session's if it asks for that one and for no other."""
+    asked = request.fixturenames
+    shared = "sysmemd_session" in asked and "sysmemd" not in asked
+    daemon: Sysmemd = request.getfixturevalue("sysmemd_session" if shared else "sysmemd")
+    return daemon
+
+
+@pytest.fixture
+def allocator(request: pytest.FixtureRequest) -> Iterator[Allocator]:
+    """A blocking Allocator, connected to the test's daemon: `sysmemd`, or `sysmemd_session` if that is asked for."""
     from . import blocking
 
-    with blocking.connect(sysmemd.runtime_dir) as connected:
+    with blocking.connect(_daemon_of(request).runtime_dir) as connected:
         yield connected
+
+
+class StartPeer(Protocol):
+    """Starts participants."""
+
+    def __call__(
+        self,
+        name: str,
+        constraints: BufferCollectionConstraints | None = None,
+        *,
+        token: Token,
+        behaviour: Behaviours | None = None,
+        at: str | None = None,
+        daemon: ByPath | InProcess | None = None,
+    ) -> Peer:
+        """Start a participant in a process of its own.
+
+        It turns in the token, sets the constraints, waits for the buffers, maps them, and stays.
+
+        Args:
+            name: What it calls itself to the daemon.
+            constraints: What it asks for; None for one that uses nothing.
+            token: Its place in the collection, of either face of the client; given away.
+            behaviour: What else it does, and when: one or several of `sysmem.testing`'s behaviours (`dies`, `hangs`,
+                `writes`, …), or names of such.
+            at: The step of behaviours that are given by name.
+            daemon: Where it connects; the test's `sysmemd` or `sysmemd_session` by default. A daemon of
+                `sysmem.testing.daemon()` is one too.
+        """
+        ...
+
+
+@pytest.fixture
+def peer(request: pytest.FixtureRequest, sysmem_zygote: Zygote) -> Iterator[StartPeer]:
+    """Start other participants: `peer(name, constraints, token=…, behaviour=…)`. They are gone at the end."""
+    from .testing import start_peer
+
+    with contextlib.ExitStack() as stack:
+
+        def start(
+            name: str,
+            constraints: BufferCollectionConstraints | None = None,
+            *,
+            token: Token,
+            behaviour: Behaviours | None = None,
+            at: str | None = None,
+            daemon: ByPath | InProcess | None = None,
+        ) -> Peer:
+            where = _daemon_of(request) if daemon is None else daemon
+            made = start_peer(sysmem_zygote, where, name, constraints, token, behaviour, at)
+            return stack.enter_context(contextlib.closing(made))
+
+        yield start
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Daemon":  # its name before there was `sysmem.testing`
+        from .testing import Sysmemd
+
+        return Sysmemd
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import sysmem
-from sysmem.pytest_plugin import Daemon
+from sysmem.testing import Sysmemd
 
 if TYPE_CHECKING:
     from .conftest import Runner
@@ -139,7 +139,7 @@ def test_a_picture_that_the_user_names_is_what_the_display_shows(
 
 
 def test_it_uses_a_running_daemon_and_leaves_nothing_in_it(
-    example: Runner, quadrants: Path, sysmemd: Daemon
+    example: Runner, quadrants: Path, sysmemd: Sysmemd
 ) -> None:
     run = example.run(
         "camera_pipeline", "--image", str(quadrants), "--runtime-dir", str(sysmemd.runtime_dir)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from sysmem.pytest_plugin import Daemon
+from sysmem.testing import Sysmemd
 
 if TYPE_CHECKING:
     from .conftest import Runner
@@ -44,7 +44,7 @@ def test_a_dispensable_camera_is_replaced_and_nobody_else_is_interrupted(example
     assert said(run.stdout, "compositor")[2:] == [f"read {first}", f"read {second}", open_still]
 
 
-def test_it_uses_a_running_daemon(example: Runner, sysmemd: Daemon) -> None:
+def test_it_uses_a_running_daemon(example: Runner, sysmemd: Sysmemd) -> None:
     run = example.run("fallback", "--runtime-dir", str(sysmemd.runtime_dir))
     assert (run.returncode, run.stderr) == (0, "")
 

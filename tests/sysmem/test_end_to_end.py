@@ -17,7 +17,7 @@ import pytest
 
 import sysmem
 from sysmem import blocking
-from sysmem.pytest_plugin import Daemon
+from sysmem.testing import Sysmemd
 
 WAIT = 20.0
 READ_WRITE = sysmem.BufferCollectionConstraints(
@@ -103,7 +103,7 @@ def test_a_bound_token_is_unknown_and_binding_it_again_closes_the_collection(
     first.sync(timeout=WAIT)
 
 
-def test_who_we_are_is_said(sysmemd: Daemon, allocator: blocking.Allocator) -> None:
+def test_who_we_are_is_said(sysmemd: Sysmemd, allocator: blocking.Allocator) -> None:
     allocator.set_debug_client_info("the camera", 4711)
     with allocator.allocate_shared_collection() as token:
         token.set_debug_client_info("the lens", id=4712)
@@ -419,7 +419,7 @@ with blocking.connect(sys.argv[1]) as allocator:
 
 
 def test_a_token_for_another_program(
-    sysmemd: Daemon, allocator: blocking.Allocator, token: blocking.BufferCollectionToken
+    sysmemd: Sysmemd, allocator: blocking.Allocator, token: blocking.BufferCollectionToken
 ) -> None:
     other = token.duplicate()
     token.sync(timeout=WAIT)
@@ -439,7 +439,7 @@ def test_a_token_for_another_program(
 
 
 def test_a_token_sent_over_a_socket_to_a_fork(
-    sysmemd: Daemon, token: blocking.BufferCollectionToken
+    sysmemd: Sysmemd, token: blocking.BufferCollectionToken
 ) -> None:
     ours, theirs = socket.socketpair()
     child = os.fork()
@@ -464,7 +464,7 @@ def test_a_token_sent_over_a_socket_to_a_fork(
     token.sync(timeout=WAIT)  # the child released its node and didn't fail it
 
 
-def test_the_daemon_s_end_is_seen_by_all(sysmemd: Daemon, allocator: blocking.Allocator) -> None:
+def test_the_daemon_s_end_is_seen_by_all(sysmemd: Sysmemd, allocator: blocking.Allocator) -> None:
     with allocator.allocate_shared_collection() as token:
         token.sync(timeout=WAIT)
         sysmemd.process.terminate()

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 import sysmem
-from sysmem.pytest_plugin import Daemon
+from sysmem.testing import Sysmemd
 
 WAIT = 20.0
 READ_WRITE = sysmem.BufferCollectionConstraints(
@@ -26,7 +26,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     return lambda test: anyio.run(test, backend=request.param)
 
 
-def test_participants_in_tasks(run: Run, sysmemd: Daemon) -> None:
+def test_participants_in_tasks(run: Run, sysmemd: Sysmemd) -> None:
     seen: list[bytes] = []
 
     async def participant(fd: int) -> None:
@@ -53,7 +53,7 @@ def test_participants_in_tasks(run: Run, sysmemd: Daemon) -> None:
     assert sorted(seen) == [b"\1", b"\2", b"\3"]
 
 
-def test_every_other_call(run: Run, sysmemd: Daemon) -> None:
+def test_every_other_call(run: Run, sysmemd: Sysmemd) -> None:
     async def test() -> None:
         async with sysmem.connect(sysmemd.runtime_dir, name="tester", id=1) as allocator:
             await allocator.set_debug_client_info("tester", 2)

@@ -8,30 +8,71 @@ from pathlib import Path
 import pytest
 
 from sysmem import blocking
-from sysmem.pytest_plugin import Daemon, running_daemon
+from sysmem.pytest_plugin import Factory
+from sysmem.testing import Sysmemd
+from sysmem_protocol.sysmem2 import Allocator
 
 pytest_plugins = ["pytester"]
 
 
-def test_a_daemon_of_its_own(sysmemd: Daemon, allocator: blocking.Allocator) -> None:
+def test_a_daemon_of_its_own(
+    sysmemd: Sysmemd, allocator: blocking.Allocator, sysmemd_factory: Factory
+) -> None:
     assert sysmemd.runtime_dir.is_dir()
-    assert Path(f"/proc/{sysmemd.pid}/cmdline").read_bytes().split(b"\0")[2] == b"sysmemd"
     assert sysmemd.wait_for_log("serving") in sysmemd.log
-    with pytest.raises(pytest.fail.Exception, match="didn't log 'nonsense'"):
+    with pytest.raises(AssertionError, match="didn't log 'nonsense'"):
         sysmemd.wait_for_log("nonsense", timeout=0.01)
     assert allocator.validate_buffer_collection_token(0, timeout=20) is False
-    with running_daemon() as other, blocking.connect(other.runtime_dir):
-        assert other.runtime_dir != sysmemd.runtime_dir
-        pid = other.pid
-    assert not Path(f"/proc/{pid}").exists()
-    assert not other.runtime_dir.exists()
+    other = sysmemd_factory(arguments=["--log-format", "json"])
+    assert other.runtime_dir != sysmemd.runtime_dir
+    with blocking.connect(other.runtime_dir):
+        assert '"event": "serving"' in other.wait_for_log("serving")
+
+
+@pytest.mark.sysmemd(config={"mode": "0660", "limits": {"max_outbox_bytes": 7}, "heap": []})
+def test_a_mark_configures_it(sysmemd: Sysmemd) -> None:
+    assert (sysmemd.runtime_dir / Allocator.service_name()).stat().st_mode & 0o777 == 0o660
+
+
+@pytest.mark.sysmemd(config='mode = "0660"', arguments=["--mode", "0640"])
+def test_a_mark_may_have_text_and_a_command_line(sysmemd: Sysmemd) -> None:
+    assert (sysmemd.runtime_dir / Allocator.service_name()).stat().st_mode & 0o777 == 0o640
+
+
+def test_a_daemon_that_cannot_start_says_why(sysmemd_factory: Factory) -> None:
+    with pytest.raises(AssertionError, match=r"didn't start \(status 1\)\n.*unknown field"):
+        sysmemd_factory(config={"no": {"such": ["setting", 1, True]}})
+
+
+def test_a_long_temporary_directory(
+    tmp_path: Path, sysmemd_factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / ("t" * 100)
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    daemon = sysmemd_factory()
+    assert directory in daemon.runtime_dir.parents
+    with blocking.connect(daemon.runtime_dir) as allocator:
+        assert allocator.validate_buffer_collection_token(0, timeout=20) is False
+
+
+pids: list[int] = []
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_a_daemon_is_shared_by_the_tests_of_a_session(
+    sysmemd_session: Sysmemd, allocator: blocking.Allocator, turn: int
+) -> None:
+    pids.append(sysmemd_session.pid)
+    assert allocator.validate_buffer_collection_token(0) is False
+    assert len(set(pids)) == 1
 
 
 def test_what_a_test_leaves_is_told(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import os, signal
-        import sysmem.pytest_plugin
+        import sysmem.testing._sysmemd as sysmemd_module
 
         kept = []
 
@@ -40,31 +81,34 @@ def test_what_a_test_leaves_is_told(pytester: pytest.Pytester) -> None:
                 token.sync(timeout=20)
 
         def test_that_leaves_a_token_open(allocator):
-            sysmem.pytest_plugin.PATIENCE_SECONDS = 1
+            sysmemd_module.PATIENCE_SECONDS = 1
             kept.append(allocator.allocate_shared_collection())
             kept[0].sync(timeout=20)
 
+        def test_that_leaves_a_token_open_in_the_shared_one(sysmemd_session, allocator):
+            kept.append(allocator.allocate_shared_collection())
+            kept[-1].sync(timeout=20)
+
+        def test_that_is_not_blamed_for_the_one_before(sysmemd_session, allocator):
+            sysmemd_module.PATIENCE_SECONDS = 20
+
         def test_that_failed_and_is_not_blamed_again(allocator):
-            sysmem.pytest_plugin.PATIENCE_SECONDS = 20
             kept.append(allocator.allocate_shared_collection())
             assert False
 
         def test_that_ends_the_daemon_itself(sysmemd):
             os.kill(sysmemd.pid, signal.SIGKILL)
             sysmemd.process.wait()
+
+        def test_that_ends_the_shared_one(sysmemd_session):
+            sysmemd_session.process.kill()
+
+        def test_that_has_another_one_then(sysmemd_session, allocator):
+            assert not allocator.validate_buffer_collection_token(7)
         """
     )
     result = pytester.runpytest_subprocess(
         "-p", "no:cacheprovider", "-W", "ignore::ResourceWarning"
     )
-    result.assert_outcomes(passed=3, failed=1, errors=1)
-    result.stdout.fnmatch_lines(["*sysmemd still holds 1 descriptors more*"])
-
-
-def test_a_long_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = tmp_path / ("t" * 100)
-    directory.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(directory))
-    with running_daemon() as daemon, blocking.connect(daemon.runtime_dir) as allocator:
-        assert directory in daemon.runtime_dir.parents
-        assert allocator.validate_buffer_collection_token(0, timeout=20) is False
+    result.assert_outcomes(passed=7, failed=1, errors=2)
+    result.stdout.fnmatch_lines(["*sysmemd still holds 1 descriptors more*"] * 2)

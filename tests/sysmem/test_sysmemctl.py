@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from sysmem import sysmemctl
-from sysmem.pytest_plugin import Daemon
+from sysmem.testing import Sysmemd
 
 
-def test_ping_answers(sysmemd: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ping_answers(sysmemd: Sysmemd, capsys: pytest.CaptureFixture[str]) -> None:
     assert sysmemctl.main(["ping", "--runtime-dir", str(sysmemd.runtime_dir)]) == 0
     assert "answered in" in capsys.readouterr().out
     assert sysmemctl.main(["--runtime-dir", str(sysmemd.runtime_dir), "ping"]) == 0

@@ -18,6 +18,24 @@ from sysmemd.config import ConfigError
 from sysmemd.constraints import Rule
 
 from . import blocking
+from ._behaviours import (
+    STEPS,
+    Behaviour,
+    Behaviours,
+    closes,
+    conflicts,
+    dies,
+    floods,
+    hangs,
+    keeps_weak,
+    late,
+    never_constrains,
+    never_reads,
+    releases,
+    scribbles_after_release,
+    sends_garbage,
+    writes,
+)
 from ._daemon import Daemon, daemon
 from ._negotiate import (
     Attached,
@@ -27,17 +45,46 @@ from ._negotiate import (
     assert_conflict,
     negotiate,
 )
+from ._peers import ByPath, InProcess, Peer, PeerFailed, Token, start_peer
+from ._sysmemd import Sysmemd, sysmemd
+from ._zygote import Process, Zygote
 
 __all__ = [
+    "STEPS",
     "Attached",
+    "Behaviour",
+    "Behaviours",
+    "ByPath",
     "ConfigError",
     "Daemon",
     "Group",
+    "InProcess",
     "Negotiated",
+    "Peer",
+    "PeerFailed",
+    "Process",
     "Rule",
+    "Sysmemd",
+    "Token",
+    "Zygote",
     "assert_agree",
     "assert_conflict",
     "blocking",
+    "closes",
+    "conflicts",
     "daemon",
+    "dies",
+    "floods",
+    "hangs",
+    "keeps_weak",
+    "late",
     "negotiate",
+    "never_constrains",
+    "never_reads",
+    "releases",
+    "scribbles_after_release",
+    "sends_garbage",
+    "start_peer",
+    "sysmemd",
+    "writes",
 ]

@@ -74,6 +74,10 @@ class Daemon:
         """Connect a participant, as :func:`sysmem.connect` does; `async with d.connect() as allocator`."""
         return Allocator(self._core.allocator(name, id))
 
+    def open(self, interface: type[Interface]) -> int:
+        """Connect to any service of the daemon; the descriptor of the channel, which the caller owns."""
+        return self._core.open(interface)
+
 
 @contextlib.asynccontextmanager
 async def running(

@@ -18,6 +18,8 @@ from typing import TypeVar
 import trio
 import trio.abc
 
+from sysmem_protocol.library import Interface
+
 from ..blocking import Allocator
 from ._daemon import Core, LogEntry, running
 from ._negotiate import Configuration
@@ -40,6 +42,10 @@ class Daemon:
     def connect(self, *, name: str | None = None, id: int | None = None) -> Allocator:
         """Connect a participant, as :func:`sysmem.blocking.connect` does."""
         return Allocator(self._in_loop(lambda: self._core.allocator(name, id)))
+
+    def open(self, interface: type[Interface]) -> int:
+        """Connect to any service of the daemon; the descriptor of the channel, which the caller owns."""
+        return self._in_loop(lambda: self._core.open(interface))
 
     def _in_loop(self, call: Callable[[], T]) -> T:
         return trio.from_thread.run_sync(call, trio_token=self._token)

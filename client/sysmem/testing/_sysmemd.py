@@ -1,0 +1,194 @@
+"""A daemon in a process of its own, for tests: started, looked at, found without a leak, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from sysmem_protocol.runtime import socket_address
+
+from ._zygote import Process, Zygote
+
+#: How long the daemon may take to be ready, to close what its clients closed, and to stop.
+PATIENCE_SECONDS = 20.0
+#: What a daemon may hold more of only while a client does: channels, eventpairs and buffers.
+_COUNTED: Final = ("socket:", "/memfd:")
+#: How often something is looked at that nothing tells of.
+_AGAIN_SECONDS: Final = 0.005
+
+
+class Sysmemd:
+    """A running `sysmemd` with a runtime directory of its own."""
+
+    def __init__(self, runtime_dir: Path, process: Process, log_path: Path) -> None:
+        self.runtime_dir = runtime_dir
+        self.process = process
+        self.log_path = log_path
+        self._held_at_start = self._held()
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process id."""
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        """All that the daemon has written to stderr so far."""
+        return self.log_path.read_text(errors="replace")
+
+    def wait_for_log(self, text: str, timeout: float = PATIENCE_SECONDS) -> str:
+        """Wait until `text` is in the log, which the daemon writes when it has nothing better to do; the whole log.
+
+        Raises `AssertionError` when it isn't there after `timeout` seconds.
+        """
+        __tracebackhide__ = True
+        deadline = time.monotonic() + timeout
+        while text not in (log := self.log):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"sysmemd didn't log {text!r}\n{log}")
+            time.sleep(_AGAIN_SECONDS)
+        return log
+
+    def begin(self) -> None:
+        """Take what the daemon holds now as what it may hold when nobody has anything open."""
+        self._held_at_start = self._held()
+
+    def _held(self) -> Counter[str]:
+        """What the daemon holds that only clients can be the reason for, as /proc shows it."""
+        held: Counter[str] = Counter()
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for entry in Path(f"/proc/{self.pid}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    target = os.readlink(entry)
+                    if target.startswith(_COUNTED):
+                        held[target] += 1
+        return held
+
+    def check_for_leaks(self) -> None:
+        """Raise `AssertionError` unless the daemon comes to hold nothing that it didn't hold when it was started.
+
+        All clients must be closed, in every process.
+        """
+        __tracebackhide__ = True
+        gc.collect()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while new := self._held() - self._held_at_start:
+            if time.monotonic() > deadline:
+                raise AssertionError(
+                    f"sysmemd still holds {new.total()} descriptors more than at its start; a client is still open, "
+                    f"or it leaks: {', '.join(sorted(new))}\n{self.log}"
+                )
+            time.sleep(_AGAIN_SECONDS)  # nothing tells when another process closes a descriptor
+
+    def stop(self) -> None:
+        """Stop the daemon with SIGTERM. Raises `AssertionError` unless it leaves cleanly."""
+        __tracebackhide__ = True
+        self.process.terminate()
+        try:
+            status = self.process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"sysmemd didn't stop on SIGTERM\n{self.log}") from None
+        if status != 0:
+            raise AssertionError(f"sysmemd ended with status {status}\n{self.log}")
+        if left := [entry.name for entry in self.runtime_dir.iterdir() if entry.is_socket()]:
+            raise AssertionError(f"sysmemd left sockets behind: {', '.join(left)}")
+
+
+@contextlib.contextmanager
+def sysmemd(
+    config: Mapping[str, Any] | str | None = None,
+    arguments: Sequence[str | os.PathLike[str]] = (),
+    *,
+    zygote: Zygote | None = None,
+) -> Iterator[Sysmemd]:
+    """Run a daemon, ready, in a temporary runtime directory; it is killed at the end if it still runs.
+
+    Args:
+        config: The daemon's configuration, as TOML text or as the data of such a text.
+        arguments: More of its command line.
+        zygote: What forks the process, which ends with it; one for this daemon alone by default.
+    """
+    with contextlib.ExitStack() as stack:
+        forks = zygote or stack.enter_context(contextlib.closing(Zygote()))
+        directory = Path(tempfile.mkdtemp(prefix="sysmem-"))
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        runtime_dir = directory / "run"
+        runtime_dir.mkdir(mode=0o700)
+        command = [
+            "--runtime-dir",
+            os.fspath(runtime_dir),
+            *[os.fspath(each) for each in arguments],
+        ]
+        if config is not None:
+            file = directory / "sysmemd.toml"
+            file.write_text(config if isinstance(config, str) else toml(config))
+            command += ["--config", os.fspath(file)]
+        log_path = directory / "sysmemd.log"
+        process = stack.enter_context(
+            contextlib.closing(_start(forks, command, directory, log_path))
+        )
+        yield Sysmemd(runtime_dir, process, log_path)
+
+
+def _start(zygote: Zygote, command: list[str], directory: Path, log_path: Path) -> Process:
+    """Start a daemon and wait until it is ready."""
+    __tracebackhide__ = True
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify,
+        log_path.open("wb") as log,
+    ):
+        with socket_address(directory / "notify") as address:
+            notify.bind(address)
+        environment = {**os.environ, "NOTIFY_SOCKET": os.fspath(directory / "notify")}
+        process = zygote.start(
+            "sysmemd.__main__:main", command, output=log.fileno(), environment=environment
+        )
+        try:
+            _wait_until_ready(notify, process, log_path)
+        except BaseException:
+            process.close()
+            raise
+        return process
+
+
+def _wait_until_ready(notify: socket.socket, process: Process, log_path: Path) -> None:
+    """Wait for the daemon's READY=1."""
+    __tracebackhide__ = True
+    poll = select.poll()
+    for fd in (notify, process):
+        poll.register(fd, select.POLLIN)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while process.poll() is None and (left := deadline - time.monotonic()) > 0:
+        poll.poll(left * 1000)
+        with contextlib.suppress(BlockingIOError):
+            if b"READY=1" in notify.recv(4096, socket.MSG_DONTWAIT).split(b"\n"):
+                return
+    log = log_path.read_text(errors="replace")
+    raise AssertionError(f"sysmemd didn't start (status {process.poll()})\n{log}")
+
+
+def toml(data: Mapping[str, Any]) -> str:
+    """The TOML text of a configuration."""
+    return "".join(f"{json.dumps(key)} = {_toml_value(value)}\n" for key, value in data.items())
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, Mapping):
+        members = (f"{json.dumps(key)} = {_toml_value(member)}" for key, member in value.items())
+        return f"{{{', '.join(members)}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    return json.dumps(value)  # text, numbers and truth are written alike

@@ -1,0 +1,209 @@
+"""Processes for tests, forked from one that has imported everything: each takes milliseconds to start.
+
+The zygote is started once, by the first test that needs a process, and has no threads. It ends when the test process
+does, however that ends, because then nobody holds the other end of its socket any more; and the kernel kills what it
+has forked when it ends (PR_SET_PDEATHSIG), processes that are stopped too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+#: What a forked process most likely needs.
+_PRELOADED = ("sysmem.blocking", "sysmem.testing._peer_process", "sysmemd.__main__")
+_MAX_MESSAGE = 1 << 20
+_MAX_DESCRIPTORS = 16
+_PR_SET_PDEATHSIG = 1
+
+
+class Process:
+    """A process that the zygote forked; much of `subprocess.Popen`. Whoever started it closes it."""
+
+    def __init__(self, zygote: Zygote, pid: int) -> None:
+        self._zygote = zygote
+        self.pid = pid
+        #: The exit status, or minus the signal that ended it; None while it is not known to have ended.
+        self.returncode: int | None = None
+        # The number stays the process's own until it is reaped, so nothing else can be meant.
+        self._pidfd = os.pidfd_open(pid)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable once the process has ended."""
+        return self._pidfd
+
+    def poll(self) -> int | None:
+        """Return the exit status if the process has ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.wait(0)
+        return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end of the process; its exit status. Raises `subprocess.TimeoutExpired`."""
+        if self.returncode is None:
+            poll = select.poll()
+            poll.register(self._pidfd, select.POLLIN)
+            if not poll.poll(None if timeout is None else max(0, timeout) * 1000):
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+            self.returncode = self._zygote.reap(self.pid)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if the process has not ended."""
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill the process if it still runs, and wait for its end. Idempotent."""
+        if self._pidfd >= 0:
+            self.kill()
+            self.wait()
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+class Zygote:
+    """The process that forks, from the test's side. May be used by several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        program = f"from {__name__} import main; main({theirs.fileno()})"
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", program],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                start_new_session=True,  # Ctrl-C is for the tests
+            )
+
+    def start(
+        self,
+        run: str,
+        *arguments: Any,
+        fds: Sequence[int] = (),
+        output: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Process:
+        """Fork a process and have it call a function.
+
+        Args:
+            run: `module:function`. It is called with the arguments and, if there are any, the list of descriptors.
+                What it returns is the exit status; None is 0.
+            arguments: JSON data.
+            fds: Descriptors that the process gets duplicates of; they stay the caller's.
+            output: The process's stdout and stderr; the zygote's own, and so the tests', by default.
+            environment: The process's environment; by default the test's, as it is now.
+        """
+        request = {
+            "run": run,
+            "arguments": arguments,
+            "environment": dict(os.environ if environment is None else environment),
+            "directory": os.getcwd(),
+            "output": output is not None,
+        }
+        given = [*fds, *([] if output is None else [output])]
+        return Process(self, self._ask(request, given))
+
+    def reap(self, pid: int) -> int:
+        """Return the exit status of a process that has ended; its number may then be used anew."""
+        return self._ask({"reap": pid}, [])
+
+    def _ask(self, request: dict[str, Any], fds: list[int]) -> int:
+        with self._lock:
+            socket.send_fds(self._socket, [json.dumps(request).encode()], fds)
+            answer = self._socket.recv(64)
+        if not answer:
+            raise RuntimeError("the process that forks processes for tests has ended")
+        return int(answer)
+
+    def close(self) -> None:
+        """End the zygote and all that it forked, and wait for its end."""
+        self._socket.close()
+        self._process.wait()
+
+
+# --- in the zygote --------------------------------------------------------------------------------------------------
+
+
+def main(fd: int) -> None:
+    """Fork what is asked for until nobody can ask any more."""
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # keep what is shared with those forked as it is
+    own = os.getpid()
+    with socket.socket(fileno=fd) as control:
+        while True:
+            data, fds, _, _ = socket.recv_fds(
+                control, _MAX_MESSAGE, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+            )
+            if not data:
+                os._exit(0)
+            request = json.loads(data)
+            if "reap" in request:
+                _, status = os.waitpid(request["reap"], 0)
+                answer = os.waitstatus_to_exitcode(status)
+            else:
+                answer = os.fork()
+                if not answer:
+                    _be_a_process(own, control, request, fds)
+            for received in fds:
+                os.close(received)
+            with contextlib.suppress(BrokenPipeError):
+                control.send(str(answer).encode())
+
+
+def _be_a_process(
+    zygote: int, control: socket.socket, request: dict[str, Any], fds: list[int]
+) -> None:
+    """Run one function in a process of its own; never returns."""
+    status: object = 1
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != zygote:
+            os._exit(1)  # it ended before it could be told of
+        control.close()
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        os.chdir(request["directory"])
+        if request["output"]:
+            output = fds.pop()
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            os.close(output)
+        module, _, function = request["run"].partition(":")
+        run: Callable[..., object] = getattr(importlib.import_module(module), function)
+        status = run(*request["arguments"], *([fds] if fds else []))
+    except SystemExit as ended:
+        status = ended.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status if isinstance(status, int) else 1 if status else 0)

@@ -1,0 +1,314 @@
+"""Participants made up from data: what each behaviour does to everybody else, and what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+import trio
+
+import sysmem
+from sysmem import blocking, testing
+from sysmem.pytest_plugin import StartPeer
+from sysmem.testing import PeerFailed, Sysmemd
+
+CAMERA = sysmem.constraints(cpu="write often, read often", size_bytes=4096, hold=1)
+ENCODER = sysmem.constraints(cpu="read, write", size_bytes=4096, hold=1)
+
+
+class Pair:
+    """A collection, of which the test itself has one place, and a token for somebody else."""
+
+    def __init__(self, allocator: blocking.Allocator) -> None:
+        token = allocator.allocate_shared_collection()
+        [self.token] = token.duplicate_sync([sysmem.Rights.SAME_RIGHTS])
+        self.collection = allocator.bind_shared_collection(token)
+
+    def agree(self) -> sysmem.BufferCollectionInfo:
+        self.collection.set_constraints(CAMERA)
+        return self.collection.wait_for_all_buffers_allocated(timeout=20)
+
+
+@pytest.fixture
+def pair(sysmemd_session: Sysmemd, allocator: blocking.Allocator) -> Iterator[Pair]:
+    made = Pair(allocator)
+    yield made
+    made.collection.close()
+    made.token.close()
+
+
+def test_a_peer_takes_part_and_stays(pair: Pair, peer: StartPeer) -> None:
+    encoder = peer("encoder", ENCODER, token=pair.token, behaviour=testing.writes(b"abc"))
+    with pair.agree() as info:
+        encoder.wait("mapped")
+        assert encoder.steps == ("turned_in", "constrained", "waiting", "allocated", "mapped")
+        assert encoder.error is None
+        with info.buffers[0].map() as ours, encoder.buffers[0].map() as theirs:
+            while bytes(ours[:6]) != b"abcabc":  # it writes after it has told of the step
+                time.sleep(0.001)
+            assert theirs[:6] == ours[:6]
+            assert theirs.readonly
+    encoder.release()
+    encoder.wait("released")
+    pair.collection.sync()  # nobody failed
+
+
+def test_four_peers_cost_little(
+    allocator: blocking.Allocator, sysmemd_session: Sysmemd, peer: StartPeer
+) -> None:
+    token = allocator.allocate_shared_collection()
+    tokens = token.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * 4)
+    token.release()
+    peers = [peer(f"peer {n}", CAMERA, token=each) for n, each in enumerate(tokens)]
+    for each in peers:
+        each.wait("mapped")
+    assert len({each.pid for each in peers}) == 4
+    assert all(len(each.buffers) == 4 for each in peers)
+
+
+@pytest.mark.parametrize("step", testing.STEPS)
+def test_it_dies_at_any_step(pair: Pair, peer: StartPeer, step: str) -> None:
+    encoder = peer("encoder", ENCODER, token=pair.token, behaviour=testing.dies(at=step))
+    if step in ("allocated", "mapped", "released"):
+        pair.collection.set_constraints(CAMERA)
+    encoder.wait(step)
+    if step == "released":
+        with pytest.raises(PeerFailed):
+            encoder.wait("failed")
+        pair.collection.sync()
+    else:
+        assert pair.collection.wait_closed(20)
+    with pytest.raises(PeerFailed, match="its process ended by SIGKILL"):
+        encoder.wait("failed")
+
+
+def test_it_closes_without_release(pair: Pair, peer: StartPeer) -> None:
+    encoder = peer("encoder", ENCODER, token=pair.token, behaviour="closes", at="constrained")
+    assert pair.collection.wait_closed(20)
+    os.kill(encoder.pid, 0)  # it lives on
+
+
+def test_it_releases(pair: Pair, peer: StartPeer) -> None:
+    encoder = peer("encoder", ENCODER, token=pair.token, behaviour=testing.releases())
+    pair.agree().close()
+    encoder.wait("released")
+    pair.collection.sync()
+
+
+def test_it_hangs_until_it_is_resumed(pair: Pair, peer: StartPeer) -> None:
+    encoder = peer("encoder", ENCODER, token=pair.token, behaviour="hangs", at="turned_in")
+    encoder.wait("turned_in")
+    pair.collection.set_constraints(CAMERA)
+    with pytest.raises(TimeoutError):
+        pair.collection.wait_for_all_buffers_allocated(timeout=0.05)
+    with pytest.raises(PeerFailed, match=r"to 'mapped' in 0 s: it was last at 'turned_in'$"):
+        encoder.wait("mapped", timeout=0)
+    encoder.resume()
+    pair.collection.wait_for_all_buffers_allocated(timeout=20).close()
+    encoder.wait("mapped")
+    encoder.stop()
+    assert encoder.buffers[0].vmo is not None
+
+
+def test_it_never_constrains(pair: Pair, peer: StartPeer) -> None:
+    encoder = peer("encoder", ENCODER, token=pair.token, behaviour=testing.never_constrains())
+    encoder.wait("turned_in")
+    pair.collection.set_constraints(CAMERA)
+    with pytest.raises(sysmem.SysmemError) as pending:
+        pair.collection.check_all_buffers_allocated()
+    assert pending.value.error is sysmem.Error.PENDING
+
+
+def test_it_is_late(pair: Pair, peer: StartPeer) -> None:
+    began = time.monotonic()
+    peer("encoder", ENCODER, token=pair.token, behaviour=testing.late(0.05))
+    pair.agree().close()
+    assert time.monotonic() - began >= 0.05
+
+
+def test_it_conflicts(pair: Pair, peer: StartPeer, sysmemd_session: Sysmemd) -> None:
+    encoder = peer("contrary", ENCODER, token=pair.token, behaviour=testing.conflicts())
+    with pytest.raises((sysmem.SysmemError, sysmem.PeerClosedError)):
+        pair.agree()
+    encoder.wait("failed")
+    assert isinstance(encoder.error, (sysmem.SysmemError, sysmem.PeerClosedError))
+    with pytest.raises(PeerFailed, match="it failed with"):
+        encoder.wait("mapped")
+    sysmemd_session.wait_for_log("sysmem.testing/nowhere")
+
+
+@pytest.mark.parametrize("behaviour", ["floods", "sends_garbage", "never_reads"])
+def test_its_bad_manners_are_its_own_trees_trouble_only(
+    pair: Pair, allocator: blocking.Allocator, peer: StartPeer, behaviour: str
+) -> None:
+    other = Pair(allocator)
+    encoder = peer("rude", ENCODER, token=pair.token, behaviour=behaviour)
+    if behaviour == "floods":
+        pair.agree().close()
+        encoder.kill()
+    assert pair.collection.wait_closed(20)
+    other.token.sync()
+    other.token.close()
+    other.collection.close()
+
+
+def test_it_keeps_weak_buffers(pair: Pair, peer: StartPeer) -> None:
+    weak = peer("weak", ENCODER, token=pair.token, behaviour=testing.keeps_weak())
+    info = pair.agree()
+    weak.wait("mapped")
+    with pair.collection.attach_lifetime_tracking(0) as gone:
+        info.close()
+        pair.collection.release()
+        assert not gone.wait_closed(0.05), "it keeps them, though it should not"
+        weak.kill()
+        assert gone.wait_closed(20)
+
+
+def test_it_scribbles_after_release(pair: Pair, peer: StartPeer) -> None:
+    encoder = peer("scribbler", ENCODER, token=pair.token, behaviour="scribbles_after_release")
+    with pair.agree() as info:
+        encoder.wait("released")
+        with info.buffers[0].map() as view:
+            assert bytes(view[:16]) == b"scribblescribble"
+    pair.collection.sync()
+
+
+def test_its_buffers_are_told_only_while_it_has_them(pair: Pair, peer: StartPeer) -> None:
+    encoder = peer("encoder", ENCODER, token=pair.token)
+    encoder.wait("waiting")
+    with pytest.raises(PeerFailed, match="did not come to 'allocated': it was last at 'waiting'"):
+        encoder.buffers  # noqa: B018  # a property that may raise
+    pair.agree().close()
+    encoder.wait("allocated")
+    encoder.kill()
+    with pytest.raises(PeerFailed, match="has let go of its buffers"):
+        encoder.buffers  # noqa: B018
+
+
+def test_one_that_uses_nothing_has_no_memory(pair: Pair, peer: StartPeer) -> None:
+    watcher = peer("watcher", token=pair.token)
+    pair.agree().close()
+    watcher.wait("mapped")
+    assert [buffer.vmo for buffer in watcher.buffers] == [None]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "at", "told"),
+    [
+        ("explodes", None, "no behaviour 'explodes'"),
+        ("late", None, "no behaviour 'late' without an argument"),
+        ("dies", "yesterday", "no step 'yesterday'"),
+        ("conflicts", "mapped", "conflicts happens at 'turned_in' only"),
+    ],
+)
+def test_behaviours_that_cannot_be_are_refused(
+    pair: Pair, peer: StartPeer, behaviour: str, at: str | None, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        peer("peer", ENCODER, token=pair.token, behaviour=behaviour, at=at)
+    assert not pair.token.closed
+    with pytest.raises(ValueError, match="pattern is empty"):
+        testing.writes(b"")
+    assert testing.writes(7) == testing.writes(b"\7")
+
+
+def test_there_is_no_other_step(pair: Pair, peer: StartPeer) -> None:
+    encoder = peer("encoder", ENCODER, token=pair.token)
+    with pytest.raises(ValueError, match="no step 'done'"):
+        encoder.wait("done")
+    assert "'encoder'" in repr(encoder)
+
+
+# --- under trio and asyncio -----------------------------------------------------------------------------------------
+
+
+async def negotiate_with_a_peer(runtime_dir: Path, peer: StartPeer) -> None:
+    async with sysmem.connect(runtime_dir) as allocator:
+        token = await allocator.allocate_shared_collection()
+        [other] = await token.duplicate_sync([sysmem.Rights.SAME_RIGHTS])
+        collection = await allocator.bind_shared_collection(token)
+        encoder = peer("encoder", ENCODER, token=other, behaviour=testing.dies(at="mapped"))
+        await encoder.reached("constrained")
+        await collection.set_constraints(CAMERA)
+        (await collection.wait_for_all_buffers_allocated()).close()
+        await encoder.reached("mapped")
+        assert await collection.wait_closed(20)
+        with pytest.raises(PeerFailed, match="SIGKILL"):
+            await encoder.reached("released")
+        collection.close()
+
+
+@pytest.mark.parametrize("loop", ["trio", "asyncio"])
+def test_tasks_wait_for_steps_too(sysmemd_session: Sysmemd, peer: StartPeer, loop: str) -> None:
+    anyio.run(negotiate_with_a_peer, sysmemd_session.runtime_dir, peer, backend=loop)
+
+
+@pytest.mark.trio
+async def test_peers_of_a_daemon_in_the_tests_own_loop(peer: StartPeer) -> None:
+    async with testing.daemon() as d, d.connect() as allocator:
+        token = await allocator.allocate_shared_collection()
+        [other] = await token.duplicate_sync([sysmem.Rights.SAME_RIGHTS])
+        collection = await allocator.bind_shared_collection(token)
+        encoder = peer("encoder", ENCODER, token=other, daemon=d, behaviour=testing.hangs())
+        await encoder.reached("constrained")
+        await collection.set_constraints(CAMERA)
+        with trio.fail_after(20):
+            (await collection.wait_for_all_buffers_allocated()).close()
+        collection.close()
+        with pytest.raises(PeerFailed, match="in 0 s"):
+            await encoder.reached("mapped", timeout=0)
+
+
+def test_peers_of_a_daemon_in_a_thread(peer: StartPeer) -> None:
+    with testing.blocking.daemon() as d, d.connect() as allocator:
+        pair = Pair(allocator)
+        encoder = peer("encoder", ENCODER, token=pair.token, daemon=d)
+        pair.agree().close()
+        encoder.wait("mapped")
+        pair.collection.close()
+
+
+# --- what is left ---------------------------------------------------------------------------------------------------
+
+pytest_plugins = ["pytester"]
+
+_TEST = """
+import os, pathlib, signal
+import pytest, sysmem
+from sysmem import testing
+
+C = sysmem.constraints(cpu="read", size_bytes=4096, hold=1)
+
+def test_of_mine(sysmemd, allocator, peer, sysmem_zygote):
+    token = allocator.allocate_shared_collection()
+    stopped = peer("stopped", C, token=token, behaviour="hangs", at="turned_in")
+    stopped.wait("turned_in")
+    pids = [sysmemd.pid, stopped.pid, sysmem_zygote._process.pid]
+    pathlib.Path("pids").write_text(" ".join(map(str, pids)))
+    os.kill(os.getpid(), signal.{signal})
+"""
+
+
+@pytest.mark.parametrize("end", ["SIGINT", "SIGKILL"])
+def test_nothing_is_left_when_the_tests_end_by(pytester: pytest.Pytester, end: str) -> None:
+    pytester.makepyfile(_TEST.replace("{signal}", end))
+    pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    pids = map(int, (pytester.path / "pids").read_text().split())
+    for pid in pids:
+        try:
+            gone = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            assert ends(gone), f"process {pid} is left"
+        finally:
+            os.close(gone)
+
+
+def ends(fd: int) -> bool:
+    return bool(select.select([fd], [], [], 20)[0])
