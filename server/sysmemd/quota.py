@@ -1,0 +1,107 @@
+"""How much of everything one user may have, and one connection of that user (`spec/robustness.md`, Who pays).
+
+One user gets no more than the limits say. One connection, with everything made through it, gets no more than half of
+what the other connections of its user have left, so that a runaway process doesn't shut its user's others out.
+
+What is counted here are numbers; :mod:`.users` knows whose they are.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Final
+
+
+class Kind(enum.StrEnum):
+    """What is counted; each has the name of its setting."""
+
+    CONNECTIONS = "connections"
+    COLLECTIONS = "collections"
+    NODES = "nodes"
+    TRACKINGS = "trackings"
+    BUFFERS = "buffers"
+    BYTES = "bytes"
+    QUEUED_BYTES = "queued_bytes"
+    #: This one has no setting: see :func:`descriptors_for_one`.
+    DESCRIPTORS = "descriptors"
+
+
+#: Each of these has one descriptor open in the daemon.
+HAS_DESCRIPTOR: Final = frozenset({Kind.CONNECTIONS, Kind.NODES, Kind.TRACKINGS, Kind.BUFFERS})
+
+#: What one user may have; None: as much as there is.
+Limits = Mapping[Kind, int | None]
+
+#: Descriptors that the daemon keeps for what it does itself, and for those that come along with a message.
+_RESERVE: Final = 512
+#: At most this part of the descriptors that are left after start.
+_RESERVED_PART: Final = 8
+
+
+class Exceeded(Exception):
+    """A user, or one connection of a user, has as much as it may have. `str()` says so to the client."""
+
+    def __init__(self, kind: Kind, limit: int, share: int) -> None:
+        """`limit` is the user's; `share` is what this connection may have of it."""
+        what = kind.value.replace("_", " ")
+        text = f"the user's limit of {what} is {limit}"
+        if share < limit:
+            text += f", of which its other connections leave this one {share}"
+        super().__init__(text)
+        self.kind = kind
+        self.limit = limit
+        self.share = share
+
+
+class Tally:
+    """How much a user, or a connection, has of each kind."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts = dict.fromkeys(Kind, 0)
+
+    def __getitem__(self, kind: Kind) -> int:
+        """Return how much there is of a kind."""
+        return self._counts[kind]
+
+    def add(self, kind: Kind, amount: int) -> None:
+        """Count more, or less if `amount` is negative, of a kind and of the descriptors that this has."""
+        self._counts[kind] += amount
+        if kind in HAS_DESCRIPTOR:
+            self._counts[Kind.DESCRIPTORS] += amount
+
+    def is_empty(self) -> bool:
+        """Return whether nothing is counted."""
+        return not any(self._counts.values())
+
+
+def share_of(limit: int, others: int) -> int:
+    """Return how much one connection may have if the `others` of its user have so much: half of the rest, rounded up.
+
+    Rounded up, because a limit of one would otherwise be a limit of none.
+    """
+    return max(0, limit - others + 1) // 2
+
+
+def check(kind: Kind, amount: int, *, connection: Tally, user: Tally, limits: Limits) -> None:
+    """Raise :class:`Exceeded` if a connection can't have `amount` more of a kind, or of the descriptors for it."""
+    for counted in (kind, Kind.DESCRIPTORS) if kind in HAS_DESCRIPTOR else (kind,):
+        limit = limits.get(counted)
+        if limit is None:
+            continue
+        share = share_of(limit, user[counted] - connection[counted])
+        if connection[counted] + amount > share:
+            raise Exceeded(counted, limit, share)
+
+
+def descriptors_for_one(limit: int, base: int) -> int:
+    """Return how many descriptors one user may have: two such users leave the daemon what it needs itself.
+
+    Args:
+        limit: How many the process may have open (RLIMIT_NOFILE).
+        base: How many it has open when it begins to serve.
+    """
+    left = max(0, limit - base)
+    return (left - min(_RESERVE, left // _RESERVED_PART)) // 2
