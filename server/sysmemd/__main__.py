@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import msgspec
 import trio
@@ -29,7 +31,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where the sockets are (default: $SYSMEM_RUNTIME_DIR, $XDG_RUNTIME_DIR/sysmem, /run/sysmem)",
     )
-    made.add_argument("--config", metavar="FILE.toml", help="settings; see docs/configuration.md")
+    made.add_argument(
+        "--config",
+        metavar="FILE.toml",
+        help="settings; see docs/configuration.md. --config=-FILE.toml: only if that is there",
+    )
     made.add_argument("--log-format", choices=("json", "console"), help="how stderr is written")
     made.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), help="the least that is said"
@@ -40,8 +46,32 @@ def parser() -> argparse.ArgumentParser:
 
 
 def configure(arguments: argparse.Namespace) -> configuration.Config:
-    """The file's settings with what the command line says put over them. Raises `ConfigError`."""
-    config = configuration.load(arguments.config) if arguments.config else configuration.Config()
+    """Return the file's settings with what the command line says put over them. Raises `ConfigError`."""
+    name = arguments.config
+    if name is None or (name.startswith("-") and not Path(name[1:]).exists()):
+        return _override(configuration.Config(), arguments)
+    return _override(configuration.load(name.removeprefix("-")), arguments)
+
+
+class Reload:
+    """Reads the configuration file of a running daemon again; a :class:`.process.Reload`."""
+
+    def __init__(self, arguments: argparse.Namespace, output: log.Output) -> None:
+        """`arguments` name the file, and win over it."""
+        self._arguments = arguments
+        self._output = output
+
+    def read(self) -> configuration.Config:
+        """Return what the file says. Raises `ConfigError`, also when it isn't there."""
+        name = self._arguments.config.removeprefix("-")
+        return _override(configuration.load(name), self._arguments)
+
+    def apply(self, config: configuration.Config) -> None:
+        """Log from this level on."""
+        self._output.threshold.set(config.log.level)
+
+
+def _override(config: configuration.Config, arguments: argparse.Namespace) -> configuration.Config:
     given = {
         "runtime_dir": arguments.runtime_dir,
         "mode": arguments.mode,
@@ -66,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     # Before the log has a thread, which inherits this: a signal waits until serving begins, and one that comes when it
     # has ended (a second Ctrl-C, say) has nothing left to stop.
-    signal.pthread_sigmask(signal.SIG_BLOCK, process.STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, process.SIGNALS)
     try:
         config = configure(arguments)
     except configuration.ConfigError as error:
@@ -76,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     logger, output = log.configure(config.log.format, config.log.level)
     try:
-        trio.run(process.run, config, logger)
+        reload = Reload(arguments, output) if arguments.config is not None else None
+        trio.run(partial(process.run, config, logger, reload=reload))
     except (StartError, OSError) as error:
         logger.error("can't start", reason=str(error))
         return 1

@@ -6,11 +6,13 @@ error that names the key and the file. What the command line says wins over the 
 
 from __future__ import annotations
 
+import grp
 import math
+import pwd
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -23,8 +25,11 @@ from sysmem_protocol.sysmem2 import (
     CoherencyDomain,
 )
 
+from .quota import Kind
+
 U32 = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
 U64 = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Positive = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 
 LogFormat = Literal["console", "json"]
@@ -128,6 +133,87 @@ class FormatCostSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         return _member(PixelFormatModifier, "pixel_format_modifier", self.pixel_format_modifier)
 
 
+class AccessSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who may connect as a participant, of those whom the permissions of the sockets let in."""
+
+    #: Users, by name or number.
+    allow_users: list[str | U32] | None = None
+    #: Groups, by name or number; a process is let in if one of its groups is among them.
+    allow_groups: list[str | U32] | None = None
+
+    def __post_init__(self) -> None:
+        self.uids()
+        self.gids()
+
+    def uids(self) -> frozenset[int] | None:
+        """Return the allowed users, None where nothing is said of users."""
+        return None if self.allow_users is None else frozenset(map(user_id, self.allow_users))
+
+    def gids(self) -> frozenset[int] | None:
+        """Return the allowed groups, None where nothing is said of groups."""
+        return None if self.allow_groups is None else frozenset(map(group_id, self.allow_groups))
+
+
+class UserQuotaSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one user may have where that differs from the others; what is un-set is as it is for them."""
+
+    #: A name or a number.
+    user: str | U32
+    connections: Count | None = None
+    collections: Count | None = None
+    nodes: Count | None = None
+    trackings: Count | None = None
+    buffers: Count | None = None
+    bytes: Count | None = None
+    queued_bytes: Count | None = None
+
+    def __post_init__(self) -> None:
+        self.uid()
+
+    def uid(self) -> int:
+        """Return the user's number."""
+        return user_id(self.user)
+
+
+class QuotaSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What each user may have."""
+
+    #: Connections to the service sockets.
+    connections: Count = 1024
+    collections: Count = 2048
+    #: Tokens, collections and groups.
+    nodes: Count = 16384
+    #: Node and lifetime trackings.
+    trackings: Count = 16384
+    buffers: Count = 16384
+    #: Bytes of all buffers; un-set: only the heaps are bounded.
+    bytes: Count | None = None
+    #: Bytes of the answers that wait for all clients of the user; a descriptor that waits counts as 1,024 of them.
+    queued_bytes: Count = 16 * 1024 * 1024
+    user: list[UserQuotaSection] = []
+
+    def __post_init__(self) -> None:
+        seen = set()
+        for section in self.user:
+            if section.uid() in seen:
+                raise ValueError(f"user {section.user!r} is there twice")
+            seen.add(section.uid())
+
+    def limits(self) -> dict[Kind, int | None]:
+        """Return what a user may have of whom no section says otherwise."""
+        return {kind: getattr(self, kind.value) for kind in Kind if kind is not Kind.DESCRIPTORS}
+
+    def limits_by_uid(self) -> dict[int, dict[Kind, int | None]]:
+        """Return what the users may have that have a section of their own."""
+        return {
+            section.uid(): {
+                kind: limit if (own := getattr(section, kind.value)) is None else own
+                for kind, limit in self.limits().items()
+            }
+            for section in self.user
+        }
+
+
 class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What goes to stderr, and how."""
 
@@ -149,6 +235,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     heap: list[HeapSection] = []
     format_cost: list[FormatCostSection] = []
     log: LogSection = LogSection()
+    access: AccessSection = AccessSection()
+    quota: QuotaSection = QuotaSection()
 
     def __post_init__(self) -> None:
         seen = set()
@@ -195,6 +283,41 @@ def override(config: Config, values: Mapping[str, object]) -> Config:
     Raises :class:`ConfigError`.
     """
     return parse({**msgspec.to_builtins(config), **values}, "command line")
+
+
+#: What a reload changes, and the level of the log.
+_RELOADED: Final = ("limits", "format_cost", "access", "quota")
+
+
+def reloaded(running: Config, read: Config) -> tuple[Config, list[str]]:
+    """Return what a running daemon goes on with when its file was read again, and the settings that need a restart."""
+    config = msgspec.structs.replace(
+        running,
+        **{name: getattr(read, name) for name in _RELOADED},
+        log=msgspec.structs.replace(running.log, level=read.log.level),
+    )
+    names = (field.encode_name for field in msgspec.structs.fields(Config))
+    return config, [name for name in names if getattr(config, name) != getattr(read, name)]
+
+
+def user_id(user: str | int) -> int:
+    """Return a user's number. Raises `ValueError` for a name that no user has."""
+    if isinstance(user, int):
+        return user
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise ValueError(f"there is no user {user!r}") from None
+
+
+def group_id(group: str | int) -> int:
+    """Return a group's number. Raises `ValueError` for a name that no group has."""
+    if isinstance(group, int):
+        return group
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ValueError(f"there is no group {group!r}") from None
 
 
 def _member(enum: type[PixelFormat] | type[PixelFormatModifier], key: str, value: str | int) -> int:

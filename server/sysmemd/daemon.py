@@ -10,8 +10,8 @@ import contextlib
 import errno
 import resource
 import socket
-import struct
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 
 import trio
 
@@ -20,6 +20,7 @@ from sysmem_protocol.library import Interface
 from sysmem_protocol.rendezvous import Rendezvous
 from sysmem_protocol.sysmem2 import Allocator, CoherencyDomain
 
+from .access import Access, admit
 from .channels import AllocatorServer, Connection, Holder, RendezvousServer, Service
 from .clock import TrioClock
 from .closing import ThreadClosing
@@ -43,8 +44,6 @@ _NOBODY = {errno.EAGAIN, errno.ECONNABORTED}
 _EXHAUSTED_SECONDS = 1.0
 #: How long news about buffers wait when they could not be processed.
 _MEMORY_FAILED_SECONDS = 1.0
-#: Process, user and group of a peer.
-_UCRED = struct.Struct("iII")
 #: What serves a connection to the service socket of each interface: it owns the channel.
 SERVICES: Mapping[type[Interface], Callable[[Service, Channel, Peer], object]] = {
     Allocator: AllocatorServer,
@@ -163,8 +162,11 @@ def _heap(section: HeapSection) -> HeapSettings:
 class Serving:
     """A daemon that serves whoever connects, by listening sockets or by a socket pair."""
 
-    def __init__(self, service: Service, reactor: TrioReactor, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, service: Service, reactor: TrioReactor, nursery: trio.Nursery, access: Access
+    ) -> None:
         self.service = service
+        self._access = access
         self._reactor = reactor
         self._nursery = nursery
 
@@ -177,7 +179,9 @@ class Serving:
 
         async def accept() -> None:
             with scope, contextlib.suppress(trio.ClosedResourceError):
-                await _accept(listener, SERVICES[interface], self.service, self._reactor)
+                await _accept(
+                    listener, partial(self.connect, interface), self.service, self._reactor
+                )
 
         def stop() -> None:
             scope.cancel()
@@ -187,8 +191,20 @@ class Serving:
         return stop
 
     def connect(self, interface: type[Interface], connected: socket.socket) -> None:
-        """Serve an interface on a connected SEQPACKET socket, which the daemon then owns."""
-        _serve(connected, SERVICES[interface], self.service)
+        """Serve an interface on a connected SEQPACKET socket, which the daemon then owns, if its peer may connect."""
+        service = self.service
+        peer = admit(connected, self._access, service.refusals, service.log)
+        if peer is not None:
+            SERVICES[interface](service, Channel(connected.detach(), service.closing), peer)
+
+    def reconfigure(self, config: Config) -> None:
+        """Go by other limits, format costs and rules of access from now on; what exists stays.
+
+        Raises :class:`.ConfigError`, with nothing changed, if a name of a user or group is gone since it was read.
+        """
+        self._access = Access.of(config.access)
+        self.service.limits = config.limits
+        self.service.platform = platform(config)
 
 
 @contextlib.asynccontextmanager
@@ -226,7 +242,7 @@ async def serving(
             try:
                 nursery.start_soon(clock.run)
                 nursery.start_soon(_follow_memory, memory, log)
-                yield Serving(service, reactor, nursery)
+                yield Serving(service, reactor, nursery, Access.of(config.access))
             except BaseException as error:
                 raised = error  # the nursery would wrap it
             finally:
@@ -249,7 +265,7 @@ async def _follow_memory(memory: Memory, log: Log) -> None:
 
 async def _accept(
     listener: socket.socket,
-    serve: Callable[[Service, Channel, Peer], object],
+    admit: Callable[[socket.socket], None],
     service: Service,
     reactor: TrioReactor,
 ) -> None:
@@ -272,12 +288,4 @@ async def _accept(
         if waiting:
             service.log.info("connections are accepted again")
             waiting = False
-        _serve(accepted, serve, service)
-
-
-def _serve(
-    connected: socket.socket, serve: Callable[[Service, Channel, Peer], object], service: Service
-) -> None:
-    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    peer = Peer(*_UCRED.unpack(credentials))
-    serve(service, Channel(connected.detach(), service.closing), peer)
+        admit(accepted)

@@ -18,9 +18,10 @@ IN_MOVED_TO: Final = 0x0080
 IN_DELETE: Final = 0x0200
 IN_DELETE_SELF: Final = 0x0400
 IN_MOVE_SELF: Final = 0x0800
-IN_UNMOUNT: Final = 0x2000
 IN_Q_OVERFLOW: Final = 0x4000
 IN_IGNORED: Final = 0x8000
+#: Not an event: add to what is reported already of an inode. Without it, that is replaced.
+IN_MASK_ADD: Final = 0x2000_0000
 
 #: `struct inotify_event`: watch, mask, cookie, length of the name that follows.
 _EVENT = struct.Struct("iIII")

@@ -11,12 +11,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from .inotify import IN_DELETE, IN_MOVE_SELF, IN_MOVED_FROM, IN_MOVED_TO, Inotify
+from .inotify import IN_DELETE, IN_MASK_ADD, IN_MOVE_SELF, IN_MOVED_FROM, IN_MOVED_TO, Inotify
 
 #: What takes a name out of a directory, or puts another file in its place; moving the directory itself.
-_DIRECTORY = IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_MOVE_SELF
+_DIRECTORY = IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_MOVE_SELF | IN_MASK_ADD
 #: A directory can be removed only after what is in it; so above only moving matters.
-_ABOVE = IN_MOVE_SELF
+_ABOVE = IN_MOVE_SELF | IN_MASK_ADD
 
 
 class Presence:

@@ -7,23 +7,26 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
+from typing import Protocol
 
 import trio
 
 from sysmem_protocol.runtime import runtime_dir
 
 from .clock import TrioClock
-from .config import Config
+from .config import Config, reloaded
 from .daemon import Serving, serving, socket_permissions
 from .memory import missing_requirements
 from .ports import Log
 from .sockets import Listeners, StartError, TakenError, notify
+from .text import printable
 from .worker import SWITCH_SECONDS
 
-#: What stops the daemon.
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: What stops the daemon, or has it read its configuration again.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: How long after a socket was removed it is made again. Whoever removes a directory removes what is in it first, and
 #: must then find it empty.
 _REMOVAL_SECONDS = 0.2
@@ -37,11 +40,29 @@ class UnreachableError(Exception):
     """No client can connect any more; the text says why."""
 
 
-async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda: None) -> None:
+class Reload(Protocol):
+    """What SIGHUP has the daemon do beyond what it does itself."""
+
+    def read(self) -> Config:
+        """Return what the configuration file says by now. Raises `ConfigError`, also if there is no such file."""
+
+    def apply(self, config: Config) -> None:
+        """Go by the settings that aren't the daemon's but its process's, such as the level of the log."""
+
+
+async def run(
+    config: Config,
+    log: Log,
+    *,
+    on_ready: Callable[[], None] = lambda: None,
+    reload: Reload | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT, or until cancelled; then the sockets are gone.
 
-    `on_ready` is called once the service sockets accept. Raises :class:`StartError` when serving can't begin, and
-    :class:`UnreachableError` when the sockets were removed and can't be made again.
+    `on_ready` is called once the service sockets accept. SIGHUP has the daemon go by what `reload` reads from then on.
+
+    Raises :class:`StartError` when serving can't begin, and :class:`UnreachableError` when the sockets were removed and
+    can't be made again.
     """
     if missing := missing_requirements():
         raise StartError("; ".join(missing))
@@ -49,9 +70,9 @@ async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda
     directory = runtime_dir(config.runtime_dir)
     with contextlib.ExitStack() as stack:
         # First: whoever sees a socket may already send a signal.
-        signals = stack.enter_context(trio.open_signal_receiver(*STOP_SIGNALS))
+        signals = stack.enter_context(trio.open_signal_receiver(*SIGNALS))
         # Our caller may hold them back, so that none of them meets anybody but the receiver.
-        held_back = signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        held_back = signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, held_back)
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(SWITCH_SECONDS)
@@ -65,7 +86,9 @@ async def run(config: Config, log: Log, *, on_ready: Callable[[], None] = lambda
             on_ready()
             try:
                 error = await _first(
-                    partial(_stopped, signals, log), partial(_unreachable, listeners, server, log)
+                    partial(_stopped, signals, Reloading(config, server, reload, log), log),
+                    partial(_unreachable, listeners, server, log),
+                    partial(_feed_watchdog, os.environ),
                 )
             finally:
                 notify(os.environ, "STOPPING=1")
@@ -89,11 +112,62 @@ async def _first(
     return results[0]
 
 
-async def _stopped(signals: AsyncIterator[int], log: Log) -> None:
-    """Return when a signal says that the daemon is to stop."""
+async def _stopped(signals: AsyncIterator[int], reloading: Reloading, log: Log) -> None:
+    """Return when a signal says that the daemon is to stop; read the configuration again when one says that."""
     async for number in signals:
-        log.info("stopping", signal=signal.Signals(number).name)
-        return
+        if number != signal.SIGHUP:
+            log.info("stopping", signal=signal.Signals(number).name)
+            return
+        reloading.reload()
+
+
+class Reloading:
+    """The settings of a running daemon, and how they change."""
+
+    def __init__(self, config: Config, server: Serving, source: Reload | None, log: Log) -> None:
+        self._config = config
+        self._server = server
+        self._source = source
+        self._log = log
+
+    def reload(self) -> None:
+        """Go by what the configuration file says now. One that has a fault, or isn't there, changes nothing."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        notify(os.environ, f"RELOADING=1\nMONOTONIC_USEC={now}")
+        status = "the configuration was read again"
+        try:
+            self._read()
+        except ValueError as error:
+            status = f"the configuration stays as it is: {error}"
+            self._log.error("the configuration stays as it is", reason=str(error))
+        notify(os.environ, f"READY=1\nSTATUS={printable(status)}")
+
+    def _read(self) -> None:
+        if self._source is None:
+            self._log.info("the configuration stays as it is: there is no file to read")
+            return
+        config, restart = reloaded(self._config, self._source.read())
+        self._server.reconfigure(config)
+        self._source.apply(config)
+        self._config = config
+        self._log.info("the configuration was read again")
+        if restart:
+            self._log.warning("some settings of the file need a restart", settings=restart)
+
+
+async def _feed_watchdog(environ: Mapping[str, str]) -> None:
+    """Tell the service manager that the loop answers, twice in the time after which it would restart the daemon.
+
+    This is a task of the loop that serves the clients, so that a loop that hangs doesn't tell it.
+    """
+    microseconds = environ.get("WATCHDOG_USEC", "")
+    if not microseconds.isdecimal() or environ.get("WATCHDOG_PID", str(os.getpid())) != str(
+        os.getpid()
+    ):
+        await trio.sleep_forever()
+    while True:
+        notify(environ, "WATCHDOG=1")
+        await trio.sleep(int(microseconds) / 2_000_000)
 
 
 async def _unreachable(listeners: Listeners, server: Serving, log: Log) -> UnreachableError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import grp
 import os
 import socket
 import stat
@@ -16,6 +15,7 @@ from pathlib import Path
 from sysmem_protocol.library import Interface
 from sysmem_protocol.runtime import service_path, socket_address
 
+from .config import group_id
 from .ports import Log
 from .presence import Presence
 
@@ -166,12 +166,10 @@ class RuntimeDirectory:
 def _group_id(group: str | None) -> int | None:
     if group is None:
         return None
-    if group.isdigit():
-        return int(group)
     try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise StartError(f"there is no group {group!r}") from None
+        return group_id(int(group) if group.isdigit() else group)
+    except ValueError as error:
+        raise StartError(str(error)) from None
 
 
 def inherited(environ: MutableMapping[str, str], log: Log) -> dict[str, socket.socket]:

@@ -12,7 +12,8 @@ import pytest
 
 from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import BufferUsage
-from sysmemd.config import Config, ConfigError, load, override
+from sysmemd.config import Config, ConfigError, LogSection, load, override, reloaded
+from sysmemd.quota import Kind
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -119,6 +120,17 @@ def test_the_system_heap_may_be_bounded(tmp_path: Path) -> None:
         (f"[[heap]]\n{SYSTEM}\nsecure = true", "only its max_bytes can be set - at `$.heap[0]`"),
         (f'[[heap]]\n{SYSTEM}\ndomains = ["cpu"]', "only its max_bytes can be set"),
         ('[[heap]]\ntype = "p"\n[[heap]]\ntype = "p"', "heap 'p' with id 0 is there twice"),
+        ('[access]\nallow_users = ["nobody at all"]', "no user 'nobody at all' - at `$.access`"),
+        ('[access]\nallow_groups = ["nobody at all"]', "no group 'nobody at all' - at `$.access`"),
+        ("[access]\nallow_users = [-1]", "at `$.access.allow_users[0]`"),
+        ("[quota]\nnodes = -1", "Expected `int` >= 0 - at `$.quota.nodes`"),
+        ("[quota]\ndescriptors = 1", "unknown field `descriptors`"),
+        (
+            '[[quota.user]]\nuser = "nobody at all"',
+            "no user 'nobody at all' - at `$.quota.user[0]`",
+        ),
+        ("[[quota.user]]\nnodes = 1", "missing required field `user`"),
+        ('[[quota.user]]\nuser = 0\n[[quota.user]]\nuser = "root"', "user 'root' is there twice"),
         (
             '[[format_cost]]\npixel_format = "XX"\ncost = 1',
             "pixel_format: 'XX' is none of INVALID, ",
@@ -170,7 +182,8 @@ def settings(kind: type[msgspec.Struct] = Config, prefix: str = "") -> dict[str,
     found: dict[str, str] = {}
     for field in msgspec.structs.fields(kind):
         name = prefix + field.encode_name
-        section = field.type.__args__[0] if name in ("heap", "format_cost") else field.type
+        listed = name in ("heap", "format_cost", "quota.user")
+        section = field.type.__args__[0] if listed else field.type
         if isinstance(section, type) and issubclass(section, msgspec.Struct):
             found |= settings(section, f"{name}.")
         elif field.required:
@@ -197,3 +210,63 @@ def test_the_documented_example_loads_and_shows_every_section(tmp_path: Path) ->
     loaded(tmp_path, example)
     shown = tomllib.loads(example)
     assert set(shown) == {field.encode_name for field in msgspec.structs.fields(Config)}
+
+
+# --- users and groups -------------------------------------------------------------------------------------------------
+
+
+def test_users_and_groups_are_names_or_numbers(tmp_path: Path) -> None:
+    access = loaded(tmp_path, '[access]\nallow_users = ["root", 7]\nallow_groups = [8]').access
+    assert (access.uids(), access.gids()) == (frozenset({0, 7}), frozenset({8}))
+    assert (Config().access.uids(), Config().access.gids()) == (None, None)
+    assert loaded(tmp_path, "[access]\nallow_users = []").access.uids() == frozenset()
+
+
+def test_the_defaults_of_quotas_are_the_specifications() -> None:
+    assert Config().quota.limits() == {
+        Kind.CONNECTIONS: 1024,
+        Kind.COLLECTIONS: 2048,
+        Kind.NODES: 16384,
+        Kind.TRACKINGS: 16384,
+        Kind.BUFFERS: 16384,
+        Kind.BYTES: None,
+        Kind.QUEUED_BYTES: 16777216,
+    }
+    assert Config().quota.limits_by_uid() == {}
+
+
+def test_a_users_quota_is_the_common_one_where_it_says_nothing(tmp_path: Path) -> None:
+    quota = loaded(
+        tmp_path,
+        "[quota]\nnodes = 10\nbytes = 4096\n"
+        '[[quota.user]]\nuser = "root"\nnodes = 0\n[[quota.user]]\nuser = 7\nbytes = 1',
+    ).quota
+    assert quota.limits_by_uid() == {
+        0: quota.limits() | {Kind.NODES: 0},
+        7: quota.limits() | {Kind.BYTES: 1},
+    }
+
+
+# --- reading it again -------------------------------------------------------------------------------------------------
+
+
+def test_a_reload_changes_what_it_can_and_names_what_needs_a_restart(tmp_path: Path) -> None:
+    running = Config(mode="0660", log=LogSection(format="json"))
+    read = loaded(
+        tmp_path,
+        'mode = "0666"\n[limits]\nmax_buffer_bytes = 1\n[quota]\nnodes = 1\n[access]\nallow_users = [0]\n'
+        '[[format_cost]]\npixel_format = 1\ncost = 1\n[log]\nlevel = "debug"\n[[heap]]\ntype = "p"',
+    )
+    config, restart = reloaded(running, read)
+    assert restart == ["mode", "heap", "log"]
+    assert (config.mode, config.heap, config.log) == (
+        "0660",
+        [],
+        LogSection(format="json", level="debug"),
+    )
+    for name in ("limits", "quota", "access", "format_cost"):
+        assert getattr(config, name) == getattr(read, name)
+
+
+def test_a_reload_without_changes_needs_no_restart() -> None:
+    assert reloaded(Config(), Config()) == (Config(), [])

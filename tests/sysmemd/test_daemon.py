@@ -21,7 +21,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sysmem_protocol import codec, sysmem2
-from sysmem_protocol.channel import AT_ONCE, Channel, PeerClosedError
+from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.handles import Handle, channel_pair
 from sysmem_protocol.images2 import PixelFormat
 from sysmem_protocol.library import Method, Table
@@ -37,7 +37,6 @@ from sysmemd.clock import TrioClock
 from sysmemd.config import Config, FormatCostSection, HeapSection, Limits, UsageSection
 from sysmemd.daemon import TrioReactor, heap_settings, platform
 from sysmemd.memory import SYSTEM_RAM
-from sysmemd.ports import Peer
 from sysmemd.sockets import Listeners, StartError
 from sysmemd.tree.choose import Question
 
@@ -462,18 +461,17 @@ async def accepting(
     near, far = channel_pair()
 
     class Service:
-        closing = AT_ONCE
+        """All that accepting needs of one."""
 
-    def serve(_: object, channel: Channel, peer: Peer) -> None:
-        assert peer.uid == os.geteuid()
-        served.append(channel)
+    def admit(accepted: socket.socket) -> None:
+        served.append(Channel(accepted.detach()))
 
     service: Any = Service()
     service.log = log
     reactor = TrioReactor(nursery)
     listener = Listener(*(far if outcome is None else outcome for outcome in outcomes))
     stands_in: Any = listener
-    nursery.start_soon(daemon._accept, stands_in, serve, service, reactor)
+    nursery.start_soon(daemon._accept, stands_in, admit, service, reactor)
     await wait_all_tasks_blocked()
     between(reactor)
     await trio.sleep(10)

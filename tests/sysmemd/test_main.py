@@ -58,6 +58,16 @@ def test_what_the_command_line_says_wins_over_the_file(tmp_path: Path) -> None:
     assert configured("--log-format", "json", "--group", "audio").group == "audio"
 
 
+def test_a_file_that_need_not_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "sysmemd.toml"
+    assert configured(f"--config=-{path}") == Config()
+    path.write_text('mode = "0660"')
+    assert configured(f"--config=-{path}").mode == "0660"
+    path.write_text("x = ")
+    with pytest.raises(ConfigError, match="not TOML"):
+        configured(f"--config=-{path}")
+
+
 def test_a_mode_that_is_none_is_an_error_of_the_command_line() -> None:
     with pytest.raises(ConfigError, match="command line: "):
         configured("--mode", "rw")
@@ -81,7 +91,7 @@ def test_a_command_line_that_is_not_understood(
 def run_with(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
     """Have the daemon end at once."""
 
-    async def run(*_: object) -> None:
+    async def run(*_: object, **__: object) -> None:
         if error is not None:
             raise error
 
@@ -152,32 +162,49 @@ def test_a_runtime_directory_that_can_not_be_used(
 # --- as a process -----------------------------------------------------------------------------------------------------
 
 
+class Started(subprocess.Popen[bytes]):
+    """The command, and what it tells its service manager."""
+
+    manager: socket.socket
+
+    def told(self) -> list[str]:
+        """Return the assignments of the next message."""
+        return self.manager.recv(4096).decode().split("\n")
+
+    def reload(self) -> list[str]:
+        """Have it read its configuration; return what it says when it has."""
+        self.send_signal(signal.SIGHUP)
+        assert self.told()[0] == "RELOADING=1"
+        return self.told()
+
+
 @contextlib.contextmanager
 def process(
     tmp_path: Path, command: Sequence[str] = (sys.executable, "-m", "sysmemd"), **options: Any
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Iterator[Started]:
     """The command, once its sockets are there; killed at the end if it hasn't ended by then."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         os.chmod(tmp_path / "notify", 0o777)
         manager.settimeout(30)
-        started = subprocess.Popen(
+        started = Started(
             [*command, "--runtime-dir", tmp_path / "run"],
             stdout=subprocess.PIPE,
             env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
             **options,
         )
+        started.manager = manager
         with started:
             try:
-                assert manager.recv(100) == b"READY=1"
+                assert started.told() == ["READY=1"]
                 assert NAME in os.listdir(tmp_path / "run")
                 yield started
             finally:
                 started.kill()
-        assert manager.recv(100) == b"STOPPING=1"
+        assert started.told() == ["STOPPING=1"]
 
 
-def ended(started: subprocess.Popen[bytes]) -> tuple[int, bytes]:
+def ended(started: Started) -> tuple[int, bytes]:
     """The exit status, and what was written to stdout."""
     status = started.wait(30)
     assert started.stdout is not None
@@ -192,6 +219,36 @@ def test_a_signal_ends_it_with_0_and_nothing_on_stdout(
         started.send_signal(number)
         assert ended(started) == (0, b"")
     assert os.listdir(tmp_path / "run") == []
+
+
+def test_a_hangup_without_a_configuration_file_ends_nothing(tmp_path: Path) -> None:
+    """A terminal closed, say."""
+    with process(tmp_path, stderr=subprocess.DEVNULL) as started:
+        assert started.reload()[0] == "READY=1"
+        started.send_signal(signal.SIGTERM)
+        assert ended(started) == (0, b"")
+    assert os.listdir(tmp_path / "run") == []
+
+
+def test_a_hangup_has_the_file_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "sysmemd.toml"
+    path.write_text('[log]\nlevel = "error"')
+    read, write = os.pipe()
+    command = (sys.executable, "-m", "sysmemd", "--log-format", "json", "--config", str(path))
+    with os.fdopen(read) as log, process(tmp_path, command, stderr=write) as started:
+        os.close(write)
+        for text in ("x = ", '[log]\nlevel = "info"'):
+            path.write_text(text)
+            assert started.reload()[0] == "READY=1"
+        started.send_signal(signal.SIGTERM)
+        assert ended(started) == (0, b"")
+        said = [json.loads(line) for line in log.read().splitlines()]
+    assert [line["event"] for line in said] == [
+        "the configuration stays as it is",
+        "the configuration was read again",
+        "stopping",
+    ]
+    assert f"{path}: not TOML" in said[0]["reason"]
 
 
 def test_it_ends_in_order_when_nobody_reads_its_log(tmp_path: Path) -> None:

@@ -80,6 +80,19 @@ def test_what_happens_beside_is_not_taken_for_it(
     assert watched.missing() == []
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_directory_of_one_may_be_above_that_of_another(path: Path, first: int) -> None:
+    other = path.parent.parent / "other"
+    other.touch()
+    paths = [path, other]
+    watched = Presence([paths[first], paths[1 - first]])
+    other.unlink()
+    assert watched.missing() == [other]
+    path.unlink()
+    assert watched.missing() == [path]
+    watched.close()
+
+
 def test_a_directory_by_a_link_is_watched(path: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(path.parent)
     watched = Presence([tmp_path / "link" / "socket"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
+import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,8 @@ from sysmem_protocol.library import Interface
 from sysmem_protocol.runtime import service_path
 from sysmem_protocol.sysmem2 import Allocator
 from sysmemd import process
-from sysmemd.config import Config
+from sysmemd.config import AccessSection, Config, ConfigError, LogSection
+from sysmemd.daemon import SERVICES
 from sysmemd.process import UnreachableError
 from sysmemd.sockets import Listeners, Permissions, RuntimeDirectory
 
@@ -67,13 +71,14 @@ class Running:
 
 
 @asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[Running]:
+async def running(directory: Path, reload: process.Reload | None = None) -> AsyncIterator[Running]:
     made = Running(directory)
     ready = trio.Event()
+    config = Config(runtime_dir=str(directory))
 
     async def run() -> None:
         try:
-            await process.run(Config(runtime_dir=str(directory)), made.log, on_ready=ready.set)
+            await process.run(config, made.log, on_ready=ready.set, reload=reload)
         except UnreachableError as error:
             made.result = error
         made.ended.set()
@@ -109,7 +114,7 @@ async def test_sockets_that_were_taken_away_are_made_again(
             await made.said("no new client can connect: a socket is gone", times)
             await made.said("the service sockets are there again", times)
             made.connect()
-            assert os.listdir(made.directory) == [Allocator.service_name()]
+            assert set(os.listdir(made.directory)) == {i.service_name() for i in SERVICES}
             if (moved := made.directory.with_name("moved")).exists():
                 assert os.listdir(moved) == []
                 moved.rmdir()
@@ -186,3 +191,131 @@ async def test_a_socket_that_was_handed_over_is_only_missed(
             assert fields["remedy"] == "restart the unit or program that made it"
             await trio.testing.wait_all_tasks_blocked()
             assert not made.ended.is_set()
+
+
+# --- reading the configuration again ----------------------------------------------------------------------------------
+
+
+class Source:
+    """A configuration file, and what else goes by it."""
+
+    def __init__(self) -> None:
+        self.config = Config()
+        self.error: ValueError | None = None
+        self.applied: list[Config] = []
+
+    def read(self) -> Config:
+        if self.error is not None:
+            raise self.error
+        return self.config
+
+    def apply(self, config: Config) -> None:
+        self.applied.append(config)
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """A service manager's socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        yield sock
+
+
+async def told(manager: socket.socket) -> list[str]:
+    """Return the assignments of the next thing that the service manager is told."""
+    with trio.fail_after(30):
+        await trio.lowlevel.wait_readable(manager)
+    return manager.recv(4096).decode().split("\n")
+
+
+async def test_a_hangup_has_it_go_by_the_file_as_it_is_now(
+    tmp_path: Path, manager: socket.socket
+) -> None:
+    source = Source()
+    async with running(tmp_path / "run", source) as made:
+        assert await told(manager) == ["READY=1"]
+        source.config = Config(
+            access=AccessSection(allow_users=[]), log=LogSection(level="error"), mode="0666"
+        )
+        before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        signal.raise_signal(signal.SIGHUP)
+        begun, at = await told(manager)
+        after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        assert begun == "RELOADING=1"
+        assert before <= int(at.removeprefix("MONOTONIC_USEC=")) <= after
+        assert await told(manager) == ["READY=1", "STATUS=the configuration was read again"]
+        assert (
+            "warning",
+            "some settings of the file need a restart",
+            {"settings": ["runtime_dir", "mode"]},
+        ) in (made.log.entries)
+        [applied] = source.applied
+        assert applied.log.level == "error"
+        made.connect()
+        await made.said("a connection was refused: this user may not connect")
+
+
+async def test_a_file_with_a_fault_changes_nothing(tmp_path: Path, manager: socket.socket) -> None:
+    source = Source()
+    async with running(tmp_path / "run", source) as made:
+        await told(manager)
+        source.error = ConfigError("x.toml: not\nTOML")
+        signal.raise_signal(signal.SIGHUP)
+        await told(manager)
+        assert await told(manager) == [
+            "READY=1",
+            r"STATUS=the configuration stays as it is: x.toml: not\nTOML",
+        ]
+        assert made.log.events("error") == ["the configuration stays as it is"]
+        assert source.applied == []
+
+
+async def test_a_hangup_without_a_file_changes_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path / "run") as made:
+        signal.raise_signal(signal.SIGHUP)
+        await made.said("the configuration stays as it is: there is no file to read")
+        made.connect()
+        assert not made.ended.is_set()
+        assert made.log.events("error") == []
+
+
+# --- the watchdog -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pid", [None, "own"])
+async def test_the_watchdog_hears_of_the_loop(
+    tmp_path: Path, manager: socket.socket, monkeypatch: pytest.MonkeyPatch, pid: str | None
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "20000")
+    if pid is not None:
+        monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    async with running(tmp_path / "run"):
+        assert await told(manager) == ["READY=1"]
+        for _ in range(3):
+            assert await told(manager) == ["WATCHDOG=1"]
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                manager.recv(100, socket.MSG_DONTWAIT)
+        time.sleep(0.1)  # noqa: ASYNC251 # a loop that hangs
+        with pytest.raises(BlockingIOError):
+            manager.recv(100, socket.MSG_DONTWAIT)
+        assert await told(manager) == ["WATCHDOG=1"]
+
+
+@pytest.mark.parametrize(
+    "environ", [{}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}]
+)
+async def test_a_watchdog_that_is_not_there_is_not_fed(
+    tmp_path: Path,
+    manager: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    environ: dict[str, str],
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    async with running(tmp_path / "run"):
+        assert await told(manager) == ["READY=1"]
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(BlockingIOError):
+            manager.recv(100, socket.MSG_DONTWAIT)

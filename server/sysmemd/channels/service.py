@@ -24,6 +24,7 @@ from ..config import Limits
 from ..constraints import Platform
 from ..memory import Memory, attenuation_is_advisory
 from ..ports import ClientInfo, Clock, Log
+from ..refusals import Refusals
 from ..tree import LogicalBufferCollection, Node, NodeChannel, Worker
 from ..users import Account, Users
 from .connection import Connection, Reactor, Refused, Server
@@ -132,6 +133,7 @@ class Service:
         self.worker = worker
         self.closing = closing
         self.users = Users()
+        self.refusals = Refusals(log, clock)
         #: Tokens that can be turned in, by the koid of their server end.
         self.tokens: dict[int, Token] = {}
         #: All collections, until their last node has left, by id.

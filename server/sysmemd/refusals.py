@@ -1,0 +1,50 @@
+"""The log's lines about what users were refused: bounded, so that nobody fills the log by asking for too much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from .ports import Clock, Log
+
+#: How many lines about one user a second has room for, and how long that is.
+MAX_LINES: Final = 10
+SECOND_NS: Final = 1_000_000_000
+
+
+@dataclass(slots=True)
+class _Second:
+    lines: int = 0
+    left_out: int = 0
+
+
+class Refusals:
+    """Says that a user was refused something, at most :data:`MAX_LINES` times a second, and then how often."""
+
+    def __init__(self, log: Log, clock: Clock) -> None:
+        self._log = log
+        self._clock = clock
+        #: The seconds that have begun, by uid.
+        self._seconds: dict[int, _Second] = {}
+
+    def say(self, event: str, uid: int, **fields: Any) -> None:
+        """Log that a user was refused something, or only count it."""
+        second = self._seconds.get(uid)
+        if second is None:
+            second = self._seconds[uid] = _Second()
+            self._clock.call_at(self._clock.now() + SECOND_NS, partial(self._end, uid))
+        if second.lines < MAX_LINES:
+            second.lines += 1
+            self._log.warning(event, user=uid, **fields)
+        else:
+            second.left_out += 1
+
+    def _end(self, uid: int) -> None:
+        second = self._seconds.pop(uid)
+        if second.left_out:
+            self._log.warning(
+                "a user was refused more than there are lines for",
+                user=uid,
+                left_out=second.left_out,
+            )
