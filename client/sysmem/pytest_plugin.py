@@ -23,12 +23,9 @@ import pytest
 if TYPE_CHECKING:
     import os
 
-    from sysmem_protocol.sysmem2 import BufferCollectionConstraints
-
+    from . import BufferCollectionConstraints
     from .blocking import Allocator
-    from .testing import Peer, Sysmemd, Zygote
-    from .testing._behaviours import Behaviours
-    from .testing._peers import ByPath, InProcess, Token
+    from .testing import Behaviours, ByPath, InProcess, Peer, Sysmemd, Token, Zygote
 
 _failed = pytest.StashKey[bool]()
 

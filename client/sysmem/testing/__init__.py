@@ -17,7 +17,7 @@ from __future__ import annotations
 from sysmemd.config import ConfigError
 from sysmemd.constraints import Rule
 
-from . import blocking
+from . import blocking as blocking  # not in __all__: it is another one than sysmem.blocking
 from ._behaviours import (
     STEPS,
     Behaviour,
@@ -69,7 +69,6 @@ __all__ = [
     "Zygote",
     "assert_agree",
     "assert_conflict",
-    "blocking",
     "closes",
     "conflicts",
     "daemon",
