@@ -426,13 +426,17 @@ class Interface:
     events: ClassVar[Mapping[int, Event]] = {}
 
     def __init_subclass__(cls, *, library: str | None = None) -> None:
-        if library is not None:
-            cls.library = library
+        composed = [base for base in cls.__bases__ if issubclass(base, Interface)]
+        cls.library = library or composed[0].library
         own = [member for member in vars(cls).values() if isinstance(member, Method)]
         for member in own:
             member.declared_in(cls.library)
-        cls.methods = {**cls.methods, **{m.ordinal: m for m in own if not isinstance(m, Event)}}
-        cls.events = {**cls.events, **{m.ordinal: m for m in own if isinstance(m, Event)}}
+        methods = [method for base in composed for method in base.methods.values()]
+        events = [event for base in composed for event in base.events.values()]
+        methods += [member for member in own if not isinstance(member, Event)]
+        events += [member for member in own if isinstance(member, Event)]
+        cls.methods = {method.ordinal: method for method in methods}
+        cls.events = {event.ordinal: event for event in events}
 
     @classmethod
     def service_name(cls) -> str:

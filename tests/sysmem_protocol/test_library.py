@@ -295,3 +295,17 @@ def test_an_event_is_nothing_that_a_client_may_send() -> None:
     assert list(Easel.events.values()) == [Easel.on_fallen]
     assert not Easel.on_fallen.two_way
     assert Easel.events[ordinal("Easel", "OnFallen", "studio")] is Easel.on_fallen
+
+
+def test_an_interface_may_be_composed_of_several_of_different_libraries() -> None:
+    class Exhibited(Interface, library="museum"):
+        label = Method("Hang a label beside it.")
+        on_sold = Event("Report that it is sold.", Shape)
+
+    class Work(Painting, Exhibited):
+        """A painting in a museum."""
+
+    assert [*Work.methods.values()] == [*Painting.methods.values(), Exhibited.label]
+    assert [*Work.events.values()] == [Exhibited.on_sold]
+    assert Work.service_name() == "fuchsia.sysmem2.Work"
+    assert Exhibited.label.ordinal == ordinal("Exhibited", "Label", "museum")
