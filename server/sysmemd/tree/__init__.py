@@ -6,6 +6,7 @@ attempt does.
 """
 
 from .collection import LogicalBufferCollection
+from .data import Cause, Failure
 from .node import Node
 from .outcome import Allocated, Attempt, RefusedSelection
 from .ports import BufferMaker, Buffers, Inline, Misuse, NodeChannel, NotInCollection, Worker
@@ -18,6 +19,8 @@ __all__ = [
     "Attempt",
     "BufferMaker",
     "Buffers",
+    "Cause",
+    "Failure",
     "Inline",
     "Isolation",
     "LogicalBufferCollection",

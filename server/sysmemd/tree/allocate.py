@@ -11,16 +11,18 @@ nothing more can join.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from sysmem_protocol.sysmem2 import Error, Rights
 
 from ..constraints import Participant
 from ..ports import NoMemoryError
+from ..text import Block
 from .census import consider
-from .choose import Chosen, NoneChosen
-from .data import NodeData, PrunedSubtree
-from .failure import Cause, fail_subtree
+from .choose import Chosen, NoneChosen, Question
+from .data import Cause, NodeData, PrunedSubtree
+from .failure import fail_subtree
 from .outcome import Allocated, Attempt
 from .ports import Buffers, Level
 from .rights import delivered_rights, wants_vmos
@@ -29,7 +31,10 @@ from .walk import all_children, breadth_first
 
 
 def conclude(
-    subtree: PrunedSubtree, answer: Chosen | NoneChosen, buffers: Buffers | NoMemoryError | None
+    subtree: PrunedSubtree,
+    question: Question,
+    answer: Chosen | NoneChosen,
+    buffers: Buffers | NoMemoryError | None,
 ) -> None:
     """Allocate the pruned subtree, or fail it. `buffers` are those for what was chosen.
 
@@ -41,19 +46,35 @@ def conclude(
         start.collection.participants_changed()
         return
     if isinstance(answer, NoneChosen):
-        start.say(_failure_level(start), "allocation failed", **answer.fields)
-        if answer.report is not None:
-            start.say(Level.INFO, "combined result", report=answer.report)
-        _failed(start, Attempt(answer.error, answer.reason, answer.refused))
-        return
-    if isinstance(buffers, NoMemoryError):
-        reason = str(buffers)
-        level = _failure_level(start)
-        start.say(level, "allocation failed", error=Error.NO_MEMORY.name, reason=reason)
-        _failed(start, Attempt(Error.NO_MEMORY, reason, answer.refused))
-        return
-    assert buffers is not None
-    _succeeded(subtree, answer, buffers)
+        attempt = _attempt(start, question, answer, answer.error, answer.reason)
+        _failed(start, attempt, answer.fields)
+    elif isinstance(buffers, NoMemoryError):
+        _failed(start, _attempt(start, question, answer, Error.NO_MEMORY, str(buffers)), {})
+    else:
+        assert buffers is not None
+        _succeeded(subtree, question, answer, buffers)
+
+
+def _attempt(
+    start: NodeData,
+    question: Question,
+    answer: Chosen | NoneChosen,
+    error: Error | None,
+    reason: str = "",
+) -> Attempt:
+    """What is kept of an attempt."""
+    chosen = answer if isinstance(answer, Chosen) else None
+    return Attempt(
+        error=error,
+        reason=reason,
+        refused=answer.refused,
+        start=start.number,
+        at=start.collection.clock.now(),
+        allocation=None if chosen is None else chosen.allocation,
+        chosen=() if chosen is None else chosen.selection.chosen,
+        participants={node.number: brought for node, brought in question.participants.items()},
+        report=answer.report if chosen is None else None,
+    )
 
 
 def participants_of(nodes: Iterable[NodeData]) -> list[Participant]:
@@ -61,12 +82,13 @@ def participants_of(nodes: Iterable[NodeData]) -> list[Participant]:
     return [participant for node in nodes for participant in node.participants()]
 
 
-def _succeeded(subtree: PrunedSubtree, answer: Chosen, buffers: Buffers) -> None:
+def _succeeded(
+    subtree: PrunedSubtree, question: Question, answer: Chosen, buffers: Buffers
+) -> None:
     start = subtree.start
-    collection = start.collection
     allocation = answer.allocation
     subtree.allocated = True
-    collection.last_attempt = Attempt(None, "", answer.refused)
+    start.collection.add_attempt(_attempt(start, question, answer, None))
     start.say(
         Level.INFO if answer.report is not None else Level.DEBUG,
         "allocated" if start.parent is None else "joined the allocation",
@@ -75,7 +97,7 @@ def _succeeded(subtree: PrunedSubtree, answer: Chosen, buffers: Buffers) -> None
         refused=answer.lines,
     )
     if answer.report is not None:
-        start.say(Level.INFO, "combined result", report=answer.report)
+        start.say(Level.INFO, "combined result", report=Block(answer.report))
     visible = list(answer.selection.visible())
     for node in visible:
         rights = delivered_rights(node.constraints, node.rights_mask)
@@ -89,8 +111,8 @@ def _succeeded(subtree: PrunedSubtree, answer: Chosen, buffers: Buffers) -> None
                 weak=node.is_weak,
             )
         )
-    for node in answer.selection.hidden():
-        fail_subtree(node, Cause.NOT_SELECTED, node)
+    for node, selected in answer.selection.hidden():
+        fail_subtree(node, Cause.NOT_SELECTED, node, selected=selected)
     for node in visible:
         node.answer()
         for child in node.children:
@@ -98,17 +120,21 @@ def _succeeded(subtree: PrunedSubtree, answer: Chosen, buffers: Buffers) -> None
                 consider(child.subtree)
 
 
-def _failure_level(start: NodeData) -> Level:
-    """A failed root leaves nothing; from a failed attached subtree the others go on."""
-    return Level.ERROR if start.parent is None else Level.WARNING
+def _failed(start: NodeData, attempt: Attempt, fields: Mapping[str, Any]) -> None:
+    """Give the error to every collection of the subtree, attached ones included; then fail the subtree.
 
-
-def _failed(start: NodeData, result: Attempt) -> None:
-    """Every collection of the subtree, attached ones included, gets the error; then the subtree fails."""
-    collection = start.collection
-    collection.last_attempt = result
+    `fields` are what the log says besides the reason.
+    """
+    collection, error = start.collection, attempt.error
+    assert error is not None
+    collection.add_attempt(attempt)
+    # A failed root leaves nothing. From a failed attached subtree the others go on.
+    level = Level.ERROR if start.parent is None else Level.WARNING
+    start.say(level, "allocation failed", error=error.name, reason=attempt.reason, **fields)
+    if attempt.report is not None and collection.verbose:
+        start.say(Level.INFO, "combined result", report=Block(attempt.report))
     for node in breadth_first(start, all_children):
         if node.kind is NodeKind.COLLECTION:
-            node.outcome = result.error
+            node.outcome = error
             node.answer()
     fail_subtree(start, Cause.ALLOCATION, start)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePath
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from sysmem_protocol.sysmem2 import Error
 
 from ..constraints import Allocation, Participant, Platform
-from ..text import Block, printable
+from ..text import printable
 from .data import NodeData
 from .effort import attempt_cost, effort, report_cost
 from .engine import Diagnosis, Engine, Joining
@@ -61,20 +61,28 @@ class Chosen:
     #: `refused`, one line each.
     lines: list[str]
     #: The settings, and how they came about if the engine kept that; None unless it was asked for.
-    report: Block | None
+    report: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class NoneChosen:
-    """No selection suits everybody. The reason is the first's, for that is what the participants wanted most."""
+    """No group selection succeeded. The reported reason is the first one's, because it has the highest preference."""
 
     error: Error
     reason: str
     refused: tuple[RefusedSelection, ...]
-    #: What the log says of it.
+    #: What else the log says of it.
     fields: dict[str, Any]
     #: The first refusal's table, then a line for each selection if there are several; None unless it was asked for.
-    report: Block | None
+    report: str | None = None
+
+    def reported(self) -> NoneChosen:
+        """Return the same with its report, which is work."""
+        report = _told(self.refused[0].refusal.report)
+        if len(self.refused) > 1:
+            lines = (f"  {_told(entry.__str__)}" for entry in self.refused)
+            report = "\n".join([report, "", "selections:", *lines])
+        return replace(self, report=report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +102,24 @@ class Question:
     @property
     def cost(self) -> int:
         """What answering takes if all goes badly."""
+        total, count = self._effort
+        cost = attempt_cost(total, count, self.snapshot.selections(self.max_selections))
+        return cost + self.report_cost if self.verbose else cost
+
+    @property
+    def report_cost(self) -> int:
+        """What the report takes."""
+        total, _ = self._effort
+        return report_cost(total)
+
+    @property
+    def _effort(self) -> tuple[int, int]:
+        """What all participants add to an aggregation, and how many they are."""
         everybody = [one for participants in self.participants.values() for one in participants]
         total, count = effort(everybody), len(everybody)
         if self.having is not None:
             total, count = total + self.having.effort, count + self.having.count
-        cost = attempt_cost(total, count, self.snapshot.selections(self.max_selections))
-        return cost + report_cost(total) if self.verbose else cost
+        return total, count
 
     def answer(self) -> Chosen | NoneChosen | Exception:
         """The answer, or what went wrong in the search for it, which would be the daemon's fault."""
@@ -116,9 +136,9 @@ class Question:
             result = self._aggregate(selection)
             if isinstance(result, Allocation):
                 lines = [_told(entry.__str__) for entry in refused]
-                report = Block(_told(partial(self.engine.report, result))) if self.verbose else None
+                report = _told(partial(self.engine.report, result)) if self.verbose else None
                 return Chosen(selection, result, tuple(refused), lines, report)
-            refused.append(RefusedSelection(selection.choices, result))
+            refused.append(RefusedSelection(selection.choices, result, selection.chosen))
         return self._none(Error.CONSTRAINTS_INTERSECTION_EMPTY, refused)
 
     def _selections(self) -> Iterator[Selection]:
@@ -140,22 +160,15 @@ class Question:
 
     def _none(self, error: Error, refused: list[RefusedSelection]) -> NoneChosen:
         first = refused[0].refusal
-        reason = _told(first.__str__)
-        selections = [_told(entry.__str__) for entry in refused]
         fields = {
-            "error": error.name,
-            "reason": reason,
-            "stage": first.stage.value,
-            "rule": first.rule.value,
+            "rule": first.rule.name,
             "field": _told(lambda: first.path),
             "conflict": _told(lambda: [str(who) for who in first.conflict]),
-            "selections": selections,
         }
-        report = _told(first.report) if self.verbose else None
-        if report is not None and len(refused) > 1:
-            report = "\n".join([report, "", "selections:", *(f"  {line}" for line in selections)])
-        shown = None if report is None else Block(report)
-        return NoneChosen(error, reason, tuple(refused), fields, shown)
+        if len(refused) > 1:
+            fields["further_selections"] = [_told(entry.__str__) for entry in refused[1:]]
+        answer = NoneChosen(error, _told(first.__str__), tuple(refused), fields)
+        return answer.reported() if self.verbose else answer
 
 
 _T = TypeVar("_T")

@@ -12,9 +12,9 @@ from ..ports import ClientInfo, Clock, Log, NoMemoryError
 from . import describe
 from .allocate import conclude, participants_of
 from .choose import Chosen, Having, NoneChosen, Question
-from .data import CollectionData, NodeData, PrunedSubtree
+from .data import Cause, CollectionData, NodeData, PrunedSubtree
 from .engine import DEFAULT_ENGINE, Engine
-from .failure import Cause, fail
+from .failure import fail
 from .node import Node
 from .overdue import Overdue
 from .ports import BufferMaker, Buffers, Inline, Level, NodeChannel, Worker
@@ -50,7 +50,7 @@ class LogicalBufferCollection(CollectionData):
         daemon's own unless a test says otherwise. `worker` works out what an attempt comes to; without one that is done
         at once.
         """
-        super().__init__(id, engine)
+        super().__init__(id, engine, clock)
         self.platform = platform
         self.max_group_selections = max_group_selections
         self._holds_strong = False
@@ -131,7 +131,7 @@ class LogicalBufferCollection(CollectionData):
     def _attempt(self, subtree: PrunedSubtree) -> None:
         question = self._question(subtree)
         self.busy = True
-        self._worker.run(question.answer, partial(self._answered, subtree), question.cost)
+        self._worker.run(question.answer, partial(self._answered, subtree, question), question.cost)
 
     def _question(self, subtree: PrunedSubtree) -> Question:
         """Begin to allocate a pruned subtree in which every node is ready: return what has to be found out for that."""
@@ -161,10 +161,17 @@ class LogicalBufferCollection(CollectionData):
             self._having = Having(existing, participants_of(nodes))
         return self._having
 
-    def _answered(self, subtree: PrunedSubtree, answer: Chosen | NoneChosen | Exception) -> None:
-        """An attempt is worked out: if it is the root's and has come to something, the buffers are made now."""
+    def _answered(
+        self, subtree: PrunedSubtree, question: Question, answer: Chosen | NoneChosen | Exception
+    ) -> None:
+        """Go on with an attempt that is worked out: make the buffers if it is the root's and has succeeded."""
+        conclude = partial(self._conclude, subtree, question, buffers=self.buffers)
+        if isinstance(answer, NoneChosen) and self.wants_reports and answer.report is None:
+            # Only now: the report takes longer than all else, and most attempts succeed.
+            self._worker.run(answer.reported, conclude, question.report_cost)
+            return
         if not isinstance(answer, Chosen) or self.buffers is not None or self.is_gone:
-            self._conclude(subtree, answer, self.buffers)
+            conclude(answer)
             return
         self._memory.allocate(
             collection_id=self.id,
@@ -173,25 +180,32 @@ class LogicalBufferCollection(CollectionData):
             count=answer.allocation.buffer_count,
             on_no_strong=self._no_strong_handles,
             is_wanted=lambda: not self.is_gone,
-            done=partial(self._made, subtree, answer),
+            done=partial(self._made, subtree, question, answer),
         )
 
-    def _made(self, subtree: PrunedSubtree, answer: Chosen, made: Buffers | Exception) -> None:
+    def _made(
+        self,
+        subtree: PrunedSubtree,
+        question: Question,
+        answer: Chosen,
+        made: Buffers | Exception,
+    ) -> None:
         if isinstance(made, NoMemoryError):
-            self._conclude(subtree, answer, made)
+            self._conclude(subtree, question, answer, made)
         elif isinstance(made, Exception):
-            self._conclude(subtree, made, None)
+            self._conclude(subtree, question, made, None)
         else:
             self.buffers = made
             self.allocation = answer.allocation
             self._holds_strong = True
             if self.is_gone:
                 self._drop_strong()
-            self._conclude(subtree, answer, made)
+            self._conclude(subtree, question, answer, made)
 
     def _conclude(
         self,
         subtree: PrunedSubtree,
+        question: Question,
         answer: Chosen | NoneChosen | Exception,
         buffers: Buffers | NoMemoryError | None,
     ) -> None:
@@ -200,7 +214,7 @@ class LogicalBufferCollection(CollectionData):
         try:
             if isinstance(answer, Exception):
                 raise answer
-            conclude(subtree, answer, buffers)
+            conclude(subtree, question, answer, buffers)
         except Exception as error:
             self.say(Level.ERROR, "an attempt broke", reason=repr(error), exc_info=True)
             if not self.is_gone:

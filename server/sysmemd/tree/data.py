@@ -6,20 +6,52 @@ The rules are elsewhere, each where it has a name: :mod:`.census` counts, :mod:`
 
 from __future__ import annotations
 
+import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from sysmem_protocol.sysmem2 import BufferCollectionConstraints, Error, SingleBufferSettings
 
 from ..constraints import Allocation, Participant
-from ..ports import ClientInfo, Closeable
+from ..ports import ClientInfo, Clock, Closeable
 from .engine import Engine
 from .outcome import Allocated, Attempt
 from .ports import Buffers, Level, NodeChannel
 from .rights import ALL_RIGHTS
 from .state import CONNECTED, RELEASED, Isolation, NodeKind, State
 from .trackings import Trackings
+
+#: Attempts that one collection keeps.
+MAX_ATTEMPTS: Final = 16
+
+
+class Cause(enum.Enum):
+    """Why a node fails."""
+
+    MISUSE = "broke the protocol"
+    CLOSED = "closed without Release"
+    NO_CLIENTS = "no connected client left"
+    NO_STRONG_NODES = "no strong node left"
+    NO_STRONG_HANDLES = "no strong handle to any buffer left"
+    ALLOCATION = "allocation failed"
+    NOT_SELECTED = "not selected by its group"
+    BROKEN = "the daemon failed"
+    SHUT_DOWN = "the daemon is stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a node left the tree; the same object for all nodes that it took along."""
+
+    cause: Cause
+    #: Where it began.
+    first: NodeData
+    #: What the cause doesn't say; may be empty.
+    reason: str
+    #: Of one that its group didn't select, the one selected.
+    selected: NodeData | None = None
 
 
 class NodeData:
@@ -36,7 +68,9 @@ class NodeData:
         "client",
         "collection",
         "constraints",
+        "created",
         "depth",
+        "failure",
         "has_constraints",
         "is_weak",
         "isolation",
@@ -82,6 +116,10 @@ class NodeData:
         self.must_match: SingleBufferSettings | None = None
         #: What the node's (logical) allocation came to; None before.
         self.outcome: Allocated | Error | None = None
+        #: When the node was made, by the collection's clock.
+        self.created = collection.clock.now()
+        #: Why the node left the tree; None while it is in it.
+        self.failure: Failure | None = None
         #: What proves this node to IsAlternateFor, made by whoever serves GetNodeRef; closed when the node leaves.
         self.ref: Closeable | None = None
         self._channel = channel
@@ -222,9 +260,12 @@ class CollectionData(ABC):
 
     root: NodeData
 
-    def __init__(self, id: int, engine: Engine) -> None:
+    def __init__(self, id: int, engine: Engine, clock: Clock) -> None:
         self.id = id
         self.engine = engine
+        self.clock = clock
+        #: When the collection was made, by its clock.
+        self.created = clock.now()
         #: The collection's name as set so far; empty when nobody named it.
         self.name = ""
         self._name_priority: int | None = None
@@ -234,8 +275,12 @@ class CollectionData(ABC):
         self.allocation: Allocation | None = None
         #: The buffers, once they are allocated.
         self.buffers: Buffers | None = None
-        #: The last attempt that finished, the root's or an attached subtree's.
-        self.last_attempt: Attempt | None = None
+        #: The attempts that finished: the root's, then the last ones of attached subtrees.
+        self.attempts: list[Attempt] = []
+        #: Whether the full text of a refusal is to be made.
+        self.wants_reports = False
+        #: Why the root failed; None before.
+        self.failure: Failure | None = None
         #: Whether an attempt is under way. Until it is over nobody may say anything to a node.
         self.busy = False
         #: Whether the root has failed: no node is left.
@@ -250,6 +295,17 @@ class CollectionData(ABC):
     def is_allocated(self) -> bool:
         """Whether the buffers were allocated."""
         return self.allocation is not None
+
+    @property
+    def last_attempt(self) -> Attempt | None:
+        """The last attempt that finished, the root's or an attached subtree's."""
+        return self.attempts[-1] if self.attempts else None
+
+    def add_attempt(self, attempt: Attempt) -> None:
+        """Keep an attempt that finished; forget an old one if there are too many."""
+        self.attempts.append(attempt)
+        if len(self.attempts) > MAX_ATTEMPTS:
+            del self.attempts[1]
 
     def next_node_number(self) -> int:
         """The number of a new node: 1, 2, 3, …"""

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import enum
 from typing import Final, NamedTuple
 
 from .census import step
-from .data import NodeData
+from .data import Cause, Failure, NodeData
 from .describe import who
 from .ports import Level
 from .state import STOPS_FAILURE, Event
 from .walk import all_children, breadth_first
-
-
-class Cause(enum.Enum):
-    """Why a node fails."""
-
-    MISUSE = "broke the protocol"
-    CLOSED = "closed without Release"
-    NO_CLIENTS = "no connected client left"
-    NO_STRONG_NODES = "no strong node left"
-    NO_STRONG_HANDLES = "no strong handle to any buffer left"
-    ALLOCATION = "allocation failed"
-    NOT_SELECTED = "not selected by its group"
-    BROKEN = "the daemon failed"
-    SHUT_DOWN = "the daemon is stopping"
 
 
 class Loudness(NamedTuple):
@@ -66,9 +51,19 @@ def fail(node: NodeData, cause: Cause, reason: str = "") -> None:
     fail_subtree(stopping_point(node), cause, node, reason)
 
 
-def fail_subtree(top: NodeData, cause: Cause, first: NodeData, reason: str = "") -> None:
-    """Fail `top` and everything below it, bottom up, and nothing above it; `first` is where it began."""
+def fail_subtree(
+    top: NodeData,
+    cause: Cause,
+    first: NodeData,
+    reason: str = "",
+    selected: NodeData | None = None,
+) -> None:
+    """Fail `top` and everything below it, bottom up, and nothing above it; `first` is where it began.
+
+    `selected` is the node that a group selected instead.
+    """
     collection = top.collection
+    failure = Failure(cause, first, reason, selected)
     leaving = list(breadth_first(top, all_children))
     whole = top.parent is None
     unallocated, allocated, part = LOUDNESS[cause]
@@ -86,14 +81,16 @@ def fail_subtree(top: NodeData, cause: Cause, first: NodeData, reason: str = "")
         **fields,
     )
     for node in reversed(leaving):
-        _leave(node)
+        _leave(node, failure)
     if whole:
+        collection.failure = failure
         collection.end()
 
 
-def _leave(node: NodeData) -> None:
+def _leave(node: NodeData, failure: Failure) -> None:
     """Take a node out of the tree, after everything below it; close what it owned."""
     was_connected = node.is_connected
+    node.failure = failure
     step(node, Event.FAIL)
     if node.parent is not None:
         del node.parent.children[node]

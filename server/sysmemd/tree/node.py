@@ -17,8 +17,8 @@ from ..ports import ClientInfo, Signal
 from ..text import Block
 from . import census
 from .client_names import attached_to, renamed
-from .data import CollectionData, NodeData
-from .failure import Cause, fail
+from .data import Cause, CollectionData, NodeData
+from .failure import fail
 from .outcome import Allocated
 from .ports import Level, Misuse, NodeChannel, NotInCollection
 from .rights import ALL_RIGHTS, attenuated

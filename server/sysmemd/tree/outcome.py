@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from sysmem_protocol.sysmem2 import Error, Rights, SingleBufferSettings
 
+from ..constraints import Allocation, Participant
 from .engine import Diagnosis
 from .ports import Buffers
 
@@ -35,6 +37,8 @@ class RefusedSelection:
     #: For every visible group, in order of rank, the index of the child selected.
     choices: tuple[int, ...]
     refusal: Diagnosis
+    #: The numbers of the nodes selected.
+    chosen: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         chosen = ", ".join(map(str, self.choices))
@@ -51,3 +55,14 @@ class Attempt:
     reason: str
     #: The selections that were refused, in the order in which they were tried.
     refused: tuple[RefusedSelection, ...]
+    #: The number of the start node.
+    start: int
+    #: When it finished, by the collection's clock.
+    at: int
+    #: What the last selection tried came to, and the numbers of the nodes that it selected; None if it was refused.
+    allocation: Allocation | None = None
+    chosen: tuple[int, ...] = ()
+    #: What each node of the subtree brought, by its number.
+    participants: Mapping[int, tuple[Participant, ...]] = field(default_factory=dict, repr=False)
+    #: Of a refusal the full text, if somebody wanted it.
+    report: str | None = field(default=None, repr=False)

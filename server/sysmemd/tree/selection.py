@@ -68,11 +68,20 @@ class Selection:
         """The nodes that take part, in breadth-first order."""
         return breadth_first(self._snapshot.start, self._visible_children)
 
-    def hidden(self) -> Iterator[NodeData]:
-        """The children that visible groups didn't select; all below them is hidden with them."""
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """The number of the child selected, for every visible group in order of rank."""
+        chosen = self._chosen
+        return tuple(kids[chosen.get(group, 0)].number for group, kids in self._groups.items())
+
+    def hidden(self) -> Iterator[tuple[NodeData, NodeData]]:
+        """Yield each child that a visible group left out, with the one that it selected.
+
+        All below the former is hidden too.
+        """
         for group, children in self._groups.items():
-            selected = self._chosen.get(group, 0)
-            yield from (child for index, child in enumerate(children) if index != selected)
+            selected = children[self._chosen.get(group, 0)]
+            yield from ((child, selected) for child in children if child is not selected)
 
     def next(self) -> Selection | None:
         """The selection after this one: the lowest-ranking visible group that can advance does; None when none can."""

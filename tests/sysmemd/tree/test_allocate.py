@@ -15,6 +15,7 @@ from sysmemd.constraints import Platform
 from sysmemd.explaining import Explanation, listing
 from sysmemd.ports import ClientInfo, NoMemoryError
 from sysmemd.tree import Allocated, LogicalBufferCollection, Node
+from sysmemd.tree.data import MAX_ATTEMPTS
 
 from .world import (
     COLLECTION_ID,
@@ -405,13 +406,38 @@ def test_a_refusal_is_one_line_with_its_structure(world: World) -> None:
         "client_id": 1,
         "error": "CONSTRAINTS_INTERSECTION_EMPTY",
         "reason": "2 buffers are wanted, 1 allowed (conflict)",
-        "stage": "settings",
-        "rule": "too many buffers",
+        "rule": "COUNT_OVER_MAX",
         "field": "$.max_buffer_count",
         "conflict": ["initiator (1)"],
-        "selections": ["2 buffers are wanted, 1 allowed"],
     }
     assert not world.log.find("combined result")
+
+
+def test_a_report_is_made_for_whoever_wants_it_and_logged_for_nobody_else(world: World) -> None:
+    world.collection.wants_reports = True
+    world.ready(world.root, constraints=IMPOSSIBLE)
+    attempt = world.collection.last_attempt
+    assert attempt is not None
+    assert attempt.report == "report: 2 buffers are wanted, 1 allowed (conflict)"
+    assert not world.log.find("combined result")
+
+
+def test_attempts_are_kept_with_what_they_came_from(world: World) -> None:
+    world.collection.wants_reports = True
+    world.clock.time = 7
+    world.ready(world.root, constraints=wanting(1))
+    attached = [world.attach(world.root) for _ in range(MAX_ATTEMPTS + 1)]
+    for node in attached:
+        world.ready(node, constraints=IMPOSSIBLE)
+    first, *others = world.collection.attempts
+    assert (first.start, first.error, first.at, first.report) == (1, None, 7, None)
+    assert first.allocation is world.collection.allocation
+    assert list(first.participants) == [1]
+    assert [attempt.start for attempt in others] == [n.number for n in attached][
+        -MAX_ATTEMPTS + 1 :
+    ]
+    assert {attempt.error for attempt in others} == {Error.CONSTRAINTS_INTERSECTION_EMPTY}
+    assert {attempt.allocation for attempt in others} == {None}
 
 
 def test_verbose_logging_tells_constraints_tree_and_result(world: World) -> None:
@@ -473,7 +499,7 @@ def test_an_outcome_that_cannot_be_told_is_the_outcome_all_the_same(
     place = f"test_allocate.py:{broken.__code__.co_firstlineno + 1}"
     told = "can't be told, a fault of this daemon: ValueError(\"can't put it\\ninto words\")"
     assert line.fields["reason"] == f"{told} in {place}"
-    assert line.fields["reason"] == line.fields["conflict"] == line.fields["selections"][0]
+    assert line.fields["reason"] == line.fields["conflict"]
     (line,) = world.log.find("combined result")
     assert line.fields["report"] == f"{told} in {place}"
 
@@ -549,5 +575,5 @@ def test_the_daemons_engine_refuses_with_structure() -> None:
     root, log = real(IMPOSSIBLE)
     assert root.outcome is Error.CONSTRAINTS_INTERSECTION_EMPTY
     (line,) = log.find("allocation failed")
-    assert line.fields["rule"] in {rule.value for rule in engine.Rule}
+    assert line.fields["rule"] in engine.Rule.__members__
     assert line.fields["reason"]

@@ -6,7 +6,7 @@ import pytest
 
 from sysmem_protocol.sysmem2 import Error
 from sysmemd.ports import ClientInfo
-from sysmemd.tree import Node
+from sysmemd.tree import Cause, Failure, Node
 
 from .world import IMPOSSIBLE, Event, Line, World, wanting
 
@@ -37,6 +37,8 @@ def test_a_broken_rule_fails_like_a_close(world: World) -> None:
     child = world.token(world.root)
     child.fail("bad magic")
     assert opened(world, world.root, child) == [False, False]
+    failure = Failure(Cause.MISUSE, child, "bad magic")
+    assert world.root.failure == child.failure == world.collection.failure == failure
     child.fail("again")
     child.client_closed()
     assert world.times_gone() == 1
@@ -194,6 +196,7 @@ def test_hidden_by_a_group_selection(world: World) -> None:
     group.all_children_present()
     assert opened(world, world.root, group, chosen) == [True] * 3
     assert opened(world, hidden, below) == [False] * 2
+    assert hidden.failure is below.failure == Failure(Cause.NOT_SELECTED, hidden, "", chosen)
     assert world.channels[hidden].answers == world.channels[below].answers == 0
 
 

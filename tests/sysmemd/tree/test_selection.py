@@ -83,11 +83,12 @@ def test_visible_and_hidden() -> None:
     below = world.token(first)
     selection = Selection(Snapshot(world.root))
     assert list(selection.visible()) == [world.root, group, first, below]
-    assert list(selection.hidden()) == [second]
+    assert list(selection.hidden()) == [(second, first)]
+    assert selection.chosen == (first.number,)
     following = selection.next()
     assert following is not None
     assert list(following.visible()) == [world.root, group, second]
-    assert list(following.hidden()) == [first]
+    assert list(following.hidden()) == [(first, second)]
 
 
 def test_attached_nodes_are_no_part_of_a_selection() -> None:
@@ -164,9 +165,11 @@ def test_one_refusal_per_tried_selection_is_kept_and_logged() -> None:
     attempt = world.collection.last_attempt
     assert attempt is not None
     assert [entry.choices for entry in attempt.refused] == [(0,), (1,), (2,)]
+    assert [entry.chosen for entry in attempt.refused] == [(3,), (4,), (5,)]
     (line,) = world.log.find("allocation failed")
-    assert line.fields["selections"] == [
-        f"[{index}]: 3 buffers are wanted, 1 allowed" for index in range(3)
+    assert line.fields["reason"].startswith("3 buffers are wanted, 1 allowed")
+    assert line.fields["further_selections"] == [
+        f"[{index}]: 3 buffers are wanted, 1 allowed" for index in (1, 2)
     ]
 
 
