@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent / "sysmem"
-MODULES = ("allocator.py", "channel_object.py", "nodes.py")
+MODULES = ("allocator.py", "channel_object.py", "frames.py", "nodes.py")
 HEADER = "# Made from _async/{name} by client/generate_blocking.py; change that one.\n\n"
 RULES = (
     (r"\n    # of the async face only\n.*?\n(?=\n)", ""),
@@ -21,6 +21,8 @@ RULES = (
     (r"\basync (?=def|with|for)", ""),
     (r"\bawait ", ""),
     (r"\bAsyncEventPair\b", "BlockingEventPair"),
+    (r"\b__a(iter|next)__\b", r"__\1__"),
+    (r"\bStopAsyncIteration\b", "StopIteration"),
     (r"\n\n +Cancellation:.*?(?=\n\n|\n +\"\"\"|\"\"\")", ""),
 )
 
@@ -31,7 +33,7 @@ def blocking(name: str) -> str:
     for pattern, replacement in RULES:
         text = re.sub(pattern, replacement, text, flags=re.DOTALL)
     text = HEADER.format(name=name) + text
-    for step in (["check", "--select=I", "--fix", "--quiet"], ["format", "--quiet"]):
+    for step in (["check", "--select=I,F401", "--fix", "--quiet"], ["format", "--quiet"]):
         command = [
             sys.executable,
             "-m",

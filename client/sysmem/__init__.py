@@ -49,7 +49,6 @@ from sysmem_protocol.sysmem2 import (
     VulkanUsage,
 )
 
-from . import formats
 from ._async.allocator import Allocator, connect
 from ._async.events import AsyncEventPair
 from ._async.nodes import (
@@ -105,16 +104,19 @@ __all__ = [
     "connect",
     "constraints",
     "formats",
+    "frames",
 ]
 
 if TYPE_CHECKING:
     from . import blocking as blocking
+    from . import formats as formats
+    from . import frames as frames
 else:
 
     def __getattr__(name):
-        """Import the blocking face when it's asked for: a program of the async one doesn't need it."""
-        if name != "blocking":
+        """Import the blocking face and what not every program needs when it is asked for."""
+        if name not in ("blocking", "formats", "frames"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        return import_module(f"{__name__}.blocking")
+        return import_module(f"{__name__}.{name}")

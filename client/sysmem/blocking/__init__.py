@@ -14,14 +14,15 @@ answer is dropped. A call that `KeyboardInterrupt` or another exception ends lea
 
 from __future__ import annotations
 
-from ._blocking.allocator import Allocator, connect
-from ._blocking.events import BlockingEventPair as EventPair
-from ._blocking.nodes import (
+from .._blocking.allocator import Allocator, connect
+from .._blocking.events import BlockingEventPair as EventPair
+from .._blocking.nodes import (
     BufferCollection,
     BufferCollectionToken,
     BufferCollectionTokenGroup,
     Node,
 )
+from . import frames
 
 __all__ = [
     "Allocator",
@@ -31,4 +32,5 @@ __all__ = [
     "EventPair",
     "Node",
     "connect",
+    "frames",
 ]

@@ -1,0 +1,92 @@
+# Made from _async/frames.py by client/generate_blocking.py; change that one.
+
+"""Frames from one producer to several consumers, through buffers that they share."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from .._frames.ends import EndOfStreamError
+from .._frames.receiver import Frame, Receiver
+from .._frames.sender import Sender
+from .waiter import Waiter
+from .with_block import WithBlock
+
+
+class FrameSender(Sender):
+    """The producer's end: fills buffers, and sends the frames in them to every consumer.
+
+    ::
+
+        with frames.FrameSender(info, sock) as sender:
+            while recording:
+                index = sender.acquire()
+                ...  # write into info.buffers[index]
+                sender.send(index, metadata={"exposure": 0.01})
+
+    A buffer that was sent is the producer's again when each consumer has released it, closed its end or died. Nothing
+    is copied, and the daemon has no part in it. `close()` ends the stream, and the end of a with-block does; if this
+    process dies, the consumers learn it from the kernel.
+
+    Args:
+        buffers: The collection's buffers, which stay the caller's; or their number.
+        socks: The producer's ends of connections to consumers, which the sender owns from then on (:meth:`add`).
+        policy: What happens to a new frame when such a consumer has as many as it may hold.
+        hold: The most frames that such a consumer has at once; see :meth:`add`.
+    """
+
+    _waiter: Waiter
+    _make_waiter = Waiter
+
+    def acquire(self, *, timeout: float | None = None) -> int:
+        """Wait for a buffer that nobody uses, and return its index: the producer may write into it.
+
+        Then `send()` it, or `cancel()`. The producer may have several at once.
+
+        Raises:
+            TimeoutError: None was free after `timeout` seconds; the text says who has them.
+        """
+        return self._waiter.until(self._take, timeout, self._nothing_free)
+
+
+class FrameReceiver(Receiver, WithBlock):
+    """A consumer's end: gets the frames of one producer.
+
+    ::
+
+        with frames.FrameReceiver(sock, info) as receiver:
+            for frame in receiver:
+                with frame:  # releases it at the end
+                    ...  # read frame.size bytes of frame.buffer
+
+    Iteration stops when the producer closes the stream, and raises :class:`EndOfStreamError` when it dies. Frames that
+    weren't released until then stay readable: the memory lives as long as it is mapped.
+
+    Args:
+        sock: The consumer's end of the connection, which the receiver owns from then on.
+        buffers: This participant's buffers of the same collection, for `frame.buffer`; they stay the caller's. With
+            them, a stream of another collection is refused.
+    """
+
+    _waiter: Waiter
+    _make_waiter = Waiter
+
+    def receive(self, *, timeout: float | None = None) -> Frame:
+        """Wait for the next frame, and return it. The caller releases it.
+
+        Raises:
+            EndOfStreamError: There are no more frames. So says every call from then on.
+            TimeoutError: None came in `timeout` seconds.
+        """
+        return self._waiter.until(self._take, timeout, lambda: "no frame came in time")
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Frame:
+        try:
+            return self.receive()
+        except EndOfStreamError as end:
+            if not end.closed:
+                raise
+        raise StopIteration

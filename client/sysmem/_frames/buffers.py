@@ -1,0 +1,43 @@
+"""The buffers that frames are in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+from sysmem_protocol.sysmem2 import MAX_BUFFER_COUNT
+
+from .._vmo import BufferCollectionInfo, VmoBuffer
+
+
+class Buffers(NamedTuple):
+    """What an end of a stream knows of the buffers."""
+
+    #: Bytes of each, None where that isn't known.
+    sizes: list[int | None]
+    #: The buffers themselves; empty when only their number is known.
+    list: Sequence[VmoBuffer] = ()
+    #: The collection's id; 0 if that isn't known.
+    collection_id: int = 0
+
+    @classmethod
+    def of(cls, given: BufferCollectionInfo | Sequence[VmoBuffer] | int) -> Self:
+        """Return what is known of buffers; a number of them is the least.
+
+        Raises:
+            ValueError: No collection has that many buffers.
+        """
+        if isinstance(given, int):
+            if not 1 <= given <= MAX_BUFFER_COUNT:
+                raise ValueError(f"a collection has 1 to {MAX_BUFFER_COUNT} buffers, not {given}")
+            return cls([None] * given)
+        if isinstance(given, BufferCollectionInfo):
+            memory = given.settings.buffer_settings
+            size = None if memory is None else memory.size_bytes
+            buffers = given.buffers
+            return cls([size] * len(buffers), buffers, given.buffer_collection_id or 0)
+        return cls([_size(buffer) for buffer in given], given)
+
+
+def _size(buffer: VmoBuffer) -> int | None:
+    return None if buffer.vmo is None else buffer.vmo.size - (buffer.vmo_usable_start or 0)

@@ -1,0 +1,353 @@
+"""A producer's end of streams, without waiting."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from sysmem_protocol.handles import Handle
+
+from .._vmo import BufferCollectionInfo, VmoBuffer
+from . import messages
+from .buffers import Buffers
+from .ends import End, own
+from .lending import Consumer, Lending, Policy
+from .messages import RECEIVE_BYTES, Start, StreamError
+from .statistics import ConsumerStatistics, SenderStatistics
+
+#: Frames that a consumer who may miss some holds, unless it is said: the one it works on and the next.
+DEFAULT_HOLD = 2
+_GONE = "it closed its end, or died"
+
+
+class _Peer:
+    """A consumer and its socket."""
+
+    __slots__ = ("_broken", "consumer", "gone", "name", "sock")
+
+    def __init__(
+        self, sock: socket.socket, name: str, policy: Policy, hold: int, broken: list[_Peer]
+    ) -> None:
+        self.sock = sock
+        self.name = name
+        self.consumer = Consumer(policy, hold, self.transmit)
+        self.gone: str | None = None
+        self._broken = broken
+
+    def transmit(self, message: bytes) -> bool:
+        """Send a message; False when the queue is full, or nobody receives any more, which is noted."""
+        try:
+            self.sock.send(message, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except ConnectionError:
+            self._broken.append(self)
+            return False
+        except OSError:  # the queue is full, or the kernel short of memory
+            return False
+        return True
+
+    def receive(self) -> bytes | None:
+        """Return a message, empty at the end; None if there is none now."""
+        while True:
+            try:
+                return self.sock.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
+            except ConnectionResetError:
+                continue  # said once when it left with frames unread
+
+
+class Sender(End):
+    """What both faces' :class:`FrameSender` have in common; see there."""
+
+    def __init__(
+        self,
+        buffers: BufferCollectionInfo | Sequence[VmoBuffer] | int,
+        *socks: socket.socket | Handle | int,
+        policy: Policy = Policy.WAIT,
+        hold: int | None = None,
+    ) -> None:
+        super().__init__()
+        known = Buffers.of(buffers)
+        self._sizes = known.sizes
+        self._start = messages.encode_start(Start(len(known.sizes), known.collection_id))
+        self._lending = Lending(len(self._sizes))
+        self._peers: dict[int, _Peer] = {}
+        #: Consumers to whom a message couldn't be sent because they don't receive any more.
+        self._broken: list[_Peer] = []
+        self._all_peers: list[_Peer] = []
+        self._waits = 0
+        self._waited = 0.0
+        #: Since when there is no buffer for the producer.
+        self._since: float | None = None
+        self._epoll = select.epoll()
+        self._open(self._epoll.fileno(), self._epoll.close)
+        try:
+            for sock in socks:
+                self.add(sock, policy=policy, hold=hold)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def add(
+        self,
+        sock: socket.socket | Handle | int,
+        *,
+        policy: Policy = Policy.WAIT,
+        hold: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Add a consumer, who gets the frames that are sent from now on.
+
+        Args:
+            sock: The producer's end of a connection to it, as :func:`pair` makes; the sender owns it afterwards.
+            policy: What happens to a new frame when the consumer has as many as it may hold.
+            hold: The most frames that the consumer has at once, those included that wait in its socket. By default
+                all buffers with `Policy.WAIT`, otherwise 2. Consumers who may miss frames must leave the producer
+                a buffer even if they never release one.
+            name: What `statistics()` calls it; by default "consumer" and a number.
+
+        Raises:
+            ValueError: Its end isn't a connected SOCK_SEQPACKET Unix socket, or `hold` isn't possible. The caller
+                still owns the end then.
+        """
+        with self._lock:
+            self._check_open()
+            count = len(self._sizes)
+            if hold is None:
+                hold = count if policy is Policy.WAIT else DEFAULT_HOLD
+            self._check_hold(policy, hold)
+            owned = own(sock)
+            peer = _Peer(
+                owned, name or f"consumer {len(self._all_peers)}", policy, hold, self._broken
+            )
+            self._epoll.register(owned, select.EPOLLIN | select.EPOLLRDHUP)
+            self._peers[owned.fileno()] = peer
+            self._all_peers.append(peer)
+            self._lending.consumers.append(peer.consumer)
+            peer.transmit(self._start)
+
+    def send(
+        self,
+        index: int,
+        *,
+        size: int | None = None,
+        timestamp: int | None = None,
+        metadata: Any = None,
+    ) -> int:
+        """Send the frame in a buffer to all consumers, and return its sequence number. Never waits.
+
+        The producer must not write into the buffer until `acquire()` returns it again: at once, if there are no
+        consumers.
+
+        Args:
+            index: A buffer that `acquire()` returned.
+            size: Bytes of the frame, from the start of the buffer; the whole buffer by default.
+            timestamp: When it was taken, in nanoseconds of CLOCK_MONOTONIC; now by default.
+            metadata: Plain data for the consumers: None, numbers, texts, bytes, lists, and dicts with texts or
+                integers as keys; at most 1024 bytes of CBOR.
+
+        Raises:
+            ValueError: The buffer isn't the producer's, or a value is out of range. Nothing was sent.
+            TypeError: The metadata aren't plain data. Nothing was sent.
+        """
+        with self._lock:
+            self._check_open()
+            lending = self._lending
+            lending.check_taken(index)
+            room = self._sizes[index]
+            if size is None:
+                size = room or 0
+            elif room is not None and not 0 <= size <= room:
+                raise ValueError(f"a frame of {size} bytes doesn't fit the {room} of the buffer")
+            if timestamp is None:
+                timestamp = time.monotonic_ns()
+            sequence = lending.sent
+            message = messages.encode_frame(index, sequence, timestamp, size, metadata)
+            self._process_all()
+            lending.lend(index, message)
+            if lending.free:
+                self._waiter.wake()
+            return sequence
+
+    def cancel(self, index: int) -> None:
+        """Give a buffer back that `acquire()` returned, without a frame.
+
+        Raises:
+            ValueError: The buffer isn't the producer's.
+        """
+        with self._lock:
+            self._check_open()
+            self._lending.cancel(index)
+            self._waiter.wake()
+
+    def process(self) -> None:
+        """Take in what consumers released, hand over what waits for them, and note who is gone. Never waits.
+
+        `acquire()` and `send()` do this too. It helps a producer that calls neither for a long time, if a consumer
+        holds few frames: the sender's descriptor is readable when there is something to process.
+        """
+        with self._lock:
+            self._check_open()
+            self._process_all()
+            if self._lending.free:
+                self._waiter.wake()
+
+    def statistics(self) -> SenderStatistics:
+        """Return what happened so far."""
+        with self._lock:
+            lending = self._lending
+            free, acquired = len(lending.free), len(lending.taken)
+            return SenderStatistics(
+                sent=lending.sent,
+                waits=self._waits,
+                waited_seconds=self._waited,
+                free=free,
+                acquired=acquired,
+                lent=len(self._sizes) - free - acquired,
+                consumers=tuple(_statistics(peer) for peer in self._all_peers),
+            )
+
+    @property
+    def consumers(self) -> int:
+        """How many consumers there are, as far as was noticed."""
+        return len(self._peers)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when :meth:`process` has something to do; the sender owns it."""
+        self._check_open()
+        return self._epoll.fileno()
+
+    def close(self, reason: str = "the producer closed the stream") -> None:
+        """End the stream: consumers get what waits for them, then the reason. Idempotent, and never waits.
+
+        Frames that consumers have stay valid: the sender knows nothing of them any more.
+        """
+        self._close(messages.End(reason, closed=True))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the stream; consumers learn it when an exception is the reason, and by its type which."""
+        if kind is None:
+            self.close()
+        else:
+            self._close(messages.End(f"the producer failed: {kind.__name__}", closed=False))
+
+    def abandon(self) -> None:
+        """Close without a word, as if the process had died. Idempotent."""
+        for peer in self._peers.values():
+            peer.sock.close()
+        self._peers.clear()
+        super().abandon()
+
+    # --- for the faces ------------------------------------------------------------------------------------------------
+
+    def _take(self) -> int | None:
+        """Return a buffer for the producer, or None when there is none."""
+        with self._lock:
+            self._check_open()
+            self._process_all()
+            index = self._lending.take()
+            if self._lending.free:
+                self._waiter.wake()
+            if index is None:
+                if self._since is None:
+                    self._since = time.monotonic()
+                    self._waits += 1
+            elif self._since is not None:
+                self._waited += time.monotonic() - self._since
+                self._since = None
+            return index
+
+    def _nothing_free(self) -> str:
+        """Return why there is no buffer, in words."""
+        having = [
+            f"{peer.name} has {len(peer.consumer.held)} and waits for {len(peer.consumer.waiting)}"
+            for peer in self._peers.values()
+        ]
+        mine = len(self._lending.taken)
+        return f"no buffer became free in time: the producer has {mine}, {', '.join(having)}"
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _close(self, end: messages.End) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._process_all()
+            self._lending.flush()
+            message = messages.encode_end(end)
+            for peer in self._peers.values():
+                peer.transmit(message)
+            self.abandon()
+
+    def _process_all(self) -> None:
+        for fd, _ in self._epoll.poll(0):
+            self._process(self._peers[fd])
+        while self._broken:
+            self._remove(self._broken.pop(), _GONE)
+
+    def _process(self, peer: _Peer) -> None:
+        while (message := peer.receive()) is not None:
+            if not message:
+                return self._remove(peer, _GONE)
+            try:
+                self._lending.release(peer.consumer, messages.decode_release(message))
+            except StreamError as error:
+                return self._remove(peer, f"it sent {error}")
+            except KeyError as error:
+                return self._remove(peer, f"it released frame {error}, which it hasn't got")
+        return None
+
+    def _remove(self, peer: _Peer, reason: str) -> None:
+        if peer.gone is not None:
+            return
+        peer.gone = reason
+        del self._peers[peer.sock.fileno()]
+        self._epoll.unregister(peer.sock)
+        peer.sock.close()
+        self._lending.remove(peer.consumer)
+
+    def _check_hold(self, policy: Policy, hold: int) -> None:
+        count = len(self._sizes)
+        if hold < 1:
+            raise ValueError(f"a consumer must be able to hold at least 1 frame, not {hold}")
+        if policy is Policy.WAIT:
+            return
+        droppers = [c for c in self._lending.consumers if c.policy is not Policy.WAIT]
+        others = sum(consumer.hold for consumer in droppers)
+        if others + hold >= count:
+            raise ValueError(
+                f"consumers who may miss frames could hold all {count} buffers ({hold}"
+                + (f", and {others} with the others" if others else "")
+                + "), and so stop the producer for good: let them hold fewer, or ask for more buffers"
+            )
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._peers)} consumers"
+        return f"<{type(self).__name__} {state}, {self._lending.sent} frames>"
+
+
+def _statistics(peer: _Peer) -> ConsumerStatistics:
+    consumer = peer.consumer
+    gone = peer.gone is not None
+    return ConsumerStatistics(
+        name=peer.name,
+        policy=consumer.policy,
+        hold=consumer.hold,
+        delivered=consumer.delivered,
+        dropped=consumer.dropped,
+        held=0 if gone else len(consumer.held),
+        waiting=0 if gone else len(consumer.waiting),
+        gone=peer.gone,
+    )
