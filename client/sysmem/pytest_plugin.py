@@ -174,8 +174,9 @@ def _daemon_of(request: pytest.FixtureRequest) -> Sysmemd:
 
 
 @pytest.fixture
-def allocator(request: pytest.FixtureRequest) -> Iterator[Allocator]:
+def allocator(request: pytest.FixtureRequest, sysmem_zygote: Zygote) -> Iterator[Allocator]:
     """A blocking Allocator, connected to the test's daemon: `sysmemd`, or `sysmemd_session` if that is asked for."""
+    # The zygote is an argument so that the session has it before the test begins, and the test leaves nothing open.
     from . import blocking
 
     with blocking.connect(_daemon_of(request).runtime_dir) as connected:
