@@ -1,4 +1,4 @@
-"""The container image and the systemd units, as far as they can be run without an engine and without systemd.
+"""The container image, as far as it can be run without an engine.
 
 What the instructions say is read from the Dockerfile and done here: the installation from a copy of the sources, the
 daemon as a user of its own over a runtime directory that only its group reaches, the health check. Left out are making
@@ -7,35 +7,26 @@ the user, for a number will do, and the installation of the dependencies, which 
 
 from __future__ import annotations
 
-import configparser
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from glob import glob
 from pathlib import Path
 
 import pytest
 
 import sysmem
 from sysmem import blocking
-from sysmem_protocol.library import Interface
-from sysmem_protocol.rendezvous import Rendezvous
-from sysmem_protocol.runtime import SYSTEM_RUNTIME_DIR, service_path
-from sysmem_protocol.sysmem2 import Allocator
-from sysmemd.daemon import SERVICES
+from sysmem_protocol.runtime import SYSTEM_RUNTIME_DIR
 
 from .users import as_root, let_through, user_process
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
-PACKAGING = ROOT / "packaging"
-INSTRUCTIONS = (PACKAGING / "README.md").read_text()
 UID = GID = 950
 OTHER = 951
 
@@ -210,97 +201,3 @@ def test_the_health_check_fails_without_a_daemon(installed: Path, tmp_path: Path
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert str(tmp_path) in done.stderr
-
-
-def unit(name: str) -> configparser.ConfigParser:
-    parser = configparser.ConfigParser(interpolation=None, strict=False)
-    parser.optionxform = str  # type: ignore[assignment, method-assign]  # the documented way to keep case
-    parser.read(PACKAGING / name)
-    return parser
-
-
-SOCKETS = {"sysmemd.socket": Allocator, "sysmemd-rendezvous.socket": Rendezvous}
-
-
-@pytest.mark.parametrize(("name", "interface"), SOCKETS.items())
-def test_a_socket_unit_hands_over_what_the_daemon_looks_for(
-    name: str, interface: type[Interface]
-) -> None:
-    socket_unit = unit(name)["Socket"]
-    assert socket_unit["ListenSequentialPacket"] == str(service_path(SYSTEM_RUNTIME_DIR, interface))
-    assert socket_unit["FileDescriptorName"] == interface.service_name()
-    assert socket_unit.get("Service", name.replace(".socket", ".service")) == "sysmemd.service"
-
-
-def test_every_service_has_a_socket_unit_that_the_service_unit_starts_with() -> None:
-    assert set(SOCKETS.values()) == set(SERVICES), "the daemon can't make one in root's directory"
-    service = unit("sysmemd.service")
-    for words in (
-        service["Unit"]["Requires"],
-        service["Unit"]["After"],
-        service["Service"]["Sockets"],
-        service["Install"]["Also"],
-        INSTRUCTIONS[INSTRUCTIONS.index("--now ") :].splitlines()[0].removeprefix("--now "),
-    ):
-        assert words.split() == list(SOCKETS)
-
-
-def test_the_service_unit_runs_the_daemon_as_its_own_user_and_waits_until_it_is_ready() -> None:
-    service = unit("sysmemd.service")["Service"]
-    assert service["User"] == "sysmem"
-    assert service["Type"] == "notify"
-    assert service["ExecStart"].split()[0].endswith("/sysmemd")
-
-
-@pytest.fixture
-def system(tmp_path: Path) -> Path:
-    """A root directory after the `install` commands of packaging/README.md."""
-    [block] = re.findall(r"^```sh\n(.*?)^```$", INSTRUCTIONS, re.MULTILINE | re.DOTALL)
-    for line in block.splitlines():
-        command, *words = shlex.split(line)
-        if command == "install":
-            words = [re.sub("^(--target-directory=)", rf"\1{tmp_path}", word) for word in words]
-            words = [made for word in words for made in sorted(glob(word, root_dir=ROOT)) or [word]]
-            subprocess.run([command, *words], cwd=ROOT, check=True)
-    return tmp_path
-
-
-def test_the_instructions_install_everything_there_is(system: Path) -> None:
-    packaged = {path.name: path for path in PACKAGING.rglob("*") if path.is_file()}
-    del packaged["README.md"]
-    installed = {path.name: path for path in system.rglob("*") if path.is_file()}
-    assert installed.keys() == packaged.keys()
-    for name, path in installed.items():
-        assert path.read_bytes() == packaged[name].read_bytes()
-        assert path.stat().st_mode & 0o777 == 0o644
-        where = "usr/lib/sysusers.d" if name.endswith(".conf") else "usr/lib/systemd/system"
-        assert path.parent == system / where
-
-
-def test_the_instructions_make_the_user_before_the_service_needs_it() -> None:
-    made = INSTRUCTIONS.index("\nsystemd-sysusers sysmem.conf\n")
-    assert INSTRUCTIONS.index("/usr/lib/sysusers.d") < made < INSTRUCTIONS.index("systemctl enable")
-
-
-def test_the_user_and_the_group_of_the_units_are_made() -> None:
-    lines = (PACKAGING / "sysusers.d" / "sysmem.conf").read_text().splitlines()
-    # "u" makes a group of the same name too.
-    users = {line.split()[1] for line in lines if line.startswith("u ")}
-    service = unit("sysmemd.service")["Service"]
-    assert {service["User"], service["Group"]} <= users
-    for name in SOCKETS:
-        socket = unit(name)["Socket"]
-        assert {socket["SocketUser"], socket["SocketGroup"]} <= users
-
-
-@pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="systemd isn't installed")
-@as_root
-def test_systemd_makes_the_user(system: Path) -> None:
-    (system / "etc").mkdir()
-    command = ["systemd-sysusers", f"--root={system}", "sysmem.conf"]
-    subprocess.run(command, check=True, capture_output=True)
-    users = (system / "etc" / "passwd").read_text().splitlines()
-    groups = (system / "etc" / "group").read_text().splitlines()
-    [(name, _, uid, gid, *_, shell)] = [line.split(":") for line in users if "sysmem" in line]
-    assert (name, uid != "0", shell.rsplit("/", 1)[-1]) == ("sysmem", True, "nologin")
-    assert [line.split(":")[2] for line in groups if line.startswith("sysmem:")] == [gid]
