@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import constraints
+import frames
 import negotiation
 import round_trip
 
@@ -33,6 +34,7 @@ def main() -> int:
             },
             "sync_round_trip": round_trip.measure(daemon.runtime_dir, daemon.pid),
             "negotiation": negotiation.measure(daemon.runtime_dir),
+            "frames": frames.measure(daemon.runtime_dir, daemon.pid),
             "aggregation": constraints.measure(repeat=3),
         }
     text = json.dumps(results, indent=2)

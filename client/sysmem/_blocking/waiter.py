@@ -19,7 +19,7 @@ T = TypeVar("T")
 class Waiter:
     """Threads that try something again each time a descriptor is readable."""
 
-    __slots__ = ("_close", "_closed", "_fd", "_lock", "_process", "_waiting", "_waker")
+    __slots__ = ("_close", "_closed", "_fd", "_lock", "_polls", "_process", "_waiting", "_waker")
 
     def __init__(self, fd: int, close: Callable[[], None]) -> None:
         """Wait for `fd`, and call `close` after :meth:`close`, once or twice, when nobody waits any more."""
@@ -29,10 +29,12 @@ class Waiter:
         #: A signal handler may close what the thread that it interrupted waits for.
         self._lock = threading.RLock()
         self._process = this_process()
-        #: One object for each thread in a wait.
-        self._waiting: set[object] = set()
-        #: What wakes those who wait; -1 while nobody does.
+        #: The threads in a wait, by something of each wait's own.
+        self._waiting: dict[object, int] = {}
+        #: What wakes those who wait; -1 until somebody does.
         self._waker = -1
+        #: What nobody polls with now.
+        self._polls: list[select.poll] = []
 
     def until(
         self, attempt: Callable[[], T | None], timeout: float | None, late: Callable[[], str]
@@ -45,13 +47,12 @@ class Waiter:
             TimeoutError: `timeout` seconds are over; `late()` is the text.
         """
         deadline = deadline_after(timeout)
-        found = attempt()
-        if found is not None:
-            return found
+        if self._waker < 0:
+            self._make_waker()
         me = object()
         try:
-            self._enter(me)
-            # Once more: another thread may have had what it takes before it could know that this one waits.
+            # First of all: another thread must know that this one may wait, and wake it if it has left something.
+            self._waiting[me] = threading.get_ident()
             while (found := attempt()) is None:
                 if not self._wait(deadline):
                     raise TimeoutError(late())
@@ -60,10 +61,11 @@ class Waiter:
             self._leave(me)
 
     def wake(self) -> None:
-        """Let one of those who wait, if any, try again though the descriptor tells nothing."""
+        """Let another thread that waits, if any, try again though the descriptor tells nothing."""
         if self._waiting:
+            me = threading.get_ident()
             with self._lock:
-                if self._waker >= 0:
+                if any(thread != me for thread in tuple(self._waiting.values())):
                     os.eventfd_write(self._waker, 1)
 
     def close(self) -> None:
@@ -76,37 +78,41 @@ class Waiter:
                 return
             self._closed = True
             if self._waiting:
-                self.wake()
+                os.eventfd_write(self._waker, 1)
             else:
-                self._close_waker()
-                self._close()
-
-    def _enter(self, me: object) -> None:
-        with self._lock:
-            self._waiting.add(me)
-            if self._waker < 0:
-                self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                self._close_all()
 
     def _leave(self, me: object) -> None:
-        with self._lock:
-            self._waiting.discard(me)
-            if not self._waiting:
-                self._close_waker()
-                if self._closed:
-                    self._close()
+        self._waiting.pop(me, None)
+        if self._closed:
+            with self._lock:
+                if not self._waiting:
+                    self._close_all()
 
     def _wait(self, deadline: float | None) -> bool:
         """Wait until the descriptor is readable, or this is woken or closed; False when the time is over."""
-        poll = select.poll()
-        poll.register(self._fd, select.POLLIN | select.POLLRDHUP)
-        poll.register(self._waker, select.POLLIN)
+        poll = self._polls.pop() if self._polls else self._new_poll()
         ready = poll.poll(milliseconds(remaining(deadline)))
-        if not self._closed:  # else each of those who wait is to see it
+        self._polls.append(poll)
+        if (self._waker, select.POLLIN) in ready and not self._closed:
+            # When it is closed, all who wait are to see it.
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._waker)
         return bool(ready)
 
-    def _close_waker(self) -> None:
+    def _make_waker(self) -> None:
+        with self._lock:
+            if self._waker < 0 and not self._closed:
+                self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def _new_poll(self) -> select.poll:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN | select.POLLRDHUP)
+        poll.register(self._waker, select.POLLIN)
+        return poll
+
+    def _close_all(self) -> None:
         waker, self._waker = self._waker, -1
         if waker >= 0:
             os.close(waker)
+        self._close()
