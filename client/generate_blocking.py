@@ -12,12 +12,14 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent / "sysmem"
-MODULES = ("allocator.py", "channel_object.py", "frames.py", "nodes.py")
+MODULES = ("allocator.py", "channel_object.py", "frames.py", "nodes.py", "passing.py")
 HEADER = "# Made from _async/{name} by client/generate_blocking.py; change that one.\n\n"
 RULES = (
-    (r"\n    # of the async face only\n.*?\n(?=\n)", ""),
-    (r"from collections.abc import Generator\nfrom typing import Self\n", ""),
-    (r" It doesn't wait for the daemon, so\n.*?are the same\.", ""),
+    (r"\n *# of the async face only\n.*?\n(?=\n)", ""),
+    (r"\n    It doesn't wait for the daemon unless.*?by an `async with`\.\n", ""),
+    (r"from \.connecting import Connecting\n", ""),
+    (r"return Connecting\(lambda: ([^\n]*)\)  # type: ignore[^\n]*", r"return \1"),
+    (r"import Callable, Generator\nfrom typing import Self, overload\n", "import Callable\n"),
     (r"\basync (?=def|with|for)", ""),
     (r"\bawait ", ""),
     (r"\bAsyncEventPair\b", "BlockingEventPair"),

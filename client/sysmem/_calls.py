@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import errno
 
+from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.codec import encode
-from sysmem_protocol.handles import Handle
+from sysmem_protocol.handles import Handle, shut_down
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import (
     FLAGS,
@@ -47,6 +48,22 @@ def encode_request(method: Method, request: Table | None) -> tuple[bytes, list[H
 def datagram(method: Method, body: bytes, txid: int = 0) -> bytes:
     """The bytes of a request; a txid of 0 makes it one-way."""
     return HEADER.pack(txid, FLAGS, MAGIC, method.ordinal) + body
+
+
+def last_message(fd: int) -> Message | None:
+    """Close an end of a channel; return what had come there, which the caller then owns, or None.
+
+    From then on nothing can be sent to this end, and whoever tries notices: what isn't returned here has not been sent.
+    """
+    channel = Channel(fd)
+    try:
+        shut_down(fd)
+        arrived = channel.receive()
+        return None if arrived is None else parse(*arrived)
+    except (PeerClosedError, MalformedMessage):
+        return None
+    finally:
+        channel.close()
 
 
 class Call:
@@ -87,6 +104,11 @@ class Calls:
         #: Those of them that are put off, of whose answers nothing has come.
         self._put_off: dict[int, Call] = {}
         self._last_txid = 0
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether answers are still to come, also of calls that nobody waits for any more."""
+        return bool(self._outstanding)
 
     def begin(self, method: Method) -> Call:
         """Note a call that is about to be sent, with a txid that no other outstanding one has."""

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import random
+import shlex
 import socket
 import struct
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from sysmem_protocol.channel import Channel, PeerClosedError
-from sysmem_protocol.runtime import runtime_dir as find_runtime_dir
-from sysmem_protocol.runtime import service_path, socket_address
+from sysmem_protocol.library import Interface
+from sysmem_protocol.runtime import (
+    RUNTIME_DIR_VARIABLE,
+    runtime_dirs,
+    service_path,
+    socket_address,
+)
 from sysmem_protocol.sysmem2 import MAX_DEBUG_NAME_BYTES, Allocator, SetDebugClientInfoRequest
 
 from ._calls import datagram, encode_request
 from ._errors import DaemonUnavailableError
-from ._timeouts import seconds
+from ._timeouts import deadline, remaining, seconds
+
+#: Errors that are no word about the place that is looked at.
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+#: What errors mean here, where the kernel's own words don't say it.
+_REASONS = {
+    errno.EPROTOTYPE: "a socket of another type is there; sysmemd's are SOCK_SEQPACKET",
+    errno.EACCES: "Permission denied; a service is open to the users in its group",
+}
+_FIRST_PAUSE_SECONDS = 0.002
+_LONGEST_PAUSE_SECONDS = 0.1
 
 
 def process_name() -> str:
@@ -46,6 +66,83 @@ def hello(name: str | None, id: int | None) -> bytes:
     return datagram(method, encode_request(method, info)[0])
 
 
+def open_service(
+    directories: Sequence[Path],
+    interface: type[Interface],
+    *,
+    may_wait: bool,
+    timeout: float | None = None,
+) -> tuple[Channel, Path]:
+    """Connect to a service of the first daemon that is found; return the channel and the daemon's directory.
+
+    A directory without a socket that accepts connections is passed over. With `may_wait` this waits up to `timeout`
+    seconds for a daemon that many connect to at once; otherwise such a daemon counts as one that refuses.
+
+    Raises:
+        DaemonUnavailableError: No daemon accepts connections; the message lists the places and says what to do.
+        TimeoutError: A daemon is there and did not accept in time.
+        OSError: This process or the machine has run out of something.
+    """
+    timeout = seconds(timeout)
+    failures: dict[Path, OSError] = {}
+    for directory in directories:
+        path = service_path(directory.absolute(), interface)
+        try:
+            return _connected(path, may_wait, timeout), path.parent
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                raise
+            if may_wait and isinstance(error, BlockingIOError):
+                raise TimeoutError(f"the sysmem daemon at {path} didn't accept in time") from error
+            failures[path] = error
+            if isinstance(error, BlockingIOError):
+                break  # this is the daemon to use, and it is busy
+    raise DaemonUnavailableError(_unavailable(failures)) from next(iter(failures.values()))
+
+
+#: Connects to a service of a daemon, within a time; returns the descriptor, which the caller owns.
+Opener: TypeAlias = Callable[[type[Interface], float | None], int]
+
+
+def opener(directories: Sequence[Path], *, may_wait: bool) -> Opener:
+    """Return what connects to the services of a daemon; see :func:`open_service`."""
+
+    def open_within(interface: type[Interface], timeout: float | None) -> int:
+        channel, _ = open_service(directories, interface, may_wait=may_wait, timeout=timeout)
+        return channel.take()
+
+    return open_within
+
+
+def _connected(path: Path, may_wait: bool, timeout: float | None) -> Channel:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.setblocking(may_wait and (timeout is None or timeout > 0))
+        if timeout is not None:
+            _set_send_timeout(sock, timeout)
+        with socket_address(path) as address:
+            sock.connect(address)
+        if timeout is not None:
+            _set_send_timeout(sock, 0)
+        return Channel(sock.detach())
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _unavailable(failures: Mapping[Path, OSError]) -> str:
+    """Say where no daemon is, and what would help."""
+    reasons = [
+        f"{path}: {_REASONS.get(error.errno or 0) or error.strerror or error}"
+        for path, error in failures.items()
+    ]
+    start = f"sysmemd --runtime-dir {shlex.quote(str(next(iter(failures)).parent))}"
+    return (
+        f"no sysmem daemon accepts connections at {'; nor at '.join(reasons)}. "
+        f"`{start}` starts one; {RUNTIME_DIR_VARIABLE} names the directory of one that runs elsewhere"
+    )
+
+
 def connected(
     runtime_dir: str | os.PathLike[str] | None,
     name: str | None,
@@ -53,54 +150,52 @@ def connected(
     *,
     may_wait: bool,
     timeout: float | None = None,
-) -> int:
-    """A new Allocator channel on which was said who we are; the caller owns the descriptor.
+) -> tuple[int, Path]:
+    """Return a new Allocator channel on which was said who we are, and the daemon's directory.
 
-    With `may_wait` it waits for a daemon that many connect to at once, for `timeout` seconds at most; otherwise it
-    refuses then.
-
-    Raises :class:`DaemonUnavailableError` when no daemon accepts connections, `TimeoutError` when one doesn't in time,
-    and `OSError` for what isn't its fault.
+    The caller owns the descriptor. Arguments and errors are those of :func:`open_service`, but that `runtime_dir` is
+    the only directory if it is given.
     """
-    timeout = seconds(timeout)
     first = hello(name, id)
-    path = service_path(find_runtime_dir(runtime_dir), Allocator)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        sock.setblocking(may_wait and (timeout is None or timeout > 0))
-        if timeout is not None:
-            _set_send_timeout(sock, timeout)
-        try:
-            with socket_address(path) as address:
-                sock.connect(address)
-        except (
-            FileNotFoundError,
-            NotADirectoryError,
-            PermissionError,
-            ConnectionError,
-            BlockingIOError,
-        ) as error:
-            if may_wait and isinstance(error, BlockingIOError):
-                raise TimeoutError(f"the sysmem daemon at {path} didn't accept in time") from error
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise DaemonUnavailableError(
-                f"no sysmem daemon accepts connections at {path}: {reason}"
-            ) from error
-        if timeout is not None:
-            _set_send_timeout(sock, 0)
-        channel = Channel(sock.detach())
-    except BaseException:
-        sock.close()
-        raise
+    channel, directory = open_service(
+        runtime_dirs(runtime_dir), Allocator, may_wait=may_wait, timeout=timeout
+    )
     try:
         channel.send(first)
-        return channel.take()
+        return channel.take(), directory
     except PeerClosedError as error:
         raise DaemonUnavailableError(
-            f"the sysmem daemon at {path} closed the connection at once"
+            f"the sysmem daemon in {directory} closed the connection at once"
         ) from error
     finally:
         channel.close()
+
+
+class Retries:
+    """When to connect again to a daemon that isn't there yet: after pauses that grow, for a time.
+
+    A watch of the file system would not do: the directory may not be there yet either, a service manager's socket is
+    there before its daemon, and there can be three places. The pauses cost little, about ten attempts a second at most,
+    and they are drawn at random, so that many clients of a daemon that was restarted don't all come at once.
+    """
+
+    def __init__(self, wait: float) -> None:
+        """Go on for `wait` seconds from now."""
+        self._end = deadline(wait)
+        self._pause = _FIRST_PAUSE_SECONDS
+
+    def left(self) -> float | None:
+        """Return how many seconds are left; None for any number."""
+        return remaining(self._end)
+
+    def pause(self) -> float | None:
+        """Return for how many seconds to wait before the next attempt; None if the time is over."""
+        left = self.left()
+        if left is not None and left <= 0:
+            return None
+        pause = self._pause * random.uniform(0.5, 1)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+        return pause if left is None else min(pause, left)
 
 
 def _set_send_timeout(sock: socket.socket, seconds: float) -> None:

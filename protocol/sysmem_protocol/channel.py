@@ -200,8 +200,8 @@ class Channel:
         poll.register(self._socket, select.POLLRDHUP)
         return bool(poll.poll(0))
 
-    def send(self, data: ReadableBuffer, handles: Sequence[Handle] = ()) -> bool:
-        """Send one datagram; False when the queue is full. The handles stay the caller's.
+    def send(self, data: ReadableBuffer, handles: Sequence[Handle] = ()) -> int:
+        """Send one datagram and return its size; 0 if the queue is full. The handles stay the caller's.
 
         Raises :class:`PeerClosedError` when the other end is closed, and `OSError` for what the kernel refuses
         otherwise (a datagram over the send buffer, too many descriptors in flight).
@@ -212,14 +212,13 @@ class Channel:
             control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
         while True:
             try:
-                self._socket.sendmsg([data], control, _SEND_FLAGS)
+                return self._socket.sendmsg([data], control, _SEND_FLAGS)
             except BlockingIOError:
-                return False
+                return 0
             except InterruptedError:
                 continue
             except ConnectionError as error:
                 raise PeerClosedError("the peer closed the channel") from error
-            return True
 
     def __repr__(self) -> str:
         return f"<Channel fd {self.fileno()}>"

@@ -285,6 +285,14 @@ def is_seqpacket(fd: int) -> bool:
         return _family_and_type(sock) == (socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
+def is_unix_socket(fd: int) -> bool:
+    """Return whether a descriptor is an AF_UNIX socket of any type, whatever its state."""
+    if not _is_socket(fd):
+        return False
+    with _borrowed_socket(fd) as sock:
+        return _family_and_type(sock)[0] == socket.AF_UNIX
+
+
 def is_vmo(fd: int) -> bool:
     """Whether a descriptor is a memfd or a regular file, opened so that something can be done with it."""
     return stat.S_ISREG(status(fd).mode) and not _only_a_path(fd)

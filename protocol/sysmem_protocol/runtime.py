@@ -22,22 +22,31 @@ MAX_SOCKET_PATH_BYTES = 107
 _MAX_SOCKET_NAME_BYTES = MAX_SOCKET_PATH_BYTES - len(f"/proc/self/fd/{2**31}/")
 
 
+def runtime_dirs(
+    given: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
+) -> list[Path]:
+    """Return the directories where service sockets may be, in order: `given` alone, or else `SYSMEM_RUNTIME_DIR`,
+    `$XDG_RUNTIME_DIR/sysmem` and `/run/sysmem`.
+
+    A client connects in the first one that has a daemon. An empty variable counts as un-set. Nothing is looked up in
+    the file system.
+    """
+    if given is not None:
+        return [Path(given)]
+    variables = os.environ if environ is None else environ
+    places = [SYSTEM_RUNTIME_DIR]
+    if session := variables.get("XDG_RUNTIME_DIR"):
+        places.insert(0, Path(session, "sysmem"))
+    if named := variables.get(RUNTIME_DIR_VARIABLE):
+        places.insert(0, Path(named))
+    return places
+
+
 def runtime_dir(
     given: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
 ) -> Path:
-    """The directory of the service sockets, the first that applies of: `given`; `SYSMEM_RUNTIME_DIR`;
-    `$XDG_RUNTIME_DIR/sysmem`; `/run/sysmem`.
-
-    An empty variable counts as un-set. Nothing is looked up in the file system.
-    """
-    if given is not None:
-        return Path(given)
-    variables = os.environ if environ is None else environ
-    if named := variables.get(RUNTIME_DIR_VARIABLE):
-        return Path(named)
-    if session := variables.get("XDG_RUNTIME_DIR"):
-        return Path(session, "sysmem")
-    return SYSTEM_RUNTIME_DIR
+    """Return the directory where a daemon makes its service sockets: the first of :func:`runtime_dirs`."""
+    return runtime_dirs(given, environ)[0]
 
 
 def service_path(directory: Path, interface: type[Interface]) -> Path:

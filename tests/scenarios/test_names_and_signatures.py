@@ -129,7 +129,7 @@ def test_connect_has_the_arguments_of_the_table(face: ModuleType) -> None:
         assert parameters[name].default is None
     for name in ("name", "id"):
         assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
-    assert set(parameters) <= {"runtime_dir", "name", "id", "timeout"}
+    assert set(parameters) <= {"runtime_dir", "name", "id", "wait", "timeout"}
     assert face is sysmem or "timeout" in parameters
 
 

@@ -12,6 +12,7 @@ import pytest
 from sysmem_protocol.runtime import (
     MAX_SOCKET_PATH_BYTES,
     runtime_dir,
+    runtime_dirs,
     service_path,
     socket_address,
 )
@@ -36,6 +37,21 @@ def test_the_runtime_directory_is_the_first_that_applies(
     given: str | Path | None, environ: dict[str, str], expected: str
 ) -> None:
     assert runtime_dir(given, environ) == Path(expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "expected"),
+    [
+        ("/given", ALL, ["/given"]),
+        (None, ALL, ["/named", "/session/sysmem", "/run/sysmem"]),
+        (None, {"XDG_RUNTIME_DIR": "/session"}, ["/session/sysmem", "/run/sysmem"]),
+        (None, {"SYSMEM_RUNTIME_DIR": "", "XDG_RUNTIME_DIR": ""}, ["/run/sysmem"]),
+    ],
+)
+def test_a_client_looks_in_each_place_of_the_order_unless_it_was_told_one(
+    given: str | None, environ: dict[str, str], expected: list[str]
+) -> None:
+    assert runtime_dirs(given, environ) == [Path(place) for place in expected]
 
 
 def test_the_programs_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,6 +162,11 @@ class ClientEnd:
             self._calls.clear()
             self._sleepers.close(self._channel.fileno(), self._channel.close)
 
+    @property
+    def outstanding(self) -> bool:
+        """Whether answers are still to come, also of calls that nobody waits for any more."""
+        return self._calls.outstanding
+
     def fileno(self) -> int:
         """The descriptor, still owned by this end."""
         self._check_own()

@@ -13,6 +13,7 @@ from sysmem_protocol.channel import PeerClosedError
 from sysmem_protocol.codec import DecodeError, Decoder
 from sysmem_protocol.handles import Handle, describe, is_seqpacket
 from sysmem_protocol.library import HandleKind, HandleType, Interface, Method, Table
+from sysmem_protocol.message import Message
 
 from .._arguments import descriptor
 from .._errors import SysmemError
@@ -129,7 +130,10 @@ class ChannelObject(WithBlock):
 
     def _call(self, method: Method, request: Table | None, timeout: float | None) -> Any:
         """Send a request and wait for its answer: the response table, or None for an empty one."""
-        message = self._end.call(method, request, timeout)
+        return self._answer(method, self._end.call(method, request, timeout))
+
+    def _answer(self, method: Method, message: Message) -> Any:
+        """Decode the answer to a call, and own what is in it. Raises as :meth:`_call`."""
         try:
             answer = _decoder.response(method, message.body, message.handles)
         except DecodeError as error:

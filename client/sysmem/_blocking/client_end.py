@@ -305,6 +305,11 @@ class ClientEnd:
             else:
                 self._channel.close()
 
+    @property
+    def outstanding(self) -> bool:
+        """Whether answers are still to come, also of calls that nobody waits for any more."""
+        return self._calls.outstanding
+
     def fileno(self) -> int:
         """The descriptor, still owned by this end."""
         self._check_own()

@@ -5,13 +5,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
 
 from sysmem_protocol import sysmem2 as m
 from sysmem_protocol.library import Method
 
+from .._timeouts import deadline, remaining
 from .._vmo import BufferCollectionInfo, NodeRef, Vmo, borrowed
+from . import passing
 from .channel_object import ChannelObject
 from .events import BlockingEventPair
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike, ReadableBuffer
 
 
 class Node(ChannelObject):
@@ -140,11 +146,94 @@ class Node(ChannelObject):
 class BufferCollectionToken(Node):
     """A place in a collection, to be given to a participant, who turns it in with `bind_shared_collection`.
 
-    `detach()` gives the descriptor to pass to another process, and `from_fd()` makes a token of it there.
+    To another process it goes by `send()` and `receive()` over a Unix socket, or by `offer()` and `take()` of the
+    Allocator. Whatever else can pass a descriptor on takes the one that `detach()` gives; `from_fd()` makes a token of
+    it there.
     """
 
-    __slots__ = ()
+    __slots__ = ("_came_from_elsewhere",)
     _interface = m.BufferCollectionToken
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        self._came_from_elsewhere = False
+
+    @classmethod
+    def from_fd(cls, fd: int) -> Self:
+        """See :meth:`Node.from_fd`."""
+        token = super().from_fd(fd)
+        token._came_from_elsewhere = True
+        return token
+
+    def send(
+        self,
+        sock: FileDescriptorLike,
+        data: ReadableBuffer = b"\0",
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Send this token to whoever is at the other end of a connected Unix socket, and receives it there.
+
+        The token moves: it is closed here, as after `detach()`, unless this raises. A token that was made here and that
+        the daemon has not heard of yet is synced first.
+
+        The socket stays the caller's. It may be of any type (stream, seqpacket, datagram) and of any library: anything
+        with a `fileno()`, or the descriptor itself. This waits also if the socket is a non-blocking one. A program that
+        receives with `socket.recv_fds` gets one descriptor for `from_fd()`, and the data.
+
+        Args:
+            sock: The socket.
+            data: What goes with the token, for the application: 1 byte to 64 KiB. On a stream socket the receiver gets
+                what was sent before and not read yet in front of it.
+            timeout: Seconds until `TimeoutError`. Nothing was sent then.
+
+        Raises:
+            BrokenPipeError: The other end of the socket is closed.
+            OSError: The kernel refuses: the socket is not connected, say.
+            PeerClosedError: The token has failed.
+            TypeError, ValueError: `sock` is no Unix socket, or `data` can't go.
+        """
+        end = deadline(timeout)
+        self._settle(remaining(end))
+        with borrowed(self.fileno()) as client_end:
+            assert client_end is not None
+            handles = [client_end]
+            try:
+                passing.send(sock, data, handles, end)
+            finally:
+                if not handles:
+                    self.close()
+
+    @classmethod
+    def receive(
+        cls, sock: FileDescriptorLike, *, timeout: float | None = None
+    ) -> tuple[Self, bytes]:
+        """Receive a token that somebody sent over a connected Unix socket, and the data that came with it.
+
+        The caller closes the token or turns it in. The socket is as for :meth:`send`; what is sent with
+        `socket.send_fds` arrives too. A datagram socket does not tell that its other end is closed, so give a timeout.
+
+        Args:
+            sock: The socket.
+            timeout: Seconds until `TimeoutError`. What comes later is received by the next call.
+
+        Raises:
+            EOFError: The other end of the socket is closed, and all that it sent was received.
+            ValueError: What came is no token: no descriptor, several, or one of another kind. It is dropped and closed,
+                and the socket can be used on. Or `sock` is no Unix socket.
+            OSError: The kernel refuses: no descriptor is left (EMFILE; the token is lost), or the socket is not
+                connected.
+        """
+        handle, data = passing.receive(sock, deadline(timeout))
+        with handle:
+            token = cls.from_fd(handle.fileno())
+            handle.take()
+        return token, data
+
+    def _settle(self, timeout: float | None) -> None:
+        """Make sure that the daemon knows this token, and that no late answers to us come to its next owner."""
+        if self._end.outstanding or not (self._came_from_elsewhere or self.server_koid):
+            self.sync(timeout=timeout)
 
     def duplicate(
         self,

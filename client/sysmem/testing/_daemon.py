@@ -42,6 +42,10 @@ class Core:
             self._server.connect(interface, far)
             return near.detach()
 
+    def open_service(self, interface: type[Interface], timeout: float | None) -> int:
+        """As :meth:`open`, which waits for nothing."""
+        return self.open(interface)
+
     def allocator(self, name: str | None, id: int | None) -> int:
         """Connect to the Allocator, and say who connects; the descriptor, which the caller owns."""
         first = hello(name, id)
@@ -72,7 +76,7 @@ class Daemon:
 
     def connect(self, *, name: str | None = None, id: int | None = None) -> Allocator:
         """Connect a participant, as :func:`sysmem.connect` does; `async with d.connect() as allocator`."""
-        return Allocator(self._core.allocator(name, id))
+        return Allocator(self._core.allocator(name, id), self._core.open_service)
 
     def open(self, interface: type[Interface]) -> int:
         """Connect to any service of the daemon; the descriptor of the channel, which the caller owns."""

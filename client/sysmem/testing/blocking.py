@@ -41,7 +41,10 @@ class Daemon:
 
     def connect(self, *, name: str | None = None, id: int | None = None) -> Allocator:
         """Connect a participant, as :func:`sysmem.blocking.connect` does."""
-        return Allocator(self._in_loop(lambda: self._core.allocator(name, id)))
+        return Allocator(
+            self._in_loop(lambda: self._core.allocator(name, id)),
+            lambda interface, _: self._in_loop(lambda: self._core.open(interface)),
+        )
 
     def open(self, interface: type[Interface]) -> int:
         """Connect to any service of the daemon; the descriptor of the channel, which the caller owns."""

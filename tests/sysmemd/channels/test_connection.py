@@ -585,7 +585,7 @@ def test_an_answer_whose_descriptors_cannot_be_sent_is_an_error_where_there_is_o
     line = new_line(method.interface)
     send = Channel.send
 
-    def too_many(channel: Channel, data: bytes, handles: Any = ()) -> bool:
+    def too_many(channel: Channel, data: bytes, handles: Any = ()) -> int:
         if handles:
             raise OSError(errno.ETOOMANYREFS, "Too many references")
         return send(channel, data, handles)

@@ -227,7 +227,7 @@ def test_a_nonce_that_somebody_else_reads_is_no_proof(
     former = socket.socket(fileno=os.dup(far.fileno()))
     send = Channel.send
 
-    def send_and_lose(self: Channel, *message: object) -> bool:
+    def send_and_lose(self: Channel, *message: object) -> int:
         sent = send(self, *message)  # type: ignore[arg-type] # passed on
         former.recv(100)
         return sent
