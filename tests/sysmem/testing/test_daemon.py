@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -179,10 +180,19 @@ async def test_it_may_be_a_fixture(d: testing.Daemon) -> None:
         assert not await allocator.validate_buffer_collection_token(7)
 
 
+@pytest.mark.trio
+async def test_tokens_are_passed_on_by_name(d: testing.Daemon) -> None:
+    async with d.connect() as here, d.connect() as there, trio.open_nursery() as nursery:
+        nursery.start_soon(here.offer, "camera", await here.allocate_shared_collection())
+        async with await there.take("camera") as token:
+            await token.sync()
+
+
 # --- in a thread ----------------------------------------------------------------------------------------------------
 
 
 def test_blocking_participants_have_one_in_a_thread() -> None:
+    threads = threading.active_count()
     with (
         testing.blocking.daemon({"limits": {"max_buffer_bytes": 8192}}) as d,
         d.connect(name="camera") as allocator,
@@ -194,15 +204,29 @@ def test_blocking_participants_have_one_in_a_thread() -> None:
             with info.buffers[0].map() as view:
                 assert len(view) == 8192
     assert d.log
-    assert threading.active_count() == 1
+    assert threading.active_count() == threads
+
+
+def test_tokens_are_passed_on_by_name_to_a_thread() -> None:
+    with (
+        testing.blocking.daemon() as d,
+        d.connect() as here,
+        d.connect() as there,
+        ThreadPoolExecutor() as pool,
+    ):
+        offer = pool.submit(here.offer, "camera", here.allocate_shared_collection())
+        with there.take("camera") as token:
+            token.sync()
+        offer.result()
 
 
 def test_one_in_a_thread_has_the_same_errors() -> None:
+    threads = threading.active_count()
     with pytest.raises(testing.ConfigError), testing.blocking.daemon({"no": "such"}):
         pass
     with pytest.raises(ZeroDivisionError), testing.blocking.daemon():
         raise ZeroDivisionError
-    assert threading.active_count() == 1
+    assert threading.active_count() == threads
 
 
 def test_one_in_a_thread_may_have_a_clock_of_its_own() -> None:
