@@ -11,6 +11,7 @@ import array
 import os
 import select
 import socket
+import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +21,8 @@ from .message import MAX_HANDLES, MAX_MESSAGE_BYTES, MalformedMessage
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+#: `struct ucred`: process, user and group of a peer.
+_UCRED = struct.Struct("iII")
 _INT_BYTES = array.array("i").itemsize
 #: For what another owner of the end may have asked for: credentials, a security label. In a buffer that they fill the
 #: kernel has no room for the last descriptors, and closes them, which may take as long as they like.
@@ -135,6 +138,12 @@ class Channel:
         except OSError:
             return b""
         return name if isinstance(name, bytes) else name.encode(errors="surrogateescape")
+
+    def peer_credentials(self) -> tuple[int, int, int]:
+        """Return process, user and group of whoever connected, or made the pair. Raises `OSError`."""
+        made = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        pid, uid, gid = _UCRED.unpack(made)
+        return pid, uid, gid
 
     def bind(self, name: bytes) -> None:
         """Give this end a name, which the other end can then see. Raises `OSError` when it has one."""

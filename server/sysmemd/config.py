@@ -32,6 +32,8 @@ U64 = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Positive = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 
+Mode = Annotated[str, Meta(pattern="^0?[0-7]{3}$")]
+
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Domain = Literal["cpu", "ram", "inaccessible"]
@@ -221,13 +223,28 @@ class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     level: LogLevel = "info"
 
 
+class InspectSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who may look into the daemon, and what participants learn of each other."""
+
+    #: Whether there is an Inspector.
+    enabled: bool = True
+    #: Permissions of its socket, as octal digits, and its group.
+    mode: Mode = "0600"
+    group: Annotated[str, Meta(min_length=1)] | None = None
+    #: Which participants are told who else is to blame, and get a refusal's report: those of a tree that is all of one
+    #: user (and root), all, or none.
+    to_participants: Literal["same-user", "all", "none"] = "same-user"
+    #: How many of the collections that ended are kept.
+    ended: Annotated[int, Meta(ge=0, le=4096)] = 64
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
     #: Where the service sockets are; un-set: as `sysmem_protocol.runtime` finds it.
     runtime_dir: Annotated[str, Meta(min_length=1)] | None = None
     #: Permissions of the sockets, as octal digits.
-    mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0600"
+    mode: Mode = "0600"
     #: The group that the sockets belong to, by name or number; un-set: the daemon's own.
     group: Annotated[str, Meta(min_length=1)] | None = None
     limits: Limits = Limits()
@@ -237,6 +254,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     log: LogSection = LogSection()
     access: AccessSection = AccessSection()
     quota: QuotaSection = QuotaSection()
+    inspect: InspectSection = InspectSection()
 
     def __post_init__(self) -> None:
         seen = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sysmem_protocol import sysmem2
+from sysmem_protocol import explained, sysmem2
 from sysmem_protocol.channel import Channel
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.library import Interface
@@ -15,14 +15,14 @@ from ..memory import HandleInfo, NoMoreStrongHandlesError
 from ..ports import ClientInfo, NoMemoryError, Peer
 from ..tree import Misuse
 from .connection import Connection, Failed
-from .nodes import CollectionServer, NodeServer, TokenServer, adopt, client_info
+from .nodes import CollectionServer, NodeServer, S, TokenServer, adopt, client_info
 from .service import Service
 
 
 class AllocatorServer:
     """One connection to the service. It ends without an effect on what was made through it."""
 
-    interface: ClassVar[type[Interface]] = sysmem2.Allocator
+    interface: ClassVar[type[Interface]] = explained.Allocator
 
     def __init__(self, service: Service, channel: Channel, peer: Peer) -> None:
         """Become the owner of `channel`, just accepted from the process `peer`."""
@@ -49,12 +49,16 @@ class AllocatorServer:
 
     def refuse(self, reason: str) -> None:
         self._service.log.error("an Allocator was refused", reason=reason, **self.about())
+        self.connection.explain(None, reason)
         self.connection.close()
 
     def peer_closed(self) -> None:
         self.connection.close()
 
     # --- Allocator ---
+
+    def set_explain(self, request: explained.ExplainedSetExplainRequest) -> None:
+        self.connection.explained = bool(request.explain)
 
     def set_debug_client_info(self, request: sysmem2.SetDebugClientInfoRequest) -> None:
         self._client = client_info(request)
@@ -63,41 +67,49 @@ class AllocatorServer:
         self, request: sysmem2.AllocatorAllocateSharedCollectionRequest
     ) -> None:
         assert request.token_request is not None
-        self._make_collection(TokenServer(self._service, request.token_request, self.account))
+        self._make_collection(self._server(TokenServer, request.token_request))
 
     def allocate_non_shared_collection(
         self, request: sysmem2.AllocatorAllocateNonSharedCollectionRequest
     ) -> None:
         assert request.collection_request is not None
-        server = CollectionServer(self._service, request.collection_request, self.account)
+        server = self._server(CollectionServer, request.collection_request)
         self._make_collection(server)
         server.node.bind(server, None)
         self._service.say_if_advisory(self.account.user.uid)
 
     def _make_collection(self, server: NodeServer) -> None:
-        adopt(server, lambda: self._service.new_collection(server, self._client).root)
+        adopt(
+            server,
+            lambda: self._service.new_collection(server, self._client, self.account).root,
+        )
+
+    def _server(self, kind: type[S], server_end: Handle) -> S:
+        """Make the server of a node, at this connection's expense."""
+        explained = self.connection.explained
+        return kind(self._service, server_end, self.account, explained=explained)
 
     def bind_shared_collection(self, request: sysmem2.AllocatorBindSharedCollectionRequest) -> None:
         assert request.token is not None
         assert request.buffer_collection_request is not None
         token = self._service.find_token(request.token)
         if token is None:
-            self._service.log.warning(
-                "a token to bind is unknown",
-                reason="it never was a token, was turned in before, has failed, or whoever made it hasn't "
-                "waited for a Sync before giving it away",
-                **self.about(),
+            reason = self._service.why_unknown(request.token)
+            self._service.log.warning("a token to bind is unknown", reason=reason, **self.about())
+            self._service.end_unserved(
+                request.buffer_collection_request,
+                f"the token to bind is unknown: {reason}",
+                explained=self.connection.explained,
             )
             return
-        collection = CollectionServer(
-            self._service, request.buffer_collection_request, self.account
-        )
+        collection = self._server(CollectionServer, request.buffer_collection_request)
         self._service.say_if_advisory(self.account.user.uid)
         try:
-            collection.node = token.turn_in(collection, self._client)
+            collection.serve(token.turn_in(collection, self._client))
         except Misuse as error:
-            collection.discard()
-            token.connection.refuse(f"BindSharedCollection: {error}")
+            reason = f"BindSharedCollection: {error}"
+            collection.discard(reason)
+            token.connection.refuse(reason)
         if token.connection.closed:
             # Nothing is sent on it any more. It needn't wait for descriptors that take longer to close.
             self._service.closing.close_end(request.token.take())

@@ -7,19 +7,21 @@ and then calls :meth:`Connection.receive` or :meth:`Connection.flush`, which nev
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 from sysmem_protocol import codec
 from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.explained import Explained, ExplainedOnExplainedEvent
 from sysmem_protocol.handles import Handle, describe, is_kind
-from sysmem_protocol.library import HandleKind, HandleType, Interface, Member, Method, Table
+from sysmem_protocol.library import Event, HandleKind, HandleType, Interface, Member, Method, Table
 from sysmem_protocol.message import SERVER_TXID, MalformedMessage, Message, parse
 from sysmem_protocol.sysmem2 import Allocator, Error
 
 from ..config import Limits
-from ..ports import Log
+from ..ports import Log, Peer
 from ..tree import Misuse
 from ..users import Account
 from .outbox import Outbox, OutboxFull
@@ -155,6 +157,7 @@ class Connection:
         server: Server,
         account: Account,
         *,
+        number: int,
         reactor: Reactor,
         limits: Limits,
         log: Log,
@@ -169,6 +172,12 @@ class Connection:
         self._outbox = Outbox(channel, limits.max_outbox_messages, limits.max_outbox_bytes)
         self._calls: set[int] = set()
         self._sending_ends = False
+        #: Whether the client asked to be told reasons.
+        self.explained = False
+        #: Tells this channel from all others that the daemon has served.
+        self.number = number
+        #: Messages that came, and that were sent or wait to be.
+        self.received = self.sent = 0
         self.reading = True
         self.closed = False
         reactor.serve(self)
@@ -176,6 +185,25 @@ class Connection:
     def fileno(self) -> int:
         """The descriptor to wait for."""
         return self._channel.fileno()
+
+    @property
+    def server(self) -> Server:
+        """What serves this channel."""
+        return self._server
+
+    @property
+    def unanswered(self) -> int:
+        """How many calls wait for their answer."""
+        return len(self._calls)
+
+    @property
+    def queued(self) -> int:
+        """How many messages wait for the client to read."""
+        return len(self._outbox)
+
+    def peer(self) -> Peer:
+        """Return the process that made the channel, as the kernel says it. Raises `OSError`."""
+        return Peer(*self._channel.peer_credentials())
 
     # --- in ---
 
@@ -231,6 +259,7 @@ class Connection:
         return None
 
     def _process(self, data: bytes, handles: list[Handle]) -> None:
+        self.received += 1
         try:
             message = parse(data, handles)
         except MalformedMessage as error:
@@ -311,8 +340,49 @@ class Connection:
             reason=str(failure),
             **self._server.about(),
         )
+        self.explain(failure.error, str(failure))
 
     # --- out ---
+
+    def explain(self, error: Error | None, line: str, report: Handle | None = None) -> None:
+        """Tell a client that asked for it why an answer with `error` follows, or (None) why the channel closes.
+
+        Owns `report`. A reason that can't be sent, for the client doesn't read, is dropped. Nothing is raised.
+        """
+        content = ExplainedOnExplainedEvent(error=error, line=line, report=report)
+        if not self.explained:
+            _close_handles(content)
+            return
+        with contextlib.suppress(OSError, OutboxFull):
+            # A channel that closes must not stay for a client that doesn't read.
+            self.send_event(Explained.on_explained, content, wait=error is not None)
+
+    def explain_next(self, error: Error, line: str) -> None:
+        """Tell a client that asked for it why an error is answered instead, when its answer is the next to be sent."""
+        if self.explained:
+            body, _ = codec.encode(ExplainedOnExplainedEvent(error=error, line=line))
+            with contextlib.suppress(OSError):
+                self._outbox.try_put(Message(0, Explained.on_explained.ordinal, body))
+
+    def send_event(self, event: Event, content: Table, *, wait: bool = True) -> bool:
+        """Send an event; owns its handles. False if it is dropped.
+
+        Without `wait` it is dropped when there is no room, unless others wait too.
+        Raises :class:`OutboxFull`, and what :meth:`Channel.send` raises.
+        """
+        body, handles = codec.encode(content)
+        message = Message(0, event.ordinal, body, handles)
+        if self.closed or self._sending_ends:
+            message.close()
+            return False
+        if wait or self._outbox:
+            self._outbox.put(message)
+        elif not self._outbox.try_put(message):
+            return False
+        self.sent += 1
+        if self._outbox:
+            self._reactor.flush(self)
+        return True
 
     def answer(self, method: Method, txid: int, answer: Table | Error | None) -> None:
         """Send the answer to a call; owns its handles.
@@ -320,6 +390,7 @@ class Connection:
         Raises :class:`OutboxFull`, and what :meth:`Channel.send` raises.
         """
         self._calls.discard(txid)
+        self.sent += 1
         message = _message(method, txid, answer)
         if self.closed:
             message.close()
@@ -335,6 +406,7 @@ class Connection:
                 reason=str(error),
                 **self._server.about(),
             )
+            self.explain(Error.UNSPECIFIED, f"descriptors can't be sent: {error}")
             self._outbox.put(_message(method, txid, Error.UNSPECIFIED))
         if self._outbox:
             self._reactor.flush(self)
@@ -354,6 +426,7 @@ class Connection:
     def answer_later(self, method: Method, txid: int, maker: Maker) -> None:
         """Have the answer to a call sent by the next :meth:`flush`; see :meth:`Deferred.answer_with`."""
         self._calls.discard(txid)
+        self.sent += 1
         if self.closed:
             maker.done()
             return
@@ -442,6 +515,12 @@ class Connection:
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------
+
+
+def _close_handles(table: Table) -> None:
+    for _, value in table.set_fields():
+        if isinstance(value, Handle):
+            value.close()
 
 
 def _message(method: Method, txid: int, answer: Table | Error | None) -> Message:

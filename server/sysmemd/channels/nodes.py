@@ -7,8 +7,9 @@ notion of: descriptors, channel names, calls that are answered later.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from sysmem_protocol import sysmem2
 from sysmem_protocol.handles import Handle, channel_pair, describe
@@ -16,11 +17,15 @@ from sysmem_protocol.library import Interface
 from sysmem_protocol.sysmem2 import Error, Rights
 
 from ..memory import Buffers, Event
-from ..ports import ClientInfo, NoMemoryError
+from ..ports import ClientInfo, NoMemoryError, Peer
 from ..tree import Allocated, Node, NodeChannel, NotInCollection
 from ..users import Account
+from . import reasons
 from .connection import Connection, Deferred, Failed, Holder, Refused
+from .reasons import Reason
 from .service import Service, is_event
+
+S = TypeVar("S", bound="NodeServer")
 
 
 class NodeServer:
@@ -28,20 +33,65 @@ class NodeServer:
 
     interface: ClassVar[type[Interface]] = sysmem2.Node
 
-    def __init__(self, service: Service, server_end: Handle, account: Account) -> None:
-        """Take over `server_end`. Whoever makes the node sets it, before any message is processed.
+    def __init__(
+        self, service: Service, server_end: Handle, account: Account, *, explained: bool
+    ) -> None:
+        """Take over `server_end`. Whoever makes the node calls :meth:`serve`, before any message is processed.
 
-        `account` pays for the node. Raises :class:`Refused` when the server end can't be named.
+        `account` pays for the node; `explained` says whether its client asked for reasons.
+        Raises :class:`Refused` when the server end can't be named.
         """
         self._service = service
         self.account = account
         self.koid, channel = service.name_server_end(server_end)
         self.node: Node
+        self._peer: Peer | None = None
+        self._reported = False
         self.connection: Connection = service.connect(channel, self, account)
+        self.connection.explained = explained
 
-    def discard(self) -> None:
+    def serve(self, node: Node) -> None:
+        """Serve a node from now on."""
+        self.node = node
+        self._service.parties[node.collection.id].uids.add(self.account.user.uid)
+        node.collection.wants_reports |= self.connection.explained
+
+    def discard(self, reason: str) -> None:
         """The node wasn't made after all: close the channel."""
+        self.connection.explain(None, reason)
         self.connection.close()
+
+    @property
+    def peer(self) -> Peer:
+        """The process that made the channel, or that asked the daemon for it, as the kernel says it."""
+        if self._peer is None:
+            try:
+                self._peer = self.connection.peer()
+            except OSError:  # the channel is closed
+                self._peer = self.account.peer
+        return self._peer
+
+    @peer.setter
+    def peer(self, peer: Peer) -> None:
+        self._peer = peer
+
+    def explain(self, reason: Reason) -> None:
+        """Tell the client, if it asked for it, why an answer with an error, or the end of the channel, follows.
+
+        A report is sent once.
+        """
+        if self._reported:
+            reason = replace(reason, report=None)
+        self._reported |= reason.report is not None
+        self._service.explain(self.connection, reason)
+
+    def child(self, kind: type[S], server_end: Handle) -> S:
+        """Make the server of a child, at the same expense. Raises :class:`Refused`."""
+        explained = self.connection.explained
+        return kind(self._service, server_end, self.account, explained=explained)
+
+    def _may_name_others(self) -> bool:
+        return self._service.may_name_others(self.node, self.account)
 
     # --- the connection's server ---
 
@@ -75,6 +125,12 @@ class NodeServer:
 
     def close(self) -> None:
         """The node has left the tree, or its client left it in peace."""
+        failure = self.node.failure
+        if failure is None:
+            self._peer = self.peer  # for those who look at the orphan
+        elif self.connection.explained:
+            names = self._may_name_others()
+            self.explain(reasons.of_failure(failure, self.node, names=names))
         self.connection.finish()
 
     # --- Node ---
@@ -150,8 +206,10 @@ class TokenServer(NodeServer):
 
     interface = sysmem2.BufferCollectionToken
 
-    def __init__(self, service: Service, server_end: Handle, account: Account) -> None:
-        super().__init__(service, server_end, account)
+    def __init__(
+        self, service: Service, server_end: Handle, account: Account, *, explained: bool
+    ) -> None:
+        super().__init__(service, server_end, account, explained=explained)
         service.tokens[self.koid] = self
         self.watchers: set[Callable[[], None]] = set()
 
@@ -159,9 +217,9 @@ class TokenServer(NodeServer):
         self._forget()
         super().close()
 
-    def discard(self) -> None:
+    def discard(self, reason: str) -> None:
         self._forget()
-        super().discard()
+        super().discard(reason)
 
     def _forget(self) -> None:
         self._service.tokens.pop(self.koid, None)
@@ -182,7 +240,7 @@ class TokenServer(NodeServer):
     def duplicate(self, request: sysmem2.BufferCollectionTokenDuplicateRequest) -> None:
         assert request.token_request is not None
         assert request.rights_attenuation_mask is not None
-        child = TokenServer(self._service, request.token_request, self.account)
+        child = self.child(TokenServer, request.token_request)
         adopt(child, partial(self.node.duplicate, child, request.rights_attenuation_mask))
 
     def set_dispensable(self) -> None:
@@ -192,7 +250,7 @@ class TokenServer(NodeServer):
         self, request: sysmem2.BufferCollectionTokenCreateBufferCollectionTokenGroupRequest
     ) -> None:
         assert request.group_request is not None
-        child = GroupServer(self._service, request.group_request, self.account)
+        child = self.child(GroupServer, request.group_request)
         adopt(child, partial(self.node.create_group, child))
 
 
@@ -201,13 +259,16 @@ class CollectionServer(NodeServer):
 
     interface = sysmem2.BufferCollection
 
-    def __init__(self, service: Service, server_end: Handle, account: Account) -> None:
-        super().__init__(service, server_end, account)
+    def __init__(
+        self, service: Service, server_end: Handle, account: Account, *, explained: bool
+    ) -> None:
+        super().__init__(service, server_end, account, explained=explained)
         self._waiting: list[Deferred] = []
 
     def allocated(self) -> None:
         waiting, self._waiting = self._waiting, []
         for call in waiting:
+            self._explain_outcome()
             call.answer_with(BuffersAnswer(self))
 
     def set_constraints(self, request: sysmem2.BufferCollectionSetConstraintsRequest) -> None:
@@ -222,18 +283,33 @@ class CollectionServer(NodeServer):
     def wait_for_all_buffers_allocated(self) -> Deferred:
         self.node.wait_for_all_buffers_allocated()
         if self.node.outcome is not None:
+            self._explain_outcome()
             return Deferred(BuffersAnswer(self))
         call = Deferred()
         self._waiting.append(call)
         return call
 
     def check_all_buffers_allocated(self) -> Error | None:
-        return self.node.check_all_buffers_allocated()
+        error = self.node.check_all_buffers_allocated()
+        if error is Error.PENDING:
+            if self.connection.explained:
+                names = self._may_name_others()
+                self.explain(reasons.of_pending(self.node, names=names))
+        else:
+            self._explain_outcome()
+        return error
+
+    def _explain_outcome(self) -> None:
+        """Tell the client why it gets an error, if it does."""
+        attempt = self.node.collection.last_attempt
+        if isinstance(self.node.outcome, Error) and attempt is not None:
+            names = self._may_name_others()
+            self.explain(reasons.of_attempt(attempt, self.node, names=names))
 
     def attach_token(self, request: sysmem2.BufferCollectionAttachTokenRequest) -> None:
         assert request.token_request is not None
         assert request.rights_attenuation_mask is not None
-        child = TokenServer(self._service, request.token_request, self.account)
+        child = self.child(TokenServer, request.token_request)
         adopt(child, partial(self.node.attach_token, child, request.rights_attenuation_mask))
 
     def attach_lifetime_tracking(
@@ -246,6 +322,7 @@ class CollectionServer(NodeServer):
     def cannot_hand_out(self, error: Exception) -> None:
         """Say that this client's buffers exist, but that there are no descriptors for it."""
         self._service.log.error("buffers can't be handed out", reason=str(error), **self.about())
+        self.connection.explain_next(Error.NO_MEMORY, f"buffers can't be handed out: {error}")
 
 
 class BuffersAnswer:
@@ -315,7 +392,7 @@ class GroupServer(NodeServer):
         mask = request.rights_attenuation_mask
         if mask is None:
             mask = Rights.SAME_RIGHTS
-        child = TokenServer(self._service, request.token_request, self.account)
+        child = self.child(TokenServer, request.token_request)
         adopt(child, partial(self.node.create_child, child, mask))
 
     def create_children_sync(
@@ -341,10 +418,11 @@ def client_info(request: sysmem2.SetDebugClientInfoRequest) -> ClientInfo:
 def adopt(child: NodeServer, make: Callable[[], Node]) -> None:
     """Have the tree make the node of a new server, or discard that."""
     try:
-        child.node = make()
-    except BaseException:
-        child.discard()
+        node = make()
+    except BaseException as error:
+        child.discard(str(error))
         raise
+    child.serve(node)
 
 
 def _create_tokens(
@@ -360,16 +438,17 @@ def _create_tokens(
             client_end, server_end = map(Handle, _detached_pair())
             client_ends.append(client_end)
             with server_end:
-                children.append(TokenServer(parent._service, server_end, parent.account))
+                children.append(parent.child(TokenServer, server_end))
         nodes = make(children, masks)
-    except BaseException:
+    except BaseException as error:
         for child in children:
-            child.discard()
+            child.discard(str(error))
         for client_end in client_ends:
             client_end.close()
         raise
     for child, node in zip(children, nodes, strict=True):
-        child.node = node
+        child.peer = parent.peer
+        child.serve(node)
     return sysmem2.CreateTokensResponse(tokens=client_ends)
 
 

@@ -112,6 +112,17 @@ class Outbox:
         self._append(_Entry(message))
         self._check()
 
+    def try_put(self, message: Message) -> bool:
+        """Send a message of one datagram if there is room, and otherwise drop it; owns its descriptors.
+
+        Only while nothing waits, or what waits next hasn't been made. Raises what :meth:`Channel.send` raises.
+        """
+        [(data, handles)] = message.datagrams()
+        try:
+            return _sent(self._channel, data, handles)
+        finally:
+            message.close()
+
     def put_later(
         self,
         make: Callable[[], Message],

@@ -7,6 +7,7 @@ end that arrives later says by that name which node it claims to be, and a nonce
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -14,21 +15,27 @@ import secrets
 import stat
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, cast
 
 from sysmem_protocol.channel import AT_ONCE, Channel, Closing
+from sysmem_protocol.codec import encode
+from sysmem_protocol.explained import Explained, ExplainedOnExplainedEvent
 from sysmem_protocol.handles import Handle, status
+from sysmem_protocol.message import Message
 
-from ..config import Limits
+from ..config import InspectSection, Limits
 from ..constraints import Platform
-from ..memory import Memory, attenuation_is_advisory
+from ..documents import Document
+from ..memory import Buffers, Memory, attenuation_is_advisory
 from ..ports import ClientInfo, Clock, Log
 from ..refusals import Refusals
-from ..tree import LogicalBufferCollection, Node, NodeChannel, Worker
+from ..tree import LogicalBufferCollection, Node, NodeChannel, NodeData, Worker
 from ..users import Account, Users
 from .connection import Connection, Reactor, Refused, Server
 from .meetings import Meetings
+from .reasons import Reason, cut
 
 #: Which object a descriptor refers to.
 _Identity = tuple[int, int]
@@ -105,6 +112,16 @@ class Token(Protocol):
         """
 
 
+@dataclass(slots=True)
+class Party:
+    """Who takes, or took, part in a collection."""
+
+    #: Who made the root, and pays for buffers.
+    owner: Account
+    #: All users who had a node in the tree.
+    uids: set[int]
+
+
 class Service:
     """The state that channels share, and the ports through which they act."""
 
@@ -119,6 +136,7 @@ class Service:
         log: Log,
         worker: Worker | None = None,
         closing: Closing = AT_ONCE,
+        inspect: InspectSection | None = None,
     ) -> None:
         """`worker` works out what attempts to allocate come to; without one that is done at once.
 
@@ -132,16 +150,25 @@ class Service:
         self.log = log
         self.worker = worker
         self.closing = closing
+        self.inspect = inspect or InspectSection()
         self.users = Users()
         self.refusals = Refusals(log, clock)
         #: Tokens that can be turned in, by the koid of their server end.
         self.tokens: dict[int, Token] = {}
         #: All collections, until their last node has left, by id.
         self.collections: dict[int, LogicalBufferCollection] = {}
+        #: Collections that have ended while some of their buffers still exist, by id.
+        self.lingering: dict[int, LogicalBufferCollection] = {}
+        #: Who takes part in each of either kind.
+        self.parties: dict[int, Party] = {}
+        #: Told of each collection that has ended.
+        self.on_ended: Callable[[LogicalBufferCollection, Party], None] = lambda *_: None
+        self._report: tuple[str, Document] | None = None
         self.node_refs = NodeRefs()
         self.meetings = Meetings(self.find_token)
         self._collection_ids = CollectionIds()
         self._koids = itertools.count(1)
+        self._connection_numbers = itertools.count(1)
         self._said_advisory: set[int] = set()
         self._prefix = b"\0sysmem/%s/" % secrets.token_hex(8).encode()
 
@@ -181,13 +208,19 @@ class Service:
     def connect(self, channel: Channel, server: Server, account: Account) -> Connection:
         """Have a channel served, which the connection then owns, at the expense of `account`."""
         return Connection(
-            channel, server, account, reactor=self.reactor, limits=self.limits, log=self.log
+            channel,
+            server,
+            account,
+            number=next(self._connection_numbers),
+            reactor=self.reactor,
+            limits=self.limits,
+            log=self.log,
         )
 
     def new_collection(
-        self, channel: NodeChannel, client: ClientInfo | None
+        self, channel: NodeChannel, client: ClientInfo | None, account: Account
     ) -> LogicalBufferCollection:
-        """A new collection, whose root is served on `channel`."""
+        """Make a collection whose root is served on `channel`, at the expense of `account`."""
         id = next(self._collection_ids)
         collection = LogicalBufferCollection(
             id,
@@ -202,10 +235,64 @@ class Service:
             worker=self.worker,
         )
         self.collections[id] = collection
+        self.parties[id] = Party(account, set())
         return collection
 
     def _forget_collection(self, id: int) -> None:
-        del self.collections[id]
+        collection = self.collections.pop(id)
+        party = self.parties[id]
+        self.on_ended(collection, party)
+        if collection.buffers is None:
+            del self.parties[id]
+        else:
+            self.lingering[id] = collection
+            # The tree only knows what it needs of them.
+            cast("Buffers", collection.buffers).when_gone(partial(self._forget_buffers, id))
+
+    def _forget_buffers(self, id: int) -> None:
+        del self.lingering[id]
+        del self.parties[id]
+
+    # --- reasons ------------------------------------------------------------------------------------------------------
+
+    def may_name_others(self, node: NodeData, account: Account) -> bool:
+        """Return whether a participant may learn what others asked for and did (`[inspect] to_participants`)."""
+        match self.inspect.to_participants:
+            case "same-user":
+                return account.user.uid == 0 or len(self.parties[node.collection.id].uids) == 1
+            case others:
+                return others == "all"
+
+    def explain(self, connection: Connection, reason: Reason) -> None:
+        """Tell a client that asked for it why an answer with an error, or the end of its channel, follows."""
+        report = None
+        if connection.explained and reason.report is not None:
+            with contextlib.suppress(OSError):  # the line is better than nothing
+                report = self._document(reason.report).open()
+        connection.explain(reason.error, reason.line, report)
+
+    def _document(self, text: str) -> Document:
+        """A report as a document, which is kept for the others who get it in this turn."""
+        if self._report is None or self._report[0] is not text:
+            self._drop_report()
+            self._report = text, Document("sysmem report", [text.encode()])
+            self.clock.call_at(self.clock.now(), self._drop_report)
+        return self._report[1]
+
+    def _drop_report(self) -> None:
+        if self._report is not None:
+            self._report[1].close()
+            self._report = None
+
+    def end_unserved(self, server_end: Handle, line: str, *, explained: bool) -> None:
+        """Close a server end that nothing will serve, telling its client why if that asked for it."""
+        channel = Channel(server_end.take(), self.closing)
+        if explained:
+            body, _ = encode(ExplainedOnExplainedEvent(line=cut(line)))
+            [(data, _)] = Message(0, Explained.on_explained.ordinal, body).datagrams()
+            with contextlib.suppress(OSError):
+                channel.send(data)
+        channel.close()
 
     def close(self) -> None:
         """End all collections and offers, because the daemon stops.
@@ -213,6 +300,7 @@ class Service:
         Connections to services and unread answers are the reactor's to close.
         """
         self.meetings.close()
+        self._drop_report()
         for collection in list(self.collections.values()):
             collection.shut_down()
 
@@ -240,6 +328,21 @@ class Service:
             return None  # the token has closed meanwhile, or the end can't be sent on
         finally:
             channel.take()
+
+    def why_unknown(self, client_end: Handle) -> str:
+        """Return what may be the reason why :meth:`find_token` finds nothing."""
+        channel = Channel(client_end.fileno())
+        try:
+            if channel.hung_up():
+                return "its node has failed, or it was turned in before"
+            if channel.peer_name().startswith(self._prefix):
+                return "it is the client end of something else than a token"
+        finally:
+            channel.take()
+        return (
+            "it never was a token of this daemon's, or whoever made it hasn't waited for a Sync "
+            "before giving it away"
+        )
 
     def is_to_come(self, client_end: Handle) -> bool:
         """Return whether this can be the client end of a token whose other end is still on its way to the daemon."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -74,6 +75,12 @@ class Diagnosis:
         named = {id(value.participant) for value in self.values}
         silent = [who for who in self.conflict if id(who) not in named]
         return formats_of(self.refusal.case, silent)
+
+    def line_for(self, participants: Sequence[Participant]) -> str:
+        """Return the line for somebody who may not know of others: the rule, and the participant's own values."""
+        mine = [value for value in self.values if any(value.participant is p for p in participants)]
+        rule = f"{self.stage.value}: {self.rule.value}"
+        return "; ".join([rule, *(str(value) for value in mine[:MAX_LINE_VALUES])])
 
     def line(self, *, conflict: bool = True) -> str:
         """One line for the log; without `conflict` it takes no further aggregation."""

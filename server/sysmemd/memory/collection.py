@@ -48,6 +48,7 @@ class Buffers:
         self._on_no_strong = on_no_strong
         self._cancel_no_strong: Callable[[], None] | None = None
         self._surroundings = surroundings
+        self._when_gone: Callable[[], None] | None = None
         self._dropped = False
         self._promised = 0
         #: By the number of buffers at which they are signalled.
@@ -143,6 +144,13 @@ class Buffers:
             self._trackers[buffers_remaining] = SignalSet()
         self._trackers[buffers_remaining].add(event)
 
+    def when_gone(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when no buffer exists any more, at once if it is so already."""
+        if self.existing:
+            self._when_gone = callback
+        else:
+            callback()
+
     def discard(self) -> None:
         """Let go of the buffers made so far, because the allocation fails."""
         for buffer in self.buffers:
@@ -181,6 +189,8 @@ class Buffers:
         existing = self.existing
         for remaining in [remaining for remaining in self._trackers if existing <= remaining]:
             self._trackers.pop(remaining).signal()
+        if not existing and self._when_gone is not None:
+            self._when_gone()
 
     def _say_no_strong(self) -> None:
         self._cancel_no_strong = None

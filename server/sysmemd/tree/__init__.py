@@ -6,7 +6,7 @@ attempt does.
 """
 
 from .collection import LogicalBufferCollection
-from .data import Cause, Failure
+from .data import Cause, CollectionData, Failure, NodeData
 from .node import Node
 from .outcome import Allocated, Attempt, RefusedSelection
 from .ports import BufferMaker, Buffers, Inline, Misuse, NodeChannel, NotInCollection, Worker
@@ -20,6 +20,7 @@ __all__ = [
     "BufferMaker",
     "Buffers",
     "Cause",
+    "CollectionData",
     "Failure",
     "Inline",
     "Isolation",
@@ -27,6 +28,7 @@ __all__ = [
     "Misuse",
     "Node",
     "NodeChannel",
+    "NodeData",
     "NodeKind",
     "NotInCollection",
     "RefusedSelection",

@@ -42,6 +42,10 @@ class Diagnosis(Protocol):
         """One line for the log; without `conflict` it costs nothing."""
         ...
 
+    def line_for(self, participants: Sequence[Participant]) -> str:
+        """One line for somebody who may know of their own constraints only, those of `participants`."""
+        ...
+
     def report(self) -> str:
         """The full table."""
         ...

@@ -19,7 +19,7 @@ from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import Message, parse
 from sysmem_protocol.sysmem2 import Allocator, BufferCollection, BufferCollectionToken, Node
 from sysmemd.channels import AllocatorServer, Connection, Holder, RendezvousServer, Service
-from sysmemd.config import Limits
+from sysmemd.config import InspectSection, Limits
 from sysmemd.constraints import Platform
 from sysmemd.memory import Memory
 from sysmemd.ports import Peer
@@ -205,7 +205,12 @@ class Client:
 class Bench:
     """A service, and clients of it."""
 
-    def __init__(self, limits: Limits | None = None, worker: Worker | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        worker: Worker | None = None,
+        inspect: InspectSection | None = None,
+    ) -> None:
         self.log = RecordingLog()
         self.clock = Clock()
         self.reactor = HandReactor()
@@ -218,6 +223,7 @@ class Bench:
             reactor=self.reactor,
             log=self.log,
             worker=worker,
+            inspect=inspect,
         )
         self._clients: list[Client] = []
 
@@ -248,10 +254,10 @@ class Bench:
         self._clients.append(made)
         return made
 
-    def allocator(self, name: str | None = "tester", id: int = 7) -> Client:
+    def allocator(self, name: str | None = "tester", id: int = 7, uid: int = STRANGER) -> Client:
         """A client of the Allocator, which has said its name unless that is None."""
         client, far = self.client()
-        AllocatorServer(self.service, Channel(far.take()), Peer(os.getpid(), STRANGER, STRANGER))
+        AllocatorServer(self.service, Channel(far.take()), Peer(os.getpid(), uid, uid))
         if name is not None:
             info = sysmem2.SetDebugClientInfoRequest(name=name, id=id)
             client.send(Allocator.set_debug_client_info, info)

@@ -114,6 +114,7 @@ class Line:
             self.channel,
             self.server,
             Users().open_account(Peer(os.getpid(), STRANGER, STRANGER)),
+            number=1,
             reactor=self.reactor,
             limits=limits,
             log=self.log,

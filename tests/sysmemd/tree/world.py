@@ -233,6 +233,9 @@ class FakeRefusal:
     def __str__(self) -> str:
         return self.line()
 
+    def line_for(self, participants: Sequence[Participant]) -> str:
+        return f"{self.rule.value} for {len(participants)}"
+
     def report(self) -> str:
         return f"report: {self}"
 

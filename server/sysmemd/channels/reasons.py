@@ -1,0 +1,131 @@
+"""Why a call failed or a node's channel closes, in a sentence for one participant.
+
+The rules are in `spec/inspect.md`, What a refused participant learns.
+
+The tree says what happened as data. Whether others are named depends on who asks: the log names everybody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sysmem_protocol.explained import MAX_REASON_BYTES
+from sysmem_protocol.sysmem2 import Error
+
+from ..text import printable
+from ..tree import Attempt, Cause, Failure, NodeData, NodeKind
+from ..tree.state import READY
+from ..tree.walk import depth_first, joined_children
+
+_CUT: Final = "…"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """What a client is told before an answer with an error, or before its channel closes."""
+
+    #: The error of the answer; None if there is none.
+    error: Error | None
+    line: str
+    #: The full text of a refusal.
+    report: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "line", cut(self.line))
+
+
+def cut(line: str) -> str:
+    """Return as much of a line as the protocol has room for, whole characters only."""
+    written = line.encode()
+    if len(written) <= MAX_REASON_BYTES:
+        return line
+    kept = written[: MAX_REASON_BYTES - len(_CUT.encode())]
+    return kept.decode(errors="ignore") + _CUT
+
+
+def of_attempt(attempt: Attempt, node: NodeData, *, names: bool) -> Reason:
+    """Return why an attempt failed, for one of its participants; with `names`, who else is to blame."""
+    first = attempt.refused[0].refusal if attempt.refused else None
+    if names or first is None or attempt.error is Error.NO_MEMORY:
+        return Reason(attempt.error, attempt.reason, attempt.report)
+    return Reason(attempt.error, first.line_for(node.participants()))
+
+
+def of_failure(failure: Failure, node: NodeData, *, names: bool) -> Reason:
+    """Return why a node has failed, for its client; with `names`, who else is to blame."""
+    collection = node.collection
+    attempt = collection.last_attempt
+    if failure.cause is Cause.ALLOCATION and attempt is not None:
+        return of_attempt(attempt, node, names=names)
+    return Reason(None, _line(failure, node, names=names))
+
+
+def of_pending(node: NodeData, *, names: bool) -> Reason:
+    """Return why there are no buffers yet, for one who asks; with `names`, who is waited for."""
+    subtree = node.subtree
+    if not subtree.may_start:
+        return Reason(Error.PENDING, "what this participant is attached to has no buffers yet")
+    unready = [
+        one
+        for one in depth_first(subtree.start, joined_children)
+        if one.state not in READY and (names or one is node)
+    ]
+    return Reason(Error.PENDING, "; ".join(map(missing, unready)) or "others are not ready yet")
+
+
+#: What a node that isn't ready has still to do, by its kind.
+MISSING: Final = {
+    NodeKind.TOKEN: "turn in its token",
+    NodeKind.COLLECTION: "set its constraints",
+    NodeKind.GROUP: "say that all children are present",
+}
+
+
+def missing(node: NodeData) -> str:
+    """Return what a node that isn't ready has still to do."""
+    return f"{_named(node)} has to {MISSING[node.kind]} ({_place(node)})"
+
+
+def _line(failure: Failure, node: NodeData, *, names: bool) -> str:
+    first, reason = failure.first, failure.reason
+    own = first is node
+    who = "this participant" if own else _who(first) if names else "another participant"
+    match failure.cause:
+        case Cause.MISUSE:
+            return f"{who} broke the protocol{f': {reason}' if own or names else ''}"
+        case Cause.CLOSED:
+            return f"{who} closed its {first.kind.value} without Release, or ended"
+        case Cause.NO_CLIENTS:
+            return f"nobody is left who uses {_place(first)} or what was made from it"
+        case Cause.NO_STRONG_NODES:
+            return "only weak participants are left, and nobody can have buffers for them any more"
+        case Cause.NO_STRONG_HANDLES:
+            return "nobody holds a strong handle to any of the buffers any more"
+        case Cause.NOT_SELECTED:
+            return _not_selected(failure, names=names)
+        case Cause.SHUT_DOWN:
+            return "the daemon is stopping"
+        case _:
+            return f"the daemon failed{f': {reason}' if reason else ''}"
+
+
+def _not_selected(failure: Failure, *, names: bool) -> str:
+    hidden, selected = failure.first, failure.selected
+    group = hidden.parent
+    assert group is not None
+    assert selected is not None
+    instead = f"{_place(selected)} of {_named(selected)}" if names else _place(selected)
+    return f"{_place(group)} selected {instead}, not {_place(hidden)}"
+
+
+def _who(node: NodeData) -> str:
+    return f"{_named(node)}, {_place(node)},"
+
+
+def _named(node: NodeData) -> str:
+    return printable(str(node.client))
+
+
+def _place(node: NodeData) -> str:
+    return f"{node.kind.value} {node.number}"
