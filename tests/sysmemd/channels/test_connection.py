@@ -125,7 +125,7 @@ class Line:
         self.send_raw(header(txid, method.ordinal) + body, *handles)
 
     def send_raw(self, data: bytes, *handles: Handle) -> None:
-        assert self.client.send(data, handles)
+        assert self.client.send(data, handles) == len(data)
         for handle in handles:
             handle.close()
 
