@@ -26,10 +26,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sysmem_protocol.image_format import ImageFormat
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
-from sysmem_protocol.sizes import ImageFormat
 from sysmem_protocol.sysmem2 import (
     SYSTEM_RAM_HEAP,
+    AllocatedHeap,
     BufferCollectionConstraints,
     BufferMemoryConstraints,
     BufferMemorySettings,
@@ -40,6 +41,7 @@ from sysmem_protocol.sysmem2 import (
     Error,
     Heap,
     ImageFormatConstraints,
+    ImageFormatSettings,
     NoneUsage,
     PixelFormatAndModifier,
     Rights,
@@ -63,6 +65,7 @@ from ._vmo import BufferCollectionInfo, EventPair, Mapping, NodeRef, Vmo, VmoBuf
 
 __all__ = [
     "SYSTEM_RAM_HEAP",
+    "AllocatedHeap",
     "Allocator",
     "AsyncEventPair",
     "BufferCollection",
@@ -84,6 +87,7 @@ __all__ = [
     "Heap",
     "ImageFormat",
     "ImageFormatConstraints",
+    "ImageFormatSettings",
     "Mapping",
     "Node",
     "NodeRef",
