@@ -317,8 +317,10 @@ class BufferCollectionInfo(sysmem2.BufferCollectionInfo[VmoBuffer], WithBlock):
     """The allocated buffers and what holds for each of them. Owns their descriptors; a with-block closes them."""
 
     def __post_init__(self) -> None:
-        for buffer in self.buffers or ():  # a table that a program made itself may lack them
-            buffer._settings = self.settings
+        buffers: Any = self.buffers  # a table that a program made itself may have anything there
+        for buffer in buffers if isinstance(buffers, list) else ():
+            if isinstance(buffer, VmoBuffer):
+                buffer._settings = self.settings
 
     @property
     def image(self) -> ImageFormat:
@@ -345,7 +347,7 @@ class BufferCollectionInfo(sysmem2.BufferCollectionInfo[VmoBuffer], WithBlock):
 
     def close(self) -> None:
         """Close all VMOs and events, as :meth:`VmoBuffer.close` does. Idempotent."""
-        for buffer in self.buffers or ():
+        for buffer in self.buffers or ():  # a table that a program made itself may lack them
             buffer.close()
 
 

@@ -95,14 +95,14 @@ class Enumeration(_Wire):
         return [*flags, rest] if rest else [*flags]
 
     def written(self, value: Any) -> str:
-        """Return the names of a member or of flags; what has no name as a number."""
-        if not isinstance(value, int):
+        """Return the names of a member or of flags; flags that are given as a number, and unknown numbers, as one."""
+        is_number = type(value) is int and not issubclass(self.type, enum.IntFlag)
+        if not is_number and not isinstance(value, self.type):
             return repr(value)
-        in_hex = self.bits == 64 or issubclass(self.type, enum.IntFlag)
         names = [
             f"{self.type.__name__}.{part.name}"
             if isinstance(part, enum.Enum)
-            else (f"{part:#x}" if in_hex else repr(part))
+            else (f"{part:#x}" if part > 0xFFFF else repr(part))
             for part in self.parts(value)
         ]
         return " | ".join(names) or "0"
