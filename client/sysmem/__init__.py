@@ -26,11 +26,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sysmem_protocol.image_format import ImageFormat
+from sysmem_protocol import __version__
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.sizes import ImageFormat
 from sysmem_protocol.sysmem2 import (
     SYSTEM_RAM_HEAP,
-    AllocatedHeap,
     BufferCollectionConstraints,
     BufferMemoryConstraints,
     BufferMemorySettings,
@@ -41,7 +41,6 @@ from sysmem_protocol.sysmem2 import (
     Error,
     Heap,
     ImageFormatConstraints,
-    ImageFormatSettings,
     NoneUsage,
     PixelFormatAndModifier,
     Rights,
@@ -65,7 +64,6 @@ from ._vmo import BufferCollectionInfo, EventPair, Mapping, NodeRef, Vmo, VmoBuf
 
 __all__ = [
     "SYSTEM_RAM_HEAP",
-    "AllocatedHeap",
     "Allocator",
     "AsyncEventPair",
     "BufferCollection",
@@ -87,7 +85,6 @@ __all__ = [
     "Heap",
     "ImageFormat",
     "ImageFormatConstraints",
-    "ImageFormatSettings",
     "Mapping",
     "Node",
     "NodeRef",
@@ -105,6 +102,7 @@ __all__ = [
     "VmoBuffer",
     "VmoInfo",
     "VulkanUsage",
+    "__version__",
     "connect",
     "constraints",
     "formats",

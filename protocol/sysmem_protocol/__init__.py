@@ -13,3 +13,6 @@
 
 Nothing is imported by the package itself: take what you need from its modules. Programs use the package `sysmem`.
 """
+
+__version__ = "0.1.0"
+"""The version of the whole distribution: protocol, client and daemon are released together."""

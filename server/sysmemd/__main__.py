@@ -13,6 +13,8 @@ from pathlib import Path
 import msgspec
 import trio
 
+from sysmem_protocol import __version__
+
 from . import config as configuration
 from . import log, process
 from .sockets import StartError
@@ -26,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
         prog="sysmemd",
         description="Lets several processes agree on one set of shared memory buffers.",
     )
+    made.add_argument("--version", action="version", version=f"sysmemd {__version__}")
     made.add_argument(
         "--runtime-dir",
         metavar="DIR",

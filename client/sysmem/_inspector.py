@@ -1,0 +1,173 @@
+"""Looking inside a running daemon: the client of the Inspector protocol (`spec/inspect.md`).
+
+Blocking calls only: what uses this are commands and tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+from collections.abc import Iterator
+from typing import Any, Self
+
+from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.codec import Decoder
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.inspector import (
+    Inspector as Interface,
+)
+from sysmem_protocol.inspector import (
+    InspectorExplainRequest,
+    InspectorSnapshotRequest,
+    InspectorWatchRequest,
+    Watcher,
+    WatcherOnEventsEvent,
+)
+from sysmem_protocol.message import parse
+from sysmem_protocol.runtime import runtime_dirs
+
+from ._blocking.channel_object import ChannelObject
+from ._connect import open_service
+from ._timeouts import deadline, milliseconds, remaining
+from ._vmo import Vmo
+
+_decoder = Decoder()
+
+
+class Inspector(ChannelObject):
+    """A connection to the Inspector of a daemon."""
+
+    __slots__ = ()
+    _interface = Interface
+
+    @classmethod
+    def connect(
+        cls, runtime_dir: str | os.PathLike[str] | None = None, *, timeout: float | None = None
+    ) -> Self:
+        """Connect to the daemon that `sysmem.connect` would find.
+
+        Raises `DaemonUnavailableError`, `TimeoutError` and `OSError` as `sysmem.blocking.connect` does.
+        """
+        channel, _ = open_service(
+            runtime_dirs(runtime_dir), Interface, may_wait=True, timeout=timeout
+        )
+        return cls(channel.take())
+
+    def snapshot(
+        self, buffer_collection_id: int | None = None, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Return what the daemon holds, or only one of its collections. Raises `SysmemError` with NOT_FOUND."""
+        request = InspectorSnapshotRequest(buffer_collection_id=buffer_collection_id)
+        answer = self._call(Interface.snapshot, request, timeout)
+        return _read(self._field(answer, "snapshot", Vmo))
+
+    def explain(self, buffer_collection_id: int, *, timeout: float | None = None) -> dict[str, Any]:
+        """Return why a collection is as it is, or ended as it did. Raises `SysmemError` with NOT_FOUND."""
+        request = InspectorExplainRequest(buffer_collection_id=buffer_collection_id)
+        answer = self._call(Interface.explain, request, timeout)
+        return _read(self._field(answer, "explanation", Vmo))
+
+    def watch(
+        self,
+        *,
+        traffic: bool = False,
+        bodies: bool = False,
+        buffer_collection_id: int | None = None,
+        timeout: float | None = None,
+    ) -> Events:
+        """Have the daemon report what happens from now on. The caller closes what this returns.
+
+        Args:
+            traffic: Report each message too.
+            bodies: Report what the messages say.
+            buffer_collection_id: The only collection to report on; None for all.
+            timeout: How long sending the request may take, in seconds.
+        """
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        events = Events(Channel(near.detach()))
+        try:
+            with Handle(far.detach()) as watcher:
+                request = InspectorWatchRequest(
+                    watcher=watcher,
+                    traffic=traffic,
+                    bodies=bodies,
+                    buffer_collection_id=buffer_collection_id,
+                )
+                self._send(Interface.watch, request, timeout)
+        except BaseException:
+            events.close()
+            raise
+        return events
+
+
+class Events:
+    """What a daemon reports. An iterator over single events, which ends when the daemon ends the report."""
+
+    def __init__(self, channel: Channel) -> None:
+        """Become the owner of the client end of a Watcher."""
+        self._channel = channel
+        self._pending: list[dict[str, Any]] = []
+        #: How many events the daemon dropped so far because they were not read in time.
+        self.lost = 0
+
+    def fileno(self) -> int:
+        """Return the descriptor, still owned by this object, that is readable when there are more events."""
+        return self._channel.fileno()
+
+    def close(self) -> None:
+        """Stop the report. Idempotent."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while True:
+            try:
+                yield self.next()
+            except PeerClosedError:
+                return
+
+    def next(self, timeout: float | None = None) -> dict[str, Any]:
+        """Return the next event.
+
+        Raises:
+            TimeoutError: None came within `timeout` seconds.
+            PeerClosedError: The daemon has ended the report.
+        """
+        end = deadline(timeout)
+        poll = select.poll()
+        poll.register(self._channel.fileno(), select.POLLIN)
+        while not self._pending:
+            if not poll.poll(milliseconds(remaining(end))):
+                raise TimeoutError("nothing happened in time")
+            arrived = self._channel.receive()
+            if arrived is not None:
+                self._take(*arrived)
+        return self._pending.pop(0)
+
+    def _take(self, data: bytes, handles: list[Handle]) -> None:
+        message = parse(data, handles)
+        try:
+            if message.ordinal != Watcher.on_events.ordinal:
+                return  # an event of a later version
+            event = _decoder.table(WatcherOnEventsEvent, message.body, message.handles)
+        finally:
+            message.close()
+        lost = event.lost or 0
+        if lost:
+            self.lost += lost
+            self._pending.append({"event": "lost", "count": lost})
+        self._pending += json.loads(event.json or "[]")
+
+
+def _read(document: Vmo) -> dict[str, Any]:
+    """Return the JSON in a VMO, which this closes."""
+    with document, open(document.fileno(), "rb", closefd=False) as file:
+        content: dict[str, Any] = json.load(file)
+    return content

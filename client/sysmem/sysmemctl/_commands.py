@@ -1,0 +1,195 @@
+"""All commands and their arguments, declared once: help, completions and manual pages derive from the parser.
+
+Nothing here imports what runs a command, so that a health check stays quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from .. import __version__
+from .._timeouts import seconds
+
+_WHERE: Final = (
+    "where the sockets are (default: $SYSMEM_RUNTIME_DIR, $XDG_RUNTIME_DIR/sysmem, /run/sysmem)"
+)
+_COLLECTION: Final = "a collection's id, its name, or a unique beginning of either"
+
+
+def _timeout(text: str) -> float | None:
+    try:
+        return seconds(float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a command, as `argparse` takes it."""
+
+    names: Sequence[str]
+    settings: dict[str, Any]
+
+
+def _argument(*names: str, **settings: Any) -> Argument:
+    return Argument(names, settings)
+
+
+_JSON: Final = _argument("--json", action="store_true", help="print data for programs")
+_SOME_COLLECTION: Final = _argument("collection", nargs="?", metavar="COLLECTION", help=_COLLECTION)
+_ONE_COLLECTION: Final = _argument("collection", metavar="COLLECTION", help=_COLLECTION)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command."""
+
+    name: str
+    #: What it does, in a few words and in full.
+    help: str
+    description: str
+    #: The module beside this one whose `run(options)` runs it.
+    module: str
+    arguments: Sequence[Argument] = ()
+
+    def run(self, options: argparse.Namespace) -> int:
+        """Run the command; its exit status."""
+        module = importlib.import_module(f".{self.module}", __package__)
+        status: int = module.run(options)
+        return status
+
+
+COMMANDS: Final = (
+    Command(
+        "ping",
+        "ask the daemon for an answer; the exit status tells whether it came",
+        "Connects and waits for an answer. Exit status 0: it came. 1: there is no daemon, or no answer in time.",
+        "_ping",
+    ),
+    Command(
+        "list",
+        "list the collections",
+        "Prints a line for each collection: id, name, state, age, participants, buffers and who is waited for.",
+        "_list",
+        (_JSON,),
+    ),
+    Command(
+        "tree",
+        "show the nodes of a collection, or of all, as a tree",
+        "Shows the nodes of one collection or of all of them: kind, state, client, process and what each waits for.",
+        "_tree",
+        (_SOME_COLLECTION, _JSON),
+    ),
+    Command(
+        "show",
+        "show everything about a collection",
+        "Shows the tree of a collection, what each participant asked for and what came out, the settings and the "
+        "buffers.",
+        "_show",
+        (_ONE_COLLECTION, _JSON),
+    ),
+    Command(
+        "why",
+        "say why a collection waits, failed, or came out as it did",
+        "Says who is waited for and since when; or why the negotiation was refused; or what was agreed and who decided "
+        "what. Without COLLECTION: about the collection that failed last.",
+        "_why",
+        (_SOME_COLLECTION, _JSON),
+    ),
+    Command(
+        "holders",
+        "find the processes that hold buffers",
+        "Finds the processes that keep buffers alive by a descriptor, a mapping or a message that was not received, as "
+        "far as the caller may look into processes.",
+        "_holders",
+        (_SOME_COLLECTION, _JSON),
+    ),
+    Command(
+        "dump",
+        "print all that the daemon holds, as JSON",
+        "Prints the daemon's snapshot as JSON. With --monitor it then prints what happens, one JSON object a line, "
+        "until it is interrupted.",
+        "_dump",
+        (_argument("--monitor", action="store_true", help="go on with what happens from now on"),),
+    ),
+    Command(
+        "graph",
+        "draw a collection",
+        "Draws the nodes, participants, processes and buffers of one collection or of all.",
+        "_graph",
+        (
+            _SOME_COLLECTION,
+            _argument(
+                "-o",
+                "--output",
+                type=Path,
+                required=True,
+                metavar="FILE",
+                help="where to draw it; the ending says how: .dot, .svg or .png",
+            ),
+        ),
+    ),
+    Command(
+        "export",
+        "print the constraints of a collection as JSON that `explain` reads",
+        "Prints what the participants of a living or ended collection asked for, and the daemon's heaps and limits, as "
+        "the JSON that `sysmemctl explain` reads.",
+        "_export",
+        (_ONE_COLLECTION,),
+    ),
+    Command(
+        "introspect",
+        "describe the interface as it is served",
+        "Describes the protocols, methods, tables and limits of the interface.",
+        "_introspect",
+        (
+            _argument(
+                "what",
+                nargs="?",
+                metavar="PROTOCOL[.METHOD]",
+                help="a protocol, or one method of it (default: all)",
+            ),
+            _JSON,
+        ),
+    ),
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line; `options.run(options)` runs what was given."""
+    made = argparse.ArgumentParser(
+        prog="sysmemctl",
+        description="Looks into a sysmem daemon and looks after it.",
+        epilog="Exit status: 0 done; 1 no daemon, no such collection, or a check that failed; 2 wrong command line.",
+    )
+    made.add_argument("--version", action="version", version=f"sysmemctl {__version__}")
+    _common(made, suppress=False)
+    commands = made.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        each = commands.add_parser(command.name, help=command.help, description=command.description)
+        _common(each, suppress=True)
+        for argument in command.arguments:
+            each.add_argument(*argument.names, **argument.settings)
+        each.set_defaults(run=command.run)
+    return made
+
+
+def _common(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
+    """Add what every command takes, before its name and after; what isn't given after it counts from before."""
+
+    def default(value: object) -> Any:
+        return argparse.SUPPRESS if suppress else value
+
+    parser.add_argument("--runtime-dir", metavar="DIR", default=default(None), help=_WHERE)
+    parser.add_argument(
+        "--timeout",
+        type=_timeout,
+        default=default(5.0),
+        metavar="SECONDS",
+        help="how long to wait for the daemon (default: 5); 'inf' waits for ever",
+    )

@@ -1,0 +1,79 @@
+"""`sysmemctl list`: a line for each collection."""
+
+from __future__ import annotations
+
+import argparse
+
+from ._nodes import participants, process_of, waited_for
+from ._source import ClientEnds, Data, snapshot
+from ._text import age, client, console, print_json, printable, size
+
+#: A narrower terminal gets a block for each collection instead of a row.
+_TABLE_COLUMNS = 72
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the living collections."""
+    collections: list[Data] = snapshot(options)["collections"]
+    if options.json:
+        print_json([_row_data(collection) for collection in collections])
+        return 0
+    out = console()
+    if not collections:
+        out.print("The daemon has no collections.")
+        return 0
+    ends = ClientEnds([each for each in collections if each["waiting_for"]])
+    rows = [_row(collection, ends) for collection in collections]
+    if out.width < _TABLE_COLUMNS:
+        for row in rows:
+            for title, cell in zip(_TITLES, row, strict=True):
+                out.print(f"{title:>12}  {cell}", soft_wrap=False)
+            out.print()
+        return 0
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in _TITLES:
+        table.add_column(title, overflow="fold", no_wrap=title in ("id", "age"))
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+    return 0
+
+
+_TITLES = ("id", "name", "state", "age", "participants", "buffers", "waits for")
+
+
+def _row(collection: Data, ends: ClientEnds) -> tuple[str, ...]:
+    waiting = [
+        f"{client(node)} {process_of(collection, node, ends)}".strip()
+        for node in waited_for(collection)
+    ]
+    more = len(waiting) - 2
+    return (
+        str(collection["id"]),
+        printable(collection["name"]) or "–",
+        collection["state"],
+        age(collection["age_s"]),
+        str(len(participants(collection))),
+        buffers(collection),
+        "; ".join(waiting[:2]) + (f"; {more} more" if more > 0 else ""),
+    )
+
+
+def buffers(collection: Data) -> str:
+    """Return how many buffers a collection has, and of what size."""
+    settings = collection["settings"]
+    if settings is None or collection["buffer_count"] is None:
+        return "–"
+    each = settings["buffer_settings"]["raw_vmo_size"]
+    return f"{collection['buffer_count']} × {size(each)}"
+
+
+def _row_data(collection: Data) -> Data:
+    keys = ("id", "name", "state", "age_s", "uid", "waiting_for", "buffer_count")
+    settings = collection["settings"]
+    return {key: collection[key] for key in keys} | {
+        "participants": len(participants(collection)),
+        "buffer_bytes": settings and settings["buffer_settings"]["raw_vmo_size"],
+    }

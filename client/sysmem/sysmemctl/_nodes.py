@@ -1,0 +1,75 @@
+"""Nodes in words: what a node is, and what the others wait for from it."""
+
+from __future__ import annotations
+
+from sysmem_protocol.processes import Process
+
+from ._source import ClientEnds, Data
+from ._text import client, printable
+
+#: What a node that is not ready must do, by kind (`spec/allocation.md`, Ready).
+_TO_DO = {
+    "token": "turn in its token",
+    "collection": "set constraints",
+    "group": "say that all children are present",
+}
+
+
+def named(collection: Data) -> str:
+    """Return a collection's name and id."""
+    return f"{printable(collection['name']) or 'collection without a name'} ({collection['id']})"
+
+
+def participants(collection: Data) -> list[Data]:
+    """Return the nodes that take part with constraints of their own, or may come to."""
+    return [node for node in collection["nodes"] if node["kind"] != "group"]
+
+
+def waited_for(collection: Data) -> list[Data]:
+    """Return the nodes that are not ready and that the allocation waits for."""
+    numbers = set(collection["waiting_for"])
+    return [node for node in collection["nodes"] if node["number"] in numbers]
+
+
+def to_do(node: Data) -> str:
+    """Return what a node must do before allocation can go on."""
+    if node["released"]:
+        return "close its released client end"
+    return _TO_DO[node["kind"]]
+
+
+def process_of(collection: Data, node: Data, ends: ClientEnds) -> str:
+    """Return the processes that have a node's client end now, or else the one that made it."""
+    holders = ends.of(collection, node)
+    if holders:
+        shown = ", ".join(_process(each) for each in holders[:3])
+        return shown + (f" and {len(holders) - 3} more" if len(holders) > 3 else "")
+    if node["pid"] is None:
+        return ""
+    return f"made by {_process(Process(node['pid'], node['uid'], node['command'] or ''))}"
+
+
+def who(collection: Data, node: Data, ends: ClientEnds) -> str:
+    """Return a node's client by the name that it gave, and its process."""
+    process = process_of(collection, node, ends)
+    return f"{client(node)}, {process}" if process else client(node)
+
+
+def marks(node: Data) -> list[str]:
+    """Return what is special about a node."""
+    found = []
+    if node["weak"]:
+        found.append("weak")
+    isolation = {
+        "propagate_before_allocation": "dispensable",
+        "do_not_propagate": "attached",
+    }.get(str(node["isolation"]).lower())
+    if isolation:
+        found.append(isolation)
+    if node["must_match"]:
+        found.append("must match a VMO")
+    return found
+
+
+def _process(process: Process) -> str:
+    return f"{printable(process.command) or 'process'} [{process.pid}]"

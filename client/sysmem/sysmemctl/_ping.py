@@ -1,0 +1,20 @@
+"""`sysmemctl ping`: a health check."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from .. import blocking
+from .._timeouts import deadline, remaining
+
+
+def run(options: argparse.Namespace) -> int:
+    """Connect and wait for an answer."""
+    start = time.perf_counter()
+    end = deadline(options.timeout)
+    with blocking.connect(options.runtime_dir, timeout=remaining(end)) as allocator:
+        # No token has koid 0: an answer, and no trace in the daemon.
+        allocator.validate_buffer_collection_token(0, timeout=remaining(end))
+    print(f"answered in {(time.perf_counter() - start) * 1000:.1f} ms")
+    return 0

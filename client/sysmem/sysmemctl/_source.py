@@ -1,0 +1,114 @@
+"""Where commands get their data: a daemon's Inspector, and what the kernel says about processes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+from sysmem_protocol.processes import Process, find_holders, named_sockets
+
+from .._inspector import Inspector
+from ._trouble import Trouble
+
+#: JSON as the Inspector answers it (`spec/inspect.md`, Snapshot).
+Data: TypeAlias = dict[str, Any]
+
+#: How many collections an error lists.
+_MAX_LISTED = 8
+
+
+@contextlib.contextmanager
+def inspector(options: argparse.Namespace) -> Iterator[Inspector]:
+    """Connect to the Inspector of the daemon that the command line names."""
+    with Inspector.connect(options.runtime_dir, timeout=options.timeout) as connected:
+        yield connected
+
+
+def snapshot(options: argparse.Namespace) -> Data:
+    """Return all that the daemon holds."""
+    with inspector(options) as connected:
+        return connected.snapshot(timeout=options.timeout)
+
+
+def select(data: Data, wanted: str, *, ended: bool = False) -> Data:
+    """Return the one collection that is called `wanted`: its id, its name, or a unique beginning of either.
+
+    Args:
+        data: A snapshot.
+        wanted: What the command line says.
+        ended: Whether to look among the collections that ended too.
+
+    Raises:
+        Trouble: None is called so, or several are.
+    """
+    candidates: list[Data] = [*data["collections"], *(data["ended"] if ended else ())]
+    for matches in (_is_called, _begins):
+        found = [each for each in candidates if matches(each, wanted)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise Trouble(f"{wanted!r} is not unique: {_listing(found)}")
+    known = _listing(candidates) if candidates else "it has none"
+    raise Trouble(f"the daemon has no collection {wanted!r}: {known}")
+
+
+def selected(data: Data, wanted: str | None) -> list[Data]:
+    """Return the living collections that a command is about: the one that is named, or all."""
+    return data["collections"] if wanted is None else [select(data, wanted)]
+
+
+def _is_called(collection: Data, wanted: str) -> bool:
+    return wanted in (str(collection["id"]), collection["name"])
+
+
+def _begins(collection: Data, wanted: str) -> bool:
+    return str(collection["id"]).startswith(wanted) or collection["name"].startswith(wanted)
+
+
+def _listing(collections: list[Data]) -> str:
+    names = [f"{each['id']} ({each['name'] or 'no name'})" for each in collections[:_MAX_LISTED]]
+    more = len(collections) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")
+
+
+class ClientEnds:
+    """Which processes have the client ends of nodes now.
+
+    A token is passed on, so the process that has it can be another one than that which made it. The kernel tells: the
+    server end of each node has a name that ends in its koid, sock_diag(7) tells the inode of the other end, and /proc
+    the processes that have it open.
+    """
+
+    def __init__(self, collections: list[Data]) -> None:
+        """Find the processes for the connected nodes of these collections, as far as the caller may see them."""
+        koids = {
+            node["koid"]: (collection["id"], node["number"])
+            for collection in collections
+            for node in collection["nodes"]
+            if node["connected"]
+        }
+        self._inodes: dict[tuple[int, int], int] = {}
+        #: Processes that the caller may not look into.
+        self.unseen: list[Process] = []
+        self._holders: dict[int, list[Process]] = {}
+        if not koids:
+            return
+        try:
+            peers = named_sockets(b"\0sysmem/")
+        except OSError:
+            return  # a kernel without sock_diag: processes stay those that the daemon knows
+        for name, inode in peers.items():
+            koid = name.rpartition(b"/")[2]
+            if koid.isdigit() and int(koid) in koids:
+                self._inodes[koids[int(koid)]] = inode
+        found = find_holders(set(self._inodes.values()))
+        self.unseen = found.unseen
+        for inode, holdings in found.holdings.items():
+            self._holders[inode] = list(dict.fromkeys(each.process for each in holdings))
+
+    def of(self, collection: Data, node: Data) -> list[Process]:
+        """Return the processes that have a node's client end; empty if none can be seen."""
+        inode = self._inodes.get((collection["id"], node["number"]))
+        return self._holders.get(inode, []) if inode is not None else []

@@ -1,0 +1,80 @@
+"""How commands write: on a terminal with its colours and width, elsewhere plain and unwrapped."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from ._trouble import Trouble
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: Columns where the output is no terminal and COLUMNS is un-set: a program reads it, or a person with an editor.
+_PLAIN_WIDTH: Final = 200
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def console() -> Console:
+    """Return what tables and trees are printed with.
+
+    Raises :class:`Trouble` without the library that draws them, which is an extra.
+    """
+    try:
+        from rich.console import Console
+    except ImportError:
+        raise Trouble(
+            "this command needs the extra of the tools: pip install 'sysmem[tools]' (or use --json)"
+        ) from None
+    made = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = _PLAIN_WIDTH
+    return made
+
+
+def print_json(data: object) -> None:
+    """Print data for programs."""
+    json.dump(data, sys.stdout, indent=None if not sys.stdout.isatty() else 2, ensure_ascii=True)
+    sys.stdout.write("\n")
+
+
+def printable(text: str) -> str:
+    """Return what a client said, with every character escaped that could move the cursor or hide something."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in a unit that a person reads."""
+    value = float(count)
+    for unit in _UNITS:
+        if value < 1024 or unit == _UNITS[-1]:
+            return f"{value:.0f} {unit}" if value == int(value) else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError
+
+
+def age(seconds: float) -> str:
+    """Return how long something has lasted."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def client(node: dict[str, Any]) -> str:
+    """Return who a node's or connection's client says it is."""
+    name = printable(node["client_name"]) or "unnamed client"
+    return f"{name} ({node['client_id']})"
+
+
+def count(number: int, thing: str) -> str:
+    """Return a number of things."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

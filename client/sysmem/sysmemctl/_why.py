@@ -1,0 +1,79 @@
+"""`sysmemctl why`: the sentence that a person needs."""
+
+from __future__ import annotations
+
+import argparse
+
+from ._list import buffers
+from ._nodes import named, to_do, waited_for, who
+from ._source import ClientEnds, Data, inspector, select
+from ._text import age, console, print_json
+from ._trouble import Trouble
+
+
+def run(options: argparse.Namespace) -> int:
+    """Say why one collection waits, failed or came out as it did."""
+    with inspector(options) as connected:
+        data = connected.snapshot(timeout=options.timeout)
+        collection = _newest_failed(data) if options.collection is None else _named(data, options)
+        explained = connected.explain(collection["id"], timeout=options.timeout)
+    if options.json:
+        print_json(explained)
+        return 0
+    out = console()
+    for line in sentences(collection, explained):
+        out.print(line)
+    return 0
+
+
+def sentences(collection: Data, explained: Data) -> list[str]:
+    """Return what a person needs to know about a collection, most important first."""
+    lines = [_headline(collection, explained)]
+    if waiting := [] if "how" in collection else waited_for(collection):
+        ends = ClientEnds([collection])
+        lines += [
+            f"  {who(collection, node, ends)} must {to_do(node)}; it has had {age(node['age_s'])} to do so"
+            for node in waiting
+        ]
+        if ends.unseen:
+            lines.append(
+                f"  ({len(ends.unseen)} processes of other users could not be looked into; run this as root to see all)"
+            )
+    attempts = explained["attempts"]
+    if attempts:
+        lines += ["", attempts[-1]["text"]]
+    return lines
+
+
+def _headline(collection: Data, explained: Data) -> str:
+    name = named(collection)
+    if "how" in collection:
+        if collection["how"] == "released":
+            return f"{name} ended at {collection['ended']}: all participants are gone, as planned."
+        return (
+            f"{name} failed at {collection['ended']}: {collection['line'] or collection['cause']}"
+        )
+    if collection["waiting_for"]:
+        return f"{name} has been waiting for {age(collection['age_s'])}:"
+    attempts = explained["attempts"]
+    refused = [attempt for attempt in attempts if attempt["outcome"] != "success"]
+    if refused and attempts[-1] in refused:
+        return f"{name}: its last attempt to allocate came to {attempts[-1]['outcome']}."
+    if collection["settings"]:
+        return f"{name} agreed on {buffers(collection)}."
+    return f"{name} is {collection['state']} and waits for nobody."
+
+
+def _named(data: Data, options: argparse.Namespace) -> Data:
+    return select(data, options.collection, ended=True)
+
+
+def _newest_failed(data: Data) -> Data:
+    for each in data["ended"]:
+        if each["how"] == "failed":
+            found: Data = each
+            return found
+    waiting: list[Data] = [each for each in data["collections"] if each["waiting_for"]]
+    if waiting:
+        return max(waiting, key=lambda each: each["age_s"])
+    raise Trouble("no collection has failed, and none is waiting for anybody")
