@@ -27,10 +27,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sysmem_protocol import __version__
+from sysmem_protocol.image_format import ImageFormat
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
-from sysmem_protocol.sizes import ImageFormat
 from sysmem_protocol.sysmem2 import (
     SYSTEM_RAM_HEAP,
+    AllocatedHeap,
     BufferCollectionConstraints,
     BufferMemoryConstraints,
     BufferMemorySettings,
@@ -41,6 +42,7 @@ from sysmem_protocol.sysmem2 import (
     Error,
     Heap,
     ImageFormatConstraints,
+    ImageFormatSettings,
     NoneUsage,
     PixelFormatAndModifier,
     Rights,
@@ -64,6 +66,7 @@ from ._vmo import BufferCollectionInfo, EventPair, Mapping, NodeRef, Vmo, VmoBuf
 
 __all__ = [
     "SYSTEM_RAM_HEAP",
+    "AllocatedHeap",
     "Allocator",
     "AsyncEventPair",
     "BufferCollection",
@@ -85,6 +88,7 @@ __all__ = [
     "Heap",
     "ImageFormat",
     "ImageFormatConstraints",
+    "ImageFormatSettings",
     "Mapping",
     "Node",
     "NodeRef",

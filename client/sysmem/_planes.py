@@ -1,20 +1,24 @@
-"""Planes of an image in a buffer as numpy arrays, without a copy; needs the extra `sysmem[numpy]`.
+"""A buffer, and the planes of an image in it, as numpy arrays without a copy; needs the extra `sysmem[numpy]`.
 
 What each linear format looks like is `spec/image-formats.md` 1.1; where its planes are, :mod:`sysmem_protocol.sizes`.
 """
 
 from __future__ import annotations
 
-import mmap
-from typing import TYPE_CHECKING, Any, NamedTuple
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
-from sysmem_protocol.formats import ARM_LINEAR_TE, LINEAR, format_name, modifier_name, traits
+from sysmem_protocol.formats import ARM_LINEAR_TE, LINEAR, pair_name, traits
+from sysmem_protocol.image_format import ImageFormat, axis_refusals
 from sysmem_protocol.images2 import PixelFormat
-from sysmem_protocol.sizes import ImageFormat, round_up
-from sysmem_protocol.sysmem2 import ImageFormatConstraints, SizeU
+from sysmem_protocol.sizes import round_up
+
+from ._memory import Memory
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
 
 class Plane(NamedTuple):
@@ -28,6 +32,13 @@ class Plane(NamedTuple):
     across: int = 1
     #: Rows for each two rows of the image.
     rows_of_two: int = 2
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Columns and rows of pixels that share a sample, so that a part of the image can't begin between them."""
+        rows = 1 if self.rows_of_two == 2 else 2
+        # Of M420, whose rows of luma and chroma alternate, the chroma is as wide as in NV12.
+        return (2 if self.rows_of_two == 3 else self.across), rows
 
 
 _CHROMA = Plane(across=2, rows_of_two=1)
@@ -58,82 +69,26 @@ PLANES: dict[int, tuple[Plane, ...]] = {
 }
 
 
-def resolve(image_format: ImageFormat | ImageFormatConstraints, size: SizeU | None) -> ImageFormat:
-    """The image to look at: as given, or of this size under the negotiated constraints.
-
-    Raises `ValueError` when the constraints have no such image, the format isn't addressed in rows, or no image of the
-    format can have this size or these rows; `TypeError` for another kind of object.
-    """
-    if not isinstance(image_format, ImageFormat | ImageFormatConstraints):
-        raise TypeError(
-            f"expected an ImageFormat or ImageFormatConstraints, not {type(image_format).__name__}"
-        )
-    if not isinstance(size, SizeU | None):
-        raise TypeError(f"expected a SizeU, not {type(size).__name__}")
-    if isinstance(image_format, ImageFormatConstraints):
-        image = ImageFormat.of(image_format, size)
-    elif size is not None and size != image_format.size:
-        raise ValueError(f"the image format has the size {image_format.size}, not {size}")
-    else:
-        image = image_format
-    if image.pixel_format not in PLANES or image.pixel_format_modifier not in (
-        LINEAR,
-        ARM_LINEAR_TE,
-    ):
-        raise ValueError(
-            f"{format_name(image.pixel_format)} {modifier_name(image.pixel_format_modifier)} has no planes of rows"
-        )
-    _check_size(image)
-    _check_rows(image)
-    return image
+# --- planes -------------------------------------------------------------------------------------------------------
 
 
-def _check_size(image: ImageFormat) -> None:
-    """An odd size would leave pixels at the edges without their chroma."""
-    if not isinstance(image.size, SizeU):
-        raise TypeError(f"the image's size must be a SizeU, not {type(image.size).__name__}")
-    width, height = image.size.width, image.size.height
-    divisor = traits(image.pixel_format, image.pixel_format_modifier).divisor
-    if width <= 0 or height <= 0 or width % divisor or height % divisor:
-        multiples = f"multiples of {divisor}" if divisor > 1 else "at least 1"
-        raise ValueError(
-            f"no {format_name(image.pixel_format)} image has {width} × {height} pixels:"
-            f" width and height must be {multiples}{' and not 0' if divisor > 1 else ''}"
-        )
+def planes(memory: Memory, size: int, image: ImageFormat) -> list[NDArray[Any]]:
+    """Return an array for each plane of the visible part of an image, which has `size` bytes. They keep it mapped.
 
-
-def _check_rows(image: ImageFormat) -> None:
-    """Rows that are too short would overlap."""
-    row = image.bytes_per_row
-    if not isinstance(row, int):
-        raise TypeError(f"the image's bytes_per_row must be an int, not {type(row).__name__}")
-    of = traits(image.pixel_format, image.pixel_format_modifier)
-    least = round_up(image.size.width * of.stride_bytes, of.sample_alignment)
-    if row < least:
-        raise ValueError(
-            f"{image.size.width} pixels of {format_name(image.pixel_format)} take"
-            f" {least} bytes per row or more, not {row}"
-        )
-    if row % of.sample_alignment:
-        raise ValueError(
-            f"bytes per row of {format_name(image.pixel_format)} must be a multiple of"
-            f" {of.sample_alignment}, not {row}: the next is {round_up(row, of.sample_alignment)}"
-        )
-
-
-def arrays(
-    fd: int, start: int, end: int, image: ImageFormat, *, writable: bool
-) -> list[NDArray[Any]]:
-    """One array per plane over bytes `start` to `end` of a VMO, which stays mapped as long as any of them lives.
-
-    Raises `ValueError` when the image doesn't fit.
+    Raises:
+        ValueError: The format isn't in rows, no image of it can have this size, these rows or this visible part, or the
+            image doesn't fit the memory.
+        ImportError: numpy isn't installed.
     """
     numpy = _numpy()
-    size = image.byte_size()
-    if size is None or size > end - start:
-        raise ValueError(f"an image of {size} bytes doesn't fit the {end - start} of the buffer")
-    access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-    mapped = mmap.mmap(fd, end, access=access)
+    refused = "; ".join(_refusals(image))
+    if refused:
+        raise ValueError(refused)
+    needed = image.byte_size()
+    if needed is None or needed > size:
+        raise ValueError(f"an image of {needed} bytes doesn't fit the {size} of the buffer")
+    mapped = memory.map()
+    x, y, width, height = image.display_rect
     found = []
     for index, plane in enumerate(PLANES[image.pixel_format]):
         offset = image.plane_byte_offset(index)
@@ -141,21 +96,107 @@ def arrays(
         assert offset is not None, "every plane of the table is one of the arithmetic"
         assert row is not None
         dtype = numpy.dtype(plane.dtype)
-        shape: tuple[int, ...] = (
-            image.size.height * plane.rows_of_two // 2,
-            image.size.width // plane.across,
-        )
-        strides: tuple[int, ...] = (row, dtype.itemsize * max(plane.channels, 1))
+        place = dtype.itemsize * max(plane.channels, 1)
+        # Of an odd number of pixels the chroma covers the last one too.
+        shape = [-(-height * plane.rows_of_two // 2), -(-width // plane.across)]
+        strides = [row, place]
         if plane.channels:
-            shape = (*shape, plane.channels)
-            strides = (*strides, dtype.itemsize)
-        found.append(numpy.ndarray(shape, dtype, mapped, start + offset, strides))
+            shape.append(plane.channels)
+            strides.append(dtype.itemsize)
+        begin = offset + y * plane.rows_of_two // 2 * row + x // plane.across * place
+        found.append(numpy.ndarray(shape, dtype, mapped, memory.start + begin, strides))
     return found
+
+
+def _refusals(image: ImageFormat) -> Iterator[str]:
+    """Why there are no planes of an image."""
+    pair = (image.pixel_format, image.pixel_format_modifier)
+    if pair[0] not in PLANES or pair[1] not in (LINEAR, ARM_LINEAR_TE):
+        yield f"{pair_name(pair)} has no planes of rows"
+        return
+    name, width, height = pair[0].name, image.size.width, image.size.height
+    of = traits(*pair)
+    wrong = [
+        *axis_refusals("width", width, of.divisor),
+        *axis_refusals("height", height, of.divisor),
+        *_rect_refusals(image),
+    ]
+    yield from (f"{name}: {reason}" for reason in wrong)
+    row = image.bytes_per_row
+    least = round_up(width * of.stride_bytes, of.sample_alignment)
+    if row < least:
+        yield f"{width} pixels of {name} take {least} bytes per row or more, not {row}"
+    elif row % of.sample_alignment:
+        yield (
+            f"bytes per row of {name} must be a multiple of {of.sample_alignment}, not {row}:"
+            f" the next is {round_up(row, of.sample_alignment)}"
+        )
+
+
+def _rect_refusals(image: ImageFormat) -> Iterator[str]:
+    """Why a part of an image isn't one, or has no planes of its own."""
+    x, y, width, height = image.display_rect
+    if min(x, y) < 0 or min(width, height) < 1:
+        yield f"display_rect {image.display_rect} is empty or begins outside of the image"
+    elif x + width > image.size.width or y + height > image.size.height:
+        yield (
+            f"display_rect {image.display_rect} isn't within"
+            f" {image.size.width} × {image.size.height} pixels"
+        )
+    layout = PLANES[image.pixel_format]
+    across, down = (max(steps) for steps in zip(*(p.steps for p in layout), strict=True))
+    numbers = {"x": (x, across), "y": (y, down)}
+    if len(layout) == 1:  # the luma itself would have more pixels than were asked for
+        numbers |= {"width": (width, across), "height": (height, down)}
+    for field, (number, step) in numbers.items():
+        if number % step:
+            yield (
+                f"{field} of display_rect must be a multiple of {step}, not {number}:"
+                f" {step} pixels share a sample"
+            )
+
+
+# --- any array ----------------------------------------------------------------------------------------------------
+
+
+def array(
+    memory: Memory,
+    size: int,
+    dtype: DTypeLike,
+    shape: SupportsIndex | Sequence[SupportsIndex] | None,
+    offset: SupportsIndex,
+) -> NDArray[Any]:
+    """Return an array over the memory from a byte on; by default of as many elements as `size` bytes have.
+
+    Raises:
+        TypeError: The elements aren't plain data.
+        ValueError: The array doesn't fit the memory.
+        ImportError: numpy isn't installed.
+    """
+    numpy = _numpy()
+    element, begin = numpy.dtype(dtype), operator.index(offset)
+    if element.hasobject or not element.itemsize:
+        raise TypeError(f"elements of type {element} aren't plain data that can be shared")
+    if begin < 0:
+        raise ValueError(f"offset must be at least 0, not {begin}")
+    if shape is None:
+        shape = (max(size - begin, 0) // element.itemsize,)
+    lengths = [operator.index(n) for n in (shape if isinstance(shape, Sequence) else (shape,))]
+    if min(lengths, default=0) < 0:
+        raise ValueError(f"no length may be negative: {tuple(lengths)}")
+    needed = begin + math.prod(lengths) * element.itemsize
+    if needed > memory.size:
+        raise ValueError(
+            f"{tuple(lengths)} elements of type {element} from byte {begin} take {needed} bytes;"
+            f" the buffer has {memory.size}"
+        )
+    made: NDArray[Any] = numpy.ndarray(lengths, element, memory.map(), memory.start + begin)
+    return made
 
 
 def _numpy() -> Any:
     try:
         import numpy
     except ImportError as error:
-        raise ImportError("planes() needs numpy: pip install 'sysmem[numpy]'") from error
+        raise ImportError("arrays need numpy: pip install 'sysmem[numpy]'") from error
     return numpy

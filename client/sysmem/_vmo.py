@@ -8,21 +8,21 @@ import mmap
 import os
 import select
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 from sysmem_protocol import sysmem2
 from sysmem_protocol.handles import Handle, WithBlock
+from sysmem_protocol.image_format import ImageFormat
 from sysmem_protocol.library import table
 
 from ._arguments import descriptor
 from ._holders import holders
+from ._memory import Memory
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sysmem_protocol.sizes import ImageFormat
+    from numpy.typing import DTypeLike, NDArray
 
 
 class NodeRef(Handle):
@@ -179,38 +179,109 @@ def borrowed(value: Handle | int | None, kind: type[H] | None = None) -> Iterato
 # --- tables with something to do ------------------------------------------------------------------------------------
 
 
+class _Beside(sysmem2.VmoBuffer[Vmo, EventPair]):
+    """What a buffer knows beside its fields."""
+
+    __slots__ = ("_kept", "_settings")
+
+    def __post_init__(self) -> None:
+        #: Those of the collection; None for a buffer that didn't come with them.
+        self._settings: sysmem2.SingleBufferSettings | None = None
+        #: The view of `mapping()`. A list, because only one of several threads may take it out.
+        self._kept: list[memoryview] = []
+
+
 @table
-class VmoBuffer(sysmem2.VmoBuffer[Vmo, EventPair]):
-    """One buffer as it is delivered to one participant."""
+class VmoBuffer(_Beside):
+    """One buffer as it is delivered to one participant.
+
+    Arrays of :meth:`planes` and :meth:`array`, and slices of :meth:`mapping`, keep the memory mapped and the buffer
+    alive as long as any of them is there, also when the buffer is closed meanwhile.
+    """
 
     def map(self, length: int | None = None) -> Mapping:
-        """Map `length` bytes of the buffer from `vmo_usable_start`, all by default; see :meth:`Vmo.map`.
+        """Map the buffer's first `length` bytes, or all of them, starting at `vmo_usable_start`; see :meth:`Vmo.map`.
 
-        Raises `ValueError` when the buffer came without a VMO.
+        Raises:
+            ValueError: The buffer came without a VMO, or the length isn't in 1 to what there is.
         """
         return Mapping(self._mappable(), self.vmo_usable_start or 0, length)
 
+    def mapping(self) -> memoryview:
+        """Map the whole buffer, padding included, until :meth:`close`.
+
+        The view is writable if the rights allow it. It is the same one at every call.
+
+        `close()` releases the view. Slices and arrays that were made of it keep the memory until they are gone.
+
+        Raises:
+            ValueError: The buffer came without a VMO.
+        """
+        if not self._kept:
+            self._kept.append(self._memory().view())
+        return self._kept[0]
+
     def planes(
         self,
-        image_format: ImageFormat | sysmem2.ImageFormatConstraints,
+        image_format: ImageFormat | sysmem2.ImageFormatConstraints | None = None,
         size: sysmem2.SizeU | None = None,
     ) -> list[NDArray[Any]]:
-        """The planes of an image in the buffer, one numpy array each, without a copy; writable iff the rights allow.
+        """Return the planes of an image in the buffer, one numpy array each, without a copy.
 
-        Rows are the first axis and columns the second; where several samples share a place (the channels of B8G8R8A8,
+        Rows are the first axis and columns the second. Where several samples share a place (the channels of B8G8R8A8,
         Cb and Cr of NV12, the Y0, U, Y1, V of YUY2), they are the third. Packed pixels (R5G6B5, A2R10G10B10) are one
-        integer each. For M420 rows of luma and chroma alternate as they do in memory, 2 and 1.
+        integer each. For M420 rows of luma and chroma alternate as they do in memory, 2 and 1. The arrays are writable
+        if the rights allow it.
 
-        `image_format` is an :class:`ImageFormat`, or the negotiated constraints: then the image has `size` pixels (the
-        least allowed by default) and the least bytes per row. The memory stays mapped, and the buffer alive, as long as
-        any of the arrays lives. Raises `ValueError` for a format that isn't in rows, a size or rows that aren't allowed
-        or don't fit, or a buffer without a VMO; `TypeError` for another kind of object; `ImportError` without numpy.
+        Of an image with a `display_rect` the arrays are those of that part. In a plane that has one sample for several
+        pixels, a number of pixels that isn't a multiple is rounded up.
+
+        Args:
+            image_format: An :class:`ImageFormat`, or constraints, of which the image has the least bytes per row; by
+                default those of the settings.
+            size: The size of an image under constraints, in pixels; by default the least that is allowed.
+
+        Raises:
+            ValueError: The buffers are raw; the format isn't in rows; the size, the rows or the part aren't possible,
+                or don't fit the buffer; or the buffer came without a VMO. The message tells which, and what would be
+                right.
+            ImportError: numpy isn't installed (`pip install 'sysmem[numpy]'`).
         """
         from . import _planes
 
-        vmo, start = self._mappable(), self.vmo_usable_start or 0
-        image = _planes.resolve(image_format, size)
-        return _planes.arrays(vmo.fileno(), start, vmo.size, image, writable=vmo.writable)
+        if image_format is None:
+            image = _image(self._settings, size)
+        elif isinstance(image_format, ImageFormat):
+            image = image_format
+            if size is not None and size != image.size:
+                raise ValueError(f"the image format has the size {image.size}, not {size}")
+        else:
+            image = ImageFormat.of(image_format, size)
+        memory = self._memory()
+        return _planes.planes(memory, self._size(memory), image)
+
+    def array(
+        self,
+        dtype: DTypeLike,
+        shape: SupportsIndex | Sequence[SupportsIndex] | None = None,
+        offset: SupportsIndex = 0,
+    ) -> NDArray[Any]:
+        """Return a numpy array over the buffer, without a copy; writable if the rights allow it.
+
+        Args:
+            dtype: The type of an element, as numpy takes it: `numpy.float32`, `"<u2"`.
+            shape: The lengths of the axes; by default one axis of as many elements as `size_bytes` has.
+            offset: Where the first element begins, in bytes from the buffer's start.
+
+        Raises:
+            ValueError: The array doesn't fit the buffer, or the buffer came without a VMO.
+            TypeError: The elements aren't plain data.
+            ImportError: numpy isn't installed (`pip install 'sysmem[numpy]'`).
+        """
+        from . import _planes
+
+        memory = self._memory()
+        return _planes.array(memory, self._size(memory), dtype, shape, offset)
 
     def _mappable(self) -> Vmo:
         if self.vmo is None:
@@ -219,21 +290,83 @@ class VmoBuffer(sysmem2.VmoBuffer[Vmo, EventPair]):
             )
         return self.vmo
 
+    def _memory(self) -> Memory:
+        vmo, start = self._mappable(), self.vmo_usable_start or 0
+        return Memory(vmo.fileno(), start, vmo.size - start, vmo.writable)
+
+    def _size(self, memory: Memory) -> int:
+        """Bytes of the buffer without padding, or with it where that isn't known."""
+        if self._settings is None:
+            return memory.size
+        return min(self._settings.buffer_settings.size_bytes, memory.size)
+
     def close(self) -> None:
-        """Close the VMO and the event. Idempotent."""
+        """Close the VMO and the event, and release the view of :meth:`mapping`. Idempotent."""
         for handle in (self.vmo, self.close_weak_asap):
             if handle is not None:
                 handle.close()
+        while self._kept:
+            with contextlib.suppress(
+                IndexError, BufferError
+            ):  # another thread was first; it is still looked at
+                self._kept.pop().release()
 
 
 @table
 class BufferCollectionInfo(sysmem2.BufferCollectionInfo[VmoBuffer], WithBlock):
     """The allocated buffers and what holds for each of them. Owns their descriptors; a with-block closes them."""
 
+    def __post_init__(self) -> None:
+        buffers: Any = self.buffers  # a table that a program made itself may have anything there
+        for buffer in buffers if isinstance(buffers, list) else ():
+            if isinstance(buffer, VmoBuffer):
+                buffer._settings = self.settings
+
+    @property
+    def image(self) -> ImageFormat:
+        """The smallest image that the settings allow, with the least bytes per row: what most participants use.
+
+        All participants have the same settings, and so the same image.
+
+        Raises:
+            ValueError: The buffers are raw, or an image in this layout has no rows.
+        """
+        return _image(self.settings, None)
+
+    def image_of(self, size: sysmem2.SizeU) -> ImageFormat:
+        """Return the image of a size that the settings allow, with the least bytes per row.
+
+        Args:
+            size: Width and height in pixels.
+
+        Raises:
+            ValueError: The buffers are raw, or the settings don't allow the size. The message tells which field, and
+                which sizes are allowed.
+        """
+        return _image(self.settings, size)
+
     def close(self) -> None:
-        """Close all VMOs and events. Idempotent. Mappings stay until their own end."""
+        """Close all VMOs and events, as :meth:`VmoBuffer.close` does. Idempotent."""
         for buffer in self.buffers or ():  # a table that a program made itself may lack them
             buffer.close()
+
+
+def _image(
+    settings: sysmem2.SingleBufferSettings | None, size: sysmem2.SizeU | None
+) -> ImageFormat:
+    """The image of a size under settings; see :meth:`BufferCollectionInfo.image_of`."""
+    if settings is None:
+        raise ValueError("the settings of this buffer aren't known: pass an image format")
+    if settings.image_format_constraints is None:
+        raise ValueError("the buffers are raw: no participant asked for an image format")
+    image = ImageFormat.of(settings.image_format_constraints, size)
+    needed, there = image.byte_size(), settings.buffer_settings.size_bytes
+    if needed is None or needed > there:
+        raise ValueError(
+            f"an image of {image.size.width} × {image.size.height} pixels takes {needed} bytes,"
+            f" the buffers have {there}"
+        )
+    return image
 
 
 @table

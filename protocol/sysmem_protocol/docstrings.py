@@ -5,7 +5,7 @@ once for each module and only when somebody asks: importing costs nothing. ``hel
 docstrings where they look for those of any class:
 
 - of a field in the class's ``__slots__``, which is a :class:`Docstrings`;
-- of an enum's member in its ``__doc__``, and of all members in that of the enum (:func:`documented`).
+- of an enum's member in its ``__doc__``, and of all members in that of the enum.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-E = TypeVar("E", bound=enum.Enum)
+T = TypeVar("T")
 
 
 def attribute_docstrings(cls: type) -> Mapping[str, str]:
@@ -74,6 +74,25 @@ class Docstrings(dict[str, str]):
         return attribute_docstrings(self._class).get(name, "")
 
 
+class _DeclaredAnew:
+    """A field that a derived class declares anew, over the slot that it inherits: so it has a docstring of its own."""
+
+    def __init__(self, cls: type, name: str) -> None:
+        self._slot = getattr(cls, name)
+        self.__objclass__ = cls
+        self.__name__ = name
+
+    def __get__(self, instance: object, cls: type) -> Any:
+        return self if instance is None else self._slot.__get__(instance, cls)
+
+    def __set__(self, instance: object, value: object) -> None:
+        self._slot.__set__(instance, value)
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]  # read when it is asked for
+        return attribute_docstrings(self.__objclass__).get(self.__name__, "")
+
+
 class _EnumDoc(str):
     """The ``__doc__`` of an enum and of its members.
 
@@ -89,9 +108,18 @@ class _EnumDoc(str):
         return "\n\n".join([self, *(f"{name}: {doc}" for name, doc in docs.items())])
 
 
-def documented(cls: type[E]) -> type[E]:
-    """Give each member of an enum the docstring that stands below it, and the enum those of all."""
-    cls.__doc__ = _EnumDoc(inspect.cleandoc(cls.__doc__ or ""))
+def documented(cls: type[T]) -> type[T]:
+    """Give each member of an enum, or each field of a dataclass with slots, the docstring that stands below it."""
+    made: Any = cls
+    if issubclass(cls, enum.Enum):
+        made.__doc__ = _EnumDoc(inspect.cleandoc(cls.__doc__ or ""))
+        return cls
+    for name in inspect.get_annotations(cls):
+        if name not in made.__slots__ and hasattr(cls, name):
+            setattr(cls, name, _DeclaredAnew(cls, name))
+    made.__slots__ = Docstrings(cls, made.__slots__)
+    made._fields = tuple(made.__dataclass_fields__)  # pydoc keeps this order
+    made.__init__.__signature__ = _INIT_SIGNATURE
     return cls
 
 
@@ -105,8 +133,8 @@ def summary(cls: type) -> str:
 
 #: A longer signature gets a line for each parameter.
 _MAX_WIDTH = 80
-#: What stands before the names of types, and of type variables.
-_MODULES = re.compile(r"~|\b(?:\w+\.)+(?=\w)")
+#: What stands before the names of types and of type variables, and around those that are text.
+_MODULES = re.compile(r"['~]|\b(?:\w+\.)+(?=\w)")
 
 
 class FieldsSignature:
@@ -143,7 +171,7 @@ class _Signature(inspect.Signature):
 
 
 #: What `__init__` of all of them looks like; the signature of their class says more.
-INIT_SIGNATURE = inspect.Signature(
+_INIT_SIGNATURE = inspect.Signature(
     [
         inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),
         inspect.Parameter("fields", inspect.Parameter.VAR_KEYWORD),

@@ -31,7 +31,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self, TypeVar, dataclass_transform
 
-from .docstrings import INIT_SIGNATURE, Docstrings, FieldsSignature
+from .docstrings import FieldsSignature, documented
 
 #: The library whose interfaces most of ours are; an interface of another one says so.
 LIBRARY = "fuchsia.sysmem2"
@@ -95,14 +95,14 @@ class Enumeration(_Wire):
         return [*flags, rest] if rest else [*flags]
 
     def written(self, value: Any) -> str:
-        """Return the names of a member or of flags; what has no name as a number."""
-        if not isinstance(value, int):
+        """Return the names of a member or of flags; flags that are given as a number, and unknown numbers, as one."""
+        is_number = type(value) is int and not issubclass(self.type, enum.IntFlag)
+        if not is_number and not isinstance(value, self.type):
             return repr(value)
-        in_hex = self.bits == 64 or issubclass(self.type, enum.IntFlag)
         names = [
             f"{self.type.__name__}.{part.name}"
             if isinstance(part, enum.Enum)
-            else (f"{part:#x}" if in_hex else repr(part))
+            else (f"{part:#x}" if part > 0xFFFF else repr(part))
             for part in self.parts(value)
         ]
         return " | ".join(names) or "0"
@@ -276,9 +276,7 @@ def table(cls: type[T]) -> type[T]:
     numbers = [member.field.number for member in members]
     if len(set(numbers)) != len(numbers) or not all(numbers):
         raise TypeError(f"{cls.__name__}: field numbers must be unique and not 0: {numbers}")
-    return _finished(
-        dataclasses.dataclass(kw_only=True, slots=True, repr=False, eq=False)(cls), members
-    )
+    return documented(dataclasses.dataclass(kw_only=True, slots=True, repr=False, eq=False)(cls))
 
 
 @dataclass_transform(frozen_default=True)
@@ -297,15 +295,15 @@ def struct(cls: type[T]) -> type[T]:
                 object.__setattr__(self, name, plain_int(value))
 
     cls.__post_init__ = plain_numbers  # type: ignore[attr-defined]  # dataclass looks for it
-    return _finished(dataclasses.dataclass(frozen=True, slots=True, repr=False)(cls), members)
+    return documented(dataclasses.dataclass(frozen=True, slots=True, repr=False)(cls))
 
 
-def _read_members(cls: type) -> tuple[Member, ...]:
-    """The members of a class, those of its base classes first; its annotations keep only the Python types.
+def _read_members(cls: Any) -> tuple[Member, ...]:
+    """Find the members of a class, those of its base classes first; its annotations keep only the Python types.
 
     A member is annotated `Annotated[…, Field(…)]`. A derived class may annotate its type alone anew.
     """
-    members = {m.name: m for base in reversed(cls.__mro__) for m in vars(base).get("members", ())}
+    members = {member.name: member for member in cls.members}
     scope = vars(sys.modules[cls.__module__])
     types = {}
     for name, annotation in inspect.get_annotations(cls).items():
@@ -315,17 +313,8 @@ def _read_members(cls: type) -> tuple[Member, ...]:
                 members[name] = Member(name, extra)
         types[name] = hint.__origin__ if typing.get_origin(hint) is Annotated else hint
     cls.__annotations__ = types
-    return tuple(members.values())
-
-
-def _finished(made: type[T], members: tuple[Member, ...]) -> type[T]:
-    """Give a new dataclass its members, and what `help()` shows of them."""
-    cls: Any = made
-    cls.members = members
-    cls._fields = tuple(member.name for member in members)  # pydoc keeps this order
-    cls.__slots__ = Docstrings(made, cls.__slots__)
-    cls.__init__.__signature__ = INIT_SIGNATURE
-    return made
+    cls.members = found = tuple(members.values())
+    return found
 
 
 def plain_int(value: Any) -> Any:

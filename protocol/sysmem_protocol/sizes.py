@@ -1,12 +1,10 @@
-"""Image arithmetic: sizes, planes and rows (`spec/image-formats.md` 2.2-2.7).
+"""Image arithmetic: sizes, planes and rows (`spec/image-formats.md` 2.2-2.6).
 
 Every function is total: a value that has no answer, or doesn't fit the width that the interface gives it (2.12), is
 None. Sizes and offsets are bytes, widths and heights pixels.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from .formats import (
     HALF_AGAIN,
@@ -20,8 +18,7 @@ from .formats import (
     traits,
 )
 from .images2 import PixelFormat
-from .library import plain_int
-from .sysmem2 import ImageFormatConstraints, SizeU
+from .sysmem2 import ImageFormatConstraints
 
 U32_MAX = 0xFFFF_FFFF
 U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
@@ -130,64 +127,6 @@ def image_size(
 
 # --- 2.4, 2.5 planes ----------------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True, slots=True)
-class ImageFormat:
-    """One image: what a producer and a consumer agree on (`spec/image-formats.md` 1.2)."""
-
-    pixel_format: int
-    size: SizeU
-    bytes_per_row: int
-    pixel_format_modifier: int = LINEAR
-    color_space: int | None = None
-    #: x, y, width, height.
-    display_rect: tuple[int, int, int, int] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("pixel_format", "bytes_per_row", "pixel_format_modifier"):
-            object.__setattr__(self, name, plain_int(getattr(self, name)))
-
-    @classmethod
-    def of(cls, constraints: ImageFormatConstraints, size: SizeU | None = None) -> ImageFormat:
-        """The image of this size that negotiated constraints allow, with the least bytes per row.
-
-        What a producer and a consumer agree on without a word, as they have the same settings. By default of the least
-        size. Raises `ValueError` when the constraints allow no such image, or name no size.
-        """
-        if size is None:
-            least = constraints.min_size or SizeU(0, 0)
-            multiple = constraints.size_alignment or SizeU(1, 1)
-            size = SizeU(
-                round_up(least.width, multiple.width), round_up(least.height, multiple.height)
-            )
-            if not size.width or not size.height:
-                raise ValueError("the constraints name no size; say which one the image has")
-        image = constraints_to_format(constraints, size.width, size.height)
-        if image is None:
-            raise ValueError(
-                f"the constraints allow no image of {size.width} × {size.height} pixels"
-            )
-        return image
-
-    def plane_byte_offset(self, plane: int) -> int | None:
-        """Where a plane begins, in bytes from the image's start; None for a plane that there isn't (2.4)."""
-        return plane_byte_offset(self, plane)
-
-    def plane_row_bytes(self, plane: int) -> int | None:
-        """Bytes from one row of a plane to the next; None for a plane that there isn't (2.5)."""
-        return plane_row_bytes(self, plane)
-
-    def byte_size(self) -> int | None:
-        """Bytes of the image with all its planes."""
-        return image_size(
-            self.pixel_format,
-            self.pixel_format_modifier,
-            self.size.width,
-            self.size.height,
-            self.bytes_per_row,
-        )
-
-
 _CHROMA_PLANES: dict[int, int] = {
     PixelFormat.NV12: 1,
     PixelFormat.P010: 1,
@@ -196,55 +135,57 @@ _CHROMA_PLANES: dict[int, int] = {
 }
 
 
-def _linear_plane_offset(image: ImageFormat, plane: int) -> int | None:
+def _linear_plane_offset(pixel_format: int, height: int, row: int, plane: int) -> int | None:
     if plane == 0:
         return 0
-    if plane > _CHROMA_PLANES.get(image.pixel_format, 0):
+    if plane > _CHROMA_PLANES.get(pixel_format, 0):
         return None
-    height, row = image.size.height, image.bytes_per_row
     return height * row + (0 if plane == 1 else (height // 2) * (row // 2))
 
 
-def plane_byte_offset(image: ImageFormat, plane: int) -> int | None:
-    """Where a plane starts (2.4); None if there is no such plane."""
-    shape = layout(image.pixel_format_modifier)
-    if shape is None or not is_supported(image.pixel_format, image.pixel_format_modifier):
+def plane_byte_offset(
+    pixel_format: int, modifier: int, width: int, height: int, bytes_per_row: int, plane: int
+) -> int | None:
+    """Return where a plane of an image begins, in bytes (2.4); None if there is no such plane."""
+    shape = layout(modifier)
+    if shape is None or not is_supported(pixel_format, modifier):
         return None
-    size = image.size
     match shape.family:
         case Family.GOLDFISH:
             return 0 if plane == 0 else None
         case Family.AFBC:
             # The offset of the extra plane is told whether or not the modifier has one (quirk 6).
             if plane == EXTRA_PLANE:
-                return _fit64(round_up(_afbc_size(shape, size.width, size.height), 64))
+                return _fit64(round_up(_afbc_size(shape, width, height), 64))
             return 0 if plane == 0 else None
         case Family.INTEL:
-            tiles = _intel_tiles(image.pixel_format, shape, size.height, image.bytes_per_row)
+            tiles = _intel_tiles(pixel_format, shape, height, bytes_per_row)
             if plane == EXTRA_PLANE:
                 return _intel_size(tiles)
             return _intel_size(tiles[:plane]) if plane < len(tiles) else None
         case Family.LINEAR_TE if plane == EXTRA_PLANE:
-            linear = _linear_size(image.pixel_format, size.height, image.bytes_per_row)
+            linear = _linear_size(pixel_format, height, bytes_per_row)
             return None if linear is None else _fit64(round_up(linear, 64))
         case _:
-            return _linear_plane_offset(image, plane)
+            return _linear_plane_offset(pixel_format, height, bytes_per_row, plane)
 
 
-def plane_row_bytes(image: ImageFormat, plane: int) -> int | None:
-    """Bytes per row of a plane (2.5); None if there is no such plane."""
-    shape = layout(image.pixel_format_modifier)
-    if shape is None or not is_supported(image.pixel_format, image.pixel_format_modifier):
+def plane_row_bytes(
+    pixel_format: int, modifier: int, width: int, height: int, bytes_per_row: int, plane: int
+) -> int | None:
+    """Return the distance between rows of a plane of an image, in bytes (2.5); None if there is no such plane."""
+    shape = layout(modifier)
+    if shape is None or not is_supported(pixel_format, modifier):
         return None
     match shape.family:
         case Family.GOLDFISH:
-            return image.bytes_per_row if plane == 0 else None
+            return bytes_per_row if plane == 0 else None
         case Family.AFBC:
             if plane == EXTRA_PLANE:
-                return te_row_bytes(image.size.width)
+                return te_row_bytes(width)
             return 0 if plane == 0 else None
         case Family.INTEL:
-            tiles = _intel_tiles(image.pixel_format, shape, image.size.height, image.bytes_per_row)
+            tiles = _intel_tiles(pixel_format, shape, height, bytes_per_row)
             if plane == EXTRA_PLANE:
                 return _divide_up(tiles[0][0], 32) * 128 if shape.ccs else None
             if plane >= len(tiles):
@@ -252,13 +193,13 @@ def plane_row_bytes(image: ImageFormat, plane: int) -> int | None:
             row = tiles[plane][0] * shape.tile_width
             return row if row <= U32_MAX else None
         case Family.LINEAR_TE if plane == EXTRA_PLANE:
-            return te_row_bytes(image.size.width)
-    chroma = _CHROMA_PLANES.get(image.pixel_format, 0)
+            return te_row_bytes(width)
+    chroma = _CHROMA_PLANES.get(pixel_format, 0)
     if plane == 0:
-        return image.bytes_per_row
+        return bytes_per_row
     if plane > chroma:
         return None
-    return image.bytes_per_row if chroma == 1 else image.bytes_per_row // 2
+    return bytes_per_row if chroma == 1 else bytes_per_row // 2
 
 
 # --- 2.6 minimum row bytes ----------------------------------------------------------------------------------------
@@ -306,7 +247,7 @@ def minimum_row(
 
 def minimum_row_bytes(constraints: ImageFormatConstraints, width: int) -> int | None:
     """The least bytes per row that the constraints allow at this width (2.6); un-set fields have no effect."""
-    pixel_format, modifier = _pair(constraints)
+    pixel_format, modifier = pair(constraints)
     if pixel_format is None or not is_supported(pixel_format, modifier):
         return None
     bpr_max = constraints.max_bytes_per_row
@@ -324,37 +265,10 @@ def minimum_row_bytes(constraints: ImageFormatConstraints, width: int) -> int | 
     )
 
 
-def _pair(constraints: ImageFormatConstraints) -> tuple[int | None, int]:
+def pair(constraints: ImageFormatConstraints) -> tuple[int | None, int]:
+    """Return the pixel format and the modifier that constraints have; an un-set modifier is LINEAR."""
     modifier = constraints.pixel_format_modifier
     return constraints.pixel_format, LINEAR if modifier is None else int(modifier)
-
-
-# --- 2.7 constraints to format ------------------------------------------------------------------------------------
-
-
-def constraints_to_format(
-    constraints: ImageFormatConstraints, width: int, height: int
-) -> ImageFormat | None:
-    """The image of this size that the constraints allow, with the least bytes per row (2.7)."""
-    low = constraints.min_size or SizeU(0, 0)
-    high = constraints.max_size or SizeU(U32_MAX, U32_MAX)
-    align = constraints.size_alignment or SizeU(1, 1)
-    if not (low.width <= width <= high.width and low.height <= height <= high.height):
-        return None
-    if align.width == 0 or align.height == 0 or width % align.width or height % align.height:
-        return None
-    row = minimum_row_bytes(constraints, width)
-    if row is None or constraints.pixel_format is None:
-        return None
-    spaces = constraints.color_spaces
-    return ImageFormat(
-        pixel_format=constraints.pixel_format,
-        pixel_format_modifier=_pair(constraints)[1],
-        size=SizeU(width, height),
-        bytes_per_row=row,
-        color_space=spaces[0] if spaces else None,
-        display_rect=(0, 0, width, height),
-    )
 
 
 def bits_per_pixel(pixel_format: int) -> int:

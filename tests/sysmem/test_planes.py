@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy
 import pytest
+from numpy.typing import NDArray
 
 import sysmem
 from sysmem import PixelFormat, PixelFormatModifier, SizeU
@@ -108,34 +109,20 @@ def test_formats_that_arent_in_rows_are_refused(buffer: sysmem.VmoBuffer) -> Non
 
 
 @pytest.mark.parametrize(
-    ("pixel_format", "width", "height", "allowed"),
+    ("pixel_format", "width", "height", "reason"),
     [
-        (F.NV12, 5, 4, "multiples of 2 and not 0"),
-        (F.NV12, 4, 5, "multiples of 2 and not 0"),
-        (F.P010, 4, 0, "multiples of 2 and not 0"),
-        (F.R8, 0, 4, "at least 1"),
-        (F.R8, 4, -1, "at least 1"),
+        (F.NV12, 5, 4, "width must be a multiple of 2: the next are 4 and 6"),
+        (F.NV12, 4, 5, "height must be a multiple of 2: the next are 4 and 6"),
+        (F.P010, 4, 0, "height must be at least 2, not 0"),
+        (F.R8, 0, 4, "width must be at least 1, not 0"),
+        (F.R8, 4, -1, "height must be at least 1, not -1"),
     ],
 )
 def test_a_size_that_no_image_has_is_refused(
-    buffer: sysmem.VmoBuffer, pixel_format: PixelFormat, width: int, height: int, allowed: str
+    buffer: sysmem.VmoBuffer, pixel_format: PixelFormat, width: int, height: int, reason: str
 ) -> None:
-    message = (
-        f"no {pixel_format.name} image has {width} × {height} pixels:"
-        f" width and height must be {allowed}$"
-    )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{pixel_format.name}: {reason}"):
         buffer.planes(sysmem.ImageFormat(pixel_format, SizeU(width, height), 64))
-
-
-def test_a_size_that_no_image_has_is_refused_under_constraints_too(
-    buffer: sysmem.VmoBuffer,
-) -> None:
-    constraints = sysmem.ImageFormatConstraints(
-        pixel_format=F.NV12, pixel_format_modifier=PixelFormatModifier.LINEAR
-    )
-    with pytest.raises(ValueError, match="no NV12 image has 5 × 5 pixels"):
-        buffer.planes(constraints, SizeU(5, 5))
 
 
 @pytest.mark.parametrize(
@@ -171,17 +158,11 @@ def test_the_least_rows_are_allowed(buffer: sysmem.VmoBuffer, pixel_format: Pixe
 
 
 def test_another_kind_of_object_is_refused(buffer: sysmem.VmoBuffer) -> None:
-    image = sysmem.ImageFormat(F.R8, SizeU(4, 4), 4)
-    with pytest.raises(TypeError, match=r"expected an ImageFormat or .*, not NoneType"):
-        buffer.planes(None)  # type: ignore[arg-type]  # what is tested
+    planes: Any = buffer.planes
+    with pytest.raises(TypeError, match=r"expected an ImageFormat or .*, not SizeU"):
+        planes(SizeU(4, 4))
     with pytest.raises(TypeError, match="expected a SizeU, not tuple"):
-        buffer.planes(image, (4, 4))  # type: ignore[arg-type]  # what is tested
-    sizeless = sysmem.ImageFormat(F.R8, None, 4)  # type: ignore[arg-type]  # what is tested
-    with pytest.raises(TypeError, match="size must be a SizeU, not NoneType"):
-        buffer.planes(sizeless)
-    rowless = sysmem.ImageFormat(F.R8, SizeU(4, 4), None)  # type: ignore[arg-type]  # what is tested
-    with pytest.raises(TypeError, match="bytes_per_row must be an int, not NoneType"):
-        buffer.planes(rowless)
+        planes(sysmem.ImageFormatConstraints(pixel_format=F.R8), (4, 4))
 
 
 def test_the_transaction_elimination_buffer_is_no_plane_of_pixels(buffer: sysmem.VmoBuffer) -> None:
@@ -200,11 +181,87 @@ def test_constraints_that_name_no_size_need_one(buffer: sysmem.VmoBuffer) -> Non
     constraints = sysmem.ImageFormatConstraints(
         pixel_format=F.L8, pixel_format_modifier=PixelFormatModifier.LINEAR, max_size=SizeU(8, 8)
     )
-    with pytest.raises(ValueError, match="name no size"):
+    with pytest.raises(ValueError, match="have no min_size"):
         buffer.planes(constraints)
     assert buffer.planes(constraints, SizeU(8, 8))[0].shape == (8, 8)
-    with pytest.raises(ValueError, match="no image of 9 × 8"):
+    with pytest.raises(ValueError, match=r"width must be at most 8 \(max_size\), not 9"):
         buffer.planes(constraints, SizeU(9, 8))
+
+
+def numbered(buffer: sysmem.VmoBuffer, image: sysmem.ImageFormat) -> list[NDArray[Any]]:
+    """The planes of an image in which every sample is another number."""
+    planes = buffer.planes(image)
+    for index, plane in enumerate(planes):
+        plane[:] = numpy.arange(plane.size).reshape(plane.shape) + 7 * index
+    return planes
+
+
+@pytest.mark.parametrize("pixel_format", EXPECTED, ids=lambda f: f.name)
+def test_a_display_rect_gives_the_planes_of_that_part(
+    buffer: sysmem.VmoBuffer, pixel_format: PixelFormat
+) -> None:
+    whole = numbered(buffer, sysmem.ImageFormat(pixel_format, SizeU(6, 4), 32))
+    part = buffer.planes(
+        sysmem.ImageFormat(pixel_format, SizeU(6, 4), 32, display_rect=(2, 2, 4, 2))
+    )
+    for plane, of_part in zip(whole, part, strict=True):
+        rows, columns = plane.shape[0] // 2, plane.shape[1] // 3
+        assert (of_part == plane[rows:, columns:]).all()
+        assert of_part.strides == plane.strides
+
+
+def test_of_an_odd_part_the_chroma_covers_the_last_pixel_too(buffer: sysmem.VmoBuffer) -> None:
+    luma, chroma = numbered(buffer, sysmem.ImageFormat(F.NV12, SizeU(32, 24), 32))
+    visible = sysmem.ImageFormat(F.NV12, SizeU(32, 24), 32, display_rect=(0, 2, 31, 21))
+    shown = buffer.planes(visible)
+    assert [plane.shape for plane in shown] == [(21, 31), (11, 16, 2)]
+    assert (shown[0] == luma[2:23, :31]).all()
+    assert (shown[1] == chroma[1:12]).all()
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "rect", "reason"),
+    [
+        (
+            F.NV12,
+            (1, 0, 4, 4),
+            "x of display_rect must be a multiple of 2, not 1: 2 pixels share a sample",
+        ),
+        (F.I420, (0, 3, 4, 4), "y of display_rect must be a multiple of 2, not 3"),
+        (F.YUY2, (1, 0, 4, 4), "x of display_rect must be a multiple of 2, not 1"),
+        (F.YUY2, (0, 0, 3, 3), "width of display_rect must be a multiple of 2, not 3"),
+        (F.M420, (1, 0, 4, 4), "x of display_rect must be a multiple of 2, not 1"),
+        (F.M420, (0, 0, 3, 4), "width of display_rect must be a multiple of 2, not 3"),
+        (F.M420, (0, 0, 4, 3), "height of display_rect must be a multiple of 2, not 3"),
+        (F.R8, (0, 0, 9, 8), r"display_rect \(0, 0, 9, 8\) isn't within 8 × 8 pixels"),
+        (F.R8, (0, 1, 8, 8), r"display_rect \(0, 1, 8, 8\) isn't within 8 × 8 pixels"),
+        (
+            F.R8,
+            (-1, 0, 8, 8),
+            r"display_rect \(-1, 0, 8, 8\) is empty or begins outside of the image",
+        ),
+        (F.R8, (0, 0, 8, 0), r"display_rect \(0, 0, 8, 0\) is empty"),
+    ],
+)
+def test_a_part_that_the_format_cant_give_is_refused(
+    buffer: sysmem.VmoBuffer,
+    pixel_format: PixelFormat,
+    rect: tuple[int, int, int, int],
+    reason: str,
+) -> None:
+    image = sysmem.ImageFormat(pixel_format, SizeU(8, 8), 32, display_rect=rect)
+    with pytest.raises(ValueError, match=f"^{pixel_format.name}: {reason}"):
+        buffer.planes(image)
+
+
+@pytest.mark.parametrize("rect", [(1, 1, 3, 3), (0, 3, 7, 1)])
+def test_any_part_of_an_image_without_shared_samples_is_given(
+    buffer: sysmem.VmoBuffer, rect: tuple[int, int, int, int]
+) -> None:
+    x, y, width, height = rect
+    [whole] = numbered(buffer, sysmem.ImageFormat(F.B8G8R8, SizeU(8, 8), 32))
+    [part] = buffer.planes(sysmem.ImageFormat(F.B8G8R8, SizeU(8, 8), 32, display_rect=rect))
+    assert (part == whole[y : y + height, x : x + width]).all()
 
 
 def test_a_buffer_without_a_vmo_has_no_planes() -> None:
@@ -265,10 +322,8 @@ def test_negotiated_planes_are_shared_writable_for_one_and_read_only_for_the_oth
         writer.wait_for_all_buffers_allocated() as written,
         reader.wait_for_all_buffers_allocated() as read,
     ):
-        settings = written.settings.image_format_constraints
-        assert settings is not None
-        luma, chroma = written.buffers[0].planes(settings)
-        seen, _ = read.buffers[0].planes(settings)
+        luma, chroma = written.buffers[0].planes(written.settings.image_format_constraints)
+        seen, _ = read.buffers[0].planes()
         assert luma.shape == (30, 50)
         assert luma.strides == (64, 1)
         assert chroma.shape == (15, 25, 2)

@@ -183,8 +183,11 @@ def test_annotations_keep_the_python_types() -> None:
         (Shape(layout=0x0800_0000_0000_0811), "Shape(layout=0x800000000000811)"),
         (Shape(finish=0), "Shape(finish=0)"),
         (Shape(finish=Finish.MATT), "Shape(finish=Finish.MATT)"),
-        (Shape(finish=5), "Shape(finish=Finish.MATT | Finish.SMOOTH)"),
-        (Shape(finish=0x106), "Shape(finish=Finish.SMOOTH | 0x102)"),
+        (Shape(finish=5), "Shape(finish=5)"),  # as it was given
+        (Shape(finish=Finish(5)), "Shape(finish=Finish.MATT | Finish.SMOOTH)"),
+        (Shape(finish=Finish(6)), "Shape(finish=Finish.SMOOTH | 2)"),
+        (Shape(finish=Finish(0x20004)), "Shape(finish=Finish.SMOOTH | 0x20000)"),
+        (Shape(finish=Finish(0)), "Shape(finish=0)"),
         (Shape(colours=[1, 2]), "Shape(colours=[Colour.RED, 2])"),
         (Shape(middle=Point(1, 0xFFFF_FFFF)), "Shape(middle=Point(x=1, y=2**32 - 1))"),
     ],
@@ -195,8 +198,10 @@ def test_repr_shows_the_fields_that_are_set_by_their_names(value: Table, shown: 
 
 def test_repr_shows_what_cannot_be_sent_too() -> None:
     wrong: Any = Shape
-    shape = wrong(corners="no", colour="red", finish=None, colours="red", middle=1.5)
-    assert repr(shape) == "Shape(corners='no', colour='red', middle=1.5, colours='red')"
+    shape = wrong(corners="no", colour="red", finish=Colour.RED, colours="red", middle=1.5)
+    assert repr(shape) == (
+        "Shape(corners='no', colour='red', finish=<Colour.RED: 1>, middle=1.5, colours='red')"
+    )
 
 
 def test_the_numbers_of_a_struct_become_pythons_own() -> None:

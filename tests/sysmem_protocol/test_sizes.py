@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.image_format import ImageFormat
+from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
 from sysmem_protocol.sizes import (
-    ImageFormat,
-    constraints_to_format,
     image_size,
     minimum_row_bytes,
-    plane_byte_offset,
-    plane_row_bytes,
     round_down,
     round_up,
 )
@@ -22,13 +19,13 @@ U32 = 0xFFFFFFFF
 
 
 def of(
-    pixel_format: int, modifier: int = 0, size: SizeU | None = None, row: int = 64
+    pixel_format: PixelFormat, modifier: int = 0, size: SizeU | None = None, row: int = 64
 ) -> ImageFormat:
     return ImageFormat(pixel_format, size or SizeU(16, 16), row, modifier)
 
 
 def planes(image: ImageFormat) -> list[tuple[int | None, int | None]]:
-    return [(plane_byte_offset(image, i), plane_row_bytes(image, i)) for i in range(4)]
+    return [(image.plane_byte_offset(i), image.plane_row_bytes(i)) for i in range(4)]
 
 
 NO = (None, None)
@@ -60,7 +57,7 @@ def test_planes_with_transaction_elimination() -> None:
     extra = (1536, 64)
     assert planes(of(F.NV12, M.ARM_LINEAR_TE)) == [(0, 64), (1024, 64), NO, extra]
     endless = of(F.NV12, M.ARM_LINEAR_TE, SizeU(16, U32), U32)
-    assert plane_byte_offset(endless, 3) is None
+    assert endless.plane_byte_offset(3) is None
     assert endless.byte_size() is None
 
 
@@ -75,7 +72,7 @@ def test_intel_planes() -> None:
     assert planes(of(F.NV12, M.INTEL_I915_Y_TILED)) == tiled
     assert planes(of(F.B8G8R8A8, M.INTEL_I915_X_TILED)) == [(0, 512), NO, NO, (8192, None)]
     too_wide = of(F.B8G8R8A8, M.INTEL_I915_X_TILED, row=U32)
-    assert plane_row_bytes(too_wide, 0) is None
+    assert too_wide.plane_row_bytes(0) is None
     too_big = of(F.NV12, M.INTEL_I915_Y_TILED_CCS, SizeU(16, U32), 64)
     assert too_big.byte_size() is None
 
@@ -118,54 +115,3 @@ def test_minimum_row_of_intel() -> None:
     assert row(F.B8G8R8A8, M.INTEL_I915_Y_TILED, 16, bytes_per_row_divisor=0) is None
     assert row(F.B8G8R8A8, M.INTEL_I915_Y_TILED, 16, bytes_per_row_divisor=U32) is None
     assert row(F.B8G8R8A8, M.INTEL_I915_Y_TILED, 16, bytes_per_row_divisor=129) == 256
-
-
-@pytest.mark.parametrize(
-    ("width", "height", "fields"),
-    [
-        (9, 16, {"min_size": SizeU(10, 10)}),
-        (16, 9, {"min_size": SizeU(10, 10)}),
-        (21, 16, {"max_size": SizeU(20, 20)}),
-        (16, 21, {"max_size": SizeU(20, 20)}),
-        (18, 16, {"size_alignment": SizeU(4, 4)}),
-        (16, 18, {"size_alignment": SizeU(4, 4)}),
-        (16, 16, {"size_alignment": SizeU(0, 4)}),
-        (16, 16, {"size_alignment": SizeU(4, 0)}),
-        (16, 16, {"max_bytes_per_row": 15}),
-    ],
-)
-def test_no_image_of_that_size(width: int, height: int, fields: dict[str, object]) -> None:
-    constraints = ImageFormatConstraints(pixel_format=F.R8)
-    for name, value in fields.items():
-        setattr(constraints, name, value)
-    assert constraints_to_format(constraints, width, height) is None
-    assert constraints_to_format(ImageFormatConstraints(), 16, 16) is None
-
-
-def test_constraints_to_format() -> None:
-    constraints = ImageFormatConstraints(
-        pixel_format=F.R8, color_spaces=[ColorSpace.SRGB, ColorSpace.PASSTHROUGH]
-    )
-    made = constraints_to_format(constraints, 16, 8)
-    assert made == ImageFormat(
-        F.R8, SizeU(16, 8), 16, M.LINEAR, ColorSpace.SRGB, display_rect=(0, 0, 16, 8)
-    )
-
-
-def test_the_image_of_constraints_is_the_least_allowed_unless_a_size_is_given() -> None:
-    constraints = ImageFormatConstraints(
-        pixel_format=F.NV12,
-        pixel_format_modifier=M.LINEAR,
-        min_size=SizeU(50, 30),
-        max_size=SizeU(100, 100),
-        size_alignment=SizeU(4, 2),
-        bytes_per_row_divisor=64,
-    )
-    assert ImageFormat.of(constraints).size == SizeU(52, 30)
-    larger = ImageFormat.of(constraints, SizeU(100, 60))
-    assert (larger.bytes_per_row, larger.byte_size()) == (128, 128 * 90)
-    assert (larger.plane_byte_offset(1), larger.plane_row_bytes(1)) == (128 * 60, 128)
-    with pytest.raises(ValueError, match="no image of 101 × 60"):
-        ImageFormat.of(constraints, SizeU(101, 60))
-    with pytest.raises(ValueError, match="name no size"):
-        ImageFormat.of(ImageFormatConstraints(pixel_format=F.NV12))

@@ -14,14 +14,11 @@ from sysmem_protocol.formats import (
     supports_color_space,
     traits,
 )
+from sysmem_protocol.image_format import ImageFormat, constraints_to_format
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sizes import (
-    ImageFormat,
-    constraints_to_format,
     image_size,
     minimum_row_bytes,
-    plane_byte_offset,
-    plane_row_bytes,
     te_row_bytes,
 )
 from sysmem_protocol.sysmem2 import ImageFormatConstraints, SizeU
@@ -91,8 +88,8 @@ def test_03_minimum_row_of_nv12_with_alignment() -> None:
 def test_04_bgra_to_format() -> None:
     bgra = made(k1(BGRA), 18, 17)
     assert bgra.bytes_per_row == 96
-    assert plane_byte_offset(bgra, 0) == 0
-    assert plane_byte_offset(bgra, 1) is None
+    assert bgra.plane_byte_offset(0) == 0
+    assert bgra.plane_byte_offset(1) is None
 
 
 I420_18X20 = [0, 640, 800, None]
@@ -101,8 +98,8 @@ I420_18X20 = [0, 640, 800, None]
 def test_05_i420_to_format() -> None:
     i420 = made(k1(F.I420), 18, 20)
     assert i420.bytes_per_row == 32
-    assert [plane_byte_offset(i420, plane) for plane in range(4)] == I420_18X20
-    assert [plane_row_bytes(i420, plane) for plane in range(4)] == [32, 16, 16, None]
+    assert [i420.plane_byte_offset(plane) for plane in range(4)] == I420_18X20
+    assert [i420.plane_row_bytes(plane) for plane in range(4)] == [32, 16, 16, None]
 
 
 def test_06_size_of_i420() -> None:
@@ -151,8 +148,8 @@ def test_11_full_hd(pixel_format: int, row: int, size: int) -> None:
 def test_12_transaction_elimination() -> None:
     bgra = made(k1(BGRA, TE), 18, 17)
     assert bgra.bytes_per_row == 96
-    assert plane_row_bytes(bgra, 3) == 64
-    assert plane_byte_offset(bgra, 3) == 1664
+    assert bgra.plane_row_bytes(3) == 64
+    assert bgra.plane_byte_offset(3) == 1664
     assert bgra.byte_size() == 1856
 
 
@@ -175,7 +172,7 @@ def test_15_afbc() -> None:
 def test_16_afbc_with_transaction_elimination() -> None:
     afbc = ImageFormat(BGRA, SizeU(18, 17), 0, arm(0x1071))
     assert afbc.byte_size() == 5312
-    assert plane_byte_offset(afbc, 3) == 5120
+    assert afbc.plane_byte_offset(3) == 5120
     assert not is_compatible_with_protected_memory(arm(0x1071))
 
 
@@ -202,24 +199,24 @@ def test_19_intel_nv12_3440_by_1440() -> None:
     nv12 = made(free(NV12, Y), 3440, 1440)
     assert nv12.bytes_per_row == 3456
     assert nv12.byte_size() == 7520256 == (27 * 45 + 27 * 23) * 4096
-    assert plane_byte_offset(nv12, 1) == 4976640
-    assert [plane_row_bytes(nv12, plane) for plane in (0, 1)] == [3456, 3456]
+    assert nv12.plane_byte_offset(1) == 4976640
+    assert [nv12.plane_row_bytes(plane) for plane in (0, 1)] == [3456, 3456]
 
 
 def test_20_intel_nv12_full_hd() -> None:
     nv12 = made(free(NV12, Y), 1920, 1080)
     assert nv12.byte_size() == 3133440 == (15 * 34 + 15 * 17) * 4096
-    assert plane_byte_offset(nv12, 1) == 2088960
-    assert [plane_row_bytes(nv12, plane) for plane in (0, 1)] == [1920, 1920]
+    assert nv12.plane_byte_offset(1) == 2088960
+    assert [nv12.plane_row_bytes(plane) for plane in (0, 1)] == [1920, 1920]
 
 
 @pytest.mark.parametrize("modifier", [Y_CCS, YF_CCS])
 def test_21_intel_color_control(modifier: int) -> None:
     bgra = made(k1(BGRA, modifier), 64, 63)
     assert bgra.byte_size() == 20480
-    assert plane_byte_offset(bgra, 3) == 16384
-    assert plane_row_bytes(bgra, 0) == 256
-    assert plane_row_bytes(bgra, 3) == 128
+    assert bgra.plane_byte_offset(3) == 16384
+    assert bgra.plane_row_bytes(0) == 256
+    assert bgra.plane_row_bytes(3) == 128
 
 
 def test_22_intel_with_divisor() -> None:
@@ -238,7 +235,7 @@ def test_24_intel_y_full_hd() -> None:
     assert made(free(BGRA, Y), 1920, 1080).byte_size() == 8355840
     ccs = made(free(BGRA, Y_CCS), 1920, 1080)
     assert ccs.byte_size() == 8380416
-    assert plane_row_bytes(ccs, 3) == 256
+    assert ccs.plane_row_bytes(3) == 256
 
 
 def test_25_one_color_control_surface_from_the_last_plane() -> None:

@@ -1,0 +1,25 @@
+"""The part of a VMO that a buffer is, and mappings of it that last as long as something looks at them."""
+
+from __future__ import annotations
+
+import mmap
+from typing import NamedTuple
+
+
+class Memory(NamedTuple):
+    """Bytes `start` to `start + size` of a VMO."""
+
+    fd: int
+    start: int
+    size: int
+    writable: bool
+
+    def map(self) -> mmap.mmap:
+        """Map the VMO up to the end of the buffer. What looks at the mapping keeps it."""
+        access = mmap.ACCESS_WRITE if self.writable else mmap.ACCESS_READ
+        return mmap.mmap(self.fd, self.start + self.size, access=access)
+
+    def view(self) -> memoryview:
+        """Map the buffer. The view keeps the mapping, and so the memory."""
+        with memoryview(self.map()) as whole:
+            return whole[self.start :]

@@ -1,0 +1,233 @@
+"""One image in a buffer, and why constraints allow no image of a size (`spec/image-formats.md` 1.2 and 2.7)."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .docstrings import FieldsSignature, documented
+from .formats import Family, is_supported, modifier_name, pair_name, traits
+from .images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from .library import Enumeration, plain_int
+from .sizes import (
+    U32_MAX,
+    U64_MAX,
+    image_size,
+    minimum_row_bytes,
+    pair,
+    plane_byte_offset,
+    plane_row_bytes,
+    round_down,
+    round_up,
+)
+from .sysmem2 import ImageFormatConstraints, SizeU
+
+#: The default of `display_rect`: the whole image, whatever its size.
+_WHOLE: Any = None
+_ENUMS = {
+    "pixel_format": Enumeration(PixelFormat),
+    "pixel_format_modifier": Enumeration(PixelFormatModifier, 64),
+    "color_space": Enumeration(ColorSpace),
+}
+
+
+@documented
+@dataclass(frozen=True, slots=True, repr=False)
+class ImageFormat:
+    """One image in a buffer: what a producer and a consumer must know of it.
+
+    Participants that take the image of the settings (`BufferCollectionInfo.image`) agree on it without a message,
+    because all have the same settings. For another size, they tell each other the size.
+    """
+
+    __signature__ = FieldsSignature()
+
+    pixel_format: PixelFormat
+    """What a pixel is."""
+    size: SizeU
+    """Width and height in pixels, of all that is stored."""
+    bytes_per_row: int
+    """The distance from one row of the first plane to the next, in bytes."""
+    pixel_format_modifier: PixelFormatModifier | int = PixelFormatModifier.LINEAR
+    """How the pixels are laid out in memory. A layout that has no name is a plain number."""
+    color_space: ColorSpace = ColorSpace.PASSTHROUGH
+    """How the numbers of a pixel become a colour. By default the participants know it from elsewhere."""
+    display_rect: tuple[int, int, int, int] = _WHOLE
+    """The visible part: x and y of its first pixel, width and height, in pixels. By default the whole image."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, SizeU):
+            raise TypeError(f"size must be a SizeU, not {type(self.size).__name__}")
+        whole = (0, 0, self.size.width, self.size.height)
+        rect = whole if self.display_rect is None else self.display_rect
+        if not isinstance(rect, Sequence) or len(rect) != len(whole):
+            raise TypeError(f"display_rect must be (x, y, width, height), not {rect!r:.80}")
+        self._set("display_rect", tuple(_number("display_rect", number) for number in rect))
+        self._set("bytes_per_row", _number("bytes_per_row", self.bytes_per_row))
+        for name, wire in _ENUMS.items():
+            [member] = wire.parts(_number(name, getattr(self, name), wire.type))
+            if type(member) is int and name != "pixel_format_modifier":
+                raise ValueError(f"{name}: {member} isn't the number of a {wire.type.__name__}")
+            self._set(name, member)
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    @classmethod
+    def of(cls, constraints: ImageFormatConstraints, size: SizeU | None = None) -> ImageFormat:
+        """Return the image of a size that constraints allow, with the least bytes per row.
+
+        Args:
+            constraints: Usually those that were negotiated: `info.settings.image_format_constraints`.
+            size: The size in pixels; by default the least one that is allowed.
+
+        Raises:
+            ValueError: The constraints allow no such image, for the reason that the message tells.
+        """
+        if not isinstance(constraints, ImageFormatConstraints):
+            raise TypeError(
+                "expected an ImageFormat or ImageFormatConstraints,"
+                f" not {type(constraints).__name__}"
+            )
+        if size is None:
+            size = smallest_size(constraints)
+        if not isinstance(size, SizeU):
+            raise TypeError(f"expected a SizeU, not {type(size).__name__}")
+        refused = "; ".join(refusals(constraints, size))
+        if refused:
+            raise ValueError(refused)
+        image = constraints_to_format(constraints, size.width, size.height)
+        assert image is not None, "what isn't refused is allowed"
+        return image
+
+    def plane_byte_offset(self, plane: int) -> int | None:
+        """Return where a plane begins, in bytes from the image's start; None if there is no such plane (2.4)."""
+        return plane_byte_offset(*self._layout(), plane)
+
+    def plane_row_bytes(self, plane: int) -> int | None:
+        """Return the distance from one row of a plane to the next, in bytes; None if there is no such plane (2.5)."""
+        return plane_row_bytes(*self._layout(), plane)
+
+    def byte_size(self) -> int | None:
+        """Return the bytes of the image with all its planes; None if the format is not supported (2.3)."""
+        return image_size(*self._layout())
+
+    def _layout(self) -> tuple[int, int, int, int, int]:
+        """What the arithmetic needs of the image."""
+        return (
+            self.pixel_format,
+            self.pixel_format_modifier,
+            self.size.width,
+            self.size.height,
+            self.bytes_per_row,
+        )
+
+    def __repr__(self) -> str:
+        enums = {name: kind.written(getattr(self, name)) for name, kind in _ENUMS.items()}
+        names = self.__slots__
+        shown = (f"{name}={enums.get(name) or repr(getattr(self, name))}" for name in names)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _number(name: str, value: object, kind: type[enum.Enum] | None = None) -> int:
+    """The number of a field; those of a member of another enum mean something else."""
+    number = plain_int(value)
+    if not isinstance(number, int) or type(number) not in (int, kind):
+        expected = "an int" if kind is None else f"a {kind.__name__}"
+        raise TypeError(f"{name} must be {expected}, not {type(value).__name__}")
+    return number
+
+
+def constraints_to_format(
+    constraints: ImageFormatConstraints, width: int, height: int
+) -> ImageFormat | None:
+    """Return the image of this size that constraints allow, with the least bytes per row (2.7); None if they do not."""
+    low = constraints.min_size or SizeU(0, 0)
+    high = constraints.max_size or SizeU(U32_MAX, U32_MAX)
+    align = constraints.size_alignment or SizeU(1, 1)
+    if not (low.width <= width <= high.width and low.height <= height <= high.height):
+        return None
+    if align.width == 0 or align.height == 0 or width % align.width or height % align.height:
+        return None
+    row = minimum_row_bytes(constraints, width)
+    pixel_format, modifier = pair(constraints)
+    if row is None or pixel_format is None:
+        return None
+    spaces = constraints.color_spaces
+    return ImageFormat(
+        pixel_format=PixelFormat(pixel_format),
+        pixel_format_modifier=modifier,
+        size=SizeU(width, height),
+        bytes_per_row=row,
+        color_space=ColorSpace(spaces[0]) if spaces else ColorSpace.PASSTHROUGH,
+    )
+
+
+# --- why not ------------------------------------------------------------------------------------------------------
+
+
+def smallest_size(constraints: ImageFormatConstraints) -> SizeU:
+    """Return the least size that constraints allow. Raises `ValueError` if they have none."""
+    least = constraints.min_size or SizeU(0, 0)
+    multiple = constraints.size_alignment or SizeU(1, 1)
+    size = SizeU(round_up(least.width, multiple.width), round_up(least.height, multiple.height))
+    if not size.width or not size.height:
+        raise ValueError("the constraints have no min_size: say which size the image has")
+    return size
+
+
+def refusals(constraints: ImageFormatConstraints, size: SizeU) -> Iterator[str]:
+    """Yield why constraints allow no image of a size: the field, its value, and what would be right."""
+    pixel_format, modifier = pair(constraints)
+    if pixel_format is None:
+        yield "the constraints have no pixel_format"
+        return
+    if not is_supported(pixel_format, modifier):
+        yield f"{pair_name((pixel_format, modifier))} isn't a format of images"
+        return
+    of = traits(pixel_format, modifier)
+    low = constraints.min_size or SizeU(0, 0)
+    high = constraints.max_size or SizeU(U32_MAX, U32_MAX)
+    align = constraints.size_alignment or SizeU(1, 1)
+    wrong = [
+        *axis_refusals("width", size.width, of.divisor, low.width, high.width, align.width),
+        *axis_refusals("height", size.height, of.divisor, low.height, high.height, align.height),
+    ]
+    most = constraints.max_width_times_height
+    if size.width * size.height > (U64_MAX if most is None else most):
+        wrong.append(
+            f"width × height must be at most {most} (max_width_times_height),"
+            f" not {size.width * size.height}"
+        )
+    yield from wrong
+    if wrong or minimum_row_bytes(constraints, size.width) is not None:
+        return
+    if of.layout.family is Family.GOLDFISH:
+        yield f"{modifier_name(modifier)} doesn't tell how long a row is"
+    else:
+        most = constraints.max_bytes_per_row
+        yield (
+            f"a row of {size.width} pixels takes more than"
+            f" {U32_MAX if most is None else most} bytes (max_bytes_per_row)"
+        )
+
+
+def axis_refusals(
+    axis: str, value: int, divisor: int, low: int = 0, high: int = U32_MAX, align: int = 1
+) -> Iterator[str]:
+    """Yield why an image can't have this width or height, both the format and the constraints considered."""
+    multiple = math.lcm(divisor, align)
+    if multiple == 0:
+        yield f"size_alignment.{axis} is 0"
+        return
+    least, most = round_up(max(low, 1), multiple), round_down(high, multiple)
+    if value < least:
+        yield f"{axis} must be at least {least}{' (min_size)' if low else ''}, not {value}"
+    elif value > most:
+        yield f"{axis} must be at most {most} (max_size), not {value}"
+    elif value % multiple:
+        near = f"{round_down(value, multiple)} and {round_up(value, multiple)}"
+        yield f"{axis} must be a multiple of {multiple}: the next are {near}"
