@@ -12,7 +12,14 @@ from sysmem.pytest_plugin import Daemon
 
 DOCS = Path(__file__).parents[1] / "docs"
 #: Pages whose blocks of Python are one program, and what that needs to be installed.
-PROGRAMS: dict[str, list[str]] = {"frames.md": []}
+PROGRAMS: dict[str, list[str]] = {
+    "frames.md": [],
+    "opencv.md": ["cv2"],
+    "pictures.md": [],
+    "pillow.md": [],
+    "pyav.md": ["av"],
+    "torch.md": ["torch"],
+}
 
 
 @pytest.mark.parametrize("page", PROGRAMS)

@@ -13,10 +13,13 @@ class Memory(NamedTuple):
     start: int
     size: int
     writable: bool
+    #: Whether what is written into a mapping that isn't writable stays in it, rather than crash.
+    private: bool = False
 
     def map(self) -> mmap.mmap:
         """Map the VMO up to the end of the buffer. What looks at the mapping keeps it."""
-        access = mmap.ACCESS_WRITE if self.writable else mmap.ACCESS_READ
+        read_only = mmap.ACCESS_COPY if self.private else mmap.ACCESS_READ
+        access = mmap.ACCESS_WRITE if self.writable else read_only
         return mmap.mmap(self.fd, self.start + self.size, access=access)
 
     def view(self) -> memoryview:

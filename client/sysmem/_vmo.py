@@ -22,7 +22,11 @@ from ._holders import holders
 from ._memory import Memory
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from av import VideoFrame
     from numpy.typing import DTypeLike, NDArray
+    from PIL.Image import Image
 
 
 class NodeRef(Handle):
@@ -249,16 +253,7 @@ class VmoBuffer(_Beside):
         """
         from . import _planes
 
-        if image_format is None:
-            image = _image(self._settings, size)
-        elif isinstance(image_format, ImageFormat):
-            image = image_format
-            if size is not None and size != image.size:
-                raise ValueError(f"the image format has the size {image.size}, not {size}")
-        else:
-            image = ImageFormat.of(image_format, size)
-        memory = self._memory()
-        return _planes.planes(memory, self._size(memory), image)
+        return _planes.planes(*self._memory_of(image_format, size))
 
     def array(
         self,
@@ -282,6 +277,110 @@ class VmoBuffer(_Beside):
 
         memory = self._memory()
         return _planes.array(memory, self._size(memory), dtype, shape, offset)
+
+    def image(
+        self,
+        image_format: ImageFormat | sysmem2.ImageFormatConstraints | None = None,
+        size: sysmem2.SizeU | None = None,
+        *,
+        copy: bool | None = None,
+    ) -> Image:
+        """Return the image in the buffer as Pillow's.
+
+        Images of R8G8B8A8, R8G8B8X8, L8 and R8 share the buffer's memory: what anybody writes shows in both, and
+        Pillow may write if the rights allow it. They keep the memory mapped. All others are copies, in R, G and B.
+
+        Args:
+            image_format: What the buffer holds, as for :meth:`planes`.
+            size: As for :meth:`planes`.
+            copy: False refuses to copy, True always copies; by default it copies where Pillow can't share.
+
+        Raises:
+            ValueError: As for :meth:`planes`; or the image would be a copy, and `copy` is False; or it has Y, Cb
+                and Cr of a colour space that says nothing about colours.
+            ImportError: Pillow or numpy isn't installed (`pip install 'sysmem[pillow]'`).
+        """
+        from . import _pillow
+
+        return _pillow.image(*self._memory_of(image_format, size), copy=copy)
+
+    def video_frame(
+        self,
+        image_format: ImageFormat | sysmem2.ImageFormatConstraints | None = None,
+        size: sysmem2.SizeU | None = None,
+        *,
+        pts: int | None = None,
+        time_base: Fraction | None = None,
+        copy: bool | None = None,
+    ) -> VideoFrame:
+        """Return the image in the buffer as a frame of PyAV, with its colour space, for encoders and filters.
+
+        Frames of NV12, P010, I420, YV12 (as yuv420p), R8G8B8A8, B8G8R8A8, R8G8B8, B8G8R8, R3G3B2, L8 and R8 share
+        the buffer's memory, and keep it mapped. All others are copies. Where the rights don't allow to write, what
+        FFmpeg writes into the frame stays in this process.
+
+        An encoder has read the frame when `encode()` returns, unless it encodes several frames at once
+        (`thread_type` FRAME): then the buffer must not be given back before the packets have come.
+
+        Args:
+            image_format: What the buffer holds, as for :meth:`planes`.
+            size: As for :meth:`planes`.
+            pts: The frame's time, in units of `time_base`.
+            time_base: The unit, in seconds.
+            copy: False refuses to copy, True always copies; by default it copies where PyAV can't share.
+
+        Raises:
+            ValueError: As for :meth:`planes`; or FFmpeg has no such format; or the frame would be a copy, and `copy`
+                is False.
+            ImportError: PyAV or numpy isn't installed (`pip install 'sysmem[av]'`).
+        """
+        from . import _pyav
+
+        return _pyav.video_frame(
+            *self._memory_of(image_format, size), pts=pts, time_base=time_base, copy=copy
+        )
+
+    def fill_from(
+        self,
+        frame: VideoFrame,
+        image_format: ImageFormat | sysmem2.ImageFormatConstraints | None = None,
+        size: sysmem2.SizeU | None = None,
+    ) -> None:
+        """Write a frame of PyAV into the buffer, from a decoder or a camera, say.
+
+        A frame of another size, format or colour space is converted. One that doesn't say what its Y, Cb and Cr mean
+        is taken to have the colours of the buffer.
+
+        Args:
+            frame: An `av.VideoFrame`.
+            image_format: What the buffer is to hold, as for :meth:`planes`.
+            size: As for :meth:`planes`.
+
+        Raises:
+            ValueError: As for :meth:`planes`; or FFmpeg has no such format; or the rights don't allow to write.
+            TypeError: It isn't an `av.VideoFrame`.
+            ImportError: PyAV or numpy isn't installed (`pip install 'sysmem[av]'`).
+        """
+        from . import _pyav
+
+        _pyav.fill(*self._memory_of(image_format, size), frame)
+
+    def _memory_of(
+        self,
+        image_format: ImageFormat | sysmem2.ImageFormatConstraints | None,
+        size: sysmem2.SizeU | None,
+    ) -> tuple[Memory, int, ImageFormat]:
+        """The buffer's memory, its bytes without padding, and the image that it holds."""
+        if image_format is None:
+            image = _image(self._settings, size)
+        elif isinstance(image_format, ImageFormat):
+            image = image_format
+            if size is not None and size != image.size:
+                raise ValueError(f"the image format has the size {image.size}, not {size}")
+        else:
+            image = ImageFormat.of(image_format, size)
+        memory = self._memory()
+        return memory, self._size(memory), image
 
     def _mappable(self) -> Vmo:
         if self.vmo is None:
