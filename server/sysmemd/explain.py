@@ -1,6 +1,6 @@
-"""`python -m sysmemd.explain FILE.json`: what constraints come to, and why.
+"""`python -m sysmemd.explain FILE.json`, and `sysmemctl explain`: what constraints come to, and why.
 
-The file holds the constraints of several named participants (:mod:`sysmemd.explaining.from_json` describes it;
+The file holds the constraints of several named participants (:mod:`sysmemd.cases` describes it;
 `examples/constraints/` has some). Exit status: 0 if they agree, 1 if they don't, 2 if the file is at fault.
 """
 
@@ -11,10 +11,68 @@ import io
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .constraints import Refusal, aggregate
-from .explaining import Diagnosis, explain, read_case
+from .cases import read_case
+from .explaining import Diagnosis, explain
+from .negotiation import Negotiation
+from .tree import Allocated
+
+#: The file name that means standard input.
+_STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a case comes to."""
+
+    agreed: bool
+    #: In one line: why not; empty if they agree.
+    line: str
+    #: Everything, as text.
+    report: str
+    #: The same for programs.
+    data: dict[str, Any]
+
+
+def work_out(case: object, width: int) -> Result:
+    """Return what a case, as read from JSON, comes to; `width` is the characters of a cell in the report.
+
+    Raises `ValueError` for a case that isn't as :mod:`sysmemd.cases` describes.
+    """
+    members, platform = read_case(case)
+    negotiation = Negotiation(members, platform)
+    attempt = negotiation.attempt
+    data: dict[str, Any] = {"schema": 1, "outcome": "success", "line": attempt.reason}
+    if attempt.error is not None:
+        refusal = attempt.refused[0].refusal
+        assert isinstance(refusal, Diagnosis)
+        data |= {
+            "outcome": attempt.error.name,
+            "rule": refusal.rule.name,
+            "conflict": [{"name": who.name, "id": who.id} for who in refusal.conflict],
+        }
+        return Result(False, attempt.reason, refusal.report(width), data)
+    allocation = negotiation.collection.allocation
+    assert allocation is not None
+    data |= {
+        "settings": allocation.settings.to_dict(),
+        "buffer_count": allocation.buffer_count,
+        "participants": [
+            {"name": who.name, "id": who.id}
+            for who, node in negotiation.nodes
+            if isinstance(node.outcome, Allocated)
+        ],
+    }
+    return Result(True, "", explain(allocation).report(width), data)
+
+
+def load(name: str) -> object:
+    """Return the JSON in a file, or on standard input for `-`. Raises `OSError`, and `ValueError` if it is no JSON."""
+    text = sys.stdin.buffer.read() if name == _STDIN else Path(name).read_bytes()
+    return json.loads(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m sysmemd.explain",
         description="Explain what the constraints of several participants come to.",
     )
-    parser.add_argument("file", type=Path, help="JSON with the participants' constraints")
+    parser.add_argument("file", help="JSON with the participants' constraints; - for stdin")
     parser.add_argument(
         "--width", type=int, default=36, help="characters of a cell (default: %(default)s)"
     )
@@ -32,20 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A terminal may not know what sizes and participants' names are written with.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        participants, platform = read_case(json.loads(options.file.read_bytes()))
+        result = work_out(load(options.file), options.width)
     except (OSError, ValueError, RecursionError) as error:
-        return _fault(f"{options.file}: {error}")
-    result = aggregate(participants, platform)
-    if isinstance(result, Refusal):
-        print(f"refused\n\n{Diagnosis(result).report(options.width)}")
-        return 1
-    print(f"agreed\n\n{explain(result).report(options.width)}")
-    return 0
-
-
-def _fault(message: str) -> int:
-    print(message, file=sys.stderr)
-    return 2
+        print(f"{options.file}: {error}", file=sys.stderr)
+        return 2
+    print(f"{'agreed' if result.agreed else 'refused'}\n\n{result.report}")
+    return 0 if result.agreed else 1
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sysmemd.explain import main
+from sysmemd.explain import main, work_out
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "constraints"
 
@@ -82,3 +82,31 @@ def test_as_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         runpy.run_module("sysmemd.explain", run_name="__main__")
     assert ended.value.code == 1
     assert capsys.readouterr().out.startswith("refused\n")
+
+
+def case(*members: object) -> object:
+    return {"participants": list(members)}
+
+
+def wants(name: str, **memory: int) -> dict[str, object]:
+    constraints = {"usage": {"cpu": "READ"}, "min_buffer_count": 1}
+    return {"name": name, "constraints": {**constraints, "buffer_memory_constraints": memory}}
+
+
+SMALL = wants("small", min_size_bytes=10, max_size_bytes=100)
+LARGE = wants("large", min_size_bytes=200)
+
+
+def test_a_group_takes_the_first_alternative_with_which_all_agree() -> None:
+    result = work_out(case(SMALL, {"group": [[LARGE], [wants("medium", min_size_bytes=50)]]}), 36)
+    assert result.agreed
+    assert result.data["settings"]["buffer_settings"]["size_bytes"] == 50
+    assert [who["name"] for who in result.data["participants"]] == ["small", "medium"]
+
+
+def test_those_who_attach_cannot_change_what_the_others_have() -> None:
+    result = work_out(case(SMALL, {"attached": [LARGE]}), 36)
+    assert not result.agreed
+    assert result.data["outcome"] == "CONSTRAINTS_INTERSECTION_EMPTY"
+    assert "large" in [who["name"] for who in result.data["conflict"]]
+    assert work_out(case(LARGE, {"attached": [wants("late", min_size_bytes=10)]}), 36).agreed

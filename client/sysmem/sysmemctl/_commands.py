@@ -143,6 +143,23 @@ COMMANDS: Final = (
         (_ONE_COLLECTION,),
     ),
     Command(
+        "explain",
+        "say what constraints in a file come to, and why",
+        "Works out what the constraints of several participants come to, without a daemon. Exit status 0: they agree. "
+        "1: they do not. 2: the file is at fault.",
+        "_explain",
+        (
+            _argument(
+                "file",
+                nargs="?",
+                default="-",
+                metavar="FILE",
+                help="JSON with the constraints (default: standard input)",
+            ),
+            _JSON,
+        ),
+    ),
+    Command(
         "introspect",
         "describe the interface as it is served",
         "Describes the protocols, methods, tables and limits of the interface.",

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 from sysmem_protocol.sysmem2 import (
-    SYSTEM_RAM_HEAP,
     BufferCollectionConstraints,
-    BufferMemorySettings,
     Error,
     Rights,
     SingleBufferSettings,
 )
 from sysmemd.config import Config, parse
-from sysmemd.constraints import Rule
+from sysmemd.constraints import Participant, Rule
 from sysmemd.daemon import heap_settings, platform
 from sysmemd.explaining import Diagnosis, explain
-from sysmemd.memory import MemfdHeap
-from sysmemd.ports import ClientInfo, NoMemoryError, Signal
-from sysmemd.tree import Allocated, Buffers, LogicalBufferCollection, Node
+from sysmemd.negotiation import Choice, Joining, Member, Negotiation
+from sysmemd.tree import Allocated
 
 from .._errors import SysmemError
 
@@ -114,9 +111,14 @@ class Refused:
 def work_out(participants: Participants, config: Configuration) -> Negotiated | Refused:
     """What the negotiation comes to; raises as :func:`negotiate`, but for a refusal."""
     settings = configuration(config)
-    tree = _Tree(settings)
-    tree.add(participants)
-    return tree.outcome()
+    return _outcome(
+        Negotiation(
+            _members(participants, set()),
+            platform(settings),
+            heaps=heap_settings(settings),
+            max_group_selections=settings.limits.max_group_selections,
+        )
+    )
 
 
 def configuration(config: Configuration) -> Config:
@@ -126,164 +128,48 @@ def configuration(config: Configuration) -> Config:
     return config if isinstance(config, Config) else parse(config)
 
 
-class _Tree:
-    """The tree of one negotiation, whose participants do what the daemon's own would see."""
-
-    def __init__(self, config: Config) -> None:
-        self._collection = LogicalBufferCollection(
-            1,
-            channel=_Channel(),
-            client=ClientInfo("initiator"),
-            platform=platform(config),
-            memory=_Memory(config),
-            clock=_Clock(),
-            log=_Log(),
-            max_group_selections=config.limits.max_group_selections,
-        )
-        #: The participants' nodes by name.
-        self._nodes: dict[str, Node] = {}
-        self._attached: list[Participants] = []
-
-    def add(self, participants: Participants) -> None:
-        """Have everybody set constraints, then those who attach."""
-        root = self._collection.root
-        self._below(root, participants)
-        if not self._nodes:
-            raise ValueError("a negotiation needs at least one participant")
-        first = next(iter(self._nodes.values()))
-        _leave(root)
-        while self._attached and self._collection.is_allocated:
-            start = first.attach_token(_Channel(), Rights.SAME_RIGHTS)
-            self._below(start, self._attached.pop(0))
-            _leave(start)
-            if not start.in_tree:
-                return
-
-    def outcome(self) -> Negotiated | Refused:
-        attempt = self._collection.last_attempt
-        assert attempt is not None
-        if attempt.error is not None:
-            refusal = attempt.refused[0].refusal if attempt.refused else None
-            no_memory = attempt.error is Error.NO_MEMORY
-            kept = refusal if isinstance(refusal, Diagnosis) and not no_memory else None
-            report = kept.report() if kept else None
-            return Refused(attempt.error, attempt.reason, kept, report)
-        allocation = self._collection.allocation
-        assert allocation is not None
-        have = {
-            name: node.outcome
-            for name, node in self._nodes.items()
-            if node.in_tree and isinstance(node.outcome, Allocated)
-        }
-        return Negotiated(
-            allocation.settings,
-            allocation.buffer_count,
-            tuple(have),
-            {name: got.rights if got.delivers_vmo else Rights(0) for name, got in have.items()},
-            explain(allocation).report(),
-        )
-
-    def _below(self, parent: Node, participants: Participants) -> None:
-        """Make children of a token."""
-        if isinstance(participants, Mapping):
-            for name, constraints in participants.items():
-                self._join(parent.duplicate(_Channel(), Rights.SAME_RIGHTS), name, constraints)
-            return
-        for one in participants:
-            if isinstance(one, Group):
-                self._choose(parent.create_group(_Channel()), one)
-            elif isinstance(one, Attached):
-                self._attached.append(one.participants)
-            else:
-                self._below(parent, one)
-
-    def _choose(self, group: Node, choice: Group) -> None:
-        for alternative in choice.alternatives:
-            child = group.create_child(_Channel(), Rights.SAME_RIGHTS)
-            self._below(child, alternative)
-            _leave(child)
-        group.all_children_present()
-
-    def _join(
-        self, token: Node, name: str, constraints: BufferCollectionConstraints | None
-    ) -> None:
-        if name in self._nodes:
-            raise ValueError(f"two participants are called {name!r}")
-        self._nodes[name] = token
-        token.bind(_Channel(), ClientInfo(name, len(self._nodes)))
-        token.set_constraints(constraints, None)
+def _outcome(negotiation: Negotiation) -> Negotiated | Refused:
+    attempt = negotiation.attempt
+    if attempt.error is not None:
+        refusal = attempt.refused[0].refusal if attempt.refused else None
+        no_memory = attempt.error is Error.NO_MEMORY
+        kept = refusal if isinstance(refusal, Diagnosis) and not no_memory else None
+        report = kept.report() if kept else None
+        return Refused(attempt.error, attempt.reason, kept, report)
+    allocation = negotiation.collection.allocation
+    assert allocation is not None
+    have = {
+        who.name: node.outcome
+        for who, node in negotiation.nodes
+        if node.in_tree and isinstance(node.outcome, Allocated)
+    }
+    return Negotiated(
+        allocation.settings,
+        allocation.buffer_count,
+        tuple(have),
+        {name: got.rights if got.delivers_vmo else Rights(0) for name, got in have.items()},
+        explain(allocation).report(),
+    )
 
 
-def _leave(token: Node) -> None:
-    """Release a token whose holder takes no part."""
-    token.release()
-    token.client_closed()
-
-
-class _Channel:
-    """A node's channel, to whose client nobody has anything to say."""
-
-    def allocated(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class _Clock:
-    """A clock that stands still."""
-
-    def now(self) -> int:
-        return 0
-
-    def call_at(self, deadline: int, callback: Callable[[], None]) -> Callable[[], None]:
-        return lambda: None
-
-
-class _Log:
-    """Nobody reads it; but faults of the tree's own, which it would survive, are raised."""
-
-    def bind(self, **fields: Any) -> Self:
-        return self
-
-    def _say(self, event: str, *, exc_info: bool = False, **fields: Any) -> None:
-        if exc_info:
-            raise
-
-    debug = info = warning = error = _say
-
-
-class _Buffers:
-    """Buffers that nobody will look at."""
-
-    def drop_strong(self) -> None: ...
-
-    def track_lifetime(self, event: Signal, buffers_remaining: int) -> None:
-        raise AssertionError("nobody tracks anything here")
-
-
-class _Memory:
-    """Where buffers would come from: the heaps' limits, without the memory."""
-
-    def __init__(self, config: Config) -> None:
-        self._heaps = {(heap.heap_type, heap.id): MemfdHeap(heap) for heap in heap_settings(config)}
-
-    def allocate(
-        self,
-        *,
-        settings: SingleBufferSettings,
-        count: int,
-        done: Callable[[Buffers | Exception], None],
-        **_: object,
-    ) -> None:
-        memory = settings.buffer_settings or BufferMemorySettings()
-        heap = memory.heap or SYSTEM_RAM_HEAP
-        counted = self._heaps[heap.heap_type or "", heap.id or 0]
-        try:
-            for _buffer in range(count):
-                counted.count(memory.raw_vmo_size or 0)
-        except NoMemoryError as error:
-            done(error)
+def _members(participants: Participants, names: set[str]) -> list[Member]:
+    """The participants as the tree's driver wants them; `names` gets their names, and their numbers are their ids."""
+    made: list[Member] = []
+    if isinstance(participants, Mapping):
+        for name, constraints in participants.items():
+            if name in names:
+                raise ValueError(f"two participants are called {name!r}")
+            names.add(name)
+            made.append(Participant(constraints, name=name, id=len(names)))
+        return made
+    for one in participants:
+        if isinstance(one, Group):
+            made.append(Choice([_members(each, names) for each in one.alternatives]))
+        elif isinstance(one, Attached):
+            made.append(Joining(_members(one.participants, names)))
         else:
-            done(_Buffers())
+            made += _members(one, names)
+    return made
 
 
 # --- assertions -----------------------------------------------------------------------------------------------------

@@ -8,18 +8,14 @@ Pure functions above the constraint engine, which knows nothing of them::
     words, report           values, and everything at once, as text
     diagnosis               all of that about a refusal
     explanation             the same about a success
-    from_json               a case from a file, for `python -m sysmemd.explain`
 """
 
 from __future__ import annotations
-
-from sysmem_protocol.json_data import JsonError
 
 from .conflict import MAX_AGGREGATIONS
 from .diagnosis import Diagnosis
 from .explanation import Because, Explanation, explain
 from .fields import Brought
-from .from_json import read_case
 from .words import listing
 
 __all__ = [
@@ -28,8 +24,6 @@ __all__ = [
     "Brought",
     "Diagnosis",
     "Explanation",
-    "JsonError",
     "explain",
     "listing",
-    "read_case",
 ]

@@ -1,4 +1,4 @@
-"""A case from JSON data: for `python -m sysmemd.explain`, tests and bug reports.
+"""A case from JSON data: for `sysmemctl explain`, tests and bug reports.
 
 Tables in it are as :mod:`sysmem_protocol.json_data` has them::
 
@@ -7,7 +7,9 @@ Tables in it are as :mod:`sysmem_protocol.json_data` has them::
      "limits": {"max_buffer_bytes": 268435456, …}, "memory": {"contiguous": "refuse"},
      "format_costs": [{"pixel_format": "NV12", "usage": {"video": 1}, "cost": 100.0}]}
 
-Only `participants` is required. An unknown key or a wrong type is a :class:`JsonError` that names it.
+Only `participants` is required. Instead of a participant there can be a token group, `{"group": [[…], […]]}` with the
+participants of each alternative in order of preference, or participants who attach once the others have their buffers,
+`{"attached": […]}`. Both may contain such again. An unknown key or a wrong type is a :class:`JsonError` that names it.
 """
 
 from __future__ import annotations
@@ -21,14 +23,17 @@ from sysmem_protocol.json_data import JsonError, kind, read
 from sysmem_protocol.library import Bool, Enumeration, Integer, Nested, String, WireType
 from sysmem_protocol.sysmem2 import BufferCollectionConstraints, BufferUsage, CoherencyDomain
 
-from ..constraints.cost import FormatCost
-from ..constraints.model import HeapProperties, Participant, Platform
+from .constraints import FormatCost, HeapProperties, Participant, Platform
+from .negotiation import Choice, Joining, Member
 
 
-def read_case(data: object) -> tuple[list[Participant], Platform]:
-    """Participants and platform; JsonError for anything that isn't as described."""
+def read_case(data: object) -> tuple[list[Member], Platform]:
+    """Return participants, groups and those who join, and the platform.
+
+    Raises :class:`JsonError` for anything that isn't as described.
+    """
     top = _Object(data, "$")
-    participants = top.each("participants", _participant, required=True)
+    members = top.each("participants", _member, required=True)
     limits = _Object(top.take("limits", {}), "$.limits")
     memory = _Object(top.take("memory", {}), "$.memory")
     contiguous = memory.take("contiguous", "simulated")
@@ -48,7 +53,7 @@ def read_case(data: object) -> tuple[list[Participant], Platform]:
     )
     for each in (top, limits, memory):
         each.end()
-    return participants, platform
+    return members, platform
 
 
 _T = TypeVar("_T")
@@ -82,20 +87,39 @@ class _Object:
     def each(
         self, key: str, element: Callable[[_Object], _T], *, required: bool = False
     ) -> list[_T]:
-        path = f"{self.path}.{key}"
         values = self.take(key, _REQUIRED if required else [])
-        if not isinstance(values, list):
-            raise JsonError(path, f"expected an array, got {kind(values)}")
-        read = []
-        for index, value in enumerate(values):
-            item = _Object(value, f"{path}[{index}]")
-            read.append(element(item))
-            item.end()
-        return read
+        return _each(values, f"{self.path}.{key}", element)
 
     def end(self) -> None:
         for key in self.data:
             raise JsonError(f"{self.path}.{key}", "unknown key")
+
+
+def _each(values: object, path: str, element: Callable[[_Object], _T]) -> list[_T]:
+    read = []
+    for index, value in enumerate(_array(values, path)):
+        item = _Object(value, f"{path}[{index}]")
+        read.append(element(item))
+        item.end()
+    return read
+
+
+def _array(values: object, path: str) -> list[Any]:
+    if not isinstance(values, list):
+        raise JsonError(path, f"expected an array, got {kind(values)}")
+    return values
+
+
+def _member(item: _Object) -> Member:
+    if "attached" in item.data:
+        return Joining(item.each("attached", _member))
+    if "group" not in item.data:
+        return _participant(item)
+    path = f"{item.path}.group"
+    alternatives = _array(item.take("group"), path)
+    if not alternatives:
+        raise JsonError(path, "expected at least one alternative")
+    return Choice([_each(each, f"{path}[{i}]", _member) for i, each in enumerate(alternatives)])
 
 
 def _participant(item: _Object) -> Participant:

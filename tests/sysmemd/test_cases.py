@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
+from sysmem_protocol.json_data import JsonError
 from sysmem_protocol.sysmem2 import CoherencyDomain
-from sysmemd.constraints import FormatCost, HeapProperties, Platform, UsageBits
-from sysmemd.explaining import JsonError, read_case
+from sysmemd.cases import read_case
+from sysmemd.constraints import FormatCost, HeapProperties, Participant, Platform, UsageBits
+from sysmemd.negotiation import Choice, Joining
 
 F, M = PixelFormat, PixelFormatModifier
 
@@ -22,12 +24,35 @@ def test_participants() -> None:
     people, platform = read_case(
         {"participants": [{"name": "camera", "id": 7}, {"constraints": None}, {}]}
     )
-    assert [(who.name, who.id, who.constraints) for who in people] == [
-        ("camera", 7, None),
-        ("", 0, None),
-        ("", 0, None),
-    ]
+    assert people == [Participant(None, "camera", 7), Participant(None), Participant(None)]
     assert platform == Platform()
+
+
+def test_groups_and_those_who_attach() -> None:
+    camera, display, recorder = ({"name": name} for name in ("camera", "display", "recorder"))
+    members, _ = read_case(
+        {"participants": [camera, {"group": [[display], []]}, {"attached": [recorder]}]}
+    )
+    assert members == [
+        Participant(None, "camera"),
+        Choice([[Participant(None, "display")], []]),
+        Joining([Participant(None, "recorder")]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("member", "error"),
+    [
+        ({"group": {}}, "$.participants[0].group: expected an array, got an object"),
+        ({"group": []}, "$.participants[0].group: expected at least one alternative"),
+        ({"group": [1]}, "$.participants[0].group[0]: expected an array, got an integer"),
+        ({"group": [[{"x": 1}]]}, "$.participants[0].group[0][0].x: unknown key"),
+        ({"group": [[]], "name": "x"}, "$.participants[0].name: unknown key"),
+        ({"attached": [1]}, "$.participants[0].attached[0]: expected an object, got an integer"),
+    ],
+)
+def test_a_faulty_group_is_named_by_its_place(member: object, error: str) -> None:
+    assert fault({"participants": [member]}) == error
 
 
 def test_a_platform() -> None:
