@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from sysmem_protocol.channel import Channel, DescriptorsLost, PeerClosedError
 from sysmem_protocol.handles import Handle, describe, duplicate, is_unix_socket
-from sysmem_protocol.message import MAX_MESSAGE_BYTES
 
 from ._arguments import descriptor
 
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike, ReadableBuffer
 
-#: Bytes that may go with a token. A stream socket too keeps so many together with the descriptor.
-MAX_DATA_BYTES = MAX_MESSAGE_BYTES
+#: Bytes that may go with a token. Linux keeps so many together also on a stream socket, in whose pieces of 36 KiB the
+#: first one carries the descriptor and a receive call ends after it.
+MAX_DATA_BYTES = 32 * 1024
 
 
 def channel_over(sock: FileDescriptorLike) -> Channel:

@@ -187,7 +187,7 @@ class BufferCollectionToken(Node):
 
         Args:
             sock: The socket.
-            data: What goes with the token, for the application: 1 byte to 64 KiB. On a stream socket the receiver gets
+            data: What goes with the token, for the application: 1 byte to 32 KiB. On a stream socket the receiver gets
                 what was sent before and not read yet in front of it.
             timeout: Seconds until `TimeoutError`. Nothing was sent then.
 

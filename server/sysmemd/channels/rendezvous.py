@@ -11,7 +11,7 @@ from sysmem_protocol.library import Interface
 
 from ..ports import Peer
 from .connection import Connection
-from .meetings import Offer, Take, unknown_token
+from .meetings import Key, Offer, Take, unknown_token
 from .service import Service
 
 
@@ -62,8 +62,15 @@ class RendezvousServer:
         token = self._service.find_token(request.token)
         if token is None and not self._service.is_to_come(request.token):
             raise unknown_token()
+        self._say("a token is on offer", key)
         return Offer(meetings, key, uid, request.token.move(Handle), token)
 
     def take(self, request: rendezvous.RendezvousTakeRequest) -> Take:
         assert request.name is not None
-        return Take(self._service.meetings, (request.name, self._peer.uid))
+        key = request.name, self._peer.uid
+        self._say("a token is awaited", key)
+        return Take(self._service.meetings, key)
+
+    def _say(self, event: str, key: Key) -> None:
+        name, to_uid = key
+        self._service.log.debug(event, name=name, to_user=to_uid, **self.about())
