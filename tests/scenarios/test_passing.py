@@ -291,21 +291,20 @@ def test_closing_the_allocator_ends_what_others_offer_and_take_with_it(
 
 
 def test_ctrl_c_ends_a_take_and_an_offer_and_leaves_nothing(
-    client: blocking.Allocator, root: blocking.BufferCollectionToken, name: str
+    client: blocking.Allocator, daemon: Daemon, root: blocking.BufferCollectionToken, name: str
 ) -> None:
-    main = threading.main_thread().ident
-    assert main is not None
-    for call in (lambda: client.take(name), lambda: client.offer(name, root)):
-        before = len(os.listdir("/proc/self/fd"))
+    def interrupt(begun: Callable[[Daemon, str], None]) -> None:
+        begun(daemon, name)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-        def interrupt(before: int = before) -> None:
-            eventually(lambda: len(os.listdir("/proc/self/fd")) > before)
-            signal.pthread_kill(main, signal.SIGINT)
-
-        interrupting = pool.submit(interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            call()
-        interrupting.result(ENOUGH)
+    interrupting = pool.submit(interrupt, awaited)
+    with pytest.raises(KeyboardInterrupt):
+        client.take(name)
+    interrupting.result(ENOUGH)
+    interrupting = pool.submit(interrupt, on_offer)
+    with pytest.raises(KeyboardInterrupt):
+        client.offer(name, root)
+    interrupting.result(ENOUGH)
     offer = pool.submit(client.offer, name, root, timeout=ENOUGH)
     with client.take(name, timeout=ENOUGH) as taken:
         taken.sync()
