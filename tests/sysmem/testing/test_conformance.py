@@ -1,0 +1,197 @@
+"""The conformance suite: it proves the clients in Python and in C right, and finds what is wrong with others."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sysmem.testing import conformance
+from sysmem.testing.conformance import CHECKS, Check, Flaw, run_check
+from sysmem.testing.conformance.__main__ import main
+
+ROOT = Path(__file__).parents[3]
+SOURCE = ROOT / "examples" / "c_client" / "sysmem_client.c"
+PYTHON_AGENT = [sys.executable, str(Path(conformance.__file__).with_name("agent.py"))]
+CC = shutil.which("cc")
+needs_cc = pytest.mark.skipif(CC is None, reason="a C compiler is needed")
+BY_NAME = {check.name: check for check in CHECKS}
+
+
+def build(source: str, directory: Path, *options: str) -> Path:
+    """The program of a C source text."""
+    assert CC is not None
+    (directory / "client.c").write_text(source)
+    command = [CC, "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", *options]
+    subprocess.run([*command, "-o", "client", "client.c"], cwd=directory, check=True)
+    return directory / "client"
+
+
+@pytest.fixture(scope="module")
+def c_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The client in C; it ends with an error if it has leaked memory or read where it should not."""
+    directory = tmp_path_factory.mktemp("c_client")
+    return build(SOURCE.read_text(), directory, "-g", "-fsanitize=address,undefined")
+
+
+@needs_cc
+@pytest.mark.parametrize("check", CHECKS, ids=str)
+def test_the_client_in_c_is_right_and_does_not_leak(c_client: Path, check: Check) -> None:
+    run_check(check, [str(c_client)])
+
+
+def test_the_client_in_c_is_one_short_file() -> None:
+    assert [path.name for path in SOURCE.parent.glob("*.c")] == [SOURCE.name]
+    assert len(SOURCE.read_text().splitlines()) <= 600
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=str)
+def test_the_client_in_python_is_right(check: Check) -> None:
+    run_check(check, PYTHON_AGENT)
+
+
+# --- what is wrong is found -----------------------------------------------------------------------------------------
+
+FAULTS = {
+    "keeps a copy of the server end": (
+        "    close(pair[1]); /* or this end would never see the daemon's close */\n",
+        "",
+        "gives_the_server_end_away",
+        "did not answer after 'wait_closed t'",
+    ),
+    "sets no flag that the method is flexible": (
+        "[6] = 0x80",
+        "[6] = 0x00",
+        "makes_a_token",
+        "flags 020000, expected 020080",
+    ),
+    "uses a txid twice": (
+        "channel->last_txid % 0x7fffffff + 1",
+        "channel->last_txid * 0 + 1",
+        "calls_have_txids",
+        "another call with txid 0x1 has no answer yet",
+    ),
+    "writes numbers in a long form": (
+        "value < 24 ? 0 : value <= UINT8_MAX",
+        "value <= UINT8_MAX",
+        "sets_constraints",
+        "written longer than needed",
+    ),
+    "leaves descriptors to what it executes": (
+        "SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair",
+        "SOCK_SEQPACKET, 0, pair",
+        "keeps_descriptors_to_itself",
+        "is not closed by exec",
+    ),
+    "keeps a token that it has turned in": (
+        "        drop(find(words[2]));\n",
+        "",
+        "turns_in_a_token",
+        "did not close its end of a token after it has turned it in",
+    ),
+    "says something after Release": (
+        '        answer = send_message(first, &m) ? "ok" : "closed";\n        drop(first);\n',
+        "        send_message(first, &m);\n"
+        '        answer = send_message(first, &m) ? "ok" : "closed";\n        drop(first);\n',
+        "releases",
+        "sent Node.Release after Release",
+    ),
+    "takes the first part of an answer for all of it": (
+        "if (data[5] == 0)",
+        "if (true)",
+        "puts_a_split_answer_together",
+        "not with 'ok 128 4096'",
+    ),
+    "does not close the descriptors of an event": (
+        "        close_all(fds, fd_count);\n        if (ordinal",
+        "        if (ordinal",
+        "ignores_events_that_it_does_not_know",
+        "a descriptor in an event that the client doesn't know was not closed",
+    ),
+    "does not close what it does not know of an answer": (
+        "    close_all(call->fds, call->fd_count);\n    free(call->body);",
+        "    free(call->body);",
+        "ignores_fields_that_it_does_not_know",
+        "a descriptor in a field that the client doesn't know was not closed",
+    ),
+    "takes ECONNRESET for the end": (
+        "errno == ECONNRESET",
+        "errno == 0",
+        "reads_what_came_before_the_end",
+        "answered 'finish w' with 'closed', not with 'error 5'",
+    ),
+    "forgets reasons": (
+        "if (ordinal == ON_EXPLAINED)",
+        "if (ordinal == 7)",
+        "keeps_a_reason",
+        "not with 'ok the machine is full'",
+    ),
+    "leaks memory": (
+        "    free(call->body);\n",
+        "",
+        "calls_have_txids",
+        "detected memory leaks",
+    ),
+}
+
+
+@needs_cc
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_client_is_found_that(fault: str, tmp_path: Path) -> None:
+    right, wrong, name, told = FAULTS[fault]
+    source = SOURCE.read_text()
+    assert source.count(right) == 1
+    client = build(source.replace(right, wrong), tmp_path, "-fsanitize=address")
+    with pytest.raises(Flaw, match=told):
+        run_check(BY_NAME[name], [str(client)], patience=1.0)
+
+
+def agent(*answers: str) -> list[str]:
+    """An agent that gives these answers, whatever it is told."""
+    told = "\n".join(answers)
+    return [sys.executable, "-c", f"print({told!r}, flush=True); input()"]
+
+
+def test_an_agent_that_is_none_is_found() -> None:
+    connects = BY_NAME["connects"]
+    with pytest.raises(Flaw, match="can't be started"):
+        run_check(connects, ["/no/such/agent"])
+    with pytest.raises(
+        Flaw, match=r"(?s)the agent ended after 'hello'; it said:.*ZeroDivisionError"
+    ):
+        run_check(connects, [sys.executable, "-c", "1/0"])
+    with pytest.raises(Flaw, match="must answer 'hello' with 'ok 1'"):
+        run_check(connects, agent("ok 2"))
+    with pytest.raises(Flaw, match="answered 'hello' with 'what', not with 'ok'"):
+        run_check(connects, agent("what"))
+    with pytest.raises(Flaw, match=r"did not connect to \$SYSMEM_RUNTIME_DIR"):
+        run_check(connects, agent("ok 1", "ok"), patience=0.3)
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_a_report_has_a_line_for_each_check_and_what_is_wrong(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    only = ["--only", "connects", "--only", "closes", "--patience", "0.3"]
+    assert main([*only, *agent("ok 1", "ok")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "FAILED It connects to the Allocator's socket in the runtime directory."
+    assert lines[1].startswith("       the client did not connect to")
+    assert lines[-1] == "0 of 2 passed"
+    assert main(["--only", "connects", *PYTHON_AGENT]) == 0
+    assert capsys.readouterr().out.endswith("1 of 1 passed\n")
+
+
+def test_checks_are_listed_and_misspelt_ones_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(CHECKS)
+    with pytest.raises(SystemExit):
+        main(["--only", "nonsense", "true"])
+    with pytest.raises(SystemExit):
+        main([])
+    assert conformance.Report(()).ok
