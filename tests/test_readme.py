@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from sysmem.testing import Sysmemd
 
@@ -26,13 +28,43 @@ def commands() -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines]
 
 
-def test_the_python_blocks_run_one_after_the_other(
+@pytest.mark.parametrize("first", ["camera.py", "display.py"])
+def test_the_first_program_is_two_processes_that_share_a_picture(
+    sysmemd: Sysmemd, tmp_path: Path, first: str
+) -> None:
+    programs = dict(zip(("camera.py", "display.py"), blocks("python"), strict=False))
+    environment = {**os.environ, "SYSMEM_RUNTIME_DIR": str(sysmemd.runtime_dir)}
+    for name, text in programs.items():
+        assert text.startswith(f"# {name}\n")
+        assert "socket" not in text
+        (tmp_path / name).write_text(text)
+    assert sum(len(text.splitlines()) for text in programs.values()) < 30
+
+    def start(name: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-W", "error", name]
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+        )
+
+    with start(first) as one:
+        assert one.stderr is not None
+        with start(({*programs} - {first}).pop()) as other:
+            for process in (one, other):
+                assert process.communicate(timeout=40) == (None, "")
+    assert (one.returncode, other.returncode) == (0, 0)
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.size == (640, 480)
+        left, right = (picture.convert("L").getpixel((x, 100)) for x in (0, 639))
+        assert (left, right) == (0, 255)
+
+
+def test_the_other_python_blocks_run_one_after_the_other(
     sysmemd: Sysmemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SYSMEM_RUNTIME_DIR", str(sysmemd.runtime_dir))
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 5
     names: dict[str, Any] = {}
-    for block in blocks("python"):
+    for block in blocks("python")[2:]:
         exec(compile(block, "README.md", "exec"), names)
 
 

@@ -97,7 +97,7 @@ def open_service(
             failures[path] = error
             if isinstance(error, BlockingIOError):
                 break  # this is the daemon to use, and it is busy
-    raise DaemonUnavailableError(_unavailable(failures)) from next(iter(failures.values()))
+    raise DaemonUnavailableError(_unavailable(failures)) from None  # the reasons are in it
 
 
 #: Connects to a service of a daemon, within a time; returns the descriptor, which the caller owns.

@@ -60,7 +60,7 @@ def run(allocator: blocking.Allocator, directory: str) -> None:
     with contextlib.ExitStack() as stack:
 
         def start(name: str, token: blocking.BufferCollectionToken) -> Participant:
-            return stack.enter_context(started(name, token, directory))
+            return stack.enter_context(started(name, allocator, token, directory))
 
         # --- One collection for the camera, the encoder, and either the plane or the compositor ---------------------
 
@@ -111,10 +111,8 @@ def run(allocator: blocking.Allocator, directory: str) -> None:
 
         # An attached token has the same buffers, or none if they don't suffice; and whether it gets them or not, and
         # what becomes of it later, doesn't touch the others.
-        new_token = collection.attach_token()
-        new_token.sync()  # the daemon has to know a token before somebody else turns it in
-        tell("initiator", "attached a token to its own place in the collection, for a new camera")
-        new_camera = start("new camera", new_token)
+        tell("initiator", "attaches a token to its own place in the collection, for a new camera")
+        new_camera = start("new camera", collection.attach_token())
         new_camera.hear("got 5 buffers of NV12")
 
         written = new_camera.ask("write 1", "wrote")
@@ -173,28 +171,27 @@ def too_late(signal_number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def started(
-    name: str, token: blocking.BufferCollectionToken, directory: str
+    name: str,
+    allocator: blocking.Allocator,
+    token: blocking.BufferCollectionToken,
+    directory: str,
 ) -> Iterator[Participant]:
-    """Run a participant, which inherits the token; the process is gone after the with-block."""
+    """Run a participant, which takes the token; the process is gone after the with-block."""
     role = name.split()[-1]
-    fd = token.detach()
-    try:
-        process = subprocess.Popen(
-            [sys.executable, str(PARTICIPANT), role, "--token", str(fd)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            pass_fds=[fd],
-            env={**os.environ, "SYSMEM_RUNTIME_DIR": directory},
-            process_group=0,  # an interrupt from the keyboard is for the initiator only
-        )
-    finally:
-        # As long as we had the token open too, the daemon couldn't see that its participant is gone.
-        os.close(fd)
-    with process:
+    offered_as = f"fallback {os.getpid()} {name}"  # several may run with one daemon
+    with subprocess.Popen(
+        [sys.executable, str(PARTICIPANT), role, "--token", offered_as],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "SYSMEM_RUNTIME_DIR": directory},
+        process_group=0,  # an interrupt from the keyboard is for the initiator only
+    ) as process:
         try:
             participant = Participant(name, process)
             participant.hear("can do")
+            # From now on the participant alone has the token, so the daemon notices if it dies.
+            allocator.offer(offered_as, token)
             yield participant
         finally:
             process.kill()

@@ -1,7 +1,8 @@
-"""A camera, an encoder, a scan-out plane or a compositor: `participant.py ROLE --token DESCRIPTOR`.
+"""A camera, an encoder, a scan-out plane or a compositor: `participant.py ROLE --token NAME`.
 
-It turns in the token that it inherited, says how that went, and then does as it is told on standard input, one line an
-answer: `write NUMBER`, `read NUMBER` (of a buffer; the answer is the SHA-256 of what is in it) or `look`.
+It takes the token that is on offer under that name, turns it in, says how that went, and then does as it is told on
+standard input, one line an answer: `write NUMBER`, `read NUMBER` (of a buffer; the answer is the SHA-256 of what is in
+it) or `look`.
 """
 
 from __future__ import annotations
@@ -43,14 +44,13 @@ ROLES = {
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=ROLES)
-    parser.add_argument("--token", type=int, required=True, help="descriptor of the token")
+    parser.add_argument("--token", required=True, help="the name under which it is on offer")
     arguments = parser.parse_args()
     usage, buffers, formats = ROLES[arguments.role]
     say("can do " + " or ".join(name(image) for image in formats))
 
     with blocking.connect(name=arguments.role) as allocator:
-        token = blocking.BufferCollectionToken.from_fd(arguments.token)
-        collection = allocator.bind_shared_collection(token)
+        collection = allocator.bind_shared_collection(allocator.take(arguments.token))
     with collection:
         collection.set_constraints(
             sysmem.BufferCollectionConstraints(
