@@ -65,11 +65,15 @@ METHODS: dict[str, tuple[int, bool]] = {
     "BufferCollectionTokenGroup.CreateChild": (0x41A0075D419F30C5, False),
     "BufferCollectionTokenGroup.CreateChildrenSync": (0x15DEA448C536070A, True),
     "BufferCollectionTokenGroup.AllChildrenPresent": (0x5C327E4A23391312, False),
+    # client-api.md, Passing tokens: of the library sysmem
+    "Rendezvous.Offer": (0x68ED6F6857F22A4D, True),
+    "Rendezvous.Take": (0x1ABD0AA3B8AE7F36, True),
 }
 
 UNSPECIFIED = 1
 PROTOCOL_DEVIATION = 2
 NOT_FOUND = 3
+HANDLE_ACCESS_DENIED = 4
 NO_MEMORY = 5
 CONSTRAINTS_INTERSECTION_EMPTY = 6
 PENDING = 7
@@ -91,7 +95,8 @@ class Refused(Exception):
 
 def hashed_ordinal(name: str) -> int:
     """The ordinal as protocol.md derives it, of `<Protocol>.<Method>`."""
-    digest = hashlib.sha256(f"fuchsia.sysmem2/{name}".encode()).digest()
+    library = "sysmem" if name.startswith("Rendezvous.") else "fuchsia.sysmem2"
+    digest = hashlib.sha256(f"{library}/{name}".encode()).digest()
     return int(struct.unpack("<Q", digest[:8])[0]) & ~(1 << 63)
 
 
@@ -164,7 +169,8 @@ class Wire(ClosesWithBlock):
     """A test's connections to one daemon."""
 
     def __init__(self, runtime_dir: Path | str) -> None:
-        self.path = Path(runtime_dir) / "fuchsia.sysmem2.Allocator"
+        self.directory = Path(runtime_dir)
+        self.path = self.directory / "fuchsia.sysmem2.Allocator"
         self._owned: list[Any] = []
 
     def own(self, closeable: Any) -> None:
@@ -175,14 +181,20 @@ class Wire(ClosesWithBlock):
             self._owned.pop().close()
 
     def connect(self) -> Allocator:
+        return Allocator(self, self._connected(self.path))
+
+    def rendezvous(self) -> Rendezvous:
+        return Rendezvous(self, self._connected(self.directory / "sysmem.Rendezvous"))
+
+    def _connected(self, path: Path) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             connection.settimeout(PATIENCE)
-            connection.connect(os.fspath(self.path))
+            connection.connect(os.fspath(path))
         except BaseException:
             connection.close()
             raise
-        return Allocator(self, connection)
+        return connection
 
     def pair(self, kind: int = socket.SOCK_SEQPACKET) -> tuple[socket.socket, Descriptor]:
         """A new channel: the client end, and the server end to send."""
@@ -315,6 +327,24 @@ class Channel:
     def assert_closes(self) -> None:
         """The other end closes, and says nothing more."""
         assert self.rest() == []
+
+
+class Rendezvous(Channel):
+    def offer(self, name: str, token: Channel | Descriptor, to_uid: int | None = None) -> int:
+        """Offer a token, which moves; the txid, for `answer`."""
+        given = token.duplicate()
+        token.close()
+        to = {} if to_uid is None else {3: to_uid}
+        return self.request("Rendezvous.Offer", {1: name, 2: given, **to})
+
+    def take(self, name: str) -> int:
+        return self.request("Rendezvous.Take", {1: name})
+
+    def taken(self, txid: int) -> Token:
+        """The token that a take was answered with."""
+        table = self.answer(txid).body
+        assert list(table) == [1]
+        return Token(self.wire, socket.socket(fileno=os.dup(table[1].fileno())))
 
 
 class Allocator(Channel):

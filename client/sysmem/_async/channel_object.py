@@ -69,6 +69,9 @@ class ChannelObject(WithBlock):
     def detach(self) -> int:
         """Give the descriptor away, to pass it to another process: the caller owns it, this object is closed.
 
+        Close the number here as soon as it is passed on. While it is open in any process, the daemon takes the
+        participant for alive, so the others wait for it even if it has died. Tokens have `send()`, which sees to that.
+
         Raises `RuntimeError` while somebody waits on this object.
         """
         return self._end.take()
