@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO_READY := $(VENV)/.demo
 
 .PHONY: demo test check format lint types coverage core-coverage bench docs clean
 
-demo: $(READY)  ## several processes negotiate and share image buffers; look at out/
-	$(BIN)/python examples/camera_pipeline --out out
+demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/. CAMERA=/dev/video0 takes that
+	$(BIN)/python examples/camera_pipeline --out out $(if $(CAMERA),--video $(CAMERA))
 
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest
@@ -48,6 +49,13 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev --editable .
+	touch $@ $(DEMO_READY)
+
+$(DEMO_READY): pyproject.toml
+	@echo "Installing what the demo needs into $(VENV): 80 MB to download."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --disable-pip-version-check --group demo --editable .
 	touch $@
 
 clean:

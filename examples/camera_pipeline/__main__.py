@@ -1,74 +1,36 @@
 """A camera, an encoder and a display agree on one set of buffers, and use it.
 
-    python examples/camera_pipeline [--image FILE] [--out DIR] [--runtime-dir DIR]
+    python examples/camera_pipeline [--video FILE | --image FILE] [--out DIR] [--runtime-dir DIR]
 
-This is the initiator: it makes a token for each of three processes, passes on what they tell each other, checks it, and
-in the end kills one to see the others notice. What a participant does with its token is in camera.py, encoder.py and
-display.py, best read next. The exit status is 0 only when everything was as it should be.
+This is the initiator: it makes a token for each of three processes and connects them, listens to what they tell, checks
+it, and in the end kills one to see the others notice. What a participant does with its token is in camera.py,
+encoder.py and display.py, best read next. What remains is a video file that came through the buffers, a contact sheet
+and a page that shows both. The exit status is 0 only when everything was as it should be.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import select
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
+import clip
+import compare
 import contact_sheet
+import page
 import report
 import sysmem
 from arguments import Arguments, UnusableError, parse_arguments
 from contact_sheet import Picture
-from link import Link, Message
+from processes import PATIENCE, FailedError, Participant, listen, own_daemon, started
 from sysmem import blocking
+from sysmem.blocking import frames
 
-HERE = Path(__file__).resolve().parent
-FRAMES = 24
-SHOWN = range(0, FRAMES, 3)  # of these frames the display leaves pictures
-ENCODED = range(3, FRAMES, 6)  # and of these the encoder
-PATIENCE = 30.0  # seconds without news after which something must be wrong
-
-
-@dataclass
-class Participant:
-    """One of the processes, and what it has told so far."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    link: Link
-    asked: report.Column = field(default_factory=dict)
-    got: Message = field(default_factory=dict)
-    seen: dict[int, Message] = field(default_factory=dict)  # by the number of the frame
-    noticed: Message = field(default_factory=dict)
-
-    def receive(self) -> Message:
-        """The next message; what concerns only the initiator is noted down."""
-        try:
-            message = self.link.receive()
-        except EOFError:
-            raise FailedError(f"the {self.name} ended early") from None
-        match message["kind"]:
-            case "asked":
-                self.asked = message["column"]
-            case "got":
-                self.got = message
-            case "seen":
-                self.seen[message["number"]] = message
-            case "noticed":
-                self.noticed = message
-        return message
-
-
-class FailedError(Exception):
-    """Something wasn't as it should be."""
+SHOWN = range(0, clip.FRAMES, clip.FRAMES // 8)  # of these frames the display leaves pictures
+DECODED = range(clip.FRAMES // 8, clip.FRAMES, clip.FRAMES // 4)  # and from these of the file
 
 
 def main() -> int:
@@ -76,125 +38,212 @@ def main() -> int:
     try:
         arguments = parse_arguments()
         with contextlib.ExitStack() as stack:
-            directory = arguments.runtime_dir or stack.enter_context(own_daemon(arguments.out))
             pictures = stack.enter_context(tempfile.TemporaryDirectory(prefix="sysmem-pictures-"))
-            run(arguments, directory, Path(pictures))
+            directory = arguments.runtime_dir or stack.enter_context(own_daemon(arguments.out))
+            Story(arguments, directory, Path(pictures)).run()
     except (
         FailedError,
         UnusableError,
         sysmem.DaemonUnavailableError,
         sysmem.PeerClosedError,
     ) as error:
+        progress(None)
         print(f"camera_pipeline: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def run(arguments: Arguments, directory: str, pictures: Path) -> None:
-    """The whole story, told while it happens. Raises `FailedError` when it is another one."""
-    with contextlib.ExitStack() as stack:
-        camera, encoder, display = everybody = [
-            stack.enter_context(started(name, directory, *options))
-            for name, options in (
-                ("camera", ["--image", str(arguments.image), "--readers", "2"]),
-                ("encoder", keep(pictures / "encoder", ENCODED)),
-                ("display", keep(pictures / "display", SHOWN)),
+class Story:
+    """What happens, told while it happens."""
+
+    def __init__(self, arguments: Arguments, directory: str, pictures: Path) -> None:
+        self.arguments = arguments
+        self.directory = directory
+        self.pictures = pictures
+        self.told: dict[str, str] = {}
+        self.psnr: list[float] = []
+
+    def run(self) -> None:
+        """Raises `FailedError` when it is another story."""
+        video = self.video()
+        encoded, written = self.arguments.out / "encoded.mp4", self.pictures / "written.nv12"
+        with contextlib.ExitStack() as stack:
+            collection, everybody = self.start(stack, video, encoded, written)
+            camera, encoder, display = everybody
+            # Closes when no process has any of the buffers any more.
+            buffers_gone = stack.enter_context(collection.attach_lifetime_tracking())
+            listen(everybody, until=lambda: all(p.got for p in everybody))
+            columns = agreement(everybody)
+            count = len(camera.got["inodes"])
+            self.tell("One collection", f"{count} buffers, the same memory in all three processes")
+            print(*report.table(columns), sep="\n")
+
+            begun = time.monotonic()
+            listen(everybody, until=lambda: streamed(encoder, display))
+            sent = len(encoder.seen)
+            check_frames(sent, encoder, display)
+            rate = sent / (time.monotonic() - begun)
+            self.tell(
+                f"{sent} frames", f"{rate:.0f} a second; encoder and display found each byte intact"
             )
-        ]
-        tell("Three processes", ", ".join(f"{p.name} {p.process.pid}" for p in everybody))
+            self.check_file(encoder, encoded, written)
+            self.kill(encoder, collection, [camera, display])
+            if not buffers_gone.wait_closed(PATIENCE):
+                raise FailedError("there still are buffers, though nobody uses them")
+            self.tell("Everybody gone", f"the memory of all {count} buffers is free again")
+            self.show(display, columns, sent, count)
 
-        with blocking.connect(directory, name="initiator") as allocator:
-            collection = stack.enter_context(shared_collection(allocator, everybody))
-        # Closes when no process has any of the buffers any more.
-        buffers_gone = stack.enter_context(collection.attach_lifetime_tracking())
-        pump(everybody, until=lambda: all(p.got for p in everybody))
-        columns = agreement(everybody)
-        count = len(camera.got["inodes"])
-        tell("One collection", f"{count} buffers, the same memory in all three processes")
-        print(*report.table(columns), sep="\n")
+    def video(self) -> Path:
+        """What the camera plays."""
+        if self.arguments.video is not None:
+            return self.arguments.video
+        assert self.arguments.image is not None
+        progress(f"making a clip of {self.arguments.image.name} …")
+        clip.render(self.arguments.image, self.pictures / "clip.mp4")
+        return self.pictures / "clip.mp4"
 
-        begun = time.monotonic()
-        pump(everybody, until=lambda: all(FRAMES - 1 in p.seen for p in (encoder, display)))
-        rate = FRAMES / (time.monotonic() - begun)
-        check_frames(encoder, display)
-        tell(f"{FRAMES} frames", f"{rate:.0f} a second; encoder and display found each byte intact")
+    def start(
+        self, stack: contextlib.ExitStack, video: Path, encoded: Path, written: Path
+    ) -> tuple[blocking.BufferCollection, list[Participant]]:
+        """Start a collection and three processes. Each has a token; the camera has a connection to both others.
 
+        Returned is the initiator's own place in the collection, too.
+        """
+        keep = ["--pictures", str(self.pictures), "--keep", *map(str, SHOWN)]
+        with (
+            blocking.connect(self.directory, name="initiator") as allocator,
+            allocator.allocate_shared_collection() as root,
+            contextlib.ExitStack() as given,
+        ):
+            root.set_name(1, "camera_pipeline")
+            # The camera may do with the buffers what its usage says, the others may never write, whatever theirs says.
+            read_only = sysmem.Rights.READ | sysmem.Rights.MAP
+            tokens = root.duplicate_sync([sysmem.Rights.SAME_RIGHTS, read_only, read_only])
+            ends = [end for _ in range(2) for end in frames.pair()]
+            # The processes inherit them; ours are closed then.
+            for token in tokens:
+                given.callback(token.close)
+            for end in ends:
+                given.callback(end.close)
+            camera_ends, readers_ends = ends[0::2], ends[1::2]
+            participants = [
+                stack.enter_context(
+                    started(
+                        name,
+                        self.directory,
+                        token.fileno(),
+                        [end.fileno() for end in theirs],
+                        *options,
+                    )
+                )
+                for name, token, theirs, options in (
+                    (
+                        "camera",
+                        tokens[0],
+                        camera_ends,
+                        ["--video", str(video), "--written", str(written)],
+                    ),
+                    ("encoder", tokens[1], readers_ends[:1], ["--file", str(encoded)]),
+                    ("display", tokens[2], readers_ends[1:], keep),
+                )
+            ]
+            # The initiator doesn't use buffers, so it has no constraints. It stays to see how things go.
+            collection = stack.enter_context(allocator.bind_shared_collection(root))
+            collection.set_constraints()
+        pids = ", ".join(f"{p.name} {p.process.pid}" for p in participants)
+        self.tell("Three processes", pids)
+        return collection, participants
+
+    def check_file(self, encoder: Participant, encoded: Path, written: Path) -> None:
+        """Compare the file that the encoder wrote with what the camera wrote."""
+        progress("decoding the file again …")
+        try:
+            found = compare.compare(encoded, written, {n: self.decoded(n) for n in DECODED})
+        except ValueError as error:
+            raise FailedError(str(error)) from error
+        if found.worst < compare.GOOD:
+            raise FailedError(f"the file is {found.worst:.1f} dB from what the camera wrote")
+        size = encoder.encoded["bytes"] / 1000
+        self.tell("The file", f"{encoded}, {size:.0f} kB of {encoder.encoded['codec']}")
+        self.tell(
+            "Its frames",
+            f"{found.mean:.1f} dB from what the camera wrote, none worse than {found.worst:.1f}",
+        )
+        self.psnr = found.psnr
+
+    def kill(
+        self,
+        encoder: Participant,
+        collection: blocking.BufferCollection,
+        survivors: list[Participant],
+    ) -> None:
+        """Kill the encoder, and see the others notice."""
         killed_at = time.monotonic_ns()
         encoder.process.kill()
         if not collection.wait_closed(PATIENCE):
             raise FailedError("the initiator didn't notice that the encoder was killed")
         noticed = {"initiator": time.monotonic_ns()}
-        survivors = [camera, display]
-        pump(survivors, until=lambda: all(p.noticed for p in survivors))
+        listen(survivors, until=lambda: all(p.noticed for p in survivors))
         noticed |= {p.name: p.noticed["at"] for p in survivors}
         delays = [f"{name} {(at - killed_at) / 1e6:.1f} ms" for name, at in noticed.items()]
-        tell("Encoder killed", f"noticed by {', '.join(delays)} later")
-        if not display.noticed["screen_intact"]:
+        self.tell("Encoder killed", f"noticed by {', '.join(delays)} later")
+        if not survivors[-1].noticed["screen_intact"]:
             raise FailedError("the frame on the display changed when the encoder was killed")
-
         for participant in survivors:
             if participant.process.wait(PATIENCE) != 0:
                 raise FailedError(f"the {participant.name} ended with an error")
-        if not buffers_gone.wait_closed(PATIENCE):
-            raise FailedError("there still are buffers, though nobody uses them")
-        tell("Everybody gone", f"the memory of all {count} buffers is free again")
 
-        file = arguments.out / "contact_sheet.png"
+    def show(
+        self, display: Participant, columns: dict[str, report.Column], sent: int, count: int
+    ) -> None:
+        """Draw the contact sheet and write the page."""
+        source = self.arguments.video or self.arguments.image
+        assert source is not None
+        title = "A camera, an encoder and a display share buffers"
+        sheet, index = self.arguments.out / "contact_sheet.png", self.arguments.out / "index.html"
         contact_sheet.draw(
-            title="A camera, an encoder and a display share buffers",
-            subtitle=f"{arguments.image.name}  ·  {FRAMES} frames through {count} buffers, "
+            title=title,
+            subtitle=f"{source.name}  ·  {sent} frames through {count} buffers, "
             f"each frame written once, read twice, never copied, and checked byte for byte",
-            shown=[shown_picture(display, number, pictures) for number in SHOWN],
-            encoded=[encoded_picture(encoder, number, pictures) for number in ENCODED],
+            shown=[self.shown_picture(display, number) for number in SHOWN if number < sent],
+            encoded=[
+                Picture(self.decoded(n), f"frame {n}", f"{self.psnr[n]:.1f} dB")
+                for n in DECODED
+                if n < sent
+            ],
             memory=Picture(
-                pictures / "display" / "memory.png",
+                self.pictures / "memory.png",
                 "luma above, Cb and Cr below, padding on the right",
                 "intact after the kill",
             ),
             columns=columns,
-            file=file,
+            file=sheet,
         )
-        tell("Contact sheet", str(file))
+        page.write(index, title=title, lines=self.told, columns=columns)
+        self.tell("Contact sheet", str(sheet))
+        self.tell("All on a page", str(index))
+
+    def shown_picture(self, display: Participant, number: int) -> Picture:
+        seen = display.seen[number]
+        caption = f"buffer {seen['buffer']}   SHA-256 {seen['sha256'][:8]}…"
+        return Picture(self.pictures / f"{number}.png", caption, "as written")
+
+    def decoded(self, number: int) -> Path:
+        """Where a picture of a frame of the file is."""
+        return self.pictures / f"decoded-{number}.png"
+
+    def tell(self, what: str, text: str) -> None:
+        progress(None)
+        self.told[what] = text
+        if sys.stdout.isatty():
+            what = f"\x1b[1m{what}\x1b[0m{' ' * (17 - len(what))}"
+        print(f"{what:<17}{text}", flush=True)
 
 
-def shared_collection(
-    allocator: blocking.Allocator, participants: list[Participant]
-) -> blocking.BufferCollection:
-    """Start a collection and send everybody a token. Returned is the initiator's own place in it."""
-    root = allocator.allocate_shared_collection()
-    root.set_name(1, "camera_pipeline")
-    # The camera may do with the buffers what its usage says, the others may never write, whatever theirs says.
-    read_only = sysmem.Rights.READ | sysmem.Rights.MAP
-    tokens = root.duplicate_sync([sysmem.Rights.SAME_RIGHTS, read_only, read_only])
-    for participant, token in zip(participants, tokens, strict=True):
-        # A token is a socket: what passes it on is SCM_RIGHTS, and after that only the receiver has it.
-        fd = token.detach()
-        participant.link.send("token", fd=fd)
-        os.close(fd)
-    # The initiator doesn't use buffers, so it has no constraints. It stays to see how things go.
-    collection = allocator.bind_shared_collection(root)
-    collection.set_constraints()
-    return collection
-
-
-def pump(participants: list[Participant], until: Callable[[], bool]) -> None:
-    """Pass on messages: frames from the camera to the readers, returned buffers to the camera."""
-    camera, *readers = participants
-    while not until():
-        talking = {p.link: p for p in participants if not p.noticed}  # that is their last message
-        if not talking:
-            raise FailedError("everybody saw the collection fail, too early")
-        readable, _, _ = select.select(talking, [], [], PATIENCE)
-        if not readable:
-            raise FailedError(f"nothing happened for {PATIENCE:.0f} seconds")
-        for participant in [talking[link] for link in readable]:
-            message = participant.receive()
-            with contextlib.suppress(ConnectionError):  # that one is gone is noticed when receiving
-                if message["kind"] == "frame":
-                    for reader in readers:
-                        reader.link.send(**message)
-                elif message["kind"] == "returned":
-                    camera.link.send(**message)
+def streamed(encoder: Participant, display: Participant) -> bool:
+    """Whether the file is written and the display has seen as many frames; tells how far they are."""
+    progress(f"{len(encoder.seen)} of {clip.FRAMES} frames …")
+    return bool(encoder.encoded) and len(display.seen) >= len(encoder.seen)
 
 
 def agreement(participants: list[Participant]) -> dict[str, report.Column]:
@@ -208,90 +257,22 @@ def agreement(participants: list[Participant]) -> dict[str, report.Column]:
     return {**columns, "negotiated": first["negotiated"]}
 
 
-def check_frames(*readers: Participant) -> None:
+def check_frames(count: int, *readers: Participant) -> None:
     """Raise `FailedError` unless each reader saw each frame, in order and as it was written."""
+    if not count:
+        raise FailedError("the camera sent no frame")
     for reader in readers:
-        if list(reader.seen)[:FRAMES] != list(range(FRAMES)):
+        if list(reader.seen) != list(range(count)):
             raise FailedError(f"the {reader.name} missed a frame")
         for number, message in reader.seen.items():
             if not message["intact"]:
                 raise FailedError(f"the {reader.name} read other bytes in frame {number}")
 
 
-def shown_picture(display: Participant, number: int, pictures: Path) -> Picture:
-    seen = display.seen[number]
-    caption = f"buffer {seen['buffer']}   SHA-256 {seen['sha256'][:8]}…"
-    return Picture(pictures / "display" / f"{number}.png", caption, "as written")
-
-
-def encoded_picture(encoder: Participant, number: int, pictures: Path) -> Picture:
-    seen = encoder.seen[number]
-    caption = f"buffer {seen['buffer']} minus buffer {encoder.seen[number - 1]['buffer']}"
-    remark = f"{seen['bytes'] / 1000:.0f} kB compressed"
-    return Picture(pictures / "encoder" / f"{number}.png", caption, remark)
-
-
-def keep(directory: Path, numbers: range) -> list[str]:
-    """Options of a reader: of which frames to leave pictures, and where."""
-    directory.mkdir()
-    return ["--pictures", str(directory), "--keep", *map(str, numbers)]
-
-
-def tell(what: str, text: str) -> None:
+def progress(text: str | None) -> None:
+    """Show what is going on, on a terminal only; None takes it away."""
     if sys.stdout.isatty():
-        what = f"\x1b[1m{what}\x1b[0m{' ' * (17 - len(what))}"
-    print(f"{what:<17}{text}", flush=True)
-
-
-# --- processes --------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def started(name: str, directory: str, *options: str) -> Iterator[Participant]:
-    """Run a participant's script, with one end of a socketpair; it is gone after the with-block."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with contextlib.ExitStack() as stack:
-        link = stack.enter_context(contextlib.closing(Link(ours)))
-        with theirs:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    str(HERE / f"{name}.py"),
-                    "--link",
-                    str(theirs.fileno()),
-                    *options,
-                ],
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, "SYSMEM_RUNTIME_DIR": directory},
-                process_group=0,  # an interrupt from the keyboard is for the initiator only
-            )
-        stack.callback(process.wait)
-        stack.callback(process.kill)
-        yield Participant(name, process, link)
-
-
-@contextlib.contextmanager
-def own_daemon(out: Path) -> Iterator[str]:
-    """A daemon for this run alone, in a directory of its own; its log is left in `out`."""
-    with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="sysmem-"))
-        log = stack.enter_context((out / "sysmemd.log").open("wb"))
-        ready = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-        ready.bind(f"{directory}/ready")
-        ready.settimeout(PATIENCE)
-        daemon = subprocess.Popen(
-            [sys.executable, "-m", "sysmemd", "--runtime-dir", directory],
-            stderr=log,
-            env={**os.environ, "NOTIFY_SOCKET": f"{directory}/ready"},
-            process_group=0,
-        )
-        stack.callback(daemon.wait)
-        stack.callback(daemon.terminate)
-        try:
-            ready.recv(64)
-        except TimeoutError:
-            raise FailedError(f"the daemon doesn't start, see {log.name}") from None
-        yield directory
+        print(f"\r\x1b[K{text or ''}", end="", flush=True)
 
 
 if __name__ == "__main__":

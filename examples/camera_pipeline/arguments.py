@@ -1,4 +1,4 @@
-"""The command line of the example, and the photograph that is taken when none is named."""
+"""The command line of the example, and the photograph that is taken when nothing is named."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class UnusableError(Exception):
 
 @dataclass(frozen=True)
 class Arguments:
-    image: Path
+    image: Path | None  # a photograph to make a clip of,
+    video: Path | None  # or what to play
     out: Path  # exists
     runtime_dir: str | None
 
@@ -26,18 +27,28 @@ def parse_arguments() -> Arguments:
         prog="camera_pipeline",
         description="A camera, an encoder and a display agree on one set of buffers, and use it.",
     )
-    parser.add_argument("--image", metavar="FILE", type=Path, help="any picture; has a default")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--video", metavar="FILE", type=Path, help="a video, or a camera such as /dev/video0"
+    )
+    source.add_argument(
+        "--image", metavar="FILE", type=Path, help="a picture to make a clip of; has a default"
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("out"), help="default: out")
     parser.add_argument("--runtime-dir", metavar="DIR", help="of a running daemon, to use that")
     given = parser.parse_args()
-    image = given.image or default_photograph()
+    image = None
     try:
-        with Image.open(image) as opened:
-            opened.load()
+        if given.video is None:
+            image = given.image or default_photograph()
+            with Image.open(image) as opened:
+                opened.load()
+        else:
+            given.video.stat()
         given.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UnusableError(str(error)) from error
-    return Arguments(image, given.out, given.runtime_dir)
+    return Arguments(image, given.video, given.out, given.runtime_dir)
 
 
 def default_photograph() -> Path:

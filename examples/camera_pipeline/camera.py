@@ -1,29 +1,22 @@
-"""The camera: a process that writes frames into the buffers, and tells which buffer holds a new one.
+"""The camera: a process that writes the frames of a video into the buffers, and sends them to the others.
 
-Its sensor sees a photograph, over which it pans and zooms. Run by the initiator (`__main__.py`), not by hand.
+Run by the initiator (`__main__.py`), not by hand.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import math
-import socket
+import itertools
 import time
-from collections import Counter, deque
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
+from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
-
-import pixels
+import clip
 import report
 import sysmem
-from link import Link
 from sysmem import blocking
-
-WIDTH, HEIGHT = 640, 480
-SECONDS_PER_FRAME = 1 / 24
+from sysmem.blocking.frames import FrameSender
+from talk import participants_arguments, tell
 
 # What this participant needs of the buffers. It has never heard of the other ones and of what they need.
 NEEDS = sysmem.BufferCollectionConstraints(
@@ -38,16 +31,16 @@ NEEDS = sysmem.BufferCollectionConstraints(
             pixel_format=sysmem.PixelFormat.NV12,
             color_spaces=[sysmem.ColorSpace.REC709],
             # The sensor has this one mode.
-            min_size=sysmem.SizeU(WIDTH, HEIGHT),
-            max_size=sysmem.SizeU(WIDTH, HEIGHT),
+            min_size=sysmem.SizeU(clip.WIDTH, clip.HEIGHT),
+            max_size=sysmem.SizeU(clip.WIDTH, clip.HEIGHT),
             # It writes bursts of 96 bytes, so each row has to begin at a multiple of that.
             bytes_per_row_divisor=96,
         ),
         sysmem.ImageFormatConstraints(
             pixel_format=sysmem.PixelFormat.B8G8R8A8,
             color_spaces=[sysmem.ColorSpace.SRGB],
-            min_size=sysmem.SizeU(WIDTH, HEIGHT),
-            max_size=sysmem.SizeU(WIDTH, HEIGHT),
+            min_size=sysmem.SizeU(clip.WIDTH, clip.HEIGHT),
+            max_size=sysmem.SizeU(clip.WIDTH, clip.HEIGHT),
             bytes_per_row_divisor=96,
         ),
     ],
@@ -55,86 +48,39 @@ NEEDS = sysmem.BufferCollectionConstraints(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument(
-        "--link", type=int, required=True, help="descriptor of the initiator's socket"
-    )
-    parser.add_argument("--image", required=True)
-    parser.add_argument("--readers", type=int, required=True, help="who must return a buffer")
+    parser = participants_arguments()
+    parser.add_argument("--video", type=Path, required=True)
+    parser.add_argument("--written", type=Path, required=True, help="where to note what it wrote")
     arguments = parser.parse_args()
 
     with ExitStack() as stack:
-        link = stack.enter_context(closing(Link(socket.socket(fileno=arguments.link))))
         # Turn in the token that the initiator made for us. What came of it stays when the allocator is closed.
         with blocking.connect(name="camera") as allocator:
-            token = blocking.BufferCollectionToken.from_fd(link.receive()["fd"])
+            token = blocking.BufferCollectionToken.from_fd(arguments.token)
             collection = stack.enter_context(allocator.bind_shared_collection(token))
 
         collection.set_constraints(NEEDS)
-        link.send("asked", column=report.asked(NEEDS))
+        tell("asked", column=report.asked(NEEDS))
         info = stack.enter_context(collection.wait_for_all_buffers_allocated())
-        link.send("got", **report.got(info))
+        tell("got", **report.got(info))
+        image_bytes = info.image.byte_size()
+        written = stack.enter_context(arguments.written.open("wb"))
 
-        # Each buffer is mapped once, for the whole time.
-        views = [stack.enter_context(buffer.map()) for buffer in info.buffers]
-        layout = pixels.Layout.negotiated(info.settings)
-        photograph = open_photograph(arguments.image)
+        with FrameSender(info, *arguments.frames) as sender:
+            next_frame = time.monotonic()
+            for picture in itertools.islice(clip.frames(arguments.video), clip.FRAMES):
+                buffer = info.buffers[index := sender.acquire()]
+                buffer.fill_from(picture)
+                written.write(buffer.video_frame().to_ndarray().data)
+                digest = hashlib.sha256(buffer.mapping()[:image_bytes]).hexdigest()
+                time.sleep(max(0.0, next_frame - time.monotonic()))
+                next_frame = max(next_frame, time.monotonic()) + 1 / clip.FRAMES_PER_SECOND
+                sender.send(index, size=image_bytes, metadata={"sha256": digest})
+            written.flush()
+            sender.close("the clip is over")
 
-        number = 0
-        free = deque(range(len(views)))
-        lent: Counter[int] = Counter()
-        next_frame = time.monotonic()
-        while True:
-            # With no buffer free there is nothing to do before a reader returns one.
-            timeout = max(0.0, next_frame - time.monotonic()) if free else None
-            message = link.receive_unless_closed(collection, timeout)
-            if message is not None:
-                index = message["buffer"]
-                lent[index] -= 1
-                if not lent[index]:
-                    free.append(index)
-            elif collection.wait_closed(timeout=0):
-                break
-            elif free:
-                index = free.popleft()
-                image = pixels.from_rgb(take_frame(photograph, number), layout)
-                views[index][: layout.size] = image.data.cast("B")
-                # Hashed where it came from, not where it went to: the readers check what arrived.
-                digest = hashlib.sha256(image.data).hexdigest()
-                link.send("frame", number=number, buffer=index, sha256=digest)
-                lent[index] = arguments.readers
-                number += 1
-                next_frame += SECONDS_PER_FRAME
-
-        link.send("noticed", at=time.monotonic_ns())
-
-
-def open_photograph(file: str) -> Image.Image:
-    """A photograph as it is meant to be looked at."""
-    with Image.open(file) as opened:
-        return ImageOps.exif_transpose(opened).convert("RGB")
-
-
-def in_view(photograph: Image.Image, number: int) -> tuple[float, float, float, float]:
-    """Which part of the photograph the sensor sees in a frame: left, upper, right, lower."""
-    swing = (1 - math.cos(number * math.pi / 24)) / 2  # 0 to 1 and back in 48 frames
-    zoom = 1 - 0.5 * swing
-    width = min(photograph.width, photograph.height * WIDTH / HEIGHT) * zoom
-    height = width * HEIGHT / WIDTH
-    left = (photograph.width - width) * (0.5 - 0.1 * swing)
-    upper = (photograph.height - height) * (0.5 - 0.25 * swing)
-    return left, upper, left + width, upper + height
-
-
-def take_frame(photograph: Image.Image, number: int) -> pixels.Bytes:
-    """What the sensor sees, with the frame's number on it, so that no two frames are the same."""
-    size = (WIDTH, HEIGHT)
-    frame = photograph.resize(size, Image.Resampling.BILINEAR, box=in_view(photograph, number))
-    draw = ImageDraw.Draw(frame)
-    draw.rounded_rectangle((16, 16, 120, 62), 8, fill="black")
-    draw.ellipse((28, 32, 42, 46), fill="red")
-    draw.text((54, 39), f"{number:03}", "white", ImageFont.load_default(30), anchor="lm")
-    return np.asarray(frame, np.uint8)
+        collection.wait_closed()
+        tell("noticed", at=time.monotonic_ns())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The contact sheet: what the display showed, what the encoder saw, and one buffer as it lies in memory."""
+"""The contact sheet: what the display showed, what is in the encoded file, and one buffer as it lies in memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def place(number: int) -> tuple[int, int, int, int]:
     """Where on the sheet a thumbnail is, those of the display first: left, upper, right, lower."""
     row, column = divmod(number, COLUMNS)
     left = MARGIN + column * (THUMBNAIL[0] + GAP)
-    # The encoder's row, the third, comes after a heading of its own.
+    # The file's row, the third, comes after a heading of its own.
     upper = TITLE + HEADING * (1 if row < 2 else 2) + row * (THUMBNAIL[1] + CAPTION)
     return left, upper, left + THUMBNAIL[0], upper + THUMBNAIL[1]
 
@@ -46,7 +46,7 @@ def draw(
     columns: Mapping[str, Column],
     file: Path,
 ) -> None:
-    """Write the sheet: eight pictures of the display, four of the encoder, a buffer and the table."""
+    """Write the sheet: eight pictures of the display, four of the file, a buffer and the table."""
     below = place(len(shown) + len(encoded) - 1)[3] + CAPTION
     sheet = Image.new("RGB", (WIDTH, below + HEADING + MEMORY[1] + CAPTION + MARGIN // 2), PAPER)
     pen = ImageDraw.Draw(sheet)
@@ -57,8 +57,8 @@ def draw(
     _heading(
         pen,
         place(len(shown))[1],
-        "In the encoder",
-        "luma minus the luma of the frame before, both read where the camera wrote them",
+        "In the file",
+        "compressed by the encoder where the camera wrote them, and decoded again",
     )
     for number, picture in enumerate([*shown, *encoded]):
         _thumbnail(sheet, pen, picture, place(number))

@@ -5,20 +5,19 @@ Run by the initiator (`__main__.py`), not by hand. What it showed is left as pic
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import socket
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-import pixels
 import report
 import sysmem
-from link import Link, Message
 from sysmem import blocking
+from sysmem.blocking.frames import Frame, FrameReceiver
+from talk import participants_arguments, tell
 
 NEEDS = sysmem.BufferCollectionConstraints(
     usage=sysmem.BufferUsage(
@@ -46,51 +45,51 @@ NEEDS = sysmem.BufferCollectionConstraints(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument(
-        "--link", type=int, required=True, help="descriptor of the initiator's socket"
-    )
+    parser = participants_arguments()
     parser.add_argument("--pictures", type=Path, required=True, help="where to leave some")
     parser.add_argument("--keep", type=int, nargs="*", default=[], help="of which frames")
     arguments = parser.parse_args()
 
     with ExitStack() as stack:
-        link = stack.enter_context(closing(Link(socket.socket(fileno=arguments.link))))
         with blocking.connect(name="display") as allocator:
-            token = blocking.BufferCollectionToken.from_fd(link.receive()["fd"])
+            token = blocking.BufferCollectionToken.from_fd(arguments.token)
             collection = stack.enter_context(allocator.bind_shared_collection(token))
 
         collection.set_constraints(NEEDS)
-        link.send("asked", column=report.asked(NEEDS))
+        tell("asked", column=report.asked(NEEDS))
         info = stack.enter_context(collection.wait_for_all_buffers_allocated())
-        link.send("got", **report.got(info))
-        views = [stack.enter_context(buffer.map()) for buffer in info.buffers]
-        layout = pixels.Layout.negotiated(info.settings)
+        tell("got", **report.got(info))
 
-        shown: Message | None = None
-        while (message := link.receive_unless_closed(collection)) is not None:
-            index = message["buffer"]
-            digest = hashlib.sha256(views[index][: layout.size]).hexdigest()
-            if message["number"] in arguments.keep:
-                rgb = pixels.to_rgb(pixels.look(views[index], layout), layout)
-                Image.fromarray(rgb).save(
-                    arguments.pictures / f"{message['number']}.png", compress_level=1
-                )
-            intact = digest == message["sha256"]
-            link.send("seen", number=message["number"], buffer=index, sha256=digest, intact=intact)
+        shown: Frame | None = None
+        receiver = stack.enter_context(FrameReceiver(arguments.frames[0], info))
+        for frame in receiver:
+            digest = digest_of(frame)
+            if frame.sequence in arguments.keep:
+                picture = frame.buffer.image()
+                picture.save(arguments.pictures / f"{frame.sequence}.png", compress_level=1)
+            intact = digest == frame.metadata["sha256"]
+            tell("seen", number=frame.sequence, buffer=frame.index, sha256=digest, intact=intact)
             if shown is not None:
-                link.send("returned", buffer=shown["buffer"])
-            shown = message
+                shown.release()
+            shown = frame
 
+        collection.wait_closed()
         noticed = time.monotonic_ns()
         # The collection is gone, the memory isn't: it lives as long as somebody has it open or mapped. And the camera
         # has never got back the buffer on our screen, so there is no other picture in it.
         intact = False
         if shown is not None:
-            view = views[shown["buffer"]]
-            intact = hashlib.sha256(view[: layout.size]).hexdigest() == shown["sha256"]
-            Image.fromarray(pixels.look(view, layout)).save(arguments.pictures / "memory.png")
-        link.send("noticed", at=noticed, screen_intact=intact)
+            intact = digest_of(shown) == shown.metadata["sha256"]
+            rows = shown.size // info.image.bytes_per_row
+            memory = shown.buffer.array(np.uint8, (rows, info.image.bytes_per_row))
+            Image.fromarray(memory).save(arguments.pictures / "memory.png")
+            shown.release()
+        tell("noticed", at=noticed, screen_intact=intact)
+
+
+def digest_of(frame: Frame) -> str:
+    """The SHA-256 of what is in a frame's buffer now."""
+    return hashlib.sha256(frame.buffer.mapping()[: frame.size]).hexdigest()
 
 
 if __name__ == "__main__":

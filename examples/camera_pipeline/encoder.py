@@ -1,33 +1,30 @@
-"""The encoder: a process that reads frames where the camera wrote them, and compresses what changed in the luma.
+"""The encoder: a process that compresses frames where the camera wrote them, into an MP4 file.
 
 Run by the initiator (`__main__.py`), which kills it in the end.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import socket
-import time
-import zlib
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
+from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+import av
 
-import pixels
+import clip
 import report
 import sysmem
-from link import Link
 from sysmem import blocking
+from sysmem.blocking.frames import FrameReceiver
+from talk import participants_arguments, tell
 
 NEEDS = sysmem.BufferCollectionConstraints(
     usage=sysmem.BufferUsage(
         cpu=sysmem.CpuUsage.READ_OFTEN,
         video=sysmem.VideoUsage.HW_ENCODER,
     ),
-    # The frame that is being compressed, and the one before it, which it is compared with.
+    # The frame that is being compressed, and the next one.
     min_buffer_count_for_camping=2,
     # One more, wherever it is, hides that some frames take longer than others.
     min_buffer_count_for_shared_slack=1,
@@ -45,58 +42,49 @@ NEEDS = sysmem.BufferCollectionConstraints(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument(
-        "--link", type=int, required=True, help="descriptor of the initiator's socket"
-    )
-    parser.add_argument("--pictures", type=Path, required=True, help="where to leave some")
-    parser.add_argument("--keep", type=int, nargs="*", default=[], help="of which frames")
+    parser = participants_arguments()
+    parser.add_argument("--file", type=Path, required=True, help="the video to write")
     arguments = parser.parse_args()
 
     with ExitStack() as stack:
-        link = stack.enter_context(closing(Link(socket.socket(fileno=arguments.link))))
         with blocking.connect(name="encoder") as allocator:
-            token = blocking.BufferCollectionToken.from_fd(link.receive()["fd"])
+            token = blocking.BufferCollectionToken.from_fd(arguments.token)
             collection = stack.enter_context(allocator.bind_shared_collection(token))
 
         collection.set_constraints(NEEDS)
-        link.send("asked", column=report.asked(NEEDS))
+        tell("asked", column=report.asked(NEEDS))
         info = stack.enter_context(collection.wait_for_all_buffers_allocated())
-        link.send("got", **report.got(info))
-        views = [stack.enter_context(buffer.map()) for buffer in info.buffers]
-        layout = pixels.Layout.negotiated(info.settings)
+        tell("got", **report.got(info))
 
-        reference: int | None = None
-        while (message := link.receive_unless_closed(collection)) is not None:
-            index = message["buffer"]
-            digest = hashlib.sha256(views[index][: layout.size]).hexdigest()
-            changed = difference(views, index, reference, layout)
-            if message["number"] in arguments.keep:
-                picture = Image.fromarray(changed + np.uint8(128))  # gray where nothing changed
-                picture.save(arguments.pictures / f"{message['number']}.png")
-            link.send(
+        container = stack.enter_context(av.open(str(arguments.file), "w"))
+        stream = clip.encoder(container)
+        receiver = stack.enter_context(FrameReceiver(arguments.frames[0], info))
+        for frame in receiver:
+            with frame:
+                digest = hashlib.sha256(frame.buffer.mapping()[: frame.size]).hexdigest()
+                picture = frame.buffer.video_frame(
+                    pts=frame.sequence, time_base=Fraction(1, clip.FRAMES_PER_SECOND), copy=False
+                )
+                if stream.codec_context.pix_fmt != picture.format.name:
+                    picture = picture.reformat(format=stream.codec_context.pix_fmt)
+                packets = stream.encode(picture)
+                container.mux(packets)
+            # The encoder has read the frame: the camera may overwrite it.
+            tell(
                 "seen",
-                number=message["number"],
-                buffer=index,
-                intact=digest == message["sha256"],
-                bytes=len(zlib.compress(changed.data, level=1)),
+                number=frame.sequence,
+                buffer=frame.index,
+                intact=digest == frame.metadata["sha256"],
+                bytes=sum(packet.size for packet in packets),
             )
-            # The camera may overwrite the previous frame now; this one is what the next is compared with.
-            if reference is not None:
-                link.send("returned", buffer=reference)
-            reference = index
-
-        link.send("noticed", at=time.monotonic_ns())
-
-
-def difference(
-    views: list[memoryview], index: int, reference: int | None, layout: pixels.Layout
-) -> pixels.Bytes:
-    """The luma of one buffer minus that of another, modulo 256; both are read where they are."""
-    luma = pixels.luma(pixels.look(views[index], layout), layout)
-    if reference is None:
-        return luma.copy()
-    return luma - pixels.luma(pixels.look(views[reference], layout), layout)
+        container.mux(stream.encode(None))
+        container.close()
+        tell(
+            "encoded",
+            codec=stream.codec_context.codec.long_name,
+            bytes=arguments.file.stat().st_size,
+        )
+        collection.wait_closed()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pixels
 import sysmem
 
 #: What one participant asked for, or what came out: text of the table's cells, one line an item.
@@ -69,17 +68,18 @@ def got(info: sysmem.BufferCollectionInfo) -> dict[str, Any]:
 
 def negotiated(info: sysmem.BufferCollectionInfo) -> Column:
     """What came out, the same for everybody."""
-    memory, image = info.settings.buffer_settings, info.settings.image_format_constraints
+    memory, constraints = info.settings.buffer_settings, info.settings.image_format_constraints
     assert memory is not None
-    assert image is not None
-    layout = pixels.Layout.negotiated(info.settings)
+    assert constraints is not None
+    # The image follows from the settings, which are everybody's: so everybody comes to the same.
+    image = info.image
     return {
-        "pixel format": [layout.pixel_format.name],
-        "colour space": [sysmem.ColorSpace(c).name for c in image.color_spaces or []],
-        "image size": [f"{layout.width} x {layout.height}"],
-        "size multiple (max)": [_size(image.size_alignment)],
-        "row multiple (lcm)": [str(image.bytes_per_row_divisor)],
-        "bytes a row": [str(layout.bytes_per_row)],
+        "pixel format": [image.pixel_format.name],
+        "colour space": [image.color_space.name],
+        "image size": [_size(image.size)],
+        "size multiple (max)": [_size(constraints.size_alignment)],
+        "row multiple (lcm)": [str(constraints.bytes_per_row_divisor)],
+        "bytes a row": [str(image.bytes_per_row)],
         "buffers": [str(len(info.buffers))],
         "bytes a buffer": [f"{memory.size_bytes:,}"],
         "coherency domain": [sysmem.CoherencyDomain(memory.coherency_domain or 0).name],

@@ -18,8 +18,6 @@ from ..tree import Attempt, Cause, Failure, NodeData, NodeKind
 from ..tree.state import READY
 from ..tree.walk import depth_first, joined_children
 
-#: Why everything ends with the daemon.
-STOPPING: Final = "the daemon is stopping"
 _CUT: Final = "…"
 
 
@@ -60,7 +58,7 @@ def of_failure(failure: Failure, node: NodeData, *, names: bool) -> Reason:
     attempt = collection.last_attempt
     if failure.cause is Cause.ALLOCATION and attempt is not None:
         return of_attempt(attempt, node, names=names)
-    return Reason(None, told(failure, node, names=names))
+    return Reason(None, _line(failure, node, names=names))
 
 
 def of_pending(node: NodeData, *, names: bool) -> Reason:
@@ -89,8 +87,7 @@ def missing(node: NodeData) -> str:
     return f"{_named(node)} has to {MISSING[node.kind]} ({_place(node)})"
 
 
-def told(failure: Failure, node: NodeData | None = None, *, names: bool = True) -> str:
-    """Return why nodes have failed: for the client of one of them, or (None) for those who see everything."""
+def _line(failure: Failure, node: NodeData, *, names: bool) -> str:
     first, reason = failure.first, failure.reason
     own = first is node
     who = "this participant" if own else _who(first) if names else "another participant"
@@ -108,7 +105,7 @@ def told(failure: Failure, node: NodeData | None = None, *, names: bool = True) 
         case Cause.NOT_SELECTED:
             return _not_selected(failure, names=names)
         case Cause.SHUT_DOWN:
-            return STOPPING
+            return "the daemon is stopping"
         case _:
             return f"the daemon failed{f': {reason}' if reason else ''}"
 

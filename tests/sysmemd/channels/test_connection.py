@@ -115,7 +115,6 @@ class Line:
             self.server,
             Users().open_account(Peer(os.getpid(), STRANGER, STRANGER)),
             number=1,
-            since=0,
             reactor=self.reactor,
             limits=limits,
             log=self.log,

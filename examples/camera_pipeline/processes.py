@@ -1,0 +1,124 @@
+"""The processes of the example: participants, what they tell, and a daemon of the example's own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import report
+
+HERE = Path(__file__).resolve().parent
+PATIENCE = 30.0  # seconds without news after which something must be wrong
+Message = dict[str, Any]
+
+
+class FailedError(Exception):
+    """Something wasn't as it should be."""
+
+
+@dataclass
+class Participant:
+    """One of the processes, and what it has told so far."""
+
+    name: str
+    process: subprocess.Popen[str]
+    asked: report.Column = field(default_factory=dict)
+    got: Message = field(default_factory=dict)
+    seen: dict[int, Message] = field(default_factory=dict)  # by the number of the frame
+    encoded: Message = field(default_factory=dict)
+    noticed: Message = field(default_factory=dict)
+
+    def fileno(self) -> int:
+        """The descriptor of what it tells, so that `select` takes a Participant as it is."""
+        assert self.process.stdout is not None
+        return self.process.stdout.fileno()
+
+    def receive(self) -> None:
+        """Note down the next message."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise FailedError(f"the {self.name} ended early")
+        message = json.loads(line)
+        match message["kind"]:
+            case "asked":
+                self.asked = message["column"]
+            case "got":
+                self.got = message
+            case "seen":
+                self.seen[message["number"]] = message
+            case "encoded":
+                self.encoded = message
+            case "noticed":
+                self.noticed = message
+
+
+def listen(participants: Sequence[Participant], until: Callable[[], bool]) -> None:
+    """Note down what they tell. Raises `FailedError` when nobody tells anything for a long time."""
+    while not until():
+        talking = [p for p in participants if not p.noticed]  # that is their last message
+        if not talking:
+            raise FailedError("everybody saw the collection fail, too early")
+        readable, _, _ = select.select(talking, [], [], PATIENCE)
+        if not readable:
+            raise FailedError(f"nothing happened for {PATIENCE:.0f} seconds")
+        for participant in readable:
+            participant.receive()
+
+
+@contextlib.contextmanager
+def started(
+    name: str, directory: str, token: int, frames: Sequence[int], *options: str
+) -> Iterator[Participant]:
+    """Run a participant's script, which inherits its token and its ends of streams; it is gone after the with-block."""
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen(
+                [
+                    *(sys.executable, str(HERE / f"{name}.py"), "--token", str(token)),
+                    *("--frames", *map(str, frames), *options),
+                ],
+                pass_fds=[token, *frames],
+                stdout=subprocess.PIPE,
+                bufsize=1,
+                text=True,
+                env={**os.environ, "SYSMEM_RUNTIME_DIR": directory},
+                process_group=0,  # an interrupt from the keyboard is for the initiator only
+            )
+        )
+        stack.callback(process.kill)
+        yield Participant(name, process)
+
+
+@contextlib.contextmanager
+def own_daemon(out: Path) -> Iterator[str]:
+    """A daemon for this run alone, in a directory of its own; its log is left in `out`."""
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="sysmem-"))
+        log = stack.enter_context((out / "sysmemd.log").open("wb"))
+        ready = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        ready.bind(f"{directory}/ready")
+        ready.settimeout(PATIENCE)
+        daemon = subprocess.Popen(
+            [sys.executable, "-m", "sysmemd", "--runtime-dir", directory],
+            stderr=log,
+            env={**os.environ, "NOTIFY_SOCKET": f"{directory}/ready"},
+            process_group=0,
+        )
+        stack.callback(daemon.wait)
+        stack.callback(daemon.terminate)
+        try:
+            ready.recv(64)
+        except TimeoutError:
+            raise FailedError(f"the daemon doesn't start, see {log.name}") from None
+        yield directory
