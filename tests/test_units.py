@@ -18,12 +18,14 @@ import pytest
 
 import sysmem
 from sysmem import blocking
+from sysmem_protocol.inspector import Inspector
 from sysmem_protocol.library import Interface
 from sysmem_protocol.rendezvous import Rendezvous
 from sysmem_protocol.runtime import SYSTEM_RUNTIME_DIR, service_path
 from sysmem_protocol.sysmem2 import Allocator
 from sysmemd.__main__ import parser
-from sysmemd.daemon import SERVICES
+from sysmemd.config import Config
+from sysmemd.daemon import socket_permissions
 
 from .users import as_root
 from .wire.process import Daemon
@@ -41,7 +43,11 @@ def unit(path: str) -> configparser.ConfigParser:
     return parser
 
 
-SOCKETS = {"sysmemd.socket": Allocator, "sysmemd-rendezvous.socket": Rendezvous}
+SOCKETS = {
+    "sysmemd.socket": Allocator,
+    "sysmemd-rendezvous.socket": Rendezvous,
+    "sysmemd-inspector.socket": Inspector,
+}
 #: Where the units are and what they call the runtime directory, of the whole system and of one user.
 SYSTEM, USER = (".", str(SYSTEM_RUNTIME_DIR)), ("user", "%t/sysmem")
 both = pytest.mark.parametrize(("place", "runtime_dir"), [SYSTEM, USER])
@@ -63,7 +69,9 @@ def test_a_socket_unit_hands_over_what_the_daemon_looks_for(
 def test_every_service_has_a_socket_unit_that_the_service_unit_starts_with(
     place: str, runtime_dir: str
 ) -> None:
-    assert set(SOCKETS.values()) == set(SERVICES), "the daemon can't make one in root's directory"
+    assert set(SOCKETS.values()) == set(socket_permissions(Config())), (
+        "the daemon can't make one in root's directory"
+    )
     service = unit(f"{place}/sysmemd.service")
     enabled = INSTRUCTIONS.split("--now ")[1 if place == "." else 2].splitlines()[0]
     for words in (

@@ -29,11 +29,16 @@ MAX_REASON_BYTES = 4096
 
 @table
 class ExplainedSetExplainRequest(Table):
+    """Whether reasons are wanted."""
+
     explain: Annotated[bool | None, Field(1, BOOL, required=True)] = None
+    """Whether to send reasons."""
 
 
 @table
 class ExplainedOnExplainedEvent(Table):
+    """A reason."""
+
     error: Annotated[int | None, Field(1, Enumeration(sysmem2.Error))] = None
     """The error of the answer that follows; un-set before a channel closes for a reason that has no error."""
     line: Annotated[str | None, Field(2, String(MAX_REASON_BYTES))] = None
@@ -43,7 +48,10 @@ class ExplainedOnExplainedEvent(Table):
 
 
 class Explained(Interface, library="sysmem"):
-    """Reasons, for clients that ask for them."""
+    """Reasons, for clients that ask for them.
+
+    SetExplain is sent on an Allocator's channel. OnExplained comes on that channel and on those of nodes.
+    """
 
     set_explain = Method(
         "Send reasons on this channel, and on those of nodes that are made or turned in through it from now on and of "

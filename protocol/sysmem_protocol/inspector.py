@@ -32,30 +32,44 @@ _VMO = HandleType(HandleKind.VMO)
 
 @table
 class InspectorSnapshotRequest(Table):
+    """What to describe."""
+
     buffer_collection_id: Annotated[int | None, Field(1, UINT64)] = None
     """The only collection to describe; un-set: all of them."""
 
 
 @table
 class InspectorSnapshotResponse(Table):
+    """What the daemon holds."""
+
     snapshot: Annotated[Handle | None, Field(1, _VMO)] = None
+    """The description, as JSON."""
 
 
 @table
 class InspectorExplainRequest(Table):
+    """What to explain."""
+
     buffer_collection_id: Annotated[int | None, Field(1, UINT64, required=True)] = None
+    """The collection."""
 
 
 @table
 class InspectorExplainResponse(Table):
+    """Why a collection is as it is."""
+
     explanation: Annotated[Handle | None, Field(1, _VMO)] = None
+    """The explanation, as JSON."""
 
 
 @table
 class InspectorWatchRequest(Table):
+    """What to report, and where."""
+
     watcher: Annotated[
         Handle | None, Field(1, HandleType(HandleKind.SERVER_END, "Watcher"), required=True)
     ] = None
+    """The channel on which events are reported."""
     traffic: Annotated[bool | None, Field(2, BOOL)] = None
     """Whether to report each message too."""
     bodies: Annotated[bool | None, Field(3, BOOL)] = None
@@ -66,6 +80,8 @@ class InspectorWatchRequest(Table):
 
 @table
 class WatcherOnEventsEvent(Table):
+    """What has happened."""
+
     json: Annotated[str | None, Field(1, String(MAX_EVENTS_BYTES))] = None
     """An array of events, in order."""
     lost: Annotated[int | None, Field(2, UINT64)] = None
@@ -96,6 +112,9 @@ class Inspector(Interface, library="sysmem"):
 
 
 class Watcher(Interface, library="sysmem"):
-    """Events of the daemon. The client says nothing here; one that does not read loses events."""
+    """Events of the daemon, on the channel that Watch was given.
+
+    The client says nothing here. One that does not read loses events, and is told how many.
+    """
 
     on_events = Event("Report what has happened.", WatcherOnEventsEvent)

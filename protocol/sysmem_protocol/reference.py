@@ -13,12 +13,15 @@ from collections.abc import Iterable, Iterator
 from . import reference_prose as prose
 from .codec import encode, encode_response
 from .docstrings import attribute_docstrings, summary
+from .explained import Explained
 from .handles import Handle
 from .images2 import ColorSpace, PixelFormat
+from .inspector import Inspector, Watcher
 from .library import (
     LIBRARY,
     Bool,
     Enumeration,
+    Event,
     HandleType,
     Integer,
     Interface,
@@ -57,9 +60,12 @@ from .sysmem2 import (
 )
 
 #: Reached by connecting to a socket of their name.
-SERVICES: tuple[type[Interface], ...] = (*DISCOVERABLE, Rendezvous)
+SERVICES: tuple[type[Interface], ...] = (*DISCOVERABLE, Rendezvous, Inspector)
 #: In the order of the page. `Node` is no channel of its own, but where its methods are declared.
-INTERFACES: tuple[type[Interface], ...] = (*DISCOVERABLE, Node, *NODES, Rendezvous)
+INTERFACES: tuple[type[Interface], ...] = (
+    *(*DISCOVERABLE, Node, *NODES),
+    *(Explained, Rendezvous, Inspector, Watcher),
+)
 
 
 def page() -> str:
@@ -99,7 +105,8 @@ def _methods() -> Iterator[Method]:
 
 
 def _own(interface: type[Interface]) -> list[Method]:
-    return [m for m in interface.methods.values() if m.interface == interface.__name__]
+    declared = (*interface.methods.values(), *interface.events.values())
+    return [m for m in declared if m.interface == interface.__name__]
 
 
 def _types(kind: type[Table | Struct]) -> Iterator[WireType]:
@@ -299,7 +306,7 @@ def _interface(interface: type[Interface]) -> Iterator[str]:
         yield f"Reached by connecting to the service `{interface.service_name()}`{of}.\n"
     elif interface in NODES:
         yield f"A {_link('Node')}: all methods of that, with the same ordinals, and these.\n"
-    else:
+    elif interface is Node:
         yield _paragraph(
             f"Not a channel of its own: its methods are those of {_listed(NODES)} too."
         )
@@ -317,6 +324,8 @@ def _listed(kinds: Iterable[type]) -> str:
 
 
 def _kind(method: Method) -> str:
+    if isinstance(method, Event):
+        return "event"
     if not method.two_way:
         return "one-way"
     return "two-way, can fail" if method.fallible else "two-way"
@@ -325,6 +334,11 @@ def _kind(method: Method) -> str:
 def _method(method: Method) -> Iterator[str]:
     yield f"### {method}\n"
     yield _paragraph(method.doc)
+    if isinstance(method, Event):
+        assert method.request is not None
+        yield "Sent by the server, with the txid 0:\n"
+        yield _members(method.request)
+        return
     if method.request is None:
         yield "Request: empty body.\n"
     else:

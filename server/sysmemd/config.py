@@ -237,6 +237,10 @@ class InspectSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     #: How many of the collections that ended are kept.
     ended: Annotated[int, Meta(ge=0, le=4096)] = 64
 
+    def socket_mode(self) -> int:
+        """The permissions as a number."""
+        return int(self.mode, 8)
+
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""

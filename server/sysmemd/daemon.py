@@ -12,20 +12,23 @@ import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import trio
 
 from sysmem_protocol.channel import Channel
+from sysmem_protocol.inspector import Inspector
 from sysmem_protocol.library import Interface
 from sysmem_protocol.rendezvous import Rendezvous
 from sysmem_protocol.sysmem2 import Allocator, CoherencyDomain
 
 from .access import Access, admit
-from .channels import AllocatorServer, Connection, Holder, RendezvousServer, Service
+from .channels import STOPPING, AllocatorServer, Connection, Holder, RendezvousServer, Service
 from .clock import TrioClock
 from .closing import ThreadClosing
 from .config import Config, HeapSection
 from .constraints import FormatCost, HeapProperties, Platform, merge_format_costs
+from .inspection import Inspection, InspectorServer
 from .memory import (
     SYSTEM_RAM,
     HeapSettings,
@@ -54,7 +57,10 @@ SERVICES: Mapping[type[Interface], Callable[[Service, Channel, Peer], object]] =
 def socket_permissions(config: Config) -> dict[type[Interface], Permissions]:
     """Return who may connect to each service."""
     allocator = Permissions(config.socket_mode(), config.group)
-    return dict.fromkeys(SERVICES, allocator)
+    permissions = dict.fromkeys(SERVICES, allocator)
+    if config.inspect.enabled:
+        permissions[Inspector] = Permissions(config.inspect.socket_mode(), config.inspect.group)
+    return permissions
 
 
 class TrioReactor:
@@ -98,11 +104,15 @@ class TrioReactor:
             turns.closing(connection)
         self.closed_one.set()
 
+    def connections(self) -> list[Connection]:
+        """See :class:`sysmemd.channels.Reactor`."""
+        return [one for turns in self._turns.values() for one in turns.connections()]
+
     def close(self) -> None:
         """Close every channel."""
-        for turns in list(self._turns.values()):
-            for connection in turns.connections():
-                connection.close()
+        for connection in self.connections():
+            connection.explain(None, STOPPING)
+            connection.close()
 
     async def _serve(self, user: User, turns: Turns) -> None:
         try:
@@ -163,9 +173,15 @@ class Serving:
     """A daemon that serves whoever connects, by listening sockets or by a socket pair."""
 
     def __init__(
-        self, service: Service, reactor: TrioReactor, nursery: trio.Nursery, access: Access
+        self,
+        service: Service,
+        inspection: Inspection,
+        reactor: TrioReactor,
+        nursery: trio.Nursery,
+        access: Access,
     ) -> None:
         self.service = service
+        self.inspection = inspection
         self._access = access
         self._reactor = reactor
         self._nursery = nursery
@@ -195,7 +211,11 @@ class Serving:
         service = self.service
         peer = admit(connected, self._access, service.refusals, service.log)
         if peer is not None:
-            SERVICES[interface](service, Channel(connected.detach(), service.closing), peer)
+            channel = Channel(connected.detach(), service.closing)
+            if interface is Inspector:
+                InspectorServer(self.inspection, channel, peer)
+            else:
+                SERVICES[interface](service, channel, peer)
 
     def reconfigure(self, config: Config) -> None:
         """Go by other limits, format costs and rules of access from now on; what exists stays.
@@ -209,12 +229,18 @@ class Serving:
 
 @contextlib.asynccontextmanager
 async def serving(
-    config: Config, log: Log, clock: TrioClock, *, threads: bool = True
+    config: Config,
+    log: Log,
+    clock: TrioClock,
+    *,
+    threads: bool = True,
+    runtime_dir: Path | None = None,
 ) -> AsyncIterator[Serving]:
     """Serve in the running trio loop until the block ends or is cancelled; all nodes then see peer-closed.
 
     Nothing of the process is changed: no signal, no limit, no file. What the block raises is raised as it is. Without
     `threads` long attempts to allocate hold up the loop: a virtual clock would take a wait for a thread for idleness.
+    `runtime_dir` is where the service sockets are, for those who ask.
     """
     raised: BaseException | None = None
     with contextlib.ExitStack() as stack:
@@ -238,14 +264,17 @@ async def serving(
                 log=log,
                 worker=ThreadWorker(nursery, log) if threads else None,
                 closing=closing,
+                inspect=config.inspect,
             )
+            inspection = Inspection(service, runtime_dir)
             try:
                 nursery.start_soon(clock.run)
                 nursery.start_soon(_follow_memory, memory, log)
-                yield Serving(service, reactor, nursery, Access.of(config.access))
+                yield Serving(service, inspection, reactor, nursery, Access.of(config.access))
             except BaseException as error:
                 raised = error  # the nursery would wrap it
             finally:
+                inspection.close()
                 service.close()
                 reactor.close()
                 nursery.cancel_scope.cancel()

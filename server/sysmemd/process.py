@@ -78,7 +78,7 @@ async def run(
         sys.setswitchinterval(SWITCH_SECONDS)
         listeners = Listeners(socket_permissions(config), directory, environ=os.environ, log=log)
         stack.callback(listeners.close)
-        async with serving(config, log, TrioClock(log)) as server:
+        async with serving(config, log, TrioClock(log), runtime_dir=directory) as server:
             for interface, listener in listeners.given.items():
                 server.listen(interface, listener)
             log.info("serving", runtime_dir=str(directory), pid=os.getpid())

@@ -35,6 +35,10 @@ class FakeConnection:
         stands_in: Any = self
         return stands_in  # type: ignore[no-any-return] # that is the point
 
+    def explain(self, error: None, line: str) -> None:
+        """Note the reason for the end that follows."""
+        self.refusals.append(line)
+
     def send(self, messages: int = 1) -> None:
         """Send from the other end."""
         for _ in range(messages):

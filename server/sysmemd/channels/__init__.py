@@ -2,7 +2,16 @@
 
 from .allocator import AllocatorServer
 from .connection import Connection, Holder, Reactor
+from .reasons import STOPPING
 from .rendezvous import RendezvousServer
 from .service import Service
 
-__all__ = ["AllocatorServer", "Connection", "Holder", "Reactor", "RendezvousServer", "Service"]
+__all__ = [
+    "STOPPING",
+    "AllocatorServer",
+    "Connection",
+    "Holder",
+    "Reactor",
+    "RendezvousServer",
+    "Service",
+]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Protocol
 
 from sysmem_protocol import codec
@@ -79,6 +79,9 @@ class Server(Protocol):
 
 class Reactor(Protocol):
     """Waits for channels, and calls their connections in turn."""
+
+    def connections(self) -> Iterable[Connection]:
+        """All connections that it was to serve and that aren't closed."""
 
     def serve(self, connection: Connection) -> None:
         """Call `receive` whenever the channel is readable, until the connection is closed or no longer reading."""
@@ -158,6 +161,7 @@ class Connection:
         account: Account,
         *,
         number: int,
+        since: int,
         reactor: Reactor,
         limits: Limits,
         log: Log,
@@ -176,6 +180,8 @@ class Connection:
         self.explained = False
         #: Tells this channel from all others that the daemon has served.
         self.number = number
+        #: When it began to be served, by the daemon's clock.
+        self.since = since
         #: Messages that came, and that were sent or wait to be.
         self.received = self.sent = 0
         self.reading = True

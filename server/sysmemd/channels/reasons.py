@@ -18,6 +18,8 @@ from ..tree import Attempt, Cause, Failure, NodeData, NodeKind
 from ..tree.state import READY
 from ..tree.walk import depth_first, joined_children
 
+#: Why everything ends with the daemon.
+STOPPING: Final = "the daemon is stopping"
 _CUT: Final = "…"
 
 
@@ -58,7 +60,7 @@ def of_failure(failure: Failure, node: NodeData, *, names: bool) -> Reason:
     attempt = collection.last_attempt
     if failure.cause is Cause.ALLOCATION and attempt is not None:
         return of_attempt(attempt, node, names=names)
-    return Reason(None, _line(failure, node, names=names))
+    return Reason(None, told(failure, node, names=names))
 
 
 def of_pending(node: NodeData, *, names: bool) -> Reason:
@@ -87,7 +89,8 @@ def missing(node: NodeData) -> str:
     return f"{_named(node)} has to {MISSING[node.kind]} ({_place(node)})"
 
 
-def _line(failure: Failure, node: NodeData, *, names: bool) -> str:
+def told(failure: Failure, node: NodeData | None = None, *, names: bool = True) -> str:
+    """Return why nodes have failed: for the client of one of them, or (None) for those who see everything."""
     first, reason = failure.first, failure.reason
     own = first is node
     who = "this participant" if own else _who(first) if names else "another participant"
@@ -105,7 +108,7 @@ def _line(failure: Failure, node: NodeData, *, names: bool) -> str:
         case Cause.NOT_SELECTED:
             return _not_selected(failure, names=names)
         case Cause.SHUT_DOWN:
-            return "the daemon is stopping"
+            return STOPPING
         case _:
             return f"the daemon failed{f': {reason}' if reason else ''}"
 

@@ -162,7 +162,7 @@ class Service:
         #: Who takes part in each of either kind.
         self.parties: dict[int, Party] = {}
         #: Told of each collection that has ended.
-        self.on_ended: Callable[[LogicalBufferCollection, Party], None] = lambda *_: None
+        self.on_ended: Callable[[LogicalBufferCollection], None] = lambda _: None
         self._report: tuple[str, Document] | None = None
         self.node_refs = NodeRefs()
         self.meetings = Meetings(self.find_token)
@@ -212,6 +212,7 @@ class Service:
             server,
             account,
             number=next(self._connection_numbers),
+            since=self.clock.now(),
             reactor=self.reactor,
             limits=self.limits,
             log=self.log,
@@ -240,8 +241,7 @@ class Service:
 
     def _forget_collection(self, id: int) -> None:
         collection = self.collections.pop(id)
-        party = self.parties[id]
-        self.on_ended(collection, party)
+        self.on_ended(collection)
         if collection.buffers is None:
             del self.parties[id]
         else:

@@ -7,7 +7,7 @@ can be asked for it, :mod:`.watch` brings the wake-ups, :mod:`.buffer` is the li
 that of an allocation's buffers together, :mod:`.reclaim` gives the memory back, :mod:`.store` has them all.
 """
 
-from .buffer import LEAK_NS, Hold
+from .buffer import LEAK_NS, Buffer, Hold
 from .collection import Buffers, DeliveredBuffer
 from .handle_info import HandleInfo, NoMoreStrongHandlesError
 from .heaps import SYSTEM_RAM, Heap, HeapSettings, MemfdHeap
@@ -19,6 +19,7 @@ from .vmo import attenuation_is_advisory
 __all__ = [
     "LEAK_NS",
     "SYSTEM_RAM",
+    "Buffer",
     "Buffers",
     "DeliveredBuffer",
     "Event",

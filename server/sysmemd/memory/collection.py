@@ -54,6 +54,10 @@ class Buffers:
         #: By the number of buffers at which they are signalled.
         self._trackers: dict[int, SignalSet] = {}
 
+    def vmo_name(self, index: int) -> str:
+        """Return what a buffer's memory is called where the system lists it."""
+        return f"{self.name or 'sysmem'}:{index}"
+
     @property
     def count(self) -> int:
         """How many buffers were allocated."""

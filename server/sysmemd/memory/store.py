@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -197,7 +198,7 @@ class Memory:
             self._reservations.check(size * count)
         try:
             for index in range(count):
-                handle = heap.allocate(f"{collection.name or 'sysmem'}:{index}", size)
+                handle = heap.allocate(collection.vmo_name(index), size)
                 try:
                     buffer = Buffer(index, size, heap, handle, collection, self._surroundings)
                 except BaseException:
@@ -241,6 +242,11 @@ class Memory:
         return Event(server_end, self._hangups)
 
     # --- events -------------------------------------------------------------------------------------------------
+
+    def heaps(self) -> list[tuple[Heap, int]]:
+        """Return all heaps, each with the number of its buffers that exist."""
+        counts = Counter(id(buffer.heap) for _, buffer in self._by_identity.values())
+        return [(heap, counts[id(heap)]) for heap in self._heaps.values()]
 
     def statistics(self) -> MemoryStatistics:
         """A snapshot for inspection."""

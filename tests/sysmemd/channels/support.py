@@ -69,6 +69,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.calls: list[list[Callable[[], None]]] = []
+        self._deadlines: list[int] = []
 
     def now(self) -> int:
         return time.monotonic_ns()
@@ -76,7 +77,20 @@ class Clock:
     def call_at(self, deadline: int, callback: Callable[[], None]) -> Callable[[], None]:
         call = [callback]
         self.calls.append(call)
+        self._deadlines.append(deadline)
         return call.clear
+
+    def run_due(self) -> bool:
+        """Make the calls that are due; whether there were any."""
+        now = self.now()
+        due = [call for call, at in zip(self.calls, self._deadlines, strict=True) if at <= now]
+        made = False
+        for call in due:
+            for callback in call:
+                made = True
+                callback()
+            call.clear()
+        return made
 
 
 class HandReactor:
@@ -90,6 +104,9 @@ class HandReactor:
 
     def serve(self, connection: Connection) -> None:
         self.served.append(connection)
+
+    def connections(self) -> list[Connection]:
+        return [connection for connection in self.served if not connection.closed]
 
     def hold(self, connection: Connection, holder: Holder) -> None:
         self.held.add(connection)

@@ -115,6 +115,7 @@ class Line:
             self.server,
             Users().open_account(Peer(os.getpid(), STRANGER, STRANGER)),
             number=1,
+            since=0,
             reactor=self.reactor,
             limits=limits,
             log=self.log,

@@ -1,0 +1,193 @@
+"""Why a collection is as it is, as JSON data (`spec/inspect.md`, Explain)."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sysmem_protocol.formats import pair_name
+from sysmem_protocol.inspector import SCHEMA
+from sysmem_protocol.library import Struct
+
+from ..channels.reasons import MISSING
+from ..constraints import Allocation, Participant
+from ..explaining import Brought, Diagnosis, explain
+from ..explaining.words import show
+from ..tree import Attempt, LogicalBufferCollection
+from ..tree.state import READY
+from .ended import EndedCollection
+from .snapshot import Json, state_of
+
+#: How long conflicts of refused selections are searched for. One that takes longer is finished.
+SEARCH_SECONDS: Final = 2.0
+#: What explains a setting, by the setting's key.
+_SETTINGS: Final = {
+    "count": "buffer_count",
+    "size": "size_bytes",
+    "heap": "heap",
+    "domain": "coherency_domain",
+    "format": "pixel_format",
+    "color_space": "color_space",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is known of a collection, as it was when somebody asked: enough to explain it in another thread."""
+
+    id: int
+    name: str
+    state: str
+    attempts: Sequence[Attempt]
+    waiting_for: list[Json]
+    #: What participants brought, besides what is in the attempts, by their nodes' numbers.
+    participants: Mapping[int, Sequence[Participant]]
+    wall_time: Callable[[int], str]
+
+    def answer(self) -> Json:
+        """Return the explanation, which is work."""
+        nodes = {
+            id(participant): number
+            for source in (*(attempt.participants for attempt in self.attempts), self.participants)
+            for number, brought in source.items()
+            for participant in brought
+        }
+        until = time.monotonic() + SEARCH_SECONDS
+        attempts = [_Attempt(one, nodes, until).told(self.wall_time) for one in self.attempts]
+        return {
+            "schema": SCHEMA,
+            "id": self.id,
+            "name": self.name,
+            "state": self.state,
+            "attempts": attempts,
+            "waiting_for": self.waiting_for,
+        }
+
+
+def about(
+    collection: LogicalBufferCollection, wall_time: Callable[[int], str]
+) -> Generator[None, None, Question]:
+    """Return, in slices, the question about a collection that lives."""
+    waiting_for: list[Json] = []
+    participants: dict[int, Sequence[Participant]] = {}
+    for node in list(collection.nodes()):
+        participants[node.number] = node.participants()
+        if node.in_tree and not node.subtree.allocated and node.state not in READY:
+            client = node.client
+            waiting_for.append(
+                {
+                    "node": node.number,
+                    "client_name": client.name,
+                    "client_id": client.id,
+                    "what": MISSING[node.kind],
+                }
+            )
+        yield
+    return Question(
+        id=collection.id,
+        name=collection.name,
+        state=state_of(collection),
+        attempts=tuple(collection.attempts),
+        waiting_for=waiting_for,
+        participants=participants,
+        wall_time=wall_time,
+    )
+
+
+def about_ended(ended: EndedCollection, wall_time: Callable[[int], str]) -> Question:
+    """Return the question about a collection that has ended."""
+    return Question(
+        id=ended.id,
+        name=ended.name,
+        state="released" if ended.released else "failed",
+        attempts=ended.attempts,
+        waiting_for=[],
+        participants={},
+        wall_time=wall_time,
+    )
+
+
+class _Attempt:
+    """One attempt, and the numbers of participants' nodes by the participants' identity."""
+
+    def __init__(self, attempt: Attempt, nodes: Mapping[int, int], until: float) -> None:
+        self._attempt = attempt
+        self._nodes = nodes
+        #: When no more conflicts are searched for (CLOCK_MONOTONIC).
+        self._until = until
+
+    def told(self, wall_time: Callable[[int], str]) -> Json:
+        attempt = self._attempt
+        selections: list[Json] = [
+            {
+                "chosen": list(refused.chosen),
+                "refusal": self._refusal(refused.refusal),
+                "explanation": None,
+            }
+            for refused in attempt.refused
+        ]
+        if attempt.allocation is not None:
+            explanation = _explanation(attempt.allocation)
+            selections.append(
+                {"chosen": list(attempt.chosen), "refusal": None, "explanation": explanation}
+            )
+        return {
+            "start": attempt.start,
+            "outcome": "success" if attempt.error is None else attempt.error.name,
+            "at": wall_time(attempt.at),
+            "selections": selections,
+            "text": self._text(),
+        }
+
+    def _refusal(self, refusal: Any) -> Json:
+        assert isinstance(refusal, Diagnosis)
+        data = refusal.refusal
+        searched = time.monotonic() < self._until
+        conflict = refusal.conflict if searched else ()
+        return {
+            "stage": data.stage.value,
+            "rule": data.rule.name,
+            "fields": list(data.fields),
+            "format": None if data.pair is None else pair_name(data.pair),
+            "values": [self._brought(value) for value in refusal.values],
+            "conflict": [self._nodes.get(id(who)) for who in conflict],
+            "line": refusal.line(conflict=searched),
+        }
+
+    def _brought(self, brought: Brought) -> Json:
+        who = brought.participant
+        return {
+            "node": self._nodes.get(id(who)),
+            "client_name": who.name,
+            "client_id": who.id,
+            "path": brought.path,
+            "value": _value(brought.value),
+        }
+
+    def _text(self) -> str:
+        attempt = self._attempt
+        if attempt.report is not None:
+            return attempt.report
+        if attempt.allocation is None:
+            first = attempt.refused[0].refusal
+            return first.report()
+        text = explain(attempt.allocation).report()
+        return text if attempt.error is None else f"{attempt.reason}\n\n{text}"
+
+
+def _explanation(allocation: Allocation) -> Json:
+    reasons = {reason.setting: str(reason) for reason in explain(allocation).reasons}
+    return {key: reasons.get(setting) for key, setting in _SETTINGS.items()}
+
+
+def _value(value: Any) -> Any:
+    """A value that somebody brought, as JSON data."""
+    if isinstance(value, list):
+        return [_value(element) for element in value]
+    if isinstance(value, Struct):
+        return [_value(getattr(value, member.name)) for member in value.members]
+    plain = value is None or (type(value) in (bool, int, str) and not isinstance(value, enum.Enum))
+    return value if plain else show(value)

@@ -1,0 +1,276 @@
+"""What the daemon holds, as JSON data (`spec/inspect.md`, Snapshot).
+
+It is gathered in slices. What comes and goes meanwhile may be in it or not; each node is as it was at one moment.
+Tables stay tables (:class:`Shown`): whoever encodes the data makes JSON of them, elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Generator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, TypeAlias, cast
+
+import msgspec
+
+from sysmem_protocol.inspector import SCHEMA
+from sysmem_protocol.library import Table
+from sysmem_protocol.sysmem2 import BufferCollectionConstraints
+
+from ..channels import Connection, Service
+from ..channels.nodes import NodeServer
+from ..memory import Buffer, Buffers, Hold
+from ..ports import Peer
+from ..tree import Allocated, LogicalBufferCollection, NodeData
+from ..tree.state import READY
+from .ended import EndedCollection, EndedCollections
+from .processes import Commands, descriptor_limit, open_descriptors
+
+#: JSON data, and a part of them that is gathered in slices.
+Json: TypeAlias = dict[str, Any]
+Gathered: TypeAlias = Generator[None, None, Json]
+
+_EMPTY: Final = BufferCollectionConstraints()
+_HOLDS: Final = {
+    Hold.SERVER: "server",
+    Hold.STRONG: "strong",
+    Hold.WEAK: "weak",
+    Hold.UNKNOWN: "weak",
+    Hold.GONE: "gone",
+}
+
+
+class Shown:
+    """A table in JSON data."""
+
+    __slots__ = ("table",)
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What is known of the whole daemon."""
+
+    service: Service
+    ended: EndedCollections
+    version: str
+    runtime_dir: Path | None
+    #: When it began to serve, on the wall clock (seconds) and on its own (nanoseconds).
+    started: float
+    began: int
+
+    def wall_time(self, at: int) -> str:
+        """Return a time on the daemon's clock as the wall clock has it (RFC 3339)."""
+        return rfc_3339(time.time() - (self.service.clock.now() - at) / 1e9)
+
+    def find(self, id: int) -> LogicalBufferCollection | None:
+        """Return a collection that lives, or that has ended while buffers of it exist."""
+        return self.service.collections.get(id) or self.service.lingering.get(id)
+
+
+def rfc_3339(seconds: float) -> str:
+    """Return a time since the epoch as text, in UTC with milliseconds."""
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+class Snapshot:
+    """One look at everything, or at one collection."""
+
+    def __init__(self, daemon: Daemon, id: int | None = None, *, details: bool = True) -> None:
+        """Describe the collection `id` only, or all; without `details` no collection's nodes and settings."""
+        self._daemon = daemon
+        self._service = daemon.service
+        self._id = id
+        self._details = details
+        self._now = daemon.service.clock.now()
+        self._commands = Commands()
+        self._users: dict[int, Counter[str]] = {}
+
+    def gather(self) -> Gathered:
+        """Return the data."""
+        service = self._service
+        connections = []
+        for connection in list(service.reactor.connections()):
+            if not isinstance(connection.server, NodeServer):
+                connections.append(self._connection(connection))
+            yield
+        collections = []
+        for collection in [*service.collections.values(), *service.lingering.values()]:
+            described = yield from self._collection(collection)
+            if self._id in (None, collection.id):
+                collections.append(described)
+        totals = sum(self._users.values(), Counter[str]())
+        return {
+            "schema": SCHEMA,
+            "daemon": self._about(),
+            "totals": {name: totals[name] for name in _COUNTED},
+            "heaps": self._heaps(),
+            "users": [self._user(uid, self._users[uid]) for uid in sorted(self._users)],
+            "connections": connections,
+            "collections": collections,
+            "ended": [self._ended(one) for one in self._daemon.ended if self._id in (None, one.id)],
+        }
+
+    # --- the daemon ---------------------------------------------------------------------------------------------------
+
+    def _about(self) -> Json:
+        daemon = self._daemon
+        return {
+            "version": daemon.version,
+            "pid": os.getpid(),
+            "uid": os.geteuid(),
+            "started": rfc_3339(daemon.started),
+            "uptime_s": self._seconds(daemon.began),
+            "runtime_dir": None if daemon.runtime_dir is None else str(daemon.runtime_dir),
+            "limits": msgspec.to_builtins(self._service.limits),
+            "descriptors": {"open": open_descriptors(), "limit": descriptor_limit()},
+        }
+
+    def _heaps(self) -> list[Json]:
+        return [
+            {
+                "heap_type": heap.properties.heap_type,
+                "id": heap.properties.id,
+                "domains": sorted(domain.name.lower() for domain in heap.properties.domains),
+                "secure": heap.properties.secure,
+                "bytes": heap.used_bytes,
+                "max_bytes": heap.properties.max_bytes,
+                "buffers": buffers,
+            }
+            for heap, buffers in self._service.memory.heaps()
+        ]
+
+    def _count(self, uid: int, **amounts: int) -> None:
+        self._users.setdefault(uid, Counter()).update(amounts)
+
+    def _user(self, uid: int, counts: Counter[str]) -> Json:
+        return {"uid": uid, **{name: counts[name] for name in _COUNTED}}
+
+    def _seconds(self, since: int) -> float:
+        return round((self._now - since) / 1e9, 3)
+
+    # --- connections --------------------------------------------------------------------------------------------------
+
+    def _connection(self, connection: Connection) -> Json:
+        account = connection.account
+        self._count(account.user.uid, connections=1)
+        about = connection.server.about()
+        return {
+            "number": connection.number,
+            "protocol": connection.server.interface.service_name(),
+            **self._process(account.peer, connection.since),
+            "client_name": about["client_name"],
+            "client_id": about["client_id"],
+            "received": connection.received,
+            "sent": connection.sent,
+            "unanswered": connection.unanswered,
+            "queued": connection.queued,
+        }
+
+    def _process(self, peer: Peer, since: int) -> Json:
+        command = self._commands.of(peer.pid, (self._now - since) / 1e9)
+        return {"pid": peer.pid, "uid": peer.uid, "command": command}
+
+    # --- collections --------------------------------------------------------------------------------------------------
+
+    def _collection(self, collection: LogicalBufferCollection) -> Gathered:
+        service = self._service
+        party = service.parties[collection.id]
+        buffers = cast("Buffers | None", collection.buffers)
+        existing = [] if buffers is None else [b for b in buffers.buffers if b.hold != Hold.GONE]
+        self._count(
+            party.owner.user.uid,
+            collections=1,
+            buffers=len(existing),
+            bytes=sum(buffer.size for buffer in existing),
+        )
+        allocation = collection.allocation
+        wanted = self._details and self._id in (None, collection.id)
+        described: Json = {
+            "id": collection.id,
+            "name": collection.name,
+            "age_s": self._seconds(collection.created),
+            "uid": party.owner.user.uid,
+            "state": state_of(collection),
+            "waiting_for": [],
+            "settings": Shown(allocation.settings) if allocation and wanted else None,
+            "buffer_count": allocation and allocation.buffer_count,
+            "buffers": [_buffer(buffers, one) for one in existing] if buffers and wanted else [],
+            "nodes": [],
+        }
+        yield
+        for node in list(collection.nodes()):
+            server = node.channel
+            assert isinstance(server, NodeServer)
+            self._count(server.account.user.uid, nodes=1)
+            if node.in_tree:
+                if not node.subtree.allocated and node.state not in READY:
+                    described["waiting_for"].append(node.number)
+                if wanted:
+                    described["nodes"].append(self._node(node, server))
+            yield
+        return described
+
+    def _node(self, node: NodeData, server: NodeServer) -> Json:
+        outcome = node.outcome
+        return {
+            "number": node.number,
+            "parent": node.parent and node.parent.number,
+            "kind": node.kind.value,
+            "state": node.state.name.lower(),
+            "ready": node.state in READY,
+            "connected": node.is_connected,
+            "released": node.is_released,
+            "weak": node.is_weak,
+            "isolation": node.isolation.value,
+            "rights_mask": node.rights_mask,
+            "client_name": node.client.name,
+            "client_id": node.client.id,
+            **self._process(server.peer, node.created),
+            "koid": server.koid,
+            "constraints": Shown(node.constraints or _EMPTY) if node.has_constraints else None,
+            "must_match": node.must_match is not None,
+            "outcome": "success" if isinstance(outcome, Allocated) else outcome and outcome.name,
+            "age_s": self._seconds(node.created),
+            "queued": server.connection.queued,
+        }
+
+    def _ended(self, ended: EndedCollection) -> Json:
+        return {
+            "id": ended.id,
+            "name": ended.name,
+            "ended": self._daemon.wall_time(ended.at),
+            "how": "released" if ended.released else "failed",
+            "cause": ended.cause,
+            "node": ended.node,
+            "client_name": ended.client_name,
+            "line": ended.line,
+            "error": ended.error,
+        }
+
+
+_COUNTED: Final = ("connections", "collections", "nodes", "buffers", "bytes")
+
+
+def state_of(collection: LogicalBufferCollection) -> str:
+    if collection.is_gone:
+        return "failing"  # what is left of it is buffers that somebody holds
+    return "allocated" if collection.is_allocated else "negotiating"
+
+
+def _buffer(buffers: Buffers, buffer: Buffer) -> Json:
+    _, inode = buffer.identity
+    return {
+        "index": buffer.index,
+        "size": buffer.size,
+        "inode": inode,
+        "name": buffers.vmo_name(buffer.index),
+        "state": _HOLDS[buffer.hold],
+    }

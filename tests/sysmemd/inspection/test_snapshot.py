@@ -1,0 +1,343 @@
+"""What the daemon holds; spec/inspect.md, Snapshot."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from sysmem_protocol import sysmem2
+from sysmem_protocol.inspector import Inspector, InspectorSnapshotRequest
+from sysmem_protocol.message import Message
+from sysmem_protocol.sysmem2 import BufferCollection, BufferCollectionToken, Error, Node
+from sysmemd.documents import Document
+from sysmemd.inspection.answers import encoded
+from sysmemd.inspection.processes import command
+
+from ..channels.support import STRANGER, wanting
+from .support import Look, read
+
+
+@pytest.fixture
+def look() -> Iterator[Look]:
+    look = Look()
+    yield look
+    look.close()
+
+
+def test_the_daemon_and_its_totals(look: Look) -> None:
+    look.bench.allocated()
+    snapshot = look.snapshot()
+    assert snapshot["schema"] == 1
+    about = snapshot["daemon"]
+    assert (about["pid"], about["uid"]) == (os.getpid(), os.geteuid())
+    assert about["started"].endswith("Z")
+    assert about["limits"]["max_group_selections"] == 64
+    assert 0 < about["descriptors"]["open"] < about["descriptors"]["limit"]
+    assert snapshot["totals"] == {
+        "connections": 2,
+        "collections": 1,
+        "nodes": 1,
+        "buffers": 2,
+        "bytes": 8192,
+    }
+    [heap] = snapshot["heaps"]
+    assert (heap["bytes"], heap["buffers"], heap["max_bytes"]) == (8192, 2, None)
+    assert heap["domains"] == ["cpu", "inaccessible", "ram"]
+
+
+def test_users_have_what_they_pay_for(look: Look) -> None:
+    look.bench.allocated()
+    token = look.bench.token()
+    look.bench.bind(look.bench.duplicate(token), look.bench.allocator(uid=0))
+    users = {user["uid"]: user for user in look.snapshot()["users"]}
+    assert users[STRANGER] == {
+        "uid": STRANGER,
+        "name": None,
+        "connections": 2,
+        "collections": 2,
+        "nodes": 2,
+        "buffers": 2,
+        "bytes": 8192,
+    }
+    assert users[0]["name"] == "root"
+    assert users[0]["nodes"] == 1
+
+
+def test_connections(look: Look) -> None:
+    allocator = look.bench.allocator("camera", 12)
+    look.bench.token(allocator)
+    [first, second] = look.snapshot()["connections"]
+    assert (first["protocol"], second["protocol"]) == (
+        "sysmem.Inspector",
+        "fuchsia.sysmem2.Allocator",
+    )
+    assert (first["received"], first["unanswered"]) == (1, 1)
+    assert (second["pid"], second["uid"]) == (os.getpid(), STRANGER)
+    assert (second["client_name"], second["client_id"]) == ("camera", 12)
+    assert (second["received"], second["sent"], second["queued"]) == (2, 0, 0)
+    assert second["command"] == command(os.getpid())
+    assert second["number"] > first["number"]
+
+
+def test_an_allocated_collection(look: Look) -> None:
+    collection = look.bench.collection()
+    collection.send(Node.set_name, sysmem2.NodeSetNameRequest(priority=1, name="pictures"))
+    collection.send(BufferCollection.set_constraints, wanting())
+    look.run()
+    [described] = look.snapshot()["collections"]
+    [node] = described.pop("nodes")
+    settings = described.pop("settings")
+    [server] = look.bench.service.collections.values()
+    assert settings["buffer_settings"]["size_bytes"] == 4096
+    assert settings["buffer_settings"]["coherency_domain"] == "CPU"
+    assert [buffer.pop("inode") > 0 for buffer in described["buffers"]] == [True, True]
+    assert described.pop("age_s") >= 0
+    assert described == {
+        "id": server.id,
+        "name": "pictures",
+        "uid": STRANGER,
+        "state": "allocated",
+        "waiting_for": [],
+        "buffer_count": 2,
+        "buffers": [
+            {"index": index, "size": 4096, "name": f"pictures:{index}", "state": "server"}
+            for index in range(2)
+        ],
+    }
+    assert node.pop("age_s") >= 0
+    assert node.pop("koid") == server.root.channel.koid  # type: ignore[attr-defined] # a NodeServer
+    assert node == {
+        "number": 1,
+        "parent": None,
+        "kind": "collection",
+        "state": "constrained",
+        "ready": True,
+        "connected": True,
+        "released": False,
+        "weak": False,
+        "isolation": "propagate",
+        "rights_mask": 0xFFFFFFFF,
+        "client_name": "tester",
+        "client_id": 7,
+        "pid": os.getpid(),
+        "uid": os.getuid(),
+        "command": command(os.getpid()),
+        "constraints": {
+            "usage": {"cpu": ["READ_OFTEN"]},
+            "min_buffer_count_for_camping": 2,
+            "buffer_memory_constraints": {"min_size_bytes": 4096},
+        },
+        "must_match": False,
+        "outcome": "success",
+        "queued": 0,
+    }
+
+
+def test_a_negotiating_collection_says_who_is_waited_for(look: Look) -> None:
+    token = look.bench.token()
+    child = look.bench.duplicate(token)
+    look.bench.duplicate(child)
+    collection = look.bench.bind(token)
+    collection.send(BufferCollection.set_constraints, wanting())
+    look.run()
+    [described] = look.snapshot()["collections"]
+    assert (described["state"], described["waiting_for"]) == ("negotiating", [2, 3])
+    assert (described["settings"], described["buffer_count"], described["buffers"]) == (
+        None,
+        None,
+        [],
+    )
+    nodes = described["nodes"]
+    assert [(node["number"], node["parent"], node["state"]) for node in nodes] == [
+        (1, None, "constrained"),
+        (2, 1, "token"),
+        (3, 2, "token"),
+    ]
+    assert [node["constraints"] is None for node in nodes] == [False, True, True]
+
+
+def test_an_end_that_the_daemon_made_is_of_who_asked_for_it(look: Look) -> None:
+    token = look.bench.token()
+    request = sysmem2.CreateTokensRequest(rights_attenuation_masks=[0xFFFFFFFF])
+    answer = token.call(BufferCollectionToken.duplicate_sync, request)
+    made = [look.bench.adopt(handle) for handle in answer.tokens]
+    [collection] = look.bench.service.collections.values()
+    root, child = collection.nodes()
+    asker = look.bench.service.parties[collection.id].owner.peer
+    root.channel.peer = asker  # type: ignore[attr-defined] # a NodeServer
+    made += [
+        look.bench.adopt(handle)
+        for handle in token.call(BufferCollectionToken.duplicate_sync, request).tokens
+    ]
+    *_, last = look.snapshot()["collections"][0]["nodes"]
+    assert (last["pid"], last["uid"]) == (asker.pid, asker.uid)
+    assert child.in_tree
+
+
+def test_an_orphan_is_still_described(look: Look) -> None:
+    collection = look.bench.allocated()
+    _, far = look.bench.client()
+    collection.send(
+        BufferCollection.attach_token,
+        sysmem2.BufferCollectionAttachTokenRequest(rights_attenuation_mask=1, token_request=far),
+    )
+    collection.send(Node.release)
+    look.run()
+    collection.close()
+    look.run()
+    root, attached = look.snapshot()["collections"][0]["nodes"]
+    assert (root["state"], root["connected"], root["released"]) == ("orphan", False, True)
+    assert root["pid"] == os.getpid()
+    assert (attached["isolation"], attached["state"]) == ("do not propagate", "token")
+
+
+def test_buffers_that_somebody_holds_after_the_end_are_failing(look: Look) -> None:
+    collection = look.bench.allocated()
+    info = collection.call(BufferCollection.wait_for_all_buffers_allocated).buffer_collection_info
+    first, second = (buffer.vmo for buffer in info.buffers)
+    collection.close()
+    look.run()
+    snapshot = look.snapshot()
+    [described] = snapshot["collections"]
+    assert (described["state"], described["nodes"]) == ("failing", [])
+    assert [buffer["state"] for buffer in described["buffers"]] == ["strong", "strong"]
+    assert described["buffers"][0]["inode"] == os.fstat(first.fileno()).st_ino
+    assert snapshot["totals"]["bytes"] == 8192
+    [ended] = snapshot["ended"]
+    assert ended["id"] == described["id"]
+    assert [one["state"] for one in look.snapshot(ended["id"])["collections"]] == ["failing"]
+    for vmo in (first, second):
+        vmo.close()
+    look.bench.memory.process_events()
+    look.run()
+    assert look.snapshot()["collections"] == []
+    assert look.snapshot(described["id"]) is Error.NOT_FOUND
+
+
+def test_one_collection(look: Look) -> None:
+    look.bench.token()
+    look.bench.allocated()
+    first, second = look.bench.service.collections
+    snapshot = look.snapshot(second)
+    assert [one["id"] for one in snapshot["collections"]] == [second]
+    assert snapshot["totals"]["collections"] == 2
+    assert look.snapshot(1) is Error.NOT_FOUND
+    assert first != second
+
+
+def test_what_ended(look: Look) -> None:
+    peaceful = look.bench.allocated()
+    peaceful.send(Node.release)
+    look.run()
+    peaceful.close()
+    look.bench.token().close()
+    refused = look.bench.collection()
+    refused.send(BufferCollection.set_constraints, wanting(most=1))
+    look.run()
+    newest, middle, oldest = look.snapshot()["ended"]
+    assert (oldest["how"], oldest["cause"]) == ("released", "no connected client left")
+    assert (oldest["line"], oldest["error"]) == (None, None)
+    assert (middle["how"], middle["cause"], middle["error"]) == (
+        "failed",
+        "closed without Release",
+        None,
+    )
+    assert middle["line"] == "tester (7), token 1, closed its token without Release, or ended"
+    assert (newest["how"], newest["cause"]) == ("failed", "allocation failed")
+    assert newest["error"] == "CONSTRAINTS_INTERSECTION_EMPTY"
+    assert "max_buffer_count = 1" in newest["line"]
+    assert (newest["node"], newest["client_name"]) == (1, "tester")
+    assert newest["ended"].endswith("Z")
+
+
+def test_an_answer_is_sealed_and_for_reading(look: Look) -> None:
+    look.client.send(Inspector.snapshot, InspectorSnapshotRequest())
+    look.run()
+    message = look.client.message()
+    assert message is not None
+    [vmo] = message.handles
+    with vmo:
+        fd = vmo.fileno()
+        assert os.lseek(fd, 0, os.SEEK_CUR) == 0
+        assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+        assert seals & fcntl.F_SEAL_WRITE
+        assert seals & fcntl.F_SEAL_SEAL
+
+
+def test_questions_that_wait_share_an_answer_but_not_with_those_under_way(look: Look) -> None:
+    clients = [look.connect() for _ in range(3)]
+    request = InspectorSnapshotRequest()
+    txids = [client.send(Inspector.snapshot, request) for client in clients[:1]]
+    look.bench.run()  # it is under way
+    look.bench.token()
+    txids += [client.send(Inspector.snapshot, request) for client in clients[1:]]
+    look.run()
+    before, *after = (
+        read(client, Inspector.snapshot, txid) for client, txid in zip(clients, txids, strict=True)
+    )
+    assert before["schema"] == 1
+    assert after[0] == after[1]
+    assert len(after[0]["collections"]) == 1
+
+
+def test_who_leaves_before_the_answer_is_no_trouble(look: Look) -> None:
+    client = look.connect()
+    client.send(Inspector.snapshot, InspectorSnapshotRequest())
+    look.bench.run()
+    client.close()
+    look.run()
+    assert look.snapshot()["totals"]["connections"] == 1
+
+
+def test_an_inspector_that_breaks_the_protocol_loses_its_channel(look: Look) -> None:
+    client = look.connect()
+    client.send_raw(Message(0, 5))
+    look.run()
+    assert client.is_closed()
+    assert "no method with ordinal" in look.bench.log.refusal()["reason"]
+
+
+def test_a_daemon_that_runs_short_says_so(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no descriptor is left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Document, "open", fail)
+        assert look.snapshot() is Error.UNSPECIFIED
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "memfd_create", fail)
+        assert look.snapshot() is Error.UNSPECIFIED
+    with monkeypatch.context() as patch:
+        patch.setattr("sysmemd.inspection.snapshot.open_descriptors", fail)
+        assert look.snapshot() is Error.UNSPECIFIED
+    assert look.snapshot()["schema"] == 1
+    assert len(look.bench.log.said("error")) == 3
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        [],
+        {"a": [1, 2], "b": {"c": [{"d": 1}, {"e": [{"f": "é\n"}]}, 3]}},
+        [{"a": number} for number in range(200)],
+        [*range(100), {"a": []}, *range(100)],
+    ],
+)
+def test_json_in_parts_is_the_json(value: object) -> None:
+    assert json.loads(b"".join(encoded(value))) == value
+
+
+def test_the_command_of_a_process_that_is_gone_or_another_one_by_now() -> None:
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert command(pid) is None
+    assert command(0) is None
+    assert command(os.getpid(), since=0.0) is None
