@@ -32,7 +32,7 @@ from .library import (
     table,
 )
 from .message import HEADER, MAX_MESSAGE_BYTES
-from .strict import HANDLE_TAG, MAX_DEPTH, NotStrictError, examine
+from .strict import HANDLE_TAG, MAX_DEPTH, NotStrictError, examine, no_pause
 from .sysmem2 import Error
 
 #: The key of a fallible method's success, and of its error.
@@ -298,7 +298,10 @@ class Decoder:
         *,
         tables: Mapping[type[Table], type[Table]] | None = None,
         handles: Mapping[HandleKind, type[Handle]] | None = None,
+        pause: Callable[[], object] = no_pause,
     ) -> None:
+        """Decode to these classes. `pause` is called every now and then while a large body is being decoded."""
+        self._pause = pause
         self._tables = dict(tables or {})
         self._handles = dict(handles or {})
         self._decoders: dict[type, _Decode] = {}
@@ -347,7 +350,7 @@ class Decoder:
         arrived = _Arrived(handles)
         try:
             try:
-                decodable, indices = examine(body)
+                decodable, indices = examine(body, self._pause)
                 if sorted(indices) != list(range(len(handles))):
                     raise DecodeError(
                         f"{len(handles)} descriptors came along, the body refers to "
@@ -455,7 +458,7 @@ class Decoder:
             case String():
                 return _string_decoder(wire.max_bytes)
             case Vector():
-                return _vector_decoder(self._decoder(wire.element), wire.max_count)
+                return _vector_decoder(self._decoder(wire.element), wire.max_count, self._pause)
             case Nested():
                 return self._decoder_of(wire.type)
             case HandleType():
@@ -511,7 +514,9 @@ def _string_decoder(max_bytes: int) -> _Decode:
     return decode_string
 
 
-def _vector_decoder(decode_element: _Decode, max_count: int) -> _Decode:
+def _vector_decoder(
+    decode_element: _Decode, max_count: int, pause: Callable[[], object]
+) -> _Decode:
     def decode_vector(value: Any, arrived: _Arrived) -> list[Any]:
         if type(value) is not list:
             raise _not_declared("an array", value)
@@ -524,6 +529,7 @@ def _vector_decoder(decode_element: _Decode, max_count: int) -> _Decode:
             except DecodeError as error:
                 error.within(f"[{index}]")
                 raise
+            pause()
         return decoded
 
     return decode_vector

@@ -6,6 +6,8 @@ So the bytes are walked once before they are decoded. The walk builds no values;
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 #: Around the index of a descriptor; no other tag may occur.
 HANDLE_TAG = 0x7A5D
 #: How deep maps and arrays may be nested, the body's own map included. The deepest declared table needs 6.
@@ -20,21 +22,31 @@ _NULL = b"\xf6"
 _LEAST = {24: 24, 25: 1 << 8, 26: 1 << 16, 27: 1 << 32}
 
 
+#: An item takes less than a microsecond; a pause is offered after some dozen of them.
+_PAUSE_MASK = 63
+
+
 class NotStrictError(ValueError):
     """The bytes aren't one item of strict CBOR; the text says what is wrong at which byte."""
 
 
-def examine(body: bytes) -> tuple[bytes, list[int]]:
+def no_pause() -> None:
+    """Go on at once."""
+
+
+def examine(body: bytes, pause: Callable[[], object] = no_pause) -> tuple[bytes, list[int]]:
     """Check a body; what is to be decoded of it, and the descriptors' indices in the order of the references.
 
     A map with a key that is neither an integer nor a string can't be a table. Such maps come back as null: two of their
     keys may be equal in Python though not in CBOR (1 and true), and hashing them could be made slow on purpose.
 
+    `pause` is called every now and then.
+
     Raises :class:`NotStrictError` unless the body is exactly one well-formed item with definite lengths, integers and
     lengths no longer than needed, no key twice in a map, no tag but the handle's and no nesting deeper than
     :data:`MAX_DEPTH`. Keys are the same when their bytes are.
     """
-    walk = _Walk(body)
+    walk = _Walk(body, pause)
     try:
         end = walk.item(0, 0)
     except IndexError:
@@ -47,10 +59,11 @@ def examine(body: bytes) -> tuple[bytes, list[int]]:
 class _Walk:
     """One pass over a body, and what it found."""
 
-    __slots__ = ("_body", "_odd_maps", "indices")
+    __slots__ = ("_body", "_odd_maps", "_pause", "indices")
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, pause: Callable[[], object]) -> None:
         self._body = body
+        self._pause = pause
         self._odd_maps: list[tuple[int, int]] = []
         self.indices: list[int] = []
 
@@ -89,8 +102,10 @@ class _Walk:
             raise IndexError
         if major == _MAP:
             return self._map(start, position, argument, depth + 1)
-        for _ in range(argument):
+        for number in range(argument):
             position = self.item(position, depth + 1)
+            if not number & _PAUSE_MASK:
+                self._pause()
         return position
 
     def _argument(self, start: int, major: int, information: int) -> tuple[int, int]:
@@ -117,7 +132,9 @@ class _Walk:
         length = len(body)
         keys = set()
         odd = False
-        for _ in range(pairs):
+        for number in range(pairs):
+            if not number & _PAUSE_MASK:
+                self._pause()
             key = position
             if body[key] < 24:  # small integers, most keys and many values, without a call
                 position += 1

@@ -23,7 +23,7 @@ from sysmem_protocol.rendezvous import Rendezvous
 from sysmem_protocol.sysmem2 import Allocator, CoherencyDomain
 
 from .access import Access, admit
-from .channels import STOPPING, AllocatorServer, Connection, Holder, RendezvousServer, Service
+from .channels import STOPPING, AllocatorServer, Connection, RendezvousServer, Service
 from .clock import TrioClock
 from .closing import ThreadClosing
 from .config import Config, HeapSection
@@ -35,11 +35,12 @@ from .memory import (
     MemfdHeap,
     Memory,
 )
+from .pause import Holder
 from .ports import Log, Peer
 from .sockets import Permissions
+from .threads import Threads, ask_here
 from .turns import Turns
 from .users import User
-from .worker import ThreadWorker
 
 #: What accepting fails with when there was nothing, or nobody any more, to accept.
 _NOBODY = {errno.EAGAIN, errno.ECONNABORTED}
@@ -77,17 +78,22 @@ class TrioReactor:
 
     def serve(self, connection: Connection) -> None:
         """See :class:`sysmemd.channels.Reactor`."""
-        user = connection.account.user
-        turns = self._turns.get(user)
-        if turns is None:
-            try:
-                turns = self._turns[user] = Turns()
-            except OSError as error:
-                connection.refuse(f"the daemon can't wait for it: {error}")
-                connection.close()
-                return
-            self._nursery.start_soon(self._serve, user, turns)
-        turns.serve(connection)
+        try:
+            turns = self._turns_of(connection.account.user)
+        except OSError as error:
+            connection.refuse(f"the daemon can't wait for it: {error}")
+            connection.close()
+        else:
+            turns.serve(connection)
+
+    def in_turn(self, user: User, work: Callable[[], None]) -> None:
+        """See :class:`sysmemd.channels.Reactor`."""
+        try:
+            turns = self._turns_of(user)
+        except OSError:
+            work()  # there is no descriptor left to wait for a turn
+        else:
+            turns.in_turn(work)
 
     def hold(self, connection: Connection, holder: Holder) -> None:
         """See :class:`sysmemd.channels.Reactor`."""
@@ -108,11 +114,23 @@ class TrioReactor:
         """See :class:`sysmemd.channels.Reactor`."""
         return [one for turns in self._turns.values() for one in turns.connections()]
 
+    def give_up(self) -> None:
+        """End all work that was interrupted, because the daemon stops."""
+        for turns in self._turns.values():
+            turns.give_up()
+
     def close(self) -> None:
         """Close every channel."""
         for connection in self.connections():
             connection.explain(None, STOPPING)
             connection.close()
+
+    def _turns_of(self, user: User) -> Turns:
+        turns = self._turns.get(user)
+        if turns is None:
+            turns = self._turns[user] = Turns()
+            self._nursery.start_soon(self._serve, user, turns)
+        return turns
 
     async def _serve(self, user: User, turns: Turns) -> None:
         try:
@@ -238,8 +256,8 @@ async def serving(
 ) -> AsyncIterator[Serving]:
     """Serve in the running trio loop until the block ends or is cancelled; all nodes then see peer-closed.
 
-    Nothing of the process is changed: no signal, no limit, no file. What the block raises is raised as it is. Without
-    `threads` long attempts to allocate hold up the loop: a virtual clock would take a wait for a thread for idleness.
+    Nothing of the process is changed: no signal, no limit, no file. What the block raises is raised as it is.
+    Without `threads` names of users hold up the loop: a virtual clock would take a wait for a thread for idleness.
     `runtime_dir` is where the service sockets are, for those who ask.
     """
     raised: BaseException | None = None
@@ -262,11 +280,12 @@ async def serving(
                 clock=clock,
                 reactor=reactor,
                 log=log,
-                worker=ThreadWorker(nursery, log) if threads else None,
                 closing=closing,
                 inspect=config.inspect,
             )
-            inspection = Inspection(service, runtime_dir)
+            inspection = Inspection(
+                service, runtime_dir, Threads(nursery).ask if threads else ask_here
+            )
             try:
                 nursery.start_soon(clock.run)
                 nursery.start_soon(_follow_memory, memory, log)
@@ -274,6 +293,7 @@ async def serving(
             except BaseException as error:
                 raised = error  # the nursery would wrap it
             finally:
+                reactor.give_up()
                 inspection.close()
                 service.close()
                 reactor.close()

@@ -21,6 +21,7 @@ from structlog.processors import JSONRenderer, TimeStamper, add_log_level, forma
 from structlog.typing import EventDict, Processor
 
 from .config import LogFormat, LogLevel
+from .pause import giving_way
 from .ports import Log
 from .text import Block, printable
 
@@ -166,7 +167,7 @@ class BlockRenderer:
         lines = [self._render(logger, name, event)]
         for key, block in blocks.items():
             lines.append(f"    {key}:")
-            lines += [f"      {printable(line)}".rstrip() for line in block.split("\n")]
+            lines += [f"      {printable(line)}".rstrip() for line in giving_way(block.split("\n"))]
         return "\n".join(lines)
 
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import resource
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
@@ -23,7 +22,6 @@ from .memory import missing_requirements
 from .ports import Log
 from .sockets import Listeners, StartError, TakenError, notify
 from .text import printable
-from .worker import SWITCH_SECONDS
 
 #: What stops the daemon, or has it read its configuration again.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -74,8 +72,6 @@ async def run(
         # Our caller may hold them back, so that none of them meets anybody but the receiver.
         held_back = signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, held_back)
-        stack.callback(sys.setswitchinterval, sys.getswitchinterval())
-        sys.setswitchinterval(SWITCH_SECONDS)
         listeners = Listeners(socket_permissions(config), directory, environ=os.environ, log=log)
         stack.callback(listeners.close)
         async with serving(config, log, TrioClock(log), runtime_dir=directory) as server:

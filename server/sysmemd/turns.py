@@ -5,6 +5,9 @@ each one that it has reported to the end of its list. So channels of one user ar
 nothing, however many there are. Users are served in turn by whoever owns these objects (:mod:`.daemon`): each one with
 something to do gets one slice, then the next one.
 
+A message whose processing takes longer than a slice is interrupted (:mod:`.runner`). In the next turn other channels of
+the user are served, in the one after that it goes on.
+
 There is no trio here: the owner waits until the epoll instance is readable.
 """
 
@@ -18,7 +21,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from .channels import Connection, Holder
+from .channels import Connection
+from .pause import Holder
+from .runner import Runner
 
 #: How long one user is served before the next one is, in nanoseconds.
 SLICE_NS: Final = 1_000_000
@@ -51,6 +56,14 @@ class Turns:
         self._full: set[Connection] = set()
         #: Connections with answers to send, in order.
         self._to_flush: dict[Connection, None] = {}
+        #: What was asked for otherwise.
+        self._work: deque[Callable[[], object]] = deque()
+        #: Serves channels; None while nothing has been served since the last one was interrupted.
+        self._runner: Runner | None = None
+        #: Interrupted in the middle of something; those in `_paused` can go on.
+        self._interrupted: set[Runner] = set()
+        self._paused: deque[Runner] = deque()
+        self._interrupted_is_next = False
         #: Channels that the kernel reported and that haven't been served since: descriptor and events.
         self._ready: deque[tuple[int, int]] = deque()
         #: Whether the owner waits for :meth:`fileno`.
@@ -64,15 +77,24 @@ class Turns:
             raise
 
     def __bool__(self) -> bool:
-        """Whether there is any channel."""
-        return bool(self._connections)
+        """Whether there is any channel, or anything to do."""
+        return bool(self._connections or self._work or self._interrupted)
 
     def fileno(self) -> int:
         """Return the descriptor, owned by this object, that is readable when :meth:`take` has something to do."""
         return self._epoll.fileno()
 
+    def give_up(self) -> None:
+        """End what was interrupted."""
+        for runner in (*self._interrupted, *filter(None, [self._runner])):
+            runner.end()
+        self._interrupted.clear()
+        self._paused.clear()
+        self._runner = None
+
     def close(self) -> None:
-        """Stop waiting. The channels stay open. Idempotent."""
+        """Give up, and stop waiting. The channels stay open. Idempotent."""
+        self.give_up()
         if not self._epoll.closed:
             self._epoll.close()
             os.close(self._wake)
@@ -80,6 +102,11 @@ class Turns:
     def connections(self) -> list[Connection]:
         """Return all channels."""
         return list(self._connections.values())
+
+    def in_turn(self, work: Callable[[], object]) -> None:
+        """Call `work` in this user's next turn."""
+        self._work.append(work)
+        self._rouse()
 
     # --- what connections ask for; see `channels.Reactor` ---------------------------------------------------------
 
@@ -112,7 +139,7 @@ class Turns:
         self._held.discard(connection)
         self._full.discard(connection)
         self._to_flush.pop(connection, None)
-        if not self._connections:
+        if not self:
             self._rouse()
 
     # --- serving --------------------------------------------------------------------------------------------------
@@ -120,36 +147,72 @@ class Turns:
     def take(self) -> bool:
         """Serve this user for one slice. Returns False if nothing is left to do until `fileno` is readable."""
         self._idle = False
-        now = self._now
-        until = now() + SLICE_NS
-        ready = self._ready
-        if not ready:
-            ready.extend(self._epoll.poll(0, _MAX_EVENTS))
+        until = self._now() + SLICE_NS
+        interrupted_first = self._paused and self._interrupted_is_next
+        self._interrupted_is_next = not self._interrupted_is_next
+        if interrupted_first:
+            self._go_on(self._paused.popleft(), until)
+        if not interrupted_first or self._now() < until:
+            if self._runner is None:
+                self._runner = Runner(self._serve, self._now, self._can_go_on)
+            self._go_on(self._runner, until)
+        if self._paused and not interrupted_first and self._now() < until:
+            self._go_on(self._paused.popleft(), until)
+        more = bool(self._ready or self._to_flush or self._work or self._paused)
+        self._idle = not more
+        return more
+
+    def _go_on(self, runner: Runner, until: int) -> None:
+        try:
+            runner.go_on(until)
+        finally:
+            self._interrupted.discard(runner)
+        if runner.is_paused:
+            if runner is self._runner:
+                self._runner = None
+            self._interrupted.add(runner)
+            if not runner.waits:
+                self._paused.append(runner)
+
+    def _serve(self, runner: Runner) -> None:
+        """Do what is to be done, one thing after the other, until this runner isn't needed any more."""
         while True:
-            while self._to_flush:
-                self._flush(next(iter(self._to_flush)))
-                if now() >= until:
-                    return True
-            if not ready:
-                break
-            fd, events = ready.popleft()
+            if not self._ready:
+                self._ready.extend(self._epoll.poll(0, _MAX_EVENTS))
+            while self._work or self._to_flush or self._ready:
+                self._serve_next(runner)
+                if self._runner is not runner:  # it was interrupted in that
+                    if self._runner is not None:
+                        return
+                    self._runner = runner
+                if self._now() >= runner.until:
+                    break
+            runner.rest()
+
+    def _serve_next(self, runner: Runner) -> None:
+        if self._work:
+            self._work.popleft()()
+        elif self._to_flush:
+            self._flush(next(iter(self._to_flush)))
+        else:
+            fd, events = self._ready.popleft()
             connection = self._connections.get(fd)
             if connection is not None:  # it hasn't closed meanwhile
-                self._serve(connection, events, until)
-                if now() >= until:
-                    return True
-        self._idle = True
-        return False
+                self._serve_connection(connection, events, runner)
 
-    def _serve(self, connection: Connection, events: int, until: int) -> None:
+    def _serve_connection(self, connection: Connection, events: int, runner: Runner) -> None:
         if connection in self._full and events != _READABLE:
             self._flush(connection)
         if not connection.reading:
             self._update(connection)
             return
         for _ in range(RECEIVE_BUDGET):
-            if not connection.receive() or self._now() >= until:
+            if not connection.receive() or self._now() >= runner.until:
                 return
+
+    def _can_go_on(self, runner: Runner) -> None:
+        self._paused.append(runner)
+        self._rouse()
 
     def _flush(self, connection: Connection) -> None:
         self._to_flush.pop(connection, None)

@@ -9,7 +9,6 @@ import resource
 import signal
 import socket
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -37,6 +36,7 @@ from sysmemd.clock import TrioClock
 from sysmemd.config import Config, FormatCostSection, HeapSection, Limits, UsageSection
 from sysmemd.daemon import TrioReactor, heap_settings, platform
 from sysmemd.memory import SYSTEM_RAM
+from sysmemd.pause import give_way
 from sysmemd.sockets import Listeners, StartError
 from sysmemd.tree.choose import Question
 
@@ -262,40 +262,30 @@ async def test_answers_that_nobody_reads_do_not_hold_it_up(tmp_path: Path, log: 
 
 
 @pytest.mark.trio
-async def test_the_interpreter_is_shared_in_small_portions(tmp_path: Path, log: Log) -> None:
-    before = sys.getswitchinterval()
-    async with running(tmp_path, log):
-        assert sys.getswitchinterval() < before
-    assert sys.getswitchinterval() == before
-
-
-@pytest.mark.trio
-async def test_it_stops_in_the_midst_of_an_attempt(
+async def test_it_serves_others_and_stops_in_the_midst_of_an_attempt(
     tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread is left behind; what it comes to interests nobody any more."""
-    begun, go_on, ended = (threading.Event() for _ in range(3))
+    unwound = trio.Event()
 
-    def slow(question: Question) -> Exception:
-        begun.set()
-        go_on.wait()
-        ended.set()
-        return AssertionError("nobody asks")
+    def endless(question: Question) -> Exception:
+        try:
+            while True:
+                give_way()
+        finally:
+            unwound.set()
 
-    monkeypatch.setattr("sysmemd.worker.INLINE_COST", -1)
-    monkeypatch.setattr(Question, "answer", slow)
+    monkeypatch.setattr(Question, "answer", endless)
     async with running(tmp_path, log) as made:
         bystander = made.collection(made.connect())
         collection = made.collection(made.connect())
         collection.send(
             BufferCollection.set_constraints, sysmem2.BufferCollectionSetConstraintsRequest()
         )
-        await trio.to_thread.run_sync(begun.wait)
-        await bystander.sync()  # meanwhile
+        for _ in range(3):
+            await bystander.sync()  # meanwhile
         os.kill(os.getpid(), signal.SIGTERM)
         await collection.closed()
-    go_on.set()
-    await trio.to_thread.run_sync(ended.wait)
+        assert unwound.is_set()
     assert log.events("error") == []
 
 

@@ -7,11 +7,13 @@ import errno
 import os
 import select
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
 from sysmem_protocol.handles import Handle
 from sysmemd import turns
+from sysmemd.pause import give_way, wait_for
 from sysmemd.turns import RECEIVE_BUDGET, Turns
 
 from .turns import FakeConnection
@@ -88,7 +90,7 @@ def test_channels_are_served_in_turn(
         fake.send(2)
         made.serve(fake.connection)
     for turn in range(100):
-        assert made.take()
+        made.take()
         assert sum(fake.received for fake in fakes) == turn + 1
     assert {fake.received for fake in fakes} == {1}
 
@@ -116,9 +118,9 @@ def test_a_slice_ends_also_between_the_messages_of_a_channel(
     fake.send(3)
     fake.on_receive = time.slice_passes
     for received in (1, 2, 3):
-        assert made.take()
+        assert is_due(made)
+        made.take()
         assert fake.received == received
-    assert not made.take()
 
 
 def test_answers_are_sent_when_there_is_room(made: Turns, fake: FakeConnection) -> None:
@@ -155,7 +157,7 @@ def test_a_slice_ends_also_between_answers(
         monkeypatch.setattr(fake, "flush", flush)
     assert made.take()
     assert [fake.flushed for fake in fakes] == [1, 0]
-    assert made.take()
+    assert not made.take()
     assert [fake.flushed for fake in fakes] == [1, 1]
 
 
@@ -257,6 +259,152 @@ def test_nobody_is_roused_who_does_not_wait(made: Turns, fake: FakeConnection) -
     assert not is_due(made)
     made.take()
     assert fake.flushed == 1
+
+
+def test_long_work_is_interrupted_and_others_are_served_meanwhile(
+    made: Turns, new: Callable[[], FakeConnection], time: Time
+) -> None:
+    busy, other = new(), new()
+    steps: list[int] = []
+
+    def work() -> None:
+        for step in range(3):
+            steps.append(step)
+            time.slice_passes()
+            give_way()
+
+    busy.on_receive = work
+    for fake in (busy, other):
+        made.serve(fake.connection)
+    busy.send()
+    assert made.take()
+    assert steps == [0]
+    other.send(2)
+    seen = []
+    while len(steps) < 3:
+        assert made.take()
+        seen.append((len(steps), other.received))
+    assert seen == [(2, 0), (3, 1)]
+    while made.take():
+        pass
+    assert other.received == 2
+    busy.send()
+    made.take()
+    assert len(steps) == 4  # it is served again
+
+
+def test_several_may_be_interrupted(
+    made: Turns, new: Callable[[], FakeConnection], time: Time
+) -> None:
+    fakes = [new() for _ in range(5)]
+    done: list[FakeConnection] = []
+
+    def work(fake: FakeConnection) -> None:
+        for _ in range(4):
+            time.slice_passes()
+            give_way()
+        done.append(fake)
+
+    for fake in fakes:
+        fake.on_receive = lambda fake=fake: work(fake)  # type: ignore[misc] # bound now
+        made.serve(fake.connection)
+        fake.send()
+    turns = 0
+    while made.take() or is_due(made):
+        turns += 1
+    assert set(done) == set(fakes)
+    assert turns <= 30
+
+
+class Idle:
+    """A holder that is idle when it is told so."""
+
+    def __init__(self) -> None:
+        self.callbacks: list[Callable[[], None]] = []
+        self.idle = False
+
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        if self.idle:
+            callback()
+        else:
+            self.callbacks.append(callback)
+
+    def rest(self) -> None:
+        self.idle = True
+        for callback in self.callbacks:
+            callback()
+
+
+def test_work_may_wait_for_somebody_without_being_called(made: Turns, fake: FakeConnection) -> None:
+    holder = Idle()
+    done: list[str] = []
+
+    def work() -> None:
+        wait_for(holder)
+        done.append("work")
+
+    made.in_turn(work)
+    while made.take():
+        pass
+    assert not is_due(made)
+    fake.send()
+    made.take()
+    assert (done, fake.received) == ([], 1)
+    holder.rest()
+    assert is_due(made)
+    while made.take():
+        pass
+    assert done == ["work"]
+    made.in_turn(work)  # nothing to wait for now
+    made.take()
+    assert done == ["work", "work"]
+
+
+def test_there_is_something_to_do_as_long_as_work_is_interrupted(made: Turns, time: Time) -> None:
+    def work() -> None:
+        time.slice_passes()
+        give_way()
+
+    assert not made
+    made.in_turn(work)
+    assert made
+    made.take()
+    assert made
+    while made.take():
+        pass
+    assert not made
+
+
+def test_what_was_interrupted_is_unwound_in_the_end(made: Turns, time: Time) -> None:
+    unwound: list[str] = []
+
+    def work(how: str) -> None:
+        try:
+            time.slice_passes()
+            if how == "waits":
+                wait_for(Idle())
+            give_way()
+        finally:
+            unwound.append(how)
+
+    for how in ("waits", "paused"):
+        made.in_turn(partial(work, how))
+        made.take()
+    made.give_up()
+    assert sorted(unwound) == ["paused", "waits"]
+    assert not made
+
+
+def test_what_work_raises_is_raised(made: Turns) -> None:
+    made.in_turn(lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        made.take()
+
+
+def test_outside_of_a_slice_nobody_gives_way() -> None:
+    give_way()
+    with pytest.raises(AssertionError, match="is not idle"):
+        wait_for(Idle())
 
 
 def test_a_channel_that_can_not_be_waited_for_closes(made: Turns, tmp_path: str) -> None:

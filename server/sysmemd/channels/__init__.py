@@ -1,7 +1,7 @@
 """Served channels: a request in, a call on the tree, an answer out. No trio here, and no waiting."""
 
 from .allocator import AllocatorServer
-from .connection import Connection, Holder, Reactor
+from .connection import Connection, Reactor
 from .reasons import STOPPING
 from .rendezvous import RendezvousServer
 from .service import Service
@@ -10,7 +10,6 @@ __all__ = [
     "STOPPING",
     "AllocatorServer",
     "Connection",
-    "Holder",
     "Reactor",
     "RendezvousServer",
     "Service",

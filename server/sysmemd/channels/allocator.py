@@ -44,6 +44,8 @@ class AllocatorServer:
     def held_by(self) -> None:
         """Nothing holds an Allocator, for it isn't part of any collection."""
 
+    changed_by = held_by
+
     def expect_message(self) -> None:
         """Nothing ends an Allocator's messages but its channel."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from sysmem_protocol import codec
 from sysmem_protocol.channel import Channel, PeerClosedError
@@ -21,15 +21,18 @@ from sysmem_protocol.message import SERVER_TXID, MalformedMessage, Message, pars
 from sysmem_protocol.sysmem2 import Allocator, Error
 
 from ..config import Limits
+from ..pause import Holder, give_way, wait_for
 from ..ports import Log, Peer
 from ..tree import Misuse
-from ..users import Account
+from ..users import Account, User
 from .outbox import Outbox, OutboxFull
 
 #: How a message that wants no answer begins: with a txid of 0.
 _ONE_WAY = bytes(4)
 
-_decoder = codec.Decoder()
+_HeldBy: TypeAlias = Callable[[], Holder | None]
+
+_decoder = codec.Decoder(pause=give_way)
 
 
 class Refused(Exception):
@@ -42,13 +45,6 @@ class Failed(Exception):
     def __init__(self, error: Error, reason: str) -> None:
         super().__init__(reason)
         self.error = error
-
-
-class Holder(Protocol):
-    """What a channel waits for; a collection with an attempt to allocate under way is one."""
-
-    def when_idle(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once when the wait is over."""
 
 
 class Server(Protocol):
@@ -65,7 +61,10 @@ class Server(Protocol):
         """Fields for log lines: which channel this is, and who its client says it is."""
 
     def held_by(self) -> Holder | None:
-        """What has to be over before anything more is processed, be it a message or the client's close."""
+        """Return what has to be over before anything more is processed, be it a message or the client's close."""
+
+    def changed_by(self) -> Holder | None:
+        """Return what has to be over before anybody may do anything to what this serves."""
 
     def expect_message(self) -> None:
         """Raise :class:`Refused` when no message at all may come any more."""
@@ -94,6 +93,9 @@ class Reactor(Protocol):
 
     def closing(self, connection: Connection) -> None:
         """Forget the connection: it is about to close its channel."""
+
+    def in_turn(self, user: User, work: Callable[[], None]) -> None:
+        """Call `work`, which may take long, in a turn of `user`."""
 
 
 class Maker(Protocol):
@@ -184,6 +186,10 @@ class Connection:
         self.since = since
         #: Messages that came, and that were sent or wait to be.
         self.received = self.sent = 0
+        #: Who processes messages of this channel or waits to do so, whether one is at it, and whom to tell of the end.
+        self._claims = 0
+        self._processing = False
+        self._when_idle: tuple[Callable[[], None], ...] = ()
         self.reading = True
         self.closed = False
         reactor.serve(self)
@@ -213,10 +219,10 @@ class Connection:
 
     # --- in ---
 
-    def receive(self, *, also_held: bool = False) -> bool:
+    def receive(self) -> bool:
         """Process one message if one has arrived. Nothing is raised: what goes wrong ends this channel and no other.
 
-        While the channel is held, messages stay in it, unless `also_held`.
+        While the channel is held, messages stay in it.
 
         Returns:
             True if the next message has probably arrived too. A client that made a call mostly waits for the answer
@@ -224,33 +230,66 @@ class Connection:
         """
         if not self.reading:
             return False
-        if not also_held:
-            holder = self._server.held_by()
-            if holder is not None:
-                self._reactor.hold(self, holder)
-                return False
-        datagram = self._next()
-        if datagram is None:
+        held_by = self._server.held_by
+        holder = self if self._claims else held_by()
+        if holder is not None:
+            self._reactor.hold(self, holder)
             return False
-        self._process(*datagram)
-        return datagram[0].startswith(_ONE_WAY)
-
-    def receive_until(self, nonce: bytes) -> bool:
-        """Process everything up to the datagram `nonce`, which somebody sent to the other end; also when held.
-
-        False when it doesn't arrive, or the channel closes before.
-        """
-        while self.reading:
+        self._claims = 1
+        self._processing = True
+        try:
             datagram = self._next()
             if datagram is None:
                 return False
-            data, handles = datagram
-            if data == nonce:
-                for handle in handles:
-                    handle.close()
-                return True
-            self._process(data, handles)
-        return False
+            self._process(*datagram, held_by)
+        finally:
+            self._processed()
+        return datagram[0].startswith(_ONE_WAY)
+
+    def receive_until(self, nonce: bytes | None) -> bool:
+        """Process everything up to the datagram `nonce`, which somebody sent to the other end just now.
+
+        Without a nonce, process one message. The messages are processed although an attempt to allocate holds the
+        channel; see :meth:`.Service.find_token`. Returns False if the nonce doesn't arrive, or the channel closes
+        before.
+        """
+        held_by = self._server.changed_by
+        self._claims += 1  # so that nobody takes the nonce for a message
+        while self._processing:
+            wait_for(self)
+        self._processing = True
+        try:
+            while self.reading:
+                _wait_while(held_by)
+                datagram = self._next()
+                if datagram is None:
+                    return False
+                data, handles = datagram
+                if data == nonce:
+                    for handle in handles:
+                        handle.close()
+                    return True
+                self._process(data, handles, held_by)
+                if nonce is None:
+                    return True
+            return False
+        finally:
+            self._processed()
+
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when no message of this channel is being processed; see :class:`.Holder`."""
+        if self._processing:
+            self._when_idle = (*self._when_idle, callback)
+        else:
+            callback()
+
+    def _processed(self) -> None:
+        self._processing = False
+        self._claims -= 1
+        if self._when_idle:
+            callbacks, self._when_idle = self._when_idle, ()
+            for callback in callbacks:
+                callback()
 
     def _next(self) -> tuple[bytes, list[Handle]] | None:
         try:
@@ -264,7 +303,7 @@ class Connection:
             self.refuse(f"receiving failed: {error}")
         return None
 
-    def _process(self, data: bytes, handles: list[Handle]) -> None:
+    def _process(self, data: bytes, handles: list[Handle], held_by: _HeldBy) -> None:
         self.received += 1
         try:
             message = parse(data, handles)
@@ -272,7 +311,7 @@ class Connection:
             self.refuse(str(error))
             return
         try:
-            self._dispatch(message)
+            self._dispatch(message, held_by)
         except (Refused, Misuse, OutboxFull) as error:
             self.refuse(str(error))
         except PeerClosedError:
@@ -282,7 +321,7 @@ class Connection:
         finally:
             message.close()
 
-    def _dispatch(self, message: Message) -> None:
+    def _dispatch(self, message: Message, held_by: _HeldBy) -> None:
         self._server.expect_message()
         method = self._server.interface.methods.get(message.ordinal)
         if method is None:
@@ -294,6 +333,10 @@ class Connection:
         except codec.DecodeError as error:
             raise Refused(f"{method}: {error}") from None
         try:
+            if request is not None:  # others may have gone on while it was decoded
+                _wait_while(held_by)
+                if not self.reading:
+                    return
             answer = self._call(method, request)
         finally:
             if request is not None:
@@ -527,6 +570,11 @@ def _close_handles(table: Table) -> None:
     for _, value in table.set_fields():
         if isinstance(value, Handle):
             value.close()
+
+
+def _wait_while(held_by: _HeldBy) -> None:
+    while (holder := held_by()) is not None:
+        wait_for(holder)
 
 
 def _message(method: Method, txid: int, answer: Table | Error | None) -> Message:

@@ -17,11 +17,12 @@ from sysmem_protocol.library import Interface
 from sysmem_protocol.sysmem2 import Error, Rights
 
 from ..memory import Buffers, Event
+from ..pause import Holder
 from ..ports import ClientInfo, NoMemoryError, Peer
 from ..tree import Allocated, Node, NodeChannel, NotInCollection
 from ..users import Account
 from . import reasons
-from .connection import Connection, Deferred, Failed, Holder, Refused
+from .connection import Connection, Deferred, Failed, Refused
 from .reasons import Reason
 from .service import Service, is_event
 
@@ -105,9 +106,14 @@ class NodeServer:
         }
 
     def held_by(self) -> Holder | None:
-        """An attempt to allocate: nobody is to see anything of the collection between its beginning and its end."""
+        """Return the collection while it attempts to allocate: nobody may see anything of it until that is over."""
         collection = self.node.collection
         return collection if collection.busy else None
+
+    def changed_by(self) -> Holder | None:
+        """Return the collection while the tree is being changed."""
+        collection = self.node.collection
+        return collection if collection.is_changing else None
 
     def expect_message(self) -> None:
         self.node.expect_message()

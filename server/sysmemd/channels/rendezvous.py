@@ -40,6 +40,8 @@ class RendezvousServer:
     def held_by(self) -> None:
         """Nothing holds a Rendezvous connection, because it isn't part of any collection."""
 
+    changed_by = held_by
+
     def expect_message(self) -> None:
         """Nothing but the end of its channel ends the messages of a Rendezvous connection."""
 

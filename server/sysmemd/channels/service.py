@@ -31,7 +31,7 @@ from ..documents import Document
 from ..memory import Buffers, Memory, attenuation_is_advisory
 from ..ports import ClientInfo, Clock, Log
 from ..refusals import Refusals
-from ..tree import LogicalBufferCollection, Node, NodeChannel, NodeData, Worker
+from ..tree import LogicalBufferCollection, Node, NodeChannel, NodeData
 from ..users import Account, Users
 from .connection import Connection, Reactor, Refused, Server
 from .meetings import Meetings
@@ -134,21 +134,16 @@ class Service:
         clock: Clock,
         reactor: Reactor,
         log: Log,
-        worker: Worker | None = None,
         closing: Closing = AT_ONCE,
         inspect: InspectSection | None = None,
     ) -> None:
-        """`worker` works out what attempts to allocate come to; without one that is done at once.
-
-        `closing` closes what clients have had a hand in.
-        """
+        """`closing` closes what clients have had a hand in."""
         self.limits = limits
         self.platform = platform
         self.memory = memory
         self.clock = clock
         self.reactor = reactor
         self.log = log
-        self.worker = worker
         self.closing = closing
         self.inspect = inspect or InspectSection()
         self.users = Users()
@@ -233,7 +228,7 @@ class Service:
             log=self.log,
             max_group_selections=self.limits.max_group_selections,
             on_gone=partial(self._forget_collection, id),
-            worker=self.worker,
+            in_turn=partial(self.reactor.in_turn, account.user),
         )
         self.collections[id] = collection
         self.parties[id] = Party(account, set())
@@ -309,9 +304,10 @@ class Service:
 
         None for whatever isn't the client end of a live, un-bound token. The handle stays the caller's.
 
-        The token's channel is read also while it is held. A token is never part of what is being allocated, but of what
-        waits, attached, for its own turn; so nothing that was sent on it changes the attempt. It happens as if it had
-        come before the attempt, and no client can know better: it came on other channels than what began the attempt.
+        The token's channel is read also during an attempt to allocate. A token is never part of what is being
+        allocated, but of what waits, attached, for its own attempt; so nothing that was sent on it changes the attempt.
+        It happens as if it had come before the attempt, and no client can know better: it came on other channels than
+        what began the attempt.
         """
         channel = Channel(client_end.fileno())
         try:
@@ -322,7 +318,9 @@ class Service:
             for _ in range(_NONCE_ATTEMPTS):
                 if channel.send(nonce):
                     return server if server.connection.receive_until(nonce) else None
-                server.connection.receive(also_held=True)  # the queue is full
+                server.connection.receive_until(None)  # the queue is full
+                if client_end.closed:
+                    return None  # its owner went on while others were served
             return None
         except OSError:
             return None  # the token has closed meanwhile, or the end can't be sent on

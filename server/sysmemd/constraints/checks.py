@@ -12,6 +12,7 @@ from copy import copy
 from sysmem_protocol.formats import COLOR_RANK, Traits
 from sysmem_protocol.sysmem2 import NoneUsage
 
+from ..pause import giving_way
 from .entry import Entry, Terms, adjust, delivered_terms, traits_of
 from .normalise import Needs, check_counts, check_memory
 from .rules import Breach, Rule
@@ -49,7 +50,7 @@ def checked(entries: list[Entry], page_size: int, pinned: Sequence[Entry]) -> li
     """Each entry checked and adjusted as in section 1; entries that share terms and traits once."""
     done: dict[tuple[int, Traits | None], Terms] = {}
     found: list[Entry] = []
-    for entry in entries:
+    for entry in giving_way(entries):
         of = traits_of(entry.pair)
         if any(pin.pair == entry.pair and pin.terms == delivered_terms(entry) for pin in pinned):
             found.append(entry)
@@ -75,12 +76,12 @@ def _check(terms: Terms, of: Traits | None, page_size: int) -> Terms:
 
 def _chosen(entries: list[Entry], *, tolerate_absence: bool) -> list[Entry]:
     """The entries that somebody made specific, each with its most preferred colour space."""
-    specific = [entry for entry in entries if not entry.wildcard]
+    specific = [entry for entry in giving_way(entries, 64) if not entry.wildcard]
     if not (specific or tolerate_absence):
         raise Breach(Rule.FORMAT_LEFT_OPEN, "pixel_format")
     chosen: list[Entry] = []
     picked: dict[int, Terms] = {}
-    for entry in specific:
+    for entry in giving_way(specific):
         terms = entry.terms
         if terms.color_spaces is None:
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 
+from ..pause import giving_way
 from .entry import Entry, Terms
 from .rules import Breach, Rule, WidthHeight
 
@@ -29,7 +30,7 @@ def finish(entries: list[Entry]) -> list[Entry]:
     """Complete and prune required_max_size_list of each entry; Breach if more than 64 sizes are left."""
     done: dict[int, Terms] = {}
     finished: list[Entry] = []
-    for entry in entries:
+    for entry in giving_way(entries):
         terms = entry.terms
         if id(terms) not in done:
             done[id(terms)] = _finish(entry)

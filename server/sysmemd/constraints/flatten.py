@@ -21,6 +21,7 @@ from sysmem_protocol.formats import (
 from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import ImageFormatConstraints
 
+from ..pause import giving_way
 from .rules import Breach, Rule
 
 FORMAT_INVALID = int(PixelFormat.INVALID)
@@ -56,7 +57,7 @@ def flatten(entries: Sequence[ImageFormatConstraints], *, uses: bool) -> list[Fl
                 raise Breach(Rule.MODIFIER_WITHOUT_FORMAT, "pixel_format_modifier")
             elif not pairs:
                 raise Breach(Rule.FORMAT_MISSING, "pixel_format")
-            for position, pair in enumerate(pairs):
+            for position, pair in giving_way(enumerate(pairs), 64):
                 modifier = int(pair.pixel_format_modifier)
                 flat.append(_checked(Flat(int(pair.pixel_format), modifier, source, position)))
         except Breach as breach:
@@ -106,24 +107,28 @@ def _check_distinct(flat: list[Flat]) -> None:
     supported pair are few.
     """
     seen: dict[tuple[int, int], Flat] = {}
-    for item in flat:
+    for item in giving_way(flat, 64):
         _refuse_twin(item, seen.setdefault((item.pixel_format, item.modifier), item))
     if len(flat) < 2:
         return
     everything = seen.get((FORMAT_DO_NOT_CARE, MODIFIER_DO_NOT_CARE))
     if everything is not None:
         _refuse_twin(everything, next(item for item in flat if item is not everything))
-    any_modifier = {f.pixel_format: f for f in flat if f.modifier == MODIFIER_DO_NOT_CARE}
-    any_format = {f.modifier: f for f in flat if f.pixel_format == FORMAT_DO_NOT_CARE}
+    any_modifier = {
+        f.pixel_format: f for f in giving_way(flat, 256) if f.modifier == MODIFIER_DO_NOT_CARE
+    }
+    any_format = {
+        f.modifier: f for f in giving_way(flat, 256) if f.pixel_format == FORMAT_DO_NOT_CARE
+    }
     if not any_modifier and not any_format:
         return
-    for item in flat:
+    for item in giving_way(flat, 64):
         if is_specific(item.pixel_format, item.modifier):
             _refuse_twin(item, any_modifier.get(item.pixel_format, item))
             _refuse_twin(item, any_format.get(item.modifier, item))
     open_formats = [item for number, item in any_modifier.items() if number in PIXELS]
     open_modifiers = [item for number, item in any_format.items() if layout(number) is not None]
-    for item in open_formats:
+    for item in giving_way(open_formats):
         for other in open_modifiers:
             if is_supported(item.pixel_format, other.modifier):
                 _refuse_twin(item, other)

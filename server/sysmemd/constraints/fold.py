@@ -19,6 +19,7 @@ from sysmem_protocol.formats import (
 )
 from sysmem_protocol.sizes import U32_MAX
 
+from ..pause import giving_way
 from .entry import DIVISOR_FIELDS, Entry, Terms, traits_of
 from .finish import undominated
 from .flatten import combine_pairs
@@ -92,10 +93,10 @@ def intersect(a: Sequence[Entry], b: Sequence[Entry]) -> list[Entry]:
     losses: list[Breach] = []
     a = _fill(a, b, losses)
     b = _fill(b, a, losses)
-    others = {entry.pair: entry.terms for entry in b}
+    others = {entry.pair: entry.terms for entry in giving_way(b, 256)}
     done: dict[tuple[int, int, int], Terms | Breach] = {}
     common: list[Entry] = []
-    for entry in a:
+    for entry in giving_way(a):
         terms = others.get(entry.pair)
         if terms is None:
             continue
@@ -119,11 +120,11 @@ def _fill(entries: Sequence[Entry], others: Sequence[Entry], losses: list[Breach
     filled: list[Entry] = []
     partners = _Partners(others if any(entry.wildcard for entry in entries) else ())
     narrowed: dict[tuple[int, frozenset[int]], Terms] = {}
-    for entry in entries:
+    for entry in giving_way(entries):
         if not entry.wildcard:
             filled.append(entry)
         else:
-            for other in partners.of(entry):
+            for other in giving_way(partners.of(entry)):
                 pair = combine_pairs(entry.pair, other.pair)
                 if pair is None:
                     continue
@@ -156,7 +157,7 @@ class _Partners:
         self._open_formats: list[Entry] = []
         self._open_modifiers: list[Entry] = []
         self._open: list[Entry] = []
-        for other in others:
+        for other in giving_way(others, 64):
             self._by_format.setdefault(other.pixel_format, []).append(other)
             self._by_modifier.setdefault(other.modifier, []).append(other)
             open_format = other.pixel_format == FORMAT_DO_NOT_CARE

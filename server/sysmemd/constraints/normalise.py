@@ -19,6 +19,7 @@ from sysmem_protocol.sysmem2 import (
     NoneUsage,
 )
 
+from ..pause import giving_way
 from .entry import Entry, Terms, adjust, read_terms, traits_of
 from .finish import undominated
 from .flatten import flatten
@@ -233,7 +234,7 @@ def _entries(sent: Sequence[ImageFormatConstraints], page_size: int, *, uses: bo
     entries: list[Entry] = []
     raw: dict[int, Terms] = {}
     adjusted: dict[tuple[int, Traits | None], Terms] = {}
-    for pixel_format, modifier, source, _ in flatten(sent, uses=uses):
+    for pixel_format, modifier, source, _ in giving_way(flatten(sent, uses=uses)):
         of = traits_of((pixel_format, modifier))
         terms = adjusted.get((source, of))
         if terms is None:
@@ -261,5 +262,5 @@ def _pinned_entries(sent: Sequence[ImageFormatConstraints]) -> list[Entry]:
             read_terms(entry),
             i,
         )
-        for i, entry in enumerate(sent)
+        for i, entry in giving_way(enumerate(sent))
     ]

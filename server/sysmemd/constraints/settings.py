@@ -15,6 +15,7 @@ from sysmem_protocol.sysmem2 import (
     SizeU,
 )
 
+from ..pause import giving_way
 from .cost import format_cost
 from .entry import (
     HEIGHT_FIELDS,
@@ -121,7 +122,7 @@ def choose_format(total: Needs, heap: HeapProperties, platform: Platform) -> Ent
     """5.4: the cheapest format that can live in the heap, ties by format then modifier number."""
     possible = [
         entry
-        for entry in total.entries
+        for entry in giving_way(total.entries, 64)
         if not heap.secure or is_compatible_with_protected_memory(entry.modifier)
     ]
     if not possible:
@@ -132,13 +133,15 @@ def choose_format(total: Needs, heap: HeapProperties, platform: Platform) -> Ent
         cost = format_cost(platform.cost_index, *entry.pair, total.usage)
         return (cost, entry.pixel_format, entry.modifier)
 
-    return min(possible, key=rank)
+    return min(giving_way(possible), key=rank)
 
 
 def largest_image(entry: Entry) -> RequiredImage:
     """5.5: the image among the required ones that takes most bytes."""
     sizes = entry.terms.required_max_sizes or ((0, 0),)
-    return max((_required_image(entry, size) for size in sizes), key=lambda i: i.size_bytes)
+    return max(
+        (_required_image(entry, size) for size in giving_way(sizes)), key=lambda i: i.size_bytes
+    )
 
 
 def _required_image(entry: Entry, required: WidthHeight) -> RequiredImage:

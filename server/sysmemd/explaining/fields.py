@@ -20,6 +20,7 @@ from ..constraints.entry import Entry, Terms
 from ..constraints.model import Case, Participant
 from ..constraints.normalise import Needs, normalise
 from ..constraints.rules import Breach
+from ..pause import giving_way
 from .words import as_declared, show
 
 Pair = tuple[int, int]
@@ -190,13 +191,13 @@ def standing_for(pair: Pair) -> tuple[Pair, ...]:
 def entry_for(needs: Needs, pair: Pair) -> Entry | None:
     """The entry that has a say in a format: no two of one participant do."""
     pairs = standing_for(pair)
-    return next((entry for entry in needs.entries if entry[:2] in pairs), None)
+    return next((entry for entry in giving_way(needs.entries, 256) if entry[:2] in pairs), None)
 
 
 def needs_of(case: Case) -> list[tuple[Participant, Needs]]:
     """The needs of each participant whose own constraints break no rule."""
     found = []
-    for who in case.participants:
+    for who in giving_way(case.participants):
         with suppress(Breach):
             needs = normalise(who, case.platform, settings_only=case.settings_only)
             found.append((who, needs))
@@ -234,7 +235,7 @@ def values(name: str, pair: Pair | None, case: Case) -> Iterator[Brought]:
         for who, needs in needs_of(case):
             yield Brought(who, f"$.{name}", _NEEDS[name](needs))
     else:
-        for who in case.participants:
+        for who in giving_way(case.participants):
             value = look_up(who.constraints, name)
             if value is not None:
                 yield Brought(who, f"$.{name}", value)

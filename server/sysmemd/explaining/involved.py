@@ -18,6 +18,7 @@ from ..constraints.model import Case, Participant
 from ..constraints.refusal import Refusal
 from ..constraints.rules import RequiredImage
 from ..constraints.settings import COUNT_FIELDS
+from ..pause import giving_way
 from .fields import (
     Brought,
     Pair,
@@ -61,7 +62,7 @@ def _who_chose(case: Case, pair: Pair, involved: Sequence[Brought]) -> Iterator[
     chosen = [
         (who, entry.source)
         for who, needs in needs_of(case)
-        for entry in needs.entries
+        for entry in giving_way(needs.entries, 64)
         if entry.pair == pair
     ]
     if chosen and not any(id(who) in named for who, _ in chosen):

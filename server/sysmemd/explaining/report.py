@@ -12,6 +12,7 @@ from sysmem_protocol.formats import pair_name
 
 from ..constraints.model import Case, Participant
 from ..constraints.rules import Breach
+from ..pause import giving_way
 from .fields import FIELDS, IMAGE_FIELDS, Brought, values
 from .survey import Verdict, combined_fields, combined_terms, verdicts
 from .words import show
@@ -56,7 +57,7 @@ def case_table(
         outcome = broken if is_marked and broken else show(result)
         rows.append((_mark(label, False, "> " if is_marked else "  "), *cells, outcome))
 
-    for field in FIELDS:
+    for field in giving_way(FIELDS, 1):
         found = [value for value in values(field.name, None, case) if _said(value)]
         add(field.name, field.name, found, None if total is None else field.value(total))
     formats = list(values("pixel_format", None, case))
@@ -64,7 +65,7 @@ def case_table(
     add("pixel_format", "image_format_constraints", formats, common)
     if pair is not None:
         terms, _ = combined_terms(case, pair)
-        for image in IMAGE_FIELDS:
+        for image in giving_way(IMAGE_FIELDS, 1):
             found = list(values(image.name, pair, case))
             result = "—" if terms is None else image.value(terms)
             add(image.name, f"  .{image.name}", found, result)

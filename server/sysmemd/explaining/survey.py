@@ -17,6 +17,7 @@ from ..constraints.fold import combine, fold_fields, intersect, intersect_heaps
 from ..constraints.model import Case, Participant
 from ..constraints.normalise import Needs
 from ..constraints.rules import Breach, Rule
+from ..pause import giving_way
 from .fields import entry_for, needs_of, standing_for
 
 Pair = tuple[int, int]
@@ -118,17 +119,17 @@ def verdicts(case: Case) -> list[Verdict]:
     offered = dict.fromkeys(
         entry.pair
         for entries in (*lists, *_on_the_way(lists))
-        for entry in entries
+        for entry in giving_way(entries, 64)
         if is_specific(*entry.pair)
     )
     takers: dict[Pair, set[int]] = {pair: set() for pair in offered}
     for index, (_, needs) in enumerate(choosing):
-        own = {entry.pair for entry in needs.entries}
-        for pair, taken_by in takers.items():
+        own = {entry.pair for entry in giving_way(needs.entries, 64)}
+        for pair, taken_by in giving_way(takers.items(), 64):
             if not own.isdisjoint(standing_for(pair)):
                 taken_by.add(index)
     found = []
-    for pair, taken_by in takers.items():
+    for pair, taken_by in giving_way(takers.items()):
         refused_by = tuple(who for i, (who, _) in enumerate(choosing) if i not in taken_by)
         breach = None if refused_by else combined_terms(case, pair)[1]
         found.append(Verdict(pair, refused_by, breach))

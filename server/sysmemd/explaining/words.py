@@ -10,6 +10,7 @@ from sysmem_protocol.formats import pair_name
 from sysmem_protocol.library import Enumeration, Table, WireType
 from sysmem_protocol.sysmem2 import Heap, PixelFormatAndModifier, SizeU
 
+from ..pause import giving_way
 from ..text import printable
 
 #: Elements of a list that are written out where there is little room.
@@ -71,7 +72,7 @@ def show(value: Any, max_shown: int | None = MAX_SHOWN) -> str:
 
 def listing(table: Table | None) -> str:
     """All fields of a table that are set, a line each, by their paths; "un-set" if there are none."""
-    return "\n".join(_lines(table, "$")) or show(None)
+    return "\n".join(giving_way(_lines(table, "$"))) or show(None)
 
 
 def _lines(value: Any, path: str) -> Iterator[str]:

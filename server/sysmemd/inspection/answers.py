@@ -1,18 +1,19 @@
-"""Answers to inspectors: JSON data as documents. Made where it holds up nobody."""
+"""Answers to inspectors: JSON data as documents."""
 
 from __future__ import annotations
 
 import itertools
 import pwd
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
 
 from ..documents import Document
+from ..pause import giving_way
 from .snapshot import Shown
 
-#: Elements of a list that are encoded in a row; others get the interpreter in between.
+#: Elements of a list that are encoded in a row; then others may go on.
 _CHUNK: Final = 64
 
 
@@ -58,13 +59,13 @@ def _is_flat(value: Any) -> bool:
 
 
 def document(name: str, data: dict[str, Any]) -> Document:
-    """Return JSON data as a document; users get their names, which may take asking another machine.
+    """Return JSON data as a document. Raises `OSError`."""
+    return Document(name, giving_way(encoded(data)))
 
-    Raises `OSError`.
-    """
-    for user in data.get("users", ()):
-        user["name"] = _user_name(user["uid"])
-    return Document(name, encoded(data))
+
+def user_names(uids: Iterable[int]) -> dict[int, str | None]:
+    """Return the names of users, which may take asking another machine; None for those who have none."""
+    return {uid: _user_name(uid) for uid in uids}
 
 
 def _user_name(uid: int) -> str | None:

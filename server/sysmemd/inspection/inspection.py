@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from sysmem_protocol import __version__
 from sysmem_protocol.handles import Handle
@@ -15,15 +16,13 @@ from sysmem_protocol.sysmem2 import Error
 from ..channels import Service
 from ..channels.connection import Failed
 from ..documents import Document
-from ..tree import Inline
+from ..threads import Ask, ask_here
+from ..users import User
 from . import explanation
-from .answers import document
+from .answers import document, user_names
 from .ended import EndedCollections
 from .slices import Slices
 from .snapshot import Daemon, Json, Snapshot
-
-#: Tells the worker that something takes long, whatever it says: names of users may come from another machine.
-_LONG: Final = 1 << 30
 
 #: Called with what is asked for, or why it can't be had.
 Done: TypeAlias = Callable[[Handle | Failed], None]
@@ -34,8 +33,10 @@ _Gather: TypeAlias = Generator[None, None, Callable[[], Json]]
 class _Job:
     """An answer that several may wait for."""
 
-    def __init__(self, gather: Callable[[], _Gather]) -> None:
+    def __init__(self, gather: Callable[[], _Gather], user: User) -> None:
         self.gather = gather
+        #: In whose turns the answer is made: those of who asked first.
+        self.user = user
         self.waiting: list[Done] = []
 
 
@@ -45,7 +46,10 @@ class Inspection:
     Who asks what somebody else has asked, and hasn't been answered because others come first, shares the answer.
     """
 
-    def __init__(self, service: Service, runtime_dir: Path | None = None) -> None:
+    def __init__(
+        self, service: Service, runtime_dir: Path | None = None, ask: Ask = ask_here
+    ) -> None:
+        """`ask` asks for names of users, which may come from another machine."""
         ended = EndedCollections(service.inspect.ended)
         service.on_ended = ended.add
         self.daemon = Daemon(
@@ -56,7 +60,8 @@ class Inspection:
             started=time.time(),
             began=service.clock.now(),
         )
-        self._worker = service.worker or Inline()
+        self._in_turn = service.reactor.in_turn
+        self._ask_for = ask
         self._slices = Slices(service.clock)
         self._jobs: deque[tuple[object, _Job]] = deque()
         self._busy = False
@@ -66,7 +71,7 @@ class Inspection:
         self._slices.close()
         self._jobs.clear()
 
-    def snapshot(self, id: int | None, done: Done) -> None:
+    def snapshot(self, id: int | None, user: User, done: Done) -> None:
         """Describe everything, or one collection. Raises :class:`Failed` if it isn't there."""
         if id is not None and self.daemon.find(id) is None:
             raise _unknown(id)
@@ -75,9 +80,9 @@ class Inspection:
             data = yield from Snapshot(self.daemon, id).gather()
             return lambda: data
 
-        self._ask(("snapshot", id), gather, done)
+        self._ask(("snapshot", id), gather, user, done)
 
-    def explain(self, id: int, done: Done) -> None:
+    def explain(self, id: int, user: User, done: Done) -> None:
         """Explain a collection that lives or has ended. Raises :class:`Failed` if it isn't known."""
         daemon = self.daemon
         if daemon.find(id) is None and daemon.ended.find(id) is None:
@@ -94,14 +99,14 @@ class Inspection:
                 question = explanation.about_ended(ended, daemon.wall_time)
             return question.answer
 
-        self._ask(("explanation", id), gather, done)
+        self._ask(("explanation", id), gather, user, done)
 
-    def _ask(self, key: object, gather: Callable[[], _Gather], done: Done) -> None:
+    def _ask(self, key: object, gather: Callable[[], _Gather], user: User, done: Done) -> None:
         for other, job in self._jobs:
             if other == key:
                 job.waiting.append(done)
                 return
-        job = _Job(gather)
+        job = _Job(gather, user)
         job.waiting.append(done)
         self._jobs.append((key, job))
         self._next()
@@ -118,15 +123,29 @@ class Inspection:
         if isinstance(made, Exception):
             self._answer(job, made)
             return
-        make = made
+        self._in_turn(job.user, partial(self._make, job, made))
 
-        def work() -> Document | Exception:
-            try:
-                return document("sysmem inspection", make())
-            except Exception as error:
-                return error
+    def _make(self, job: _Job, make: Callable[[], Json]) -> None:
+        try:
+            data = make()
+        except Exception as error:
+            self._answer(job, error)
+            return
+        uids = [user["uid"] for user in data.get("users", ())]
+        self._ask_for(
+            partial(user_names, uids),
+            lambda names: self._in_turn(job.user, partial(self._write, job, data, names)),
+        )
 
-        self._worker.run(work, lambda result: self._answer(job, result), _LONG)
+    def _write(self, job: _Job, data: Json, names: dict[int, str | None]) -> None:
+        for user in data.get("users", ()):
+            user["name"] = names[user["uid"]]
+        result: Document | Exception
+        try:
+            result = document("sysmem inspection", data)
+        except Exception as error:
+            result = error
+        self._answer(job, result)
 
     def _answer(self, job: _Job, result: Document | Exception) -> None:
         self._busy = False

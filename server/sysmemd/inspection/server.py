@@ -39,6 +39,8 @@ class InspectorServer:
     def held_by(self) -> None:
         """Nothing holds an Inspector: it isn't part of any collection, and sees the middle of things too."""
 
+    changed_by = held_by
+
     def expect_message(self) -> None:
         """Nothing but the end of its channel ends the messages of an Inspector."""
 
@@ -61,7 +63,7 @@ class InspectorServer:
             else:
                 call.answer(inspector.InspectorSnapshotResponse(snapshot=made))
 
-        self._inspection.snapshot(request.buffer_collection_id, done)
+        self._inspection.snapshot(request.buffer_collection_id, self.account.user, done)
         return call
 
     def explain(self, request: inspector.InspectorExplainRequest) -> Deferred:
@@ -74,5 +76,5 @@ class InspectorServer:
             else:
                 call.answer(inspector.InspectorExplainResponse(explanation=made))
 
-        self._inspection.explain(request.buffer_collection_id, done)
+        self._inspection.explain(request.buffer_collection_id, self.account.user, done)
         return call

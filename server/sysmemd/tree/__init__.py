@@ -9,7 +9,7 @@ from .collection import LogicalBufferCollection
 from .data import Cause, CollectionData, Failure, NodeData
 from .node import Node
 from .outcome import Allocated, Attempt, RefusedSelection
-from .ports import BufferMaker, Buffers, Inline, Misuse, NodeChannel, NotInCollection, Worker
+from .ports import BufferMaker, Buffers, Misuse, NodeChannel, NotInCollection
 from .state import Isolation, NodeKind, State
 from .trackings import MAX_NODE_TRACKINGS
 
@@ -22,7 +22,6 @@ __all__ = [
     "Cause",
     "CollectionData",
     "Failure",
-    "Inline",
     "Isolation",
     "LogicalBufferCollection",
     "Misuse",
@@ -33,5 +32,4 @@ __all__ = [
     "NotInCollection",
     "RefusedSelection",
     "State",
-    "Worker",
 ]

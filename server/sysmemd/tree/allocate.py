@@ -3,10 +3,10 @@
 The root's attempt makes the buffers. An attached one joins what exists: all that have allocated so far and are still in
 the tree stay participants, and nothing about the buffers may change.
 
-An attempt has two halves: a question, which may be answered elsewhere, and the conclusion, which changes the tree. In
-between, while the buffers are made too, no message to the collection is processed. All that can happen to the subtree
-then is that it fails as a whole: none of its nodes has allocated yet, so a failure of one reaches the start node, and
-nothing more can join.
+An attempt has two halves: a question, which others don't have to wait for, and the conclusion, which changes the tree.
+In between, while the buffers are made too, no message to the collection is processed. All that can happen to the
+subtree then is that it fails as a whole: none of its nodes has allocated yet, so a failure of one reaches the start
+node, and nothing more can join.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from sysmem_protocol.sysmem2 import Error, Rights
 
 from ..constraints import Participant
+from ..pause import give_way
 from ..ports import NoMemoryError
 from ..text import Block
 from .census import consider
@@ -111,6 +112,7 @@ def _succeeded(
                 weak=node.is_weak,
             )
         )
+        give_way()
     for node, selected in answer.selection.hidden():
         fail_subtree(node, Cause.NOT_SELECTED, node, selected=selected)
     for node in visible:
@@ -118,6 +120,7 @@ def _succeeded(
         for child in node.children:
             if child.subtree is not subtree:
                 consider(child.subtree)
+        give_way()
 
 
 def _failed(start: NodeData, attempt: Attempt, fields: Mapping[str, Any]) -> None:
@@ -137,4 +140,5 @@ def _failed(start: NodeData, attempt: Attempt, fields: Mapping[str, Any]) -> Non
         if node.kind is NodeKind.COLLECTION:
             node.outcome = error
             node.answer()
+        give_way()
     fail_subtree(start, Cause.ALLOCATION, start)

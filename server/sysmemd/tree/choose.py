@@ -1,8 +1,8 @@
 """What an attempt has to find out, apart from the tree.
 
-A :class:`Question` holds all that the answer depends on, as it was when it was asked, so that it may be answered in
-another thread while the tree goes on. What is costly is in the answer: the lines of the log too, for who is in conflict
-with whom takes further aggregations.
+A :class:`Question` holds all that the answer depends on, as it was when it was asked, because others go on with the
+tree while it is answered. What is costly is in the answer: the lines of the log too, because who is in conflict with
+whom takes further aggregations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from sysmem_protocol.sysmem2 import Error
 from ..constraints import Allocation, Participant, Platform
 from ..text import printable
 from .data import NodeData
-from .effort import attempt_cost, effort, report_cost
 from .engine import Diagnosis, Engine, Joining
 from .outcome import RefusedSelection
 from .selection import Selection, Snapshot
@@ -31,8 +30,6 @@ class Having:
     def __init__(self, existing: Allocation, participants: Sequence[Participant]) -> None:
         """`participants` have come to `existing` together."""
         self.existing = existing
-        self.effort = effort(participants)
-        self.count = len(participants)
         self._participants: Sequence[Participant] = participants
         self._joining: Joining | None = None
 
@@ -47,8 +44,6 @@ class Having:
         """These have it too, from now on. Not before the attempt that they won."""
         assert self._joining is not None
         self._joining.settle(newcomers)
-        self.effort += effort(newcomers)
-        self.count += len(newcomers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,28 +93,6 @@ class Question:
     verbose: bool
     #: Of an attached attempt: whom it has to get along with. Nobody else uses it until the answer is there.
     having: Having | None
-
-    @property
-    def cost(self) -> int:
-        """What answering takes if all goes badly."""
-        total, count = self._effort
-        cost = attempt_cost(total, count, self.snapshot.selections(self.max_selections))
-        return cost + self.report_cost if self.verbose else cost
-
-    @property
-    def report_cost(self) -> int:
-        """What the report takes."""
-        total, _ = self._effort
-        return report_cost(total)
-
-    @property
-    def _effort(self) -> tuple[int, int]:
-        """What all participants add to an aggregation, and how many they are."""
-        everybody = [one for participants in self.participants.values() for one in participants]
-        total, count = effort(everybody), len(everybody)
-        if self.having is not None:
-            total, count = total + self.having.effort, count + self.having.count
-        return total, count
 
     def answer(self) -> Chosen | NoneChosen | Exception:
         """The answer, or what went wrong in the search for it, which would be the daemon's fault."""

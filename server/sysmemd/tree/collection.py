@@ -17,7 +17,7 @@ from .engine import DEFAULT_ENGINE, Engine
 from .failure import fail
 from .node import Node
 from .overdue import Overdue
-from .ports import BufferMaker, Buffers, Inline, Level, NodeChannel, Worker
+from .ports import BufferMaker, Buffers, Level, NodeChannel
 from .selection import Snapshot
 from .walk import all_children, allocated_children, breadth_first, compare_breadth_first
 
@@ -41,14 +41,14 @@ class LogicalBufferCollection(CollectionData):
         max_group_selections: int = DEFAULT_MAX_GROUP_SELECTIONS,
         on_gone: Callable[[], None] = lambda: None,
         engine: Engine = DEFAULT_ENGINE,
-        worker: Worker | None = None,
+        in_turn: Callable[[Callable[[], None]], None] = lambda work: work(),
     ) -> None:
         """A collection whose root is a token served on `channel` by `client`.
 
         For AllocateNonSharedCollection, `root.bind` the same channel at once. `id` is never reused in a boot of the
         machine. `on_gone` is called once, when the last node has left the tree. `engine` aggregates constraints; the
-        daemon's own unless a test says otherwise. `worker` works out what an attempt comes to; without one that is done
-        at once.
+        daemon's own unless a test says otherwise. `in_turn` calls, now or later, what may take long and isn't part of
+        the processing of a message.
         """
         super().__init__(id, engine, clock)
         self.platform = platform
@@ -57,13 +57,15 @@ class LogicalBufferCollection(CollectionData):
         self._having: Having | None = None
         self._when_idle: list[Callable[[], None]] = []
         self._settling = False
+        #: Whether the buffers are being made right now.
+        self._allocating = False
         #: The pruned subtrees that are still to be attempted in this pass.
         self._to_attempt: deque[PrunedSubtree] = deque()
         self._memory = memory
-        self._worker = worker or Inline()
+        self._in_turn = in_turn
         self._log = log.bind(collection_id=id)
         self._on_gone = on_gone
-        self.overdue = Overdue(clock, self._warn_overdue)
+        self.overdue = Overdue(clock, lambda seconds: in_turn(partial(self._warn_overdue, seconds)))
         self.root: Node = Node(self, channel, client)
 
     # --- for the daemon -----------------------------------------------------------------------------------------------
@@ -73,7 +75,7 @@ class LogicalBufferCollection(CollectionData):
         return iter(()) if self.is_gone else breadth_first(self.root, all_children)
 
     def when_idle(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once when no attempt is under way: now or later."""
+        """See :meth:`.CollectionData.when_idle`."""
         self._when_idle.append(callback)
         self._tell_idle()
 
@@ -94,6 +96,8 @@ class LogicalBufferCollection(CollectionData):
         Fail the failure domains that nobody is connected to, see whether a strong node is left, attempt the pruned
         subtrees that have become ready. While an attempt is under way nothing is done: it is gone on with afterwards.
         """
+        if self._settling:
+            return
         self._settling = True
         try:
             while not self.busy and (self._to_attempt or self._begin_pass()):
@@ -102,6 +106,7 @@ class LogicalBufferCollection(CollectionData):
                     self._attempt(subtree)
         finally:
             self._settling = False
+        self._tell_idle()
 
     def participants_changed(self) -> None:
         """Somebody who has the buffers left the tree, or has a new name."""
@@ -129,9 +134,27 @@ class LogicalBufferCollection(CollectionData):
         return bool(self._to_attempt)
 
     def _attempt(self, subtree: PrunedSubtree) -> None:
-        question = self._question(subtree)
         self.busy = True
-        self._worker.run(question.answer, partial(self._answered, subtree, question), question.cost)
+        question = self._question(subtree)
+        answer = question.answer()
+        if isinstance(answer, NoneChosen) and self.wants_reports and answer.report is None:
+            # Only now: the report takes longer than all else, and most attempts succeed.
+            answer = answer.reported()
+        if not isinstance(answer, Chosen) or self.buffers is not None or self.is_gone:
+            self._conclude(subtree, question, answer, self.buffers)
+            return
+        # It is the root's attempt, and has come to something: make the buffers now.
+        self._allocating = True
+        self._memory.allocate(
+            collection_id=self.id,
+            name=self.name,
+            settings=answer.allocation.settings,
+            count=answer.allocation.buffer_count,
+            on_no_strong=partial(self._in_turn, self._no_strong_handles),
+            is_wanted=lambda: not self.is_gone,
+            done=partial(self._done, subtree, question, answer),
+        )
+        self._allocating = False
 
     def _question(self, subtree: PrunedSubtree) -> Question:
         """Begin to allocate a pruned subtree in which every node is ready: return what has to be found out for that."""
@@ -161,27 +184,18 @@ class LogicalBufferCollection(CollectionData):
             self._having = Having(existing, participants_of(nodes))
         return self._having
 
-    def _answered(
-        self, subtree: PrunedSubtree, question: Question, answer: Chosen | NoneChosen | Exception
+    def _done(
+        self,
+        subtree: PrunedSubtree,
+        question: Question,
+        answer: Chosen,
+        made: Buffers | Exception,
     ) -> None:
-        """Go on with an attempt that is worked out: make the buffers if it is the root's and has succeeded."""
-        conclude = partial(self._conclude, subtree, question, buffers=self.buffers)
-        if isinstance(answer, NoneChosen) and self.wants_reports and answer.report is None:
-            # Only now: the report takes longer than all else, and most attempts succeed.
-            self._worker.run(answer.reported, conclude, question.report_cost)
-            return
-        if not isinstance(answer, Chosen) or self.buffers is not None or self.is_gone:
-            conclude(answer)
-            return
-        self._memory.allocate(
-            collection_id=self.id,
-            name=self.name,
-            settings=answer.allocation.settings,
-            count=answer.allocation.buffer_count,
-            on_no_strong=self._no_strong_handles,
-            is_wanted=lambda: not self.is_gone,
-            done=partial(self._made, subtree, question, answer),
-        )
+        conclude = partial(self._made, subtree, question, answer, made)
+        if self._allocating:
+            conclude()
+        else:
+            self._in_turn(conclude)
 
     def _made(
         self,
@@ -210,18 +224,17 @@ class LogicalBufferCollection(CollectionData):
         buffers: Buffers | NoMemoryError | None,
     ) -> None:
         """An attempt is over. Whatever goes wrong with it ends this collection and no other."""
-        self.busy = False
         try:
             if isinstance(answer, Exception):
                 raise answer
-            conclude(subtree, question, answer, buffers)
+            with self.changing():
+                conclude(subtree, question, answer, buffers)
         except Exception as error:
             self.say(Level.ERROR, "an attempt broke", reason=repr(error), exc_info=True)
             if not self.is_gone:
                 fail(self.root, Cause.BROKEN)
-        if not self._settling:
-            self.settle()
-            self._tell_idle()
+        self.busy = False
+        self.settle()
 
     def _tell_idle(self) -> None:
         while self._when_idle and not self.busy:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -281,8 +282,10 @@ class CollectionData(ABC):
         self.wants_reports = False
         #: Why the root failed; None before.
         self.failure: Failure | None = None
-        #: Whether an attempt is under way. Until it is over nobody may say anything to a node.
+        #: Whether an attempt or a change is under way. Until it is over nobody may say anything to a node.
         self.busy = False
+        #: Whether the tree is being changed. Until that is done nobody may do anything to it.
+        self.is_changing = False
         #: Whether the root has failed: no node is left.
         self.is_gone = False
         self.census = Census()
@@ -318,9 +321,19 @@ class CollectionData(ABC):
             self._name_priority = priority
             self.name = name.partition("\0")[0]
 
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Keep everybody from the tree within the block, which may give way to others."""
+        before = self.busy, self.is_changing
+        self.busy = self.is_changing = True
+        try:
+            yield
+        finally:
+            self.busy, self.is_changing = before
+
     @abstractmethod
     def when_idle(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once when no attempt is under way: now or later."""
+        """Call `callback` once when this isn't busy: now or later."""
 
     @abstractmethod
     def settle(self) -> None:

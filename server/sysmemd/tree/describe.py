@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from ..pause import giving_way
 from ..text import Block
 from .data import NodeData
 from .state import READY, Isolation, NodeKind, State
@@ -28,7 +29,7 @@ def tree(start: NodeData) -> Block:
     return Block(
         "\n".join(
             "  " * min(node.depth - base, MAX_INDENT) + describe(node)
-            for node in depth_first(start, all_children)
+            for node in giving_way(depth_first(start, all_children))
         )
     )
 
@@ -62,7 +63,7 @@ def waiting_for(root: NodeData) -> dict[str, Any]:
         State.RELEASED_COLLECTION: without_constraints,
         State.GROUP: groups,
     }
-    for node in depth_first(root, joined_children):
+    for node in giving_way(depth_first(root, joined_children)):
         if node.has_constraints:
             with_constraints.append(str(node.client))
         elif node.state in lists:

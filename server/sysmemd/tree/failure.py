@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from ..pause import give_way
 from .census import step
 from .data import Cause, Failure, NodeData
 from .describe import who
@@ -80,11 +81,13 @@ def fail_subtree(
         nodes=len(leaving),
         **fields,
     )
-    for node in reversed(leaving):
-        _leave(node, failure)
-    if whole:
-        collection.failure = failure
-        collection.end()
+    with collection.changing():
+        for node in reversed(leaving):
+            _leave(node, failure)
+            give_way()
+        if whole:
+            collection.failure = failure
+            collection.end()
 
 
 def _leave(node: NodeData, failure: Failure) -> None:

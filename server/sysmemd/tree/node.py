@@ -9,6 +9,7 @@ also when it raises: then they are closed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from sysmem_protocol.sysmem2 import BufferCollectionConstraints, Error, SingleBufferSettings
 
@@ -181,12 +182,13 @@ class Node(NodeData):
         self.has_constraints = True
         self._participants = None
         if self.collection.verbose:
-            self.say(
-                Level.INFO,
-                "constraints set",
-                constraints=Block(listing(constraints)),
-                must_match=Block(listing(must_match)),
-            )
+            with self.collection.changing():
+                self.say(
+                    Level.INFO,
+                    "constraints set",
+                    constraints=Block(listing(constraints)),
+                    must_match=Block(listing(must_match)),
+                )
         self.collection.settle()
 
     def wait_for_all_buffers_allocated(self) -> None:
@@ -266,6 +268,9 @@ class Node(NodeData):
 
     def fail(self, reason: str) -> None:
         """Fail the node because its client broke the protocol; `reason` is for the log."""
+        if self.collection.is_changing:
+            self.collection.when_idle(partial(self.fail, reason))
+            return
         if self.in_tree:
             fail(self, Cause.MISUSE, reason)
         self.collection.settle()

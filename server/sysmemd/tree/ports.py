@@ -2,20 +2,18 @@
 
 The tree knows no sockets, descriptors or event loop. It is called with what clients said and answers through these
 ports, which tests replace with recorders. No port may call back into the tree before its call has returned, but for
-a `Worker` and a `BufferMaker`, which may be done at once.
+a `BufferMaker`, which may be done at once.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from sysmem_protocol.sysmem2 import SingleBufferSettings
 
 from ..ports import Signal
-
-T = TypeVar("T")
 
 
 class Misuse(Exception):
@@ -89,23 +87,3 @@ class BufferMaker(Protocol):
         when the last strong handle to the last of the buffers is gone.
         """
         ...
-
-
-class Worker(Protocol):
-    """Who does what may take long."""
-
-    def run(self, work: Callable[[], T], done: Callable[[T], None], cost: int) -> None:
-        """Call `done` with what `work` returns: before this returns, or later, from where the tree is called.
-
-        `work` reads nothing that changes meanwhile, so it may run in another thread, and it doesn't raise. `cost` is
-        an estimate of what it takes at most, in the unit of :mod:`.effort`.
-        """
-        ...
-
-
-class Inline:
-    """A worker that has done everything at once."""
-
-    def run(self, work: Callable[[], T], done: Callable[[T], None], cost: int) -> None:
-        """See :class:`Worker`."""
-        done(work())

@@ -17,8 +17,8 @@ from trio.testing import MockClock
 
 import sysmem
 from sysmem import testing
-from sysmemd import worker
 from sysmemd.channels import AllocatorServer
+from sysmemd.pause import give_way
 from sysmemd.tree.choose import Question
 
 CAMERA = sysmem.constraints("NV12 64x48", cpu="write often", hold=2)
@@ -116,11 +116,12 @@ async def test_a_deadline_is_told_in_the_monotonic_clocks_time(autojump_clock: M
 async def test_costly_attempts_are_no_idleness_to_a_clock_that_jumps(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "INLINE_COST", 0)
     answered = Question.answer
 
     def slow(question: Question) -> Any:
-        time.sleep(0.01)
+        for _ in range(10):
+            time.sleep(0.001)
+            give_way()
         return answered(question)
 
     monkeypatch.setattr(Question, "answer", slow)

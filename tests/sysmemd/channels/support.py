@@ -18,12 +18,13 @@ from sysmem_protocol.handles import Handle, channel_pair
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import Message, parse
 from sysmem_protocol.sysmem2 import Allocator, BufferCollection, BufferCollectionToken, Node
-from sysmemd.channels import AllocatorServer, Connection, Holder, RendezvousServer, Service
+from sysmemd.channels import AllocatorServer, Connection, RendezvousServer, Service
 from sysmemd.config import InspectSection, Limits
 from sysmemd.constraints import Platform
 from sysmemd.memory import Memory
+from sysmemd.pause import Holder
 from sysmemd.ports import Peer
-from sysmemd.tree import Worker
+from sysmemd.users import User
 
 SAME_RIGHTS = 0x80000000
 STRANGER = 4711
@@ -96,7 +97,9 @@ class Clock:
 class HandReactor:
     """Does what it is asked for when `run` is called."""
 
-    def __init__(self) -> None:
+    def __init__(self, do: Callable[[Callable[[], object]], object] = lambda work: work()) -> None:
+        """`do` has connections receive, and may leave that for later."""
+        self._do = do
         self.served: list[Connection] = []
         self.held: set[Connection] = set()
         self.to_flush: list[Connection] = []
@@ -119,6 +122,9 @@ class HandReactor:
         assert connection.fileno() >= 0
         self.closed.append(connection)
 
+    def in_turn(self, user: User, work: Callable[[], None]) -> None:
+        work()
+
     def run(self) -> None:
         """Receive and flush until nothing is to be done any more."""
         while self.receive_all() or self._flush_all():
@@ -130,7 +136,7 @@ class HandReactor:
         received = False
         for connection in self.served:
             while connection.reading and connection not in self.held and _readable(connection):
-                connection.receive()
+                self._do(connection.receive)
                 received = True
         return received
 
@@ -143,20 +149,6 @@ class HandReactor:
 
 def _readable(connection: Connection) -> bool:
     return bool(select.select([connection.fileno()], [], [], 0)[0])
-
-
-class SlowWorker:
-    """Does nothing until `finish` is called."""
-
-    def __init__(self) -> None:
-        self._jobs: list[Callable[[], None]] = []
-
-    def run(self, work: Callable[[], T], done: Callable[[T], None], cost: int) -> None:
-        self._jobs.append(lambda: done(work()))
-
-    def finish(self) -> None:
-        """Do the oldest work."""
-        self._jobs.pop(0)()
 
 
 class Client:
@@ -225,12 +217,12 @@ class Bench:
     def __init__(
         self,
         limits: Limits | None = None,
-        worker: Worker | None = None,
+        do: Callable[[Callable[[], object]], object] = lambda work: work(),
         inspect: InspectSection | None = None,
     ) -> None:
         self.log = RecordingLog()
         self.clock = Clock()
-        self.reactor = HandReactor()
+        self.reactor = HandReactor(do)
         self.memory = Memory(clock=self.clock, log=self.log)
         self.service = Service(
             limits=limits or Limits(),
@@ -239,7 +231,6 @@ class Bench:
             clock=self.clock,
             reactor=self.reactor,
             log=self.log,
-            worker=worker,
             inspect=inspect,
         )
         self._clients: list[Client] = []

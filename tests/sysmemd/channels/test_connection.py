@@ -29,10 +29,10 @@ from sysmemd.channels.connection import (
     Connection,
     Deferred,
     Failed,
-    Holder,
     Refused,
 )
 from sysmemd.config import Limits
+from sysmemd.pause import Holder
 from sysmemd.ports import Peer
 from sysmemd.tree import Misuse
 from sysmemd.users import Users
@@ -74,6 +74,9 @@ class StubServer:
 
     def held_by(self) -> Holder | None:
         return self.holder
+
+    def changed_by(self) -> None:
+        """Nothing but its holder."""
 
     def about(self) -> dict[str, Any]:
         return {"client_name": "camera", "client_id": 7}
@@ -262,7 +265,7 @@ def test_what_is_held_stays_in_the_channel(line: Line) -> None:
     line.send(Node.release)
     assert not line.connection.receive()
     assert len(line.server.called) == 2
-    line.connection.receive(also_held=True)
+    line.connection.receive_until(None)
     assert len(line.server.called) == 3
     line.client.close()
     assert not line.connection.receive()

@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests.sysmemd.slow import SlowWork
 
-from sysmem_protocol import sysmem2
+from sysmem_protocol import codec, sysmem2
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import Allocator, BufferCollection, BufferCollectionToken, Error, Node
+from sysmemd.channels import connection
 
-from .support import SAME_RIGHTS, Bench, Client, SlowWorker, wanting
-
-
-@pytest.fixture
-def worker() -> SlowWorker:
-    return SlowWorker()
+from .support import SAME_RIGHTS, Bench, Client, wanting
 
 
 @pytest.fixture
-def bench(worker: SlowWorker) -> Iterator[Bench]:
-    made = Bench(worker=worker)
+def work(monkeypatch: pytest.MonkeyPatch) -> SlowWork:
+    work = SlowWork()
+    work.slow_down(monkeypatch)
+    return work
+
+
+@pytest.fixture
+def bench(work: SlowWork) -> Iterator[Bench]:
+    made = Bench(do=work.do)
     yield made
     made.close()
 
@@ -44,20 +48,20 @@ def is_known(bench: Bench, collection: Client) -> bool:
     return not collection.is_closed()
 
 
-def test_a_check_after_set_constraints_is_never_pending(bench: Bench, worker: SlowWorker) -> None:
+def test_a_check_after_set_constraints_is_never_pending(bench: Bench, work: SlowWork) -> None:
     collection = bench.collection()
     collection.send(BufferCollection.set_constraints, wanting())
     txid = collection.send(BufferCollection.check_all_buffers_allocated)
     bench.run()
     assert collection.message() is None
-    worker.finish()
+    work.finish()
     bench.run()
     assert not isinstance(
         collection.answer(BufferCollection.check_all_buffers_allocated, txid), Error
     )
 
 
-def test_all_its_channels_wait_and_no_other(bench: Bench, worker: SlowWorker) -> None:
+def test_all_its_channels_wait_and_no_other(bench: Bench, work: SlowWork) -> None:
     bystander = bench.collection()
     root = bench.collection()
     token = attach(bench, root)
@@ -67,12 +71,12 @@ def test_all_its_channels_wait_and_no_other(bench: Bench, worker: SlowWorker) ->
     bench.run()
     assert token.message() is None
     bystander.sync()
-    worker.finish()
+    work.finish()
     bench.run()
     token.answer(Node.sync, txid)
 
 
-def test_a_close_waits_too(bench: Bench, worker: SlowWorker) -> None:
+def test_a_close_waits_too(bench: Bench, work: SlowWork) -> None:
     root = bench.collection()
     token = attach(bench, root)
     root.send(BufferCollection.set_constraints, wanting())
@@ -81,14 +85,14 @@ def test_a_close_waits_too(bench: Bench, worker: SlowWorker) -> None:
     bench.run()
     [collection] = bench.service.collections.values()
     assert len(list(collection.nodes())) == 2
-    worker.finish()
+    work.finish()
     bench.run()
     assert len(list(collection.nodes())) == 1
 
 
 @pytest.mark.parametrize("messages", [0, 1, 600])
 def test_a_token_that_waits_for_its_turn_can_be_bound(
-    bench: Bench, worker: SlowWorker, messages: int
+    bench: Bench, work: SlowWork, messages: int
 ) -> None:
     """What was sent on it is processed before, as always, however full its queue is."""
     root = bench.collection()
@@ -109,13 +113,13 @@ def test_a_token_that_waits_for_its_turn_can_be_bound(
     txid = attached.send(BufferCollection.check_all_buffers_allocated)
     assert is_known(bench, attached)
     for _ in range(2):
-        worker.finish()
+        work.finish()
         bench.run()
     answer = attached.answer(BufferCollection.check_all_buffers_allocated, txid)
     assert not isinstance(answer, Error)
 
 
-def test_a_released_token_that_is_bound_fails_alone(bench: Bench, worker: SlowWorker) -> None:
+def test_a_released_token_that_is_bound_fails_alone(bench: Bench, work: SlowWork) -> None:
     root = bench.collection()
     token = attach(bench, root)
     root.send(BufferCollection.set_constraints, wanting())
@@ -124,12 +128,12 @@ def test_a_released_token_that_is_bound_fails_alone(bench: Bench, worker: SlowWo
     attached = bench.bind(token)
     assert attached.is_closed()
     txid = root.send(BufferCollection.check_all_buffers_allocated)
-    worker.finish()
+    work.finish()
     bench.run()
     root.answer(BufferCollection.check_all_buffers_allocated, txid)
 
 
-def test_the_allocator_that_made_it_goes_on(bench: Bench, worker: SlowWorker) -> None:
+def test_the_allocator_that_made_it_goes_on(bench: Bench, work: SlowWork) -> None:
     allocator = bench.allocator()
     collection = bench.collection(allocator)
     collection.send(BufferCollection.set_constraints, wanting())
@@ -137,21 +141,21 @@ def test_the_allocator_that_made_it_goes_on(bench: Bench, worker: SlowWorker) ->
     request = sysmem2.AllocatorValidateBufferCollectionTokenRequest(token_server_koid=1)
     answer = allocator.call(Allocator.validate_buffer_collection_token, request)
     assert not answer.is_known
-    worker.finish()
+    work.finish()
 
 
-def test_the_service_may_close_meanwhile(bench: Bench, worker: SlowWorker) -> None:
+def test_the_service_may_close_meanwhile(bench: Bench, work: SlowWork) -> None:
     collection = bench.collection()
     collection.send(BufferCollection.set_constraints, wanting())
     bench.run()
     bench.service.close()
     assert collection.is_closed()
-    worker.finish()
+    work.finish()
     assert not bench.service.collections
 
 
 def test_a_token_duplicated_before_belongs_to_it_like_the_others(
-    bench: Bench, worker: SlowWorker
+    bench: Bench, work: SlowWork
 ) -> None:
     """A child made below an attached token is held as well."""
     root = bench.collection()
@@ -168,6 +172,93 @@ def test_a_token_duplicated_before_belongs_to_it_like_the_others(
     txid = child.send(Node.sync)
     bench.run()
     assert child.message() is None
-    worker.finish()
+    work.finish()
     bench.run()
     child.answer(Node.sync, txid)
+
+
+def test_a_token_of_a_tree_that_fails_is_unknown_once_that_is_over(
+    bench: Bench, work: SlowWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = bench.token()
+    child = bench.duplicate(token)
+    for _ in range(3):
+        bench.duplicate(token)
+    monkeypatch.setattr("sysmemd.tree.failure.give_way", work.pause)
+    token.close()
+    bench.run()
+    assert work.pending == 1
+    allocator = bench.allocator()
+    bound = bench.bind(child, allocator)
+    assert not bound.is_closed()
+    txid = allocator.send(
+        Allocator.validate_buffer_collection_token,
+        sysmem2.AllocatorValidateBufferCollectionTokenRequest(token_server_koid=1),
+    )
+    bench.run()
+    assert allocator.message() is None  # the allocator waits too
+    while work.pending:
+        work.go_on()
+    bench.run()
+    assert bound.is_closed()
+    assert not allocator.answer(Allocator.validate_buffer_collection_token, txid).is_known
+
+
+def test_a_message_that_takes_long_to_decode_holds_up_its_channel_only(
+    bench: Bench, work: SlowWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection, other = bench.collection(), bench.collection()
+    monkeypatch.setattr(connection, "_decoder", codec.Decoder(pause=work.pause))
+    collection.send(BufferCollection.set_constraints, wanting())
+    txid = collection.send(BufferCollection.check_all_buffers_allocated)
+    bench.run()
+    other.sync()
+    assert collection.message() is None
+    while work.pending:
+        work.go_on()
+        bench.run()
+    assert collection.answer(BufferCollection.check_all_buffers_allocated, txid) is None
+
+
+def test_a_node_that_fails_while_its_message_is_decoded_gets_no_message(
+    bench: Bench, work: SlowWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = bench.token()
+    child = bench.bind(bench.duplicate(root))
+    monkeypatch.setattr(connection, "_decoder", codec.Decoder(pause=work.pause))
+    child.send(BufferCollection.set_constraints, wanting())
+    bench.run()
+    assert work.pending
+    root.close()
+    bench.run()
+    assert child.is_closed()
+    while work.pending:
+        work.go_on()
+    bench.run()
+    assert not bench.service.collections
+
+
+def test_two_who_want_the_same_token_have_their_turn_one_after_the_other(
+    bench: Bench, work: SlowWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one's nonce waits in the token's channel while what came before is being processed."""
+    token = bench.token()
+    info = sysmem2.SetDebugClientInfoRequest(name="late", id=0)
+    token.send(Node.set_debug_client_info, info)
+    monkeypatch.setattr(connection, "_decoder", codec.Decoder(pause=work.pause))
+    bound = []
+    for _ in range(2):
+        client, far = bench.client()
+        bench.allocator(name=None).send(
+            Allocator.bind_shared_collection,
+            sysmem2.AllocatorBindSharedCollectionRequest(
+                token=token.duplicate_end(), buffer_collection_request=far
+            ),
+        )
+        bench.run()
+        bound.append(client)
+    while work.pending:
+        work.go_on()
+        bench.run()
+    assert [client.is_closed() for client in bound] == [False, True]
+    bound[0].sync()

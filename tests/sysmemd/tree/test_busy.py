@@ -5,24 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.sysmemd.slow import SlowWork
 
 from sysmem_protocol.sysmem2 import Error
-from sysmemd.constraints import Participant
 from sysmemd.ports import NoMemoryError
 from sysmemd.tree import Allocated, Node
-from sysmemd.tree.effort import effort, report_cost
 
-from .world import IMPOSSIBLE, FakeRefusal, SlowWorker, World, wanting
-
-
-@pytest.fixture
-def worker() -> SlowWorker:
-    return SlowWorker()
+from .world import IMPOSSIBLE, World, wanting
 
 
 @pytest.fixture
-def world(worker: SlowWorker) -> World:
-    return World(worker=worker)
+def work(monkeypatch: pytest.MonkeyPatch) -> SlowWork:
+    work = SlowWork()
+    work.slow_down(monkeypatch)
+    return work
+
+
+@pytest.fixture
+def world(work: SlowWork) -> World:
+    world = World()
+    world.do = work.do
+    return world
 
 
 def has_buffers(*nodes: Node) -> list[bool]:
@@ -49,46 +52,32 @@ def broken(*_: object) -> Any:
 # --- one attempt ---
 
 
-def test_until_an_attempt_is_over_nothing_has_happened(world: World, worker: SlowWorker) -> None:
+def test_until_an_attempt_is_over_nothing_has_happened(world: World, work: SlowWork) -> None:
     child = world.token(world.root)
     world.ready(world.root, child)
     assert is_busy(world)
-    hand_over = worker.compute()
+    work.go_on()
     assert has_buffers(world.root, child) == [False, False]
     assert world.memory.requests == []
     assert world.channels[child].answers == 0
-    hand_over()
+    work.go_on()
     assert not is_busy(world)
     assert has_buffers(world.root, child) == [True, True]
     assert world.channels[child].answers == 1
 
 
-def test_a_refusal_is_worked_out_with_the_attempt(
-    world: World, worker: SlowWorker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world.root.set_verbose_logging()
-    world.ready(world.root, constraints=IMPOSSIBLE)
-    hand_over = worker.compute()
-    for costly in ("__str__", "report", "line"):
-        monkeypatch.setattr(FakeRefusal, costly, broken)
-    hand_over()
-    assert world.root.outcome is Error.CONSTRAINTS_INTERSECTION_EMPTY
-    (line,) = world.log.find("allocation failed")
-    assert line.fields["reason"] == "2 buffers are wanted, 1 allowed (conflict)"
-
-
-def test_who_waits_for_the_end_is_told_once(world: World, worker: SlowWorker) -> None:
+def test_who_waits_for_the_end_is_told_once(world: World, work: SlowWork) -> None:
     told: list[str] = []
     world.collection.when_idle(lambda: told.append("at once"))
     assert told == ["at once"]
     world.ready(world.root)
     world.collection.when_idle(lambda: told.append("later"))
     assert told == ["at once"]
-    worker.finish()
+    work.finish()
     assert told == ["at once", "later"]
 
 
-def test_a_worker_that_is_done_at_once_is_as_good() -> None:
+def test_an_attempt_that_is_over_at_once_is_as_good() -> None:
     world = World()
     world.ready(world.root)
     assert has_buffers(world.root) == [True]
@@ -98,9 +87,7 @@ def test_a_worker_that_is_done_at_once_is_as_good() -> None:
 # --- several ---
 
 
-def test_one_pass_makes_several_attempts_one_after_another(
-    world: World, worker: SlowWorker
-) -> None:
+def test_one_pass_makes_several_attempts_one_after_another(world: World, work: SlowWork) -> None:
     world.bind(world.root)
     first, second = world.attach(world.root), world.attach(world.root)
     world.ready(first, second, constraints=wanting(1))
@@ -108,41 +95,41 @@ def test_one_pass_makes_several_attempts_one_after_another(
     told: list[bool] = []
     world.collection.when_idle(lambda: told.append(world.collection.busy))
     for done in ([True, False, False], [True, True, False]):
-        assert worker.pending == 1
-        worker.finish()
+        assert work.pending == 1
+        work.finish()
         assert has_buffers(world.root, first, second) == done
         assert is_busy(world)
         assert told == []
-    worker.finish()
+    work.finish()
     assert told == [False]
     assert has_buffers(world.root, first, second) == [True, True, False]  # first come, first served
     assert not second.in_tree
-    assert worker.pending == 0
+    assert work.pending == 0
 
 
-def test_who_is_told_of_the_end_may_begin_again(world: World, worker: SlowWorker) -> None:
+def test_who_is_told_of_the_end_may_begin_again(world: World, work: SlowWork) -> None:
     world.bind(world.root)
     attached = world.attach(world.root)
     world.ready(world.root)
     told: list[str] = []
     world.collection.when_idle(lambda: world.ready(attached, constraints=wanting(0)))
     world.collection.when_idle(lambda: told.append("idle"))
-    worker.finish()
+    work.finish()
     assert is_busy(world)
     assert told == []
-    worker.finish()
+    work.finish()
     assert told == ["idle"]
 
 
-def test_what_got_ready_meanwhile_has_its_turn_afterwards(world: World, worker: SlowWorker) -> None:
+def test_what_got_ready_meanwhile_has_its_turn_afterwards(world: World, work: SlowWork) -> None:
     world.bind(world.root)
     attached = world.attach(world.root)
     attached.release()
     world.ready(world.root)
     attached.client_closed()
-    assert worker.pending == 1
+    assert work.pending == 1
     assert in_tree(attached)
-    worker.finish()
+    work.finish()
     assert not in_tree(attached)  # nobody is left in it
     assert has_buffers(world.root) == [True]
 
@@ -151,26 +138,26 @@ def test_what_got_ready_meanwhile_has_its_turn_afterwards(world: World, worker: 
 
 
 def test_what_leaves_the_tree_during_the_work_does_not_disturb_it(
-    world: World, worker: SlowWorker
+    world: World, work: SlowWork
 ) -> None:
     world.bind(world.root)
     attached = world.attach(world.root)
     world.ready(world.root)
     attached.fail("its token was bound after a release")
     assert not in_tree(attached)
-    worker.finish()
+    work.finish()
     assert has_buffers(world.root) == [True]
 
 
 @pytest.mark.parametrize("constraints", [wanting(), IMPOSSIBLE])
 def test_a_tree_that_failed_meanwhile_gets_nothing(
-    world: World, worker: SlowWorker, constraints: Any
+    world: World, work: SlowWork, constraints: Any
 ) -> None:
     world.ready(world.root, constraints=constraints)
     world.root.fail("it doesn't read its answers")
     assert world.times_gone() == 1
     assert world.channels[world.root].closed
-    worker.finish()
+    work.finish()
     assert not is_busy(world)
     assert world.memory.requests == []
     assert world.root.outcome is None
@@ -178,24 +165,24 @@ def test_a_tree_that_failed_meanwhile_gets_nothing(
 
 
 def test_an_attached_participant_that_failed_meanwhile_reserves_nothing(
-    world: World, worker: SlowWorker
+    world: World, work: SlowWork
 ) -> None:
     world.bind(world.root)
     first, second = world.attach(world.root), world.attach(world.root)
     world.ready(world.root, constraints=wanting(1, least=2))
-    worker.finish()
+    work.finish()
     world.ready(first)
-    hand_over = worker.compute()  # it is granted
+    work.go_on()  # it is granted
     first.fail("it doesn't read its answers")
-    hand_over()
+    work.go_on()
     assert has_buffers(first) == [False]
     world.ready(second)
-    worker.finish()
+    work.finish()
     assert has_buffers(second) == [True]
 
 
 def test_a_participant_that_left_meanwhile_is_gone_for_the_next_attempt(
-    world: World, worker: SlowWorker
+    world: World, work: SlowWork
 ) -> None:
     world.bind(world.root)
     first, second, third = (world.attach(world.root) for _ in range(3))
@@ -203,34 +190,34 @@ def test_a_participant_that_left_meanwhile_is_gone_for_the_next_attempt(
     for name, node in (("first", first), ("second", second), ("third", third)):
         node.set_debug_client_info(type(node.client)(name, 1))
     world.ready(world.root, constraints=wanting(0, least=2))
-    worker.finish()
+    work.finish()
     world.ready(first, constraints=wanting(1))
-    worker.finish()
+    work.finish()
     world.ready(second, constraints=wanting(1))
     first.fail("it doesn't read its answers")
-    worker.finish()
+    work.finish()
     assert names(world)[1].startswith("first")
     assert has_buffers(second) == [True]
     world.ready(third, constraints=wanting(1))
-    worker.finish()
+    work.finish()
     assert has_buffers(third) == [True]
     assert [name.split()[0] for name in names(world)] == ["initiator", "second", "third"]
 
 
-def test_the_last_strong_handle_may_go_during_an_attempt(world: World, worker: SlowWorker) -> None:
+def test_the_last_strong_handle_may_go_during_an_attempt(world: World, work: SlowWork) -> None:
     world.bind(world.root)
     attached = world.attach(world.root)
     world.ready(world.root)
-    worker.finish()
+    work.finish()
     world.ready(attached, constraints=wanting(0))
     world.memory.on_no_strong()
     assert world.times_gone() == 0
-    worker.finish()
+    work.finish()
     assert world.channels[attached].answers == 1
     assert world.times_gone() == 1
 
 
-def test_the_daemon_may_stop_during_an_attempt(world: World, worker: SlowWorker) -> None:
+def test_the_daemon_may_stop_during_an_attempt(world: World, work: SlowWork) -> None:
     world.ready(world.root)
     world.collection.shut_down()
     assert world.times_gone() == 1
@@ -241,11 +228,11 @@ def test_the_daemon_may_stop_during_an_attempt(world: World, worker: SlowWorker)
 
 
 def test_an_attempt_that_breaks_ends_its_collection(
-    world: World, worker: SlowWorker, monkeypatch: pytest.MonkeyPatch
+    world: World, work: SlowWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(world.engine, "aggregate", broken)
     world.ready(world.root)
-    worker.finish()
+    work.finish()
     assert world.times_gone() == 1
     assert not is_busy(world)
     (line,) = world.log.find("an attempt broke")
@@ -256,77 +243,33 @@ def test_an_attempt_that_breaks_ends_its_collection(
 
 
 def test_so_does_a_conclusion_that_breaks(
-    world: World, worker: SlowWorker, monkeypatch: pytest.MonkeyPatch
+    world: World, work: SlowWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Node, "allocate", broken)
     world.ready(world.root)
-    worker.finish()
+    work.finish()
     assert world.times_gone() == 1
     assert world.log.find("an attempt broke")
 
 
 def test_an_attempt_that_breaks_after_its_collection_is_gone_is_only_logged(
-    world: World, worker: SlowWorker, monkeypatch: pytest.MonkeyPatch
+    world: World, work: SlowWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(world.engine, "aggregate", broken)
     world.ready(world.root)
     world.collection.shut_down()
-    worker.finish()
+    work.finish()
     assert world.times_gone() == 1
     assert world.log.find("an attempt broke")
-
-
-# --- what it is estimated to cost ---
-
-
-def test_the_cost_grows_with_participants_and_with_selections(worker: SlowWorker) -> None:
-    def cost(participants: int, groups: int) -> int:
-        world = World(worker=worker)
-        nodes = [world.token(world.root) for _ in range(participants)]
-        for _ in range(groups):
-            group = world.group(world.root)
-            nodes += [world.token(group), world.token(group)]
-            group.all_children_present()
-        world.ready(world.root, *nodes)
-        return worker.costs[-1]
-
-    assert cost(1, 0) < cost(2, 0) < cost(20, 0)
-    assert cost(20, 0) < cost(18, 1) < cost(16, 2)
-    assert cost(0, 30) > 0  # 2 ** 30 selections aren't counted
-
-
-def test_to_tell_what_came_of_it_costs_too(worker: SlowWorker) -> None:
-    for verbose in (False, True):
-        world = World(worker=worker)
-        if verbose:
-            world.root.set_verbose_logging()
-        world.ready(world.root)
-    silent, told = worker.costs
-    assert told == silent + report_cost(effort([Participant(wanting(1))]))
-
-
-def test_an_attached_attempt_may_cost_what_all_who_have_the_buffers_do(
-    world: World, worker: SlowWorker
-) -> None:
-    nodes = [world.token(world.root) for _ in range(9)]
-    world.bind(world.root)
-    attached = [world.attach(world.root) for _ in range(2)]
-    world.ready(world.root, *nodes, constraints=wanting(0, least=1))
-    worker.finish()
-    for node in attached:
-        world.ready(node, constraints=wanting(0))
-        worker.finish()
-    first, *others = worker.costs
-    assert first < others[0] < others[1]
 
 
 # --- making the buffers takes time too ---
 
 
-def test_until_the_buffers_are_made_nothing_has_happened(world: World, worker: SlowWorker) -> None:
+def test_until_the_buffers_are_made_nothing_has_happened(world: World, work: SlowWork) -> None:
     world.memory.takes_time = True
     world.ready(world.root)
-    worker.finish()
+    work.finish()
     assert is_busy(world)
     assert len(world.memory.requests) == 1
     assert has_buffers(world.root) == [False]
@@ -336,10 +279,10 @@ def test_until_the_buffers_are_made_nothing_has_happened(world: World, worker: S
     assert has_buffers(world.root) == [True]
 
 
-def test_a_shortage_that_shows_late(world: World, worker: SlowWorker) -> None:
+def test_a_shortage_that_shows_late(world: World, work: SlowWork) -> None:
     world.memory.takes_time = True
     world.ready(world.root)
-    worker.finish()
+    work.finish()
     world.memory.error = NoMemoryError("no page left")
     world.memory.finish()
     assert world.root.outcome is Error.NO_MEMORY
@@ -349,13 +292,13 @@ def test_a_shortage_that_shows_late(world: World, worker: SlowWorker) -> None:
 
 @pytest.mark.parametrize("error", [None, NoMemoryError("nobody wants them any more")])
 def test_buffers_for_a_tree_that_failed_meanwhile(
-    world: World, worker: SlowWorker, error: Exception | None
+    world: World, work: SlowWork, error: Exception | None
 ) -> None:
     world.memory.takes_time = True
     world.bind(world.root)
     attached = world.attach(world.root)
     world.ready(world.root)
-    worker.finish()
+    work.finish()
     told: list[str] = []
     world.collection.when_idle(lambda: told.append("idle"))
     world.root.fail("it doesn't read its answers")
@@ -370,13 +313,58 @@ def test_buffers_for_a_tree_that_failed_meanwhile(
     assert not world.log.find("allocation failed")
 
 
-def test_a_fault_while_buffers_are_made(world: World, worker: SlowWorker) -> None:
+def test_a_fault_while_buffers_are_made(world: World, work: SlowWork) -> None:
     world.memory.takes_time = True
     world.ready(world.root)
-    worker.finish()
+    work.finish()
     world.memory.error = ZeroDivisionError("oh")
     world.memory.finish()
     (line,) = world.log.find("an attempt broke")
     assert "ZeroDivisionError" in line.fields["reason"]
     assert world.times_gone() == 1
+    assert not is_busy(world)
+
+
+# --- changes take time too ---
+
+
+def test_a_tree_that_fails_lets_others_go_on_and_keeps_them_off(
+    world: World, work: SlowWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = world.token(world.root)
+    grandchild = world.token(child)
+    monkeypatch.setattr("sysmemd.tree.failure.give_way", work.pause)
+    work.do(world.root.client_closed)
+    assert [node.in_tree for node in (world.root, child, grandchild)] == [True, True, False]
+    assert is_busy(world)
+    assert world.collection.is_changing
+    child.fail("it doesn't read its answers")  # has to wait
+    assert in_tree(child)
+    told: list[str] = []
+    world.collection.when_idle(lambda: told.append("idle"))
+    while work.pending:
+        assert told == []
+        work.go_on()
+    assert not in_tree(world.root)
+    assert world.times_gone() == 1
+    assert told == ["idle"]
+    assert not is_busy(world)
+    assert len(world.log.find("collection failed")) == 1
+
+
+def test_what_an_attempt_comes_to_is_told_in_pieces(
+    world: World, work: SlowWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = world.token(world.root)
+    world.ready(child)
+    world.ready(world.root)
+    work.go_on()
+    monkeypatch.setattr("sysmemd.tree.allocate.give_way", work.pause)
+    work.go_on()
+    assert has_buffers(world.root, child) == [True, False]
+    assert world.collection.is_changing
+    while work.pending:
+        work.go_on()
+    assert has_buffers(world.root, child) == [True, True]
+    assert [world.channels[node].answers for node in (world.root, child)] == [1, 1]
     assert not is_busy(world)

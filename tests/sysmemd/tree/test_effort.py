@@ -1,4 +1,4 @@
-"""The estimate of an attempt's work."""
+"""The estimate of what participants ask for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sysmem_protocol.sysmem2 import (
     SizeU,
 )
 from sysmemd.constraints import Participant
-from sysmemd.tree.effort import attempt_cost, effort
+from sysmemd.tree.effort import effort
 
 
 def of(constraints: BufferCollectionConstraints | None) -> int:
@@ -43,9 +43,3 @@ def test_lists_count_for_each_format_of_their_entry() -> None:
     )
     nothing = of(None)
     assert together - nothing == 64 * (alone - nothing)
-
-
-def test_the_search_for_a_conflict_is_bounded_and_counts() -> None:
-    few, many = attempt_cost(0, 2, 1), attempt_cost(0, 1000, 1)
-    assert attempt_cost(0, 2, 2) - few == few // 5  # one selection, and four subsets of two
-    assert many == attempt_cost(0, 16, 1) == few // 5 * 257

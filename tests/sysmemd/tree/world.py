@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from sysmem_protocol.sysmem2 import (
     BufferCollectionConstraints,
@@ -18,9 +18,8 @@ from sysmem_protocol.sysmem2 import (
 from sysmemd.constraints.model import Allocation, Participant, Platform
 from sysmemd.explaining import listing
 from sysmemd.ports import ClientInfo, Signal
-from sysmemd.tree import Buffers, LogicalBufferCollection, Node, Worker
+from sysmemd.tree import Buffers, LogicalBufferCollection, Node
 
-T = TypeVar("T")
 COLLECTION_ID = 7
 SETTINGS = SingleBufferSettings(
     buffer_settings=BufferMemorySettings(size_bytes=4096, raw_vmo_size=4096)
@@ -328,38 +327,12 @@ IMPOSSIBLE = wanting(2, most=1)
 SAME_RIGHTS = 0x80000000
 
 
-class SlowWorker:
-    """Does nothing until it is told to."""
-
-    def __init__(self) -> None:
-        self.costs: list[int] = []
-        self._jobs: deque[Callable[[], Callable[[], None]]] = deque()
-
-    def run(self, work: Callable[[], T], done: Callable[[T], None], cost: int) -> None:
-        def compute() -> Callable[[], None]:
-            result = work()
-            return lambda: done(result)
-
-        self.costs.append(cost)
-        self._jobs.append(compute)
-
-    @property
-    def pending(self) -> int:
-        return len(self._jobs)
-
-    def compute(self) -> Callable[[], None]:
-        """Do the oldest work; what is returned hands over the result."""
-        return self._jobs.popleft()()
-
-    def finish(self) -> None:
-        """Do the oldest work and hand over the result."""
-        self.compute()()
-
-
 class World:
     """One collection and everything around it."""
 
-    def __init__(self, *, max_group_selections: int = 64, worker: Worker | None = None) -> None:
+    def __init__(self, *, max_group_selections: int = 64) -> None:
+        #: Sets constraints, which may begin an attempt.
+        self.do: Callable[[Callable[[], None]], None] = lambda work: work()
         self.memory = Memory()
         self.clock = FakeClock()
         self.log = FakeLog()
@@ -378,7 +351,6 @@ class World:
             max_group_selections=max_group_selections,
             on_gone=self._count_gone,
             engine=self.engine,
-            worker=worker,
         )
         self.root = self.collection.root
         self.channels[self.root] = channel
@@ -422,7 +394,7 @@ class World:
         for node in nodes:
             if node.kind.value == "token":
                 self.bind(node)
-            node.set_constraints(constraints or wanting(), None)
+            self.do(partial(node.set_constraints, constraints or wanting(), None))
 
     def retire(self, *nodes: Node) -> None:
         """Release and close."""

@@ -1,0 +1,80 @@
+"""A runner: does work in slices, wherever in the middle of it a slice ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from . import pause
+from .pause import Holder
+
+
+class Runner:
+    """Work that goes on from where it was when its last slice ended; a :class:`sysmemd.pause.Sliced`.
+
+    It has a stack of its own, a greenlet's, so that the work is written like any other.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Runner], object],
+        now: Callable[[], int],
+        on_idle: Callable[[Runner], None],
+    ) -> None:
+        """`work` is called with this runner in its first slice; `now` returns the time in nanoseconds.
+
+        `on_idle` is called if the work waits for somebody (:meth:`wait_for`) and can go on.
+        """
+        self._greenlet = greenlet(work)
+        self._now = now
+        self._on_idle = on_idle
+        #: When the present slice ends.
+        self.until = 0
+        #: Whether the work was interrupted, at :meth:`give_way` or :meth:`wait_for`, and not at :meth:`rest`.
+        self.is_paused = False
+        #: Whether the work waits for somebody.
+        self.waits = False
+
+    def go_on(self, until: int) -> None:
+        """Do the work until it pauses, rests or ends. What it raises is raised here."""
+        self.until = until
+        self.is_paused = False
+        before = pause.begin(self)
+        try:
+            self._greenlet.parent = getcurrent()
+            self._greenlet.switch(*(() if self._greenlet else (self,)))
+        finally:
+            pause.begin(before)
+
+    def end(self) -> None:
+        """Give up the work where it is: it is unwound. Idempotent."""
+        self._greenlet.parent = getcurrent()
+        self._greenlet.throw(GreenletExit)
+
+    # --- for the work ---------------------------------------------------------------------------------------------
+
+    def give_way(self) -> None:
+        """See :class:`sysmemd.pause.Sliced`."""
+        if self._now() >= self.until:
+            self.is_paused = True
+            self.rest()
+
+    def wait_for(self, holder: Holder) -> None:
+        """See :class:`sysmemd.pause.Sliced`."""
+        self.waits = True
+        holder.when_idle(self._idle)
+        while self.waits:
+            self.is_paused = True
+            self.rest()
+
+    def rest(self) -> None:
+        """End this slice. Returns in the next one."""
+        parent = self._greenlet.parent
+        assert parent is not None
+        parent.switch()
+
+    def _idle(self) -> None:
+        self.waits = False
+        if self.is_paused:
+            self._on_idle(self)

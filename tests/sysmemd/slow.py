@@ -1,0 +1,63 @@
+"""Work that is interrupted where a test wants it, so that the test can do something meanwhile."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sysmemd import pause
+from sysmemd.runner import Runner
+from sysmemd.tree.choose import Chosen, NoneChosen, Question
+
+
+class SlowWork:
+    """Does work until the first :meth:`pause` in it, and the rest when it is told to."""
+
+    def __init__(self) -> None:
+        self._paused: deque[Runner] = deque()
+
+    @property
+    def pending(self) -> int:
+        """How much was interrupted."""
+        return len(self._paused)
+
+    def do(self, work: Callable[[], object]) -> None:
+        """Do work until it pauses."""
+        self._go_on(Runner(lambda _: work(), lambda: 0, self._paused.append))
+
+    def slow_down(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have attempts to allocate pause before and after they are worked out."""
+        answer = Question.answer
+
+        def paused(question: Question) -> Chosen | NoneChosen | Exception:
+            self.pause()
+            found = answer(question)
+            self.pause()
+            return found
+
+        monkeypatch.setattr(Question, "answer", paused)
+
+    def pause(self) -> None:
+        """Pause the work that is being done by :meth:`do`; do nothing outside of such work."""
+        runner: Any = pause._current
+        if runner is not None:
+            runner.is_paused = True
+            runner.rest()
+
+    def go_on(self) -> None:
+        """Go on with the oldest work until it pauses again or ends."""
+        self._go_on(self._paused.popleft())
+
+    def finish(self) -> None:
+        """Go on with the oldest attempt until it is over; see :meth:`slow_down`."""
+        self.go_on()
+        self.go_on()
+
+    def _go_on(self, runner: Runner) -> None:
+        runner.go_on(math.inf)  # type: ignore[arg-type] # a slice without an end
+        if runner.is_paused and not runner.waits:
+            self._paused.append(runner)
