@@ -23,7 +23,7 @@ import sysmem
 from sysmem import blocking
 from sysmem_protocol.runtime import SYSTEM_RUNTIME_DIR
 
-from .users import as_root, let_through, user_process
+from .users import as_root, user_process
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
@@ -87,7 +87,6 @@ def container(site: Path, directory: Path) -> Iterator[dict[str, str]]:
     runtime_dir.mkdir()
     os.chown(runtime_dir, UID, GID)
     runtime_dir.chmod(0o750)
-    let_through(directory)
     assert instruction("ENV") == f"SYSMEM_RUNTIME_DIR={SYSTEM_RUNTIME_DIR}"
     environment = {
         **os.environ,
@@ -117,9 +116,9 @@ def container(site: Path, directory: Path) -> Iterator[dict[str, str]]:
 
 
 @as_root
-def test_the_image_serves_its_group_and_nobody_else(installed: Path, tmp_path: Path) -> None:
+def test_the_image_serves_its_group_and_nobody_else(installed: Path, open_path: Path) -> None:
     assert instruction("USER") == "sysmem"
-    with container(installed, tmp_path) as environment:
+    with container(installed, open_path) as environment:
         ping = exec_form(instruction("HEALTHCHECK"))
 
         def status(uid: int, gid: int) -> int:
@@ -167,10 +166,10 @@ with blocking.connect() as allocator:
 
 @as_root
 def test_other_users_read_only_handles_cant_be_made_writable(
-    installed: Path, tmp_path: Path
+    installed: Path, open_path: Path
 ) -> None:
     """Three users: the daemon's, a writer's and a reader's."""
-    with container(installed, tmp_path) as environment:
+    with container(installed, open_path) as environment:
         with blocking.connect(environment["SYSMEM_RUNTIME_DIR"]) as allocator:
             token = allocator.allocate_shared_collection()
             tokens = token.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * 2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -37,6 +38,7 @@ from .memory import (
 )
 from .pause import Holder
 from .ports import Log, Peer
+from .quota import Exceeded, Kind, descriptors_for_one
 from .sockets import Permissions
 from .threads import Threads, ask_here
 from .turns import Turns
@@ -196,13 +198,15 @@ class Serving:
         inspection: Inspection,
         reactor: TrioReactor,
         nursery: trio.Nursery,
-        access: Access,
+        config: Config,
     ) -> None:
         self.service = service
         self.inspection = inspection
-        self._access = access
         self._reactor = reactor
         self._nursery = nursery
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._descriptors = descriptors_for_one(limit, len(os.listdir("/proc/self/fd")))
+        self.reconfigure(config)
 
     def listen(self, interface: type[Interface], listener: socket.socket) -> Callable[[], None]:
         """Accept connections to an interface's service until the daemon ends. The listener stays the caller's.
@@ -227,22 +231,34 @@ class Serving:
     def connect(self, interface: type[Interface], connected: socket.socket) -> None:
         """Serve an interface on a connected SEQPACKET socket, which the daemon then owns, if its peer may connect."""
         service = self.service
-        peer = admit(connected, self._access, service.refusals, service.log)
-        if peer is not None:
-            channel = Channel(connected.detach(), service.closing)
+        # Who may look is said by [inspect], and by the permissions of its socket.
+        access = Access() if interface is Inspector else self._access
+        peer = admit(connected, access, service.refusals, service.log)
+        if peer is None:
+            return
+        channel = Channel(connected.detach(), service.closing)
+        try:
             if interface is Inspector:
                 InspectorServer(self.inspection, channel, peer)
             else:
                 SERVICES[interface](service, channel, peer)
+        except Exceeded:
+            channel.close()
 
     def reconfigure(self, config: Config) -> None:
         """Go by other limits, format costs and rules of access from now on; what exists stays.
 
         Raises :class:`.ConfigError`, with nothing changed, if a name of a user or group is gone since it was read.
         """
-        self._access = Access.of(config.access)
+        access, by_uid = Access.of(config.access), config.quota.limits_by_uid()
+        self._access = access
         self.service.limits = config.limits
         self.service.platform = platform(config)
+        descriptors = {Kind.DESCRIPTORS: self._descriptors}
+        self.service.users.limit(
+            {**config.quota.limits(), **descriptors},
+            {uid: {**limits, **descriptors} for uid, limits in by_uid.items()},
+        )
 
 
 @contextlib.asynccontextmanager
@@ -289,7 +305,7 @@ async def serving(
             try:
                 nursery.start_soon(clock.run)
                 nursery.start_soon(_follow_memory, memory, log)
-                yield Serving(service, inspection, reactor, nursery, Access.of(config.access))
+                yield Serving(service, inspection, reactor, nursery, config)
             except BaseException as error:
                 raised = error  # the nursery would wrap it
             finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from .text import printable
 
@@ -61,6 +61,33 @@ class Signal(Closeable, Protocol):
     def when_gone(self, callback: Callable[[], object]) -> None:
         """Call `callback` once should it close because its client's end did; whoever asked before isn't called."""
         ...
+
+
+class Payer(Protocol):
+    """Whoever the memory and the descriptors that are made count against."""
+
+    def pay_for_buffer(self, size: int) -> Callable[[], None]:
+        """Count a buffer of `size` bytes until what is returned is called. Raises `NoMemoryError`."""
+        ...
+
+    def pay_for_descriptor(self) -> Callable[[], None]:
+        """Count a descriptor that stays open until what is returned is called. Raises `NoMemoryError`."""
+        ...
+
+
+class Nobody:
+    """A payer whom nothing is counted against."""
+
+    def pay_for_buffer(self, size: int) -> Callable[[], None]:
+        """See :class:`Payer`."""
+        return lambda: None
+
+    def pay_for_descriptor(self) -> Callable[[], None]:
+        """See :class:`Payer`."""
+        return lambda: None
+
+
+NOBODY: Final = Nobody()
 
 
 class NoMemoryError(Exception):

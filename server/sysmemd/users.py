@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
-from .ports import Peer
+from .ports import Clock, NoMemoryError, Peer
+from .quota import Exceeded, Kind, Limits, Tally, check
+from .refusals import Refusals
 
 
-@dataclass(eq=False, slots=True, weakref_slot=True)
+class OverLimitError(NoMemoryError):
+    """The user may have no more buffers, or descriptors for them."""
+
+    def __init__(self, exceeded: Exceeded) -> None:
+        super().__init__(str(exceeded))
+        self.exceeded = exceeded
+
+
+class Queue(Protocol):
+    """Answers of one channel that wait to be sent."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much waits; a descriptor counts as some bytes."""
+
+    @property
+    def waiting_descriptors(self) -> int:
+        """How many descriptors wait."""
+
+    def overflow(self, error: Exceeded) -> None:
+        """End the channel because too much waits."""
+
+
 class User:
     """A user of this machine who has something here.
 
@@ -17,32 +42,215 @@ class User:
     accounts of a user have together is counted here.
     """
 
-    uid: int
+    __slots__ = ("__weakref__", "limits", "tally", "uid")
+
+    def __init__(self, uid: int, limits: Limits) -> None:
+        self.uid = uid
+        self.limits = limits
+        self.tally = Tally()
 
 
-@dataclass(eq=False, slots=True)
 class Account:
-    """Who pays for a channel and for everything that was made through it.
+    """Who pays for a channel and for everything that was made through it; a :class:`.ports.Payer`.
 
     There is one object for each connection to a service socket. The channel of that connection has it, and so has
     every node made or turned in through it. A child has the account of its parent, as it is when the child is made.
     What one connection has is counted here, as a part of what its user has.
     """
 
-    user: User
-    #: The process that connected.
-    peer: Peer
+    __slots__ = (
+        "_clock",
+        "_connection",
+        "_queues",
+        "_refusals",
+        "_shedding",
+        "peer",
+        "tally",
+        "user",
+    )
+
+    def __init__(self, user: User, peer: Peer, refusals: Refusals, clock: Clock) -> None:
+        """Charge `user` for the connection from `peer`. Raises :class:`.Exceeded`, after it was logged."""
+        self.user = user
+        #: The process that connected.
+        self.peer = peer
+        self.tally = Tally()
+        self._refusals = refusals
+        #: Those in which something waits.
+        self._queues: set[Queue] = set()
+        self._clock = clock
+        self._shedding = False
+        try:
+            self._connection: Charge | None = self.charge(Kind.CONNECTIONS)
+        except Exceeded as error:
+            self.say(error, {"pid": peer.pid})
+            raise
+
+    def take_connection(self) -> Charge | None:
+        """Return the charge for the connection itself, to whoever asks first: to the channel of that connection."""
+        charge, self._connection = self._connection, None
+        return charge
+
+    def charge(self, kind: Kind, amount: int = 1) -> Charge:
+        """Count more of a kind until what is returned is closed. Raises :class:`.Exceeded`, with nothing counted."""
+        self._check(kind, amount)
+        self.add(kind, amount)
+        return Charge(self, kind, amount)
+
+    def _check(self, kind: Kind, amount: int) -> None:
+        user = self.user
+        check(kind, amount, connection=self.tally, user=user.tally, limits=user.limits)
+
+    def add(self, kind: Kind, amount: int) -> None:
+        """Count more, or less, of a kind, whatever the limits."""
+        self.tally.add(kind, amount)
+        self.user.tally.add(kind, amount)
+
+    def say(self, error: Exceeded, about: Mapping[str, Any]) -> None:
+        """Log that something was refused; `about` says to whom."""
+        fields = dict(about)
+        if error.share < error.limit:
+            fields["share"] = error.share
+        self._refusals.say(
+            "a user has as much as it may have",
+            self.user.uid,
+            limit=error.kind.value,
+            value=error.limit,
+            **{"client_name": "", "client_id": 0, **fields},
+        )
+
+    # --- buffers ------------------------------------------------------------------------------------------------------
+
+    def pay_for_buffer(self, size: int) -> Callable[[], None]:
+        """See :class:`.ports.Payer`."""
+        try:
+            buffer = self.charge(Kind.BUFFERS)
+            try:
+                memory = self.charge(Kind.BYTES, size)
+            except Exceeded:
+                buffer.close()
+                raise
+        except Exceeded as error:
+            raise OverLimitError(error) from None
+
+        def gone() -> None:
+            buffer.close()
+            memory.close()
+
+        return gone
+
+    def pay_for_descriptor(self) -> Callable[[], None]:
+        """See :class:`.ports.Payer`."""
+        try:
+            return self.charge(Kind.DESCRIPTORS).close
+        except Exceeded as error:
+            raise OverLimitError(error) from None
+
+    # --- answers that wait --------------------------------------------------------------------------------------------
+
+    def queue(self, queue: Queue, size: int, descriptors: int) -> None:
+        """Count bytes and descriptors that wait in a queue, or that wait no more if the numbers are negative.
+
+        If that is too much, the channel ends soon in which most waits of those made through this connection.
+        """
+        self.add(Kind.QUEUED_BYTES, size)
+        self.add(Kind.DESCRIPTORS, descriptors)
+        if queue.waiting_bytes:
+            self._queues.add(queue)
+        else:
+            self._queues.discard(queue)
+        if self._shedding:
+            return
+        if (size > 0 and self._excess(Kind.QUEUED_BYTES)) or (
+            descriptors > 0 and self._excess(Kind.DESCRIPTORS)
+        ):
+            # The tree may be in the middle of a change.
+            self._shedding = True
+            self._clock.call_at(self._clock.now(), self._shed)
+
+    def _shed(self) -> None:
+        self._shedding = False
+        waiting: dict[Kind, Callable[[Queue], int]] = {
+            Kind.QUEUED_BYTES: lambda queue: queue.waiting_bytes,
+            Kind.DESCRIPTORS: lambda queue: queue.waiting_descriptors,
+        }
+        for kind, how_much in waiting.items():
+            while self._queues and (error := self._excess(kind)):
+                fullest = max(self._queues, key=how_much)
+                if not how_much(fullest):
+                    break
+                fullest.overflow(error)
+
+    def _excess(self, kind: Kind) -> Exceeded | None:
+        try:
+            self._check(kind, 0)
+        except Exceeded as error:
+            return error
+        return None
+
+
+class Charge:
+    """What an account is charged for one thing, until that is gone."""
+
+    __slots__ = ("_amount", "_kind", "account")
+
+    def __init__(self, account: Account, kind: Kind, amount: int) -> None:
+        """Made by :meth:`Account.charge`."""
+        self.account = account
+        self._kind = kind
+        self._amount = amount
+
+    def close(self) -> None:
+        """Count it no more. Idempotent."""
+        self.account.add(self._kind, -self._amount)
+        self._amount = 0
+
+    def move(self, account: Account) -> None:
+        """Have another account pay from now on. Raises :class:`.Exceeded`, with nothing changed."""
+        self.account.add(
+            self._kind, -self._amount
+        )  # it isn't counted twice where both are one user's
+        try:
+            account.charge(self._kind, self._amount)
+        except Exceeded:
+            self.account.add(self._kind, self._amount)
+            raise
+        self.account = account
 
 
 class Users:
     """All users who have something here, by uid."""
 
-    def __init__(self) -> None:
+    def __init__(self, refusals: Refusals, clock: Clock) -> None:
+        self._refusals = refusals
+        self._clock = clock
         self._users: WeakValueDictionary[int, User] = WeakValueDictionary()
+        self._limits: Limits = {}
+        self._limits_by_uid: Mapping[int, Limits] = {}
+
+    def __iter__(self) -> Iterator[User]:
+        """Iterate over those who have something."""
+        return iter(list(self._users.values()))
+
+    def limit(self, limits: Limits, by_uid: Mapping[int, Limits]) -> None:
+        """Limit what users may have from now on; they keep what they have.
+
+        `by_uid` are the limits of those who have some of their own.
+        """
+        self._limits, self._limits_by_uid = limits, by_uid
+        for user in self:
+            user.limits = self.limits_of(user.uid)
 
     def open_account(self, peer: Peer) -> Account:
-        """Return the account of a new connection from the process `peer`."""
+        """Return the account of a new connection from the process `peer`, which is charged for that.
+
+        Raises :class:`.Exceeded`, after it was logged.
+        """
         user = self._users.get(peer.uid)
         if user is None:
-            user = self._users[peer.uid] = User(peer.uid)
-        return Account(user, peer)
+            user = self._users[peer.uid] = User(peer.uid, self.limits_of(peer.uid))
+        return Account(user, peer, self._refusals, self._clock)
+
+    def limits_of(self, uid: int) -> Limits:
+        """Return what a user may have."""
+        return self._limits_by_uid.get(uid, self._limits)

@@ -23,7 +23,7 @@ import trio
 import sysmem
 from sysmem import Error, HandleClosedError, PeerClosedError, SysmemError, blocking
 
-from ..users import as_root, let_through
+from ..users import as_root
 from .passing_processes import METHODS, ROOT, Actor
 from .scenario import ENOUGH, SHORTLY, Daemon, begin_wait, buffers, eventually, pool
 
@@ -508,9 +508,8 @@ with blocking.connect(runtime_dir) as allocator:
 
 
 @as_root
-def test_a_token_goes_to_the_user_whom_it_is_for(tmp_path: Path) -> None:
-    let_through(tmp_path)
-    runtime_dir = tmp_path / "run"
+def test_a_token_goes_to_the_user_whom_it_is_for(open_path: Path) -> None:
+    runtime_dir = open_path / "run"
     daemon = Daemon(runtime_dir, None, "--mode", "0666")
     runtime_dir.chmod(0o755)
 

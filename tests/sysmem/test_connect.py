@@ -20,7 +20,7 @@ from sysmem_protocol.codec import Decoder
 from sysmem_protocol.runtime import socket_address
 from sysmem_protocol.sysmem2 import Allocator, SetDebugClientInfoRequest
 
-from ..users import as_root, let_through, user_process
+from ..users import as_root, user_process
 
 SOCKET = "fuchsia.sysmem2.Allocator"
 
@@ -166,13 +166,12 @@ def test_a_busy_daemon_is_the_one_to_use(places: list[Path]) -> None:
 
 
 @as_root
-def test_a_user_whom_the_socket_does_not_let_in_is_told_of_its_group(tmp_path: Path) -> None:
-    let_through(tmp_path)
-    with listening(tmp_path / "run"):
-        (tmp_path / "run" / SOCKET).chmod(0o600)
-        (tmp_path / "run").chmod(0o755)
+def test_a_user_whom_the_socket_does_not_let_in_is_told_of_its_group(open_path: Path) -> None:
+    with listening(open_path / "run"):
+        (open_path / "run" / SOCKET).chmod(0o600)
+        (open_path / "run").chmod(0o755)
         command = user_process(
-            12345, 12345, "sysmemctl", "--runtime-dir", str(tmp_path / "run"), "ping"
+            12345, 12345, "sysmemctl", "--runtime-dir", str(open_path / "run"), "ping"
         )
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -16,7 +16,7 @@ from sysmemd.access import Access, groups_of, peer_of
 from sysmemd.config import AccessSection
 from sysmemd.ports import Peer
 
-from ..users import as_root, let_through
+from ..users import as_root
 
 CAMERA = Peer(pid=5, uid=1000, gid=1000)
 
@@ -82,14 +82,13 @@ sock.connect(path)
 
 @as_root
 @pytest.mark.parametrize("count", [0, 2, 1000])
-def test_another_users_groups_are_told_however_many(tmp_path: Path, count: int) -> None:
-    let_through(tmp_path)
+def test_another_users_groups_are_told_however_many(open_path: Path, count: int) -> None:
     groups = list(range(3000, 3000 + count))
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(str(tmp_path / "socket"))
-        os.chmod(tmp_path / "socket", 0o777)
+        listener.bind(str(open_path / "socket"))
+        os.chmod(open_path / "socket", 0o777)
         listener.listen()
-        words = map(str, (tmp_path / "socket", 951, 952, *groups))
+        words = map(str, (open_path / "socket", 951, 952, *groups))
         with subprocess.Popen([sys.executable, "-c", _CONNECT, *words]) as process:
             accepted, _ = listener.accept()
             with accepted:

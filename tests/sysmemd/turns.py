@@ -10,14 +10,16 @@ from typing import Any, Self
 from sysmem_protocol.handles import channel_pair
 from sysmemd.channels import Connection
 from sysmemd.ports import Peer
-from sysmemd.users import Account, Users
+from sysmemd.users import Account
+
+from .accounts import new_users
 
 
 class FakeConnection:
     """Receives one byte at a time; whatever happens to it is noted."""
 
     def __init__(self, account: Account | None = None, *, uid: int = 0) -> None:
-        self.account = account or Users().open_account(Peer(os.getpid(), uid, uid))
+        self.account = account or new_users().open_account(Peer(os.getpid(), uid, uid))
         self.near, self.far = channel_pair()
         self.reading = True
         self.closed = False

@@ -548,17 +548,24 @@ def test_short_of_descriptors_an_allocation_is_no_memory(starved: Daemon) -> Non
         again.wait()
 
 
-def test_short_of_descriptors_accepting_pauses_and_resumes(starved: Daemon) -> None:
+def test_short_of_descriptors_a_user_gets_no_more_connections_than_half(starved: Daemon) -> None:
+    """Whoever connects beyond that is closed at once; with others closed, there is room again."""
     with Wire(starved.runtime_dir) as wire:
         many = [wire.connect() for _ in range(100)]
-        for one in many[:30]:
-            one.sync()
-        for one in many[:90]:
+        served = []
+        for one in many:
+            with contextlib.suppress(PeerClosed):
+                one.sync()
+                served.append(one)
+        assert 10 <= len(served) <= 32
+        for one in served[5:]:
             one.close()
-        many[99].sync()
-        collection = many[98].non_shared()
-        collection.set_constraints(constraints())
-        collection.wait()
+        for _ in until():
+            with contextlib.suppress(PeerClosed):
+                collection = wire.connect().non_shared()
+                collection.set_constraints(constraints())
+                collection.wait()
+                break
     starved.assert_log_is_sound()
 
 
@@ -570,7 +577,7 @@ def test_short_of_descriptors_requests_fail_and_the_daemon_does_not(starved: Dae
             for _ in range(100):
                 tokens.append(allocator.shared())
                 tokens[-1].sync()
-        assert len(tokens) > 20
+        assert len(tokens) > 5
         with contextlib.suppress(PeerClosed):
             tokens[0].duplicate_sync([0x80000000] * 64)
         starved.observer.sync()

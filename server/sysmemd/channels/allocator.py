@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import Any, ClassVar, cast
 
 from sysmem_protocol import explained, sysmem2
 from sysmem_protocol.channel import Channel
@@ -13,9 +15,11 @@ from sysmem_protocol.sysmem2 import Error
 from ..constraints import check_constraints, settings_match
 from ..memory import HandleInfo, NoMoreStrongHandlesError
 from ..ports import ClientInfo, NoMemoryError, Peer
+from ..quota import Exceeded, Kind
 from ..tree import Misuse
+from ..users import Charge, OverLimitError
 from .connection import Connection, Failed
-from .nodes import CollectionServer, NodeServer, S, TokenServer, adopt, client_info
+from .nodes import CollectionServer, NodeServer, S, TokenServer, adopt, client_info, discard
 from .service import Service
 
 
@@ -25,7 +29,10 @@ class AllocatorServer:
     interface: ClassVar[type[Interface]] = explained.Allocator
 
     def __init__(self, service: Service, channel: Channel, peer: Peer) -> None:
-        """Become the owner of `channel`, just accepted from the process `peer`."""
+        """Become the owner of `channel`, just accepted from the process `peer`.
+
+        Raises :class:`.Exceeded`, and then owns nothing, if that user has as many connections as it may have.
+        """
         self._service = service
         self._client: ClientInfo | None = None
         self.account = service.users.open_account(peer)
@@ -54,6 +61,9 @@ class AllocatorServer:
         self.connection.explain(None, reason)
         self.connection.close()
 
+    def exceeded(self, error: Exceeded) -> None:
+        """The server end that came along is closed already. The Allocator goes on."""
+
     def peer_closed(self) -> None:
         self.connection.close()
 
@@ -81,10 +91,14 @@ class AllocatorServer:
         self._service.say_if_advisory(self.account.user.uid)
 
     def _make_collection(self, server: NodeServer) -> None:
-        adopt(
-            server,
-            lambda: self._service.new_collection(server, self._client, self.account).root,
-        )
+        with ExitStack() as undo:
+            undo.push(partial(discard, [server]))
+            charge = undo.enter_context(closing(self.account.charge(Kind.COLLECTIONS)))
+            adopt(
+                server,
+                lambda: self._service.new_collection(server, self._client, charge).root,
+            )
+            undo.pop_all()
 
     def _server(self, kind: type[S], server_end: Handle) -> S:
         """Make the server of a node, at this connection's expense."""
@@ -107,7 +121,12 @@ class AllocatorServer:
         collection = self._server(CollectionServer, request.buffer_collection_request)
         self._service.say_if_advisory(self.account.user.uid)
         try:
+            cast("Charge", token.node.charge).move(self.account)
             collection.serve(token.turn_in(collection, self._client))
+        except Exceeded as error:
+            self.account.say(error, self.about())
+            collection.discard(str(error))
+            token.connection.exceeded(error)
         except Misuse as error:
             reason = f"BindSharedCollection: {error}"
             collection.discard(reason)
@@ -132,6 +151,8 @@ class AllocatorServer:
         except NoMoreStrongHandlesError as error:
             raise Failed(Error.NO_MORE_STRONG_VMO_HANDLES, str(error)) from None
         except Exception as error:
+            if isinstance(error, OverLimitError):
+                self.account.say(error.exceeded, self.about())
             unforeseen = not isinstance(error, (NoMemoryError, OSError))
             self._service.log.error(
                 "GetVmoInfo failed", reason=repr(error), exc_info=unforeseen, **self.about()
@@ -159,11 +180,11 @@ class AllocatorServer:
         if request.need_single_buffer_settings:
             info.single_buffer_settings = known.settings
         if request.need_weak:
-            delivered = known.make_weak(self._client or ClientInfo())
+            delivered = known.make_weak(self._client or ClientInfo(), self.account)
             info.weak_vmo = delivered.vmo
             info.close_weak_asap = delivered.close_weak_asap
         elif known.is_weak:
-            info.close_weak_asap = known.close_weak_asap()
+            info.close_weak_asap = known.close_weak_asap(self.account)
         return info
 
     def _known(self, vmo: Handle, field: str) -> HandleInfo:

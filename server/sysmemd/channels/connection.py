@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Protocol, TypeAlias
+from functools import partial
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from sysmem_protocol import codec
 from sysmem_protocol.channel import Channel, PeerClosedError
@@ -23,9 +24,12 @@ from sysmem_protocol.sysmem2 import Allocator, Error
 from ..config import Limits
 from ..pause import Holder, give_way, wait_for
 from ..ports import Log, Peer
+from ..quota import Exceeded
 from ..tree import Misuse
 from ..users import Account, User
 from .outbox import Outbox, OutboxFull
+
+T = TypeVar("T")
 
 #: How a message that wants no answer begins: with a txid of 0.
 _ONE_WAY = bytes(4)
@@ -71,6 +75,9 @@ class Server(Protocol):
 
     def refuse(self, reason: str) -> None:
         """A rule was broken: end the channel and what depends on it."""
+
+    def exceeded(self, error: Exceeded) -> None:
+        """The user has as much as it may have, which is logged already: end what depends on what was asked for."""
 
     def peer_closed(self) -> None:
         """The client's end is closed and everything that it sent was processed."""
@@ -169,13 +176,19 @@ class Connection:
         log: Log,
     ) -> None:
         """Become the owner of `channel` and have it served, at the expense of `account`."""
+        self._charge = account.take_connection()
         self.account = account
         self._channel = channel
         self._server = server
         self._reactor = reactor
         self._log = log
         self._max_calls = limits.max_unanswered_calls
-        self._outbox = Outbox(channel, limits.max_outbox_messages, limits.max_outbox_bytes)
+        self._outbox = Outbox(
+            channel,
+            limits.max_outbox_messages,
+            limits.max_outbox_bytes,
+            partial(account.queue, self),
+        )
         self._calls: set[int] = set()
         self._sending_ends = False
         #: Whether the client asked to be told reasons.
@@ -316,6 +329,9 @@ class Connection:
             self.refuse(str(error))
         except PeerClosedError:
             pass  # it closed without waiting for the answer; what it sent before still counts
+        except Exceeded as error:
+            self.account.say(error, self._server.about())
+            self._server.exceeded(error)
         except Exception as error:
             self._cannot("a message can't be served", error)
         finally:
@@ -507,6 +523,22 @@ class Connection:
             self._channel.shutdown_sending()
         return done
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How much waits to be sent. See :class:`.Queue`."""
+        return self._outbox.waiting_bytes
+
+    @property
+    def waiting_descriptors(self) -> int:
+        """How many descriptors wait to be sent. See :class:`.Queue`."""
+        return self._outbox.waiting_descriptors
+
+    def overflow(self, error: Exceeded) -> None:
+        """See :class:`.Queue`."""
+        self.account.say(error, self._server.about())
+        self.exceeded(error)
+        self.close()
+
     # --- the end ---
 
     @property
@@ -540,13 +572,22 @@ class Connection:
         self._outbox.close()
         self._reactor.closing(self)
         self._channel.close()
+        if self._charge is not None:
+            self._charge.close()
 
     def refuse(self, reason: str) -> None:
         """End the channel because its client broke a rule, or can't be served. It gets no more answers."""
+        self._refuse(self._server.refuse, reason)
+
+    def exceeded(self, error: Exceeded) -> None:
+        """End the channel because its user has as much as it may have. It gets no more answers."""
+        self._refuse(self._server.exceeded, error)
+
+    def _refuse(self, tell: Callable[[T], None], why: T) -> None:
         self._outbox.close()
         if self.reading:
             self.reading = False
-            self._end(self._server.refuse, reason)
+            self._end(tell, why)
 
     def _cannot(self, event: str, error: Exception) -> None:
         """Say that the daemon failed its client, and end the channel."""
@@ -554,7 +595,7 @@ class Connection:
         self._log.error(event, reason=repr(error), exc_info=unforeseen, **self._server.about())
         self.refuse(f"the daemon failed: {error!r}")
 
-    def _end(self, tell: Callable[..., None], *reason: str) -> None:
+    def _end(self, tell: Callable[..., None], *reason: object) -> None:
         """Tell the server of the end. A tree may fail with that; should it do so wrongly, this channel closes alone."""
         try:
             tell(*reason)

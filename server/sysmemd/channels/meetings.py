@@ -15,6 +15,7 @@ from sysmem_protocol.library import Method
 from sysmem_protocol.rendezvous import RendezvousTakeResponse
 from sysmem_protocol.sysmem2 import Error
 
+from ..ports import Closeable
 from ..text import printable
 from .connection import Connection, Deferred, Failed
 
@@ -32,13 +33,23 @@ class Offer(Deferred):
     """The answer to an Offer: it comes when the token was taken, or nobody can take it any more."""
 
     def __init__(
-        self, meetings: Meetings, key: Key, from_uid: int, client_end: Handle, token: Token | None
+        self,
+        meetings: Meetings,
+        key: Key,
+        from_uid: int,
+        client_end: Handle,
+        token: Token | None,
+        charge: Closeable,
     ) -> None:
-        """Become the owner of `client_end`; `token` is whose it is, None if the daemon has not seen that token yet."""
+        """Become the owner of `client_end`; `token` is whose it is, None if the daemon has not seen that token yet.
+
+        `charge` is closed with it.
+        """
         super().__init__()
         self.key = key
         self.from_uid = from_uid
         self.client_end = client_end
+        self._charge = charge
         self._meetings = meetings
         self._token: Token | None = None
         self._watch(token)
@@ -65,6 +76,7 @@ class Offer(Deferred):
             self._token.watchers.discard(self._lost)
         self._meetings.remove_offer(self)
         self.client_end.close()
+        self._charge.close()
 
     def _watch(self, token: Token | None) -> None:
         self._token = token

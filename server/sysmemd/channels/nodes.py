@@ -7,6 +7,7 @@ notion of: descriptors, channel names, calls that are answered later.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, TypeVar, cast
@@ -19,8 +20,9 @@ from sysmem_protocol.sysmem2 import Error, Rights
 from ..memory import Buffers, Event
 from ..pause import Holder
 from ..ports import ClientInfo, NoMemoryError, Peer
-from ..tree import Allocated, Node, NodeChannel, NotInCollection
-from ..users import Account
+from ..quota import Exceeded, Kind
+from ..tree import Allocated, Cause, Node, NodeChannel, NotInCollection
+from ..users import Account, Charge, OverLimitError
 from . import reasons
 from .connection import Connection, Deferred, Failed, Refused
 from .reasons import Reason
@@ -121,6 +123,9 @@ class NodeServer:
     def refuse(self, reason: str) -> None:
         self.node.fail(reason)
 
+    def exceeded(self, error: Exceeded) -> None:
+        self.node.fail(str(error), Cause.LIMIT)
+
     def peer_closed(self) -> None:
         self.node.client_closed()
 
@@ -166,7 +171,9 @@ class NodeServer:
         self.node.set_verbose_logging()
 
     def get_node_ref(self) -> sysmem2.NodeGetNodeRefResponse:
-        return sysmem2.NodeGetNodeRefResponse(node_ref=self._service.node_refs.of(self.node))
+        return sysmem2.NodeGetNodeRefResponse(
+            node_ref=self._service.node_refs.of(self.node, self.account)
+        )
 
     def is_alternate_for(
         self, request: sysmem2.NodeIsAlternateForRequest
@@ -203,8 +210,14 @@ class NodeServer:
         """A server end to be held until the event; nothing that its client sends stays in it meanwhile."""
         assert server_end is not None
         closing = self._service.closing
-        closing.stop_receiving(server_end.fileno())
-        return self._service.memory.event(Handle(server_end.take(), closing.close_end))
+        with ExitStack() as undo:
+            charge = self.account.charge(Kind.TRACKINGS)
+            undo.callback(charge.close)
+            closing.stop_receiving(server_end.fileno())
+            handle = Handle(server_end.take(), closing.close_end)
+            event = self._service.memory.event(handle, charge.close)
+            undo.pop_all()
+        return event
 
 
 class TokenServer(NodeServer):
@@ -367,8 +380,11 @@ class BuffersAnswer:
                 weak=outcome.weak,
                 client=node.client,
                 delivers_vmo=outcome.delivers_vmo,
+                payer=self._server.account,
             )
         except NoMemoryError as error:
+            if isinstance(error, OverLimitError):
+                self._server.account.say(error.exceeded, self._server.about())
             return self.instead(error)
         return sysmem2.BufferCollectionWaitForAllBuffersAllocatedResponse(
             buffer_collection_info=sysmem2.BufferCollectionInfo(
@@ -422,12 +438,14 @@ def client_info(request: sysmem2.SetDebugClientInfoRequest) -> ClientInfo:
 
 
 def adopt(child: NodeServer, make: Callable[[], Node]) -> None:
-    """Have the tree make the node of a new server, or discard that."""
-    try:
+    """Have the tree make the node of a new server, at the expense of that server's account, or discard the server."""
+    with ExitStack() as undo:
+        undo.push(partial(discard, [child]))
+        charge = child.account.charge(Kind.NODES)
+        undo.callback(charge.close)
         node = make()
-    except BaseException as error:
-        child.discard(str(error))
-        raise
+        undo.pop_all()
+    node.charge = charge
     child.serve(node)
 
 
@@ -439,23 +457,29 @@ def _create_tokens(
     """Create a token for each mask, and return their client ends. All of them or none."""
     client_ends: list[Handle] = []
     children: list[TokenServer] = []
-    try:
+    charges: list[Charge] = []
+    with ExitStack() as undo:
+        undo.push(partial(discard, children))
         for _ in masks:
+            charges.append(parent.account.charge(Kind.NODES))
+            undo.callback(charges[-1].close)
             client_end, server_end = map(Handle, _detached_pair())
-            client_ends.append(client_end)
+            client_ends.append(undo.enter_context(client_end))
             with server_end:
                 children.append(parent.child(TokenServer, server_end))
         nodes = make(children, masks)
-    except BaseException as error:
-        for child in children:
-            child.discard(str(error))
-        for client_end in client_ends:
-            client_end.close()
-        raise
-    for child, node in zip(children, nodes, strict=True):
+        undo.pop_all()
+    for child, node, charge in zip(children, nodes, charges, strict=True):
+        node.charge = charge
         child.peer = parent.peer
         child.serve(node)
     return sysmem2.CreateTokensResponse(tokens=client_ends)
+
+
+def discard(children: Sequence[NodeServer], kind: object, error: object, trace: object) -> None:
+    """Discard servers whose nodes weren't made because of an error; an exit callback."""
+    for child in children:
+        child.discard(str(error))
 
 
 def _detached_pair() -> tuple[int, int]:

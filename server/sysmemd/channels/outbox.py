@@ -27,7 +27,7 @@ class OutboxFull(Exception):
 class _Entry:
     """One answer that waits: a maker of it, or what is left of its datagrams."""
 
-    __slots__ = ("done", "instead", "left", "make", "message", "size")
+    __slots__ = ("descriptors", "done", "instead", "left", "make", "message", "size")
 
     def __init__(
         self,
@@ -45,8 +45,11 @@ class _Entry:
         #: Datagrams to send, the next one last; empty as long as none was sent.
         self.left: list[tuple[bytes, list[Handle]]] = []
         self.size = _UNMADE_BYTES
+        #: How many wait in the daemon; those of an answer that isn't made yet don't.
+        self.descriptors = 0
         if message is not None:
-            self.size = HEADER.size + len(message.body) + _DESCRIPTOR_BYTES * len(message.handles)
+            self.descriptors = len(message.handles)
+            self.size = HEADER.size + len(message.body) + _DESCRIPTOR_BYTES * self.descriptors
 
     def send(self, channel: Channel) -> bool:
         """Send as much as fits; True when nothing is left."""
@@ -84,14 +87,30 @@ class _Entry:
 class Outbox:
     """The answers of one channel."""
 
-    __slots__ = ("_bytes", "_channel", "_entries", "_max_bytes", "_max_messages")
+    __slots__ = (
+        "_channel",
+        "_counted",
+        "_entries",
+        "_max_bytes",
+        "_max_messages",
+        "waiting_bytes",
+        "waiting_descriptors",
+    )
 
-    def __init__(self, channel: Channel, max_messages: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        max_messages: int,
+        max_bytes: int,
+        counted: Callable[[int, int], None] = lambda size, descriptors: None,
+    ) -> None:
+        """Send on `channel`. `counted` is told how many more bytes and descriptors wait, or how many fewer."""
         self._channel = channel
         self._entries: deque[_Entry] = deque()
-        self._bytes = 0
+        self.waiting_bytes = self.waiting_descriptors = 0
         self._max_messages = max_messages
         self._max_bytes = max_bytes
+        self._counted = counted
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -147,25 +166,31 @@ class Outbox:
                 self._check()
                 return False
             self._entries.popleft()
-            self._bytes -= entry.size
+            self._count(entry, -1)
             entry.done()
         return True
 
     def close(self) -> None:
         """Drop everything that waits, and close its descriptors."""
-        entries, self._entries, self._bytes = self._entries, deque(), 0
+        entries, self._entries = self._entries, deque()
         for entry in entries:
+            self._count(entry, -1)
             entry.close()
             entry.done()
 
     def _append(self, entry: _Entry) -> None:
         self._entries.append(entry)
-        self._bytes += entry.size
+        self._count(entry, 1)
+
+    def _count(self, entry: _Entry, sign: int) -> None:
+        self.waiting_bytes += sign * entry.size
+        self.waiting_descriptors += sign * entry.descriptors
+        self._counted(sign * entry.size, sign * entry.descriptors)
 
     def _check(self) -> None:
-        if len(self._entries) > self._max_messages or self._bytes > self._max_bytes:
+        if len(self._entries) > self._max_messages or self.waiting_bytes > self._max_bytes:
             raise OutboxFull(
-                f"{len(self._entries)} answers of {self._bytes} bytes wait to be read, "
+                f"{len(self._entries)} answers of {self.waiting_bytes} bytes wait to be read, "
                 f"at most {self._max_messages} of {self._max_bytes} bytes may"
             )
 

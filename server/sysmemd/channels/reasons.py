@@ -97,6 +97,8 @@ def told(failure: Failure, node: NodeData | None = None, *, names: bool = True) 
     match failure.cause:
         case Cause.MISUSE:
             return f"{who} broke the protocol{f': {reason}' if own or names else ''}"
+        case Cause.LIMIT:
+            return f"{who} asked for more than its user may have{f': {reason}' if own or names else ''}"
         case Cause.CLOSED:
             return f"{who} closed its {first.kind.value} without Release, or ended"
         case Cause.NO_CLIENTS:

@@ -10,6 +10,7 @@ from sysmem_protocol.handles import Handle
 from sysmem_protocol.library import Interface
 
 from ..ports import Peer
+from ..quota import Exceeded, Kind
 from .connection import Connection
 from .meetings import Key, Offer, Take, unknown_token
 from .service import Service
@@ -21,11 +22,14 @@ class RendezvousServer:
     interface: ClassVar[type[Interface]] = rendezvous.Rendezvous
 
     def __init__(self, service: Service, channel: Channel, peer: Peer) -> None:
-        """Become the owner of `channel`, just accepted from the process `peer`."""
+        """Become the owner of `channel`, just accepted from the process `peer`.
+
+        Raises :class:`.Exceeded`, and then owns nothing, if that user has as many connections as it may have.
+        """
         self._service = service
         self._peer = peer
-        account = service.users.open_account(peer)
-        self.connection: Connection = service.connect(channel, self, account)
+        self._account = service.users.open_account(peer)
+        self.connection: Connection = service.connect(channel, self, self._account)
 
     # --- the connection's server ---
 
@@ -49,6 +53,9 @@ class RendezvousServer:
         self._service.log.error("a Rendezvous was refused", reason=reason, **self.about())
         self.peer_closed()
 
+    def exceeded(self, error: Exceeded) -> None:
+        self.connection.refuse(str(error))
+
     def peer_closed(self) -> None:
         self._service.meetings.leave(self.connection)
         self.connection.close()
@@ -64,8 +71,9 @@ class RendezvousServer:
         token = self._service.find_token(request.token)
         if token is None and not self._service.is_to_come(request.token):
             raise unknown_token()
+        charge = self._account.charge(Kind.DESCRIPTORS)
         self._say("a token is on offer", key)
-        return Offer(meetings, key, uid, request.token.move(Handle), token)
+        return Offer(meetings, key, uid, request.token.move(Handle), token, charge)
 
     def take(self, request: rendezvous.RendezvousTakeRequest) -> Take:
         assert request.name is not None

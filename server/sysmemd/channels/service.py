@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from sysmem_protocol.channel import AT_ONCE, Channel, Closing
 from sysmem_protocol.codec import encode
@@ -30,9 +30,10 @@ from ..constraints import Platform
 from ..documents import Document
 from ..memory import Buffers, Memory, attenuation_is_advisory
 from ..ports import ClientInfo, Clock, Log
+from ..quota import Kind
 from ..refusals import Refusals
 from ..tree import LogicalBufferCollection, Node, NodeChannel, NodeData
-from ..users import Account, Users
+from ..users import Account, Charge, OverLimitError, Users
 from .connection import Connection, Reactor, Refused, Server
 from .meetings import Meetings
 from .reasons import Reason, cut
@@ -53,16 +54,21 @@ class NodeRefs:
     def __init__(self) -> None:
         self._nodes: dict[_Identity, Node] = {}
 
-    def of(self, node: Node) -> Handle:
+    def of(self, node: Node, account: Account) -> Handle:
         """A node's ref, a descriptor to give to a client. A node has one ref for life, through bind and release.
 
-        Raises `OSError` when the daemon has no descriptor left.
+        Raises `OSError` when the daemon has no descriptor left, :class:`.Exceeded` when `account` can't have one.
         """
         if node.ref is None:
-            near, far = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            charge = account.charge(Kind.DESCRIPTORS)
+            try:
+                near, far = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            except OSError:
+                charge.close()
+                raise
             os.close(far)
             self._nodes[_identity(near)] = node
-            node.ref = _Ref(Handle(near), self._nodes)
+            node.ref = _Ref(Handle(near), self._nodes, charge)
         return cast("_Ref", node.ref).handle.duplicate()
 
     def node(self, handle: Handle) -> Node | None:
@@ -73,14 +79,38 @@ class NodeRefs:
 class _Ref:
     """What the tree keeps for a node and closes when that leaves."""
 
-    def __init__(self, handle: Handle, nodes: dict[_Identity, Node]) -> None:
+    def __init__(self, handle: Handle, nodes: dict[_Identity, Node], charge: Charge) -> None:
         self.handle = handle
         self._nodes = nodes
+        self._charge = charge
 
     def close(self) -> None:
         if not self.handle.closed:
             del self._nodes[_identity(self.handle.fileno())]
             self.handle.close()
+            self._charge.close()
+
+
+class PaidMemory:
+    """Makes the buffers of a collection at the expense of whoever its root counts against by then."""
+
+    def __init__(self, memory: Memory, root: Callable[[], Node]) -> None:
+        self._memory = memory
+        self._root = root
+
+    def allocate(self, *, done: Callable[[Buffers | Exception], None], **details: Any) -> None:
+        """See :class:`sysmemd.tree.BufferMaker`."""
+        root = self._root()
+        account = cast("Charge", root.charge).account
+
+        def made(result: Buffers | Exception) -> None:
+            if isinstance(result, OverLimitError):
+                client = root.client
+                about = {"client_name": client.name, "client_id": client.id}
+                account.say(result.exceeded, {**about, "collection_id": root.collection.id})
+            done(result)
+
+        self._memory.allocate(done=made, payer=account, **details)
 
 
 class CollectionIds:
@@ -146,8 +176,8 @@ class Service:
         self.log = log
         self.closing = closing
         self.inspect = inspect or InspectSection()
-        self.users = Users()
         self.refusals = Refusals(log, clock)
+        self.users = Users(self.refusals, clock)
         #: Tokens that can be turned in, by the koid of their server end.
         self.tokens: dict[int, Token] = {}
         #: All collections, until their last node has left, by id.
@@ -214,27 +244,28 @@ class Service:
         )
 
     def new_collection(
-        self, channel: NodeChannel, client: ClientInfo | None, account: Account
+        self, channel: NodeChannel, client: ClientInfo | None, charge: Charge
     ) -> LogicalBufferCollection:
-        """Make a collection whose root is served on `channel`, at the expense of `account`."""
+        """Make a collection whose root is served on `channel`. `charge`, for it, is closed when it has ended."""
         id = next(self._collection_ids)
         collection = LogicalBufferCollection(
             id,
             channel=channel,
             client=client or ClientInfo(),
             platform=self.platform,
-            memory=self.memory,
+            memory=PaidMemory(self.memory, lambda: self.collections[id].root),
             clock=self.clock,
             log=self.log,
             max_group_selections=self.limits.max_group_selections,
-            on_gone=partial(self._forget_collection, id),
-            in_turn=partial(self.reactor.in_turn, account.user),
+            on_gone=partial(self._forget_collection, id, charge),
+            in_turn=partial(self.reactor.in_turn, charge.account.user),
         )
         self.collections[id] = collection
-        self.parties[id] = Party(account, set())
+        self.parties[id] = Party(charge.account, set())
         return collection
 
-    def _forget_collection(self, id: int) -> None:
+    def _forget_collection(self, id: int, charge: Charge) -> None:
+        charge.close()
         collection = self.collections.pop(id)
         self.on_ended(collection)
         if collection.buffers is None:

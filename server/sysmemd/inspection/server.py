@@ -12,6 +12,7 @@ from sysmem_protocol.library import Interface
 from ..channels import Connection
 from ..channels.connection import Deferred, Failed
 from ..ports import Peer
+from ..quota import Exceeded
 from .inspection import Inspection
 
 
@@ -21,7 +22,10 @@ class InspectorServer:
     interface: ClassVar[type[Interface]] = inspector.Inspector
 
     def __init__(self, inspection: Inspection, channel: Channel, peer: Peer) -> None:
-        """Become the owner of `channel`, just accepted from the process `peer`."""
+        """Become the owner of `channel`, just accepted from the process `peer`.
+
+        Raises :class:`.Exceeded`, and then owns nothing, if that user has as many connections as it may have.
+        """
         self._inspection = inspection
         service = inspection.daemon.service
         self.account = service.users.open_account(peer)
@@ -47,6 +51,9 @@ class InspectorServer:
     def refuse(self, reason: str) -> None:
         log = self._inspection.daemon.service.log
         log.error("an Inspector was refused", reason=reason, **self.about())
+        self.connection.close()
+
+    def exceeded(self, error: Exceeded) -> None:
         self.connection.close()
 
     def peer_closed(self) -> None:

@@ -25,6 +25,7 @@ from ..channels import Connection, Service
 from ..channels.nodes import NodeServer
 from ..memory import Buffer, Buffers, Hold
 from ..ports import Peer
+from ..quota import Kind
 from ..tree import Allocated, LogicalBufferCollection, NodeData
 from ..tree.state import READY
 from .ended import EndedCollection, EndedCollections
@@ -151,7 +152,12 @@ class Snapshot:
         self._users.setdefault(uid, Counter()).update(amounts)
 
     def _user(self, uid: int, counts: Counter[str]) -> Json:
-        return {"uid": uid, **{name: counts[name] for name in _COUNTED}}
+        limits = self._service.users.limits_of(uid)
+        return {
+            "uid": uid,
+            **{name: counts[name] for name in _COUNTED},
+            "limits": {kind.value: limits.get(kind) for kind in Kind},
+        }
 
     def _seconds(self, since: int) -> float:
         return round((self._now - since) / 1e9, 3)

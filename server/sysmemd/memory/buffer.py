@@ -29,11 +29,12 @@ import contextlib
 import enum
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
 from sysmem_protocol.handles import Handle, eventpair, stop_receiving
-from sysmemd.ports import ClientInfo, Clock, Log
+from sysmemd.ports import ClientInfo, Clock, Log, Payer
 
 from . import locks, vmo
 from .heaps import Heap
@@ -184,17 +185,21 @@ class Buffer:
             self._weak_clients[number] = client
         return handle
 
-    def open_signal(self) -> Handle:
+    def open_signal(self, payer: Payer) -> Handle:
         """The client end of a new `close_weak_asap`, closed already when no strong handle is left.
 
-        Raises `OSError` when something ran out.
+        `payer` pays for the other end. Raises `OSError` when something ran out, `NoMemoryError` if it can't pay.
         """
-        near, far = eventpair()
-        if self.hold in (Hold.SERVER, Hold.STRONG):
-            stop_receiving(near.fileno())
-            self._signals.add(Event(near, self._surroundings.hangups))
-        else:
+        if self.hold not in (Hold.SERVER, Hold.STRONG):
+            near, far = eventpair()
             near.close()
+            return far
+        with ExitStack() as undo:
+            closed = undo.callback(payer.pay_for_descriptor())
+            near, far = map(undo.enter_context, eventpair())
+            stop_receiving(near.fileno())
+            self._signals.add(Event(near, self._surroundings.hangups, closed))
+            undo.pop_all()
         return far
 
     # --- changes ------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import Rights, SingleBufferSettings
-from sysmemd.ports import ClientInfo, NoMemoryError, Signal
+from sysmemd.ports import NOBODY, ClientInfo, NoMemoryError, Payer, Signal
 
 from .buffer import Buffer, Hold, Surroundings
 from .locks import Kind
@@ -77,13 +77,14 @@ class Buffers:
         weak: bool,
         client: ClientInfo,
         delivers_vmo: bool = True,
+        payer: Payer = NOBODY,
     ) -> list[DeliveredBuffer]:
         """One entry a buffer, in order, for a participant to own.
 
         Each `vmo` is a new open file description: read-only when `rights` lack WRITE, un-set when they lack READ or
         `delivers_vmo` is false (a usage of plain NONE). For a `weak` participant each entry has its `close_weak_asap`;
         where no strong handle is left `vmo` is un-set and the event closed already, un-set too when the buffer is gone.
-        `client` is named in the log should weak handles leak.
+        `client` is named in the log should weak handles leak; `payer` pays for the daemon's ends of the events.
 
         Raises `NoMemoryError`, everything closed again, when the daemon is out of descriptors or the like.
         """
@@ -94,7 +95,8 @@ class Buffers:
         delivered: list[DeliveredBuffer] = []
         try:
             for buffer in self.buffers:
-                signal = buffer.open_signal() if weak and buffer.hold is not Hold.GONE else None
+                has_signal = weak and buffer.hold is not Hold.GONE
+                signal = buffer.open_signal(payer) if has_signal else None
                 entry = DeliveredBuffer(None, signal)
                 delivered.append(entry)
                 if delivers_vmo and buffer.has_strong():

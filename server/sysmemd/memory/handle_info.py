@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import SingleBufferSettings
-from sysmemd.ports import ClientInfo, NoMemoryError
+from sysmemd.ports import NOBODY, ClientInfo, NoMemoryError, Payer
 
 from .buffer import Buffer
 from .collection import Buffers, DeliveredBuffer
@@ -57,18 +57,18 @@ class HandleInfo:
         """How many buffers the collection was allocated with."""
         return self.buffers.count
 
-    def close_weak_asap(self) -> Handle:
+    def close_weak_asap(self, payer: Payer = NOBODY) -> Handle:
         """The client end of a new event, closed already when no strong handle is left; the caller owns it.
 
-        Raises `NoMemoryError` when the daemon is out of descriptors.
+        `payer` pays for the other end. Raises `NoMemoryError` when it can't, or the daemon is out of descriptors.
         """
         self._buffer.look()
         try:
-            return self._buffer.open_signal()
+            return self._buffer.open_signal(payer)
         except OSError as error:
             raise NoMemoryError(f"an event for buffer {self.buffer_index}: {error}") from error
 
-    def make_weak(self, client: ClientInfo) -> DeliveredBuffer:
+    def make_weak(self, client: ClientInfo, payer: Payer = NOBODY) -> DeliveredBuffer:
         """A new weak handle with its `close_weak_asap`, owned by the caller.
 
         It has no more rights than the one passed in; of one that can't be read, `vmo` is un-set. `client` is named in
@@ -80,7 +80,7 @@ class HandleInfo:
                 f"no strong handle to buffer {self.buffer_index} of {self.collection_id} is left"
             )
         readable, writable = access(self._fd)
-        signal = self.close_weak_asap()
+        signal = self.close_weak_asap(payer)
         try:
             vmo = self._buffer.open(Kind.WEAK, client, writable=writable) if readable else None
         except OSError as error:

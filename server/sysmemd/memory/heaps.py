@@ -8,13 +8,14 @@ over them on an ordinary machine. `spec/linux.md`, "Heaps".
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from sysmem_protocol import sysmem2
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import CoherencyDomain
-from sysmemd.ports import NoMemoryError
+from sysmemd.ports import NoMemoryError, Payer
 
 from . import vmo
 
@@ -81,6 +82,45 @@ class Heap(Protocol):
     def delete(self, size: int) -> None:
         """The memory of an earlier `allocate` of `size` bytes is back with the system: nobody holds it any more."""
         ...
+
+
+class PaidHeap:
+    """A heap whose buffers somebody pays for; one object for each collection, whose buffers are all alike."""
+
+    def __init__(self, heap: Heap, payer: Payer) -> None:
+        self._heap = heap
+        self._payer = payer
+        self._gone: list[Callable[[], None]] = []
+
+    @property
+    def properties(self) -> HeapSettings:
+        """What the heap is."""
+        return self._heap.properties
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the buffers that exist, everybody's."""
+        return self._heap.used_bytes
+
+    def allocate(self, name: str, size: int) -> Handle:
+        """See :meth:`Heap.allocate`. The payer may be out of what it can pay for, too."""
+        gone = self._payer.pay_for_buffer(size)
+        try:
+            made = self._heap.allocate(name, size)
+        except BaseException:
+            gone()
+            raise
+        self._gone.append(gone)
+        return made
+
+    def reserve(self, handle: Handle, start: int, length: int) -> None:
+        """See :meth:`Heap.reserve`."""
+        self._heap.reserve(handle, start, length)
+
+    def delete(self, size: int) -> None:
+        """See :meth:`Heap.delete`."""
+        self._heap.delete(size)
+        self._gone.pop()()
 
 
 class MemfdHeap:

@@ -18,17 +18,24 @@ from .watch import Hangups
 class Event:
     """The server's end of one eventpair."""
 
-    __slots__ = ("_handle", "_hangups", "_when_gone")
+    __slots__ = ("_closed", "_handle", "_hangups", "_when_gone")
 
-    def __init__(self, handle: Handle, hangups: Hangups) -> None:
-        """Take over `handle`, also when this raises (`OSError`: the kernel is out of memory for it)."""
+    def __init__(
+        self, handle: Handle, hangups: Hangups, closed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Take over `handle`, also when this raises (`OSError`: the kernel is out of memory for it).
+
+        `closed` is called once, when the handle has been closed.
+        """
         self._handle = handle
+        self._closed = closed
         self._hangups = hangups
         self._when_gone: Callable[[], object] | None = None
         try:
             hangups.add(handle.fileno(), self._hung_up)
         except BaseException:
             handle.close()
+            closed()
             raise
 
     def when_gone(self, callback: Callable[[], object]) -> None:
@@ -40,6 +47,7 @@ class Event:
         if not self._handle.closed:
             self._hangups.remove(self._handle.fileno())
             self._handle.close()
+            self._closed()
 
     def _hung_up(self) -> None:
         self.close()

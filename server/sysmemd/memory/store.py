@@ -12,13 +12,13 @@ from typing import Literal
 from sysmem_protocol import sysmem2
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import SingleBufferSettings
-from sysmemd.ports import Clock, Log, NoMemoryError
+from sysmemd.ports import NOBODY, Clock, Log, NoMemoryError, Payer
 
 from . import vmo
 from .buffer import Buffer, Surroundings
 from .collection import Buffers
 from .handle_info import HandleInfo
-from .heaps import Heap, MemfdHeap
+from .heaps import Heap, MemfdHeap, PaidHeap
 from .reclaim import Reclaimer
 from .reserve import Reservations
 from .signals import Event
@@ -129,6 +129,7 @@ class Memory:
         on_no_strong: Callable[[], None],
         is_wanted: Callable[[], bool] = lambda: True,
         done: Callable[[Buffers | Exception], None],
+        payer: Payer = NOBODY,
     ) -> None:
         """`count` buffers of `raw_vmo_size` bytes of the heap that the settings name; the server is a strong holder.
 
@@ -138,7 +139,7 @@ class Memory:
 
         Their memfds are called `<name>:<index>`, or `sysmem:<index>` when the name is empty. `on_no_strong` is called
         once, through the clock and so never from within a call made here, when the last strong handle of every buffer
-        is gone.
+        is gone. `payer` pays for the buffers as long as they exist.
         """
         memory = settings.buffer_settings or sysmem2.BufferMemorySettings()
         if memory.is_physically_contiguous and not self._said_simulated:
@@ -155,12 +156,13 @@ class Memory:
             on_no_strong=on_no_strong,
             surroundings=self._surroundings,
         )
-        self._make(buffers, count, is_wanted, done)
+        self._make(buffers, count, payer, is_wanted, done)
 
     def _make(
         self,
         buffers: Buffers,
         count: int,
+        payer: Payer,
         is_wanted: Callable[[], bool],
         done: Callable[[Buffers | Exception], None],
         *,
@@ -176,9 +178,9 @@ class Memory:
 
         try:
             self._read_watch()  # so that memory given back just now counts
-            self._fill(buffers, count)
+            self._fill(buffers, count, payer)
         except Exception as error:
-            retry = partial(self._make, buffers, count, is_wanted, done, again=True)
+            retry = partial(self._make, buffers, count, payer, is_wanted, done, again=True)
             if again or not self._reclaimer.when_freed(retry):
                 done(error)
             return
@@ -187,10 +189,10 @@ class Memory:
         else:
             finish(None)
 
-    def _fill(self, collection: Buffers, count: int) -> None:
+    def _fill(self, collection: Buffers, count: int, payer: Payer) -> None:
         """Make a collection's buffers, without their pages; `NoMemoryError` with nothing kept."""
         memory = collection.settings.buffer_settings or sysmem2.BufferMemorySettings()
-        heap = self._heap(memory.heap or sysmem2.SYSTEM_RAM_HEAP)
+        heap = PaidHeap(self._heap(memory.heap or sysmem2.SYSTEM_RAM_HEAP), payer)
         size = memory.raw_vmo_size or 0
         if size > vmo.MAX_BYTES:
             raise NoMemoryError(f"{size} bytes are more than a buffer can have")
@@ -234,19 +236,20 @@ class Memory:
         found = self._by_identity.get(vmo.identity(fd))
         return None if found is None else HandleInfo(*found, fd)
 
-    def event(self, server_end: Handle) -> Event:
+    def event(self, server_end: Handle, closed: Callable[[], None] = lambda: None) -> Event:
         """An event of which `server_end` is the server's end, taken over; for `track_lifetime`, say.
 
+        `closed` is called once, when that end has been closed, also when this raises.
         Raises `OSError` when the kernel is out of memory for it.
         """
-        return Event(server_end, self._hangups)
+        return Event(server_end, self._hangups, closed)
 
     # --- events -------------------------------------------------------------------------------------------------
 
     def heaps(self) -> list[tuple[Heap, int]]:
         """Return all heaps, each with the number of its buffers that exist."""
-        counts = Counter(id(buffer.heap) for _, buffer in self._by_identity.values())
-        return [(heap, counts[id(heap)]) for heap in self._heaps.values()]
+        counts = Counter(buffer.heap.properties for _, buffer in self._by_identity.values())
+        return [(heap, counts[heap.properties]) for heap in self._heaps.values()]
 
     def statistics(self) -> MemoryStatistics:
         """A snapshot for inspection."""

@@ -32,6 +32,7 @@ class Cause(enum.Enum):
     """Why a node fails."""
 
     MISUSE = "broke the protocol"
+    LIMIT = "its user has as much as it may have"
     CLOSED = "closed without Release"
     NO_CLIENTS = "no connected client left"
     NO_STRONG_NODES = "no strong node left"
@@ -65,6 +66,7 @@ class NodeData:
         "_weak_ok",
         "_weak_ok_for_children",
         "attended",
+        "charge",
         "children",
         "client",
         "collection",
@@ -123,6 +125,8 @@ class NodeData:
         self.failure: Failure | None = None
         #: What proves this node to IsAlternateFor, made by whoever serves GetNodeRef; closed when the node leaves.
         self.ref: Closeable | None = None
+        #: What the node is counted as, set by whoever serves it; closed when the node leaves.
+        self.charge: Closeable | None = None
         self._channel = channel
         self._participants: tuple[Participant, ...] | None = None
         self._trackings = Trackings()
@@ -199,8 +203,9 @@ class NodeData:
     def close(self) -> None:
         """Close what the node owned besides its channel."""
         self._trackings.close()
-        if self.ref is not None:
-            self.ref.close()
+        for owned in (self.ref, self.charge):
+            if owned is not None:
+                owned.close()
 
     def say(self, level: Level, event: str, **fields: Any) -> None:
         """Log a line about this node."""

@@ -27,6 +27,8 @@ class Loudness(NamedTuple):
 #: A failed allocation is no news here: its own line, with the reason, was written before.
 LOUDNESS: Final = {
     Cause.MISUSE: Loudness(Level.ERROR, Level.ERROR, Level.ERROR),
+    # The line about the user was written before, unless there were too many.
+    Cause.LIMIT: Loudness(Level.DEBUG, Level.DEBUG, Level.DEBUG),
     Cause.CLOSED: Loudness(Level.ERROR, Level.INFO, Level.INFO),
     Cause.NO_CLIENTS: Loudness(Level.ERROR, Level.DEBUG, Level.DEBUG),
     Cause.NO_STRONG_NODES: Loudness(Level.ERROR, Level.DEBUG, Level.DEBUG),

@@ -266,13 +266,13 @@ class Node(NodeData):
             self._channel.close()
         self.collection.settle()
 
-    def fail(self, reason: str) -> None:
-        """Fail the node because its client broke the protocol; `reason` is for the log."""
+    def fail(self, reason: str, cause: Cause = Cause.MISUSE) -> None:
+        """Fail the node, mostly because its client broke the protocol; `reason` is for the log."""
         if self.collection.is_changing:
-            self.collection.when_idle(partial(self.fail, reason))
+            self.collection.when_idle(partial(self.fail, reason, cause))
             return
         if self.in_tree:
-            fail(self, Cause.MISUSE, reason)
+            fail(self, cause, reason)
         self.collection.settle()
 
     # --- inside -------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from sysmemd.constraints import Platform
 from sysmemd.memory import Memory
 from sysmemd.pause import Holder
 from sysmemd.ports import Peer
+from sysmemd.quota import Exceeded
 from sysmemd.users import User
 
 SAME_RIGHTS = 0x80000000
@@ -263,9 +264,14 @@ class Bench:
         return made
 
     def allocator(self, name: str | None = "tester", id: int = 7, uid: int = STRANGER) -> Client:
-        """A client of the Allocator, which has said its name unless that is None."""
+        """A client of the Allocator, which runs as a user and has said its name unless that is None."""
         client, far = self.client()
-        AllocatorServer(self.service, Channel(far.take()), Peer(os.getpid(), uid, uid))
+        channel = Channel(far.take())
+        try:
+            AllocatorServer(self.service, channel, Peer(os.getpid(), uid, uid))
+        except Exceeded:
+            channel.close()
+            raise
         if name is not None:
             info = sysmem2.SetDebugClientInfoRequest(name=name, id=id)
             client.send(Allocator.set_debug_client_info, info)

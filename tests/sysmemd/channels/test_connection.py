@@ -35,8 +35,8 @@ from sysmemd.config import Limits
 from sysmemd.pause import Holder
 from sysmemd.ports import Peer
 from sysmemd.tree import Misuse
-from sysmemd.users import Users
 
+from ..accounts import new_users
 from .support import STRANGER, HandReactor, RecordingLog, header, is_closed
 
 _decoder = codec.Decoder()
@@ -116,7 +116,7 @@ class Line:
         self.connection = Connection(
             self.channel,
             self.server,
-            Users().open_account(Peer(os.getpid(), STRANGER, STRANGER)),
+            new_users().open_account(Peer(os.getpid(), STRANGER, STRANGER)),
             number=1,
             since=0,
             reactor=self.reactor,

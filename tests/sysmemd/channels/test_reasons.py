@@ -27,6 +27,7 @@ from sysmem_protocol.sysmem2 import (
 )
 from sysmemd.channels.reasons import Reason
 from sysmemd.config import InspectSection
+from sysmemd.quota import Kind
 
 from .support import SAME_RIGHTS, STRANGER, Bench, Client, wanting
 
@@ -364,3 +365,22 @@ def test_from_then_on_means_for_later_nodes(bench: Bench) -> None:
     assert before.is_closed()
     assert after.is_closed()
     assert closing_reason(between) == "the daemon is stopping"
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_which_limit_was_met_is_told(bench: Bench) -> None:
+    bench.service.users.limit({Kind.COLLECTIONS: 2, Kind.NODES: 4}, {})
+    allocator = asking(bench)
+    token = bench.token(allocator)
+    beyond = bench.token(allocator)
+    assert told(beyond.message()).line == (
+        "the user's limit of collections is 2, of which its other connections leave this one 1"
+    )
+    bench.duplicate(token)
+    child = bench.duplicate(token)
+    for client in (child, token):
+        line = told(client.message()).line
+        assert line.endswith("nodes is 4, of which its other connections leave this one 2")
+    assert line.startswith("this participant asked for more than its user may have: ")

@@ -16,6 +16,7 @@ from sysmem_protocol.sysmem2 import BufferCollection, BufferCollectionToken, Err
 from sysmemd.documents import Document
 from sysmemd.inspection.answers import encoded
 from sysmemd.inspection.processes import command
+from sysmemd.quota import Kind
 
 from ..channels.support import STRANGER, wanting
 from .support import Look, read
@@ -53,7 +54,12 @@ def test_users_have_what_they_pay_for(look: Look) -> None:
     look.bench.allocated()
     token = look.bench.token()
     look.bench.bind(look.bench.duplicate(token), look.bench.allocator(uid=0))
+    look.bench.service.users.limit({Kind.NODES: 100}, {})
     users = {user["uid"]: user for user in look.snapshot()["users"]}
+    limits = dict.fromkeys(map(str, Kind)) | {"nodes": 100}
+    for user in look.bench.service.users:
+        counted = {name: user.tally[Kind(name)] for name in users[user.uid] if name in limits}
+        assert counted.items() <= users[user.uid].items()
     assert users[STRANGER] == {
         "uid": STRANGER,
         "name": None,
@@ -62,6 +68,7 @@ def test_users_have_what_they_pay_for(look: Look) -> None:
         "nodes": 2,
         "buffers": 2,
         "bytes": 8192,
+        "limits": limits,
     }
     assert users[0]["name"] == "root"
     assert users[0]["nodes"] == 1

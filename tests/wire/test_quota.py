@@ -1,0 +1,228 @@
+"""Two real users: one at its limit, and one that notices nothing (spec/robustness.md, Who pays).
+
+A single connection gets half of what its user may have, and the first row of every test fills that half.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..users import as_root, as_user
+from .conftest import Bystander
+from .process import Daemon
+from .raw import PeerClosed, Wire, constraints, until
+
+pytestmark = as_root
+
+GREEDY, QUIET = 1001, 1002
+#: Sixteen of everything, so that one connection gets eight.
+LIMITS = """
+[limits]
+max_outbox_bytes = 16777216
+max_outbox_messages = 1000000
+[[quota.user]]
+user = {user}
+connections = 16
+collections = 16
+nodes = 16
+trackings = 16
+buffers = 16
+bytes = 1048576
+queued_bytes = 65536
+"""
+
+
+@pytest.fixture
+def start_open(open_path: Path, start: Callable[..., Daemon]) -> Callable[..., Daemon]:
+    """Start a daemon to which every user may connect."""
+    config = open_path / "sysmemd.toml"
+
+    def start_open(text: str = "", **more: Any) -> Daemon:
+        config.write_text(text)
+        arguments = ("--mode", "0666", "--config", str(config))
+        return start(*arguments, directory=open_path / "own", **more)
+
+    return start_open
+
+
+@pytest.fixture
+def daemon(start_open: Callable[..., Daemon]) -> Daemon:
+    return start_open(LIMITS.format(user=GREEDY))
+
+
+@pytest.fixture
+def greedy(daemon: Daemon) -> Iterator[Wire]:
+    """The user at its limit. A second one notices nothing, and nothing is left over."""
+    with Wire(daemon.runtime_dir) as quiet:
+        with as_user(QUIET):
+            bystander = Bystander(quiet)
+        with Wire(daemon.runtime_dir) as wire, as_user(GREEDY):
+            yield wire
+        bystander.assert_unharmed()
+    daemon.assert_nothing_leaked()
+
+
+def refused(daemon: Daemon, limit: str) -> dict[str, Any]:
+    """Return the first line about what the greedy user was refused."""
+    line = daemon.wait_log(lambda event: event.get("limit") == limit)
+    assert line["level"] == "warning"
+    assert line["user"] == GREEDY
+    assert {"value", "client_name", "client_id"} <= line.keys()
+    return line
+
+
+def beyond(make: Callable[[], Any], most: int) -> list[Any]:
+    """Make things until one is refused; what was made before that."""
+    made = []
+    with contextlib.suppress(PeerClosed):
+        while True:
+            made.append(make())
+            made[-1].sync()
+    assert len(made) == most + 1
+    return made[:-1]
+
+
+def test_connections(daemon: Daemon, greedy: Wire) -> None:
+    made = beyond(greedy.connect, 16)
+    assert refused(daemon, "connections")["value"] == 16
+    made[0].close()
+    for _ in until():
+        with contextlib.suppress(PeerClosed):
+            greedy.connect().sync()
+            break
+
+
+@pytest.mark.parametrize("method", ["shared", "non_shared"])
+def test_collections(daemon: Daemon, greedy: Wire, method: str) -> None:
+    allocator = greedy.connect()
+    allocator.set_debug_client_info("greedy", 5)
+    made = beyond(getattr(allocator, method), 8)
+    line = refused(daemon, "collections")
+    assert (line["value"], line["client_name"], line["client_id"]) == (16, "greedy", 5)
+    for one in made:
+        one.sync()
+    beyond(greedy.connect().shared, 4)  # half of what is left
+    for one in made[:3]:
+        one.close()
+    allocator.sync()
+    getattr(allocator, method)().sync()
+
+
+def test_nodes(daemon: Daemon, greedy: Wire) -> None:
+    allocator = greedy.connect()
+    apart = allocator.shared()
+    token = allocator.shared()
+    token.set_debug_client_info("greedy", 5)
+    token.duplicate_sync([0x80000000] * 6)
+    token.duplicate_token()
+    token.assert_closes()
+    assert refused(daemon, "nodes")["client_name"] == "greedy"
+    apart.sync()
+
+
+def test_nodes_by_a_turn_in(daemon: Daemon, greedy: Wire) -> None:
+    allocator = greedy.connect()
+    made = beyond(allocator.shared, 8)
+    with as_user(0), Wire(daemon.runtime_dir) as wire:
+        giver = wire.connect()
+        token, apart = giver.shared(), giver.shared()
+        failed = token.track_node()
+        token.sync()
+        allocator.bind(token).assert_closes()
+        failed.wait_closed()
+        apart.sync()
+    assert refused(daemon, "collections")
+    assert refused(daemon, "nodes")
+    made[0].sync()
+    allocator.sync()
+
+
+@pytest.mark.parametrize("method", ["track_node", "track_lifetime"])
+def test_trackings(daemon: Daemon, greedy: Wire, method: str) -> None:
+    allocator = greedy.connect()
+    apart, node = allocator.non_shared(), allocator.non_shared()
+    kept = [getattr(node, method)() for _ in range(8)]
+    node.sync()
+    kept.append(getattr(node, method)())
+    node.assert_closes()
+    for tracking in kept:
+        tracking.wait_closed()
+    assert refused(daemon, "trackings")["value"] == 16
+    apart.sync()
+
+
+def allocate(allocator: Any, **wanted: Any) -> Any:
+    collection = allocator.non_shared()
+    collection.set_constraints(constraints(**wanted))
+    return collection
+
+
+def test_buffers(daemon: Daemon, greedy: Wire) -> None:
+    allocator = greedy.connect()
+    kept = allocate(allocator, camping=6)
+    info = kept.wait()
+    allocate(allocator, camping=3).assert_closes()
+    assert refused(daemon, "buffers")["value"] == 16
+    kept.release_and_close()
+    allocator.sync()
+    allocate(allocator, camping=3).assert_closes()  # they are held still
+    info.close()
+    for _ in until():
+        with contextlib.suppress(PeerClosed):
+            allocate(allocator, camping=8).wait()
+            break
+
+
+def test_bytes(daemon: Daemon, greedy: Wire) -> None:
+    allocator = greedy.connect()
+    kept = allocate(allocator, camping=1, size=400 * 1024)
+    kept.wait()
+    allocate(allocator, camping=1, size=200 * 1024).assert_closes()
+    assert refused(daemon, "bytes")["value"] == 1048576
+    kept.sync()
+
+
+def test_queued_bytes(daemon: Daemon, greedy: Wire) -> None:
+    allocator = greedy.connect()
+    silent, apart = allocator.shared(), allocator.shared()
+    with contextlib.suppress(PeerClosed):
+        for txid in range(1, 10_000):
+            silent.send("Node.Sync", txid=txid)
+    refused(daemon, "queued_bytes")
+    apart.sync()
+
+
+def test_a_flood_of_refusals_does_not_fill_the_log(daemon: Daemon, greedy: Wire) -> None:
+    allocator = greedy.connect()
+    beyond(allocator.shared, 8)
+    for _ in range(300):
+        allocator.shared().close()
+    allocator.sync()
+    daemon.wait_log(lambda event: event.get("left_out", 0) > 200)
+    lines = [event for event in daemon.log() if event.get("limit") == "collections"]
+    assert len(lines) <= 30, "ten a second"
+
+
+@pytest.mark.parametrize("soft", [256])
+def test_two_users_can_not_be_starved_of_descriptors_by_one(
+    start_open: Callable[..., Daemon], soft: int
+) -> None:
+    daemon = start_open(prefix=["prlimit", f"--nofile={soft}:{soft}", "--"])
+    with Wire(daemon.runtime_dir) as wire:
+        with as_user(GREEDY):
+            for _ in range(10):
+                allocator = wire.connect()
+                with contextlib.suppress(PeerClosed):
+                    while True:
+                        allocator.shared().sync()
+        assert refused(daemon, "descriptors")["value"] <= soft // 2
+        for uid in (GREEDY + 1, GREEDY + 2):
+            with as_user(uid):
+                bystander = Bystander(wire)
+            bystander.assert_unharmed()
+    daemon.assert_nothing_leaked()
