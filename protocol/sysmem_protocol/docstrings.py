@@ -109,7 +109,7 @@ class _EnumDoc(str):
 
 
 def documented(cls: type[T]) -> type[T]:
-    """Give each member of an enum, or each field of a dataclass with slots, the docstring that stands below it."""
+    """Give each member of an enum, or each attribute of a class with slots, the docstring that stands below it."""
     made: Any = cls
     if issubclass(cls, enum.Enum):
         made.__doc__ = _EnumDoc(inspect.cleandoc(cls.__doc__ or ""))
@@ -118,8 +118,9 @@ def documented(cls: type[T]) -> type[T]:
         if name not in made.__slots__ and hasattr(cls, name):
             setattr(cls, name, _DeclaredAnew(cls, name))
     made.__slots__ = Docstrings(cls, made.__slots__)
-    made._fields = tuple(made.__dataclass_fields__)  # pydoc keeps this order
-    made.__init__.__signature__ = _INIT_SIGNATURE
+    if dataclasses.is_dataclass(cls):
+        made._fields = tuple(made.__dataclass_fields__)  # pydoc keeps this order
+        made.__init__.__signature__ = _INIT_SIGNATURE
     return cls
 
 

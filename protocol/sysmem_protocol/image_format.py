@@ -6,7 +6,7 @@ import enum
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from .docstrings import FieldsSignature, documented
 from .formats import Family, is_supported, modifier_name, pair_name, traits
@@ -43,7 +43,7 @@ class ImageFormat:
     because all have the same settings. For another size, they tell each other the size.
     """
 
-    __signature__ = FieldsSignature()
+    __signature__: ClassVar[FieldsSignature] = FieldsSignature()
 
     pixel_format: PixelFormat
     """What a pixel is."""

@@ -192,7 +192,7 @@ class _Record:
     """What tables and structs have in common: members with a number and a type, and how they are written."""
 
     __slots__ = ()
-    __signature__ = FieldsSignature()
+    __signature__: ClassVar[FieldsSignature] = FieldsSignature()
     members: ClassVar[tuple[Member, ...]] = ()
 
     def set_fields(self) -> Iterator[tuple[Member, Any]]:
@@ -248,7 +248,7 @@ class Table(_Record):
             return NotImplemented
         return all(getattr(self, m.name) == getattr(other, m.name) for m in self.members)
 
-    __hash__ = None  # type: ignore[assignment]  # as for every class that can be changed and compares by value
+    __hash__: ClassVar[None]  # type: ignore[assignment]  # because of __eq__, as for all that compares by value
 
 
 class Struct(_Record):
@@ -359,6 +359,16 @@ class Method:
         "two_way",
         "wire_name",
     )
+
+    doc: str
+    request: type[Table] | None
+    response: type[Table] | None
+    two_way: bool
+    fallible: bool
+    interface: str
+    name: str
+    wire_name: str
+    ordinal: int
 
     def __init__(
         self,

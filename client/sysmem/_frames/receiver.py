@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from sysmem_protocol.docstrings import documented
 from sysmem_protocol.handles import Handle, WithBlock
 
 from .._vmo import BufferCollectionInfo, VmoBuffer
@@ -17,18 +18,11 @@ from .messages import RECEIVE_BYTES, FrameHeader, Start, StreamError
 from .statistics import ReceiverStatistics
 
 
+@documented
 class Frame(WithBlock):
     """One frame in a buffer, which the producer doesn't touch until this consumer releases it.
 
     A with-block releases it at its end. A frame that is dropped without that is released too, with a warning.
-
-    Attributes:
-        index: The buffer that holds it.
-        sequence: Its number; the producer counts from 0, and the numbers of frames that were dropped are missing.
-        timestamp: When it was taken, in nanoseconds of CLOCK_MONOTONIC.
-        size: Its bytes, from the start of the buffer.
-        metadata: What the producer said about it, or None.
-        released: Whether it was given back.
     """
 
     __slots__ = (
@@ -41,6 +35,19 @@ class Frame(WithBlock):
         "size",
         "timestamp",
     )
+
+    index: int
+    """The index of the buffer that holds the frame."""
+    sequence: int
+    """The number of the frame. The producer counts from 0; the numbers of frames that were dropped are missing."""
+    timestamp: int
+    """When the frame was taken, in nanoseconds of CLOCK_MONOTONIC."""
+    size: int
+    """The size of the frame in bytes, from the start of the buffer."""
+    metadata: Any
+    """What the producer said about the frame, or None."""
+    released: bool
+    """Whether the frame was given back."""
 
     def __init__(self, receiver: Receiver, header: FrameHeader) -> None:
         self.index = header.index

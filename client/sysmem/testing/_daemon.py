@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias, cast
@@ -17,7 +18,7 @@ from sysmem_protocol.handles import channel_pair
 from sysmem_protocol.library import Interface
 from sysmem_protocol.sysmem2 import Allocator as AllocatorInterface
 from sysmemd.clock import TrioClock
-from sysmemd.daemon import Serving, serving
+from sysmemd.daemon import serving
 from sysmemd.ports import Log
 
 from .. import Allocator
@@ -31,15 +32,17 @@ LogEntry: TypeAlias = dict[str, Any]
 class Core:
     """What both faces of a daemon in this process share. Its methods are called in the daemon's trio loop."""
 
-    def __init__(self, server: Serving, log: list[LogEntry]) -> None:
-        self._server = server
-        self.log = log
+    def __init__(
+        self, connect: Callable[[type[Interface], socket.socket], None], log: list[LogEntry]
+    ) -> None:
+        self._connect = connect
+        self.log: list[LogEntry] = log
 
     def open(self, interface: type[Interface]) -> int:
         """Connect to a service of the daemon; the descriptor, which the caller owns."""
         near, far = channel_pair()
         with near, far:
-            self._server.connect(interface, far)
+            self._connect(interface, far)
             return near.detach()
 
     def open_service(self, interface: type[Interface], timeout: float | None) -> int:
@@ -105,7 +108,7 @@ async def running(
     threads = not _is_virtual(ours)
     settings = configuration(config)
     async with serving(settings, log, TrioClock(log, _loop_time()), threads=threads) as server:
-        core = Core(server, entries)
+        core = Core(server.connect, entries)
         yield core
     core.check()
 
