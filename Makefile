@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.demo
 
-.PHONY: demo test check format lint types coverage core-coverage bench docs clean
+.PHONY: demo test check format lint types pyright coverage core-coverage bench docs clean
 
 demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/. CAMERA=/dev/video0 takes that
 	$(BIN)/python examples/camera_pipeline --out out $(if $(CAMERA),--video $(CAMERA))
@@ -27,6 +27,10 @@ types: $(READY)
 	for example in examples/*/__main__.py; do \
 		MYPYPATH=$$(dirname $$example) $(BIN)/mypy $$(dirname $$example) || exit 1; \
 	done
+
+pyright: $(READY)  ## install pyright, and check the public interface, the README and the examples with it
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group pyright
+	$(BIN)/python -m pytest tests/typed
 
 coverage: $(READY)  ## the tests once more, and the lines and branches that none of them ran
 	$(BIN)/coverage run -m pytest

@@ -18,6 +18,7 @@ import inspect
 import itertools
 import re
 import sys
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -144,16 +145,30 @@ class FieldsSignature:
     def __get__(self, instance: object, cls: type[Any]) -> inspect.Signature | None:
         if not dataclasses.is_dataclass(cls):
             return None  # a base class of theirs
-        return _Signature([_parameter(field) for field in dataclasses.fields(cls) if field.init])
+        types = {
+            variable: chosen
+            for base in cls.__mro__
+            for generic in vars(base).get("__orig_bases__", ())
+            for variable, chosen in zip(
+                getattr(typing.get_origin(generic), "__parameters__", ()),
+                typing.get_args(generic),
+                strict=False,  # Generic itself has no parameters
+            )
+        }
+        return _Signature([_parameter(f, types) for f in dataclasses.fields(cls) if f.init])
 
 
-def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
+def _parameter(field: dataclasses.Field[Any], types: Mapping[Any, Any]) -> inspect.Parameter:
     kind = (
         inspect.Parameter.KEYWORD_ONLY if field.kw_only else inspect.Parameter.POSITIONAL_OR_KEYWORD
     )
     is_required = field.default is dataclasses.MISSING
     default = inspect.Parameter.empty if is_required else field.default
-    return inspect.Parameter(field.name, kind, default=default, annotation=field.type)
+    annotation: Any = field.type
+    variables = getattr(annotation, "__parameters__", ())
+    if variables:
+        annotation = annotation[tuple(types.get(each, each) for each in variables)]
+    return inspect.Parameter(field.name, kind, default=default, annotation=annotation)
 
 
 class _Signature(inspect.Signature):

@@ -126,7 +126,7 @@ class ColorSpace(NamedColors, enum.IntEnum):
     INVALID = 0
     """No colour space. Constraints with it are refused."""
     SRGB = 1
-    """sRGB, for RGB formats, L8 and R8."""
+    """The sRGB colour space, for RGB formats, L8 and R8."""
     REC601_NTSC = 2
     """ITU-R BT.601 with 525 lines (NTSC), limited range, for YUV formats, L8 and R8."""
     REC601_NTSC_FULL_RANGE = 3

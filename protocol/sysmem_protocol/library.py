@@ -178,6 +178,9 @@ class Member:
     name: str
     field: Field
 
+    def __repr__(self) -> str:
+        return f"<{self.field.number} {self.name}>"
+
 
 # --- tables and structs -------------------------------------------------------------------------------------------
 

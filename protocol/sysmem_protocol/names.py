@@ -50,10 +50,13 @@ class FfmpegColors(NamedTuple):
     """A colour space in FFmpeg's terms: its names, as the options of `ffmpeg` and `av_color_*_name()` have them."""
 
     primaries: str
+    """The primaries, for example `bt709`."""
     transfer: str
+    """The transfer function, for example `bt709`."""
     matrix: str
-    #: `tv` is limited and `pc` full range.
+    """The matrix from RGB to YUV, for example `bt709`."""
     range: str
+    """`tv` for limited and `pc` for full range."""
 
 
 class ColorNames(NamedTuple):

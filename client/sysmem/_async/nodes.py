@@ -162,7 +162,7 @@ class BufferCollectionToken(Node):
 
     @classmethod
     def from_fd(cls, fd: int) -> Self:
-        """See :meth:`Node.from_fd`."""
+        """Become the owner of a token that came from another process; see :meth:`Node.from_fd`."""
         token = super().from_fd(fd)
         token._came_from_elsewhere = True
         return token

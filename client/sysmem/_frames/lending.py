@@ -10,16 +10,19 @@ import enum
 from collections import deque
 from collections.abc import Callable
 
+from sysmem_protocol.docstrings import documented
 
+
+@documented
 class Policy(enum.Enum):
     """What happens to a new frame when a consumer has as many as it may hold."""
 
-    #: It waits for the consumer. Its buffer isn't free meanwhile, so in the end the producer waits as well.
     WAIT = "wait"
-    #: It waits for the consumer, and replaces the frame that waited there before.
+    """The frame waits for the consumer. Its buffer isn't free meanwhile, so in the end the producer waits as well."""
     DROP_OLDEST = "drop the oldest"
-    #: The consumer doesn't get it.
+    """The frame waits for the consumer, and replaces the one that waited there before."""
     DROP_NEWEST = "drop the newest"
+    """The consumer doesn't get the frame."""
 
 
 class Lent:

@@ -4,55 +4,67 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sysmem_protocol.docstrings import documented
+
 from .lending import Policy
 
 
+@documented
 @dataclass(frozen=True, slots=True)
 class ConsumerStatistics:
     """One consumer, as its producer sees it."""
 
     name: str
+    """The name of the consumer."""
     policy: Policy
-    #: The most frames that it may have at once.
+    """What happens to a new frame when the consumer has as many as it may hold."""
     hold: int
-    #: Frames that were handed to it.
+    """The greatest number of frames that the consumer may have at once."""
     delivered: int
-    #: Frames that it didn't get because it had too many, or because the producer needed their buffers.
+    """How many frames were handed to the consumer."""
     dropped: int
-    #: Frames that it has now.
+    """How many frames the consumer did not get, because it had too many or the producer needed their buffers."""
     held: int
-    #: Frames that wait for it.
+    """How many frames the consumer has now."""
     waiting: int
-    #: Why it is gone; None while it isn't.
+    """How many frames wait for the consumer."""
     gone: str | None
+    """Why the consumer is gone; None as long as it is there."""
 
 
+@documented
 @dataclass(frozen=True, slots=True)
 class SenderStatistics:
     """A producer's side of a stream."""
 
-    #: Frames that were sent.
     sent: int
-    #: How often `acquire()` found no buffer free, and for how many seconds it waited altogether.
+    """How many frames were sent."""
     waits: int
+    """How often `acquire()` found no free buffer."""
     waited_seconds: float
-    #: Buffers that nobody has, that the producer has, and that consumers have or wait for.
+    """How many seconds `acquire()` waited altogether."""
     free: int
+    """How many buffers nobody has."""
     acquired: int
+    """How many buffers the producer has."""
     lent: int
-    #: All consumers there ever were, in the order in which they came.
+    """How many buffers consumers have or wait for."""
     consumers: tuple[ConsumerStatistics, ...]
+    """All consumers there ever were, in the order in which they came."""
 
 
+@documented
 @dataclass(frozen=True, slots=True)
 class ReceiverStatistics:
     """A consumer's side of a stream."""
 
     received: int
+    """How many frames the consumer got."""
     released: int
-    #: Frames that it has now.
+    """How many frames the consumer gave back."""
     held: int
-    #: Frames that the producer sent while this consumer was there, and that it didn't get.
+    """How many frames the consumer has now."""
     missed: int
-    #: Why the stream ended; None while it goes on.
+    """How many frames the producer sent while this consumer was there, and the consumer did not get."""
     ended: str | None
+    """Why the stream ended; None as long as it goes on."""

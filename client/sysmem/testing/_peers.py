@@ -31,14 +31,16 @@ class ByPath(Protocol):
     """A daemon with sockets in a directory."""
 
     @property
-    def runtime_dir(self) -> os.PathLike[str]: ...
+    def runtime_dir(self) -> os.PathLike[str]:
+        """The directory of the sockets."""
 
 
 @runtime_checkable
 class InProcess(Protocol):
     """A daemon in this process."""
 
-    def open(self, interface: type[Interface]) -> int: ...
+    def open(self, interface: type[Interface]) -> int:
+        """Connect to a service of the daemon; the descriptor of the channel, which the caller owns."""
 
 
 class PeerFailed(AssertionError):
