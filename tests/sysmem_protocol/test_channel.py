@@ -374,10 +374,11 @@ def test_an_interrupted_call_is_made_again() -> None:
                 raise InterruptedError
             return b"x", [], 0, None
 
-        def sendmsg(self, *_: object) -> None:
+        def sendmsg(self, *_: object) -> int:
             self.calls.append("sendmsg")
             if len(self.calls) == 3:
                 raise InterruptedError
+            return 1
 
         def fileno(self) -> int:
             return -1
