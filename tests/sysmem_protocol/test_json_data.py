@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.json_data import JsonError, read
-from sysmem_protocol.library import HandleKind, HandleType, Table
+from sysmem_protocol.library import HandleKind, HandleType, Table, Vector, WireType
 from sysmem_protocol.sysmem2 import (
     BufferCollectionConstraints,
     BufferCollectionInfo,
@@ -30,8 +30,14 @@ from .drawn import TABLES, instances, walk
 F, M = PixelFormat, PixelFormatModifier
 
 
+def is_handle(wire: WireType) -> bool:
+    return isinstance(wire, HandleType) or (isinstance(wire, Vector) and is_handle(wire.element))
+
+
 WITHOUT_HANDLES = [
-    kind for kind in TABLES if not any("HandleType" in repr(part.members) for part in walk(kind))
+    kind
+    for kind in TABLES
+    if not any(is_handle(member.field.type) for part in walk(kind) for member in part.members)
 ]
 
 
