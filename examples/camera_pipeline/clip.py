@@ -10,6 +10,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 WIDTH, HEIGHT = 640, 480
@@ -27,7 +28,7 @@ def frames(video: Path) -> Iterator[av.VideoFrame]:
         yield from container.decode(video=0)
 
 
-def encoder(container: av.container.OutputContainer) -> av.VideoStream:
+def encoder(container: OutputContainer) -> av.VideoStream:
     """Add a stream to a file that is written: H.264 if this PyAV has an encoder for it, else MPEG-4."""
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     options = {"preset": "veryfast"} if codec == "libx264" else {}

@@ -79,7 +79,9 @@ def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {root: [] for root in roots}
     for each in pyright("--project", directory)["generalDiagnostics"]:
         file = Path(each["file"]).relative_to(directory)
-        if each["severity"] == "error":
+        # What isn't installed here (GStreamer) can't be checked.
+        apart = each.get("rule") == "reportMissingImports" and '"sysmem' not in each["message"]
+        if each["severity"] == "error" and not apart:
             line = each["range"]["start"]["line"] + 1
             found[file.parts[0]].append(f"{file.name}:{line}: {each['message']}")
     return found
