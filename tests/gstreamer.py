@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
+import site
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 SYSTEM_PYTHON = Path("/usr/bin/python3")
 PACKAGES = "python3-gst-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base"
 _PRELUDE = """\
@@ -20,19 +24,30 @@ Gst.init(None)
 """
 
 
+def environment() -> dict[str, str]:
+    """For the system's Python: the packages of this environment, and this project's."""
+    places = [*(ROOT / name for name in ("client", "protocol", "server")), *site.getsitepackages()]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
+
+
 @functools.cache
 def _missing() -> str | None:
     """Why there is no GStreamer for Python here; None if there is."""
     if not SYSTEM_PYTHON.exists():
         return f"no {SYSTEM_PYTHON}"
-    tried = subprocess.run([SYSTEM_PYTHON, "-c", _PRELUDE], capture_output=True, text=True)
+    version = (
+        f"import sys; assert sys.version_info[:2] == {sys.version_info[:2]}, 'another Python'\n"
+    )
+    tried = subprocess.run(
+        [SYSTEM_PYTHON, "-c", version + _PRELUDE], capture_output=True, text=True, check=False
+    )
     if tried.returncode == 0:
         return None
     return f"no GStreamer for {SYSTEM_PYTHON} ({tried.stderr.strip().splitlines()[-1]}): apt-get install {PACKAGES}"
 
 
 def require_gstreamer() -> None:
-    """Skip the test where the system's Python has no GStreamer."""
+    """Skip the test where the system's Python has no GStreamer, or isn't of this version."""
     if reason := _missing():
         pytest.skip(reason)
 
@@ -44,6 +59,8 @@ def run_with_gstreamer(code: str, *arguments: str) -> str:
         [SYSTEM_PYTHON, "-c", _PRELUDE + textwrap.dedent(code), *arguments],
         capture_output=True,
         text=True,
+        env=environment(),
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
