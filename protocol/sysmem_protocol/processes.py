@@ -110,7 +110,17 @@ def find_holders(inodes: set[int], device: int | None = None, *, messages: bool 
             continue  # it has ended
         for inode, holding in held:
             holdings.setdefault(inode, []).append(holding)
-    return Found(holdings, waiting, unseen)
+    # A process that was ending meanwhile could not be looked into either, and holds nothing any more.
+    return Found(holdings, waiting, [each for each in unseen if not _has_ended(each.pid)])
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a process only waits for its parent to ask for its exit status; it has nothing open any more."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] in (b"Z", b"X")
+    except OSError:
+        return True
 
 
 def _descriptors(

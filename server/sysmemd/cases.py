@@ -9,13 +9,14 @@ Tables in it are as :mod:`sysmem_protocol.json_data` has them::
 
 Only `participants` is required. Instead of a participant there can be a token group, `{"group": [[…], […]]}` with the
 participants of each alternative in order of preference, or participants who attach once the others have their buffers,
-`{"attached": […]}`. Both may contain such again. An unknown key or a wrong type is a :class:`JsonError` that names it.
+`{"attached": […]}`. Both may contain such again. A participant with `"pinned": true` stands for settings that exist.
+An unknown key or a wrong type is a :class:`JsonError` that names it.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
@@ -54,6 +55,43 @@ def read_case(data: object) -> tuple[list[Member], Platform]:
     for each in (top, limits, memory):
         each.end()
     return members, platform
+
+
+def write_case(participants: Iterable[Participant], platform: Platform) -> dict[str, Any]:
+    """Return JSON data from which :func:`read_case` reads these participants and this platform."""
+    return {
+        "participants": [_written(who) for who in participants],
+        "heaps": [
+            {
+                "type": heap.heap_type,
+                "id": heap.id,
+                "domains": sorted(domain.name.lower() for domain in heap.domains),
+                "secure": heap.secure,
+            }
+            for heap in platform.heaps
+        ],
+        "limits": {
+            name: value
+            for name in ("max_buffer_bytes", "max_collection_bytes", "max_allocation_bytes")
+            if (value := getattr(platform, name)) is not None
+        },
+        "memory": {"contiguous": platform.contiguous},
+        "format_costs": [
+            {
+                "pixel_format": cost.pixel_format,
+                "pixel_format_modifier": cost.pixel_format_modifier,
+                "usage": cost.bits._asdict(),
+                "cost": cost.cost,
+            }
+            for cost in platform.format_costs
+        ],
+    }
+
+
+def _written(who: Participant) -> dict[str, Any]:
+    constraints = None if who.constraints is None else who.constraints.to_dict()
+    written = {"name": who.name, "id": who.id, "constraints": constraints}
+    return {**written, "pinned": True} if who.pinned else written
 
 
 _T = TypeVar("_T")
@@ -131,6 +169,7 @@ def _participant(item: _Object) -> Participant:
         else read(Nested(BufferCollectionConstraints), constraints, path),
         name=item.read("name", String(256), ""),
         id=item.read("id", Integer(64), 0),
+        pinned=item.read("pinned", Bool(), False),
     )
 
 

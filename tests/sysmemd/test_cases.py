@@ -7,7 +7,7 @@ import pytest
 from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
 from sysmem_protocol.json_data import JsonError
 from sysmem_protocol.sysmem2 import CoherencyDomain
-from sysmemd.cases import read_case
+from sysmemd.cases import read_case, write_case
 from sysmemd.constraints import FormatCost, HeapProperties, Participant, Platform, UsageBits
 from sysmemd.negotiation import Choice, Joining
 
@@ -158,3 +158,22 @@ def test_faults_in_constraints_name_the_participant() -> None:
     data = {"participants": [{}, {"constraints": {"usage": {"cpu": "REED"}}}]}
     expected = "$.participants[1].constraints.usage.cpu: CpuUsage has no member REED"
     assert fault(data) == expected
+
+
+def test_a_case_that_is_written_is_read_again() -> None:
+    people, platform = read_case(
+        {
+            "participants": [
+                {"name": "camera", "id": 7, "constraints": {"usage": {"cpu": ["READ", "WRITE"]}}},
+                {"name": "what exists", "pinned": True, "constraints": {"min_buffer_count": 3}},
+                {},
+            ],
+            "heaps": [{"type": "x", "id": 3, "domains": ["ram"]}, {"type": "y", "secure": True}],
+            "limits": {"max_buffer_bytes": 1, "max_allocation_bytes": 3},
+            "memory": {"contiguous": "refuse"},
+            "format_costs": [{"pixel_format": "NV12", "usage": {"video": 1}, "cost": 2}],
+        }
+    )
+    participants = [who for who in people if isinstance(who, Participant)]
+    assert read_case(write_case(participants, platform)) == (people, platform)
+    assert [who.pinned for who in participants] == [False, True, False]

@@ -6,10 +6,7 @@ import argparse
 
 from ._nodes import participants, process_of, waited_for
 from ._source import ClientEnds, Data, snapshot
-from ._text import age, client, console, print_json, printable, size
-
-#: A narrower terminal gets a block for each collection instead of a row.
-_TABLE_COLUMNS = 72
+from ._text import age, client, console, print_json, print_table, printable, size
 
 
 def run(options: argparse.Namespace) -> int:
@@ -24,20 +21,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     ends = ClientEnds([each for each in collections if each["waiting_for"]])
     rows = [_row(collection, ends) for collection in collections]
-    if out.width < _TABLE_COLUMNS:
-        for row in rows:
-            for title, cell in zip(_TITLES, row, strict=True):
-                out.print(f"{title:>12}  {cell}", soft_wrap=False)
-            out.print()
-        return 0
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in _TITLES:
-        table.add_column(title, overflow="fold", no_wrap=title in ("id", "age"))
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
+    print_table(out, "", _TITLES, rows)
     return 0
 
 

@@ -61,9 +61,9 @@ def marks(node: Data) -> list[str]:
     if node["weak"]:
         found.append("weak")
     isolation = {
-        "propagate_before_allocation": "dispensable",
-        "do_not_propagate": "attached",
-    }.get(str(node["isolation"]).lower())
+        "propagate before allocation": "dispensable",
+        "do not propagate": "attached",
+    }.get(node["isolation"])
     if isolation:
         found.append(isolation)
     if node["must_match"]:

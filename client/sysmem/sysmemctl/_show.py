@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from ._nodes import participants
 from ._source import ClientEnds, Data, select, snapshot
-from ._text import client, console, print_json, size
+from ._text import client, console, print_json, print_table, printable, size
 from ._tree import tree
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-#: Participants that get a column; a terminal has no room for more.
-_MAX_COLUMNS = 12
+    from rich.console import Console
 
 
 def run(options: argparse.Namespace) -> int:
@@ -26,54 +23,30 @@ def run(options: argparse.Namespace) -> int:
         return 0
     out = console()
     out.print(tree(collection, ClientEnds([collection])))
-    table = constraints(collection)
-    if table is not None:
-        out.print()
-        out.print(table)
+    out.print()
+    print_constraints(out, collection)
     if collection["buffers"]:
         out.print()
-        out.print(buffers(collection))
+        rows = [
+            (str(b["index"]), size(b["size"]), str(b["inode"]), printable(b["name"]), b["state"])
+            for b in collection["buffers"]
+        ]
+        print_table(out, "buffers", ("index", "size", "inode", "name", "held by"), rows)
     return 0
 
 
-def constraints(collection: Data) -> Table | None:
-    """Return what each participant asked for, by field, and what came out; None if nobody has asked for anything."""
-    from rich.table import Table
-
+def print_constraints(out: Console, collection: Data) -> None:
+    """Print what each participant asked for, by field, and what came out."""
     asking = [node for node in participants(collection) if node["constraints"] is not None]
-    columns = [dict(flat(node["constraints"])) for node in asking[:_MAX_COLUMNS]]
+    columns = [dict(flat(node["constraints"])) for node in asking]
     result = dict(_result(collection))
-    paths = list(dict.fromkeys(path for column in (*columns, result) for path in column))
-    if not paths:
-        return None
-    made = Table(title="constraints", title_justify="left", header_style="bold")
-    made.add_column("field", overflow="fold")
-    for node in asking[:_MAX_COLUMNS]:
-        made.add_column(f"{node['number']} {client(node)}", overflow="fold")
-    made.add_column("result", overflow="fold", style="bold" if result else "")
-    for path in paths:
-        made.add_row(path, *(column.get(path, "") for column in columns), result.get(path, ""))
-    if len(asking) > _MAX_COLUMNS:
-        made.caption = f"{len(asking) - _MAX_COLUMNS} more participants: see --json"
-    return made
-
-
-def buffers(collection: Data) -> Table:
-    """Return the buffers of a collection."""
-    from rich.table import Table
-
-    made = Table(title="buffers", title_justify="left", header_style="bold")
-    for title in ("index", "size", "inode", "name", "held by"):
-        made.add_column(title, overflow="fold")
-    for buffer in collection["buffers"]:
-        made.add_row(
-            str(buffer["index"]),
-            size(buffer["size"]),
-            str(buffer["inode"]),
-            buffer["name"],
-            buffer["state"],
-        )
-    return made
+    paths = dict.fromkeys(path for column in (*columns, result) for path in column)
+    header = ["field", *(f"{node['number']} {client(node)}" for node in asking), "result"]
+    rows = [[path, *(each.get(path, "") for each in (*columns, result))] for path in paths]
+    if rows:
+        print_table(out, "constraints", header, rows)
+    else:
+        out.print("Nobody has set constraints yet.")
 
 
 def flat(data: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -43,7 +43,9 @@ def select(data: Data, wanted: str, *, ended: bool = False) -> Data:
     Raises:
         Trouble: None is called so, or several are.
     """
-    candidates: list[Data] = [*data["collections"], *(data["ended"] if ended else ())]
+    # One that has ended is among the others too, as long as its buffers are held.
+    everything = [*data["collections"], *(data["ended"] if ended else ())]
+    candidates: list[Data] = list({each["id"]: each for each in everything}.values())
     for matches in (_is_called, _begins):
         found = [each for each in candidates if matches(each, wanted)]
         if len(found) == 1:

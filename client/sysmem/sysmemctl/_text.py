@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ._trouble import Trouble
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Columns where the output is no terminal and COLUMNS is un-set: a program reads it, or a person with an editor.
 _PLAIN_WIDTH: Final = 200
+#: The line below a report's header.
+_RULE: Final = re.compile(r"-+(\+-*)+")
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -32,6 +36,47 @@ def console() -> Console:
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = _PLAIN_WIDTH
     return made
+
+
+def print_table(
+    out: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    """Print a table, or where it is too wide for the terminal, a block for each row with a line for each cell."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if title:
+        out.print(Text(title, style="bold"))
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    if sum(widths) + 2 * len(widths) <= out.width:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in header:
+            table.add_column(name, no_wrap=True)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        out.print(table)
+        return
+    for row in rows:
+        out.print(Text(row[0], style="bold"))
+        for name, cell in zip(header[1:], row[1:], strict=True):
+            if cell:
+                out.print(Text(f"  {name}: {cell}"))
+
+
+def print_report(out: Console, text: str) -> None:
+    """Print a report of the daemon's, with its table as :func:`print_table` fits it to the terminal."""
+    from rich.text import Text
+
+    table: list[list[str]] = []
+    for line in [*text.splitlines(), ""]:
+        cells = [cell.strip() for cell in line.split(" | ")]
+        if len(cells) > 2 and (not table or len(cells) == len(table[0])):
+            table.append(cells)
+        elif not (table and _RULE.fullmatch(line)):
+            if table:
+                print_table(out, "", table[0], table[1:])
+                table = []
+            out.print(Text(line))
 
 
 def print_json(data: object) -> None:

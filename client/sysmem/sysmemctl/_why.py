@@ -7,7 +7,7 @@ import argparse
 from ._list import buffers
 from ._nodes import named, to_do, waited_for, who
 from ._source import ClientEnds, Data, inspector, select
-from ._text import age, console, print_json
+from ._text import age, console, print_json, print_report
 from ._trouble import Trouble
 
 
@@ -21,14 +21,18 @@ def run(options: argparse.Namespace) -> int:
         print_json(explained)
         return 0
     out = console()
-    for line in sentences(collection, explained):
+    for line in sentences(collection):
         out.print(line)
+    attempts = explained["attempts"]
+    if attempts:
+        out.print()
+        print_report(out, attempts[-1]["text"])
     return 0
 
 
-def sentences(collection: Data, explained: Data) -> list[str]:
+def sentences(collection: Data) -> list[str]:
     """Return what a person needs to know about a collection, most important first."""
-    lines = [_headline(collection, explained)]
+    lines = [_headline(collection)]
     if waiting := [] if "how" in collection else waited_for(collection):
         ends = ClientEnds([collection])
         lines += [
@@ -39,13 +43,10 @@ def sentences(collection: Data, explained: Data) -> list[str]:
             lines.append(
                 f"  ({len(ends.unseen)} processes of other users could not be looked into; run this as root to see all)"
             )
-    attempts = explained["attempts"]
-    if attempts:
-        lines += ["", attempts[-1]["text"]]
     return lines
 
 
-def _headline(collection: Data, explained: Data) -> str:
+def _headline(collection: Data) -> str:
     name = named(collection)
     if "how" in collection:
         if collection["how"] == "released":
@@ -55,10 +56,6 @@ def _headline(collection: Data, explained: Data) -> str:
         )
     if collection["waiting_for"]:
         return f"{name} has been waiting for {age(collection['age_s'])}:"
-    attempts = explained["attempts"]
-    refused = [attempt for attempt in attempts if attempt["outcome"] != "success"]
-    if refused and attempts[-1] in refused:
-        return f"{name}: its last attempt to allocate came to {attempts[-1]['outcome']}."
     if collection["settings"]:
         return f"{name} agreed on {buffers(collection)}."
     return f"{name} is {collection['state']} and waits for nobody."

@@ -12,8 +12,9 @@ from sysmem_protocol.formats import pair_name
 from sysmem_protocol.inspector import SCHEMA
 from sysmem_protocol.library import Struct
 
+from ..cases import write_case
 from ..channels.reasons import MISSING
-from ..constraints import Allocation, Participant
+from ..constraints import Allocation, Participant, Platform
 from ..explaining import Brought, Diagnosis, explain
 from ..explaining.words import show
 from ..tree import Attempt, LogicalBufferCollection
@@ -46,6 +47,7 @@ class Question:
     #: What participants brought, besides what is in the attempts, by their nodes' numbers.
     participants: Mapping[int, Sequence[Participant]]
     wall_time: Callable[[int], str]
+    platform: Platform
 
     def answer(self) -> Json:
         """Return the explanation, which is work."""
@@ -64,11 +66,23 @@ class Question:
             "state": self.state,
             "attempts": attempts,
             "waiting_for": self.waiting_for,
+            "case": self._case(),
         }
+
+    def _case(self) -> Json:
+        """What was aggregated last, or would be, as `sysmemctl explain` reads it."""
+        for attempt in reversed(self.attempts):
+            decided = attempt.refused[0].refusal if attempt.refused else None
+            refused = decided.refusal.case if isinstance(decided, Diagnosis) else None
+            agreed = attempt.allocation and attempt.allocation.case
+            if case := agreed or refused:
+                return write_case(case.participants, case.platform)
+        everybody = [who for brought in self.participants.values() for who in brought]
+        return write_case(everybody, self.platform)
 
 
 def about(
-    collection: LogicalBufferCollection, wall_time: Callable[[int], str]
+    collection: LogicalBufferCollection, wall_time: Callable[[int], str], platform: Platform
 ) -> Generator[None, None, Question]:
     """Return, in slices, the question about a collection that lives."""
     waiting_for: list[Json] = []
@@ -94,10 +108,13 @@ def about(
         waiting_for=waiting_for,
         participants=participants,
         wall_time=wall_time,
+        platform=platform,
     )
 
 
-def about_ended(ended: EndedCollection, wall_time: Callable[[int], str]) -> Question:
+def about_ended(
+    ended: EndedCollection, wall_time: Callable[[int], str], platform: Platform
+) -> Question:
     """Return the question about a collection that has ended."""
     return Question(
         id=ended.id,
@@ -107,6 +124,7 @@ def about_ended(ended: EndedCollection, wall_time: Callable[[int], str]) -> Ques
         waiting_for=[],
         participants={},
         wall_time=wall_time,
+        platform=platform,
     )
 
 

@@ -91,12 +91,14 @@ class Inspection:
         def gather() -> _Gather:
             collection = daemon.find(id)
             if collection is not None:
-                question = yield from explanation.about(collection, daemon.wall_time)
+                question = yield from explanation.about(
+                    collection, daemon.wall_time, daemon.service.platform
+                )
             else:
                 ended = daemon.ended.find(id)
                 if ended is None:
                     raise _unknown(id)
-                question = explanation.about_ended(ended, daemon.wall_time)
+                question = explanation.about_ended(ended, daemon.wall_time, daemon.service.platform)
             return question.answer
 
         self._ask(("explanation", id), gather, user, done)

@@ -1,0 +1,111 @@
+"""A daemon with a hanging, a refused, an allocated and an ended collection at once, and a way to run commands."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import sysmem
+from sysmem import blocking, sysmemctl
+from sysmem.testing import Sysmemd
+
+NAMES = ("hanging", "allocated", "refused", "ended")
+
+
+@dataclass(frozen=True)
+class Printed:
+    """What a command printed, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.out)
+
+
+Ctl = Callable[..., Printed]
+
+
+@pytest.fixture
+def ctl(
+    sysmemd: Sysmemd, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Ctl:
+    """Run a command of sysmemctl against the test's daemon, with so many columns."""
+
+    def run(*arguments: str, columns: int = 200) -> Printed:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        capsys.readouterr()
+        status = sysmemctl.main(["--runtime-dir", str(sysmemd.runtime_dir), *arguments])
+        printed = capsys.readouterr()
+        return Printed(status, printed.out, printed.err)
+
+    return run
+
+
+def wants(smallest: int, largest: int | None = None) -> sysmem.BufferCollectionConstraints:
+    return sysmem.BufferCollectionConstraints(
+        usage=sysmem.BufferUsage(cpu=sysmem.CpuUsage.READ | sysmem.CpuUsage.WRITE),
+        min_buffer_count=2,
+        buffer_memory_constraints=sysmem.BufferMemoryConstraints(
+            min_size_bytes=smallest, max_size_bytes=largest
+        ),
+    )
+
+
+@dataclass
+class Held:
+    """What the test keeps open, for the collections to stay as they are."""
+
+    #: The token that the hanging collection waits for.
+    token: blocking.BufferCollectionToken
+    allocated: sysmem.BufferCollectionInfo
+    #: Of the collection that has ended.
+    ended: sysmem.BufferCollectionInfo
+
+
+@pytest.fixture
+def collections(sysmemd: Sysmemd) -> Iterator[Held]:
+    with contextlib.ExitStack() as stack:
+        camera, display = (
+            stack.enter_context(blocking.connect(sysmemd.runtime_dir, name=name, id=id))
+            for name, id in (("camera", 7), ("display", 8))
+        )
+
+        def pair(name: str) -> tuple[blocking.BufferCollection, blocking.BufferCollectionToken]:
+            token = camera.allocate_shared_collection()
+            token.set_name(1, name)
+            [other] = token.duplicate_sync([sysmem.Rights.SAME_RIGHTS])
+            return stack.enter_context(camera.bind_shared_collection(token)), other
+
+        hanging, token = pair("hanging")
+        stack.enter_context(token)
+        hanging.set_constraints(wants(10))
+        hanging.sync()
+
+        allocated, other = pair("allocated")
+        shown = stack.enter_context(display.bind_shared_collection(other))
+        allocated.set_constraints(wants(65536))
+        shown.set_constraints(wants(4096))
+        info = stack.enter_context(allocated.wait_for_all_buffers_allocated())
+
+        refused, other = pair("refused")
+        late = stack.enter_context(display.bind_shared_collection(other))
+        refused.set_constraints(wants(65536))
+        refused.sync()
+        late.set_constraints(wants(10, 20))
+        assert refused.wait_closed(10)
+
+        alone = camera.allocate_non_shared_collection()
+        alone.set_name(1, "ended")
+        alone.set_constraints(wants(10))
+        ended = stack.enter_context(alone.wait_for_all_buffers_allocated())
+        alone.release()
+        display.validate_buffer_collection_token(0)
+        yield Held(token, info, ended)

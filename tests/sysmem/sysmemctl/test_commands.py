@@ -1,0 +1,265 @@
+"""Each command of sysmemctl, on a daemon with hanging, refused, allocated and ended collections at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree
+from pathlib import Path
+
+import pytest
+
+from sysmem import sysmemctl
+from sysmem.sysmemctl._commands import COMMANDS
+from sysmem.testing import Sysmemd
+
+from .conftest import Ctl, Held
+
+ME = f"[{os.getpid()}]"
+
+
+def test_list_has_a_line_for_each_collection(ctl: Ctl, collections: Held) -> None:
+    header, *lines = ctl("list").out.splitlines()
+    rows = {line.split()[1]: line for line in lines}
+    assert header.split() == [
+        "id",
+        "name",
+        "state",
+        "age",
+        "participants",
+        "buffers",
+        "waits",
+        "for",
+    ]
+    assert "negotiating" in rows["hanging"]
+    assert ME in rows["hanging"], "the process that has the token"
+    assert "2 × 64 KiB" in rows["allocated"]
+    assert "refused" not in rows
+    [hanging] = [each for each in ctl("list", "--json").data if each["name"] == "hanging"]
+    assert hanging["state"] == "negotiating"
+    assert hanging["waiting_for"]
+
+
+@pytest.mark.parametrize("command", ["list", "tree", "show allocated", "why", "holders"])
+def test_nothing_is_wider_than_the_terminal(ctl: Ctl, collections: Held, command: str) -> None:
+    for columns in (80, 40):
+        printed = ctl(*command.split(), columns=columns)
+        assert printed.status == 0
+        assert max(map(len, printed.out.splitlines())) <= columns
+
+
+def test_tree_shows_who_is_waited_for(ctl: Ctl, collections: Held) -> None:
+    printed = ctl("tree", "hanging").out
+    assert "must turn in its token" in printed
+    assert "allocated" not in printed
+    [tree] = ctl("tree", "hanging", "--json").data
+    [root] = tree["nodes"]
+    assert [child["kind"] for child in root["children"]] == ["token"]
+    assert {each["name"] for each in ctl("tree", "--json").data} >= {"hanging", "allocated"}
+
+
+def test_show_puts_constraints_beside_the_result(ctl: Ctl, collections: Held) -> None:
+    lines = ctl("show", "allocated").out.splitlines()
+    [size] = [line for line in lines if line.startswith("buffer_memory_constraints.min_size")]
+    assert size.split()[1:] == ["65536", "4096"]
+    assert any(line.split() == ["buffer_settings.size_bytes", "65536"] for line in lines)
+    assert "allocated:1" in "\n".join(lines)
+    assert ctl("show", "allocated", "--json").data["buffer_count"] == 2
+    assert "Nobody" not in ctl("show", "hanging").out
+
+
+def test_why_without_a_collection_is_about_the_newest_that_failed(
+    ctl: Ctl, collections: Held
+) -> None:
+    printed = ctl("why").out
+    assert printed.startswith("refused (")
+    assert "(65536 > 20)" in printed
+    assert "> buffer_memory_constraints.max_size_bytes" in printed
+    assert ctl("why", "--json").data["attempts"][-1]["outcome"] == "CONSTRAINTS_INTERSECTION_EMPTY"
+
+
+def test_why_names_the_process_that_is_waited_for(ctl: Ctl, collections: Held) -> None:
+    first, second, *_ = ctl("why", "hanging").out.splitlines()
+    assert "has been waiting for" in first
+    assert "must turn in its token" in second
+    assert ME in second
+
+
+def test_why_says_who_decided_what(ctl: Ctl, collections: Held) -> None:
+    printed = ctl("why", "allocated").out
+    assert "agreed on 2 × 64 KiB" in printed
+    assert "the largest min_size_bytes: camera (7)" in printed
+
+
+def test_a_token_is_waited_for_from_the_process_that_has_it_now(
+    ctl: Ctl, collections: Held
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()"],
+        stdin=subprocess.PIPE,
+        pass_fds=[collections.token.fileno()],
+    ) as other:
+        try:
+            assert f"[{other.pid}]" in ctl("why", "hanging").out
+        finally:
+            other.kill()
+
+
+def test_holders_find_a_released_buffer_in_another_process(ctl: Ctl, collections: Held) -> None:
+    vmo = collections.ended.buffers[0].vmo
+    assert vmo is not None
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[vmo.fileno()]
+    ) as other:
+        try:
+            collections.ended.close()
+            printed = ctl("holders", "ended")
+            data = ctl("holders", "ended", "--json").data
+        finally:
+            other.kill()
+    assert f"[{other.pid}] of user" in printed.out
+    [collection] = data["collections"]
+    [buffer] = collection["buffers"]
+    holders = {each["pid"]: each for each in buffer["holders"] if not each["daemon"]}
+    assert set(holders) == {other.pid}
+    assert holders[other.pid]["how"] == "descriptor"
+    assert holders[other.pid]["writable"] is True
+
+
+def test_dump_prints_the_snapshot(ctl: Ctl, collections: Held) -> None:
+    data = ctl("dump").data
+    assert data["schema"] == 1
+    assert {"hanging", "allocated"} <= {each["name"] for each in data["collections"]}
+    assert [each["how"] for each in data["ended"] if each["name"] == "refused"] == ["failed"]
+
+
+@pytest.mark.parametrize("ending", ["dot", "svg", "png"])
+def test_graph_draws_trees_processes_and_buffers(
+    ctl: Ctl, collections: Held, tmp_path: Path, ending: str
+) -> None:
+    drawing = tmp_path / f"drawing.{ending}"
+    printed = ctl("graph", "-o", str(drawing))
+    assert (printed.status, printed.out, printed.err) == (0, "", "")
+    content = drawing.read_bytes()
+    if ending == "png":
+        assert content.startswith(b"\x89PNG")
+        return
+    text = content.decode()
+    if ending == "svg":
+        text = "".join(xml.etree.ElementTree.fromstring(text).itertext())
+    for part in (
+        "hanging",
+        "camera (7)",
+        "must turn in its token",
+        f"pid {os.getpid()}",
+        "buffer 1",
+    ):
+        assert part in text
+
+
+def test_graph_refuses_other_endings(ctl: Ctl, tmp_path: Path) -> None:
+    printed = ctl("graph", "-o", str(tmp_path / "drawing.txt"))
+    assert printed.status == 1
+    assert "must be .dot, .svg or .png" in printed.err
+
+
+@pytest.mark.parametrize("name", ["hanging", "allocated", "refused", "ended"])
+def test_what_is_exported_comes_to_the_same_again(
+    ctl: Ctl, collections: Held, name: str, tmp_path: Path
+) -> None:
+    exported = tmp_path / "case.json"
+    exported.write_text(ctl("export", name).out)
+    explained = ctl("explain", str(exported), "--json")
+    assert explained.status == (1 if name == "refused" else 0)
+    if name == "refused":
+        assert "(65536 > 20)" in explained.data["line"]
+        assert [who["name"] for who in explained.data["conflict"]] == ["camera", "display"]
+
+
+def test_explain_reads_standard_input(ctl: Ctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open(os.devnull) as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        printed = ctl("explain")
+    assert printed.status == 2
+    assert "sysmemctl: -:" in printed.err
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "Allocator.GetVmoInfo",
+        "fuchsia.sysmem2.Allocator.GetVmoInfo",
+        "fuchsia.sysmem2/Allocator.GetVmoInfo",
+    ],
+)
+def test_introspect_describes_one_method(ctl: Ctl, what: str) -> None:
+    assert "ordinal 0x21a881120aa0ddf9" in ctl("introspect", what).out
+    [protocol] = ctl("introspect", what, "--json").data["protocols"]
+    [method] = protocol["methods"]
+    assert method["fallible"]
+    assert [each["name"] for each in method["request"]["fields"]][:2] == ["vmo", "need_weak"]
+
+
+def test_introspect_describes_all_that_is_served(ctl: Ctl) -> None:
+    data = ctl("introspect", "--json").data
+    assert {"Allocator", "Node", "Inspector", "Rendezvous"} - {"Node"} <= {
+        each["name"] for each in data["protocols"]
+    }
+    assert data["types"]["Rights"]["members"]["READ"] == 4
+    printed = ctl("introspect", "Allocator.Nothing")
+    assert printed.status == 1
+    assert "it has AllocateNonSharedCollection" in printed.err
+
+
+def test_a_collection_is_called_by_id_name_or_a_unique_beginning(
+    ctl: Ctl, collections: Held
+) -> None:
+    [id] = [each["id"] for each in ctl("list", "--json").data if each["name"] == "hanging"]
+    for wanted in (str(id), "hanging", "hang"):
+        assert ctl("show", wanted, "--json").data["id"] == id
+    for wanted, complaint in (("", "is not unique"), ("nobody's", "has no collection")):
+        printed = ctl("show", wanted)
+        assert (printed.status, printed.out) == (1, "")
+        assert complaint in printed.err
+
+
+def test_commands_that_only_talk_load_nothing_of_the_daemon(sysmemd: Sysmemd) -> None:
+    script = (
+        "import sys; from sysmem import sysmemctl\n"
+        "for command in ('ping', 'list', 'tree', 'holders', 'dump', 'introspect'):\n"
+        f"    assert sysmemctl.main([command, '--runtime-dir', {str(sysmemd.runtime_dir)!r}]) == 0\n"
+        "print([name for name in sys.modules if name.startswith(('sysmemd', 'trio', 'structlog'))],\n"
+        "      file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "[]\n")
+
+
+#: What needs no daemon.
+ALONE = {"explain", "introspect"}
+
+
+@pytest.mark.parametrize("command", [each.name for each in COMMANDS if each.name not in ALONE])
+def test_without_a_daemon(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rest = {"show": ["x"], "export": ["x"], "graph": ["-o", "x.svg"]}.get(command, [])
+    assert sysmemctl.main([command, "--runtime-dir", str(tmp_path), *rest]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert str(tmp_path) in printed.err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(sysmemd: Sysmemd, collections: Held) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [
+        sys.executable,
+        "-m",
+        "sysmem.sysmemctl",
+        "--runtime-dir",
+        str(sysmemd.runtime_dir),
+        "dump",
+    ]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, "")
