@@ -120,9 +120,9 @@ class Story:
             read_only = sysmem.Rights.READ | sysmem.Rights.MAP
             tokens = root.duplicate_sync([sysmem.Rights.SAME_RIGHTS, read_only, read_only])
             ends = [end for _ in range(2) for end in frames.pair()]
-            # The processes inherit them; ours are closed then.
             for token in tokens:
                 given.callback(token.close)
+            # The processes inherit them; ours are closed then.
             for end in ends:
                 given.callback(end.close)
             camera_ends, readers_ends = ends[0::2], ends[1::2]
@@ -131,22 +131,23 @@ class Story:
                     started(
                         name,
                         self.directory,
-                        token.fileno(),
                         [end.fileno() for end in theirs],
                         *options,
                     )
                 )
-                for name, token, theirs, options in (
+                for name, theirs, options in (
                     (
                         "camera",
-                        tokens[0],
                         camera_ends,
                         ["--video", str(video), "--written", str(written)],
                     ),
-                    ("encoder", tokens[1], readers_ends[:1], ["--file", str(encoded)]),
-                    ("display", tokens[2], readers_ends[1:], keep),
+                    ("encoder", readers_ends[:1], ["--file", str(encoded)]),
+                    ("display", readers_ends[1:], keep),
                 )
             ]
+            # From now on only the participants have them, so the daemon notices if one of them dies.
+            for participant, token in zip(participants, tokens, strict=True):
+                participant.give(token, allocator)
             # The initiator doesn't use buffers, so it has no constraints. It stays to see how things go.
             collection = stack.enter_context(allocator.bind_shared_collection(root))
             collection.set_constraints()

@@ -56,7 +56,7 @@ def main() -> None:
     with ExitStack() as stack:
         # Turn in the token that the initiator made for us. What came of it stays when the allocator is closed.
         with blocking.connect(name="camera") as allocator:
-            token = blocking.BufferCollectionToken.from_fd(arguments.token)
+            token = allocator.take(arguments.token)
             collection = stack.enter_context(allocator.bind_shared_collection(token))
 
         collection.set_constraints(NEEDS)

@@ -52,7 +52,7 @@ def main() -> None:
 
     with ExitStack() as stack:
         with blocking.connect(name="display") as allocator:
-            token = blocking.BufferCollectionToken.from_fd(arguments.token)
+            token = allocator.take(arguments.token)
             collection = stack.enter_context(allocator.bind_shared_collection(token))
 
         collection.set_constraints(NEEDS)

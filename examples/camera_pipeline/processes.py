@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import report
+from sysmem import blocking
 
 HERE = Path(__file__).resolve().parent
 PATIENCE = 30.0  # seconds without news after which something must be wrong
@@ -42,6 +43,13 @@ class Participant:
         """The descriptor of what it tells, so that `select` takes a Participant as it is."""
         assert self.process.stdout is not None
         return self.process.stdout.fileno()
+
+    def give(self, token: blocking.BufferCollectionToken, allocator: blocking.Allocator) -> None:
+        """Wait until it has taken its token."""
+        try:
+            allocator.offer(offered_as(self.name), token, timeout=PATIENCE)
+        except TimeoutError:
+            raise FailedError(f"the {self.name} didn't take its token") from None
 
     def receive(self) -> None:
         """Note down the next message."""
@@ -76,19 +84,24 @@ def listen(participants: Sequence[Participant], until: Callable[[], bool]) -> No
             participant.receive()
 
 
+def offered_as(name: str) -> str:
+    """The name under which a participant finds its token; several of these examples may run with one daemon."""
+    return f"camera_pipeline {os.getpid()} {name}"
+
+
 @contextlib.contextmanager
 def started(
-    name: str, directory: str, token: int, frames: Sequence[int], *options: str
+    name: str, directory: str, frames: Sequence[int], *options: str
 ) -> Iterator[Participant]:
-    """Run a participant's script, which inherits its token and its ends of streams; it is gone after the with-block."""
+    """Run a participant's script, which inherits its ends of streams; it is gone after the with-block."""
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(
             subprocess.Popen(
                 [
-                    *(sys.executable, str(HERE / f"{name}.py"), "--token", str(token)),
+                    *(sys.executable, str(HERE / f"{name}.py"), "--token", offered_as(name)),
                     *("--frames", *map(str, frames), *options),
                 ],
-                pass_fds=[token, *frames],
+                pass_fds=frames,
                 stdout=subprocess.PIPE,
                 bufsize=1,
                 text=True,

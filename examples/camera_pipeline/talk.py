@@ -1,7 +1,7 @@
 """What participants tell the initiator: one JSON object a line, on their standard output.
 
 It is this example's own. Frames don't go this way (`sysmem.frames` carries them), and neither do tokens, which the
-participants inherit.
+participants take at the daemon.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def participants_arguments() -> argparse.ArgumentParser:
     """The options that every participant has."""
     parser = argparse.ArgumentParser()
     parser.add_argument(
-        "--token", type=int, required=True, help="descriptor of its place in the collection"
+        "--token", required=True, help="name under which its place in the collection is on offer"
     )
     parser.add_argument(
         "--frames", type=int, nargs="+", required=True, help="descriptors that frames go through"
