@@ -9,10 +9,14 @@ ask as often as it likes, though the daemon closes a channel with more than 1,02
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from sysmem_protocol.channel import Channel, PeerClosedError
-from sysmem_protocol.codec import encode
+from sysmem_protocol.codec import DecodeError, Decoder, encode
+from sysmem_protocol.explained import Explained, ExplainedOnExplainedEvent
 from sysmem_protocol.handles import Handle, shut_down
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import (
@@ -28,6 +32,8 @@ from sysmem_protocol.sysmem2 import BufferCollection
 
 #: The call that is answered when others are ready, and the same whenever it was asked.
 PUT_OFF = BufferCollection.wait_for_all_buffers_allocated
+
+_decoder = Decoder()
 
 #: The greatest txid of a client; the bit above is the server's.
 MAX_TXID = 0x7FFF_FFFF
@@ -66,6 +72,23 @@ def last_message(fd: int) -> Message | None:
         channel.close()
 
 
+class Told(NamedTuple):
+    """Why an error is answered or the channel closes, as the daemon says it."""
+
+    reason: str | None = None
+    report: str | None = None
+
+
+_UNTOLD: Final = Told()
+
+
+@dataclass(slots=True)
+class Answer(Message):
+    """The answer to a call."""
+
+    told: Told = _UNTOLD
+
+
 class Call:
     """A request that was or will be sent, and its answer when that has come."""
 
@@ -74,7 +97,7 @@ class Call:
     def __init__(self, method: Method, txid: int) -> None:
         self.method = method
         self.txid = txid
-        self.answer: Message | None = None
+        self.answer: Answer | None = None
         #: Why there is no answer though one came.
         self.error: OSError | None = None
         #: Descriptors of a split answer of which more is to come.
@@ -86,7 +109,7 @@ class Call:
         """Whether there is nothing to wait for any more."""
         return self.answer is not None or self.error is not None
 
-    def result(self) -> Message:
+    def result(self) -> Answer:
         """The answer, which the caller then owns, or what is raised instead."""
         if self.error is not None:
             raise self.error
@@ -97,13 +120,24 @@ class Call:
 class Calls:
     """Which calls wait for an answer."""
 
-    __slots__ = ("_last_txid", "_outstanding", "_put_off")
+    __slots__ = ("_last", "_last_txid", "_outstanding", "_put_off", "_told", "origin")
 
     def __init__(self) -> None:
+        #: What was told last and belongs to an answer that is still to come, or to the end.
+        self._told = _UNTOLD
+        #: What was told last, of whatever it was.
+        self._last = _UNTOLD
+        #: Why the token had failed already that this channel was made from; None if it hadn't.
+        self.origin: str | None = None
         self._outstanding: dict[int, Call] = {}
         #: Those of them that are put off, of whose answers nothing has come.
         self._put_off: dict[int, Call] = {}
         self._last_txid = 0
+
+    @property
+    def reason(self) -> str | None:
+        """The reason that was told last; once the channel has ended, the reason for that."""
+        return self._last.reason
 
     @property
     def outstanding(self) -> bool:
@@ -175,8 +209,8 @@ class Calls:
         return call
 
     def _arrived(self, message: Message) -> Call | None:
-        if message.txid == 0:  # an event of a later version of the interface; they are flexible
-            message.close()
+        if message.txid == 0:
+            self._take_event(message)
             return None
         call = self._outstanding.get(message.txid)
         if call is None or call.method.ordinal != message.ordinal:
@@ -193,14 +227,40 @@ class Calls:
                 call.parts += message.handles
             return None
         del self._outstanding[message.txid]
+        told, self._told = self._told, _UNTOLD
         if call.abandoned or call.error is not None:
             message.close()
             return None
         if call.parts:
             message.handles[:0] = call.parts
             call.parts = []
-        call.answer = message
+        call.answer = Answer(
+            message.txid, message.ordinal, message.body, message.handles, told=told
+        )
         return call
+
+    def _take_event(self, message: Message) -> None:
+        """Keep what an event says of the answer or the end that follows it. Other events are of a later version."""
+        if message.ordinal != Explained.on_explained.ordinal:
+            message.close()
+            return
+        try:
+            event = _decoder.table(ExplainedOnExplainedEvent, message.body, message.handles)
+        except DecodeError:
+            return  # it isn't worth more than the channel
+        reason = event.line
+        if reason is not None and self.origin is not None:
+            reason = f"{reason}; what became of the token: {self.origin}"
+        report = None if event.report is None else _read(event.report)
+        if report is None and reason == self._last.reason:
+            report = self._last.report  # it is sent once
+        self._told = self._last = Told(reason, report)
+
+    def ended(self, error: PeerClosedError) -> PeerClosedError:
+        """Return the error for the end of the channel, with what was told of it; no answer comes any more."""
+        self.clear()
+        self._last = self._told
+        return error.again(*self._told)
 
     def clear(self) -> None:
         """No answer comes any more: close what has come of incomplete ones."""
@@ -208,6 +268,13 @@ class Calls:
             _close(call.parts)
         self._outstanding.clear()
         self._put_off.clear()
+
+
+def _read(report: Handle) -> str | None:
+    with report, contextlib.suppress(OSError), open(report.fileno(), "rb", closefd=False) as file:
+        file.seek(0)
+        return file.read().decode(errors="replace")
+    return None
 
 
 def _close(handles: list[Handle]) -> None:

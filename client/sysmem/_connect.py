@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from sysmem_protocol.channel import Channel, PeerClosedError
-from sysmem_protocol.library import Interface
+from sysmem_protocol.explained import Explained, ExplainedSetExplainRequest
+from sysmem_protocol.library import Interface, Method, Table
 from sysmem_protocol.runtime import (
     RUNTIME_DIR_VARIABLE,
     runtime_dirs,
@@ -57,13 +58,19 @@ def cut(name: str) -> str:
     return written[:MAX_DEBUG_NAME_BYTES].decode(errors="ignore")
 
 
-def hello(name: str | None, id: int | None) -> bytes:
-    """The message that says who we are: this process, unless given."""
-    method = Allocator.set_debug_client_info
+def hello(name: str | None, id: int | None) -> tuple[bytes, bytes]:
+    """The first messages: who we are (this process, unless given), and that we want to be told reasons."""
     info = SetDebugClientInfoRequest(
         name=cut(process_name() if name is None else name), id=os.getpid() if id is None else id
     )
-    return datagram(method, encode_request(method, info)[0])
+    return (
+        _message(Allocator.set_debug_client_info, info),
+        _message(Explained.set_explain, ExplainedSetExplainRequest(explain=True)),
+    )
+
+
+def _message(method: Method, request: Table) -> bytes:
+    return datagram(method, encode_request(method, request)[0])
 
 
 def open_service(
@@ -161,7 +168,8 @@ def connected(
         runtime_dirs(runtime_dir), Allocator, may_wait=may_wait, timeout=timeout
     )
     try:
-        channel.send(first)
+        for message in first:
+            channel.send(message)
         return channel.take(), directory
     except PeerClosedError as error:
         raise DaemonUnavailableError(

@@ -38,7 +38,33 @@ _TRUNCATED = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 
 
 class PeerClosedError(ConnectionError):
-    """The other end of the channel is closed."""
+    """The other end of the channel is closed.
+
+    Attributes:
+        reason: One line that says why, as the daemon's log does; None if it isn't known.
+        report: The full text about a refused negotiation: what everybody asked for, and the conflict; None if there is
+            none, or it isn't known.
+    """
+
+    def __init__(
+        self,
+        message: str = "the peer closed the channel",
+        reason: str | None = None,
+        report: str | None = None,
+    ) -> None:
+        super().__init__(message)  # more would be an error number and a file name
+        self.reason = reason
+        self.report = report
+
+    def __str__(self) -> str:
+        [message] = self.args
+        return f"{message}: {self.reason}" if self.reason else str(message)
+
+    def again(self, reason: str | None = None, report: str | None = None) -> PeerClosedError:
+        """Return the same error to be raised once more, with what is known of the reason by now."""
+        error = PeerClosedError(self.args[0], self.reason or reason, self.report or report)
+        error.__cause__ = self.__cause__
+        return error
 
 
 class DescriptorsLost(MalformedMessage):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 
 from sysmem._calls import MAX_TXID, Calls, datagram, encode_request
+from sysmem_protocol.channel import PeerClosedError
+from sysmem_protocol.codec import encode
+from sysmem_protocol.explained import Explained, ExplainedOnExplainedEvent
+from sysmem_protocol.handles import Handle
 from sysmem_protocol.message import MalformedMessage, Message
 from sysmem_protocol.sysmem2 import BufferCollection, Node, NodeSetNameRequest
 
@@ -101,3 +106,75 @@ def test_other_calls_are_never_put_off() -> None:
     call = calls.begin(BufferCollection.check_all_buffers_allocated)
     calls.put_off(call)
     assert calls.resume(call.method) is None
+
+
+def told(line: str, report: bytes | None = None) -> Message:
+    """An event that gives a reason."""
+    vmo = None
+    if report is not None:
+        fd = os.memfd_create("report", os.MFD_CLOEXEC)
+        os.write(fd, report)
+        vmo = Handle(fd)
+    body, handles = encode(ExplainedOnExplainedEvent(line=line, report=vmo))
+    return Message(0, Explained.on_explained.ordinal, body, handles)
+
+
+def test_a_reason_belongs_to_the_answer_that_follows_it() -> None:
+    calls = Calls()
+    one, two = calls.begin(Node.sync), calls.begin(Node.sync)
+    assert arrive(calls, told("because", b"all of it")) is None
+    arrive(calls, Message(one.txid, Node.sync.ordinal))
+    arrive(calls, Message(two.txid, Node.sync.ordinal))
+    assert one.result().told == ("because", "all of it")
+    assert two.result().told == (None, None)
+    assert calls.reason == "because"
+
+
+def test_a_reason_that_no_answer_follows_is_that_of_the_end() -> None:
+    calls = Calls()
+    arrive(calls, told("pending"))
+    arrive(calls, Message(calls.begin(Node.sync).txid, Node.sync.ordinal))
+    ended = calls.ended(PeerClosedError())
+    assert (ended.reason, calls.reason) == (None, None)
+    arrive(calls, told("because"))
+    ended = calls.ended(PeerClosedError())
+    assert str(ended) == "the peer closed the channel: because"
+    assert (ended.again().reason, calls.reason) == ("because", "because")
+
+
+def test_a_report_is_sent_once_for_the_same_reason() -> None:
+    calls = Calls()
+    arrive(calls, told("because", b"all of it"))
+    arrive(calls, Message(calls.begin(Node.sync).txid, Node.sync.ordinal))
+    arrive(calls, told("because"))
+    assert calls.ended(PeerClosedError()).report == "all of it"
+    arrive(calls, told("for another reason"))
+    assert calls.ended(PeerClosedError()).report is None
+
+
+def test_what_became_of_the_token_is_added() -> None:
+    calls = Calls()
+    calls.origin = "it was left alone"
+    arrive(calls, told("the token is unknown"))
+    assert calls.reason == "the token is unknown; what became of the token: it was left alone"
+
+
+def test_an_event_that_cannot_be_read_and_one_of_a_later_version_are_passed_over(
+    make_witness: Any,
+) -> None:
+    calls = Calls()
+    early, late = make_witness(), make_witness()
+    body, _ = encode(ExplainedOnExplainedEvent(line="because"))
+    arrive(calls, Message(0, Explained.on_explained.ordinal, body, [early.handle]))
+    arrive(calls, Message(0, 4711, body, [late.handle]))
+    assert calls.reason is None
+    assert early.handle.closed
+    assert late.handle.closed
+
+
+def test_a_report_that_cannot_be_read_is_none() -> None:
+    calls = Calls()
+    fd = os.open("/", os.O_RDONLY | os.O_CLOEXEC)
+    body, handles = encode(ExplainedOnExplainedEvent(line="because", report=Handle(fd)))
+    arrive(calls, Message(0, Explained.on_explained.ordinal, body, handles))
+    assert calls.ended(PeerClosedError()).report is None

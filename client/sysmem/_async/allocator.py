@@ -82,6 +82,7 @@ class Allocator(ChannelObject):
             collection = BufferCollection(
                 await self._open(m.Allocator.bind_shared_collection, timeout, token=client_end)
             )
+        collection._end.came_from(token._end.told_before())
         token.close()
         return collection
 

@@ -8,9 +8,9 @@ import anyio.lowlevel
 from sysmem_protocol.channel import Channel, DescriptorsLost, PeerClosedError
 from sysmem_protocol.handles import Handle, HandleClosedError
 from sysmem_protocol.library import Method, Table
-from sysmem_protocol.message import MalformedMessage, Message
+from sysmem_protocol.message import MalformedMessage
 
-from .._calls import Call, Calls, datagram, encode_request
+from .._calls import Answer, Call, Calls, datagram, encode_request
 from .._timeouts import seconds
 from .sleepers import Sleepers
 
@@ -44,7 +44,7 @@ class ClientEnd:
             return
         raise TimeoutError("the daemon took no message in time; nothing was sent")
 
-    async def call(self, method: Method, request: Table | None, timeout: float | None) -> Message:
+    async def call(self, method: Method, request: Table | None, timeout: float | None) -> Answer:
         """Send a request and wait for its answer, which the caller then owns. Handles as in :meth:`send`."""
         allowed = seconds(timeout)
         body, handles = encode_request(method, request)
@@ -94,11 +94,17 @@ class ClientEnd:
         Answers are received meanwhile by those who wait for them.
         """
         self._check_open()
-        while not self._channel.send(data, handles):
-            await self._sleepers.sleep(self._channel.fileno(), anyio.wait_writable)
+        try:
+            while not self._channel.send(data, handles):
+                await self._sleepers.sleep(self._channel.fileno(), anyio.wait_writable)
+                self._check_open()
+        except PeerClosedError:
+            while self._ended is None:  # the daemon may still have to say why
+                self._check_own()
+                await self._wait()
             self._check_open()
 
-    async def _answer(self, call: Call) -> Message:
+    async def _answer(self, call: Call) -> Answer:
         while not call.done:
             self._check_open()
             await self._wait()
@@ -129,8 +135,7 @@ class ClientEnd:
             self.broken(error)
 
     def _end(self, error: PeerClosedError) -> None:
-        self._ended = error
-        self._calls.clear()
+        self._ended = self._calls.ended(error)
 
     def broken(self, error: ValueError) -> PeerClosedError:
         """What came can't be read: use the channel no more. What to raise for it."""
@@ -138,6 +143,21 @@ class ClientEnd:
         ended.__cause__ = error
         self._end(ended)
         return ended
+
+    @property
+    def reason(self) -> str | None:
+        """The reason that the daemon told last."""
+        return self._calls.reason
+
+    def told_before(self) -> str | None:
+        """Return the reason for the end of this channel, if it has ended and that was told."""
+        if not self._closed and not self._sleepers.reading:
+            self._receive()
+        return None if self._ended is None else self._ended.reason
+
+    def came_from(self, reason: str | None) -> None:
+        """Note why the token had failed that this channel was made from."""
+        self._calls.origin = reason
 
     # --- the end and the descriptor -------------------------------------------------------------------------------
 
@@ -148,7 +168,7 @@ class ClientEnd:
     def _check_open(self) -> None:
         self._check_own()
         if self._ended is not None:
-            raise PeerClosedError(*self._ended.args) from self._ended.__cause__
+            raise self._ended.again() from self._ended.__cause__
 
     @property
     def closed(self) -> bool:

@@ -16,6 +16,7 @@ from sysmem_protocol.library import HandleKind, HandleType, Interface, Method, T
 from sysmem_protocol.message import Message
 
 from .._arguments import descriptor
+from .._calls import Answer
 from .._errors import SysmemError
 from .._vmo import BufferCollectionInfo, NodeRef, Vmo, VmoBuffer, VmoInfo
 from .client_end import ClientEnd
@@ -90,6 +91,14 @@ class ChannelObject(WithBlock):
         """
         self._end.close()
 
+    @property
+    def reason(self) -> str | None:
+        """Why the daemon answered with an error or closed the channel, in one line; None if that isn't known.
+
+        It is known once an error was raised that says so, or :meth:`wait_closed` has returned True.
+        """
+        return self._end.reason
+
     def wait_closed(self, timeout: float | None = None) -> bool:
         """Wait until the daemon's end is closed, `timeout` seconds at most: True, or False when the time is over.
 
@@ -142,7 +151,7 @@ class ChannelObject(WithBlock):
         except DecodeError as error:
             raise self._end.broken(error) from error
         if isinstance(answer, int):
-            raise SysmemError(answer)
+            raise SysmemError(answer, *(message.told if isinstance(message, Answer) else ()))
         return answer
 
     def _field(self, answer: Any, name: str, kind: type[T]) -> T:

@@ -16,9 +16,9 @@ import threading
 from sysmem_protocol.channel import Channel, DescriptorsLost, PeerClosedError
 from sysmem_protocol.handles import Handle, HandleClosedError
 from sysmem_protocol.library import Method, Table
-from sysmem_protocol.message import MalformedMessage, Message
+from sysmem_protocol.message import MalformedMessage
 
-from .._calls import Call, Calls, datagram, encode_request
+from .._calls import Answer, Call, Calls, datagram, encode_request
 from .._process import this_process
 from .._timeouts import deadline as deadline_after
 from .._timeouts import milliseconds, remaining
@@ -67,7 +67,7 @@ class ClientEnd:
         with self._locked():
             self._send(datagram(method, body), handles, deadline)
 
-    def call(self, method: Method, request: Table | None, timeout: float | None) -> Message:
+    def call(self, method: Method, request: Table | None, timeout: float | None) -> Answer:
         """Send a request and wait for its answer, which the caller then owns. Handles as in :meth:`send`."""
         deadline = deadline_after(timeout)
         body, handles = encode_request(method, request)
@@ -134,13 +134,24 @@ class ClientEnd:
     def _send(self, data: bytes, handles: list[Handle], deadline: float | None) -> None:
         """Send one datagram, waiting while the queue is full. The lock is held."""
         self._check_open()
-        while not self._channel.send(data, handles):
+        while not self._sent(data, handles, deadline):
             try:
                 if not self._wait_for_room(deadline):
                     raise TimeoutError("the daemon took no message in time; nothing was sent")
             finally:
                 self._hand_over()
             self._check_open()
+
+    def _sent(self, data: bytes, handles: list[Handle], deadline: float | None) -> bool:
+        """Send one datagram if there is room. The lock is held."""
+        try:
+            return bool(self._channel.send(data, handles))
+        except PeerClosedError:
+            # What the daemon said last has come, or another thread is receiving it.
+            while self._ended is None and self._wait(object(), deadline):
+                pass
+            self._check_open()
+            raise
 
     # --- waiting; the lock is held before and after, not within --------------------------------------------------
 
@@ -252,8 +263,7 @@ class ClientEnd:
             ended = PeerClosedError(f"the daemon broke the protocol: {error}")
             ended.__cause__ = error
             error = ended
-        self._ended = error
-        self._calls.clear()
+        self._ended = self._calls.ended(error)
         self._wake_all()
 
     def broken(self, error: ValueError) -> PeerClosedError:
@@ -261,6 +271,23 @@ class ClientEnd:
         with self._locked():
             self._end(MalformedMessage(str(error)))
         return PeerClosedError(f"the daemon's answer can't be read: {error}")
+
+    @property
+    def reason(self) -> str | None:
+        """The reason that the daemon told last."""
+        return self._calls.reason
+
+    def told_before(self) -> str | None:
+        """Return the reason for the end of this channel, if it has ended and that was told."""
+        with self._locked():
+            while not self._closed and not self._leading and self._ended is None:
+                if not self._wait(object(), deadline_after(0)):
+                    break
+            return None if self._ended is None else self._ended.reason
+
+    def came_from(self, reason: str | None) -> None:
+        """Note why the token had failed that this channel was made from."""
+        self._calls.origin = reason
 
     def _wake(self, follower: object) -> None:
         turn = self._followers.pop(follower, None)
@@ -285,7 +312,7 @@ class ClientEnd:
     def _check_open(self) -> None:
         self._check_own()
         if self._ended is not None:
-            raise PeerClosedError(*self._ended.args) from self._ended.__cause__
+            raise self._ended.again() from self._ended.__cause__
 
     @property
     def closed(self) -> bool:

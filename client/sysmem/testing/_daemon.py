@@ -54,7 +54,8 @@ class Core:
         first = hello(name, id)
         channel = Channel(self.open(AllocatorInterface))
         try:
-            channel.send(first)
+            for message in first:
+                channel.send(message)
             return channel.take()
         finally:
             channel.close()
