@@ -48,6 +48,7 @@ bench: $(READY)  ## how fast it is, as a ratio to floors measured in the same ru
 
 docs: $(READY)  ## write the pages that are derived from the code
 	$(BIN)/python -m sysmem_protocol.reference > docs/protocol.md
+	$(BIN)/python packaging/generate.py packaging/share
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
