@@ -14,7 +14,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changing the user takes 
 #: Imports first, for the interpreter may lie where only root reads; then becomes somebody else.
 _AS_USER = """
 import os, resource, sys
-import sysmem.sysmemctl, sysmemd.__main__
+import sysmem.blocking, sysmem.sysmemctl, sysmem.sysmemctl._ping, sysmemd.__main__
 uid, gid, processes, command, *arguments = sys.argv[1:]
 os.setgroups([]), os.setgid(int(gid)), os.setuid(int(uid))
 if processes != "any":
