@@ -102,10 +102,13 @@ def _end(request: pytest.FixtureRequest, daemon: Sysmemd) -> None:
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """Fail with what an assertion of the kit says, without its traceback."""
+    told: str | None = None
     try:
         yield
     except AssertionError as error:
-        pytest.fail(str(error), pytrace=False)
+        told = str(error)
+    if told is not None:
+        pytest.fail(told, pytrace=False)
 
 
 @pytest.fixture
@@ -160,9 +163,11 @@ def sysmemd_session(
     daemon = _sysmemd_of_session.daemon()
     daemon.begin()
     yield daemon
-    if daemon.process.poll() is None and not request.node.stash.get(_failed, False):
-        with _told():
-            daemon.check_for_leaks()
+    if daemon.process.poll() is None:
+        daemon.faults.end_of_test()
+        if not request.node.stash.get(_failed, False):
+            with _told():
+                daemon.check_for_leaks()
 
 
 def _daemon_of(request: pytest.FixtureRequest) -> Sysmemd:

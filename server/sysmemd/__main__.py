@@ -18,6 +18,7 @@ from sysmem_protocol import __version__
 from . import config as configuration
 from . import log, process
 from .sockets import StartError
+from .testing import Faults, tested
 
 _STDERR = 2
 
@@ -45,6 +46,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--mode", metavar="0600", help="permissions of the sockets")
     made.add_argument("--group", metavar="NAME", help="group of the sockets")
+    made.add_argument(
+        "--testing",
+        action="store_true",
+        help="have the faults that a test of participants asks for, on one more socket; never in production",
+    )
     return made
 
 
@@ -110,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logger, output = log.configure(config.log.format, config.log.level)
     try:
         reload = Reload(arguments, output) if arguments.config is not None else None
-        trio.run(partial(process.run, config, logger, reload=reload))
+        parts = tested(Faults()) if arguments.testing else None
+        trio.run(partial(process.run, config, logger, reload=reload, parts=parts))
     except (StartError, OSError) as error:
         logger.error("can't start", reason=str(error))
         return 1

@@ -11,7 +11,8 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -57,10 +58,26 @@ SERVICES: Mapping[type[Interface], Callable[[Service, Channel, Peer], object]] =
 }
 
 
-def socket_permissions(config: Config) -> dict[type[Interface], Permissions]:
+@dataclass(frozen=True)
+class Parts:
+    """What a daemon is made of. A daemon that is itself under test has others."""
+
+    memory: Callable[..., Memory] = Memory
+    connection: Callable[..., Connection] = Connection
+    #: What serves a connection to the service socket of each interface: it owns the channel.
+    services: Mapping[type[Interface], Callable[[Service, Channel, Peer], object]] = field(
+        default_factory=lambda: SERVICES
+    )
+    #: Called with the service before anybody connects.
+    ready: Callable[[Service], None] = lambda service: None
+
+
+def socket_permissions(
+    config: Config, interfaces: Iterable[type[Interface]] = SERVICES
+) -> dict[type[Interface], Permissions]:
     """Return who may connect to each service."""
     allocator = Permissions(config.socket_mode(), config.group)
-    permissions = dict.fromkeys(SERVICES, allocator)
+    permissions = dict.fromkeys(interfaces, allocator)
     if config.inspect.enabled:
         permissions[Inspector] = Permissions(config.inspect.socket_mode(), config.inspect.group)
     return permissions
@@ -199,9 +216,11 @@ class Serving:
         reactor: TrioReactor,
         nursery: trio.Nursery,
         config: Config,
+        parts: Parts,
     ) -> None:
         self.service = service
         self.inspection = inspection
+        self._services = parts.services
         self._reactor = reactor
         self._nursery = nursery
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -241,7 +260,7 @@ class Serving:
             if interface is Inspector:
                 InspectorServer(self.inspection, channel, peer)
             else:
-                SERVICES[interface](service, channel, peer)
+                self._services[interface](service, channel, peer)
         except Exceeded:
             channel.close()
 
@@ -269,6 +288,7 @@ async def serving(
     *,
     threads: bool = True,
     runtime_dir: Path | None = None,
+    parts: Parts | None = None,
 ) -> AsyncIterator[Serving]:
     """Serve in the running trio loop until the block ends or is cancelled; all nodes then see peer-closed.
 
@@ -277,10 +297,11 @@ async def serving(
     `runtime_dir` is where the service sockets are, for those who ask.
     """
     raised: BaseException | None = None
+    parts = parts or Parts()
     with contextlib.ExitStack() as stack:
         closing = ThreadClosing(clock, log)
         stack.callback(closing.end)
-        memory = Memory(
+        memory = parts.memory(
             [MemfdHeap(heap) for heap in heap_settings(config)],
             allocation=config.memory.allocation,
             clock=clock,
@@ -298,14 +319,16 @@ async def serving(
                 log=log,
                 closing=closing,
                 inspect=config.inspect,
+                make_connection=parts.connection,
             )
             inspection = Inspection(
                 service, runtime_dir, Threads(nursery).ask if threads else ask_here
             )
+            parts.ready(service)
             try:
                 nursery.start_soon(clock.run)
                 nursery.start_soon(_follow_memory, memory, log)
-                yield Serving(service, inspection, reactor, nursery, config)
+                yield Serving(service, inspection, reactor, nursery, config, parts)
             except BaseException as error:
                 raised = error  # the nursery would wrap it
             finally:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
 
+from sysmem_protocol.sysmem2 import Error
+
 from .text import printable
 
 
@@ -92,3 +94,6 @@ NOBODY: Final = Nobody()
 
 class NoMemoryError(Exception):
     """The memory for an allocation could not be had; the text says why."""
+
+    #: What participants get.
+    error: Error = Error.NO_MEMORY

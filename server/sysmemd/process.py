@@ -17,7 +17,7 @@ from sysmem_protocol.runtime import runtime_dir
 
 from .clock import TrioClock
 from .config import Config, reloaded
-from .daemon import Serving, serving, socket_permissions
+from .daemon import Parts, Serving, serving, socket_permissions
 from .memory import missing_requirements
 from .ports import Log
 from .sockets import Listeners, StartError, TakenError, notify
@@ -54,6 +54,7 @@ async def run(
     *,
     on_ready: Callable[[], None] = lambda: None,
     reload: Reload | None = None,
+    parts: Parts | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, or until cancelled; then the sockets are gone.
 
@@ -66,15 +67,19 @@ async def run(
         raise StartError("; ".join(missing))
     _raise_descriptor_limit(log)
     directory = runtime_dir(config.runtime_dir)
+    parts = parts or Parts()
     with contextlib.ExitStack() as stack:
         # First: whoever sees a socket may already send a signal.
         signals = stack.enter_context(trio.open_signal_receiver(*SIGNALS))
         # Our caller may hold them back, so that none of them meets anybody but the receiver.
         held_back = signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, held_back)
-        listeners = Listeners(socket_permissions(config), directory, environ=os.environ, log=log)
+        permissions = socket_permissions(config, parts.services)
+        listeners = Listeners(permissions, directory, environ=os.environ, log=log)
         stack.callback(listeners.close)
-        async with serving(config, log, TrioClock(log), runtime_dir=directory) as server:
+        async with serving(
+            config, log, TrioClock(log), runtime_dir=directory, parts=parts
+        ) as server:
             for interface, listener in listeners.given.items():
                 server.listen(interface, listener)
             log.info("serving", runtime_dir=str(directory), pid=os.getpid())

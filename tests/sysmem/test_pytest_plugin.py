@@ -104,6 +104,7 @@ def test_what_a_test_leaves_is_told(pytester: pytest.Pytester) -> None:
             sysmemd_session.process.kill()
 
         def test_that_has_another_one_then(sysmemd_session, allocator):
+            sysmemd_session.faults.refuse_next_allocation()
             assert not allocator.validate_buffer_collection_token(7)
         """
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
 from collections.abc import AsyncIterator, Callable
+from time import monotonic_ns
 from typing import Any, TypeAlias, cast
 
 import structlog
@@ -20,6 +20,7 @@ from sysmem_protocol.sysmem2 import Allocator as AllocatorInterface
 from sysmemd.clock import TrioClock
 from sysmemd.daemon import serving
 from sysmemd.ports import Log
+from sysmemd.testing import Faults, tested
 
 from .. import Allocator
 from .._connect import hello
@@ -33,10 +34,14 @@ class Core:
     """What both faces of a daemon in this process share. Its methods are called in the daemon's trio loop."""
 
     def __init__(
-        self, connect: Callable[[type[Interface], socket.socket], None], log: list[LogEntry]
+        self,
+        connect: Callable[[type[Interface], socket.socket], None],
+        log: list[LogEntry],
+        faults: Faults,
     ) -> None:
         self._connect = connect
         self.log: list[LogEntry] = log
+        self.faults: Faults = faults
 
     def open(self, interface: type[Interface]) -> int:
         """Connect to a service of the daemon; the descriptor, which the caller owns."""
@@ -78,6 +83,11 @@ class Daemon:
         """What the daemon has logged so far, of every level: structlog's events."""
         return self._core.log
 
+    @property
+    def faults(self) -> Faults:
+        """What the daemon is to do wrong. System calls that fail do so for the whole process."""
+        return self._core.faults
+
     def connect(self, *, name: str | None = None, id: int | None = None) -> Allocator:
         """Connect a participant, as :func:`sysmem.connect` does; `async with d.connect() as allocator`."""
         return Allocator(self._core.allocator(name, id), self._core.open_service)
@@ -107,10 +117,16 @@ async def running(
         ),
     )
     threads = not _is_virtual(ours)
-    settings = configuration(config)
-    async with serving(settings, log, TrioClock(log, _loop_time()), threads=threads) as server:
-        core = Core(server.connect, entries)
-        yield core
+    time = TrioClock(log, _loop_time())
+    faults = Faults()
+    try:
+        async with serving(
+            configuration(config), log, time, threads=threads, parts=tested(faults)
+        ) as server:
+            core = Core(server.connect, entries, faults)
+            yield core
+    finally:
+        faults.clear()
     core.check()
 
 
@@ -145,7 +161,7 @@ async def daemon(
 
 def _loop_time() -> Callable[[], int]:
     """The loop's time in nanoseconds; it begins at CLOCK_MONOTONIC's, in which clients name deadlines."""
-    beginning, origin = trio.current_time(), time.monotonic_ns()
+    beginning, origin = trio.current_time(), monotonic_ns()
     return lambda: origin + round((trio.current_time() - beginning) * 1e9)
 
 

@@ -8,17 +8,22 @@ import json
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from sysmem_protocol.runtime import socket_address
+from sysmem_protocol.testing import Testing
 
+from .._connect import open_service
+from ._faults import Faults
 from ._zygote import Process, Zygote
 
 #: How long the daemon may take to be ready, to close what its clients closed, and to stop.
@@ -29,14 +34,72 @@ _COUNTED: Final = ("socket:", "/memfd:")
 _AGAIN_SECONDS: Final = 0.005
 
 
+class DaemonFaults(Faults):
+    """The faults of a daemon in a process of its own."""
+
+    def __init__(self, daemon: Sysmemd) -> None:
+        super().__init__(self._open)
+        self._daemon = daemon
+        self._used = False
+
+    def end_of_test(self) -> None:
+        """Undo what a test has asked for, unless the daemon has ended."""
+        if self._used:
+            with contextlib.suppress(ConnectionError):
+                self.clear()
+            self._used = False
+
+    def _open(self) -> int:
+        self._used = True
+        channel, _ = open_service([self._daemon.runtime_dir], Testing, may_wait=True)
+        return channel.take()
+
+    def stop(self) -> None:
+        """Stop the daemon with SIGTERM, as an operator does; raises `AssertionError` unless it leaves cleanly."""
+        self._daemon.stop()
+
+    def kill(self) -> None:
+        """Kill the daemon with SIGKILL, and wait for its end."""
+        self._daemon.process.kill()
+        self._daemon.process.wait()
+
+    def restart(self) -> None:
+        """Start the daemon again in the same directory; one that still runs is stopped before."""
+        if self._daemon.process.poll() is None:
+            self.stop()
+        self._daemon.start()
+
+    def pause(self) -> None:
+        """Stop the daemon's process with SIGSTOP, until :meth:`resume`."""
+        self._daemon.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let the daemon's process go on."""
+        self._daemon.process.send_signal(signal.SIGCONT)
+
+
 class Sysmemd:
     """A running `sysmemd` with a runtime directory of its own."""
 
-    def __init__(self, runtime_dir: Path, process: Process, log_path: Path) -> None:
+    def __init__(self, runtime_dir: Path, log_path: Path, start: Callable[[], Process]) -> None:
+        """Start it; whoever calls this closes it."""
         self.runtime_dir = runtime_dir
-        self.process = process
         self.log_path = log_path
+        self._start = start
+        self.process = start()
+        #: What the daemon is to do wrong, and how it ends and comes back.
+        self.faults = DaemonFaults(self)
         self._held_at_start = self._held()
+
+    def start(self) -> None:
+        """Start the daemon again, after it has ended, in the same directory."""
+        self.process.close()
+        self.process = self._start()
+        self.begin()
+
+    def close(self) -> None:
+        """Kill the daemon if it still runs. Idempotent."""
+        self.process.close()
 
     @property
     def pid(self) -> int:
@@ -128,6 +191,7 @@ def sysmemd(
         runtime_dir = directory / "run"
         runtime_dir.mkdir(mode=0o700)
         command = [
+            "--testing",
             "--runtime-dir",
             os.fspath(runtime_dir),
             *[os.fspath(each) for each in arguments],
@@ -137,10 +201,8 @@ def sysmemd(
             file.write_text(config if isinstance(config, str) else toml(config))
             command += ["--config", os.fspath(file)]
         log_path = directory / "sysmemd.log"
-        process = stack.enter_context(
-            contextlib.closing(_start(forks, command, directory, log_path))
-        )
-        yield Sysmemd(runtime_dir, process, log_path)
+        start = partial(_start, forks, command, directory, log_path)
+        yield stack.enter_context(contextlib.closing(Sysmemd(runtime_dir, log_path, start)))
 
 
 def _start(zygote: Zygote, command: list[str], directory: Path, log_path: Path) -> Process:
@@ -148,11 +210,13 @@ def _start(zygote: Zygote, command: list[str], directory: Path, log_path: Path) 
     __tracebackhide__ = True
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify,
-        log_path.open("wb") as log,
+        log_path.open("ab") as log,
     ):
-        with socket_address(directory / "notify") as address:
+        path = directory / "notify"
+        path.unlink(missing_ok=True)
+        with socket_address(path) as address:
             notify.bind(address)
-        environment = {**os.environ, "NOTIFY_SOCKET": os.fspath(directory / "notify")}
+        environment = {**os.environ, "NOTIFY_SOCKET": os.fspath(path)}
         process = zygote.start(
             "sysmemd.__main__:main", command, output=log.fileno(), environment=environment
         )

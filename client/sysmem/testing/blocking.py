@@ -19,9 +19,11 @@ import trio
 import trio.abc
 
 from sysmem_protocol.library import Interface
+from sysmem_protocol.testing import Testing
 
 from ..blocking import Allocator
 from ._daemon import Core, LogEntry, running
+from ._faults import Faults
 from ._negotiate import Configuration
 
 T = TypeVar("T")
@@ -38,6 +40,11 @@ class Daemon:
     def log(self) -> list[LogEntry]:
         """What the daemon has logged so far, of every level: structlog's events."""
         return self._core.log
+
+    @property
+    def faults(self) -> Faults:
+        """What the daemon is to do wrong. System calls that fail do so for the whole process."""
+        return Faults(lambda: self.open(Testing))
 
     def connect(self, *, name: str | None = None, id: int | None = None) -> Allocator:
         """Connect a participant, as :func:`sysmem.blocking.connect` does."""

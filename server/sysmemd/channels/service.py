@@ -166,8 +166,12 @@ class Service:
         log: Log,
         closing: Closing = AT_ONCE,
         inspect: InspectSection | None = None,
+        make_connection: Callable[..., Connection] = Connection,
     ) -> None:
-        """`closing` closes what clients have had a hand in."""
+        """`closing` closes what clients have had a hand in.
+
+        `make_connection` is called as :class:`Connection` is.
+        """
         self.limits = limits
         self.platform = platform
         self.memory = memory
@@ -176,6 +180,7 @@ class Service:
         self.log = log
         self.closing = closing
         self.inspect = inspect or InspectSection()
+        self._make_connection = make_connection
         self.refusals = Refusals(log, clock)
         self.users = Users(self.refusals, clock)
         #: Tokens that can be turned in, by the koid of their server end.
@@ -232,7 +237,7 @@ class Service:
 
     def connect(self, channel: Channel, server: Server, account: Account) -> Connection:
         """Have a channel served, which the connection then owns, at the expense of `account`."""
-        return Connection(
+        return self._make_connection(
             channel,
             server,
             account,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sysmem_protocol import sysmem2
@@ -158,6 +158,10 @@ class MemfdHeap:
                 f" {self._used_bytes} are in use"
             )
         self._used_bytes += size
+
+    def limit(self, max_bytes: int | None) -> None:
+        """Change the limit; buffers that exist stay."""
+        self._properties = replace(self._properties, max_bytes=max_bytes)
 
     def reserve(self, handle: Handle, start: int, length: int) -> None:
         """See :meth:`Heap.reserve`."""

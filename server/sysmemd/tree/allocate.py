@@ -50,7 +50,7 @@ def conclude(
         attempt = _attempt(start, question, answer, answer.error, answer.reason)
         _failed(start, attempt, answer.fields)
     elif isinstance(buffers, NoMemoryError):
-        _failed(start, _attempt(start, question, answer, Error.NO_MEMORY, str(buffers)), {})
+        _failed(start, _attempt(start, question, answer, buffers.error, str(buffers)), {})
     else:
         assert buffers is not None
         _succeeded(subtree, question, answer, buffers)

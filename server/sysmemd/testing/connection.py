@@ -1,0 +1,78 @@
+"""A connection whose messages may be late, and whose client may have to end at one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.message import HEADER
+from sysmem_protocol.testing import Testing
+
+from ..channels.connection import Connection
+from ..pause import Holder, wait_for
+from ..ports import Clock
+from .faults import Faults
+
+
+class _Timer:
+    """A time to wait for."""
+
+    def __init__(self, clock: Clock, nanoseconds: int) -> None:
+        self._clock = clock
+        self._deadline = clock.now() + nanoseconds
+
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        """See :class:`sysmemd.pause.Holder`."""
+        self._clock.call_at(self._deadline, callback)
+
+
+class TestedConnection(Connection):
+    """See the module."""
+
+    def __init__(self, *arguments: Any, faults: Faults, **named: Any) -> None:
+        self._faults = faults
+        super().__init__(*arguments, **named)
+        faults.connections.add(self)
+
+    def receive(self) -> bool:
+        """See :meth:`Connection.receive`. What a test itself says is spared the faults."""
+        ours = self._server.interface is Testing
+        with self._faults.suspended() if ours else contextlib.nullcontext():
+            return super().receive()
+
+    def hang_up(self) -> None:
+        """Do what is done when the client closes its end."""
+        if self.reading:
+            self.reading = False
+            self._end(self._server.peer_closed)
+
+    def _process(
+        self, data: bytes, handles: list[Handle], held_by: Callable[[], Holder | None]
+    ) -> None:
+        method = self._name(data)
+        try:
+            if nanoseconds := self._faults.delay_of(method):
+                wait_for(_Timer(self._faults.clock, nanoseconds))
+            is_to_be = self.reading and not self._faults.has_ended(self)
+        except BaseException:  # the daemon stops
+            _close(handles)
+            raise
+        if not is_to_be:
+            _close(handles)
+            return
+        super()._process(data, handles, held_by)
+        self._faults.processed(self, method)
+
+    def _name(self, data: bytes) -> str:
+        """The method of a message, as far as that can be told."""
+        if len(data) < HEADER.size:
+            return ""
+        *_, ordinal = HEADER.unpack_from(data)
+        return str(self._server.interface.methods.get(ordinal, ""))
+
+
+def _close(handles: list[Handle]) -> None:
+    for handle in handles:
+        handle.close()

@@ -1,0 +1,92 @@
+"""System calls of this process that fail because a test wants them to."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import select
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from .. import inotify
+
+#: Where the daemon's Python code calls each, and whether the kernel's error is told by ctypes.
+CALLS: Final[dict[str, tuple[Any, str]]] = {
+    "memfd_create": (os, "memfd_create"),
+    "ftruncate": (os, "ftruncate"),
+    "fallocate": (os, "posix_fallocate"),
+    "open": (os, "open"),
+    "dup": (os, "dup"),
+    "pipe2": (os, "pipe2"),
+    "eventfd2": (os, "eventfd"),
+    "fcntl": (fcntl, "fcntl"),
+    "accept4": (socket.socket, "accept"),
+    "sendmsg": (socket.socket, "sendmsg"),
+    "recvmsg": (socket.socket, "recvmsg"),
+    "socketpair": (socket, "socketpair"),
+    "bind": (socket.socket, "bind"),
+    "epoll_create1": (select, "epoll"),
+    "inotify_init1": (inotify._libc, "inotify_init1"),
+    "inotify_add_watch": (inotify._libc, "inotify_add_watch"),
+}
+
+
+class Syscalls:
+    """Those that fail, put in the place of Python's functions."""
+
+    def __init__(self) -> None:
+        self._replaced: list[tuple[Any, str, Any]] = []
+        self._suspended = 0
+
+    def fail(self, name: str, errno: int, times: int) -> None:
+        """Let a system call fail so many times; 0: from now on. Raises `KeyError` for one that isn't in the table."""
+        owner, attribute = CALLS[name]
+        self._put_back(owner, attribute)
+        right = getattr(owner, attribute)
+        own = vars(owner).get(attribute) if isinstance(owner, type) else right
+        self._replaced.append((owner, attribute, own))
+        setattr(
+            owner, attribute, self._failing(right, errno, times, isinstance(owner, ctypes.CDLL))
+        )
+
+    def _failing(
+        self, right: Callable[..., Any], errno: int, times: int, by_ctypes: bool
+    ) -> Callable[..., Any]:
+        left = times or -1
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal left
+            if self._suspended or not left:
+                return right(*arguments, **named)
+            left -= 1
+            if by_ctypes:
+                ctypes.set_errno(errno)
+                return -1
+            raise OSError(errno, os.strerror(errno))
+
+        return call
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Let all system calls work meanwhile."""
+        self._suspended += 1
+        try:
+            yield
+        finally:
+            self._suspended -= 1
+
+    def undo(self) -> None:
+        """Let all system calls work again."""
+        for owner, attribute, _ in list(self._replaced):
+            self._put_back(owner, attribute)
+
+    def _put_back(self, owner: Any, attribute: str) -> None:
+        for entry in [e for e in self._replaced if e[0] is owner and e[1] == attribute]:
+            self._replaced.remove(entry)
+            if entry[2] is None:
+                delattr(owner, attribute)  # it was inherited
+            else:
+                setattr(owner, attribute, entry[2])
