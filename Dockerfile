@@ -2,8 +2,9 @@
 #
 #     docker build -t sysmem . && docker run -v sysmem:/run/sysmem sysmem
 #
-# A participant's container gets the volume and the group: `-v sysmem:/run/sysmem --group-add 950`. Descriptors of memory
-# cross from one container to another by the sockets in /run/sysmem.
+# With two participants: examples/containers/compose.yaml. A participant's container gets the volume and the group,
+# `-v sysmem:/run/sysmem --group-add 950`. Descriptors of memory cross from one container to another by the sockets in
+# /run/sysmem.
 FROM python:3.13-slim
 
 RUN groupadd --system --gid 950 sysmem \
