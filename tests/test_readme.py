@@ -80,14 +80,19 @@ def test_there_are_two_commands_for_set_up_and_both_are_targets_of_the_makefile(
 def test_every_other_command_is_known_to_a_test() -> None:
     assert commands()[2:] == [
         ["sysmemd"],  # every test with a daemon starts it
-        ["python", "-m", "sysmemd.explain", "examples/constraints/format_conflict.json"],
-    ]
+        *(["sysmemctl", command] for command in ("why", "list", "tree", "holders")),
+        ["sysmemctl", "explain", "examples/constraints/format_conflict.json"],
+    ]  # those of sysmemctl: tests/sysmem/sysmemctl
 
 
 def test_the_explanation_names_who_conflicts() -> None:
     [*_, command] = commands()
     done = subprocess.run(
-        [sys.executable, *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "sysmem.sysmemctl", *command[1:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "smallest conflicting set: decoder (201), compositor (202)" in done.stdout
     assert done.stderr == ""

@@ -51,6 +51,8 @@ def _headline(collection: Data) -> str:
     if "how" in collection:
         if collection["how"] == "released":
             return f"{name} ended at {collection['ended']}: all participants are gone, as planned."
+        if collection["error"]:  # the report that follows begins with the reason
+            return f"{name} failed at {collection['ended']} with {collection['error']}:"
         return (
             f"{name} failed at {collection['ended']}: {collection['line'] or collection['cause']}"
         )

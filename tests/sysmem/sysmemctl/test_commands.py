@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree
@@ -263,3 +264,15 @@ def test_a_reader_that_has_seen_enough_is_no_error(sysmemd: Sysmemd, collections
     ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_the_commands_of_the_readme_answer_as_it_says(ctl: Ctl, collections: Held) -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    commands = re.findall(r"^sysmemctl (\w+) +#", readme, re.MULTILINE)
+    assert commands == ["why", "list", "tree", "holders"]
+    for command in commands:
+        assert ctl(command).status == 0
+    [shown] = re.findall(r"^\$ sysmemctl why\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    printed = [line.rstrip() for line in ctl("why", columns=120).out.splitlines()]
+    expected = shown.splitlines()
+    assert printed[1 : len(expected)] == expected[1:]
