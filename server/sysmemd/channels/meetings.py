@@ -15,6 +15,7 @@ from sysmem_protocol.library import Method
 from sysmem_protocol.rendezvous import RendezvousTakeResponse
 from sysmem_protocol.sysmem2 import Error
 
+from ..pause import give_way
 from ..ports import Closeable
 from ..text import printable
 from .connection import Connection, Deferred, Failed
@@ -58,17 +59,28 @@ class Offer(Deferred):
         """See :class:`.Deferred`."""
         super().bind(connection, method, txid)
         self.connection = connection
-        self._meetings.add_offer(self)
+        if connection.reading:
+            self._meetings.add_offer(self)
+        else:
+            self.end()
 
     def can_be_taken(self) -> bool:
-        """Whether the offering client still waits, and the token can be turned in; otherwise the offer ends."""
+        """Whether the offering client still waits, and the token can be turned in; otherwise the offer ends.
+
+        Others may be served meanwhile, and end it.
+        """
+        if self._token is None:
+            token = self._meetings.find_token(self.client_end)
+            if self.client_end.closed:
+                return False
+            self._watch(token)
+            if token is None:
+                self._lost()
+                return False
         if self.gone:
             self.end()
-        elif self._token is None:
-            self._watch(self._meetings.find_token(self.client_end))
-            if self._token is None:
-                self._lost()
-        return not self.client_end.closed
+            return False
+        return True
 
     def end(self) -> None:
         """Stop offering, and close the client end. Idempotent."""
@@ -85,8 +97,9 @@ class Offer(Deferred):
 
     def _lost(self) -> None:
         """Tell the offering client that its token is of no use. The tree may be in the middle of a change."""
+        why = self._meetings.why_unknown(self.client_end)
         self.end()
-        self.fail(unknown_token())
+        self.fail(unknown_token(why))
 
 
 class Take(Deferred):
@@ -101,7 +114,8 @@ class Take(Deferred):
         """See :class:`.Deferred`."""
         super().bind(connection, method, txid)
         self.connection = connection
-        self._meetings.add_take(self)
+        if connection.reading:
+            self._meetings.add_take(self)
 
     def deliver(self, client_end: Handle) -> bool:
         """Answer with a duplicate of `client_end`. False if the client is gone or can't be answered."""
@@ -117,20 +131,23 @@ class Take(Deferred):
         self._meetings.remove_take(self)
 
 
-def unknown_token() -> Failed:
-    """The error for what is offered and isn't a token that can be turned in."""
-    return Failed(
-        Error.NOT_FOUND,
-        "the token is unknown: it never was one, was turned in before, has failed or was released",
-    )
+def unknown_token(why: str) -> Failed:
+    """Return the error for what is offered and isn't a token that can be turned in."""
+    return Failed(Error.NOT_FOUND, f"the token can't be turned in: {why}")
 
 
 class Meetings:
     """Who offers and who waits."""
 
-    def __init__(self, find_token: Callable[[Handle], Token | None]) -> None:
-        """`find_token` returns the token whose client end a handle is, None if it can't be turned in."""
+    def __init__(
+        self, find_token: Callable[[Handle], Token | None], why_unknown: Callable[[Handle], str]
+    ) -> None:
+        """`find_token` returns the token whose client end a handle is, None if it can't be turned in.
+
+        Others may be served before it returns. `why_unknown` says why it found nothing.
+        """
         self.find_token = find_token
+        self.why_unknown = why_unknown
         #: By the user who offers: at most one offer of each, the oldest first.
         self._offers: dict[Key, dict[int, Offer]] = {}
         #: Who waits longest is first.
@@ -197,14 +214,18 @@ class Meetings:
             del self._calls[call.connection]
 
     def _meet(self, key: Key) -> None:
-        while (offers := self._offers.get(key)) and (takes := self._takes.get(key)):
-            offer, take = next(iter(offers.values())), next(iter(takes))
-            if not offer.can_be_taken():
-                continue
-            # The taker's end decides: a client that has closed it, or shut it down, can't be sent anything, and the
-            # offer is the next one's. Only then is the offering client told, whose end was looked at just now.
-            delivered = take.deliver(offer.client_end)
-            take.end()
-            if delivered:
-                offer.end()
-                offer.answer(None)
+        while (offers := self._offers.get(key)) and key in self._takes:
+            offer = next(iter(offers.values()))
+            if offer.can_be_taken() and (takes := self._takes.get(key)):
+                self._hand_over(offer, next(iter(takes)))
+            give_way()  # those who have left may be many
+
+    @staticmethod
+    def _hand_over(offer: Offer, take: Take) -> None:
+        # The taker's end decides: a client that has closed it, or shut it down, can't be sent anything, and the offer
+        # is the next one's. Only then is the offering client told, whose end was looked at just now.
+        delivered = take.deliver(offer.client_end)
+        take.end()
+        if delivered:
+            offer.end()
+            offer.answer(None)

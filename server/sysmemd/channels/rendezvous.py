@@ -67,10 +67,10 @@ class RendezvousServer:
         assert request.token is not None
         meetings, uid = self._service.meetings, self._peer.uid
         key = request.name, uid if request.to_uid is None else request.to_uid
-        meetings.check_free(key, uid)
         token = self._service.find_token(request.token)
         if token is None and not self._service.is_to_come(request.token):
-            raise unknown_token()
+            raise unknown_token(self._service.why_unknown(request.token))
+        meetings.check_free(key, uid)  # after what may serve others meanwhile
         charge = self._account.charge(Kind.DESCRIPTORS)
         self._say("a token is on offer", key)
         return Offer(meetings, key, uid, request.token.move(Handle), token, charge)

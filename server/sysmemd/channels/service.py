@@ -195,7 +195,7 @@ class Service:
         self.on_ended: Callable[[LogicalBufferCollection], None] = lambda _: None
         self._report: tuple[str, Document] | None = None
         self.node_refs = NodeRefs()
-        self.meetings = Meetings(self.find_token)
+        self.meetings = Meetings(self.find_token, self.why_unknown)
         self._collection_ids = CollectionIds()
         self._koids = itertools.count(1)
         self._connection_numbers = itertools.count(1)

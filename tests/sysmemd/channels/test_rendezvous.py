@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.sysmemd.slow import SlowWork
 
 from sysmem_protocol import handles
 from sysmem_protocol.channel import Channel
@@ -20,11 +21,15 @@ from sysmem_protocol.rendezvous import (
     RendezvousTakeResponse,
 )
 from sysmem_protocol.sysmem2 import (
+    Allocator,
+    AllocatorAllocateSharedCollectionRequest,
     BufferCollectionToken,
     BufferCollectionTokenDuplicateRequest,
     Error,
 )
+from sysmemd.channels.nodes import TokenServer
 from sysmemd.config import Limits
+from sysmemd.pause import Holder
 
 from .support import SAME_RIGHTS, STRANGER, Bench, Client
 
@@ -419,6 +424,130 @@ def test_the_offer_that_a_full_outbox_has_no_room_for_goes_to_the_next() -> None
     bench.run()
     taken(bench, next_one, taking).sync()
     bench.close()
+
+
+# --- while others go on -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def work() -> SlowWork:
+    return SlowWork()
+
+
+@pytest.fixture
+def slow(work: SlowWork, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """A service that serves others before it has looked at a token."""
+    changed_by = TokenServer.changed_by
+
+    def paused(server: TokenServer) -> Holder | None:
+        work.pause()
+        return changed_by(server)
+
+    monkeypatch.setattr(TokenServer, "changed_by", paused)
+    bench = Bench(do=work.do)
+    yield bench
+    bench.close()
+
+
+def finish(bench: Bench, work: SlowWork) -> None:
+    bench.run()
+    while work.pending:
+        while work.pending:
+            work.go_on()
+        bench.run()
+
+
+def test_two_offers_at_once_of_one_name(slow: Bench, work: SlowWork) -> None:
+    one, other, there = slow.rendezvous(), slow.rendezvous(), slow.rendezvous()
+    offering = offer(one, slow.token()), offer(other, slow.token())
+    slow.run()
+    assert work.pending == 2
+    finish(slow, work)
+    assert one.message() is None
+    assert other.answer(Rendezvous.offer, offering[1]) is Error.HANDLE_ACCESS_DENIED
+    taking = take(there)
+    finish(slow, work)
+    taken(slow, there, taking).sync()
+    assert one.answer(Rendezvous.offer, offering[0]) is None
+
+
+def unseen(bench: Bench, here: Client, name: str = "camera") -> tuple[Client, int, Handle]:
+    """Offer a token that the daemon doesn't know yet; the allocator to send the other end on, the call, that end."""
+    client, far = bench.client()
+    return bench.allocator(), offer(here, client, name), far
+
+
+def reveal(bench: Bench, allocator: Client, far: Handle) -> None:
+    """Tell the daemon of a token."""
+    request = AllocatorAllocateSharedCollectionRequest(token_request=far)
+    allocator.send(Allocator.allocate_shared_collection, request)
+    bench.run()
+
+
+def test_two_takers_at_once_of_a_token_that_is_looked_at(slow: Bench, work: SlowWork) -> None:
+    here, there, late = slow.rendezvous(), slow.rendezvous(), slow.rendezvous()
+    allocator, offering, far = unseen(slow, here)
+    finish(slow, work)
+    reveal(slow, allocator, far)
+    taking = take(there), take(late)
+    slow.run()
+    assert work.pending == 1  # and the other waits for that
+    finish(slow, work)
+    assert here.answer(Rendezvous.offer, offering) is None
+    taken(slow, there, taking[0]).sync()
+    assert late.message() is None
+    again = offer(here, slow.token())
+    finish(slow, work)
+    assert here.answer(Rendezvous.offer, again) is None
+    taken(slow, late, taking[1]).sync()
+
+
+def test_an_offer_ends_while_its_token_is_looked_at(slow: Bench, work: SlowWork) -> None:
+    here, there = slow.rendezvous(), slow.rendezvous()
+    allocator, _, far = unseen(slow, here)
+    finish(slow, work)
+    reveal(slow, allocator, far)
+    taking = take(there)
+    slow.run()
+    assert work.pending == 1
+    here.close()
+    slow.run()
+    finish(slow, work)
+    assert there.message() is None
+    assert slow.service.tokens == {}
+    offer(slow.rendezvous(), slow.token())
+    finish(slow, work)
+    taken(slow, there, taking).sync()
+
+
+def test_a_taker_leaves_while_a_token_is_looked_at_for_it(slow: Bench, work: SlowWork) -> None:
+    here, there, late = slow.rendezvous(), slow.rendezvous(), slow.rendezvous()
+    allocator, offering, far = unseen(slow, here)
+    finish(slow, work)
+    reveal(slow, allocator, far)
+    take(there)
+    slow.run()
+    taking = take(late)
+    slow.run()
+    there.close()
+    finish(slow, work)
+    taken(slow, late, taking).sync()
+    assert here.answer(Rendezvous.offer, offering) is None
+
+
+def test_a_connection_that_ends_while_its_offer_is_looked_at_offers_nothing(
+    slow: Bench, work: SlowWork
+) -> None:
+    here = slow.rendezvous()
+    offer(here, slow.token())
+    slow.run()
+    assert work.pending == 1
+    [connection] = [c for c in slow.reactor.connections() if c.server.interface is Rendezvous]
+    connection.refuse("the daemon ends it meanwhile")
+    finish(slow, work)
+    assert here.is_closed()
+    assert slow.service.tokens == {}
+    assert not any(vars(slow.service.meetings)[kept] for kept in ("_offers", "_takes", "_calls"))
 
 
 # --- everything in turn -----------------------------------------------------------------------------------------------
