@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from ..channels.reasons import MISSING
 from ..constraints import Allocation, Participant, Platform
 from ..explaining import Brought, Diagnosis, explain
 from ..explaining.words import show
+from ..pause import giving_way
 from ..tree import Attempt, LogicalBufferCollection
 from ..tree.state import READY
 from .ended import EndedCollection
@@ -37,7 +38,7 @@ _SETTINGS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is known of a collection, as it was when somebody asked: enough to explain it in another thread."""
+    """What is known of a collection, as it was when somebody asked: enough to explain it later."""
 
     id: int
     name: str
@@ -83,11 +84,11 @@ class Question:
 
 def about(
     collection: LogicalBufferCollection, wall_time: Callable[[int], str], platform: Platform
-) -> Generator[None, None, Question]:
-    """Return, in slices, the question about a collection that lives."""
+) -> Question:
+    """Return the question about a collection that lives."""
     waiting_for: list[Json] = []
     participants: dict[int, Sequence[Participant]] = {}
-    for node in list(collection.nodes()):
+    for node in giving_way(list(collection.nodes())):
         participants[node.number] = node.participants()
         if node.in_tree and not node.subtree.allocated and node.state not in READY:
             client = node.client
@@ -99,7 +100,6 @@ def about(
                     "what": MISSING[node.kind],
                 }
             )
-        yield
     return Question(
         id=collection.id,
         name=collection.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -21,20 +21,17 @@ from ..users import User
 from . import explanation
 from .answers import document, user_names
 from .ended import EndedCollections
-from .slices import Slices
 from .snapshot import Daemon, Json, Snapshot
 
 #: Called with what is asked for, or why it can't be had.
 Done: TypeAlias = Callable[[Handle | Failed], None]
-#: Gathers data in slices; returns what makes the answer of them.
-_Gather: TypeAlias = Generator[None, None, Callable[[], Json]]
 
 
 class _Job:
     """An answer that several may wait for."""
 
-    def __init__(self, gather: Callable[[], _Gather], user: User) -> None:
-        self.gather = gather
+    def __init__(self, make: Callable[[], Json], user: User) -> None:
+        self.make = make
         #: In whose turns the answer is made: those of who asked first.
         self.user = user
         self.waiting: list[Done] = []
@@ -62,53 +59,47 @@ class Inspection:
         )
         self._in_turn = service.reactor.in_turn
         self._ask_for = ask
-        self._slices = Slices(service.clock)
         self._jobs: deque[tuple[object, _Job]] = deque()
         self._busy = False
 
     def close(self) -> None:
         """Give up what is under way."""
-        self._slices.close()
         self._jobs.clear()
 
-    def snapshot(self, id: int | None, user: User, done: Done) -> None:
-        """Describe everything, or one collection. Raises :class:`Failed` if it isn't there."""
+    def check_snapshot(self, id: int | None) -> None:
+        """Raise :class:`Failed` if a collection isn't there."""
         if id is not None and self.daemon.find(id) is None:
             raise _unknown(id)
 
-        def gather() -> _Gather:
-            data = yield from Snapshot(self.daemon, id).gather()
-            return lambda: data
+    def snapshot(self, id: int | None, user: User, done: Done) -> None:
+        """Describe everything, or one collection, in the turns of `user`."""
+        self._ask(("snapshot", id), lambda: Snapshot(self.daemon, id).gather(), user, done)
 
-        self._ask(("snapshot", id), gather, user, done)
-
-    def explain(self, id: int, user: User, done: Done) -> None:
-        """Explain a collection that lives or has ended. Raises :class:`Failed` if it isn't known."""
-        daemon = self.daemon
-        if daemon.find(id) is None and daemon.ended.find(id) is None:
+    def check_explain(self, id: int) -> None:
+        """Raise :class:`Failed` if a collection neither lives nor is one of those that ended last."""
+        if self.daemon.find(id) is None and self.daemon.ended.find(id) is None:
             raise _unknown(id)
 
-        def gather() -> _Gather:
-            collection = daemon.find(id)
-            if collection is not None:
-                question = yield from explanation.about(
-                    collection, daemon.wall_time, daemon.service.platform
-                )
-            else:
-                ended = daemon.ended.find(id)
-                if ended is None:
-                    raise _unknown(id)
-                question = explanation.about_ended(ended, daemon.wall_time, daemon.service.platform)
-            return question.answer
+    def explain(self, id: int, user: User, done: Done) -> None:
+        """Explain a collection, in the turns of `user`."""
+        self._ask(("explanation", id), lambda: self._explained(id).answer(), user, done)
 
-        self._ask(("explanation", id), gather, user, done)
+    def _explained(self, id: int) -> explanation.Question:
+        daemon, platform = self.daemon, self.daemon.service.platform
+        collection = daemon.find(id)
+        if collection is not None:
+            return explanation.about(collection, daemon.wall_time, platform)
+        ended = daemon.ended.find(id)
+        if ended is None:
+            raise _unknown(id)
+        return explanation.about_ended(ended, daemon.wall_time, platform)
 
-    def _ask(self, key: object, gather: Callable[[], _Gather], user: User, done: Done) -> None:
+    def _ask(self, key: object, make: Callable[[], Json], user: User, done: Done) -> None:
         for other, job in self._jobs:
             if other == key:
                 job.waiting.append(done)
                 return
-        job = _Job(gather, user)
+        job = _Job(make, user)
         job.waiting.append(done)
         self._jobs.append((key, job))
         self._next()
@@ -119,17 +110,11 @@ class Inspection:
         self._busy = True
         # Whoever asks from now on is to see what happens from now on.
         _, job = self._jobs.popleft()
-        self._slices.run(job.gather(), lambda made: self._gathered(job, made))
+        self._in_turn(job.user, partial(self._make, job))
 
-    def _gathered(self, job: _Job, made: Callable[[], Json] | Exception) -> None:
-        if isinstance(made, Exception):
-            self._answer(job, made)
-            return
-        self._in_turn(job.user, partial(self._make, job, made))
-
-    def _make(self, job: _Job, make: Callable[[], Json]) -> None:
+    def _make(self, job: _Job) -> None:
         try:
-            data = make()
+            data = job.make()
         except Exception as error:
             self._answer(job, error)
             return

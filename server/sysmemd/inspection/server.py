@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from sysmem_protocol import inspector
 from sysmem_protocol.channel import Channel
 from sysmem_protocol.handles import Handle
-from sysmem_protocol.library import Interface
+from sysmem_protocol.library import Interface, Method, Table
 
 from ..channels import Connection
 from ..channels.connection import Deferred, Failed
 from ..ports import Peer
 from ..quota import Exceeded
-from .inspection import Inspection
+from .inspection import Done, Inspection
 
 
 class InspectorServer:
@@ -62,26 +63,38 @@ class InspectorServer:
     # --- Inspector ---
 
     def snapshot(self, request: inspector.InspectorSnapshotRequest) -> Deferred:
-        call = Deferred()
-
-        def done(made: Handle | Failed) -> None:
-            if isinstance(made, Failed):
-                call.fail(made)
-            else:
-                call.answer(inspector.InspectorSnapshotResponse(snapshot=made))
-
-        self._inspection.snapshot(request.buffer_collection_id, self.account.user, done)
-        return call
+        id, user = request.buffer_collection_id, self.account.user
+        self._inspection.check_snapshot(id)
+        return Asked(
+            lambda done: self._inspection.snapshot(id, user, done),
+            lambda made: inspector.InspectorSnapshotResponse(snapshot=made),
+        )
 
     def explain(self, request: inspector.InspectorExplainRequest) -> Deferred:
-        assert request.buffer_collection_id is not None
-        call = Deferred()
+        id, user = request.buffer_collection_id, self.account.user
+        assert id is not None
+        self._inspection.check_explain(id)
+        return Asked(
+            lambda done: self._inspection.explain(id, user, done),
+            lambda made: inspector.InspectorExplainResponse(explanation=made),
+        )
 
-        def done(made: Handle | Failed) -> None:
-            if isinstance(made, Failed):
-                call.fail(made)
-            else:
-                call.answer(inspector.InspectorExplainResponse(explanation=made))
 
-        self._inspection.explain(request.buffer_collection_id, self.account.user, done)
-        return call
+class Asked(Deferred):
+    """The answer to a question, which is asked once it can be answered."""
+
+    def __init__(self, ask: Callable[[Done], None], answer: Callable[[Handle], Table]) -> None:
+        super().__init__()
+        self._ask = ask
+        self._answer = answer
+
+    def bind(self, connection: Connection, method: Method, txid: int) -> None:
+        """See :class:`.Deferred`."""
+        super().bind(connection, method, txid)
+        self._ask(self._done)
+
+    def _done(self, made: Handle | Failed) -> None:
+        if isinstance(made, Failed):
+            self.fail(made)
+        else:
+            self.answer(self._answer(made))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +22,9 @@ from sysmem_protocol.sysmem2 import BufferCollectionConstraints
 
 from ..channels import Connection, Service
 from ..channels.nodes import NodeServer
+from ..channels.service import Party
 from ..memory import Buffer, Buffers, Hold
+from ..pause import give_way, giving_way
 from ..ports import Peer
 from ..quota import Kind
 from ..tree import Allocated, LogicalBufferCollection, NodeData
@@ -31,9 +32,8 @@ from ..tree.state import READY
 from .ended import EndedCollection, EndedCollections
 from .processes import Commands, descriptor_limit, open_descriptors
 
-#: JSON data, and a part of them that is gathered in slices.
+#: JSON data.
 Json: TypeAlias = dict[str, Any]
-Gathered: TypeAlias = Generator[None, None, Json]
 
 _EMPTY: Final = BufferCollectionConstraints()
 _HOLDS: Final = {
@@ -94,19 +94,22 @@ class Snapshot:
         self._commands = Commands()
         self._users: dict[int, Counter[str]] = {}
 
-    def gather(self) -> Gathered:
-        """Return the data."""
+    def gather(self) -> Json:
+        """Return the data, which is work."""
         service = self._service
         connections = []
-        for connection in list(service.reactor.connections()):
+        for connection in giving_way(list(service.reactor.connections())):
             if not isinstance(connection.server, NodeServer):
                 connections.append(self._connection(connection))
-            yield
         collections = []
         for collection in [*service.collections.values(), *service.lingering.values()]:
-            described = yield from self._collection(collection)
+            party = service.parties.get(collection.id)
+            if party is None:
+                continue  # it is gone meanwhile
+            described = self._collection(collection, party)
             if self._id in (None, collection.id):
                 collections.append(described)
+            give_way()
         totals = sum(self._users.values(), Counter[str]())
         return {
             "schema": SCHEMA,
@@ -186,9 +189,7 @@ class Snapshot:
 
     # --- collections --------------------------------------------------------------------------------------------------
 
-    def _collection(self, collection: LogicalBufferCollection) -> Gathered:
-        service = self._service
-        party = service.parties[collection.id]
+    def _collection(self, collection: LogicalBufferCollection, party: Party) -> Json:
         buffers = cast("Buffers | None", collection.buffers)
         existing = [] if buffers is None else [b for b in buffers.buffers if b.hold != Hold.GONE]
         self._count(
@@ -211,8 +212,7 @@ class Snapshot:
             "buffers": [_buffer(buffers, one) for one in existing] if buffers and wanted else [],
             "nodes": [],
         }
-        yield
-        for node in list(collection.nodes()):
+        for node in giving_way(list(collection.nodes())):
             server = node.channel
             assert isinstance(server, NodeServer)
             self._count(server.account.user.uid, nodes=1)
@@ -221,7 +221,6 @@ class Snapshot:
                     described["waiting_for"].append(node.number)
                 if wanted:
                     described["nodes"].append(self._node(node, server))
-            yield
         return described
 
     def _node(self, node: NodeData, server: NodeServer) -> Json:
