@@ -109,6 +109,8 @@ class Events:
         """Become the owner of the client end of a Watcher."""
         self._channel = channel
         self._pending: list[dict[str, Any]] = []
+        #: What has come of an event that is too long for one message.
+        self._parts: list[str] = []
         #: How many events the daemon dropped so far because they were not read in time.
         self.lost = 0
 
@@ -162,8 +164,16 @@ class Events:
         lost = event.lost or 0
         if lost:
             self.lost += lost
+            self._parts.clear()
             self._pending.append({"event": "lost", "count": lost})
-        self._pending += json.loads(event.json or "[]")
+        for one in json.loads(event.json or "[]"):
+            if one["event"] != "part":
+                self._pending.append(one)
+                continue
+            self._parts.append(one["json"])
+            if one["last"]:
+                self._pending.append(json.loads("".join(self._parts)))
+                self._parts.clear()
 
 
 def _read(document: Vmo) -> dict[str, Any]:

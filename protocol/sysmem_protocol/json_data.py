@@ -8,12 +8,13 @@ or one name for flags, and null for a field that is un-set.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from .library import (
     Bool,
     Enumeration,
+    HandleType,
     Integer,
     Nested,
     String,
@@ -60,11 +61,21 @@ def read(type_: WireType, value: Any, path: str = "$") -> Any:
             raise JsonError(path, _HANDLE)
 
 
-def write(type_: WireType, value: Any, path: str = "$") -> Any:
-    """Return the JSON data of a value; :func:`read` gives an equal value back.
+#: Says in JSON data what a handle of a type is; the path is where it is.
+WriteHandle: TypeAlias = Callable[[HandleType, Any, str], Any]
+
+
+def _refuse_handle(type_: HandleType, value: Any, path: str) -> Any:
+    raise JsonError(path, _HANDLE)
+
+
+def write(
+    type_: WireType, value: Any, path: str = "$", handle: WriteHandle = _refuse_handle
+) -> Any:
+    """Return the JSON data of a value; :func:`read` gives an equal value back if there is no handle in it.
 
     Raises:
-        JsonError: The value has a handle in it.
+        JsonError: The value has a handle in it, and `handle` isn't given.
     """
     match type_:
         case Bool() | String():
@@ -74,22 +85,24 @@ def write(type_: WireType, value: Any, path: str = "$") -> Any:
         case Enumeration():
             return _names(type_, value)
         case Vector(element=element):
-            return [write(element, each, f"{path}[{i}]") for i, each in enumerate(value)]
+            return [write(element, each, f"{path}[{i}]", handle) for i, each in enumerate(value)]
         case Nested(type=declared) if issubclass(declared, Struct):
             return [
                 write(member.field.type, getattr(value, member.name), f"{path}.{member.name}")
                 for member in declared.members
             ]
         case Nested():
-            return write_table(value, path)
-        case _:
-            raise JsonError(path, _HANDLE)
+            return write_table(value, path, handle)
+        case HandleType():
+            return handle(type_, value, path)
 
 
-def write_table(table: Table, path: str = "$") -> dict[str, Any]:
+def write_table(
+    table: Table, path: str = "$", handle: WriteHandle = _refuse_handle
+) -> dict[str, Any]:
     """Return the JSON data of a table, as :func:`write` does."""
     return {
-        member.name: write(member.field.type, value, f"{path}.{member.name}")
+        member.name: write(member.field.type, value, f"{path}.{member.name}", handle)
         for member, value in table.set_fields()
     }
 

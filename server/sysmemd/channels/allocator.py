@@ -103,7 +103,9 @@ class AllocatorServer:
     def _server(self, kind: type[S], server_end: Handle) -> S:
         """Make the server of a node, at this connection's expense."""
         explained = self.connection.explained
-        return kind(self._service, server_end, self.account, explained=explained)
+        made = kind(self._service, server_end, self.account, explained=explained)
+        made.made_by = self.connection.number
+        return made
 
     def bind_shared_collection(self, request: sysmem2.AllocatorBindSharedCollectionRequest) -> None:
         assert request.token is not None

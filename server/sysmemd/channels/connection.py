@@ -105,6 +105,41 @@ class Reactor(Protocol):
         """Call `work`, which may take long, in a turn of `user`."""
 
 
+class Tracer:
+    """Is told what comes and goes on channels, while somebody watches; this one is told nothing."""
+
+    #: Whether anybody watches. Only then the methods are called.
+    active = False
+
+    def received(
+        self, connection: Connection, method: Method, txid: int, request: Table | None
+    ) -> None:
+        """A message has come, and is about to be processed. The handles in it stay the caller's."""
+
+    def processed(self, connection: Connection) -> None:
+        """That message was processed."""
+
+    def sent(
+        self, connection: Connection, method: Method, txid: int, answer: Table | Error | None
+    ) -> None:
+        """An answer, or an event with the txid 0, is about to be sent. The handles in it stay the caller's."""
+
+    def refused(self, connection: Connection, reason: str) -> None:
+        """A connection ends because its client broke a rule, or can't be served."""
+
+    def opened(self, connection: Connection) -> None:
+        """A channel is served."""
+
+    def served(self, connection: Connection, by: int) -> None:
+        """A node is served on this channel from now on, because of a message on the one with the number `by`."""
+
+    def left(self, connection: Connection) -> None:
+        """The node that is served here has failed, or its client has left it in peace."""
+
+    def closed(self, connection: Connection) -> None:
+        """A channel is closed."""
+
+
 class Maker(Protocol):
     """Makes an answer when it can be sent."""
 
@@ -174,6 +209,7 @@ class Connection:
         reactor: Reactor,
         limits: Limits,
         log: Log,
+        tracer: Tracer,
     ) -> None:
         """Become the owner of `channel` and have it served, at the expense of `account`."""
         self._charge = account.take_connection()
@@ -182,6 +218,7 @@ class Connection:
         self._server = server
         self._reactor = reactor
         self._log = log
+        self._tracer = tracer
         self._max_calls = limits.max_unanswered_calls
         self._outbox = Outbox(
             channel,
@@ -205,6 +242,8 @@ class Connection:
         self._when_idle: tuple[Callable[[], None], ...] = ()
         self.reading = True
         self.closed = False
+        if tracer.active:
+            tracer.opened(self)
         reactor.serve(self)
 
     def fileno(self) -> int:
@@ -353,6 +392,8 @@ class Connection:
                 _wait_while(held_by)
                 if not self.reading:
                     return
+            if self._tracer.active:
+                self._tracer.received(self, method, message.txid, request)
             answer = self._call(method, request)
         finally:
             if request is not None:
@@ -360,6 +401,8 @@ class Connection:
                     handle = getattr(request, member.name)
                     if handle is not None:
                         handle.close()
+        if self._tracer.active:
+            self._tracer.processed(self)
         if not method.two_way:
             return
         if isinstance(answer, Deferred):
@@ -435,6 +478,8 @@ class Connection:
         Without `wait` it is dropped when there is no room, unless others wait too.
         Raises :class:`OutboxFull`, and what :meth:`Channel.send` raises.
         """
+        if self._tracer.active:
+            self._tracer.sent(self, event, 0, content)
         body, handles = codec.encode(content)
         message = Message(0, event.ordinal, body, handles)
         if self.closed or self._sending_ends:
@@ -449,6 +494,23 @@ class Connection:
             self._reactor.flush(self)
         return True
 
+    def stream(self, event: Event, make: Callable[[], Table], done: Callable[[], None]) -> None:
+        """Send an event when there is room; `make` makes it for each attempt.
+
+        `done` is called once, when it is sent or never will be.
+        """
+
+        def message() -> Message:
+            body, handles = codec.encode(make())
+            return Message(0, event.ordinal, body, handles)
+
+        if self.closed:
+            done()
+            return
+        self.sent += 1
+        self._outbox.put_later(message, lambda _: message(), done)
+        self._reactor.flush(self)
+
     def answer(self, method: Method, txid: int, answer: Table | Error | None) -> None:
         """Send the answer to a call; owns its handles.
 
@@ -456,6 +518,8 @@ class Connection:
         """
         self._calls.discard(txid)
         self.sent += 1
+        if self._tracer.active:
+            self._tracer.sent(self, method, txid, answer)
         message = _message(method, txid, answer)
         if self.closed:
             message.close()
@@ -495,8 +559,18 @@ class Connection:
         if self.closed:
             maker.done()
             return
+        tracer = self._tracer
+
+        def make() -> Message:
+            nonlocal tracer
+            answer = maker.make()
+            if tracer.active:
+                tracer.sent(self, method, txid, answer)
+                tracer = _UNTRACED  # it may be made again
+            return _message(method, txid, answer)
+
         self._outbox.put_later(
-            lambda: _message(method, txid, maker.make()),
+            make,
             lambda error: _message(method, txid, maker.instead(error)),
             maker.done,
         )
@@ -569,6 +643,8 @@ class Connection:
         if self.closed:
             return
         self.closed = True
+        if self._tracer.active:
+            self._tracer.closed(self)
         self._outbox.close()
         self._reactor.closing(self)
         self._channel.close()
@@ -587,6 +663,8 @@ class Connection:
         self._outbox.close()
         if self.reading:
             self.reading = False
+            if self._tracer.active:
+                self._tracer.refused(self, str(why))
             self._end(tell, why)
 
     def _cannot(self, event: str, error: Exception) -> None:
@@ -603,6 +681,8 @@ class Connection:
             self._log.error("a channel ended badly", reason=repr(error), exc_info=True)
             self.close()
 
+
+_UNTRACED = Tracer()
 
 # --- helpers ------------------------------------------------------------------------------------------------------
 

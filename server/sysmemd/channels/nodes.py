@@ -48,16 +48,25 @@ class NodeServer:
         self.account = account
         self.koid, channel = service.name_server_end(server_end)
         self.node: Node
+        #: The number of the connection on which the node was asked for.
+        self.made_by = 0
         self._peer: Peer | None = None
         self._reported = False
         self.connection: Connection = service.connect(channel, self, account)
         self.connection.explained = explained
+
+    @property
+    def node_or_none(self) -> Node | None:
+        """The node, once there is one."""
+        return getattr(self, "node", None)
 
     def serve(self, node: Node) -> None:
         """Serve a node from now on."""
         self.node = node
         self._service.parties[node.collection.id].uids.add(self.account.user.uid)
         node.collection.wants_reports |= self.connection.explained
+        if self._service.tracer.active:
+            self._service.tracer.served(self.connection, self.made_by)
 
     def discard(self, reason: str) -> None:
         """The node wasn't made after all: close the channel."""
@@ -91,7 +100,9 @@ class NodeServer:
     def child(self, kind: type[S], server_end: Handle) -> S:
         """Make the server of a child, at the same expense. Raises :class:`Refused`."""
         explained = self.connection.explained
-        return kind(self._service, server_end, self.account, explained=explained)
+        child = kind(self._service, server_end, self.account, explained=explained)
+        child.made_by = self.connection.number
+        return child
 
     def _may_name_others(self) -> bool:
         return self._service.may_name_others(self.node, self.account)
@@ -142,6 +153,8 @@ class NodeServer:
         elif self.connection.explained:
             names = self._may_name_others()
             self.explain(reasons.of_failure(failure, self.node, names=names))
+        if self._service.tracer.active:
+            self._service.tracer.left(self.connection)
         self.connection.finish()
 
     # --- Node ---

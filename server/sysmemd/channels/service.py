@@ -34,7 +34,7 @@ from ..quota import Kind
 from ..refusals import Refusals
 from ..tree import LogicalBufferCollection, Node, NodeChannel, NodeData
 from ..users import Account, Charge, OverLimitError, Users
-from .connection import Connection, Reactor, Refused, Server
+from .connection import Connection, Reactor, Refused, Server, Tracer
 from .meetings import Meetings
 from .reasons import Reason, cut
 
@@ -193,6 +193,9 @@ class Service:
         self.parties: dict[int, Party] = {}
         #: Told of each collection that has ended.
         self.on_ended: Callable[[LogicalBufferCollection], None] = lambda _: None
+        #: Told what comes and goes on channels, which nodes are served, and what collections say.
+        self.tracer = Tracer()
+        self.collection_log = log
         self._report: tuple[str, Document] | None = None
         self.node_refs = NodeRefs()
         self.meetings = Meetings(self.find_token, self.why_unknown)
@@ -246,6 +249,7 @@ class Service:
             reactor=self.reactor,
             limits=self.limits,
             log=self.log,
+            tracer=self.tracer,
         )
 
     def new_collection(
@@ -260,7 +264,7 @@ class Service:
             platform=self.platform,
             memory=PaidMemory(self.memory, lambda: self.collections[id].root),
             clock=self.clock,
-            log=self.log,
+            log=self.collection_log,
             max_group_selections=self.limits.max_group_selections,
             on_gone=partial(self._forget_collection, id, charge),
             in_turn=partial(self.reactor.in_turn, charge.account.user),
@@ -363,6 +367,14 @@ class Service:
         finally:
             channel.take()
 
+    def koid_of(self, client_end: Handle) -> int | None:
+        """Return the number of the server end at the other side, if that is one of this daemon's."""
+        channel = Channel(client_end.fileno())
+        try:
+            return self._koid(channel.peer_name())
+        finally:
+            channel.take()
+
     def why_unknown(self, client_end: Handle) -> str:
         """Return what may be the reason why :meth:`find_token` finds nothing."""
         channel = Channel(client_end.fileno())
@@ -387,10 +399,12 @@ class Service:
             channel.take()
 
     def _named(self, name: bytes) -> Token | None:
+        koid = self._koid(name)
+        return None if koid is None else self.tokens.get(koid)
+
+    def _koid(self, name: bytes) -> int | None:
         koid = name.removeprefix(self._prefix)
-        if koid == name or not koid.isdigit():
-            return None
-        return self.tokens.get(int(koid))
+        return int(koid) if koid != name and koid.isdigit() else None
 
 
 def is_event(handle: Handle) -> bool:

@@ -76,11 +76,10 @@ class EndedCollections:
     def __iter__(self) -> Iterator[EndedCollection]:
         return iter(self._ring)
 
-    def add(self, collection: LogicalBufferCollection) -> None:
+    def add(self, ended: EndedCollection) -> None:
         """Keep a collection that has just ended."""
         if not self._most:
             return
-        ended = EndedCollection.of(collection)
         self._ring.appendleft(ended)
         self._weight += ended.weight
         if len(self._ring) > self._most:

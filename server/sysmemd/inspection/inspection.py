@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
-from sysmem_protocol import __version__
+from sysmem_protocol import __version__, inspector
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import Error
 
@@ -17,12 +17,17 @@ from ..channels import Service
 from ..channels.connection import Failed
 from ..documents import Document
 from ..threads import Ask, ask_here
-from ..users import User
+from ..tree import LogicalBufferCollection
+from ..users import Account, User
 from . import explanation
-from .answers import document, user_names
-from .ended import EndedCollections
-from .snapshot import Daemon, Json, Snapshot
+from .answers import document, encoded, user_names
+from .ended import EndedCollection, EndedCollections
+from .snapshot import Daemon, Json, Snapshot, rfc_3339
+from .tracing import Events, SaidLog
+from .watchers import Watcher
 
+#: What a watcher's first event has of the snapshot fits this.
+SMALL_BYTES: Final = 32 * 1024
 #: Called with what is asked for, or why it can't be had.
 Done: TypeAlias = Callable[[Handle | Failed], None]
 
@@ -48,7 +53,7 @@ class Inspection:
     ) -> None:
         """`ask` asks for names of users, which may come from another machine."""
         ended = EndedCollections(service.inspect.ended)
-        service.on_ended = ended.add
+        service.on_ended = self._ended
         self.daemon = Daemon(
             service=service,
             ended=ended,
@@ -57,6 +62,9 @@ class Inspection:
             started=time.time(),
             began=service.clock.now(),
         )
+        self.events = Events(self.daemon)
+        service.tracer = self.events
+        service.collection_log = SaidLog(service.log, self.events)
         self._in_turn = service.reactor.in_turn
         self._ask_for = ask
         self._jobs: deque[tuple[object, _Job]] = deque()
@@ -93,6 +101,39 @@ class Inspection:
         if ended is None:
             raise _unknown(id)
         return explanation.about_ended(ended, daemon.wall_time, platform)
+
+    def watch(
+        self, server_end: Handle, account: Account, request: inspector.InspectorWatchRequest
+    ) -> None:
+        """Tell a client from now on what happens; owns `server_end`.
+
+        Raises :class:`.Exceeded` if its user may have no more watchers, and :class:`.Refused` for an end that can't be
+        served.
+        """
+        service = self.daemon.service
+        _, channel = service.name_server_end(server_end)
+        watcher = Watcher(service, channel, account, request)
+        self.events.add(watcher)
+        self._in_turn(account.user, partial(self._begin, watcher))
+
+    def _begin(self, watcher: Watcher) -> None:
+        snapshot: Json = {}
+        for details in (True, False):
+            snapshot = Snapshot(self.daemon, watcher.only, details=details).gather()
+            size = sum(map(len, encoded(snapshot)))
+            if size <= SMALL_BYTES:
+                break
+        else:
+            snapshot = {key: snapshot[key] for key in ("schema", "daemon", "totals")}
+        at = rfc_3339(time.time(), "microseconds")
+        first = b"".join(encoded({"event": "watching", "at": at, "snapshot": snapshot}))
+        watcher.begin(first.decode())
+
+    def _ended(self, collection: LogicalBufferCollection) -> None:
+        ended = EndedCollection.of(collection)
+        self.daemon.ended.add(ended)
+        if self.events.active:
+            self.events.ended(self.daemon.told(ended))
 
     def _ask(self, key: object, make: Callable[[], Json], user: User, done: Done) -> None:
         for other, job in self._jobs:

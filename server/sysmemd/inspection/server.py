@@ -70,6 +70,10 @@ class InspectorServer:
             lambda made: inspector.InspectorSnapshotResponse(snapshot=made),
         )
 
+    def watch(self, request: inspector.InspectorWatchRequest) -> None:
+        assert request.watcher is not None
+        self._inspection.watch(request.watcher.move(Handle), self.account, request)
+
     def explain(self, request: inspector.InspectorExplainRequest) -> Deferred:
         id, user = request.buffer_collection_id, self.account.user
         assert id is not None

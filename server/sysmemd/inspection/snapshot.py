@@ -74,10 +74,24 @@ class Daemon:
         """Return a collection that lives, or that has ended while buffers of it exist."""
         return self.service.collections.get(id) or self.service.lingering.get(id)
 
+    def told(self, ended: EndedCollection) -> Json:
+        """Return what is told of a collection that has ended."""
+        return {
+            "id": ended.id,
+            "name": ended.name,
+            "ended": self.wall_time(ended.at),
+            "how": "released" if ended.released else "failed",
+            "cause": ended.cause,
+            "node": ended.node,
+            "client_name": ended.client_name,
+            "line": ended.line,
+            "error": ended.error,
+        }
 
-def rfc_3339(seconds: float) -> str:
-    """Return a time since the epoch as text, in UTC with milliseconds."""
-    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+def rfc_3339(seconds: float, to: str = "milliseconds") -> str:
+    """Return a time since the epoch as text, in UTC."""
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec=to)
     return text.replace("+00:00", "Z")
 
 
@@ -119,7 +133,9 @@ class Snapshot:
             "users": [self._user(uid, self._users[uid]) for uid in sorted(self._users)],
             "connections": connections,
             "collections": collections,
-            "ended": [self._ended(one) for one in self._daemon.ended if self._id in (None, one.id)],
+            "ended": [
+                self._daemon.told(one) for one in self._daemon.ended if self._id in (None, one.id)
+            ],
         }
 
     # --- the daemon ---------------------------------------------------------------------------------------------------
@@ -245,19 +261,6 @@ class Snapshot:
             "outcome": "success" if isinstance(outcome, Allocated) else outcome and outcome.name,
             "age_s": self._seconds(node.created),
             "queued": server.connection.queued,
-        }
-
-    def _ended(self, ended: EndedCollection) -> Json:
-        return {
-            "id": ended.id,
-            "name": ended.name,
-            "ended": self._daemon.wall_time(ended.at),
-            "how": "released" if ended.released else "failed",
-            "cause": ended.cause,
-            "node": ended.node,
-            "client_name": ended.client_name,
-            "line": ended.line,
-            "error": ended.error,
         }
 
 

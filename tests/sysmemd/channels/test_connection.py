@@ -30,6 +30,7 @@ from sysmemd.channels.connection import (
     Deferred,
     Failed,
     Refused,
+    Tracer,
 )
 from sysmemd.config import Limits
 from sysmemd.pause import Holder
@@ -119,6 +120,7 @@ class Line:
             new_users().open_account(Peer(os.getpid(), STRANGER, STRANGER)),
             number=1,
             since=0,
+            tracer=Tracer(),
             reactor=self.reactor,
             limits=limits,
             log=self.log,

@@ -15,7 +15,7 @@ from sysmem_protocol.inspector import (
 )
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.sysmem2 import Error
-from sysmemd.config import InspectSection
+from sysmemd.config import InspectSection, Limits
 from sysmemd.inspection import Inspection, InspectorServer
 from sysmemd.ports import Peer
 
@@ -27,8 +27,8 @@ _decoder = codec.Decoder()
 class Look:
     """A bench with an Inspector."""
 
-    def __init__(self, inspect: InspectSection | None = None) -> None:
-        self.bench = Bench(inspect=inspect)
+    def __init__(self, inspect: InspectSection | None = None, limits: Limits | None = None) -> None:
+        self.bench = Bench(limits=limits, inspect=inspect)
         self.inspection = Inspection(self.bench.service)
         self.client = self.connect()
 
