@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -31,13 +31,18 @@ def user_process(uid: int, gid: int, *command: str, processes: int | None = None
 
 
 @contextmanager
-def as_user(uid: int) -> Iterator[None]:
-    """Have what this process connects to take it for another user's: the kernel notes the effective user then."""
-    gid = os.getegid()
-    os.setegid(uid)
-    os.seteuid(uid)
+def as_user(uid: int, gid: int | None = None, groups: Sequence[int] = ()) -> Iterator[None]:
+    """Have what this process connects to take it for another user's: the kernel notes who it is then."""
+    before = os.geteuid(), os.getegid(), os.getgroups()
+    _become(uid, uid if gid is None else gid, groups)
     try:
         yield
     finally:
-        os.seteuid(0)
-        os.setegid(gid)
+        _become(*before)
+
+
+def _become(uid: int, gid: int, groups: Sequence[int]) -> None:
+    os.seteuid(0)
+    os.setgroups(groups)
+    os.setegid(gid)
+    os.seteuid(uid)

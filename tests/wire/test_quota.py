@@ -226,3 +226,27 @@ def test_two_users_can_not_be_starved_of_descriptors_by_one(
                 bystander = Bystander(wire)
             bystander.assert_unharmed()
     daemon.assert_nothing_leaked()
+
+
+def test_who_may_not_connect_is_closed_and_others_are_served(
+    start_open: Callable[..., Daemon],
+) -> None:
+    """By user, by the group that the process runs as, and by one of its others."""
+    daemon = start_open(f"[access]\nallow_users = [0, {QUIET}]\nallow_groups = [3001, 3002]")
+    with Wire(daemon.runtime_dir) as wire:
+        for uid, gid, groups, allowed in (
+            (QUIET, QUIET, [], True),
+            (GREEDY, GREEDY, [], False),
+            (GREEDY, 3001, [], True),
+            (GREEDY, GREEDY, [44, 3002], True),
+            (GREEDY, GREEDY, [44, 45], False),
+        ):
+            with as_user(uid, gid, groups):
+                allocator = wire.connect()
+            if allowed:
+                allocator.sync()
+            else:
+                with pytest.raises(PeerClosed):
+                    allocator.sync()
+    line = refused(daemon, "access")
+    assert line["value"] == f"users [0, {QUIET}], groups [3001, 3002]"
