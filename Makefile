@@ -28,8 +28,7 @@ types: $(READY)
 		MYPYPATH=$$(dirname $$example) $(BIN)/mypy $$(dirname $$example) || exit 1; \
 	done
 
-pyright: $(READY)  ## install pyright, and check the public interface, the README and the examples with it
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group pyright
+pyright: $(VENV)/.pyright  ## check the public interface, the README and the examples with pyright too
 	$(BIN)/python -m pytest tests/typed
 
 coverage: $(READY)  ## the tests once more, and the lines and branches that none of them ran
@@ -61,6 +60,10 @@ $(DEMO_READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --disable-pip-version-check --group demo --editable .
+	touch $@
+
+$(VENV)/.pyright: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group pyright
 	touch $@
 
 clean:

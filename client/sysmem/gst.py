@@ -23,11 +23,11 @@ try:
     for _name in ("Gst", "GstAllocators", "GstVideo"):
         gi.require_version(_name, "1.0")
     from gi.repository import Gst, GstAllocators, GstVideo
-except (ImportError, ValueError) as error:
+except (ImportError, ValueError) as _missing:
     raise ImportError(
         "sysmem.gst needs the system's GStreamer for Python: on Debian, apt-get install python3-gst-1.0"
         " gir1.2-gst-plugins-base-1.0, and a virtual environment with --system-site-packages"
-    ) from error
+    ) from _missing
 
 __all__ = ["Gst", "caps", "fill", "wrap"]
 

@@ -30,7 +30,7 @@ WAIT = 30.0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="gstreamer", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="gstreamer", description=str(__doc__).splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("gstreamer.png"), help="the last frame")
     parser.add_argument("--runtime-dir", help="of a running daemon; by default one of its own")
     arguments = parser.parse_args()

@@ -136,7 +136,7 @@ def summary(cls: type) -> str:
 #: A longer signature gets a line for each parameter.
 _MAX_WIDTH = 80
 #: What stands before the names of types and of type variables, and around those that are text.
-_MODULES = re.compile(r"['~]|\b(?:\w+\.)+(?=\w)")
+_MODULES = r"['~]|\b(?:\w+\.)+(?=\w)"
 
 
 class FieldsSignature:
@@ -175,7 +175,7 @@ class _Signature(inspect.Signature):
     """A signature in lines that aren't too long, and with types that don't say which modules they are from."""
 
     def __str__(self) -> str:
-        shown = [_MODULES.sub("", str(parameter)) for parameter in self.parameters.values()]
+        shown = [re.sub(_MODULES, "", str(parameter)) for parameter in self.parameters.values()]
         if any(p.kind is inspect.Parameter.KEYWORD_ONLY for p in self.parameters.values()):
             shown.insert(0, "*")
         line = f"({', '.join(shown)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import importlib
 import inspect
@@ -28,7 +29,8 @@ def modules() -> Iterator[ModuleType]:
     yield sysmem
     for found in pkgutil.walk_packages(sysmem.__path__, "sysmem."):
         if not re.search(r"\._|\.__main__", found.name) and found.name not in APART:
-            yield importlib.import_module(found.name)
+            with contextlib.suppress(ImportError):  # it needs what isn't installed here (GStreamer)
+                yield importlib.import_module(found.name)
 
 
 def members(cls: type) -> Iterator[tuple[str, Any]]:

@@ -79,9 +79,7 @@ def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {root: [] for root in roots}
     for each in pyright("--project", directory)["generalDiagnostics"]:
         file = Path(each["file"]).relative_to(directory)
-        # What isn't installed here (GStreamer) can't be checked.
-        apart = each.get("rule") == "reportMissingImports" and '"sysmem' not in each["message"]
-        if each["severity"] == "error" and not apart:
+        if each["severity"] == "error":
             line = each["range"]["start"]["line"] + 1
             found[file.parts[0]].append(f"{file.name}:{line}: {each['message']}")
     return found
@@ -89,6 +87,8 @@ def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("checked", ["readme", "public", *(path.name for path in EXAMPLES)])
 def test_basic_mode_finds_no_error(errors: dict[str, list[str]], checked: str) -> None:
+    if checked == "gstreamer":
+        pytest.importorskip("gi", reason="GStreamer isn't installed, whose types the example uses")
     assert errors[checked] == []
 
 

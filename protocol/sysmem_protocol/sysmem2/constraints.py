@@ -4,8 +4,6 @@ Every field may be left out. Each docstring tells what an un-set field means, an
 several participants. What comes out is a range: the application picks the size of its images from it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Requests and responses: the tables that the methods of :mod:`.interfaces` send and answer with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated
 

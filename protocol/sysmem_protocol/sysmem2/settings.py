@@ -4,8 +4,6 @@ A field that the daemon always sets has no `None` in its type. The classes of VM
 choice: `VmoBuffer[Vmo, EventPair]`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Generic
 
