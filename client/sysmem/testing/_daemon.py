@@ -24,6 +24,7 @@ from sysmemd.testing import Faults, tested
 
 from .. import Allocator
 from .._connect import hello
+from ._faults import OwnFaults
 from ._negotiate import Configuration, configuration
 
 #: A log line: `event`, `level`, and the fields of the event.
@@ -75,8 +76,10 @@ class Core:
 class Daemon:
     """A daemon that runs in this trio loop."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(
+        self, core: Any
+    ) -> None:  # a Core: types of the daemon's own are none of the interface
+        self._core: Core = core
 
     @property
     def log(self) -> list[LogEntry]:
@@ -84,7 +87,7 @@ class Daemon:
         return self._core.log
 
     @property
-    def faults(self) -> Faults:
+    def faults(self) -> OwnFaults:
         """What the daemon is to do wrong. System calls that fail do so for the whole process."""
         return self._core.faults
 

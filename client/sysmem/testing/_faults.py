@@ -7,7 +7,7 @@ import errno as numbers
 import json
 import os
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sysmem_protocol.explained import Allocator
 from sysmem_protocol.inspector import Inspector
@@ -44,6 +44,34 @@ _INTERFACES: Final = (
 METHODS: Final = frozenset(str(m) for each in _INTERFACES for m in each.methods.values())
 #: How long the daemon may take to answer, in seconds.
 _PATIENCE_SECONDS: Final = 20.0
+
+
+class OwnFaults(Protocol):
+    """What a daemon in this process is to do wrong, from each call on; see :class:`Faults`."""
+
+    def refuse_next_allocation(self, error: Error | str = ..., times: int = ...) -> None:
+        """Let the next allocations that would succeed fail with an error."""
+
+    def delay(self, method: str, seconds: float) -> None:
+        """Process each message of a method late, as "BufferCollection.SetConstraints"; 0 seconds end that."""
+
+    def close(self, client_name: str) -> int:
+        """Close all channels of a client, as if it had broken the protocol; how many it had."""
+
+    def fail_syscall(self, name: str, errno: int | str, times: int = ...) -> None:
+        """Let system calls of this process fail, by the number or the name of an error; with `times` 0 all from now on.
+
+        Raises `KeyError` for a system call that can't be made to fail.
+        """
+
+    def heap_limit(self, type: str, max_bytes: int | None) -> None:
+        """Change how many bytes a heap has, None for no bound. Raises `KeyError` for a heap that isn't configured."""
+
+    def end_at(self, client_name: str, message: int, end: End) -> None:
+        """End the process that connects with a name, after its message with this number, from 1."""
+
+    def clear(self) -> None:
+        """Undo all of that: nothing more fails, is late or ends. Limits of heaps stay."""
 
 
 class Faults:

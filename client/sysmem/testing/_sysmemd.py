@@ -86,9 +86,9 @@ class Sysmemd:
         self.runtime_dir = runtime_dir
         self.log_path = log_path
         self._start = start
-        self.process = start()
+        self.process: Process = start()
         #: What the daemon is to do wrong, and how it ends and comes back.
-        self.faults = DaemonFaults(self)
+        self.faults: DaemonFaults = DaemonFaults(self)
         self._held_at_start = self._held()
 
     def start(self) -> None:

@@ -13,7 +13,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 import trio.abc
@@ -32,8 +32,8 @@ T = TypeVar("T")
 class Daemon:
     """A daemon that runs in a thread of this process. Its methods may be called from any thread."""
 
-    def __init__(self, core: Core, token: trio.lowlevel.TrioToken) -> None:
-        self._core = core
+    def __init__(self, core: Any, token: trio.lowlevel.TrioToken) -> None:  # as in _daemon
+        self._core: Core = core
         self._token = token
 
     @property
