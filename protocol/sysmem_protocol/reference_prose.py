@@ -40,7 +40,9 @@ The runtime directory is the first that applies:
 2. `$XDG_RUNTIME_DIR/sysmem`;
 3. `{SYSTEM_RUNTIME_DIR}`.
 
-The sockets exist when the daemon is ready.
+A client that was told no directory tries each of the other places in this order, and uses the first one where a socket
+accepts its connection. So the programs of a login session, for which `XDG_RUNTIME_DIR` is set, find the daemon of the
+system. The sockets exist when the daemon is ready.
 """
 
 CHANNELS = """\

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from typing import Any, assert_type
 
 import numpy
@@ -125,6 +127,26 @@ async def the_async_face() -> None:
             either: sysmem.EventPair = event
             await either.wait_closed()
     assert_type(await sysmem.connect(), sysmem.Allocator)
+
+
+def tokens_are_passed_on(sock: socket.socket, pipe: Connection, wait: float | None) -> None:
+    with blocking.connect(wait=wait) as allocator:
+        token = assert_type(allocator.take("camera", timeout=1), blocking.BufferCollectionToken)
+        token.send(pipe, timeout=1)
+        token, data = blocking.BufferCollectionToken.receive(sock.fileno())
+        assert_type(data, bytes)
+        allocator.offer("camera", assert_type(token, blocking.BufferCollectionToken), to=1000)
+
+
+async def tokens_are_passed_on_by_tasks(sock: socket.socket, wait: float | None) -> None:
+    async with sysmem.connect(wait=wait) as allocator:
+        assert_type(allocator, sysmem.Allocator)
+        token = assert_type(await allocator.take("camera"), sysmem.BufferCollectionToken)
+        await token.send(sock, memoryview(b"data"))
+        token, data = await sysmem.BufferCollectionToken.receive(sock)
+        assert_type(data, bytes)
+        await allocator.offer("camera", assert_type(token, sysmem.BufferCollectionToken))
+    assert_type(await sysmem.connect(wait=5), sysmem.Allocator)
 
 
 def the_blocking_face_is_an_attribute_too(allocator: blocking.Allocator) -> None:

@@ -172,7 +172,9 @@ class Allocator(ChannelObject):
                     f"nobody took the token that is on offer as {name!r} in time",
                 )
         except SysmemError as error:
-            raise SysmemError(error.error, _offer_refused(error.error, name)) from None
+            raise SysmemError(
+                error.error, _offer_refused(error.error, name) or error.reason
+            ) from None
         finally:
             self._meetings.discard(meeting)
             meeting.close()
