@@ -32,7 +32,7 @@ from ..memory import Buffers, Memory, attenuation_is_advisory
 from ..ports import ClientInfo, Clock, Log
 from ..quota import Kind
 from ..refusals import Refusals
-from ..tree import LogicalBufferCollection, Node, NodeChannel, NodeData
+from ..tree import LogicalBufferCollection, Node, NodeChannel, NodeData, WhoHas
 from ..users import Account, Charge, OverLimitError, Users
 from .connection import Connection, Reactor, Refused, Server, Tracer
 from .meetings import Meetings
@@ -196,6 +196,8 @@ class Service:
         #: Told what comes and goes on channels, which nodes are served, and what collections say.
         self.tracer = Tracer()
         self.collection_log = log
+        #: Finds the processes that others wait for.
+        self.who_has: WhoHas = lambda _, then: then({})
         self._report: tuple[str, Document] | None = None
         self.node_refs = NodeRefs()
         self.meetings = Meetings(self.find_token, self.why_unknown)
@@ -268,6 +270,7 @@ class Service:
             max_group_selections=self.limits.max_group_selections,
             on_gone=partial(self._forget_collection, id, charge),
             in_turn=partial(self.reactor.in_turn, charge.account.user),
+            who_has=lambda nodes, then: self.who_has(nodes, then),
         )
         self.collections[id] = collection
         self.parties[id] = Party(charge.account, set())
@@ -401,6 +404,11 @@ class Service:
     def _named(self, name: bytes) -> Token | None:
         koid = self._koid(name)
         return None if koid is None else self.tokens.get(koid)
+
+    @property
+    def name_prefix(self) -> bytes:
+        """How the names of all server ends begin; a koid follows."""
+        return self._prefix
 
     def _koid(self, name: bytes) -> int | None:
         koid = name.removeprefix(self._prefix)

@@ -22,6 +22,7 @@ from ..users import Account, User
 from . import explanation
 from .answers import document, encoded, user_names
 from .ended import EndedCollection, EndedCollections
+from .holders import HolderSearch
 from .snapshot import Daemon, Json, Snapshot, rfc_3339
 from .tracing import Events, SaidLog
 from .watchers import Watcher
@@ -65,6 +66,7 @@ class Inspection:
         self.events = Events(self.daemon)
         service.tracer = self.events
         service.collection_log = SaidLog(service.log, self.events)
+        service.who_has = HolderSearch(service.name_prefix, ask).who_has
         self._in_turn = service.reactor.in_turn
         self._ask_for = ask
         self._jobs: deque[tuple[object, _Job]] = deque()

@@ -9,7 +9,7 @@ from .collection import LogicalBufferCollection
 from .data import Cause, CollectionData, Failure, NodeData
 from .node import Node
 from .outcome import Allocated, Attempt, RefusedSelection
-from .ports import BufferMaker, Buffers, Misuse, NodeChannel, NotInCollection
+from .ports import BufferMaker, Buffers, Misuse, NodeChannel, NotInCollection, WhoHas
 from .state import Isolation, NodeKind, State
 from .trackings import MAX_NODE_TRACKINGS
 
@@ -32,4 +32,5 @@ __all__ = [
     "NotInCollection",
     "RefusedSelection",
     "State",
+    "WhoHas",
 ]

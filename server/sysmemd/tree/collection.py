@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cmp_to_key, partial
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from .engine import DEFAULT_ENGINE, Engine
 from .failure import fail
 from .node import Node
 from .overdue import Overdue
-from .ports import BufferMaker, Buffers, Level, NodeChannel
+from .ports import BufferMaker, Buffers, Level, NodeChannel, WhoHas
 from .selection import Snapshot
 from .walk import all_children, allocated_children, breadth_first, compare_breadth_first
 
@@ -42,13 +42,14 @@ class LogicalBufferCollection(CollectionData):
         on_gone: Callable[[], None] = lambda: None,
         engine: Engine = DEFAULT_ENGINE,
         in_turn: Callable[[Callable[[], None]], None] = lambda work: work(),
+        who_has: WhoHas = lambda _, then: then({}),
     ) -> None:
         """A collection whose root is a token served on `channel` by `client`.
 
         For AllocateNonSharedCollection, `root.bind` the same channel at once. `id` is never reused in a boot of the
         machine. `on_gone` is called once, when the last node has left the tree. `engine` aggregates constraints; the
         daemon's own unless a test says otherwise. `in_turn` calls, now or later, what may take long and isn't part of
-        the processing of a message.
+        the processing of a message. `who_has` finds the processes that are waited for.
         """
         super().__init__(id, engine, clock)
         self.platform = platform
@@ -63,6 +64,7 @@ class LogicalBufferCollection(CollectionData):
         self._to_attempt: deque[PrunedSubtree] = deque()
         self._memory = memory
         self._in_turn = in_turn
+        self._who_has = who_has
         self._log = log.bind(collection_id=id)
         self._on_gone = on_gone
         self.overdue = Overdue(clock, lambda seconds: in_turn(partial(self._warn_overdue, seconds)))
@@ -268,13 +270,15 @@ class LogicalBufferCollection(CollectionData):
             fail(self.root, Cause.NO_STRONG_HANDLES)
 
     def _warn_overdue(self, seconds: float) -> None:
-        self.say(
-            Level.WARNING,
-            "allocation is taking a while",
-            self.root,
-            seconds=seconds,
-            **describe.waiting_for(self.root),
-        )
+        fields = {"seconds": seconds, **describe.waiting_for(self.root)}
+        waited_for = describe.waited_for(self.root)
+
+        def warn(processes: Mapping[int, str]) -> None:
+            if held_by := describe.held_by(waited_for, processes):
+                fields["held_by"] = held_by
+            self.say(Level.WARNING, "allocation is taking a while", self.root, **fields)
+
+        self._who_has(waited_for, warn)
 
 
 def _in_order(subtrees: list[PrunedSubtree]) -> list[PrunedSubtree]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from ..pause import giving_way
@@ -74,6 +75,22 @@ def waiting_for(root: NodeData) -> dict[str, Any]:
         "collections_with_constraints": with_constraints,
         "groups_without_all_children": groups,
     }
+
+
+def waited_for(root: NodeData) -> list[NodeData]:
+    """The nodes that hold up the initial allocation."""
+    return [
+        node for node in giving_way(depth_first(root, joined_children)) if node.state not in READY
+    ]
+
+
+def held_by(nodes: Iterable[NodeData], processes: Mapping[int, str]) -> list[str]:
+    """Say which processes have the client ends of nodes, of those for which that is known."""
+    return [
+        f"{node.kind.value} {node.number}: {processes[node.number]}"
+        for node in nodes
+        if node.number in processes
+    ]
 
 
 def is_group(node: NodeData) -> bool:

@@ -8,8 +8,8 @@ a `BufferMaker`, which may be done at once.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from sysmem_protocol.sysmem2 import SingleBufferSettings
 
@@ -50,6 +50,14 @@ class NodeChannel(Protocol):
 
     def close(self) -> None:
         """The node has failed, or its client closed it after Release: the channel ends."""
+        ...
+
+
+class WhoHas(Protocol):
+    """Finds the processes that have the client ends of nodes now."""
+
+    def __call__(self, nodes: Sequence[Any], then: Callable[[Mapping[int, str]], None], /) -> None:
+        """Call `then`, now or later, with what is found, by the nodes' numbers."""
         ...
 
 

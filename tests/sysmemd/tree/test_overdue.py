@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 import pytest
 
 from sysmemd.ports import ClientInfo
@@ -33,6 +35,22 @@ def test_five_seconds_after_creation_then_once_more_thirty_seconds_later(world: 
     assert times(world) == [5, 35]
     assert {line.level for line in warnings(world)} == {"warning"}
     assert not world.clock.pending
+
+
+def test_a_warning_names_the_processes_that_are_waited_for(world: World) -> None:
+    child = world.token(world.root)
+    world.ready(world.root)
+    asked: list[object] = []
+
+    def who_has(nodes: Sequence[object], then: Callable[[Mapping[int, str]], None], /) -> None:
+        asked.extend(nodes)
+        then({child.number: "camera (12)", 4711: "somebody else"})
+
+    world.collection._who_has = who_has
+    world.clock.advance(5)
+    assert asked == [child]
+    [line] = warnings(world)
+    assert line.fields["held_by"] == ["token 2: camera (12)"]
 
 
 def test_a_client_can_move_the_first_warning(world: World) -> None:

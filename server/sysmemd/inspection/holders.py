@@ -1,0 +1,73 @@
+"""Which processes have the client ends of nodes now, where the daemon may look.
+
+A token is passed on, so the process that others wait for can be another one than that which made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeAlias
+
+from sysmem_protocol.processes import find_holders, named_sockets
+
+from ..channels.nodes import NodeServer
+from ..text import printable
+from ..threads import Ask
+from ..tree import NodeData
+
+#: Called with the processes that have the client ends of nodes, by the nodes' numbers.
+Then: TypeAlias = Callable[[Mapping[int, str]], None]
+
+
+class HolderSearch:
+    """Searches for processes, in a thread: one search at a time, for all who have asked by then."""
+
+    def __init__(self, prefix: bytes, ask: Ask) -> None:
+        """`prefix` is how the names of all server ends begin."""
+        self._prefix = prefix
+        self._ask = ask
+        self._waiting: list[tuple[dict[int, int], Then]] = []
+        self._busy = False
+
+    def who_has(self, nodes: Sequence[NodeData], then: Then) -> None:
+        """Call `then`, now or later, with the processes that have these nodes' client ends, as far as found."""
+        servers = [node.channel for node in nodes]
+        koids = {
+            server.koid: server.node.number for server in servers if isinstance(server, NodeServer)
+        }
+        self._waiting.append((koids, then))
+        self._next()
+
+    def _next(self) -> None:
+        if self._busy or not self._waiting:
+            return
+        self._busy = True
+        waiting, self._waiting = self._waiting, []
+        koids = {koid for wanted, _ in waiting for koid in wanted}
+        self._ask(partial(_search, self._prefix, koids), partial(self._found, waiting))
+
+    def _found(
+        self, waiting: list[tuple[dict[int, int], Then]], holders: Mapping[int, str]
+    ) -> None:
+        self._busy = False
+        for koids, then in waiting:
+            then({number: holders[koid] for koid, number in koids.items() if koid in holders})
+        self._next()
+
+
+def _search(prefix: bytes, koids: set[int]) -> dict[int, str]:
+    """The processes that have the other ends of server ends with these numbers."""
+    try:
+        inodes = {
+            inode: koid
+            for name, inode in named_sockets(prefix).items()
+            if (koid := int(name.removeprefix(prefix))) in koids
+        }
+        found = find_holders(set(inodes)).holdings
+    except (OSError, ValueError):
+        return {}  # this kernel, or a sandbox, doesn't tell
+    return {
+        inodes[inode]: ", ".join(dict.fromkeys(printable(str(each.process)) for each in holdings))
+        for inode, holdings in found.items()
+    }
