@@ -42,7 +42,7 @@ from .ports import Log, Peer
 from .quota import Exceeded, Kind, descriptors_for_one
 from .sockets import Permissions
 from .threads import Threads, ask_here
-from .turns import Turns
+from .turns import Queue, Turns
 from .users import User
 
 #: What accepting fails with when there was nothing, or nobody any more, to accept.
@@ -90,8 +90,10 @@ class TrioReactor:
     user for one slice at a time (:class:`sysmemd.turns.Turns`).
     """
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, queue: Queue) -> None:
+        """`queue` tells who else waits for a turn."""
         self._nursery = nursery
+        self._queue = queue
         self._turns: dict[User, Turns] = {}
         self.closed_one = trio.Event()
 
@@ -147,7 +149,7 @@ class TrioReactor:
     def _turns_of(self, user: User) -> Turns:
         turns = self._turns.get(user)
         if turns is None:
-            turns = self._turns[user] = Turns()
+            turns = self._turns[user] = Turns(self._queue)
             self._nursery.start_soon(self._serve, user, turns)
         return turns
 
@@ -215,6 +217,7 @@ class Serving:
         inspection: Inspection,
         reactor: TrioReactor,
         nursery: trio.Nursery,
+        queue: Queue,
         config: Config,
         parts: Parts,
     ) -> None:
@@ -223,6 +226,7 @@ class Serving:
         self._services = parts.services
         self._reactor = reactor
         self._nursery = nursery
+        self._queue = queue
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._descriptors = descriptors_for_one(limit, len(os.listdir("/proc/self/fd")))
         self.reconfigure(config)
@@ -242,8 +246,10 @@ class Serving:
 
         def stop() -> None:
             scope.cancel()
+            self._queue.leave(listener.fileno())
             trio.lowlevel.notify_closing(listener)
 
+        self._queue.enter(listener.fileno())
         self._nursery.start_soon(accept)
         return stop
 
@@ -308,8 +314,11 @@ async def serving(
             log=log,
         )
         stack.callback(memory.close)
+        queue = Queue()
+        stack.callback(queue.close)
+        queue.enter(memory.fileno())
         async with trio.open_nursery() as nursery:
-            reactor = TrioReactor(nursery)
+            reactor = TrioReactor(nursery, queue)
             service = Service(
                 limits=config.limits,
                 platform=platform(config),
@@ -328,7 +337,7 @@ async def serving(
             try:
                 nursery.start_soon(clock.run)
                 nursery.start_soon(_follow_memory, memory, log)
-                yield Serving(service, inspection, reactor, nursery, config, parts)
+                yield Serving(service, inspection, reactor, nursery, queue, config, parts)
             except BaseException as error:
                 raised = error  # the nursery would wrap it
             finally:

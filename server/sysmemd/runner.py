@@ -19,26 +19,23 @@ class Runner:
     def __init__(
         self,
         work: Callable[[Runner], object],
-        now: Callable[[], int],
+        is_over: Callable[[], bool],
         on_idle: Callable[[Runner], None],
     ) -> None:
-        """`work` is called with this runner in its first slice; `now` returns the time in nanoseconds.
+        """`work` is called with this runner in its first slice; `is_over` returns whether the present slice is over.
 
         `on_idle` is called if the work waits for somebody (:meth:`wait_for`) and can go on.
         """
         self._greenlet = greenlet(work)
-        self._now = now
+        self._is_over = is_over
         self._on_idle = on_idle
-        #: When the present slice ends.
-        self.until = 0
         #: Whether the work was interrupted, at :meth:`give_way` or :meth:`wait_for`, and not at :meth:`rest`.
         self.is_paused = False
         #: Whether the work waits for somebody.
         self.waits = False
 
-    def go_on(self, until: int) -> None:
+    def go_on(self) -> None:
         """Do the work until it pauses, rests or ends. What it raises is raised here."""
-        self.until = until
         self.is_paused = False
         before = pause.begin(self)
         try:
@@ -56,7 +53,7 @@ class Runner:
 
     def give_way(self) -> None:
         """See :class:`sysmemd.pause.Sliced`."""
-        if self._now() >= self.until:
+        if self._is_over():
             self.is_paused = True
             self.rest()
 

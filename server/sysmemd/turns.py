@@ -25,8 +25,10 @@ from .channels import Connection
 from .pause import Holder
 from .runner import Runner
 
-#: How long one user is served before the next one is, in nanoseconds.
-SLICE_NS: Final = 1_000_000
+#: How long one user is served at least before somebody else who waits is, in nanoseconds.
+SLICE_NS: Final = 250_000
+#: How long one user is served at most, because those who wait for timers can't be seen.
+MAX_SLICE_NS: Final = 5_000_000
 #: How many messages of one channel are processed before the user's next channel is served.
 RECEIVE_BUDGET: Final = 16
 #: How many ready channels the kernel reports at a time.
@@ -38,15 +40,55 @@ _WRITABLE: Final = select.EPOLLOUT
 _WAKE: Final = select.EPOLLIN | select.EPOLLONESHOT
 
 
+class Queue:
+    """Who waits for a turn: users, connections that aren't accepted yet, news from the kernel."""
+
+    def __init__(self) -> None:
+        """Raises `OSError` if the process has no descriptor left."""
+        self._epoll = select.epoll()
+        #: Those who had a turn and have more to do.
+        self._unfinished: set[int] = set()
+
+    def close(self) -> None:
+        """Forget everybody."""
+        self._epoll.close()
+
+    def enter(self, fd: int) -> None:
+        """Take `fd` for somebody who waits while it is readable. Raises `OSError`."""
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def leave(self, fd: int) -> None:
+        """Forget somebody whose descriptor is about to close."""
+        self._unfinished.discard(fd)
+        if not self._epoll.closed:
+            self._epoll.unregister(fd)
+
+    def had_turn(self, fd: int, *, has_more: bool) -> None:
+        """Note that somebody had a turn, and whether another one is needed."""
+        if has_more:
+            self._unfinished.add(fd)
+        else:
+            self._unfinished.discard(fd)
+
+    def others_wait(self, fd: int) -> bool:
+        """Return whether anybody else than `fd` waits."""
+        if self._unfinished and (len(self._unfinished) > 1 or fd not in self._unfinished):
+            return True
+        return any(waiting != fd for waiting, _ in self._epoll.poll(0, 2))
+
+
 class Turns:
     """The channels of one user, and which of them have something to do."""
 
-    def __init__(self, now: Callable[[], int] = time.monotonic_ns) -> None:
-        """Wait for no channel yet; `now` returns the time in nanoseconds.
+    def __init__(self, queue: Queue, now: Callable[[], int] = time.monotonic_ns) -> None:
+        """Wait for no channel yet. `queue` tells who else waits, `now` returns the time in nanoseconds.
 
         Raises `OSError` if the process has no descriptor left.
         """
+        self._queue = queue
         self._now = now
+        #: When the present slice is over if anybody else waits, and in any case.
+        self._until = self._end = 0
         self._connections: dict[int, Connection] = {}
         #: The events that a channel is waited for, where these are others than :data:`_READABLE`.
         self._masks: dict[int, int] = {}
@@ -64,6 +106,8 @@ class Turns:
         self._interrupted: set[Runner] = set()
         self._paused: deque[Runner] = deque()
         self._interrupted_is_next = False
+        #: Whether there are channels that the kernel hasn't been asked about; messages mostly wait in them already.
+        self._has_new = False
         #: Channels that the kernel reported and that haven't been served since: descriptor and events.
         self._ready: deque[tuple[int, int]] = deque()
         #: Whether the owner waits for :meth:`fileno`.
@@ -72,6 +116,7 @@ class Turns:
         try:
             self._epoll = select.epoll()
             self._epoll.register(self._wake, 0)
+            queue.enter(self._epoll.fileno())
         except OSError:
             os.close(self._wake)
             raise
@@ -96,6 +141,7 @@ class Turns:
         """Give up, and stop waiting. The channels stay open. Idempotent."""
         self.give_up()
         if not self._epoll.closed:
+            self._queue.leave(self._epoll.fileno())
             self._epoll.close()
             os.close(self._wake)
 
@@ -115,6 +161,7 @@ class Turns:
         fd = connection.fileno()
         self._connections[fd] = connection
         self._masks[fd] = 0
+        self._has_new = True
         self._update(connection)
 
     def flush(self, connection: Connection) -> None:
@@ -147,24 +194,36 @@ class Turns:
     def take(self) -> bool:
         """Serve this user for one slice. Returns False if nothing is left to do until `fileno` is readable."""
         self._idle = False
-        until = self._now() + SLICE_NS
+        now = self._now()
+        self._until, self._end = now + SLICE_NS, now + MAX_SLICE_NS
         interrupted_first = self._paused and self._interrupted_is_next
         self._interrupted_is_next = not self._interrupted_is_next
         if interrupted_first:
-            self._go_on(self._paused.popleft(), until)
-        if not interrupted_first or self._now() < until:
+            self._go_on(self._paused.popleft())
+        if not interrupted_first or not self._is_over():
             if self._runner is None:
-                self._runner = Runner(self._serve, self._now, self._can_go_on)
-            self._go_on(self._runner, until)
-        if self._paused and not interrupted_first and self._now() < until:
-            self._go_on(self._paused.popleft(), until)
+                self._runner = Runner(self._serve, self._is_over, self._can_go_on)
+            self._go_on(self._runner)
+        if self._paused and not interrupted_first and not self._is_over():
+            self._go_on(self._paused.popleft())
         more = bool(self._ready or self._to_flush or self._work or self._paused)
+        self._queue.had_turn(self._epoll.fileno(), has_more=more)
         self._idle = not more
         return more
 
-    def _go_on(self, runner: Runner, until: int) -> None:
+    def _is_over(self) -> bool:
+        """Return whether the present slice is over."""
+        now = self._now()
+        if now < self._until:
+            return False
+        if now < self._end and not self._queue.others_wait(self._epoll.fileno()):
+            self._until = now + SLICE_NS
+            return False
+        return True
+
+    def _go_on(self, runner: Runner) -> None:
         try:
-            runner.go_on(until)
+            runner.go_on()
         finally:
             self._interrupted.discard(runner)
         if runner.is_paused:
@@ -178,18 +237,22 @@ class Turns:
         """Do what is to be done, one thing after the other, until this runner isn't needed any more."""
         while True:
             if not self._ready:
+                self._has_new = False
                 self._ready.extend(self._epoll.poll(0, _MAX_EVENTS))
             while self._work or self._to_flush or self._ready:
-                self._serve_next(runner)
+                self._serve_next()
                 if self._runner is not runner:  # it was interrupted in that
                     if self._runner is not None:
                         return
                     self._runner = runner
-                if self._now() >= runner.until:
+                if self._is_over():
                     break
+            else:
+                if self._has_new:
+                    continue
             runner.rest()
 
-    def _serve_next(self, runner: Runner) -> None:
+    def _serve_next(self) -> None:
         if self._work:
             self._work.popleft()()
         elif self._to_flush:
@@ -198,16 +261,16 @@ class Turns:
             fd, events = self._ready.popleft()
             connection = self._connections.get(fd)
             if connection is not None:  # it hasn't closed meanwhile
-                self._serve_connection(connection, events, runner)
+                self._serve_connection(connection, events)
 
-    def _serve_connection(self, connection: Connection, events: int, runner: Runner) -> None:
+    def _serve_connection(self, connection: Connection, events: int) -> None:
         if connection in self._full and events != _READABLE:
             self._flush(connection)
         if not connection.reading:
             self._update(connection)
             return
         for _ in range(RECEIVE_BUDGET):
-            if not connection.receive() or self._now() >= runner.until:
+            if not connection.receive() or self._is_over():
                 return
 
     def _can_go_on(self, runner: Runner) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +26,7 @@ class SlowWork:
 
     def do(self, work: Callable[[], object]) -> None:
         """Do work until it pauses."""
-        self._go_on(Runner(lambda _: work(), lambda: 0, self._paused.append))
+        self._go_on(Runner(lambda _: work(), lambda: False, self._paused.append))
 
     def slow_down(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Have attempts to allocate pause before and after they are worked out."""
@@ -58,6 +57,6 @@ class SlowWork:
         self.go_on()
 
     def _go_on(self, runner: Runner) -> None:
-        runner.go_on(math.inf)  # type: ignore[arg-type] # a slice without an end
+        runner.go_on()
         if runner.is_paused and not runner.waits:
             self._paused.append(runner)

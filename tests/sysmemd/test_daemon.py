@@ -39,6 +39,7 @@ from sysmemd.memory import SYSTEM_RAM
 from sysmemd.pause import give_way
 from sysmemd.sockets import Listeners, StartError
 from sysmemd.tree.choose import Question
+from sysmemd.turns import Queue
 
 from .turns import FakeConnection
 
@@ -150,6 +151,12 @@ async def running(directory: Path, log: Log, config: Config | None = None) -> As
 @pytest.fixture
 def log() -> Log:
     return Log()
+
+
+@pytest.fixture
+def queue() -> Iterator[Queue]:
+    with contextlib.closing(Queue()) as queue:
+        yield queue
 
 
 @pytest.fixture(autouse=True)
@@ -321,8 +328,10 @@ async def test_a_wait_is_answered_by_who_comes_later(tmp_path: Path, log: Log) -
 
 
 @pytest.mark.trio
-async def test_a_user_is_waited_for_as_long_as_it_has_channels(nursery: trio.Nursery) -> None:
-    reactor = TrioReactor(nursery)
+async def test_a_user_is_waited_for_as_long_as_it_has_channels(
+    nursery: trio.Nursery, queue: Queue
+) -> None:
+    reactor = TrioReactor(nursery, queue)
     for _ in range(2):
         with FakeConnection() as first, FakeConnection(first.account) as second:
             reactor.serve(first.connection)
@@ -337,8 +346,10 @@ async def test_a_user_is_waited_for_as_long_as_it_has_channels(nursery: trio.Nur
 
 
 @pytest.mark.trio
-async def test_a_user_may_close_the_last_channel_in_its_turn(nursery: trio.Nursery) -> None:
-    reactor = TrioReactor(nursery)
+async def test_a_user_may_close_the_last_channel_in_its_turn(
+    nursery: trio.Nursery, queue: Queue
+) -> None:
+    reactor = TrioReactor(nursery, queue)
     with FakeConnection() as fake:
         fake.on_receive = lambda: reactor.closing(fake.connection)
         fake.send()
@@ -350,11 +361,12 @@ async def test_a_user_may_close_the_last_channel_in_its_turn(nursery: trio.Nurse
 
 @pytest.mark.trio
 async def test_users_are_served_in_turn(
-    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    nursery: trio.Nursery, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many channels of one user are ready: each user has one slice, then another one."""
-    monkeypatch.setattr("sysmemd.turns.SLICE_NS", 0)  # a message is a slice
-    reactor = TrioReactor(nursery)
+    for bound in ("SLICE_NS", "MAX_SLICE_NS"):
+        monkeypatch.setattr(f"sysmemd.turns.{bound}", 0)  # a message is a slice
+    reactor = TrioReactor(nursery, queue)
     order: list[str] = []
     with contextlib.ExitStack() as stack:
         one = stack.enter_context(FakeConnection(uid=1))
@@ -374,14 +386,14 @@ async def test_users_are_served_in_turn(
 
 @pytest.mark.trio
 async def test_a_user_who_can_not_be_waited_for_is_closed(
-    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    nursery: trio.Nursery, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_turns() -> None:
+    def no_turns(_: Queue) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(daemon, "Turns", no_turns)
     with FakeConnection() as fake:
-        reactor = TrioReactor(nursery)
+        reactor = TrioReactor(nursery, queue)
         reactor.serve(fake.connection)
         assert fake.refusals == ["the daemon can't wait for it: [Errno 24] Too many open files"]
         assert fake.closed
@@ -390,12 +402,12 @@ async def test_a_user_who_can_not_be_waited_for_is_closed(
 
 
 @pytest.mark.trio
-async def test_the_reactor_closes_what_it_serves(nursery: trio.Nursery) -> None:
+async def test_the_reactor_closes_what_it_serves(nursery: trio.Nursery, queue: Queue) -> None:
     """Also after its tasks were cancelled."""
     for cancelled in (False, True):
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as inner:
-                reactor = TrioReactor(inner)
+                reactor = TrioReactor(inner, queue)
                 with FakeConnection() as fake:
                     reactor.serve(fake.connection)
                     await wait_all_tasks_blocked()
@@ -458,7 +470,7 @@ async def accepting(
 
     service: Any = Service()
     service.log = log
-    reactor = TrioReactor(nursery)
+    reactor = TrioReactor(nursery, Queue())
     listener = Listener(*(far if outcome is None else outcome for outcome in outcomes))
     stands_in: Any = listener
     nursery.start_soon(daemon._accept, stands_in, admit, service, reactor)

@@ -14,7 +14,7 @@ import pytest
 from sysmem_protocol.handles import Handle
 from sysmemd import turns
 from sysmemd.pause import give_way, wait_for
-from sysmemd.turns import RECEIVE_BUDGET, Turns
+from sysmemd.turns import RECEIVE_BUDGET, Queue, Turns
 
 from .turns import FakeConnection
 
@@ -29,7 +29,7 @@ class Time:
         return self.now
 
     def slice_passes(self) -> None:
-        self.now += turns.SLICE_NS
+        self.now += turns.MAX_SLICE_NS
 
 
 @pytest.fixture
@@ -38,10 +38,15 @@ def time() -> Time:
 
 
 @pytest.fixture
-def made(time: Time) -> Iterator[Turns]:
-    made = Turns(time)
-    yield made
-    made.close()
+def queue() -> Iterator[Queue]:
+    with contextlib.closing(Queue()) as queue:
+        yield queue
+
+
+@pytest.fixture
+def made(time: Time, queue: Queue) -> Iterator[Turns]:
+    with contextlib.closing(Turns(queue, time)) as made:
+        yield made
 
 
 @pytest.fixture
@@ -159,6 +164,44 @@ def test_a_slice_ends_also_between_answers(
     assert [fake.flushed for fake in fakes] == [1, 0]
     assert not made.take()
     assert [fake.flushed for fake in fakes] == [1, 1]
+
+
+def test_a_slice_is_short_only_if_somebody_else_waits(
+    made: Turns, fake: FakeConnection, time: Time, queue: Queue
+) -> None:
+    def a_while_passes() -> None:
+        time.now += turns.SLICE_NS
+
+    fake.more = True
+    fake.on_receive = a_while_passes
+    fake.send(2)
+    made.take()
+    assert fake.received == 2
+    with contextlib.closing(Turns(queue, time)) as others, FakeConnection() as other:
+        others.serve(other.connection)
+        other.send()
+        fake.send(2)
+        made.take()
+        assert fake.received == 3
+        others.take()
+        made.take()  # now nobody waits but this one
+        assert fake.received == 4
+        others.closing(other.connection)
+
+
+def test_who_has_more_to_do_waits(made: Turns, time: Time, queue: Queue) -> None:
+    def work() -> None:
+        time.slice_passes()
+        give_way()
+
+    assert not queue.others_wait(-1)
+    made.in_turn(work)
+    made.take()
+    assert queue.others_wait(-1)
+    assert not queue.others_wait(made.fileno())
+    while made.take():
+        pass
+    assert not queue.others_wait(-1)
 
 
 def test_a_held_channel_is_left_alone_until_its_holder_is_idle(
@@ -421,11 +464,12 @@ def test_without_descriptors_nothing_is_left_open(monkeypatch: pytest.MonkeyPatc
     def no_epoll() -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
+    queue = Queue()
     before = os.listdir("/proc/self/fd")
     monkeypatch.setattr(select, "epoll", no_epoll)
-    with pytest.raises(OSError, match="Too many"):
-        Turns()
-    assert os.listdir("/proc/self/fd") == before
+    with contextlib.closing(queue), pytest.raises(OSError, match="Too many"):
+        Turns(queue)
+    assert len(os.listdir("/proc/self/fd")) == len(before) - 1
 
 
 def test_closing_is_idempotent_and_leaves_the_channels(made: Turns, fake: FakeConnection) -> None:

@@ -195,6 +195,35 @@ class Deferred:
         return self._connection.gone
 
 
+class _Nobody:
+    """The server of a connection that is closed."""
+
+    interface: ClassVar[type[Interface]] = Interface
+
+    def about(self) -> dict[str, Any]:
+        return {}
+
+    def held_by(self) -> None:
+        """Nobody holds what is closed."""
+
+    changed_by = held_by
+
+    def expect_message(self) -> None:
+        """No message comes."""
+
+    def refuse(self, reason: str) -> None:
+        """What is closed ends no more."""
+
+    def exceeded(self, error: Exceeded) -> None:
+        """What is closed ends no more."""
+
+    def peer_closed(self) -> None:
+        """What is closed ends no more."""
+
+
+_NOBODY = _Nobody()
+
+
 class Connection:
     """The server end of one channel."""
 
@@ -338,6 +367,8 @@ class Connection:
     def _processed(self) -> None:
         self._processing = False
         self._claims -= 1
+        if self.closed and not self._claims:
+            self._server = _NOBODY  # so that both are freed at once
         if self._when_idle:
             callbacks, self._when_idle = self._when_idle, ()
             for callback in callbacks:
@@ -645,11 +676,13 @@ class Connection:
         self.closed = True
         if self._tracer.active:
             self._tracer.closed(self)
-        self._outbox.close()
+        self._outbox.end()
         self._reactor.closing(self)
         self._channel.close()
         if self._charge is not None:
             self._charge.close()
+        if not self._claims:
+            self._server = _NOBODY
 
     def refuse(self, reason: str) -> None:
         """End the channel because its client broke a rule, or can't be served. It gets no more answers."""

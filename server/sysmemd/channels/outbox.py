@@ -84,6 +84,10 @@ class _Entry:
             self.message.close()
 
 
+def _nobody_counts(size: int, descriptors: int) -> None:
+    """What waits is not told to anybody."""
+
+
 class Outbox:
     """The answers of one channel."""
 
@@ -102,7 +106,7 @@ class Outbox:
         channel: Channel,
         max_messages: int,
         max_bytes: int,
-        counted: Callable[[int, int], None] = lambda size, descriptors: None,
+        counted: Callable[[int, int], None] = _nobody_counts,
     ) -> None:
         """Send on `channel`. `counted` is told how many more bytes and descriptors wait, or how many fewer."""
         self._channel = channel
@@ -177,6 +181,11 @@ class Outbox:
             self._count(entry, -1)
             entry.close()
             entry.done()
+
+    def end(self) -> None:
+        """Close for good: nothing is put here any more."""
+        self.close()
+        self._counted = _nobody_counts  # what counts may refer to whom this belongs to
 
     def _append(self, entry: _Entry) -> None:
         self._entries.append(entry)

@@ -14,7 +14,7 @@ from sysmem_protocol.explained import MAX_REASON_BYTES
 from sysmem_protocol.sysmem2 import Error
 
 from ..text import printable
-from ..tree import Attempt, Cause, Failure, NodeData, NodeKind
+from ..tree import Attempt, Cause, Failure, NodeData, NodeKind, Who
 from ..tree.state import READY
 from ..tree.walk import depth_first, joined_children
 
@@ -92,7 +92,7 @@ def missing(node: NodeData) -> str:
 def told(failure: Failure, node: NodeData | None = None, *, names: bool = True) -> str:
     """Return why nodes have failed: for the client of one of them, or (None) for those who see everything."""
     first, reason = failure.first, failure.reason
-    own = first is node
+    own = node is not None and first.number == node.number
     who = "this participant" if own else _who(first) if names else "another participant"
     match failure.cause:
         case Cause.MISUSE:
@@ -124,13 +124,13 @@ def _not_selected(failure: Failure, *, names: bool) -> str:
     return f"{_place(group)} selected {instead}, not {_place(hidden)}"
 
 
-def _who(node: NodeData) -> str:
+def _who(node: NodeData | Who) -> str:
     return f"{_named(node)}, {_place(node)},"
 
 
-def _named(node: NodeData) -> str:
+def _named(node: NodeData | Who) -> str:
     return printable(str(node.client))
 
 
-def _place(node: NodeData) -> str:
+def _place(node: NodeData | Who) -> str:
     return f"{node.kind.value} {node.number}"

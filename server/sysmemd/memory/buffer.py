@@ -96,6 +96,22 @@ class Owner(Protocol):
         ...
 
 
+class _Nobody:
+    """The owner of a buffer that is gone."""
+
+    def label(self) -> dict[str, object]:
+        return {}
+
+    def strong_handles_gone(self) -> None:
+        """There were none."""
+
+    def buffer_gone(self) -> None:
+        """It was told."""
+
+
+_NOBODY = _Nobody()
+
+
 class Buffer:
     """One buffer. See the module's text for its states."""
 
@@ -135,7 +151,7 @@ class Buffer:
         self.heap = heap
         self.hold = Hold.SERVER
         self._vmo = handle
-        self._owner = owner
+        self._owner: Owner = owner
         self._surroundings = surroundings
         self._given = dict.fromkeys(Kind, 0)
         self._weak_clients: dict[int, ClientInfo] = {}
@@ -232,11 +248,13 @@ class Buffer:
         self.close()
         self.heap.delete(self.size)
         self._surroundings.forget(self)
-        self._owner.buffer_gone()
+        owner, self._owner = self._owner, _NOBODY  # which refers to this
+        owner.buffer_gone()
 
     def discard(self) -> None:
         """Let go of a buffer that nobody was given, because the allocation fails."""
         self.hold = Hold.GONE
+        self._owner = _NOBODY
         self._surroundings.reclaimer.close_vmo(self._vmo, lambda: self.heap.delete(self.size))
 
     def close(self) -> None:

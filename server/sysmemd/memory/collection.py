@@ -28,6 +28,10 @@ class DeliveredBuffer:
                 handle.close()
 
 
+def _nothing() -> None:
+    """Nothing is to be said any more."""
+
+
 class Buffers:
     """What one allocation made. It stays of use when its collection has failed, until the last buffer is gone."""
 
@@ -200,7 +204,8 @@ class Buffers:
 
     def _say_no_strong(self) -> None:
         self._cancel_no_strong = None
-        self._on_no_strong()
+        say, self._on_no_strong = self._on_no_strong, _nothing  # it is said once
+        say()
 
     def __repr__(self) -> str:
         return f"<Buffers of {self.collection_id} {self.name!r}: {self.existing} of {self.count} exist>"

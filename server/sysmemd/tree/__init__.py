@@ -6,7 +6,7 @@ attempt does.
 """
 
 from .collection import LogicalBufferCollection
-from .data import Cause, CollectionData, Failure, NodeData
+from .data import Cause, CollectionData, Failure, NodeData, Who
 from .node import Node
 from .outcome import Allocated, Attempt, RefusedSelection
 from .ports import BufferMaker, Buffers, Misuse, NodeChannel, NotInCollection, WhoHas
@@ -32,5 +32,6 @@ __all__ = [
     "NotInCollection",
     "RefusedSelection",
     "State",
+    "Who",
     "WhoHas",
 ]

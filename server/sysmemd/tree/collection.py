@@ -125,6 +125,8 @@ class LogicalBufferCollection(CollectionData):
         self.overdue.cancel()
         self._drop_strong()
         self._on_gone()
+        # What has ended refers to nothing that refers to it, so that it is freed at once.
+        del self.root
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from ..constraints import Allocation, Participant
 from ..ports import ClientInfo, Clock, Closeable
 from .engine import Engine
 from .outcome import Allocated, Attempt
-from .ports import Buffers, Level, NodeChannel
+from .ports import Buffers, Level, NoChannel, NodeChannel
 from .rights import ALL_RIGHTS
 from .state import CONNECTED, RELEASED, Isolation, NodeKind, State
 from .trackings import Trackings
@@ -44,16 +44,26 @@ class Cause(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Who:
+    """What is remembered of a node, also when it has left the tree."""
+
+    number: int
+    kind: NodeKind
+    client: ClientInfo
+    parent: Who | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why a node left the tree; the same object for all nodes that it took along."""
 
     cause: Cause
     #: Where it began.
-    first: NodeData
+    first: Who
     #: What the cause doesn't say; may be empty.
     reason: str
     #: Of one that its group didn't select, the one selected.
-    selected: NodeData | None = None
+    selected: Who | None = None
 
 
 class NodeData:
@@ -201,11 +211,19 @@ class NodeData:
             self._channel.allocated()
 
     def close(self) -> None:
-        """Close what the node owned besides its channel."""
+        """Close what the node owned besides its channel, and refer to nothing that refers to it any more."""
         self._trackings.close()
         for owned in (self.ref, self.charge):
             if owned is not None:
                 owned.close()
+        self._channel = NoChannel()
+        del self.subtree
+
+    def who(self) -> Who:
+        """Return what is remembered of this node."""
+        parent = self.parent
+        above = None if parent is None else Who(parent.number, parent.kind, parent.client)
+        return Who(self.number, self.kind, self.client, above)
 
     def say(self, level: Level, event: str, **fields: Any) -> None:
         """Log a line about this node."""

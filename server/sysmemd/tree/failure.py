@@ -66,7 +66,7 @@ def fail_subtree(
     `selected` is the node that a group selected instead.
     """
     collection = top.collection
-    failure = Failure(cause, first, reason, selected)
+    failure = Failure(cause, first.who(), reason, None if selected is None else selected.who())
     leaving = list(breadth_first(top, all_children))
     whole = top.parent is None
     unallocated, allocated, part = LOUDNESS[cause]

@@ -13,6 +13,10 @@ FIRST_WARNING_AFTER: Final = 5 * 10**9
 SECOND_WARNING_AFTER: Final = 30 * 10**9
 
 
+def _silence(_: float) -> None:
+    """There are no more warnings."""
+
+
 class Overdue:
     """The timer of one collection's two warnings."""
 
@@ -38,6 +42,7 @@ class Overdue:
         if self._cancel is not None:
             self._cancel()
             self._cancel = None
+        self._warn = _silence
 
     def _arm(self, deadline: int) -> None:
         self._cancel = self._clock.call_at(deadline, self._due)

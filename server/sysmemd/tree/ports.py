@@ -61,6 +61,16 @@ class WhoHas(Protocol):
         ...
 
 
+class NoChannel:
+    """The channel of a node that has left the tree."""
+
+    def allocated(self) -> None:
+        """See :class:`NodeChannel`."""
+
+    def close(self) -> None:
+        """See :class:`NodeChannel`."""
+
+
 class Buffers(Protocol):
     """The allocated buffers of one collection."""
 

@@ -37,7 +37,7 @@ def test_a_broken_rule_fails_like_a_close(world: World) -> None:
     child = world.token(world.root)
     child.fail("bad magic")
     assert opened(world, world.root, child) == [False, False]
-    failure = Failure(Cause.MISUSE, child, "bad magic")
+    failure = Failure(Cause.MISUSE, child.who(), "bad magic")
     assert world.root.failure == child.failure == world.collection.failure == failure
     child.fail("again")
     child.client_closed()
@@ -196,7 +196,11 @@ def test_hidden_by_a_group_selection(world: World) -> None:
     group.all_children_present()
     assert opened(world, world.root, group, chosen) == [True] * 3
     assert opened(world, hidden, below) == [False] * 2
-    assert hidden.failure is below.failure == Failure(Cause.NOT_SELECTED, hidden, "", chosen)
+    assert (
+        hidden.failure
+        is below.failure
+        == Failure(Cause.NOT_SELECTED, hidden.who(), "", chosen.who())
+    )
     assert world.channels[hidden].answers == world.channels[below].answers == 0
 
 

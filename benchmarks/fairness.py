@@ -1,0 +1,246 @@
+"""What other users feel while one user abuses the daemon (`spec/robustness.md`, Fair turns).
+
+    sudo python benchmarks/fairness.py [ABUSE ...] [--seconds N] [--json FILE]
+
+Two real users: the abuser on one core, the daemon and the other user on another. The other user's Sync and two-party
+negotiations are timed while it is quiet and while it is abused, in turn, beside a control in which the abuser works
+against another daemon on its own core. A row passes if the p99 is at most the larger of 2 × the quiet one and the
+quiet one + 5 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import abuses
+
+import sysmem
+from sysmem import blocking
+
+ABUSER, OTHER = 65501, 65502
+#: How often quiet and abused phases alternate.
+ROUNDS = 2
+#: How long the abuser may prepare itself.
+_HEAD_START_SECONDS = 0.3
+#: An abuser that stops itself goes on after so long.
+_STOPPED_SECONDS = 0.1
+_CONFIG = """
+mode = "0666"
+[inspect]
+mode = "0666"
+[log]
+format = "json"
+"""
+
+
+@dataclass
+class Times:
+    """How long calls took, in seconds."""
+
+    sync: list[float] = field(default_factory=list)
+    negotiation: list[float] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def daemon(cpu: int) -> Iterator[Path]:
+    """A daemon for all users on one core; its runtime directory."""
+    with tempfile.TemporaryDirectory() as name, open(os.devnull, "wb") as log:
+        directory = Path(name)
+        directory.chmod(0o711)
+        (directory / "run").mkdir()
+        (directory / "run").chmod(0o711)
+        (directory / "sysmemd.toml").write_text(_CONFIG)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.bind(name + "/notify")
+            process = subprocess.Popen(
+                [
+                    *("taskset", "-c", str(cpu), sys.executable, "-m", "sysmemd"),
+                    *("--runtime-dir", directory / "run", "--config", directory / "sysmemd.toml"),
+                ],
+                env={**os.environ, "NOTIFY_SOCKET": name + "/notify"},
+                stderr=log,
+            )
+            try:
+                while b"READY=1" not in notify.recv(4096):
+                    pass
+                yield directory / "run"
+            finally:
+                process.kill()
+                process.wait()
+
+
+@contextlib.contextmanager
+def abuser(abuse: Callable[[abuses.User], None], runtime_dir: Path, cpu: int) -> Iterator[None]:
+    """A process of another user that abuses a daemon meanwhile."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.sched_setaffinity(0, {cpu})
+            os.setresgid(ABUSER, ABUSER, ABUSER)
+            os.setresuid(ABUSER, ABUSER, ABUSER)
+            while True:
+                with contextlib.suppress(OSError):  # the daemon refused it: once more
+                    abuse(abuses.User(runtime_dir))
+        finally:
+            os._exit(0)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def other_user(runtime_dir: Path, cpu: int, seconds: float) -> Times:
+    """What another user feels for some time."""
+    receiver, sender = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(receiver)
+            os.sched_setaffinity(0, {cpu})
+            os.setresgid(OTHER, OTHER, OTHER)
+            os.setresuid(OTHER, OTHER, OTHER)
+            times = _work(runtime_dir, seconds)
+            with open(sender, "w") as file:
+                json.dump([times.sync, times.negotiation], file)
+        finally:
+            os._exit(0)
+    os.close(sender)
+    with open(receiver) as file:
+        found = json.load(file)
+    os.waitpid(pid, 0)
+    return Times(*found)
+
+
+def _work(runtime_dir: Path, seconds: float) -> Times:
+    times = Times()
+    with (
+        blocking.connect(runtime_dir) as allocator,
+        allocator.allocate_shared_collection() as token,
+    ):
+        _negotiate(allocator)
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            for _ in range(10):
+                start = time.perf_counter()
+                token.sync()
+                times.sync.append(time.perf_counter() - start)
+                time.sleep(0.001)
+            start = time.perf_counter()
+            _negotiate(allocator)
+            times.negotiation.append(time.perf_counter() - start)
+    return times
+
+
+def _negotiate(allocator: blocking.Allocator) -> None:
+    constraints = sysmem.BufferCollectionConstraints(
+        usage=sysmem.BufferUsage(cpu=sysmem.CpuUsage.READ_OFTEN | sysmem.CpuUsage.WRITE_OFTEN),
+        min_buffer_count_for_camping=1,
+        buffer_memory_constraints=sysmem.BufferMemoryConstraints(min_size_bytes=4096),
+    )
+    with allocator.allocate_shared_collection() as root:
+        [child] = root.duplicate_sync([sysmem.Rights.SAME_RIGHTS])
+        with (
+            allocator.bind_shared_collection(root) as one,
+            allocator.bind_shared_collection(child) as other,
+        ):
+            for collection in (one, other):
+                collection.set_constraints(constraints)
+            for collection in (one, other):
+                collection.wait_for_all_buffers_allocated().close()
+                collection.release()
+
+
+def measure(names: list[str], seconds: float) -> dict[str, Any]:
+    """A row for each abuse."""
+    cpus = sorted(os.sched_getaffinity(0))
+    theirs, ours = cpus[0], cpus[-1]
+    rows = {}
+    for name in names:
+        abuse = abuses.ABUSES[name]
+        phases = {"quiet": Times(), "control": Times(), "abused": Times()}
+        with daemon(ours) as runtime_dir, daemon(theirs) as elsewhere:
+            for _ in range(ROUNDS):
+                _add(phases["quiet"], other_user(runtime_dir, ours, seconds))
+                with _abused(abuse, elsewhere, theirs):
+                    _add(phases["control"], other_user(runtime_dir, ours, seconds))
+                with _abused(abuse, runtime_dir, theirs):
+                    _add(phases["abused"], other_user(runtime_dir, ours, seconds))
+        rows[name] = {"what": abuse.__doc__, **_row(phases)}
+        print(_line(rows[name]), file=sys.stderr)
+    return rows
+
+
+@contextlib.contextmanager
+def _abused(abuse: Callable[[abuses.User], None], runtime_dir: Path, cpu: int) -> Iterator[None]:
+    with abuser(abuse, runtime_dir, cpu):
+        time.sleep(_HEAD_START_SECONDS)
+        yield
+
+
+def _add(total: Times, more: Times) -> None:
+    total.sync += more.sync
+    total.negotiation += more.negotiation
+
+
+def _row(phases: dict[str, Times]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    passes = True
+    for what in ("sync", "negotiation"):
+        row[what] = {}
+        for phase, times in phases.items():
+            values = sorted(getattr(times, what))
+            row[what][phase] = {
+                "p50_ms": _percentile(values, 0.5) * 1e3,
+                "p99_ms": _percentile(values, 0.99) * 1e3,
+                "samples": len(values),
+            }
+        quiet, abused = (row[what][phase]["p99_ms"] for phase in ("quiet", "abused"))
+        row[what]["ratio"] = abused / quiet
+        passes = passes and abused <= max(2 * quiet, quiet + 5)
+    row["passes"] = passes
+    return row
+
+
+def _percentile(values: list[float], fraction: float) -> float:
+    return values[int(len(values) * fraction)] if values else float("inf")
+
+
+def _line(row: dict[str, Any]) -> str:
+    cells = [f"{row['what']:50.50}"]
+    for what in ("sync", "negotiation"):
+        for phase in ("quiet", "control", "abused"):
+            found = row[what][phase]
+            cells.append(f"{found['p50_ms']:6.2f} /{found['p99_ms']:7.2f}")
+    return " | ".join([*cells, "passes" if row["passes"] else "FAILS"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("abuses", nargs="*", default=[], help="all of them by default")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each phase")
+    parser.add_argument("--json", type=Path, help="write the rows there")
+    arguments = parser.parse_args()
+    if os.geteuid() != 0:
+        parser.error("only root can be two other users")
+    rows = measure(arguments.abuses or list(abuses.ABUSES), arguments.seconds)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+    return 0 if all(row["passes"] for row in rows.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
