@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.demo
 
-.PHONY: demo test check format lint types pyright coverage core-coverage bench docs clean
+.PHONY: demo test check format lint types pyright coverage core-coverage devices bench docs clean
 
 demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/. CAMERA=/dev/video0 takes that
 	$(BIN)/python examples/camera_pipeline --out out $(if $(CAMERA),--video $(CAMERA))
@@ -41,6 +41,10 @@ core-coverage: $(READY)  ## every branch of the pure core is run by its own test
 	$(BIN)/coverage combine --quiet --data-file=.coverage.core .coverage.core.*
 	$(BIN)/coverage report --data-file=.coverage.core --fail-under=100 \
 		--include='*/sysmemd/constraints/*,*/sysmemd/explaining/*,*/sysmemd/tree/*'
+
+devices: $(READY)  ## the tests that need dma-bufs, a camera and a graphics device, in a virtual machine that has them
+	tests/devices/run-vm --modules "vgem vivid" --memory 1536 --timeout 1200 -- \
+		$(BIN)/python -m pytest -q -p no:cacheprovider -p no:xdist tests/devices
 
 bench: $(READY)  ## how fast it is, as a ratio to floors measured in the same run; JSON
 	$(BIN)/python benchmarks/run.py

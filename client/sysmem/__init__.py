@@ -60,6 +60,7 @@ from ._async.nodes import (
     BufferCollectionTokenGroup,
     Node,
 )
+from ._dma_buf import DmaBuf
 from ._errors import DaemonUnavailableError, HandleClosedError, PeerClosedError, SysmemError
 from ._plain import constraints
 from ._vmo import BufferCollectionInfo, EventPair, Mapping, NodeRef, Vmo, VmoBuffer, VmoInfo
@@ -82,6 +83,7 @@ __all__ = [
     "CpuUsage",
     "DaemonUnavailableError",
     "DisplayUsage",
+    "DmaBuf",
     "Error",
     "EventPair",
     "HandleClosedError",

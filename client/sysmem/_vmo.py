@@ -18,6 +18,7 @@ from sysmem_protocol.image_format import ImageFormat
 from sysmem_protocol.library import table
 
 from ._arguments import descriptor
+from ._dma_buf import DmaBuf, dma_buf
 from ._holders import holders
 from ._memory import Memory
 
@@ -103,6 +104,18 @@ class Vmo(Handle):
         a note of it. Arrays that are to outlive a with-block are what :meth:`VmoBuffer.planes` gives.
         """
         return Mapping(self, 0, length)
+
+    def dma_buf(self) -> DmaBuf:
+        """Return the memory as a dma-buf, which drivers import; of a dma-heap's buffer, which is one, a duplicate.
+
+        `/dev/udmabuf` makes it. It can be written to whatever the rights of this VMO are: rights are advisory for
+        users who may open that device.
+
+        Raises:
+            OSError: The device is missing, or this user may not open it, or the kernel refuses the size. The message
+                says which.
+        """
+        return dma_buf(self, self.size)
 
 
 class Mapping:

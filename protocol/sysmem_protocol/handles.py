@@ -294,8 +294,16 @@ def is_unix_socket(fd: int) -> bool:
 
 
 def is_vmo(fd: int) -> bool:
-    """Whether a descriptor is a memfd or a regular file, opened so that something can be done with it."""
-    return stat.S_ISREG(status(fd).mode) and not _only_a_path(fd)
+    """Whether a descriptor is a memfd, a regular file or a dma-buf, opened so that something can be done with it."""
+    mode = status(fd).mode
+    return (stat.S_ISREG(mode) or (not stat.S_IFMT(mode) and is_dma_buf(fd))) and not _only_a_path(
+        fd
+    )
+
+
+def is_dma_buf(fd: int) -> bool:
+    """Whether a descriptor is a dma-buf."""
+    return os.readlink(f"/proc/self/fd/{fd}").startswith("/dmabuf:")
 
 
 def is_kind(fd: int, kind: HandleKind) -> bool:

@@ -1,0 +1,139 @@
+"""A buffer as a dma-buf, for devices: exported by `/dev/udmabuf`, or one already.
+
+The numbers are those of `linux/udmabuf.h` and `linux/dma-buf.h`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+
+from sysmem_protocol.handles import Handle, is_dma_buf
+
+DEVICE = "/dev/udmabuf"
+_SIZE_LIMIT = "/sys/module/udmabuf/parameters/size_limit_mb"
+
+#: struct udmabuf_create: memfd, flags, offset, size.
+_CREATE = struct.Struct("=IIQQ")
+_UDMABUF_CREATE = 0x4018_7542
+_UDMABUF_FLAGS_CLOEXEC = 1
+#: struct dma_buf_sync: flags.
+_SYNC = struct.Struct("=Q")
+_DMA_BUF_IOCTL_SYNC = 0x4008_6200
+_SYNC_READ, _SYNC_WRITE, _SYNC_START, _SYNC_END = 1, 2, 0, 4
+
+
+class DmaBuf(Handle):
+    """A buffer's memory as a dma-buf: a descriptor that V4L2, DRM and other drivers import.
+
+    It keeps the buffer alive as long as itself. The daemon sees that through a handle that this object has besides:
+    once it is closed, the buffer may be gone for the daemon while a device still has the dma-buf's pages, so close it
+    when the device is done.
+
+    Whoever has a dma-buf may write into it, also if the VMO that it was made of is read-only.
+    """
+
+    __slots__ = ("_vmo",)
+
+    def __init__(self, fd: int, vmo: Handle | None = None) -> None:
+        """Become the owner of `fd`, and of the VMO whose memory it is."""
+        super().__init__(fd)
+        self._vmo = vmo
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory."""
+        return os.lseek(self.fileno(), 0, os.SEEK_END)
+
+    @contextlib.contextmanager
+    def sync(self, *, read: bool = True, write: bool = False) -> Iterator[None]:
+        """Let the CPU see what devices wrote, and devices what the CPU writes, within a with-block.
+
+        Accesses through a mapping must be inside, and a device's must be outside (DMA_BUF_IOCTL_SYNC).
+
+        Args:
+            read: Whether the CPU reads.
+            write: Whether the CPU writes.
+
+        Raises:
+            ValueError: It does neither.
+            OSError: The driver failed.
+        """
+        flags = _SYNC_READ * read | _SYNC_WRITE * write
+        if not flags:
+            raise ValueError("sync() is for reading, for writing, or for both")
+        self._sync(flags | _SYNC_START)
+        try:
+            yield
+        finally:
+            self._sync(flags | _SYNC_END)
+
+    def _sync(self, flags: int) -> None:
+        fcntl.ioctl(self.fileno(), _DMA_BUF_IOCTL_SYNC, _SYNC.pack(flags))
+
+    def close(self) -> None:
+        """Close the dma-buf, and the handle that keeps the buffer alive. Idempotent."""
+        super().close()
+        vmo = getattr(self, "_vmo", None)
+        if vmo is not None:
+            vmo.close()
+
+
+def dma_buf(vmo: Handle, size: int) -> DmaBuf:
+    """Return the memory of a VMO of `size` bytes as a dma-buf; see :meth:`Vmo.dma_buf`."""
+    if is_dma_buf(vmo.fileno()):
+        return DmaBuf(vmo.duplicate().take())
+    kept = vmo.duplicate()
+    try:
+        with Handle(_open_device()) as device:
+            request = _CREATE.pack(kept.fileno(), _UDMABUF_FLAGS_CLOEXEC, 0, size)
+            return DmaBuf(fcntl.ioctl(device.fileno(), _UDMABUF_CREATE, bytearray(request)), kept)
+    except BaseException as error:
+        kept.close()
+        if isinstance(error, OSError) and error.filename is None:
+            raise OSError(error.errno, _why(error, size)) from error
+        raise
+
+
+def _open_device() -> int:
+    try:
+        return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise OSError(error.errno, _missing(error), DEVICE) from error
+
+
+def _missing(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOENT:
+            return (
+                "a dma-buf needs a kernel with CONFIG_UDMABUF (`modprobe udmabuf` if it is a module), and /dev of the"
+                " machine; there is no device"
+            )
+        case errno.ENODEV | errno.ENXIO:
+            return "the driver of the device isn't loaded: modprobe udmabuf"
+        case errno.EACCES | errno.EPERM:
+            return f"user {os.geteuid()} may not open the device (often it is the group kvm's)"
+        case _:
+            return os.strerror(error.errno or 0)
+
+
+def _why(error: OSError, size: int) -> str:
+    """Why the kernel makes no dma-buf of a VMO of `size` bytes."""
+    with contextlib.suppress(OSError, ValueError):
+        with open(_SIZE_LIMIT) as file:
+            limit = int(file.read())
+        if error.errno == errno.EINVAL and size > limit << 20:
+            return (
+                f"{size} bytes are more than the {limit} MiB that the kernel makes a dma-buf of"
+                f" ({_SIZE_LIMIT} may be raised)"
+            )
+    page = os.sysconf("SC_PAGE_SIZE")
+    if size % page:
+        return f"a dma-buf has whole pages, and the VMO has {size} bytes, not a multiple of {page}"
+    if error.errno in (errno.EINVAL, errno.EBADFD):
+        return f"only a memfd that is sealed against shrinking becomes a dma-buf ({error.strerror})"
+    return f"the kernel makes no dma-buf of this VMO: {error.strerror}"

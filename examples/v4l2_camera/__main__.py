@@ -1,0 +1,134 @@
+"""A V4L2 camera captures into negotiated buffers, and another process makes a video file of them.
+
+    python examples/v4l2_camera [--device /dev/video0] [--size 640x480] [--frames 60] [--memory auto|dma-buf|copy]
+                                [--out FILE.mp4] [--runtime-dir DIR]
+
+The constraints come from the driver, and what was negotiated is set on it. Where the kernel and the driver allow it,
+the driver writes into the buffers themselves (V4L2_MEMORY_DMABUF); else each frame is copied once from its own memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import capture
+import needs
+from v4l2 import Camera, CameraError, Format
+
+import sysmem
+from sysmem import blocking
+from sysmem.blocking.frames import FrameSender, pair
+
+WAIT = 60.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="v4l2_camera", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="/dev/video0")
+    parser.add_argument("--size", default="640x480", help="the nearest one that the camera has")
+    parser.add_argument("--frames", type=int, default=60)
+    parser.add_argument("--memory", choices=["auto", "dma-buf", "copy"], default="auto")
+    parser.add_argument("--format", help="only this pixel format, such as NV12")
+    parser.add_argument("--out", type=Path, default=Path("camera.mp4"))
+    parser.add_argument("--runtime-dir", help="of a running daemon; by default one of its own")
+    arguments = parser.parse_args()
+    try:
+        with contextlib.ExitStack() as stack:
+            camera = stack.enter_context(contextlib.closing(Camera(arguments.device)))
+            directory = arguments.runtime_dir
+            if directory is None:
+                from sysmem.testing import sysmemd
+
+                directory = str(stack.enter_context(sysmemd()).runtime_dir)
+            run(arguments, camera, directory)
+    except (CameraError, sysmem.DaemonUnavailableError, sysmem.SysmemError) as error:
+        print(f"v4l2_camera: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(arguments: argparse.Namespace, camera: Camera, directory: str) -> None:
+    width, height = map(int, arguments.size.split("x"))
+    asked = needs.constraints(camera, width, height)
+    if arguments.format is not None:
+        only = sysmem.PixelFormat[arguments.format]
+        asked.image_format_constraints = [
+            entry for entry in asked.image_format_constraints or () if entry.pixel_format is only
+        ]
+    offered = [
+        sysmem.PixelFormat(e.pixel_format or 0).name for e in asked.image_format_constraints or ()
+    ]
+    print(f"camera     {camera.name}, offers {', '.join(offered)}")
+    with contextlib.ExitStack() as stack:
+        allocator = stack.enter_context(blocking.connect(directory, name="camera"))
+        root = allocator.allocate_shared_collection()
+        [token] = root.duplicate_sync([sysmem.Rights.SAME_RIGHTS])
+        ours, theirs = pair()
+        with token, theirs:
+            recorder = stack.enter_context(
+                subprocess.Popen(
+                    [
+                        *(sys.executable, str(Path(__file__).with_name("recorder.py"))),
+                        *(str(token.fileno()), str(theirs.fileno()), str(arguments.out)),
+                    ],
+                    pass_fds=[token.fileno(), theirs.fileno()],
+                    env={**os.environ, "SYSMEM_RUNTIME_DIR": directory},
+                )
+            )
+        stack.callback(recorder.kill)
+        collection = stack.enter_context(allocator.bind_shared_collection(root))
+        collection.set_constraints(asked)
+        info = stack.enter_context(collection.wait_for_all_buffers_allocated(timeout=WAIT))
+        image = info.image
+        taken = needs.configure(camera, image)
+        print(
+            f"negotiated {image.pixel_format.name} {image.size.width}x{image.size.height},"
+            f" {image.bytes_per_row} bytes a row, {image.color_space.name}, {len(info.buffers)} buffers"
+        )
+        sender = stack.enter_context(FrameSender(info, ours))
+        image_bytes = image.byte_size()
+        assert image_bytes is not None
+        frames = captured(arguments.memory, camera, info, sender, image_bytes, taken)
+        with contextlib.closing(frames):
+            for _ in itertools.islice(frames, arguments.frames):
+                pass
+        sender.close("enough frames")
+        if recorder.wait(WAIT) != 0:
+            raise CameraError("the recorder failed")
+        collection.release()
+
+
+def captured(
+    memory: str,
+    camera: Camera,
+    info: sysmem.BufferCollectionInfo,
+    sender: FrameSender,
+    image_bytes: int,
+    taken: Format,
+) -> Generator[None, None, None]:
+    """Capture by dma-buf if that is possible and wanted, else by copying; tells which."""
+    if memory != "copy":
+        frames = capture.by_dma_buf(camera, info, sender, image_bytes)
+        try:
+            next(frames)
+        except (OSError, CameraError) as error:
+            if memory == "dma-buf":
+                raise CameraError(str(error)) from error
+            print(f"copying    {error}")
+        else:
+            print("capturing  by dma-buf, into the buffers themselves")
+            yield
+            yield from frames
+            return
+    yield from capture.by_copying(camera, info, sender, image_bytes, taken)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""The program of docs/devices.md runs where the devices are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sysmem.testing import sysmemd
+
+from .conftest import needs_udmabuf
+
+
+@needs_udmabuf
+@pytest.mark.timeout(600)
+def test_the_python_block_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[2] / "docs" / "devices.md"
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S)
+    assert blocks
+    with sysmemd() as daemon:
+        monkeypatch.setenv("SYSMEM_RUNTIME_DIR", str(daemon.runtime_dir))
+        names: dict[str, Any] = {}
+        for block in blocks:
+            exec(compile(block, "devices.md", "exec"), names)
