@@ -15,6 +15,7 @@ Installed with the package; pytest finds it by itself. The fixtures start nothin
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from .testing import Behaviours, ByPath, InProcess, Peer, Sysmemd, Token, Zygote
 
 _failed = pytest.StashKey[bool]()
+#: The daemons that a test has used.
+_daemons = pytest.StashKey[list["Sysmemd"]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,10 +46,21 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note a failed test: what it left open is no news then."""
+    """Note a failed test, because what it left open is no news then, and tell what its daemons have to say."""
     report = yield
     if report.failed:
         item.stash[_failed] = True
+        if call.when == "call":
+            for daemon in item.stash.get(_daemons, []):
+                if daemon.process.poll() is None:
+                    report.sections += [
+                        (f"sysmemd: {title}", told) for title, told in daemon.story()
+                    ]
+            if (kit := sys.modules.get("sysmem.testing._daemon")) is not None:
+                while kit.stories:
+                    report.sections += [
+                        (f"sysmemd: {title}", told) for title, told in kit.stories.popleft()
+                    ]
     return report
 
 
@@ -86,6 +100,7 @@ def sysmemd_factory(request: pytest.FixtureRequest, sysmem_zygote: Zygote) -> It
         ) -> Sysmemd:
             daemon = stack.enter_context(sysmemd(config, arguments, zygote=sysmem_zygote))
             stack.callback(_end, request, daemon)
+            request.node.stash.setdefault(_daemons, []).append(daemon)
             return daemon
 
         yield start
@@ -162,6 +177,7 @@ def sysmemd_session(
     """
     daemon = _sysmemd_of_session.daemon()
     daemon.begin()
+    request.node.stash.setdefault(_daemons, []).append(daemon)
     yield daemon
     if daemon.process.poll() is None:
         daemon.faults.end_of_test()

@@ -116,7 +116,7 @@ class TestingMessagesResponse(Table):
     """What came from each process so far."""
 
     messages: Annotated[Handle | None, Field(1, HandleType(HandleKind.VMO))] = None
-    """UTF-8 JSON: an array of objects with `pid`, `name`, `messages` (methods in order) and `ended`."""
+    """UTF-8 JSON: `clients`, with `pid`, `name`, `messages` (methods in order) and `ended`; and the `trace` of all."""
 
 
 class Testing(Interface, library="sysmem"):

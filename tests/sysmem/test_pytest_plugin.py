@@ -56,6 +56,20 @@ def test_a_long_temporary_directory(
         assert allocator.validate_buffer_collection_token(0, timeout=20) is False
 
 
+def test_it_tells_what_it_holds_why_and_what_came(
+    sysmemd_session: Sysmemd, allocator: blocking.Allocator
+) -> None:
+    with allocator.allocate_shared_collection() as token:
+        token.set_name(1, "video")
+        token.sync()
+        [collection] = sysmemd_session.snapshot()["collections"]
+        assert collection["name"] == "video"
+        assert "video" in sysmemd_session.why(collection["id"])
+        trace = sysmemd_session.trace()
+        assert trace[0]["method"] == "Allocator.SetDebugClientInfo"
+        assert trace[-1]["method"] == "Node.Sync"
+
+
 pids: list[int] = []
 
 
@@ -72,8 +86,6 @@ def test_what_a_test_leaves_is_told(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import os, signal
-        import sysmem.testing._sysmemd as sysmemd_module
-
         kept = []
 
         def test_that_is_clean(allocator, sysmemd):
@@ -81,7 +93,6 @@ def test_what_a_test_leaves_is_told(pytester: pytest.Pytester) -> None:
                 token.sync(timeout=20)
 
         def test_that_leaves_a_token_open(allocator):
-            sysmemd_module.PATIENCE_SECONDS = 1
             kept.append(allocator.allocate_shared_collection())
             kept[0].sync(timeout=20)
 
@@ -90,7 +101,7 @@ def test_what_a_test_leaves_is_told(pytester: pytest.Pytester) -> None:
             kept[-1].sync(timeout=20)
 
         def test_that_is_not_blamed_for_the_one_before(sysmemd_session, allocator):
-            sysmemd_module.PATIENCE_SECONDS = 20
+            pass
 
         def test_that_failed_and_is_not_blamed_again(allocator):
             kept.append(allocator.allocate_shared_collection())
@@ -112,4 +123,55 @@ def test_what_a_test_leaves_is_told(pytester: pytest.Pytester) -> None:
         "-p", "no:cacheprovider", "-W", "ignore::ResourceWarning"
     )
     result.assert_outcomes(passed=7, failed=1, errors=2)
-    result.stdout.fnmatch_lines(["*sysmemd still holds 1 descriptors more*"] * 2)
+    result.stdout.fnmatch_lines(
+        ["*sysmemd still holds 1 descriptors more*", "*token 1 (*) of *, held by *python*"] * 2
+    )
+
+
+def test_a_failed_test_tells_what_the_daemon_knows(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest, sysmem
+        from sysmem import testing
+
+        CAMERA = sysmem.constraints("NV12 64x48", cpu="write often", hold=2)
+        DISPLAY = sysmem.constraints("B8G8R8A8 64x48", cpu="read", hold=1)
+
+        def test_that_waits(sysmemd, allocator, peer):
+            token = allocator.allocate_shared_collection()
+            token.set_name(1, "video")
+            [other] = token.duplicate_sync([sysmem.Rights.SAME_RIGHTS])
+            peer("slow display", token=other, behaviour="never_constrains").wait("turned_in")
+            collection = allocator.bind_shared_collection(token)
+            collection.set_constraints(CAMERA)
+            assert collection.wait_for_all_buffers_allocated(timeout=0.05)
+
+        @pytest.mark.trio
+        async def test_that_is_refused():
+            async with testing.daemon() as d, d.connect(name="test") as allocator:
+                token = await allocator.allocate_shared_collection()
+                tokens = await token.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * 2)
+                await token.release()
+                both = [await allocator.bind_shared_collection(each) for each in tokens]
+                for collection, table in zip(both, (CAMERA, DISPLAY)):
+                    await collection.set_constraints(table)
+                assert not await both[0].wait_closed()
+        """
+    )
+    result = pytester.runpytest_subprocess(
+        "-p", "no:cacheprovider", "-W", "ignore::ResourceWarning"
+    )
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*- sysmemd: collections -*",
+            "*slow display*",
+            "*- sysmemd: who waits for whom -*",
+            "*slow display*must*",
+            "*- sysmemd: the last messages -*",
+            "*slow display*Allocator.BindSharedCollection",
+            "*- sysmemd: the last refusal -*",
+            "*no format and modifier is left that everybody takes*",
+            "*smallest conflicting set*",
+        ]
+    )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from time import monotonic_ns
 from typing import Any, TypeAlias, cast
 
@@ -19,16 +21,22 @@ from sysmem_protocol.library import Interface
 from sysmem_protocol.sysmem2 import Allocator as AllocatorInterface
 from sysmemd.clock import TrioClock
 from sysmemd.daemon import serving
+from sysmemd.inspection import Inspection
 from sysmemd.ports import Log
 from sysmemd.testing import Faults, tested
 
 from .. import Allocator
 from .._connect import hello
+from . import _inside, _story
 from ._faults import OwnFaults
 from ._negotiate import Configuration, configuration
 
 #: A log line: `event`, `level`, and the fields of the event.
 LogEntry: TypeAlias = dict[str, Any]
+
+
+#: What daemons had to tell when a block with one ended with an exception; the pytest plugin takes them.
+stories: deque[list[_story.Section]] = deque(maxlen=4)
 
 
 class Core:
@@ -39,8 +47,10 @@ class Core:
         connect: Callable[[type[Interface], socket.socket], None],
         log: list[LogEntry],
         faults: Faults,
+        inspection: Inspection,
     ) -> None:
         self._connect = connect
+        self._inspection = inspection
         self.log: list[LogEntry] = log
         self.faults: Faults = faults
 
@@ -66,6 +76,20 @@ class Core:
         finally:
             channel.close()
 
+    def snapshot(self) -> dict[str, Any]:
+        """What the daemon holds, as its Inspector answers it."""
+        return _inside.snapshot(self._inspection)
+
+    def why(self, collection: int | str) -> str:
+        """Why a collection, by id or name, waits, failed or came out as it did."""
+        found = _story.find(self.snapshot(), collection)
+        return _story.why(found, _inside.explain(self._inspection, found["id"]))
+
+    def story(self) -> list[_story.Section]:
+        """What there is to tell when a test has failed."""
+        explain = partial(_inside.explain, self._inspection)
+        return _story.sections(self.snapshot(), explain, list(self.faults.trace))
+
     def check(self) -> None:
         """Raise `AssertionError` if the daemon logged a fault of its own."""
         for entry in self.log:
@@ -85,6 +109,22 @@ class Daemon:
     def log(self) -> list[LogEntry]:
         """What the daemon has logged so far, of every level: structlog's events."""
         return self._core.log
+
+    @property
+    def trace(self) -> list[dict[str, Any]]:
+        """The messages that the daemon has processed so far.
+
+        Each has a `number` from 1, `time_s` by the daemon's clock, `pid`, `client_name`, `connection` and `method`.
+        """
+        return list(self._core.faults.trace)
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the daemon holds now, as its Inspector answers it."""
+        return self._core.snapshot()
+
+    def why(self, collection: int | str) -> str:
+        """Why a collection, by id or name, waits, failed or came out as it did. Raises `ValueError` for another."""
+        return self._core.why(collection)
 
     @property
     def faults(self) -> OwnFaults:
@@ -126,8 +166,12 @@ async def running(
         async with serving(
             configuration(config), log, time, threads=threads, parts=tested(faults)
         ) as server:
-            core = Core(server.connect, entries, faults)
-            yield core
+            core = Core(server.connect, entries, faults, server.inspection)
+            try:
+                yield core
+            except BaseException:
+                stories.append(core.story())
+                raise
     finally:
         faults.clear()
     core.check()

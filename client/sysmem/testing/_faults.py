@@ -134,9 +134,21 @@ class Faults:
 
     def messages(self) -> list[dict[str, Any]]:
         """What came from each process so far: `pid`, `name`, `messages` (methods in order), and whether it `ended`."""
+        found: list[dict[str, Any]] = self._told()["clients"]
+        return found
+
+    def trace(self) -> list[dict[str, Any]]:
+        """The messages that the daemon has processed last, in order.
+
+        Each has a `number` from 1, `time_s` by the daemon's clock, `pid`, `client_name`, `connection` and `method`.
+        """
+        found: list[dict[str, Any]] = self._told()["trace"]
+        return found
+
+    def _told(self) -> dict[str, Any]:
         vmo: Vmo = self._call(Testing.messages, None).messages
         with vmo:
-            found: list[dict[str, Any]] = json.loads(os.pread(vmo.fileno(), vmo.size, 0))
+            found: dict[str, Any] = json.loads(os.pread(vmo.fileno(), vmo.size, 0))
         return found
 
     def _call(self, method: Any, request: Any) -> Any:

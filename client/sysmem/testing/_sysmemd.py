@@ -22,14 +22,23 @@ from typing import Any, Final
 from sysmem_protocol.runtime import socket_address
 from sysmem_protocol.testing import Testing
 
+from .. import SysmemError
 from .._connect import open_service
+from .._inspector import Inspector
+from . import _story
 from ._faults import Faults
+from ._leaks import Leftover, leftovers
 from ._zygote import Process, Zygote
 
 #: How long the daemon may take to be ready, to close what its clients closed, and to stop.
 PATIENCE_SECONDS = 20.0
 #: What a daemon may hold more of only while a client does: channels, eventpairs and buffers.
 _COUNTED: Final = ("socket:", "/memfd:")
+#: How long a daemon may take to tell its part of a failed test, and how much of its log is shown.
+_STORY_SECONDS: Final = 2.0
+_LOG_CHARACTERS: Final = 4000
+#: After how long it is found out who holds what is held.
+_LOOK_SECONDS: Final = 0.1
 #: How often something is looked at that nothing tells of.
 _AGAIN_SECONDS: Final = 0.005
 
@@ -89,6 +98,7 @@ class Sysmemd:
         self.process: Process = start()
         #: What the daemon is to do wrong, and how it ends and comes back.
         self.faults: DaemonFaults = DaemonFaults(self)
+        self._traced_before = 0
         self._held_at_start = self._held()
 
     def start(self) -> None:
@@ -125,8 +135,41 @@ class Sysmemd:
         return log
 
     def begin(self) -> None:
-        """Take what the daemon holds now as what it may hold when nobody has anything open."""
+        """Take what the daemon holds now as what it may hold when nobody has anything open; a test begins."""
         self._held_at_start = self._held()
+        trace = self.faults.trace()
+        self._traced_before = trace[-1]["number"] if trace else 0
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the daemon holds now, as its Inspector answers it."""
+        with self._inspector() as inspector:
+            return inspector.snapshot(timeout=PATIENCE_SECONDS)
+
+    def why(self, collection: int | str) -> str:
+        """Why a collection, by id or name, waits, failed or came out as it did. Raises `ValueError` for another."""
+        with self._inspector() as inspector:
+            found = _story.find(inspector.snapshot(timeout=PATIENCE_SECONDS), collection)
+            explained = inspector.explain(found["id"], timeout=PATIENCE_SECONDS)
+        return _story.why(found, explained)
+
+    def trace(self) -> list[dict[str, Any]]:
+        """The messages that the daemon has processed since the test began; see :meth:`Faults.trace`."""
+        return [each for each in self.faults.trace() if each["number"] > self._traced_before]
+
+    def story(self) -> list[_story.Section]:
+        """What there is to tell when a test has failed; nothing but the log of a daemon that doesn't answer."""
+        told = []
+        try:
+            with self._inspector() as inspector:
+                explain = partial(inspector.explain, timeout=_STORY_SECONDS)
+                snapshot = inspector.snapshot(timeout=_STORY_SECONDS)
+                told = _story.sections(snapshot, explain, self.trace())
+        except (OSError, SysmemError) as error:
+            told.append(("the daemon doesn't answer", str(error)))
+        return [*told, ("the daemon's log", self.log[-_LOG_CHARACTERS:].rstrip())]
+
+    def _inspector(self) -> Inspector:
+        return Inspector.connect(self.runtime_dir, timeout=PATIENCE_SECONDS)
 
     def _held(self) -> Counter[str]:
         """What the daemon holds that only clients can be the reason for, as /proc shows it."""
@@ -147,13 +190,29 @@ class Sysmemd:
         __tracebackhide__ = True
         gc.collect()
         deadline = time.monotonic() + PATIENCE_SECONDS
+        look_at = time.monotonic() + _LOOK_SECONDS
         while new := self._held() - self._held_at_start:
-            if time.monotonic() > deadline:
-                raise AssertionError(
-                    f"sysmemd still holds {new.total()} descriptors more than at its start; a client is still open, "
-                    f"or it leaks: {', '.join(sorted(new))}\n{self.log}"
-                )
+            if time.monotonic() > look_at:
+                left = self._leftovers()
+                # What this process has open nobody closes any more.
+                ours = left and all(_is_ours(each) for each in left)
+                if ours or time.monotonic() > deadline:
+                    raise AssertionError(self._told_of_leak(new, left))
+                look_at = time.monotonic() + _LOOK_SECONDS
             time.sleep(_AGAIN_SECONDS)  # nothing tells when another process closes a descriptor
+
+    def _leftovers(self) -> list[Leftover]:
+        try:
+            return leftovers(self.snapshot())
+        except (OSError, SysmemError):
+            return []
+
+    def _told_of_leak(self, new: Counter[str], left: list[Leftover]) -> str:
+        named = "".join(f"\n  {each}" for each in left)
+        return (
+            f"sysmemd still holds {new.total()} descriptors more than at its start; a client is still open, or it "
+            f"leaks:{named or ' ' + ', '.join(sorted(new))}\n{self.log}"
+        )
 
     def stop(self) -> None:
         """Stop the daemon with SIGTERM. Raises `AssertionError` unless it leaves cleanly."""
@@ -168,6 +227,11 @@ class Sysmemd:
             raise AssertionError(f"sysmemd ended with status {status}\n{self.log}")
         if left := [entry.name for entry in self.runtime_dir.iterdir() if entry.is_socket()]:
             raise AssertionError(f"sysmemd left sockets behind: {', '.join(left)}")
+
+
+def _is_ours(left: Leftover) -> bool:
+    """Whether nobody but this process is the reason."""
+    return bool(left.holders) and all(each.pid == os.getpid() for each in left.holders)
 
 
 @contextlib.contextmanager

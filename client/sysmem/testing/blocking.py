@@ -42,6 +42,19 @@ class Daemon:
         return self._core.log
 
     @property
+    def trace(self) -> list[dict[str, Any]]:
+        """The messages that the daemon has processed so far; see :attr:`sysmem.testing.Daemon.trace`."""
+        return list(self._core.faults.trace)
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the daemon holds now, as its Inspector answers it."""
+        return self._in_loop(self._core.snapshot)
+
+    def why(self, collection: int | str) -> str:
+        """Why a collection, by id or name, waits, failed or came out as it did. Raises `ValueError` for another."""
+        return self._in_loop(lambda: self._core.why(collection))
+
+    @property
     def faults(self) -> Faults:
         """What the daemon is to do wrong. System calls that fail do so for the whole process."""
         return Faults(lambda: self.open(Testing))

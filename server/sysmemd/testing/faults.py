@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno as numbers
+import itertools
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from weakref import WeakSet
 
 from sysmem_protocol.sysmem2 import Error
@@ -29,6 +31,7 @@ class TestedConnection(Protocol):
     """A channel as the faults use it."""
 
     account: Account
+    number: int
     reading: bool
 
     @property
@@ -72,6 +75,10 @@ class Faults:
         self._ends: dict[str, tuple[int, End]] = {}
         self._clients: dict[int, Client] = {}
         self._syscalls = syscalls.Syscalls()
+        #: The messages that were processed last, in order: `number` from 1, `time_s` by the daemon's clock, `pid`,
+        #: `client_name`, `connection` and `method`.
+        self.trace: deque[dict[str, Any]] = deque(maxlen=_MAX_MESSAGES)
+        self._numbers = itertools.count(1)
 
     def put_into(self, service: Service) -> None:
         """Become the faults of a daemon."""
@@ -142,8 +149,19 @@ class Faults:
         """Note that a message was processed, after which its sender may have to end."""
         pid = connection.account.peer.pid
         client = self._clients.setdefault(pid, Client(pid))
+        about = connection.server.about()
+        self.trace.append(
+            {
+                "number": next(self._numbers),
+                "time_s": round(self.clock.now() / 1e9, 6),
+                "pid": pid,
+                "client_name": about["client_name"],
+                "connection": connection.number,
+                "method": method,
+            }
+        )
         if not client.name:
-            client.name = connection.server.about()["client_name"]
+            client.name = about["client_name"]
         if len(client.messages) < _MAX_MESSAGES:
             client.messages.append(method)
         message, end = self._ends.get(client.name, (0, End.KILLED))

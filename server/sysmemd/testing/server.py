@@ -104,7 +104,10 @@ class TestingServer:
         self._faults.clear()
 
     def messages(self) -> testing.TestingMessagesResponse:
-        told = [dataclasses.asdict(client) for client in self._faults.clients()]
+        told = {
+            "clients": [dataclasses.asdict(client) for client in self._faults.clients()],
+            "trace": list(self._faults.trace),
+        }
         document = Document("sysmem messages", [msgspec.json.encode(told)])
         try:
             return testing.TestingMessagesResponse(messages=document.open())

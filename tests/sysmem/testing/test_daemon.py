@@ -88,6 +88,31 @@ async def test_its_configuration_is_a_daemons() -> None:
 
 
 @pytest.mark.trio
+async def test_it_tells_what_it_holds_why_and_what_came() -> None:
+    async with testing.daemon() as d, d.connect(name="camera") as allocator:
+        camera, other = await participants(allocator, 2)
+        with camera, other:
+            await camera.set_name(1, "video")
+            await camera.set_constraints(CAMERA)
+            await camera.sync()
+            [collection] = d.snapshot()["collections"]
+            assert collection["name"] == "video"
+            assert collection["state"] == "negotiating"
+            for name in ("video", collection["id"]):
+                assert "must set constraints" in d.why(name)
+            assert [each["method"] for each in d.trace][-2:] == [
+                "BufferCollection.SetConstraints",
+                "Node.Sync",
+            ]
+            assert {each["client_name"] for each in d.trace} == {"camera"}
+            with pytest.raises(ValueError, match="has no collection 'audio'"):
+                d.why("audio")
+            await other.set_constraints(ENCODER)
+            await other.sync()
+            assert "buffer_count = 3" in d.why("video")
+
+
+@pytest.mark.trio
 async def test_warnings_take_no_time_with_a_clock_that_jumps(autojump_clock: MockClock) -> None:
     async with testing.daemon(clock=autojump_clock) as d, d.connect() as allocator:
         began = trio.current_time()
@@ -219,6 +244,19 @@ def test_tokens_are_passed_on_by_name_to_a_thread() -> None:
         with there.take("camera") as token:
             token.sync()
         offer.result()
+
+
+def test_one_in_a_thread_tells_the_same() -> None:
+    with (
+        testing.blocking.daemon() as d,
+        d.connect(name="camera") as allocator,
+        allocator.allocate_shared_collection() as token,
+    ):
+        token.set_name(1, "video")
+        token.sync()
+        assert [each["name"] for each in d.snapshot()["collections"]] == ["video"]
+        assert "video" in d.why("video")
+        assert d.trace[-1]["method"] == "Node.Sync"
 
 
 def test_one_in_a_thread_has_the_same_errors() -> None:

@@ -1,0 +1,75 @@
+"""What a daemon under test has to tell when a test has failed: in plain text, 80 columns wide."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any, Final, TypeAlias
+
+from ..sysmemctl._source import ClientEnds, select
+from ..sysmemctl._tree import tree
+from ..sysmemctl._trouble import Trouble
+from ..sysmemctl._why import sentences
+
+#: JSON as the Inspector answers it.
+Data: TypeAlias = dict[str, Any]
+#: A heading and a text.
+Section: TypeAlias = tuple[str, str]
+
+WIDTH: Final = 80
+#: Messages that are shown.
+_TAIL: Final = 40
+
+
+def sections(
+    snapshot: Data, explain: Callable[[int], Data], trace: Sequence[Data]
+) -> list[Section]:
+    """Return what there is to tell: the trees, who waits for whom, the last refusal, the last messages."""
+    living = snapshot["collections"]
+    told = []
+    if living and find_spec("rich") is not None:
+        ends = ClientEnds(living)
+        told.append(("collections", _printed(*(tree(each, ends) for each in living))))
+    waiting = [each for each in living if each["waiting_for"]]
+    if waiting:
+        told.append(("who waits for whom", _printed(*(why(each, None) for each in waiting))))
+    refused = [each for each in snapshot["ended"] if each["error"]]
+    if refused:
+        told.append(("the last refusal", why(refused[0], explain(refused[0]["id"]))))
+    if trace:
+        told.append(("the last messages", "\n".join(map(_line, trace[-_TAIL:]))))
+    return told
+
+
+def find(snapshot: Data, collection: int | str) -> Data:
+    """Return a collection of a snapshot, living or ended, by id or name. Raises `ValueError`."""
+    try:
+        return select(snapshot, str(collection), ended=True)
+    except Trouble as trouble:
+        raise ValueError(str(trouble)) from None
+
+
+def why(collection: Data, explained: Data | None) -> str:
+    """Return why a collection waits, failed or came out as it did."""
+    text = "\n".join(sentences(collection))
+    if explained is not None and explained["attempts"]:
+        text = f"{text}\n\n{explained['attempts'][-1]['text']}"
+    return _printed(text)
+
+
+def _line(message: Data) -> str:
+    who = f"{message['client_name'] or '?'} ({message['pid']})"
+    return f"{message['number']:5} {message['time_s']:.3f} {who:22.22} {message['method']}"
+
+
+def _printed(*things: Any) -> str:
+    if find_spec("rich") is None:
+        return "\n\n".join(map(str, things))
+    from rich.console import Console
+
+    out = Console(file=io.StringIO(), width=WIDTH, color_system=None, highlight=False, markup=False)
+    for thing in things:
+        out.print(thing, soft_wrap=isinstance(thing, str))
+    assert isinstance(out.file, io.StringIO)
+    return out.file.getvalue().rstrip()
