@@ -62,8 +62,9 @@ from ._async.nodes import (
 )
 from ._dma_buf import DmaBuf
 from ._errors import DaemonUnavailableError, HandleClosedError, PeerClosedError, SysmemError
+from ._handles import EventPair, NodeRef
 from ._plain import constraints
-from ._vmo import BufferCollectionInfo, EventPair, Mapping, NodeRef, Vmo, VmoBuffer, VmoInfo
+from ._vmo import BufferCollectionInfo, Mapping, Vmo, VmoBuffer, VmoInfo
 
 __all__ = [
     "SYSTEM_RAM_HEAP",

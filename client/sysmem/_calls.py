@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.codec import DecodeError, Decoder, encode
 from sysmem_protocol.explained import Explained, ExplainedOnExplainedEvent
-from sysmem_protocol.handles import Handle, shut_down
+from sysmem_protocol.handles import Handle
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import (
     FLAGS,
@@ -56,14 +57,13 @@ def datagram(method: Method, body: bytes, txid: int = 0) -> bytes:
     return HEADER.pack(txid, FLAGS, MAGIC, method.ordinal) + body
 
 
-def last_message(fd: int) -> Message | None:
+def last_message(channel: Channel) -> Message | None:
     """Close an end of a channel; return what had come there, which the caller then owns, or None.
 
     From then on nothing can be sent to this end, and whoever tries notices: what isn't returned here has not been sent.
     """
-    channel = Channel(fd)
     try:
-        shut_down(fd)
+        channel.shut_down()
         arrived = channel.receive()
         return None if arrived is None else parse(*arrived)
     except (PeerClosedError, MalformedMessage):
@@ -118,9 +118,13 @@ class Call:
 
 
 class Calls:
-    """Which calls wait for an answer."""
+    """Which calls wait for an answer.
 
-    __slots__ = ("_last", "_last_txid", "_outstanding", "_put_off", "_told", "origin")
+    Threads may call in any order, but one at a time takes in what arrives. There is no lock, for a signal's handler
+    could interrupt who holds it: what two threads may do at once ends the same whichever of them is first.
+    """
+
+    __slots__ = ("_last", "_outstanding", "_put_off", "_told", "_txids", "origin")
 
     def __init__(self) -> None:
         #: What was told last and belongs to an answer that is still to come, or to the end.
@@ -132,7 +136,7 @@ class Calls:
         self._outstanding: dict[int, Call] = {}
         #: Those of them that are put off, of whose answers nothing has come.
         self._put_off: dict[int, Call] = {}
-        self._last_txid = 0
+        self._txids = itertools.count()
 
     @property
     def reason(self) -> str | None:
@@ -146,28 +150,29 @@ class Calls:
 
     def begin(self, method: Method) -> Call:
         """Note a call that is about to be sent, with a txid that no other outstanding one has."""
-        txid = self._last_txid
-        while True:
-            txid = txid + 1 if txid < MAX_TXID else 1
-            if txid not in self._outstanding:
-                break
-        self._last_txid = txid
+        while (txid := next(self._txids) % MAX_TXID + 1) in self._outstanding:
+            pass
         call = self._outstanding[txid] = Call(method, txid)
         return call
 
     def resume(self, method: Method) -> Call | None:
         """A call of `method` that was sent and put off, to be waited for again; None when there is none."""
-        if method is not PUT_OFF or not self._put_off:
+        if method is not PUT_OFF:
             return None
-        _, call = self._put_off.popitem()
-        call.abandoned = False
-        return call
+        try:
+            return self._put_off.popitem()[1]
+        except KeyError:
+            return None
 
     def put_off(self, call: Call) -> None:
         """Nobody waits for now for this call, which was sent: as :meth:`abandon`, but it may be taken up again."""
-        if call.method is PUT_OFF and call.txid in self._outstanding and not call.parts:
-            self._put_off[call.txid] = call
-        self.abandon(call)
+        if call.method is not PUT_OFF or call.parts:
+            self.abandon(call)
+            return
+        self._put_off[call.txid] = call
+        # Who takes it out has the call: another caller, or its answer, which may have come before it was put in.
+        if call.done and self._put_off.pop(call.txid, None) is not None:
+            self.abandon(call)
 
     def forget(self, call: Call) -> None:
         """Drop a call that was never sent: no answer will come."""
@@ -179,12 +184,6 @@ class Calls:
         _close(call.parts)
         if call.answer is not None:
             call.answer.close()
-
-    def abandon_all(self) -> None:
-        """Those who waited are gone."""
-        self._put_off.clear()
-        for call in self._outstanding.values():
-            self.abandon(call)
 
     def arrived(self, data: bytes, handles: list[Handle]) -> Call | None:
         """Take in a datagram and own its handles; the call that it completes and that somebody waits for, if any.
@@ -208,6 +207,20 @@ class Calls:
         self._arrived(message)
         return call
 
+    def interrupted(self, data: bytes) -> Call | None:
+        """A datagram that was being taken in came to nothing, or not: the call that fails, if it has no answer."""
+        call = (
+            self._outstanding.pop(HEADER.unpack_from(data)[0], None)
+            if len(data) >= HEADER.size
+            else None
+        )
+        if call is not None and not call.done:
+            call.error = InterruptedError(
+                errno.EINTR,
+                f"a signal handler's exception came instead of the answer to {call.method.name}()",
+            )
+        return call
+
     def _arrived(self, message: Message) -> Call | None:
         if message.txid == 0:
             self._take_event(message)
@@ -219,25 +232,22 @@ class Calls:
                 f"an answer with txid {message.txid} and ordinal {message.ordinal:#x}, "
                 "which is to no outstanding call"
             )
-        self._put_off.pop(message.txid, None)
+        if self._put_off.pop(message.txid, None) is not None:
+            self.abandon(call)
         if message.more:
-            if call.abandoned or call.error is not None:
-                message.close()
-            else:
-                call.parts += message.handles
-            return None
-        del self._outstanding[message.txid]
-        told, self._told = self._told, _UNTOLD
-        if call.abandoned or call.error is not None:
-            message.close()
-            return None
-        if call.parts:
+            call.parts += message.handles
+        else:
             message.handles[:0] = call.parts
             call.parts = []
-        call.answer = Answer(
-            message.txid, message.ordinal, message.body, message.handles, told=told
-        )
-        return call
+            told, self._told = self._told, _UNTOLD
+            call.answer = Answer(
+                message.txid, message.ordinal, message.body, message.handles, told=told
+            )
+            del self._outstanding[message.txid]
+        if call.abandoned or call.error is not None:
+            self.abandon(call)
+            return None
+        return None if message.more else call
 
     def _take_event(self, message: Message) -> None:
         """Keep what an event says of the answer or the end that follows it. Other events are of a later version."""
@@ -264,7 +274,7 @@ class Calls:
 
     def clear(self) -> None:
         """No answer comes any more: close what has come of incomplete ones."""
-        for call in self._outstanding.values():
+        for call in tuple(self._outstanding.values()):
             _close(call.parts)
         self._outstanding.clear()
         self._put_off.clear()
@@ -278,6 +288,6 @@ def _read(report: Handle) -> str | None:
 
 
 def _close(handles: list[Handle]) -> None:
-    for handle in handles:
-        handle.close()
-    handles.clear()
+    with contextlib.suppress(IndexError):  # another thread closes them too
+        while handles:
+            handles.pop().close()

@@ -16,6 +16,7 @@ from typing import TypeAlias
 from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.explained import Explained, ExplainedSetExplainRequest
 from sysmem_protocol.library import Interface, Method, Table
+from sysmem_protocol.owner import new_channel
 from sysmem_protocol.runtime import (
     RUNTIME_DIR_VARIABLE,
     runtime_dirs,
@@ -107,22 +108,23 @@ def open_service(
     raise DaemonUnavailableError(_unavailable(failures)) from None  # the reasons are in it
 
 
-#: Connects to a service of a daemon, within a time; returns the descriptor, which the caller owns.
-Opener: TypeAlias = Callable[[type[Interface], float | None], int]
+#: Connects to a service of a daemon, within a time; returns the socket or descriptor, which the caller owns.
+Opener: TypeAlias = Callable[[type[Interface], float | None], int | socket.SocketType]
 
 
 def opener(directories: Sequence[Path], *, may_wait: bool) -> Opener:
     """Return what connects to the services of a daemon; see :func:`open_service`."""
 
-    def open_within(interface: type[Interface], timeout: float | None) -> int:
+    def open_within(interface: type[Interface], timeout: float | None) -> socket.SocketType:
         channel, _ = open_service(directories, interface, may_wait=may_wait, timeout=timeout)
-        return channel.take()
+        return channel.take_socket()
 
     return open_within
 
 
 def _connected(path: Path, may_wait: bool, timeout: float | None) -> Channel:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    making = new_channel()
+    [sock] = making.made
     try:
         sock.setblocking(may_wait and (timeout is None or timeout > 0))
         if timeout is not None:
@@ -131,7 +133,7 @@ def _connected(path: Path, may_wait: bool, timeout: float | None) -> Channel:
             sock.connect(address)
         if timeout is not None:
             _set_send_timeout(sock, 0)
-        return Channel(sock.detach())
+        return Channel(sock)
     except BaseException:
         sock.close()
         raise
@@ -157,10 +159,10 @@ def connected(
     *,
     may_wait: bool,
     timeout: float | None = None,
-) -> tuple[int, Path]:
-    """Return a new Allocator channel on which was said who we are, and the daemon's directory.
+) -> tuple[socket.SocketType, Path]:
+    """Return the socket of a new Allocator channel on which was said who we are, and the daemon's directory.
 
-    The caller owns the descriptor. Arguments and errors are those of :func:`open_service`, but that `runtime_dir` is
+    The caller owns the socket. Arguments and errors are those of :func:`open_service`, but that `runtime_dir` is
     the only directory if it is given.
     """
     first = hello(name, id)
@@ -170,7 +172,7 @@ def connected(
     try:
         for message in first:
             channel.send(message)
-        return channel.take(), directory
+        return channel.take_socket(), directory
     except PeerClosedError as error:
         raise DaemonUnavailableError(
             f"the sysmem daemon in {directory} closed the connection at once"
@@ -206,7 +208,7 @@ class Retries:
         return pause if left is None else min(pause, left)
 
 
-def _set_send_timeout(sock: socket.socket, seconds: float) -> None:
+def _set_send_timeout(sock: socket.SocketType, seconds: float) -> None:
     """Bound how long this socket connects; 0 for ever.
 
     `socket.settimeout` won't do: it polls a non-blocking socket, and one of AF_UNIX refuses at once instead.

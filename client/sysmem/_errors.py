@@ -14,7 +14,7 @@ can't be sent, `OSError` for what the kernel refuses (no descriptors left, say).
 from __future__ import annotations
 
 from sysmem_protocol.channel import PeerClosedError
-from sysmem_protocol.handles import HandleClosedError
+from sysmem_protocol.owner import HandleClosedError
 from sysmem_protocol.sysmem2 import Error
 
 __all__ = ["DaemonUnavailableError", "HandleClosedError", "PeerClosedError", "SysmemError"]

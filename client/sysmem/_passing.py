@@ -6,9 +6,11 @@ import errno
 from typing import TYPE_CHECKING
 
 from sysmem_protocol.channel import Channel, DescriptorsLost, PeerClosedError
-from sysmem_protocol.handles import Handle, describe, duplicate, is_unix_socket
+from sysmem_protocol.handles import Handle, describe, is_unix_socket
+from sysmem_protocol.owner import channel_of
 
 from ._arguments import descriptor
+from ._handles import Arrived
 
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike, ReadableBuffer
@@ -29,7 +31,7 @@ def channel_over(sock: FileDescriptorLike) -> Channel:
         raise ValueError(
             f"a token goes over a Unix socket; descriptor {number} is {describe(number)}"
         )
-    return Channel(duplicate(number))
+    return Channel(channel_of(number).made[0], handle=Arrived)
 
 
 def checked(data: ReadableBuffer) -> memoryview:

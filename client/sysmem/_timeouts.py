@@ -43,3 +43,8 @@ def remaining(deadline: float | None) -> float | None:
 def milliseconds(seconds: float | None) -> int | None:
     """A time for `poll`, never less than asked for but where that is weeks."""
     return None if seconds is None else math.ceil(min(seconds * 1000, 0x7FFF_FFFF))
+
+
+def poll_seconds(seconds: float | None) -> float | None:
+    """A time for `epoll`, which takes weeks at most."""
+    return None if seconds is None else min(seconds, 0x7FFF_FFFF / 1000)

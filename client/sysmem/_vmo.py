@@ -6,19 +6,19 @@ import contextlib
 import fcntl
 import mmap
 import os
-import select
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 from sysmem_protocol import sysmem2
-from sysmem_protocol.handles import Handle, WithBlock
+from sysmem_protocol.handles import Handle
 from sysmem_protocol.image_format import ImageFormat
 from sysmem_protocol.library import table
+from sysmem_protocol.owner import UncopiedTable, WithBlock
 
 from ._arguments import descriptor
 from ._dma_buf import DmaBuf, dma_buf
+from ._handles import EventPair, Held
 from ._holders import holders
 from ._memory import Memory
 
@@ -30,41 +30,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class NodeRef(Handle):
-    """Proof of a node, for `is_alternate_for` on another one; an event that no other process can forge."""
-
-    __slots__ = ()
-
-
-class EventPair(Handle, ABC):
-    """One end of an eventpair, which the daemon closes its end of when something has happened.
-
-    Each face has its own kind, which differs in how it waits: :class:`sysmem.AsyncEventPair` and
-    :class:`sysmem.blocking.EventPair`. Both are this class to `isinstance`.
-    """
-
-    __slots__ = ()
-
-    @abstractmethod
-    def is_closed(self) -> bool:
-        """Whether the other end is closed, without waiting."""
-
-    @abstractmethod
-    def wait_closed(self, timeout: float | None = None) -> Any:
-        """Wait until the other end is closed, `timeout` seconds at most: True, or False when the time is over.
-
-        Awaited in the async face.
-        """
-
-
-def hung_up(fd: int) -> bool:
-    """Whether every descriptor of an eventpair's other end is closed."""
-    poll = select.poll()
-    poll.register(fd, select.POLLRDHUP)
-    return bool(poll.poll(0))
-
-
-class Vmo(Handle):
+class Vmo(Held):
     """The memory of one buffer: a descriptor that is opened for what the participant's rights allow."""
 
     __slots__ = ()
@@ -186,11 +152,12 @@ def borrowed(value: Handle | int | None, kind: type[H] | None = None) -> Iterato
     if value is None or (kind is not None and isinstance(value, kind)):
         yield value
         return
-    handle = Handle(descriptor(value, kind))
-    try:
+    with Handle(descriptor(value, kind), _leave_open) as handle:
         yield handle
-    finally:
-        handle.take()
+
+
+def _leave_open(fd: int) -> None:
+    """A borrowed descriptor is its owner's to close."""
 
 
 # --- tables with something to do ------------------------------------------------------------------------------------
@@ -209,7 +176,7 @@ class _Beside(sysmem2.VmoBuffer[Vmo, EventPair]):
 
 
 @table
-class VmoBuffer(_Beside):
+class VmoBuffer(_Beside, UncopiedTable):
     """One buffer as it is delivered to one participant.
 
     Arrays of :meth:`planes` and :meth:`array`, and slices of :meth:`mapping`, keep the memory mapped and the buffer
@@ -425,7 +392,7 @@ class VmoBuffer(_Beside):
 
 
 @table
-class BufferCollectionInfo(sysmem2.BufferCollectionInfo[VmoBuffer], WithBlock):
+class BufferCollectionInfo(sysmem2.BufferCollectionInfo[VmoBuffer], UncopiedTable, WithBlock):
     """The allocated buffers and what holds for each of them. Owns their descriptors; a with-block closes them."""
 
     def __post_init__(self) -> None:
@@ -482,7 +449,7 @@ def _image(
 
 
 @table
-class VmoInfo(sysmem2.VmoInfo[Vmo, EventPair], WithBlock):
+class VmoInfo(sysmem2.VmoInfo[Vmo, EventPair], UncopiedTable, WithBlock):
     """What the daemon knows of a VMO. Owns the descriptors in it; a with-block closes them."""
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """One end of a channel: datagrams with their descriptors, sent and received without blocking.
 
 A channel is an AF_UNIX SOCK_SEQPACKET pair (`spec/linux.md`, Channels). Waiting is the business of the caller: trio's,
-asyncio's or `poll`'s; only who asks for it waits here. Nothing relies on O_NONBLOCK, which another owner of the open
+asyncio's or `poll`'s. Nothing relies on O_NONBLOCK, which another owner of the open
 file description could set or clear.
 """
 
@@ -13,10 +13,12 @@ import select
 import socket
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .handles import Handle, drop_unread, stop_receiving
 from .message import MAX_HANDLES, MAX_MESSAGE_BYTES, MalformedMessage
+from .owner import HandleClosedError, Number, close_cell, no_fork, own
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -28,8 +30,7 @@ _INT_BYTES = array.array("i").itemsize
 #: kernel has no room for the last descriptors, and closes them, which may take as long as they like.
 _OTHER_CONTROL_BYTES = 4096
 _CONTROL_BYTES = socket.CMSG_SPACE(MAX_HANDLES * _INT_BYTES) + _OTHER_CONTROL_BYTES
-_WAIT_FLAGS = int(socket.MSG_CMSG_CLOEXEC)
-_RECEIVE_FLAGS = _WAIT_FLAGS | int(socket.MSG_DONTWAIT)
+_RECEIVE_FLAGS = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
 _SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 #: Control data that Python has no name for: a descriptor of the sending process, installed by the kernel when the
 #: socket has SO_PASSPIDFD. Whoever had the socket before may have set that.
@@ -108,18 +109,38 @@ class AtOnce:
 AT_ONCE = AtOnce()
 
 
+_NO_SOCKET = socket.SocketType(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+_NO_SOCKET.close()
+
+
 class Channel:
     """The owner of one channel end."""
 
-    __slots__ = ("_closing", "_socket")
+    __slots__ = ("_arrived", "_closing", "_handle", "_own", "_socket")
 
-    def __init__(self, fd: int, closing: Closing = AT_ONCE) -> None:
-        """Become the owner of `fd`, one end of a SEQPACKET pair; `closing` closes it, and what is received.
+    def __init__(
+        self,
+        owned: int | socket.SocketType,
+        closing: Closing = AT_ONCE,
+        handle: type[Handle] = Handle,
+    ) -> None:
+        """Become the owner of one end of a SEQPACKET pair, a descriptor or a socket.
 
-        Raises `OSError` when it is no socket, and then owns nothing.
+        `closing` closes it, and what is received, which is put into objects of the class `handle`.
+
+        Raises `OSError` for a descriptor that is no socket, and then owns nothing.
         """
         self._closing = closing
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
+        self._own = own if closing is AT_ONCE else partial(Number, close=closing.close)
+        self._handle = handle
+        #: What the kernel gave and wasn't returned yet: the result of a `recvmsg`, and the cells of its descriptors
+        #: so far. An exception may interrupt receiving anywhere; the next receive, or close, goes on from here.
+        self._arrived: list[Any] = []
+        self._socket = (
+            socket.SocketType(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, owned)
+            if isinstance(owned, int)
+            else owned
+        )
         if (
             self._socket.gettimeout()
         ):  # socket.setdefaulttimeout(), which would make every call wait
@@ -131,10 +152,20 @@ class Channel:
 
     def take(self) -> int:
         """Give the descriptor away: the caller owns it afterwards."""
-        return self._socket.detach()
+        return self.take_socket().detach()
+
+    def take_socket(self) -> socket.SocketType:
+        """Give the socket away that owns the descriptor."""
+        self._drop_arrived()
+        taken, self._socket = self._socket, _NO_SOCKET
+        return taken
 
     def close(self) -> None:
         """Close this end; the other one sees peer-closed. Idempotent."""
+        self._drop_arrived()
+        if self._closing is AT_ONCE:
+            close_cell(self._socket)
+            return
         fd = self._socket.detach()
         if fd >= 0:
             self._closing.close_end(fd)
@@ -150,10 +181,10 @@ class Channel:
         except OSError:
             return  # the other end is gone already
 
-    def shutdown_receiving(self) -> None:
-        """Receive nothing more: whoever waits for a message here, or polls, wakes up and sees the end."""
+    def shut_down(self) -> None:
+        """Let the other end see this one closed, and whoever waits for a message here, or polls, see the end."""
         try:
-            self._socket.shutdown(socket.SHUT_RD)
+            self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             return  # as above, and then nobody waits
 
@@ -175,28 +206,32 @@ class Channel:
         """Give this end a name, which the other end can then see. Raises `OSError` when it has one."""
         self._socket.bind(name)
 
-    def receive(self, *, wait: bool = False) -> tuple[bytes, list[Handle]] | None:
+    def receive(self) -> tuple[bytes, list[Handle]] | None:
         """Receive one datagram with its descriptors, which the caller then owns; None when there is none yet.
-
-        With `wait` the kernel waits for one, unless the descriptor is a non-blocking one; then None is still possible.
 
         Raises :class:`PeerClosedError` once everything that the other end sent has been received and it is closed, and
         :class:`MalformedMessage` for a datagram that is empty, larger than a message or lost descriptors
         (:class:`DescriptorsLost`); the others are closed.
         """
-        how = _WAIT_FLAGS if wait else _RECEIVE_FLAGS
-        while True:
+        while not self._arrived:
+            # `extend` calls `recvmsg` and keeps its result in one call of C.
+            receive = map(
+                self._socket.recvmsg, (MAX_MESSAGE_BYTES,), (_CONTROL_BYTES,), (_RECEIVE_FLAGS,)
+            )
             try:
-                data, ancillary, flags, _ = self._socket.recvmsg(
-                    MAX_MESSAGE_BYTES, _CONTROL_BYTES, how
-                )
+                with no_fork:
+                    self._arrived.extend(receive)
             except BlockingIOError:
                 return None
             except (ConnectionResetError, InterruptedError):
                 # Said once when the peer closed with data of ours unread; what it had sent is still queued behind.
                 continue
-            break
-        handles = self._handles(ancillary) if ancillary else []
+            except OSError:
+                self._check_own()
+                raise
+        data, ancillary, flags, _ = self._arrived[0]
+        handles = self._handles() if ancillary else []
+        self._arrived = []
         if not data and not self._at_end(handles):
             flags |= socket.MSG_TRUNC
         if flags & _TRUNCATED:
@@ -209,21 +244,34 @@ class Channel:
             raise PeerClosedError("the peer closed the channel")
         return data, handles
 
-    def _handles(self, ancillary: list[tuple[int, int, bytes]]) -> list[Handle]:
-        """Every descriptor that was sent, each with an owner; one that wasn't sent is closed."""
-        handles = []
-        for level, kind, data in ancillary:
+    def _check_own(self) -> None:
+        """Raise `HandleClosedError` when this end was closed meanwhile, in a signal's handler or another thread."""
+        if self.fileno() < 0:
+            raise HandleClosedError("this channel was closed meanwhile")
+
+    def _handles(self) -> list[Handle]:
+        """Every descriptor that arrived, each with an owner; one that wasn't sent is closed."""
+        arrived = self._arrived
+        sent: list[int] = []
+        others: list[int] = []
+        for level, kind, data in arrived[0][1]:
             if level == socket.SOL_SOCKET and kind in (socket.SCM_RIGHTS, _SCM_PIDFD):
                 fds = array.array("i")
                 fds.frombytes(data[: len(data) - len(data) % _INT_BYTES])
-                arrived = [Handle(fd, self._closing.close) for fd in fds]
-                if kind == socket.SCM_RIGHTS:
-                    handles += arrived
-                else:
-                    # It may be a negative error number, as which it is closed already.
-                    for handle in arrived:
-                        handle.close()
+                # A descriptor of a process may be a negative error number.
+                (sent if kind == socket.SCM_RIGHTS else others).extend(fd for fd in fds if fd >= 0)
+        arrived.extend(map(self._own, (sent + others)[len(arrived) - 1 :]))
+        handles = [self._handle(cell) for cell in arrived[1 : 1 + len(sent)]]
+        for cell in arrived[1 + len(sent) :]:
+            cell.close()
         return handles
+
+    def _drop_arrived(self) -> None:
+        """Close what came and was never returned, because an exception interrupted that."""
+        while self._arrived:
+            for handle in self._handles():
+                handle.close()
+            self._arrived = []
 
     def _at_end(self, handles: list[Handle]) -> bool:
         """Tell the end of what the peer sends from an empty datagram, which reads the same."""
@@ -254,6 +302,9 @@ class Channel:
                 continue
             except ConnectionError as error:
                 raise PeerClosedError("the peer closed the channel") from error
+            except OSError:
+                self._check_own()
+                raise
 
     def __repr__(self) -> str:
         return f"<Channel fd {self.fileno()}>"

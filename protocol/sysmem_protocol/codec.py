@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 import cbor2
 
-from .handles import Handle, HandleClosedError
+from .handles import Handle
 from .library import (
     Bool,
     Enumeration,
@@ -32,6 +32,7 @@ from .library import (
     table,
 )
 from .message import HEADER, MAX_MESSAGE_BYTES
+from .owner import HandleClosedError
 from .strict import HANDLE_TAG, MAX_DEPTH, NotStrictError, examine, no_pause
 from .sysmem2 import Error
 

@@ -1,12 +1,13 @@
 """Descriptors with an owner, and what kind of object a descriptor is.
 
-A :class:`Handle` owns one descriptor. It is given on with :meth:`Handle.take`, and closed otherwise; dropping one that
-is still open closes it and warns. Everything that receives descriptors wraps them at once, so that every path, an
-exception's included, has an owner that closes them.
+A :class:`Handle` owns one descriptor. It is given on with :meth:`Handle.move` or :meth:`Handle.take`, and closed
+otherwise; dropping one that is still open closes it and warns. Everything that receives descriptors wraps them at once,
+so that every path, an exception's included, has an owner that closes them.
 """
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import ctypes
 import errno
@@ -15,12 +16,22 @@ import os
 import socket
 import stat
 import struct
-import warnings
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 from .library import HandleKind
+from .owner import (
+    CLOSED,
+    FORKED,
+    Cell,
+    HandleClosedError,
+    Number,
+    Owner,
+    close_cell,
+    detach,
+    number,
+    owned,
+)
 
 #: `struct flock`: type, whence, start, length, process; the 0q pads it as C does.
 FLOCK = struct.Struct("hhqqi0q")
@@ -30,66 +41,43 @@ _DROP_BYTES = 64 * 1024
 _FDINFO_BYTES = 4096
 
 
-class HandleClosedError(ValueError):
-    """The handle was closed or given away before this use."""
-
-
-class Closes(Protocol):
-    """What can be closed."""
-
-    def close(self) -> None: ...
-
-
-class WithBlock:
-    """Something with a `close()`, which the end of a with-block calls."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self: Closes,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
 H = TypeVar("H", bound="Handle")
 
 
-class Handle(WithBlock):
+class Handle(Owner):
     """The owner of one descriptor."""
 
-    __slots__ = ("__weakref__", "_close", "_fd")
+    __slots__ = ("_cell", "_gone")
 
-    def __init__(self, fd: int, close: Callable[[int], None] | None = None) -> None:
-        """Become the owner of `fd`; `close` is what closes it, `os.close` if that isn't said."""
-        self._fd = fd
-        self._close = close
+    def __init__(self, owned: int | Cell, close: Callable[[int], None] = os.close) -> None:
+        """Become the owner of a descriptor, or of what is in a cell; `close` closes a descriptor."""
+        self._gone: str | None = None
+        self._cell = Number(owned, close) if isinstance(owned, int) else owned
 
     def fileno(self) -> int:
-        """The descriptor, still owned by this handle."""
-        if self._fd < 0:
-            raise HandleClosedError(f"this {type(self).__name__} is closed or was given away")
-        return self._fd
+        """The descriptor, still owned by this handle. Raises :class:`HandleClosedError` if there is none."""
+        fd = -1 if self._gone else number(self._cell)
+        if fd < 0:
+            raise HandleClosedError(f"this {type(self).__name__} {self._gone or CLOSED}")
+        return fd
 
     @property
     def closed(self) -> bool:
         """Whether the descriptor is closed or given away."""
-        return self._fd < 0
+        return self._gone is not None or number(self._cell) < 0
 
     def take(self) -> int:
         """Give the descriptor away: the caller owns it afterwards."""
-        fd, self._fd = self.fileno(), -1
+        self.fileno()
+        fd = detach(self._cell)
+        self._gone = CLOSED
         return fd
 
     def move(self, kind: type[H]) -> H:
         """Give the descriptor to a new owner, of this kind."""
-        moved = kind(self.take())
-        moved._close = self._close
+        self.fileno()
+        moved = kind(self._cell)
+        self._gone, self._cell = CLOSED, _EMPTY
         return moved
 
     def duplicate(self) -> Self:
@@ -97,21 +85,19 @@ class Handle(WithBlock):
 
         Raises `OSError` when the process has no descriptor left.
         """
-        return type(self)(duplicate(self.fileno()))
+        return type(self)(owned(fcntl.fcntl, self.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
 
     def close(self) -> None:
         """Close the descriptor; nothing happens when that was done before."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            (self._close or os.close)(fd)
+        self._gone = self._gone or CLOSED
+        close_cell(self._cell)
 
-    def __del__(self, _warn: Any = warnings.warn) -> None:
-        if getattr(self, "_fd", -1) >= 0:
-            _warn(f"{self!r} was dropped without close()", ResourceWarning, 2, source=self)
-            self.close()
+    def _lose(self) -> None:
+        self._gone = self._gone or FORKED
+        self._cell.close()
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {f'fd {self._fd}' if self._fd >= 0 else 'closed'}>"
+
+_EMPTY = Number(-1)
 
 
 def channel_pair() -> tuple[socket.socket, socket.socket]:
@@ -124,8 +110,8 @@ def channel_pair() -> tuple[socket.socket, socket.socket]:
 
 def eventpair() -> tuple[Handle, Handle]:
     """Both ends of a new eventpair: an end is signalled when every descriptor of the other one is closed."""
-    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    return Handle(near.detach()), Handle(far.detach())
+    near, far = _socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    return Handle(near), Handle(far)
 
 
 def duplicate(fd: int) -> int:

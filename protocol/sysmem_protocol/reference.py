@@ -215,8 +215,10 @@ class _Sent(Handle):
 
     __slots__ = ()
 
+    closed = True
+
     def fileno(self) -> int:
-        return self._fd
+        return -1
 
 
 def _examples() -> Iterator[str]:

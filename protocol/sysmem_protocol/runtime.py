@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .library import Interface
+from .owner import owned
 
 #: Names the runtime directory when nobody says it on the command line or in a call.
 RUNTIME_DIR_VARIABLE = "SYSMEM_RUNTIME_DIR"
@@ -66,8 +67,8 @@ def socket_address(path: Path) -> Iterator[str]:
         return
     name = f"/{path.name}" if len(os.fsencode(path.name)) <= _MAX_SOCKET_NAME_BYTES else ""
     opened = path.parent if name else path
-    fd = os.open(opened, os.O_PATH | os.O_CLOEXEC)
+    cell = owned(os.open, opened, os.O_PATH | os.O_CLOEXEC)
     try:
-        yield f"/proc/self/fd/{fd}{name}"
+        yield f"/proc/self/fd/{cell.fileno()}{name}"
     finally:
-        os.close(fd)
+        cell.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -28,11 +29,11 @@ def test_txids_are_positive_unique_and_used_again_at_the_end() -> None:
     calls = Calls()
     first = calls.begin(Node.sync)
     assert first.txid == 1
-    calls._last_txid = MAX_TXID - 1
+    calls._txids = itertools.count(MAX_TXID - 1)
     assert calls.begin(Node.sync).txid == MAX_TXID
     assert calls.begin(Node.sync).txid == 2  # 1 is still outstanding
     assert arrive(calls, Message(1, Node.sync.ordinal)) is first
-    calls._last_txid = MAX_TXID
+    calls._txids = itertools.count(MAX_TXID)
     assert calls.begin(Node.sync).txid == 1
 
 

@@ -652,36 +652,3 @@ def test_a_process_without_descriptors_loses_the_answer_and_no_more(
     peer.echo(1)
     collection.sync()
     assert all(witness.gone() for witness in witnesses)
-
-
-def test_a_lock_that_a_fork_took_along_holds_up_nobody(token: Any, peer: Any) -> None:
-    with token._end._lock:
-        child = os.fork()
-        if child == 0:
-            try:
-                token.set_dispensable()
-                token.close()
-            finally:
-                os._exit(0 if token.closed else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert peer.receive().ordinal == m.BufferCollectionToken.set_dispensable.ordinal
-    peer.echo(1)
-    token.sync()
-
-
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # with threads; what is tested
-def test_a_child_of_a_fork_closes_without_disturbing_its_parent(
-    token: Any, peer: Any, until_asleep: Any
-) -> None:
-    waiting = Running(token.sync)
-    request = peer.receive()
-    until_asleep(waiting.thread)
-    child = os.fork()
-    if child == 0:
-        try:
-            token.close()
-        finally:
-            os._exit(0 if token.closed else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    peer.send(request)
-    waiting.outcome()

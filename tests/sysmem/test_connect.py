@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 import sysmem
-from sysmem import blocking
+from sysmem import _connect, blocking
 from sysmem._connect import cut, process_name
 from sysmem_protocol.codec import Decoder
 from sysmem_protocol.runtime import socket_address
@@ -186,7 +186,7 @@ def test_running_out_of_descriptors_is_no_word_about_the_daemon(
     def fail(*_: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(socket.socket, "connect", fail)
+    monkeypatch.setattr(_connect, "new_channel", fail)
     with pytest.raises(OSError, match="Too many open files") as caught:
         blocking.connect(tmp_path)
     assert not isinstance(caught.value, ConnectionError)

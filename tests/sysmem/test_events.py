@@ -73,28 +73,6 @@ def test_closing_wakes_waiting_threads(pair: Pair, until_asleep: Any) -> None:
         near.is_closed()
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # with threads; what is tested
-def test_a_child_of_a_fork_closes_without_waking_its_parent(pair: Pair, until_asleep: Any) -> None:
-    near, far = pair
-    results: list[bool] = []
-    thread = threading.Thread(target=lambda: results.append(near.wait_closed()))
-    thread.start()
-    until_asleep(thread)
-    child = os.fork()
-    if child == 0:
-        try:
-            near.close()
-            far.close()
-        finally:
-            os._exit(0 if near.closed else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert thread.is_alive()
-    far.close()
-    thread.join()
-    assert results == [True]
-    near.close()
-
-
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_waiting_in_tasks(backend: str) -> None:
     near, far = eventpair()

@@ -22,7 +22,6 @@ from sysmem_protocol import handles
 from sysmem_protocol.handles import (
     FLOCK,
     Handle,
-    HandleClosedError,
     channel_pair,
     describe,
     descriptors_waiting,
@@ -38,6 +37,7 @@ from sysmem_protocol.handles import (
     stop_receiving,
 )
 from sysmem_protocol.library import HandleKind
+from sysmem_protocol.owner import HandleClosedError
 
 #: From asm-generic/socket.h; Python has no name for it.
 SO_PEEK_OFF = 42

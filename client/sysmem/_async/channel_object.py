@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import warnings
 from typing import Any, ClassVar, Self, TypeVar
 
 from sysmem_protocol import sysmem2 as m
@@ -12,16 +11,19 @@ from sysmem_protocol.codec import DecodeError, Decoder
 from sysmem_protocol.handles import Handle, describe, is_seqpacket
 from sysmem_protocol.library import HandleKind, HandleType, Interface, Method, Table
 from sysmem_protocol.message import Message
+from sysmem_protocol.owner import Owner, channel_of, lost_by_forks, new_pair
 
 from .._arguments import descriptor
 from .._calls import Answer
 from .._errors import SysmemError
-from .._vmo import BufferCollectionInfo, NodeRef, Vmo, VmoBuffer, VmoInfo
+from .._handles import Arrived, NodeRef
+from .._vmo import BufferCollectionInfo, Vmo, VmoBuffer, VmoInfo
 from .client_end import ClientEnd
 from .events import AsyncEventPair
 from .with_block import WithBlock
 
 T = TypeVar("T")
+Made = TypeVar("Made", bound="ChannelObject | AsyncEventPair")
 
 _decoder = Decoder(
     tables={
@@ -33,19 +35,25 @@ _decoder = Decoder(
         HandleKind.VMO: Vmo,
         HandleKind.EVENTPAIR: AsyncEventPair,
         HandleKind.EVENT: NodeRef,
+        HandleKind.CLIENT_END: Arrived,
     },
 )
 
 
-class ChannelObject(WithBlock):
-    """The client end of a channel to the daemon."""
+class ChannelObject(Owner, WithBlock):
+    """The client end of a channel to the daemon.
+
+    It belongs to the process that made it: in a forked child it is closed. See :meth:`detach`.
+    """
 
     __slots__ = ("_end",)
+    _instead = "detach() and from_fd() give it to another process"
     _interface: ClassVar[type[Interface]]
 
-    def __init__(self, fd: int) -> None:
-        """Become the owner of `fd`, whatever it is; :meth:`from_fd` looks first."""
-        self._end = ClientEnd(fd)
+    def __init__(self, owned: int | socket.SocketType) -> None:
+        """Become the owner of a descriptor, whatever it is (:meth:`from_fd` looks first), or of a socket."""
+        self._end = ClientEnd(owned)
+        lost_by_forks(self)
 
     @classmethod
     def from_fd(cls, fd: int) -> Self:
@@ -55,11 +63,15 @@ class ChannelObject(WithBlock):
         `ValueError` for a descriptor that can't be a client end. The descriptor is left alone then.
         """
         number = descriptor(fd)
-        if not is_seqpacket(number):
-            raise ValueError(
-                f"descriptor {number} is {describe(number)}, not the client end of a channel"
-            )
+        check_client_end(number)
         return cls(number)
+
+    @classmethod
+    def _of(cls, end: Handle) -> Self:
+        """Take over a client end that has arrived."""
+        with end:
+            made = channel_of(end.fileno())
+            return cls(made.made[0])
 
     # --- the descriptor -------------------------------------------------------------------------------------------
 
@@ -115,15 +127,8 @@ class ChannelObject(WithBlock):
         number = self._end.peer_name().rpartition(b"/")[2]
         return int(number) if number.isdigit() else 0
 
-    def __repr__(self) -> str:
-        state = "closed" if self._end.closed else f"fd {self._end.fileno()}"
-        return f"<{type(self).__name__} {state}>"
-
-    def __del__(self, _warn: Any = warnings.warn) -> None:
-        end: ClientEnd | None = getattr(self, "_end", None)
-        if end is not None and not end.closed:
-            _warn(f"{self!r} was dropped without close()", ResourceWarning, 2, source=self)
-            end.close()
+    def _lose(self) -> None:
+        self._end.lose()
 
     # --- talking --------------------------------------------------------------------------------------------------
 
@@ -161,21 +166,32 @@ class ChannelObject(WithBlock):
             raise self._end.broken(ValueError(f"{name} is missing"))
         return value
 
-    async def _open(self, method: Method, timeout: float | None, **fields: Any) -> int:
-        """Send a request with the server end of a new pair in it; the descriptor of our end.
+    async def _open(
+        self, made: type[Made], method: Method, timeout: float | None, **fields: Any
+    ) -> Made:
+        """Send a request with the server end of a new pair in it, and make an object of our end.
 
         Which field takes the server end, and what a pair it is of, the method's declaration tells.
         """
         name, kind = _server_end(method)
-        near, far = socket.socketpair(socket.AF_UNIX, kind)
+        ends = new_pair(kind)
+        near, far = ends.made[0]
+        opened = made(near)
         try:
-            with Handle(far.detach()) as server_end:
+            with Handle(far) as server_end:
                 assert method.request is not None
                 request = method.request(**fields, **{name: server_end})
                 await self._end.send(method, request, timeout)
-            return near.detach()
-        finally:
-            near.close()
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+
+def check_client_end(fd: int) -> None:
+    """Raise `ValueError` for a descriptor that can't be a client end."""
+    if not is_seqpacket(fd):
+        raise ValueError(f"descriptor {fd} is {describe(fd)}, not the client end of a channel")
 
 
 def _server_end(method: Method) -> tuple[str, socket.SocketKind]:

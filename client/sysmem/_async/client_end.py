@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+
 import anyio
 import anyio.lowlevel
 
-from sysmem_protocol.channel import Channel, DescriptorsLost, PeerClosedError
-from sysmem_protocol.handles import Handle, HandleClosedError
+from sysmem_protocol.channel import AT_ONCE, Channel, DescriptorsLost, PeerClosedError
+from sysmem_protocol.handles import Handle
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import MalformedMessage
+from sysmem_protocol.owner import CLOSED, FORKED, HandleClosedError
 
 from .._calls import Answer, Call, Calls, datagram, encode_request
+from .._handles import Arrived
 from .._timeouts import seconds
 from .sleepers import Sleepers
 
@@ -21,16 +25,20 @@ CONNECT_MAY_WAIT = False
 class ClientEnd:
     """One end of a channel to the daemon, for any number of tasks of one event loop."""
 
-    __slots__ = ("_calls", "_channel", "_closed", "_ended", "_sleepers")
+    __slots__ = ("_calls", "_channel", "_ended", "_gone", "_sleepers")
 
-    def __init__(self, fd: int) -> None:
-        """Become the owner of `fd`."""
-        self._channel = Channel(fd)
-        self._calls = Calls()
-        self._sleepers = Sleepers()
-        self._closed = False
+    def __init__(self, owned: int | socket.SocketType) -> None:
+        """Become the owner of a descriptor or a socket."""
+        #: Why this end can't be used any more.
+        self._gone: str | None = None
         #: Why nothing more can be received.
         self._ended: PeerClosedError | None = None
+        self._calls = Calls()
+        self._channel = Channel(owned, AT_ONCE, Arrived)
+        # A channel that is shut down wakes its waiters. The event loop could do that too, but not for a signal's
+        # handler or another thread.
+        channel = self._channel
+        self._sleepers = Sleepers(channel.fileno, channel.shut_down, channel.close)
 
     # --- talking --------------------------------------------------------------------------------------------------
 
@@ -96,7 +104,7 @@ class ClientEnd:
         self._check_open()
         try:
             while not self._channel.send(data, handles):
-                await self._sleepers.sleep(self._channel.fileno(), anyio.wait_writable)
+                await self._sleepers.sleep(anyio.wait_writable)
                 self._check_open()
         except PeerClosedError:
             while self._ended is None:  # the daemon may still have to say why
@@ -112,7 +120,7 @@ class ClientEnd:
 
     async def _wait(self) -> None:
         """Wait until something was received, here or in another task."""
-        if await self._sleepers.sleep(self._channel.fileno(), anyio.wait_readable):
+        if await self._sleepers.sleep(anyio.wait_readable):
             self._receive()
 
     # --- what came ------------------------------------------------------------------------------------------------
@@ -120,7 +128,7 @@ class ClientEnd:
     def _receive(self) -> None:
         """Take in all that has come. Only while no other task sleeps until something comes."""
         try:
-            while not self._closed and self._ended is None:
+            while not self._gone and self._ended is None:
                 try:
                     arrived = self._channel.receive()
                 except DescriptorsLost as error:
@@ -151,7 +159,7 @@ class ClientEnd:
 
     def told_before(self) -> str | None:
         """Return the reason for the end of this channel, if it has ended and that was told."""
-        if not self._closed and not self._sleepers.reading:
+        if not self._gone and not self._sleepers.reading:
             self._receive()
         return None if self._ended is None else self._ended.reason
 
@@ -162,8 +170,8 @@ class ClientEnd:
     # --- the end and the descriptor -------------------------------------------------------------------------------
 
     def _check_own(self) -> None:
-        if self._closed:
-            raise HandleClosedError("this client end is closed or was given away")
+        if self._gone:
+            raise HandleClosedError(f"this client end {self._gone}")
 
     def _check_open(self) -> None:
         self._check_own()
@@ -173,14 +181,22 @@ class ClientEnd:
     @property
     def closed(self) -> bool:
         """Whether this end was closed or given away."""
-        return self._closed
+        return self._gone is not None
 
     def close(self) -> None:
-        """Close this end; tasks that wait on it get a HandleClosedError. Idempotent."""
-        if not self._closed:
-            self._closed = True
-            self._calls.clear()
-            self._sleepers.close(self._channel.fileno(), self._channel.close)
+        """Close this end; tasks that wait on it get a HandleClosedError. Idempotent.
+
+        It never waits, and may be called by a signal's handler and in any thread.
+        """
+        self._gone = self._gone or CLOSED
+        self._sleepers.close()
+        self._calls.clear()
+
+    def lose(self) -> None:
+        """Close this end in a forked child, which runs none of the tasks."""
+        self._gone = self._gone or FORKED
+        self._channel.close()
+        self._calls.clear()
 
     @property
     def outstanding(self) -> bool:
@@ -198,10 +214,14 @@ class ClientEnd:
         return self._channel.peer_name()
 
     def take(self) -> int:
-        """Give the descriptor away. Raises `RuntimeError` while another task waits on it."""
+        """Give the descriptor away; as :meth:`take_socket`."""
+        return self.take_socket().detach()
+
+    def take_socket(self) -> socket.SocketType:
+        """Give the socket away. Raises `RuntimeError` while another task waits on it."""
         self._check_own()
         if self._sleepers.any:
             raise RuntimeError("another task waits on this channel; it can't be given away")
-        self._closed = True
+        self._gone = CLOSED
         self._calls.clear()
-        return self._channel.take()
+        return self._channel.take_socket()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
-from sysmem_protocol.handles import Closes
+from sysmem_protocol.owner import Closes
 
 C = TypeVar("C", bound=Closes)
 

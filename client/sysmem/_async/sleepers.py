@@ -21,11 +21,17 @@ class Sleepers:
     Otherwise its number could be used anew under the event loop.
     """
 
-    __slots__ = ("_close", "_process", "_turns")
+    __slots__ = ("_close", "_closing", "_fileno", "_process", "_turns", "_wake")
 
-    def __init__(self) -> None:
+    def __init__(
+        self, fileno: Callable[[], int], wake: Callable[[], None], close: Callable[[], None]
+    ) -> None:
+        """`wake` makes the descriptor readable and writable, or else wakes who waits for that; `close` closes it."""
+        self._fileno = fileno
+        self._wake = wake
+        self._close = close
         self._turns: dict[_Ready, anyio.Event] = {}
-        self._close: Callable[[], None] | None = None
+        self._closing = False
         self._process = this_process()
 
     @property
@@ -38,8 +44,8 @@ class Sleepers:
         """Whether a task sleeps until something can be received, and will receive it."""
         return anyio.wait_readable in self._turns
 
-    async def sleep(self, fd: int, ready: _Ready) -> bool:
-        """Wait until `ready(fd)` has returned, here or in another task: look again then.
+    async def sleep(self, ready: _Ready) -> bool:
+        """Wait until `ready(descriptor)` has returned, here or in another task: look again then.
 
         True for the task that had the turn. It must act, before it awaits anything else, on what is ready.
         """
@@ -47,22 +53,27 @@ class Sleepers:
         if turn is not None:
             await turn.wait()
             return False
-        turn = self._turns[ready] = anyio.Event()
+        turn = anyio.Event()
         try:
-            await ready(fd)
+            self._turns[ready] = turn
+            if not self._closing:  # a close() from here on sees the turn
+                await ready(self._fileno())
         except anyio.ClosedResourceError:
             return True  # the caller looks for what has happened
         finally:
-            del self._turns[ready]
+            if ready in self._turns:
+                del self._turns[ready]
             turn.set()
-            if self._close is not None and not self._turns:
-                self._close()
+            if self._closing:
+                self.close()
         return True
 
-    def close(self, fd: int, close: Callable[[], None]) -> None:
-        """Wake all, and have `close` called once nobody is asleep on the descriptor: at once, or very soon."""
-        if not self._turns or self._process is not this_process():  # a fork takes no tasks along
-            close()
-            return
-        self._close = close
-        anyio.notify_closing(fd)
+    def close(self) -> None:
+        """Close the descriptor once nobody is asleep on it: at once, or very soon. Idempotent."""
+        self._closing = True
+        if self._process is not this_process():  # a fork takes no tasks along
+            self._turns.clear()
+        if self._turns:
+            self._wake()
+        if not self._turns:
+            self._close()

@@ -17,14 +17,12 @@ T = TypeVar("T")
 class Waiter:
     """Tasks that try something again each time a descriptor is readable."""
 
-    __slots__ = ("_close", "_closed", "_fd", "_scope", "_sleepers")
+    __slots__ = ("_closed", "_scope", "_sleepers")
 
     def __init__(self, fd: int, close: Callable[[], None]) -> None:
         """Wait for `fd`, and call `close` after :meth:`close`, once or twice, when nobody waits any more."""
-        self._fd = fd
-        self._close = close
         self._closed = False
-        self._sleepers = Sleepers()
+        self._sleepers = Sleepers(lambda: fd, lambda: anyio.notify_closing(fd), close)
         self._scope: anyio.CancelScope | None = None
 
     async def until(
@@ -44,7 +42,7 @@ class Waiter:
                 found = attempt()
                 if found is not None:
                     return found
-                await self._sleepers.sleep(self._fd, self._readable)
+                await self._sleepers.sleep(self._readable)
         raise TimeoutError(late())
 
     def wake(self) -> None:
@@ -56,7 +54,7 @@ class Waiter:
         """Wake everybody, and close the descriptor once they are awake. Idempotent."""
         if not self._closed:
             self._closed = True
-            self._sleepers.close(self._fd, self._close)
+            self._sleepers.close()
 
     async def _readable(self, fd: int) -> None:
         with anyio.CancelScope() as self._scope:

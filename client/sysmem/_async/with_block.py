@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from sysmem_protocol import handles
+from sysmem_protocol import owner
 
 
-class WithBlock(handles.WithBlock):
+class WithBlock(owner.WithBlock):
     """A with-block, plain or async, that closes at its end. Closing doesn't wait, so both are the same."""
 
     __slots__ = ()
@@ -17,7 +17,7 @@ class WithBlock(handles.WithBlock):
         return self
 
     async def __aexit__(
-        self: handles.Closes,
+        self: owner.Closes,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,

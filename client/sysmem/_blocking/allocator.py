@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 
 from sysmem_protocol import rendezvous as r
@@ -30,9 +31,9 @@ class Allocator(ChannelObject):
     __slots__ = ("_meetings", "_open_service")
     _interface = m.Allocator
 
-    def __init__(self, fd: int, open_service: Opener | None = None) -> None:
-        """Become the owner of `fd`. `open_service` connects to the other services of the same daemon."""
-        super().__init__(fd)
+    def __init__(self, owned: int | socket.SocketType, open_service: Opener | None = None) -> None:
+        """Become the owner of a descriptor or a socket. `open_service` connects to the daemon's other services."""
+        super().__init__(owned)
         self._open_service = open_service or opener(runtime_dirs(), may_wait=CONNECT_MAY_WAIT)
         #: The calls of `offer` and `take` that wait.
         self._meetings: set[Rendezvous] = set()
@@ -48,11 +49,11 @@ class Allocator(ChannelObject):
 
     def allocate_non_shared_collection(self, *, timeout: float | None = None) -> BufferCollection:
         """Make a collection with one participant."""
-        return BufferCollection(self._open(m.Allocator.allocate_non_shared_collection, timeout))
+        return self._open(BufferCollection, m.Allocator.allocate_non_shared_collection, timeout)
 
     def allocate_shared_collection(self, *, timeout: float | None = None) -> BufferCollectionToken:
         """Make a collection for several participants, and get its root token."""
-        return BufferCollectionToken(self._open(m.Allocator.allocate_shared_collection, timeout))
+        return self._open(BufferCollectionToken, m.Allocator.allocate_shared_collection, timeout)
 
     def bind_shared_collection(
         self, token: BufferCollectionToken, *, timeout: float | None = None
@@ -65,8 +66,8 @@ class Allocator(ChannelObject):
         if not isinstance(token, BufferCollectionToken):
             raise wrong_kind(token, BufferCollectionToken)
         with borrowed(token.fileno()) as client_end:
-            collection = BufferCollection(
-                self._open(m.Allocator.bind_shared_collection, timeout, token=client_end)
+            collection = self._open(
+                BufferCollection, m.Allocator.bind_shared_collection, timeout, token=client_end
             )
         collection._end.came_from(token._end.told_before())
         token.close()
@@ -207,7 +208,7 @@ class Allocator(ChannelObject):
         finally:
             self._meetings.discard(meeting)
             meeting.close()
-        return BufferCollectionToken(self._field(answer, "token", Handle).take())
+        return BufferCollectionToken._of(self._field(answer, "token", Handle))
 
     def _meet(self, deadline: float | None) -> Rendezvous:
         """Connect to the meeting place, for one call."""
@@ -253,8 +254,10 @@ def connect(
     """
 
     def reach(timeout: float | None) -> Allocator:
-        fd, directory = connected(runtime_dir, name, id, may_wait=CONNECT_MAY_WAIT, timeout=timeout)
-        return Allocator(fd, opener([directory], may_wait=CONNECT_MAY_WAIT))
+        sock, directory = connected(
+            runtime_dir, name, id, may_wait=CONNECT_MAY_WAIT, timeout=timeout
+        )
+        return Allocator(sock, opener([directory], may_wait=CONNECT_MAY_WAIT))
 
     if wait is None:
         return reach(timeout)

@@ -4,27 +4,34 @@ One of the threads that wait leads: it receives for all, and answers go to whose
 answer leaves, and wakes one of the others to lead. So no thread of our own and no further descriptor is needed, and a
 program with one thread only sends and receives.
 
-The lock guards all state; nobody waits for the channel with the lock held. While a thread is inside such a wait the
-descriptor isn't closed under it: `close()` wakes it, and the last one to come out closes.
+Threads agree by operations on dictionaries that are atomic in Python, not by a lock: a signal's handler can't wait for
+one that the code holds which it interrupted. While a thread is inside a call the descriptor isn't closed under it:
+`close()` wakes it, and the last one to come out closes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import select
+import socket
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
-from sysmem_protocol.channel import Channel, DescriptorsLost, PeerClosedError
-from sysmem_protocol.handles import Handle, HandleClosedError
+from sysmem_protocol.channel import AT_ONCE, Channel, DescriptorsLost, PeerClosedError
+from sysmem_protocol.handles import Handle
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import MalformedMessage
+from sysmem_protocol.owner import CLOSED, FORKED, HandleClosedError
 
 from .._calls import Answer, Call, Calls, datagram, encode_request
-from .._process import this_process
-from .._timeouts import deadline as deadline_after
-from .._timeouts import milliseconds, remaining
+from .._handles import Arrived
+from .._timeouts import deadline, milliseconds, remaining
 
 #: Connecting may wait for the daemon, as everything here may.
 CONNECT_MAY_WAIT = True
+
+T = TypeVar("T")
 
 
 class ClientEnd:
@@ -33,228 +40,232 @@ class ClientEnd:
     __slots__ = (
         "_calls",
         "_channel",
-        "_closed",
         "_ended",
         "_followers",
+        "_gone",
         "_inside",
-        "_leading",
-        "_lock",
-        "_process",
+        "_lead",
     )
 
-    def __init__(self, fd: int) -> None:
-        """Become the owner of `fd`."""
-        self._channel = Channel(fd)
-        self._calls = Calls()
-        self._lock = threading.Lock()
-        self._leading = False
-        #: Locks that waiting threads sleep on, each released to wake its thread.
-        self._followers: dict[object, threading.Lock] = {}
-        #: Threads in a wait for the channel.
-        self._inside = 0
-        #: The process that all this is about.
-        self._process = this_process()
-        self._closed = False
+    def __init__(self, owned: int | socket.SocketType) -> None:
+        """Become the owner of a descriptor or a socket."""
+        #: Why this end can't be used any more.
+        self._gone: str | None = None
         #: Why nothing more can be received.
         self._ended: PeerClosedError | None = None
+        self._calls = Calls()
+        #: Those inside a call, and the threads that they are in.
+        self._inside: dict[object, int] = {}
+        #: Who leads, if anybody, under the only key that there is: an election is one `setdefault`.
+        self._lead: dict[None, object] = {}
+        #: Locks that waiting threads sleep on, each released to wake its thread; by what they wait for.
+        self._followers: dict[object, threading.Lock] = {}
+        self._channel = Channel(owned, AT_ONCE, Arrived)
 
     # --- talking --------------------------------------------------------------------------------------------------
 
     def send(self, method: Method, request: Table | None, timeout: float | None) -> None:
         """Send a one-way request; the handles in it stay the table's."""
-        deadline = deadline_after(timeout)
+        end = deadline(timeout)
         body, handles = encode_request(method, request)
-        with self._locked():
-            self._send(datagram(method, body), handles, deadline)
+        self._within(lambda me: self._send(datagram(method, body), handles, end, me))
 
     def call(self, method: Method, request: Table | None, timeout: float | None) -> Answer:
         """Send a request and wait for its answer, which the caller then owns. Handles as in :meth:`send`."""
-        deadline = deadline_after(timeout)
+        end = deadline(timeout)
         body, handles = encode_request(method, request)
-        with self._locked():
-            call = self._calls.resume(method) or self._begin(method, body, handles, deadline)
-            try:
-                while not call.done:
-                    self._check_open()
-                    if not self._wait(call, deadline) and not call.done:
-                        raise TimeoutError(f"{method.name}() wasn't answered in time")
-            except TimeoutError:
-                self._calls.put_off(call)
-                raise
-            except BaseException:
-                self._calls.abandon(call)
-                raise
-            finally:
-                self._hand_over()
-            return call.result()
+        return self._within(lambda me: self._call(method, body, handles, end, me))
 
     def wait_closed(self, timeout: float | None) -> bool:
         """Wait until the other end is closed and all that it sent has been received."""
-        deadline = deadline_after(timeout)
-        me = object()
-        with self._locked():
-            try:
-                while self._ended is None:
-                    self._check_own()
-                    if not self._wait(me, deadline):
-                        return self._ended is not None
-            finally:
-                self._hand_over()
-        self._check_own()
-        return True
+        end = deadline(timeout)
+        return self._within(lambda me: self._wait_closed(end, me))
 
-    def _locked(self) -> threading.Lock:
-        """The lock, to be held by a with-block."""
-        if self._process is not this_process():
-            # We are the child of a fork. It took none of the other threads along, but what they were at, and the lock
-            # if one of them held it.
-            self._process = this_process()
-            self._lock = threading.Lock()
-            self._leading = False
-            self._followers.clear()
-            self._inside = 0
-            self._calls.abandon_all()
-        return self._lock
+    def _within(self, work: Callable[[object], T]) -> T:
+        """Do something during which the descriptor stays open."""
+        me = object()
+        try:
+            self._inside[me] = threading.get_ident()
+            self._check_own()  # a close() from here on sees that somebody is inside
+            return work(me)
+        finally:
+            # Without calls, between which a KeyboardInterrupt could come.
+            if me in self._inside:
+                del self._inside[me]
+            try:
+                self._left()
+            except BaseException:
+                self._left()
+                raise
+
+    def _left(self) -> None:
+        """See to what remains to be done when somebody has come out. Idempotent."""
+        if self._gone:
+            self._close_if_unused()
+        elif self._followers and not self._lead:
+            for follower in tuple(self._followers)[:1]:
+                self._wake(follower)
+
+    def _call(
+        self, method: Method, body: bytes, handles: list[Handle], end: float | None, me: object
+    ) -> Answer:
+        self._check_first(me)
+        call = None
+        try:
+            call = self._calls.resume(method) or self._begin(method, body, handles, end, me)
+            while not call.done:
+                self._check_open()
+                if not self._wait(call, end, me) and not call.done:
+                    raise TimeoutError(f"{method.name}() wasn't answered in time")
+        except BaseException as error:
+            if call is not None:
+                (self._calls.put_off if type(error) is TimeoutError else self._calls.abandon)(call)
+            raise
+        return call.result()
 
     def _begin(
-        self, method: Method, body: bytes, handles: list[Handle], deadline: float | None
+        self, method: Method, body: bytes, handles: list[Handle], end: float | None, me: object
     ) -> Call:
-        """Send a request; its call. The lock is held."""
+        """Send a request; its call."""
         call = self._calls.begin(method)
         try:
-            self._send(datagram(method, body, call.txid), handles, deadline)
-        except Exception:
-            self._calls.forget(call)
-            raise
-        except BaseException:  # a KeyboardInterrupt; who knows whether it was sent
-            self._calls.abandon(call)
+            self._send(datagram(method, body, call.txid), handles, end, me)
+        except BaseException as error:
+            # After a KeyboardInterrupt, say, who knows whether it was sent?
+            (self._calls.forget if isinstance(error, Exception) else self._calls.abandon)(call)
             raise
         return call
 
-    def _send(self, data: bytes, handles: list[Handle], deadline: float | None) -> None:
-        """Send one datagram, waiting while the queue is full. The lock is held."""
+    def _send(self, data: bytes, handles: list[Handle], end: float | None, me: object) -> None:
+        """Send one datagram, waiting while the queue is full."""
         self._check_open()
-        while not self._sent(data, handles, deadline):
-            try:
-                if not self._wait_for_room(deadline):
-                    raise TimeoutError("the daemon took no message in time; nothing was sent")
-            finally:
-                self._hand_over()
+        while not self._sent(data, handles, end, me):
+            if not self._wait_for_room(end, me):
+                raise TimeoutError("the daemon took no message in time; nothing was sent")
             self._check_open()
 
-    def _sent(self, data: bytes, handles: list[Handle], deadline: float | None) -> bool:
-        """Send one datagram if there is room. The lock is held."""
+    def _sent(self, data: bytes, handles: list[Handle], end: float | None, me: object) -> bool:
+        """Send one datagram if there is room."""
         try:
             return bool(self._channel.send(data, handles))
         except PeerClosedError:
             # What the daemon said last has come, or another thread is receiving it.
-            while self._ended is None and self._wait(object(), deadline):
+            while self._ended is None and self._is_first(me) and self._wait(None, end, me):
                 pass
             self._check_open()
             raise
 
-    # --- waiting; the lock is held before and after, not within --------------------------------------------------
+    def _wait_closed(self, end: float | None, me: object) -> bool:
+        self._check_first(me)
+        while self._ended is None:
+            self._check_own()
+            if not self._wait(None, end, me):
+                break
+        self._check_own()
+        return self._ended is not None
 
-    def _wait(self, me: object, deadline: float | None) -> bool:
+    # --- waiting --------------------------------------------------------------------------------------------------
+
+    def _is_first(self, me: object) -> bool:
+        """Whether this thread isn't inside another call already: a signal's handler has interrupted that one."""
+        thread = threading.get_ident()
+        return all(who is me or inside != thread for who, inside in tuple(self._inside.items()))
+
+    def _check_first(self, me: object) -> None:
+        if not self._is_first(me):
+            raise RuntimeError(
+                "a signal handler can't wait for an answer on the object whose call it has interrupted; "
+                "close() and release() are possible"
+            )
+
+    def _wait(self, call: Call | None, end: float | None, me: object) -> bool:
         """Receive a datagram, or wait for what another thread receives. False when it is too late."""
-        if self._leading:
-            return self._follow(me, deadline)
         try:
-            arrived = self._lead(deadline)
-        except DescriptorsLost as error:
-            self._dispatch(error.data, None)
-            return True
-        except (PeerClosedError, MalformedMessage) as error:
-            self._end(error)
-            return True
-        if arrived is None:
-            return False
-        self._dispatch(*arrived)
-        return True
-
-    def _lead(self, deadline: float | None) -> tuple[bytes, list[Handle]] | None:
-        channel = self._channel
-        self._inside += 1
-        self._leading = True
-        try:
-            self._lock.release()
-            if deadline is None:
-                arrived = channel.receive(wait=True)
-                while arrived is None:  # the descriptor is a non-blocking one
-                    _poll(channel.fileno(), select.POLLIN, None)
-                    arrived = channel.receive()
-                return arrived
-            while _poll(channel.fileno(), select.POLLIN, remaining(deadline)):
-                arrived = channel.receive()
-                if arrived is not None:
-                    return arrived
-            return None
+            if self._lead.setdefault(None, me) is me:
+                return self._receive(end)
         finally:
-            try:
-                self._lock.acquire()
-            finally:  # without calls, so that a KeyboardInterrupt has no way in
-                self._inside -= 1
-                self._leading = False
-            self._close_if_last()
+            if None in self._lead and self._lead[None] is me:  # without calls, as above
+                del self._lead[None]
+        return self._follow(call, end)
 
-    def _follow(self, me: object, deadline: float | None) -> bool:
+    def _receive(self, end: float | None) -> bool:
+        """Wait for a datagram, and take it in. False when it is too late."""
+        while _poll(self._channel.fileno(), select.POLLIN, remaining(end)):
+            if self._take_in():
+                return True
+        return False
+
+    def _follow(self, call: Call | None, end: float | None) -> bool:
+        """Wait until another thread has received the answer, or nobody leads any more. False when it is too late."""
         turn = threading.Lock()
         turn.acquire()
-        self._followers[me] = turn
-        self._lock.release()
+        me = turn if call is None else call
         try:
-            left = remaining(deadline)
+            self._followers[me] = turn
+            # Whoever led may have left, or received our answer, before it could see us.
+            if not self._lead or self._ended or self._gone or (call is not None and call.done):
+                return True
+            left = remaining(end)
             return turn.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX))
         finally:
-            self._lock.acquire()
-            self._followers.pop(me, None)
+            if me in self._followers:
+                del self._followers[me]
 
-    def _wait_for_room(self, deadline: float | None) -> bool:
+    def _wait_for_room(self, end: float | None, me: object) -> bool:
         """Wait until something may be sent, and receive meanwhile unless another thread does. False: too late."""
-        leading = not self._leading
-        events = select.POLLOUT | (select.POLLIN if leading else select.POLLRDHUP)
-        self._inside += 1
-        self._leading = True
         try:
-            self._lock.release()
-            ready = _poll(self._channel.fileno(), events, remaining(deadline))
+            leading = self._is_first(me) and self._lead.setdefault(None, me) is me
+            events = select.POLLOUT | (select.POLLIN if leading else select.POLLRDHUP)
+            ready = _poll(self._channel.fileno(), events, remaining(end))
+            if leading and ready & select.POLLIN:
+                while self._ended is None and self._take_in():
+                    pass
         finally:
-            try:
-                self._lock.acquire()
-            finally:
-                self._inside -= 1
-                if leading:
-                    self._leading = False
-            self._close_if_last()
-        if leading and ready & select.POLLIN and not self._closed and not self._ended:
-            try:
-                while (arrived := self._channel.receive()) is not None:
-                    self._dispatch(*arrived)
-            except DescriptorsLost as error:
-                self._dispatch(error.data, None)
-            except (PeerClosedError, MalformedMessage) as error:
-                self._end(error)
+            if None in self._lead and self._lead[None] is me:
+                del self._lead[None]
         return bool(ready)
 
-    def _close_if_last(self) -> None:
-        """Close the descriptor if `close()` left that to those who were inside a wait."""
-        if self._closed and not self._inside:
-            self._channel.close()
+    def _wake(self, follower: object) -> None:
+        turn = self._followers.get(follower)
+        if turn is not None:
+            with contextlib.suppress(RuntimeError):  # it is awake already
+                turn.release()
+
+    def _wake_all(self) -> None:
+        for follower in tuple(self._followers):
+            self._wake(follower)
 
     # --- what came ------------------------------------------------------------------------------------------------
 
+    def _take_in(self) -> bool:
+        """Receive a datagram, if there is one, and give it to the call that it answers; for who leads."""
+        arrived: tuple[bytes, list[Handle] | None] | None = None
+        try:
+            try:
+                arrived = self._channel.receive()
+            except DescriptorsLost as error:
+                arrived = error.data, None
+            if arrived is not None:
+                self._dispatch(*arrived)
+        except (PeerClosedError, MalformedMessage) as error:
+            self._end(error)
+            return True
+        except BaseException:
+            if arrived is not None:
+                self._interrupted(arrived[0])
+            raise
+        return arrived is not None
+
     def _dispatch(self, data: bytes, handles: list[Handle] | None) -> None:
         """Give a datagram to the call that it answers; without its handles if they are lost."""
-        if self._closed:
-            for handle in handles or ():
-                handle.close()
-            return
-        try:
-            call = self._calls.lost(data) if handles is None else self._calls.arrived(data, handles)
-        except MalformedMessage as error:
-            self._end(error)
-            return
-        if call is not None and self._followers:
+        call = self._calls.lost(data) if handles is None else self._calls.arrived(data, handles)
+        if call is not None:
+            self._wake(call)
+
+    def _interrupted(self, data: bytes) -> None:
+        """An exception of a signal's handler came while this thread gave out an answer, maybe another thread's."""
+        call = self._calls.interrupted(data)
+        if call is not None:
             self._wake(call)
 
     def _end(self, error: PeerClosedError | MalformedMessage) -> None:
@@ -268,8 +279,7 @@ class ClientEnd:
 
     def broken(self, error: ValueError) -> PeerClosedError:
         """An answer can't be read: use the channel no more. What to raise for it."""
-        with self._locked():
-            self._end(MalformedMessage(str(error)))
+        self._end(MalformedMessage(str(error)))
         return PeerClosedError(f"the daemon's answer can't be read: {error}")
 
     @property
@@ -279,35 +289,25 @@ class ClientEnd:
 
     def told_before(self) -> str | None:
         """Return the reason for the end of this channel, if it has ended and that was told."""
-        with self._locked():
-            while not self._closed and not self._leading and self._ended is None:
-                if not self._wait(object(), deadline_after(0)):
-                    break
-            return None if self._ended is None else self._ended.reason
+        if not self._gone:
+            self._within(self._look)
+        return None if self._ended is None else self._ended.reason
+
+    def _look(self, me: object) -> None:
+        """Take in what has come, unless another thread does."""
+        while self._ended is None and not self._lead:
+            if not self._wait(None, deadline(0), me):
+                break
 
     def came_from(self, reason: str | None) -> None:
         """Note why the token had failed that this channel was made from."""
         self._calls.origin = reason
 
-    def _wake(self, follower: object) -> None:
-        turn = self._followers.pop(follower, None)
-        if turn is not None:
-            turn.release()
-
-    def _wake_all(self) -> None:
-        for follower in list(self._followers):
-            self._wake(follower)
-
-    def _hand_over(self) -> None:
-        """Let one of those who wait lead, when nobody does."""
-        if self._followers and not self._leading:
-            self._wake(next(iter(self._followers)))
-
     # --- the end and the descriptor -------------------------------------------------------------------------------
 
     def _check_own(self) -> None:
-        if self._closed:
-            raise HandleClosedError("this client end is closed or was given away")
+        if self._gone:
+            raise HandleClosedError(f"this client end {self._gone}")
 
     def _check_open(self) -> None:
         self._check_own()
@@ -317,20 +317,31 @@ class ClientEnd:
     @property
     def closed(self) -> bool:
         """Whether this end was closed or given away."""
-        return self._closed
+        return self._gone is not None
 
     def close(self) -> None:
-        """Close this end; threads that wait on it get a HandleClosedError. Idempotent."""
-        with self._locked():
-            if self._closed:
-                return
-            self._closed = True
-            self._calls.clear()
+        """Close this end; threads that wait on it get a HandleClosedError. Idempotent.
+
+        It takes no lock and never waits, so a signal's handler may call it too.
+        """
+        self._gone = self._gone or CLOSED
+        if self._inside:
+            self._channel.shut_down()
             self._wake_all()
-            if self._inside:
-                self._channel.shutdown_receiving()
-            else:
-                self._channel.close()
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        """Close the descriptor, of a closed end, if nobody is inside a call any more."""
+        if not self._inside:
+            self._channel.close()
+            self._calls.clear()
+
+    def lose(self) -> None:
+        """Close this end in a forked child, which has none of the other threads, but what they were at."""
+        self._gone = self._gone or FORKED
+        for left in (self._inside, self._lead, self._followers):
+            left.clear()
+        self._close_if_unused()
 
     @property
     def outstanding(self) -> bool:
@@ -348,14 +359,17 @@ class ClientEnd:
         return self._channel.peer_name()
 
     def take(self) -> int:
-        """Give the descriptor away. Raises `RuntimeError` while another thread waits on it."""
-        with self._locked():
-            self._check_own()
-            if self._inside:
-                raise RuntimeError("another thread waits on this channel; it can't be given away")
-            self._closed = True
-            self._calls.clear()
-            return self._channel.take()
+        """Give the descriptor away; as :meth:`take_socket`."""
+        return self.take_socket().detach()
+
+    def take_socket(self) -> socket.SocketType:
+        """Give the socket away. Raises `RuntimeError` while another thread waits on it."""
+        self._check_own()
+        if self._inside:
+            raise RuntimeError("another thread waits on this channel; it can't be given away")
+        self._gone = CLOSED
+        self._calls.clear()
+        return self._channel.take_socket()
 
 
 def _poll(fd: int, events: int, seconds: float | None) -> int:

@@ -4,16 +4,18 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 from sysmem_protocol import sysmem2 as m
 from sysmem_protocol.library import Method
 
+from .._handles import NodeRef
 from .._timeouts import deadline, remaining
-from .._vmo import BufferCollectionInfo, NodeRef, Vmo, borrowed
+from .._vmo import BufferCollectionInfo, Vmo, borrowed
 from . import passing
-from .channel_object import ChannelObject
+from .channel_object import ChannelObject, check_client_end
 from .events import BlockingEventPair
 
 if TYPE_CHECKING:
@@ -131,7 +133,7 @@ class Node(ChannelObject):
         The buffers that were counted for them are free for others then. The caller closes the event. At most 256 a
         node.
         """
-        return BlockingEventPair(self._open(m.Node.attach_node_tracking, timeout))
+        return self._open(BlockingEventPair, m.Node.attach_node_tracking, timeout)
 
     def _create_tokens(
         self, method: Method, masks: Sequence[m.Rights | int], timeout: float | None
@@ -140,7 +142,18 @@ class Node(ChannelObject):
             method, m.CreateTokensRequest(rights_attenuation_masks=list(masks)), timeout
         )
         ends = self._field(answer, "tokens", list)
-        return [BufferCollectionToken(end.take()) for end in ends]
+        tokens: list[BufferCollectionToken] = []
+        try:
+            for end in ends:
+                tokens.append(BufferCollectionToken._of(end))
+        except BaseException:
+            for token in tokens:
+                token.close()
+            raise
+        finally:
+            for end in ends:
+                end.close()
+        return tokens
 
 
 class BufferCollectionToken(Node):
@@ -154,8 +167,8 @@ class BufferCollectionToken(Node):
     __slots__ = ("_came_from_elsewhere",)
     _interface = m.BufferCollectionToken
 
-    def __init__(self, fd: int) -> None:
-        super().__init__(fd)
+    def __init__(self, owned: int | socket.SocketType) -> None:
+        super().__init__(owned)
         self._came_from_elsewhere = False
 
     @classmethod
@@ -226,8 +239,9 @@ class BufferCollectionToken(Node):
         """
         handle, data = passing.receive(sock, deadline(timeout))
         with handle:
-            token = cls.from_fd(handle.fileno())
-            handle.take()
+            check_client_end(handle.fileno())
+            token = cls._of(handle)
+        token._came_from_elsewhere = True
         return token, data
 
     def _settle(self, timeout: float | None) -> None:
@@ -245,12 +259,11 @@ class BufferCollectionToken(Node):
 
         It can be used at once here; `sync()` before it is given to somebody who turns it in on another channel.
         """
-        return BufferCollectionToken(
-            self._open(
-                m.BufferCollectionToken.duplicate,
-                timeout,
-                rights_attenuation_mask=rights_attenuation_mask,
-            )
+        return self._open(
+            BufferCollectionToken,
+            m.BufferCollectionToken.duplicate,
+            timeout,
+            rights_attenuation_mask=rights_attenuation_mask,
         )
 
     def duplicate_sync(
@@ -272,8 +285,10 @@ class BufferCollectionToken(Node):
         self, *, timeout: float | None = None
     ) -> BufferCollectionTokenGroup:
         """Make a group as a child: of its own children exactly one takes part in the allocation."""
-        return BufferCollectionTokenGroup(
-            self._open(m.BufferCollectionToken.create_buffer_collection_token_group, timeout)
+        return self._open(
+            BufferCollectionTokenGroup,
+            m.BufferCollectionToken.create_buffer_collection_token_group,
+            timeout,
         )
 
 
@@ -333,12 +348,11 @@ class BufferCollection(Node):
         It takes no part in this node's allocation and doesn't fail it: it shares the buffers that exist if they
         suffice for it.
         """
-        return BufferCollectionToken(
-            self._open(
-                m.BufferCollection.attach_token,
-                timeout,
-                rights_attenuation_mask=rights_attenuation_mask,
-            )
+        return self._open(
+            BufferCollectionToken,
+            m.BufferCollection.attach_token,
+            timeout,
+            rights_attenuation_mask=rights_attenuation_mask,
         )
 
     def attach_lifetime_tracking(
@@ -349,12 +363,11 @@ class BufferCollection(Node):
         A buffer exists until every handle to it and every mapping of it is gone, in every process. The event outlives
         this node; the caller closes it.
         """
-        return BlockingEventPair(
-            self._open(
-                m.BufferCollection.attach_lifetime_tracking,
-                timeout,
-                buffers_remaining=buffers_remaining,
-            )
+        return self._open(
+            BlockingEventPair,
+            m.BufferCollection.attach_lifetime_tracking,
+            timeout,
+            buffers_remaining=buffers_remaining,
         )
 
 
@@ -371,12 +384,11 @@ class BufferCollectionTokenGroup(Node):
         timeout: float | None = None,
     ) -> BufferCollectionToken:
         """Make a child token, tried after the earlier ones. Without a mask its rights are the group's."""
-        return BufferCollectionToken(
-            self._open(
-                m.BufferCollectionTokenGroup.create_child,
-                timeout,
-                rights_attenuation_mask=rights_attenuation_mask,
-            )
+        return self._open(
+            BufferCollectionToken,
+            m.BufferCollectionTokenGroup.create_child,
+            timeout,
+            rights_attenuation_mask=rights_attenuation_mask,
         )
 
     def create_children_sync(

@@ -4,16 +4,19 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from sysmem_protocol import rendezvous
+from sysmem_protocol.channel import Channel
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.library import Method, Table
 
 from .. import _passing
 from .._calls import last_message
 from .._errors import HandleClosedError, PeerClosedError, SysmemError
+from .._handles import Arrived
 from .channel_object import ChannelObject
 from .readiness import readable, writable
 
@@ -50,8 +53,8 @@ class Rendezvous(ChannelObject):
     __slots__ = ("answered",)
     _interface = rendezvous.Rendezvous
 
-    def __init__(self, fd: int) -> None:
-        super().__init__(fd)
+    def __init__(self, owned: int | socket.SocketType) -> None:
+        super().__init__(owned)
         #: Whether the call succeeded, also if an exception kept it from returning that.
         self.answered = False
 
@@ -74,7 +77,7 @@ class Rendezvous(ChannelObject):
     def _last_answer(self, method: Method) -> Any:
         """Close this end; return the answer if it had come, and was none that refuses."""
         try:
-            message = last_message(self._end.take())
+            message = last_message(Channel(self._end.take_socket(), handle=Arrived))
             answer = None if message is None else self._answer(method, message)
         except (HandleClosedError, SysmemError, PeerClosedError):
             return None

@@ -10,7 +10,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from sysmem_protocol.handles import Closes, Handle, HandleClosedError, describe, is_seqpacket
+from sysmem_protocol.handles import Handle, describe, is_seqpacket
+from sysmem_protocol.owner import Closes, HandleClosedError, Uncopied
 
 from .._arguments import descriptor
 
@@ -74,8 +75,10 @@ class Waits(Closes, Protocol):
     def wake(self) -> None: ...
 
 
-class End:
+class End(Uncopied):
     """One end of a stream, in either face."""
+
+    _instead = "a producer makes one for each consumer"
 
     _waiter: Waits
 

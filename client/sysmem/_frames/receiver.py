@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from sysmem_protocol.docstrings import documented
-from sysmem_protocol.handles import Handle, WithBlock
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.owner import WithBlock
 
 from .._vmo import BufferCollectionInfo, VmoBuffer
 from . import messages

@@ -10,7 +10,7 @@ import pytest
 
 from sysmem import frames
 from sysmem.frames import EndOfStreamError, FrameReceiver, FrameSender
-from sysmem_protocol.handles import HandleClosedError
+from sysmem_protocol.owner import HandleClosedError
 
 WAIT = 20.0
 Test = Callable[[FrameSender, FrameReceiver], Awaitable[None]]

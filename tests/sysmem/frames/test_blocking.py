@@ -18,7 +18,8 @@ import sysmem
 from sysmem import blocking
 from sysmem.blocking import frames
 from sysmem.blocking.frames import EndOfStreamError, FrameReceiver, FrameSender, Policy
-from sysmem_protocol.handles import Handle, HandleClosedError
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.owner import HandleClosedError
 
 WAIT = 20.0
 Ends = tuple[FrameSender, FrameReceiver]

@@ -394,7 +394,7 @@ def test_a_token_that_can_not_be_sent_stays_on_offer(
 
     with monkeypatch.context() as patch:
         if error == errno.EMFILE:
-            patch.setattr(handles, "duplicate", refuse)
+            patch.setattr(Handle, "duplicate", refuse)
         else:
             patch.setattr(Channel, "send", refuse)
         bench.run()
