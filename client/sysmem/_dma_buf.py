@@ -13,6 +13,9 @@ import struct
 from collections.abc import Iterator
 
 from sysmem_protocol.handles import Handle, is_dma_buf
+from sysmem_protocol.owner import Cell, owned
+
+from ._handles import Held
 
 DEVICE = "/dev/udmabuf"
 _SIZE_LIMIT = "/sys/module/udmabuf/parameters/size_limit_mb"
@@ -27,7 +30,7 @@ _DMA_BUF_IOCTL_SYNC = 0x4008_6200
 _SYNC_READ, _SYNC_WRITE, _SYNC_START, _SYNC_END = 1, 2, 0, 4
 
 
-class DmaBuf(Handle):
+class DmaBuf(Held):
     """A buffer's memory as a dma-buf: a descriptor that V4L2, DRM and other drivers import.
 
     It keeps the buffer alive as long as itself. The daemon sees that through a handle that this object has besides:
@@ -39,10 +42,10 @@ class DmaBuf(Handle):
 
     __slots__ = ("_vmo",)
 
-    def __init__(self, fd: int, vmo: Handle | None = None) -> None:
-        """Become the owner of `fd`, and of the VMO whose memory it is."""
-        super().__init__(fd)
+    def __init__(self, owned: int | Cell, vmo: Handle | None = None) -> None:
+        """Become the owner of a descriptor, or of what is in a cell, and of the VMO whose memory it is."""
         self._vmo = vmo
+        super().__init__(owned)
 
     @property
     def size(self) -> int:
@@ -78,20 +81,20 @@ class DmaBuf(Handle):
     def close(self) -> None:
         """Close the dma-buf, and the handle that keeps the buffer alive. Idempotent."""
         super().close()
-        vmo = getattr(self, "_vmo", None)
-        if vmo is not None:
-            vmo.close()
+        if self._vmo is not None:
+            self._vmo.close()
 
 
 def dma_buf(vmo: Handle, size: int) -> DmaBuf:
     """Return the memory of a VMO of `size` bytes as a dma-buf; see :meth:`Vmo.dma_buf`."""
     if is_dma_buf(vmo.fileno()):
-        return DmaBuf(vmo.duplicate().take())
+        return vmo.duplicate().move(DmaBuf)
     kept = vmo.duplicate()
     try:
         with Handle(_open_device()) as device:
             request = _CREATE.pack(kept.fileno(), _UDMABUF_FLAGS_CLOEXEC, 0, size)
-            return DmaBuf(fcntl.ioctl(device.fileno(), _UDMABUF_CREATE, bytearray(request)), kept)
+            made = owned(fcntl.ioctl, device.fileno(), _UDMABUF_CREATE, bytearray(request))
+            return DmaBuf(made, kept)
     except BaseException as error:
         kept.close()
         if isinstance(error, OSError) and error.filename is None:

@@ -392,7 +392,7 @@ class VmoBuffer(_Beside, UncopiedTable):
 
 
 @table
-class BufferCollectionInfo(sysmem2.BufferCollectionInfo[VmoBuffer], UncopiedTable, WithBlock):
+class BufferCollectionInfo(sysmem2.BufferCollectionInfo[VmoBuffer], WithBlock, UncopiedTable):
     """The allocated buffers and what holds for each of them. Owns their descriptors; a with-block closes them."""
 
     def __post_init__(self) -> None:
@@ -449,7 +449,7 @@ def _image(
 
 
 @table
-class VmoInfo(sysmem2.VmoInfo[Vmo, EventPair], UncopiedTable, WithBlock):
+class VmoInfo(sysmem2.VmoInfo[Vmo, EventPair], WithBlock, UncopiedTable):
     """What the daemon knows of a VMO. Owns the descriptors in it; a with-block closes them."""
 
     def close(self) -> None:
