@@ -43,6 +43,12 @@ def _argument(*names: str, **settings: Any) -> Argument:
 _JSON: Final = _argument("--json", action="store_true", help="print data for programs")
 _SOME_COLLECTION: Final = _argument("collection", nargs="?", metavar="COLLECTION", help=_COLLECTION)
 _ONE_COLLECTION: Final = _argument("collection", metavar="COLLECTION", help=_COLLECTION)
+_SECONDS: Final = _argument(
+    "--seconds",
+    type=_timeout,
+    metavar="SECONDS",
+    help="how long to go on (default: until interrupted)",
+)
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,20 @@ COMMANDS: Final = (
         "until it is interrupted.",
         "_dump",
         (_argument("--monitor", action="store_true", help="go on with what happens from now on"),),
+    ),
+    Command(
+        "trace",
+        "print each message that passes between clients and the daemon",
+        "Prints each message of a collection, or of all channels, as a line: the time of day (UTC), the connection's "
+        "number, the client, the direction (→ to the daemon, ← from it), the txid, protocol and method with the fields "
+        "that are set, the number of descriptors, and the error of an answer. It goes on until it is interrupted.",
+        "_trace",
+        (
+            _SOME_COLLECTION,
+            _argument("--bodies", action="store_true", help="print what the messages say too"),
+            _SECONDS,
+            _JSON,
+        ),
     ),
     Command(
         "graph",

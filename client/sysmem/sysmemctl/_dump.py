@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import sys
 
-from ._source import inspector
+from ._source import happening, inspector
 from ._text import print_json
 
 
@@ -19,13 +19,10 @@ def run(options: argparse.Namespace) -> int:
         # The watch comes first, so that nothing is missed between both.
         with connected.watch(timeout=options.timeout) as events:
             _line(connected.snapshot(timeout=options.timeout))
-            try:
-                for event in events:
+            with contextlib.suppress(KeyboardInterrupt):
+                for event in happening(events):
                     _line(event)
-            except KeyboardInterrupt:
-                return 0
-    print("sysmemctl: the daemon has ended", file=sys.stderr)
-    return 1
+    return 0
 
 
 def _line(data: object) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
+from sysmem_protocol.channel import PeerClosedError
 from sysmem_protocol.processes import Process, find_holders, named_sockets
 
-from .._inspector import Inspector
+from .._inspector import Events, Inspector
+from .._timeouts import deadline, remaining
 from ._trouble import Trouble
 
 #: JSON as the Inspector answers it (`spec/inspect.md`, Snapshot).
@@ -30,6 +33,26 @@ def snapshot(options: argparse.Namespace) -> Data:
     """Return all that the daemon holds."""
     with inspector(options) as connected:
         return connected.snapshot(timeout=options.timeout)
+
+
+def happening(events: Events, seconds: float | None = None) -> Iterator[Data]:
+    """Yield what a daemon reports for so many seconds; for ever with None.
+
+    Raises :class:`Trouble` when the daemon ends.
+    """
+    end = deadline(seconds)
+    while True:
+        try:
+            yield events.next(remaining(end))
+        except TimeoutError:
+            return
+        except PeerClosedError:
+            raise Trouble("the daemon has ended") from None
+
+
+def say_lost(event: Data) -> None:
+    """Say that the daemon has dropped events, which this process did not read in time."""
+    print(f"sysmemctl: {event['count']} events were lost", file=sys.stderr)
 
 
 def select(data: Data, wanted: str, *, ended: bool = False) -> Data:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from .._traffic import printable as printable
 from ._trouble import Trouble
 
 if TYPE_CHECKING:
@@ -83,11 +84,6 @@ def print_json(data: object) -> None:
     """Print data for programs."""
     json.dump(data, sys.stdout, indent=None if not sys.stdout.isatty() else 2, ensure_ascii=True)
     sys.stdout.write("\n")
-
-
-def printable(text: str) -> str:
-    """Return what a client said, with every character escaped that could move the cursor or hide something."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def size(count: int) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 
 import sysmem
 from sysmem import blocking, sysmemctl
+from sysmem._inspector import Inspector
 from sysmem.testing import Sysmemd
 
 NAMES = ("hanging", "allocated", "refused", "ended")
@@ -47,6 +51,29 @@ def ctl(
         return Printed(status, printed.out, printed.err)
 
     return run
+
+
+@contextlib.contextmanager
+def watching(
+    sysmemd: Sysmemd, *arguments: str, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a command that watches the daemon in a process of its own, and wait until it does so."""
+    command = [sys.executable, "-m", "sysmem.sysmemctl", "--runtime-dir", str(sysmemd.runtime_dir)]
+    with Inspector.connect(sysmemd.runtime_dir) as inspector, inspector.watch() as events:
+        assert events.next(10)["event"] == "watching"
+        with subprocess.Popen(
+            [*command, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | environment,
+        ) as process:
+            try:
+                while events.next(10).get("protocol") != "sysmem.Watcher":
+                    pass
+                yield process
+            finally:
+                process.kill()
 
 
 def wants(smallest: int, largest: int | None = None) -> sysmem.BufferCollectionConstraints:

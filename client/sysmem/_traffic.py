@@ -1,0 +1,42 @@
+"""Messages as lines that a person reads: what `sysmemctl trace` and a client's own trace have in common.
+
+A message is what the Inspector reports of it (`spec/inspect.md`), as JSON data.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+_ARROWS: Final = {"in": "→", "out": "←"}
+
+
+def line(message: dict[str, Any]) -> str:
+    """Return a message as a line.
+
+    Its columns are the time of day (UTC), the connection's number, the client, the direction (→ to the daemon, ← from
+    it), the txid, protocol and method with the fields that are set, the number of descriptors, and an answer's error.
+    """
+    time = message["at"].partition("T")[2].rstrip("Z")
+    client = f"{printable(message['client_name']) or '–'} ({message['client_id']})"
+    parts = [
+        f"{time} {message['connection']:>4} {client:<16} {_ARROWS[message['direction']]} {message['txid']:>3}",
+        f"{message['protocol']}.{message['method']}({', '.join(message['fields'])})",
+    ]
+    if message["descriptors"]:
+        count = message["descriptors"]
+        parts.append(f"{count} descriptor" if count == 1 else f"{count} descriptors")
+    if message["error"]:
+        parts.append(message["error"])
+    return " ".join(parts)
+
+
+def body(message: dict[str, Any]) -> str | None:
+    """Return what a message says as compact JSON; None if it says nothing, or that was not reported."""
+    said = message.get("body")
+    return json.dumps(said, separators=(",", ":")) if said else None
+
+
+def printable(text: str) -> str:
+    """Return what a client said, with every character escaped that could move the cursor or hide something."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
