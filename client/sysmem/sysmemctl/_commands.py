@@ -180,6 +180,12 @@ COMMANDS: Final = (
         ),
     ),
     Command(
+        "metrics",
+        "print the daemon's numbers for Prometheus",
+        "Prints counters, gauges and a histogram as OpenMetrics text.",
+        "_metrics",
+    ),
+    Command(
         "introspect",
         "describe the interface as it is served",
         "Describes the protocols, methods, tables and limits of the interface.",

@@ -111,6 +111,10 @@ class Tracer:
     #: Whether anybody watches. Only then the methods are called.
     active = False
 
+    def __init__(self) -> None:
+        #: Messages of all channels that came, and that were sent or were to be.
+        self.messages_in = self.messages_out = 0
+
     def received(
         self, connection: Connection, method: Method, txid: int, request: Table | None
     ) -> None:
@@ -388,6 +392,7 @@ class Connection:
 
     def _process(self, data: bytes, handles: list[Handle], held_by: _HeldBy) -> None:
         self.received += 1
+        self._tracer.messages_in += 1
         try:
             message = parse(data, handles)
         except MalformedMessage as error:
@@ -520,7 +525,7 @@ class Connection:
             self._outbox.put(message)
         elif not self._outbox.try_put(message):
             return False
-        self.sent += 1
+        self._count_sent()
         if self._outbox:
             self._reactor.flush(self)
         return True
@@ -538,9 +543,13 @@ class Connection:
         if self.closed:
             done()
             return
-        self.sent += 1
+        self._count_sent()
         self._outbox.put_later(message, lambda _: message(), done)
         self._reactor.flush(self)
+
+    def _count_sent(self) -> None:
+        self.sent += 1
+        self._tracer.messages_out += 1
 
     def answer(self, method: Method, txid: int, answer: Table | Error | None) -> None:
         """Send the answer to a call; owns its handles.
@@ -548,7 +557,7 @@ class Connection:
         Raises :class:`OutboxFull`, and what :meth:`Channel.send` raises.
         """
         self._calls.discard(txid)
-        self.sent += 1
+        self._count_sent()
         if self._tracer.active:
             self._tracer.sent(self, method, txid, answer)
         message = _message(method, txid, answer)
@@ -586,7 +595,7 @@ class Connection:
     def answer_later(self, method: Method, txid: int, maker: Maker) -> None:
         """Have the answer to a call sent by the next :meth:`flush`; see :meth:`Deferred.answer_with`."""
         self._calls.discard(txid)
-        self.sent += 1
+        self._count_sent()
         if self.closed:
             maker.done()
             return

@@ -32,7 +32,15 @@ from ..memory import Buffers, Memory, attenuation_is_advisory
 from ..ports import ClientInfo, Clock, Log
 from ..quota import Kind
 from ..refusals import Refusals
-from ..tree import LogicalBufferCollection, Node, NodeChannel, NodeData, WhoHas
+from ..tree import (
+    Attempt,
+    CollectionData,
+    LogicalBufferCollection,
+    Node,
+    NodeChannel,
+    NodeData,
+    WhoHas,
+)
 from ..users import Account, Charge, OverLimitError, Users
 from .connection import Connection, Reactor, Refused, Server, Tracer
 from .meetings import Meetings
@@ -193,6 +201,8 @@ class Service:
         self.parties: dict[int, Party] = {}
         #: Told of each collection that has ended.
         self.on_ended: Callable[[LogicalBufferCollection], None] = lambda _: None
+        #: Told of each attempt to allocate that has finished.
+        self.on_attempt: Callable[[CollectionData, Attempt], None] = lambda *_: None
         #: Told what comes and goes on channels, which nodes are served, and what collections say.
         self.tracer = Tracer()
         self.collection_log = log
@@ -272,6 +282,7 @@ class Service:
             in_turn=partial(self.reactor.in_turn, charge.account.user),
             who_has=lambda nodes, then: self.who_has(nodes, then),
         )
+        collection.on_attempt = lambda attempt: self.on_attempt(collection, attempt)
         self.collections[id] = collection
         self.parties[id] = Party(charge.account, set())
         return collection

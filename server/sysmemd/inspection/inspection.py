@@ -21,6 +21,7 @@ from ..tree import LogicalBufferCollection
 from ..users import Account, User
 from . import explanation
 from .answers import document, encoded, user_names
+from .counters import Counters
 from .ended import EndedCollection, EndedCollections
 from .holders import HolderSearch
 from .snapshot import Daemon, Json, Snapshot, rfc_3339
@@ -65,6 +66,8 @@ class Inspection:
         )
         self.events = Events(self.daemon)
         service.tracer = self.events
+        self.counters = Counters(self.events)
+        service.on_attempt = self.counters.attempted
         service.collection_log = SaidLog(service.log, self.events)
         service.who_has = HolderSearch(service.name_prefix, ask).who_has
         self._in_turn = service.reactor.in_turn
@@ -83,7 +86,10 @@ class Inspection:
 
     def snapshot(self, id: int | None, user: User, done: Done) -> None:
         """Describe everything, or one collection, in the turns of `user`."""
-        self._ask(("snapshot", id), lambda: Snapshot(self.daemon, id).gather(), user, done)
+        self._ask(("snapshot", id), lambda: self._described(id), user, done)
+
+    def _described(self, id: int | None) -> Json:
+        return {**Snapshot(self.daemon, id).gather(), "counters": self.counters.told()}
 
     def check_explain(self, id: int) -> None:
         """Raise :class:`Failed` if a collection neither lives nor is one of those that ended last."""
@@ -134,6 +140,7 @@ class Inspection:
     def _ended(self, collection: LogicalBufferCollection) -> None:
         ended = EndedCollection.of(collection)
         self.daemon.ended.add(ended)
+        self.counters.ended(ended)
         if self.events.active:
             self.events.ended(self.daemon.told(ended))
 

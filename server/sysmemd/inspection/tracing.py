@@ -45,6 +45,7 @@ class Events(Tracer):
     """Tells watchers what channels, nodes and collections do."""
 
     def __init__(self, daemon: Daemon) -> None:
+        super().__init__()
         self.active = False
         self._daemon = daemon
         self._service = daemon.service

@@ -301,6 +301,8 @@ class CollectionData(ABC):
         self.buffers: Buffers | None = None
         #: The attempts that finished: the root's, then the last ones of attached subtrees.
         self.attempts: list[Attempt] = []
+        #: Told of each.
+        self.on_attempt: Callable[[Attempt], None] = lambda _: None
         #: Whether the full text of a refusal is to be made.
         self.wants_reports = False
         #: Why the root failed; None before.
@@ -330,6 +332,7 @@ class CollectionData(ABC):
     def add_attempt(self, attempt: Attempt) -> None:
         """Keep an attempt that finished; forget an old one if there are too many."""
         self.attempts.append(attempt)
+        self.on_attempt(attempt)
         if len(self.attempts) > MAX_ATTEMPTS:
             del self.attempts[1]
 
