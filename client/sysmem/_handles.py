@@ -93,9 +93,12 @@ class EventPair(Held, ABC):
 
     def take(self) -> int:
         """Give the descriptor away. Raises `RuntimeError` while somebody waits on this event."""
+        self._check_unused()
+        return super().take()
+
+    def _check_unused(self) -> None:
         if self._watches:
             raise RuntimeError("somebody waits on this eventpair; it can't be given away")
-        return super().take()
 
     def detach(self) -> int:
         """Give the descriptor away, to pass it to another process: the caller owns it, this object is closed.
@@ -122,8 +125,8 @@ class EventPair(Held, ABC):
         if self._gone and not self._watches:
             close_cell(self._cell)
 
-    def _lose(self) -> None:
-        self._gone = self._gone or FORKED
+    def _lose(self, why: str = FORKED) -> None:
+        self._gone = self._gone or why
         for watch in self._watches.values():
             watch.close()  # the parent watches the same events with it
         self._watches.clear()

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 
 class Vmo(Held):
-    """The memory of one buffer: a descriptor that is opened for what the participant's rights allow."""
+    """The memory of one buffer: a descriptor that is opened for what the participant's rights allow.
+
+    A forked child inherits VMOs and their mappings, as it does all memory, and holds their buffers until it closes them
+    or ends. multiprocessing carries duplicates to other processes.
+    """
 
     __slots__ = ()
 

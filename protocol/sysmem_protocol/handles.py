@@ -92,8 +92,8 @@ class Handle(Owner):
         self._gone = self._gone or CLOSED
         close_cell(self._cell)
 
-    def _lose(self) -> None:
-        self._gone = self._gone or FORKED
+    def _lose(self, why: str = FORKED) -> None:
+        self._gone = self._gone or why
         self._cell.close()
 
 

@@ -174,8 +174,8 @@ class Owner(WithBlock, Uncopied):
         """Close the descriptor. Idempotent."""
         raise NotImplementedError
 
-    def _lose(self) -> None:
-        """Close the descriptor in a forked child, unnoticed by whoever uses it in the parent."""
+    def _lose(self, why: str = FORKED) -> None:
+        """Close the descriptor, unnoticed by whoever uses it in another process: a forked child's parent, for one."""
         raise NotImplementedError
 
     def __del__(self, _warn: Any = warnings.warn) -> None:

@@ -11,7 +11,7 @@ from sysmem_protocol.codec import DecodeError, Decoder
 from sysmem_protocol.handles import Handle, describe, is_seqpacket
 from sysmem_protocol.library import HandleKind, HandleType, Interface, Method, Table
 from sysmem_protocol.message import Message
-from sysmem_protocol.owner import Owner, channel_of, lost_by_forks, new_pair
+from sysmem_protocol.owner import FORKED, Owner, channel_of, lost_by_forks, new_pair
 
 from .._arguments import descriptor
 from .._calls import Answer
@@ -127,8 +127,16 @@ class ChannelObject(Owner, WithBlock):
         number = self._end.peer_name().rpartition(b"/")[2]
         return int(number) if number.isdigit() else 0
 
-    def _lose(self) -> None:
-        self._end.lose()
+    def _is_settled(self) -> bool:
+        """Whether this object can go to another process: no late answers to us would come there."""
+        return not self._end.outstanding
+
+    def _check_unused(self) -> None:
+        """Raise `RuntimeError` while somebody waits on this object."""
+        self._end.check_unused()
+
+    def _lose(self, why: str = FORKED) -> None:
+        self._end.lose(why)
 
     # --- talking --------------------------------------------------------------------------------------------------
 

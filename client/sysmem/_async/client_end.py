@@ -11,7 +11,7 @@ from sysmem_protocol.channel import AT_ONCE, Channel, DescriptorsLost, PeerClose
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import MalformedMessage
-from sysmem_protocol.owner import CLOSED, FORKED, HandleClosedError
+from sysmem_protocol.owner import CLOSED, HandleClosedError
 
 from .._calls import Answer, Call, Calls, datagram, encode_request
 from .._handles import Arrived
@@ -192,9 +192,9 @@ class ClientEnd:
         self._sleepers.close()
         self._calls.clear()
 
-    def lose(self) -> None:
-        """Close this end in a forked child, which runs none of the tasks."""
-        self._gone = self._gone or FORKED
+    def lose(self, why: str) -> None:
+        """Close this end, which another process has too; in a forked child, which runs none of the tasks."""
+        self._gone = self._gone or why
         self._channel.close()
         self._calls.clear()
 
@@ -213,15 +213,19 @@ class ClientEnd:
         self._check_own()
         return self._channel.peer_name()
 
+    def check_unused(self) -> None:
+        """Raise `RuntimeError` while another task waits on this end."""
+        self._check_own()
+        if self._sleepers.any:
+            raise RuntimeError("another task waits on this channel; it can't be given away")
+
     def take(self) -> int:
         """Give the descriptor away; as :meth:`take_socket`."""
         return self.take_socket().detach()
 
     def take_socket(self) -> socket.SocketType:
         """Give the socket away. Raises `RuntimeError` while another task waits on it."""
-        self._check_own()
-        if self._sleepers.any:
-            raise RuntimeError("another task waits on this channel; it can't be given away")
+        self.check_unused()
         self._gone = CLOSED
         self._calls.clear()
         return self._channel.take_socket()

@@ -252,8 +252,11 @@ class BufferCollectionToken(Node):
 
     async def _settle(self, timeout: float | None) -> None:
         """Make sure that the daemon knows this token, and that no late answers to us come to its next owner."""
-        if self._end.outstanding or not (self._came_from_elsewhere or self.server_koid):
+        if not self._is_settled():
             await self.sync(timeout=timeout)
+
+    def _is_settled(self) -> bool:
+        return super()._is_settled() and bool(self._came_from_elsewhere or self.server_koid)
 
     async def duplicate(
         self,

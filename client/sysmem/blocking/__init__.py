@@ -22,6 +22,7 @@ from .._blocking.nodes import (
     BufferCollectionTokenGroup,
     Node,
 )
+from .._sharing import moves as _moves
 from . import frames
 
 __all__ = [
@@ -34,3 +35,5 @@ __all__ = [
     "connect",
     "frames",
 ]
+
+_moves((BufferCollectionToken, BufferCollection, BufferCollectionTokenGroup), EventPair)
