@@ -138,6 +138,17 @@ COMMANDS: Final = (
         ),
     ),
     Command(
+        "capture",
+        "record what happens into a file",
+        "Records what the daemon holds, and from then on all that happens and each message with what it says, until it "
+        "is interrupted. The file has JSON lines and can be read while it grows, or after this command was killed.",
+        "_capture",
+        (
+            _argument("file", type=Path, metavar="FILE", help="where to write; it begins anew"),
+            _SECONDS,
+        ),
+    ),
+    Command(
         "graph",
         "draw a collection",
         "Draws the nodes, participants, processes and buffers of one collection or of all.",

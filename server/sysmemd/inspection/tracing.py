@@ -6,7 +6,8 @@ Every event is an object with `event`, its kind, and `at` (RFC 3339). Those abou
 - `watching`: the first one, with a small `snapshot`;
 - `connected`, `closed`, `refused`: a channel, with its `protocol` and process, or the `reason`;
 - `node`: a node is served on a channel, or has changed its state; `by` is the connection that asked for it;
-- `left`: a node has left its tree, or its client has left it: with `cause` and `line`, or neither;
+- `left`: a node has left its tree, or its client has left it: with `cause`, `line` and the
+  number of the `first` node that failed, or nothing of that;
 - `said`: what a collection says in the log, also what the log leaves out;
 - `ended`: a collection has ended, as in a snapshot;
 - `message`, with traffic only: `direction` ("in" is from the client), `txid`, `protocol`, `method`, the names of the
@@ -104,6 +105,7 @@ class Events(Tracer):
             "state": node.state.name.lower(),
             "cause": failure and failure.cause.value,
             "line": failure and told(failure),
+            "first": failure and failure.first.number,
         }
         self._tell("left", about)
 

@@ -243,7 +243,12 @@ ALONE = {"explain", "introspect"}
 
 @pytest.mark.parametrize("command", [each.name for each in COMMANDS if each.name not in ALONE])
 def test_without_a_daemon(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rest = {"show": ["x"], "export": ["x"], "graph": ["-o", "x.svg"]}.get(command, [])
+    rest = {
+        "show": ["x"],
+        "export": ["x"],
+        "graph": ["-o", "x.svg"],
+        "capture": [str(tmp_path / "capture.jsonl")],
+    }.get(command, [])
     assert sysmemctl.main([command, "--runtime-dir", str(tmp_path), *rest]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
