@@ -41,12 +41,8 @@ def _of_module(name: str) -> Mapping[str, Mapping[str, str]]:
     """The attributes' docstrings of each class at a module's top level."""
     try:
         tree = ast.parse(inspect.getsource(sys.modules[name]))
-    except (
-        KeyError,
-        OSError,
-        TypeError,
-    ):  # a module that isn't loaded, has no source, or is built in
-        return {}
+    except (KeyError, OSError, TypeError):
+        return {}  # the module isn't loaded, has no source, or is built in
     return {
         node.name: dict(_of_body(node.body)) for node in tree.body if isinstance(node, ast.ClassDef)
     }
@@ -110,18 +106,18 @@ class _EnumDoc(str):
 
 
 def documented(cls: type[T]) -> type[T]:
-    """Give each member of an enum, or each attribute of a class with slots, the docstring that stands below it."""
+    """Give each member of an enum, or each attribute of a class with slots, the docstring below it."""
     made: Any = cls
     if issubclass(cls, enum.Enum):
         made.__doc__ = _EnumDoc(inspect.cleandoc(cls.__doc__ or ""))
         return cls
-    for name in inspect.get_annotations(cls):
-        if name not in made.__slots__ and hasattr(cls, name):
-            setattr(cls, name, _DeclaredAnew(cls, name))
-    made.__slots__ = Docstrings(cls, made.__slots__)
     if dataclasses.is_dataclass(cls):
-        made._fields = tuple(made.__dataclass_fields__)  # pydoc keeps this order
+        fields = [field.name for field in dataclasses.fields(cls)]
+        for name in inspect.get_annotations(cls).keys() & (set(fields) - set(made.__slots__)):
+            setattr(cls, name, _DeclaredAnew(cls, name))
+        made._fields = tuple(fields)  # pydoc keeps this order
         made.__init__.__signature__ = _INIT_SIGNATURE
+    made.__slots__ = Docstrings(cls, made.__slots__)
     return cls
 
 

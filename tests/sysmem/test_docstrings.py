@@ -10,6 +10,7 @@ import pkgutil
 import pydoc
 import re
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from types import ModuleType, UnionType
 from typing import Any
 
@@ -143,6 +144,13 @@ def test_help_is_readable(name: str) -> None:
     assert "Field(number" not in shown
     if issubclass(CLASSES[name], Table | Struct | sysmem.ImageFormat):
         assert max(map(len, shown.splitlines())) <= 250, max(shown.splitlines(), key=len)
+
+
+@pytest.mark.parametrize("name", [n for n, cls in CLASSES.items() if is_dataclass(cls)])
+def test_the_signature_has_the_fields(name: str) -> None:
+    cls = CLASSES[name]
+    named = [field.name for field in fields(cls) if field.init]
+    assert list(inspect.signature(cls).parameters) == named
 
 
 @pytest.mark.parametrize("name", CLASSES)
