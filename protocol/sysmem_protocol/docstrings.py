@@ -117,6 +117,8 @@ def documented(cls: type[T]) -> type[T]:
             setattr(cls, name, _DeclaredAnew(cls, name))
         made._fields = tuple(fields)  # pydoc keeps this order
         made.__init__.__signature__ = _INIT_SIGNATURE
+        if not hasattr(cls, "__signature__"):
+            made.__signature__ = FieldsSignature()
     made.__slots__ = Docstrings(cls, made.__slots__)
     return cls
 

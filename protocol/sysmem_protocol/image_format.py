@@ -6,9 +6,9 @@ import enum
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-from .docstrings import FieldsSignature, documented
+from .docstrings import documented
 from .formats import Family, is_supported, modifier_name, pair_name, traits
 from .images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from .library import Enumeration, plain_int
@@ -42,8 +42,6 @@ class ImageFormat:
     Participants that take the image of the settings (`BufferCollectionInfo.image`) agree on it without a message,
     because all have the same settings. For another size, they tell each other the size.
     """
-
-    __signature__: ClassVar[FieldsSignature] = FieldsSignature()
 
     pixel_format: PixelFormat
     """What a pixel is."""

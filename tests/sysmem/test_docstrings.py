@@ -148,7 +148,7 @@ def test_help_is_readable(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n, cls in CLASSES.items() if is_dataclass(cls)])
 def test_the_signature_has_the_fields(name: str) -> None:
-    cls = CLASSES[name]
+    cls: Any = CLASSES[name]
     named = [field.name for field in fields(cls) if field.init]
     assert list(inspect.signature(cls).parameters) == named
 
