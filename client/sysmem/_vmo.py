@@ -205,9 +205,11 @@ class VmoBuffer(_Beside, UncopiedTable):
         Raises:
             ValueError: The buffer came without a VMO.
         """
-        if not self._kept:
-            self._kept.append(self._memory().view())
-        return self._kept[0]
+        for view in self._kept:
+            return view
+        view = self._memory().view()
+        self._kept.append(view)
+        return view
 
     def planes(
         self,
@@ -389,9 +391,8 @@ class VmoBuffer(_Beside, UncopiedTable):
             if handle is not None:
                 handle.close()
         while self._kept:
-            with contextlib.suppress(
-                IndexError, BufferError
-            ):  # another thread was first; it is still looked at
+            # Another thread may be first, and what looks at the memory keeps it.
+            with contextlib.suppress(IndexError, BufferError):
                 self._kept.pop().release()
 
 
