@@ -69,7 +69,6 @@ def got(info: sysmem.BufferCollectionInfo) -> dict[str, Any]:
 def negotiated(info: sysmem.BufferCollectionInfo) -> Column:
     """What came out, the same for everybody."""
     memory, constraints = info.settings.buffer_settings, info.settings.image_format_constraints
-    assert memory is not None
     assert constraints is not None
     # The image follows from the settings, which are everybody's: so everybody comes to the same.
     image = info.image
@@ -82,7 +81,7 @@ def negotiated(info: sysmem.BufferCollectionInfo) -> Column:
         "bytes a row": [str(image.bytes_per_row)],
         "buffers": [str(len(info.buffers))],
         "bytes a buffer": [f"{memory.size_bytes:,}"],
-        "coherency domain": [sysmem.CoherencyDomain(memory.coherency_domain or 0).name],
+        "coherency domain": [sysmem.CoherencyDomain(memory.coherency_domain).name],
     }
 
 

@@ -11,7 +11,6 @@ from typing import Any, Self, TypeAlias
 
 from sysmem_protocol.sysmem2 import (
     SYSTEM_RAM_HEAP,
-    BufferMemorySettings,
     Rights,
     SingleBufferSettings,
 )
@@ -191,13 +190,13 @@ class _Memory:
         done: Callable[[Buffers | Exception], None],
         **_: object,
     ) -> None:
-        memory = settings.buffer_settings or BufferMemorySettings()
+        memory = settings.buffer_settings
         heap = memory.heap or SYSTEM_RAM_HEAP
         counted = self._heaps.get((heap.heap_type or "", heap.id or 0))
         try:
             if counted is not None:
                 for _buffer in range(count):
-                    counted.count(memory.raw_vmo_size or 0)
+                    counted.count(memory.raw_vmo_size)
         except NoMemoryError as error:
             done(error)
         else:

@@ -104,9 +104,7 @@ def _count(allocation: Allocation, case: Case) -> Because:
 
 def _sizes(allocation: Allocation, case: Case, pair: tuple[int, int] | None) -> Iterator[Because]:
     memory = allocation.settings.buffer_settings
-    assert memory is not None
-    assert memory.size_bytes is not None
-    size, raw = memory.size_bytes, memory.raw_vmo_size or 0
+    size, raw = memory.size_bytes, memory.raw_vmo_size
     padding = ""
     why, brought = "the largest min_size_bytes", deciding(f"{_MEMORY}.min_size_bytes", None, case)
     if pair is not None:
@@ -139,8 +137,6 @@ def _delivered_terms(allocation: Allocation) -> Terms:
 
 def _heap(allocation: Allocation, case: Case) -> Because:
     memory = allocation.settings.buffer_settings
-    assert memory is not None
-    assert memory.heap is not None
     result = show(memory.heap)
     chosen = _key(memory.heap)
     if memory.is_secure:
@@ -193,16 +189,12 @@ def _key(heap: Heap) -> HeapKey:
 
 def _is_secure_heap(allocation: Allocation, case: Case) -> bool:
     memory = allocation.settings.buffer_settings
-    assert memory is not None
-    assert memory.heap is not None
     return case.platform.heaps_by_key[_key(memory.heap)].secure
 
 
 def _domain(allocation: Allocation, case: Case) -> Because:
     memory = allocation.settings.buffer_settings
-    assert memory is not None
-    assert memory.heap is not None
-    chosen = CoherencyDomain(memory.coherency_domain or 0)
+    chosen = CoherencyDomain(memory.coherency_domain)
     displays = deciding("usage.display", None, case)
     if chosen is CoherencyDomain.RAM and displays:
         return Because("coherency_domain", chosen.name, "a display uses the buffers", displays)
@@ -230,7 +222,6 @@ def _domain(allocation: Allocation, case: Case) -> Because:
 
 def _flags(allocation: Allocation, case: Case) -> Iterator[Because]:
     memory = allocation.settings.buffer_settings
-    assert memory is not None
     for setting, name, on in (
         ("is_secure", "secure_required", memory.is_secure),
         (

@@ -141,7 +141,7 @@ class Memory:
         once, through the clock and so never from within a call made here, when the last strong handle of every buffer
         is gone. `payer` pays for the buffers as long as they exist.
         """
-        memory = settings.buffer_settings or sysmem2.BufferMemorySettings()
+        memory = settings.buffer_settings
         if memory.is_physically_contiguous and not self._said_simulated:
             self._said_simulated = True
             self._surroundings.log.info(
@@ -191,9 +191,9 @@ class Memory:
 
     def _fill(self, collection: Buffers, count: int, payer: Payer) -> None:
         """Make a collection's buffers, without their pages; `NoMemoryError` with nothing kept."""
-        memory = collection.settings.buffer_settings or sysmem2.BufferMemorySettings()
-        heap = PaidHeap(self._heap(memory.heap or sysmem2.SYSTEM_RAM_HEAP), payer)
-        size = memory.raw_vmo_size or 0
+        memory = collection.settings.buffer_settings
+        heap = PaidHeap(self._heap(memory.heap), payer)
+        size = memory.raw_vmo_size
         if size > vmo.MAX_BYTES:
             raise NoMemoryError(f"{size} bytes are more than a buffer can have")
         if self._eager:
@@ -219,9 +219,9 @@ class Memory:
             self._by_watch[buffer.watch] = buffer
             self._by_identity[buffer.identity] = collection, buffer
 
-    def _heap(self, heap: sysmem2.Heap) -> Heap:
+    def _heap(self, heap: sysmem2.AllocatedHeap) -> Heap:
         try:
-            return self._heaps[heap.heap_type or "", heap.id or 0]
+            return self._heaps[heap.heap_type, heap.id]
         except KeyError:
             raise NoMemoryError(f"there is no heap {heap}") from None
 
