@@ -30,7 +30,7 @@ WAIT = 60.0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="v4l2_camera", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="v4l2_camera", description=str(__doc__).splitlines()[0])
     parser.add_argument("--device", default="/dev/video0")
     parser.add_argument("--size", default="640x480", help="the nearest one that the camera has")
     parser.add_argument("--frames", type=int, default=60)
