@@ -28,15 +28,6 @@ class Snapshot:
         }
         self.groups = frozenset(filter(is_group, self.children))
 
-    def selections(self, most: int) -> int:
-        """How many selections there may be, at least as many as there are, and not counted beyond `most`."""
-        count = 1
-        for group in self.groups:
-            count *= len(self.children[group])
-            if count >= most:
-                return most
-        return count
-
 
 class Selection:
     """One way to choose a child in every visible group below a start node."""

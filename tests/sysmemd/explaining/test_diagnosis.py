@@ -369,3 +369,16 @@ def test_refused_by_its_own_rules_before_anything_is_combined() -> None:
     assert isinstance(result, Refusal)
     assert result.participant is not None
     assert "unnamed client (0) $.max_buffer_count = 0" in told(result)
+
+
+def test_a_participant_is_told_its_own_values_and_the_rule() -> None:
+    refusal = diagnosed(
+        wants(image(F.NV12, [C.REC709], min_size=size(64, 1))),
+        wants(image(F.NV12, [C.REC709], max_size=size(32, 8))),
+    )
+    first, second = (value.participant for value in refusal.values)
+    assert refusal.line_for([second]) == (
+        f"{refusal.stage.value}: {refusal.rule.value}; {refusal.values[1]}"
+    )
+    assert str(first) not in refusal.line_for([second])
+    assert refusal.line_for([]) == f"{refusal.stage.value}: {refusal.rule.value}"
