@@ -38,7 +38,7 @@ class ClientEnd:
         # A channel that is shut down wakes its waiters. The event loop could do that too, but not for a signal's
         # handler or another thread.
         channel = self._channel
-        self._sleepers = Sleepers(channel.fileno, channel.shut_down, channel.close)
+        self._sleepers = Sleepers(channel.fileno, channel.shut_down, self._close_unused)
 
     # --- talking --------------------------------------------------------------------------------------------------
 
@@ -127,6 +127,9 @@ class ClientEnd:
 
     def _receive(self) -> None:
         """Take in all that has come. Only while no other task sleeps until something comes."""
+        self._sleepers.use(self._take_in)
+
+    def _take_in(self) -> None:
         try:
             while not self._gone and self._ended is None:
                 try:
@@ -190,13 +193,16 @@ class ClientEnd:
         """
         self._gone = self._gone or CLOSED
         self._sleepers.close()
+
+    def _close_unused(self) -> None:
+        """Close the channel, which nobody uses any more."""
+        self._channel.close()
         self._calls.clear()
 
     def lose(self, why: str) -> None:
         """Close this end, which another process has too; in a forked child, which runs none of the tasks."""
         self._gone = self._gone or why
-        self._channel.close()
-        self._calls.clear()
+        self._close_unused()
 
     @property
     def outstanding(self) -> bool:

@@ -21,7 +21,7 @@ class Sleepers:
     Otherwise its number could be used anew under the event loop.
     """
 
-    __slots__ = ("_close", "_closing", "_fileno", "_process", "_turns", "_wake")
+    __slots__ = ("_busy", "_close", "_closing", "_fileno", "_process", "_turns", "_wake")
 
     def __init__(
         self, fileno: Callable[[], int], wake: Callable[[], None], close: Callable[[], None]
@@ -31,6 +31,8 @@ class Sleepers:
         self._wake = wake
         self._close = close
         self._turns: dict[_Ready, anyio.Event] = {}
+        #: Those who use the descriptor now, whom a signal's handler may interrupt.
+        self._busy: dict[object, None] = {}
         self._closing = False
         self._process = this_process()
 
@@ -68,12 +70,25 @@ class Sleepers:
                 self.close()
         return True
 
+    def use(self, work: Callable[[], None]) -> None:
+        """Do something without waiting, in which the descriptor stays open."""
+        me = object()
+        try:
+            self._busy[me] = None
+            work()
+        finally:
+            if me in self._busy:  # without calls, between which a KeyboardInterrupt could come
+                del self._busy[me]
+            if self._closing:
+                self.close()
+
     def close(self) -> None:
-        """Close the descriptor once nobody is asleep on it: at once, or very soon. Idempotent."""
+        """Close the descriptor once nobody uses it or is asleep on it: at once, or very soon. Idempotent."""
         self._closing = True
         if self._process is not this_process():  # a fork takes no tasks along
             self._turns.clear()
-        if self._turns:
+            self._busy.clear()
+        if self._turns or self._busy:
             self._wake()
-        if not self._turns:
+        if not self._turns and not self._busy:
             self._close()
