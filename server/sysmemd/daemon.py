@@ -90,9 +90,10 @@ class TrioReactor:
     user for one slice at a time (:class:`sysmemd.turns.Turns`).
     """
 
-    def __init__(self, nursery: trio.Nursery, queue: Queue) -> None:
+    def __init__(self, nursery: trio.Nursery, queue: Queue, log: Log) -> None:
         """`queue` tells who else waits for a turn."""
         self._nursery = nursery
+        self._log = log
         self._queue = queue
         self._turns: dict[User, Turns] = {}
         self.closed_one = trio.Event()
@@ -112,9 +113,15 @@ class TrioReactor:
         try:
             turns = self._turns_of(user)
         except OSError:
-            work()  # there is no descriptor left to wait for a turn
+            self._work(work)  # there is no descriptor left to wait for a turn
         else:
-            turns.in_turn(work)
+            turns.in_turn(partial(self._work, work))
+
+    def _work(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            self._log.error("work of a user failed", reason=repr(error), exc_info=True)
 
     def hold(self, connection: Connection, holder: Holder) -> None:
         """See :class:`sysmemd.channels.Reactor`."""
@@ -318,7 +325,7 @@ async def serving(
         stack.callback(queue.close)
         queue.enter(memory.fileno())
         async with trio.open_nursery() as nursery:
-            reactor = TrioReactor(nursery, queue)
+            reactor = TrioReactor(nursery, queue, log)
             service = Service(
                 limits=config.limits,
                 platform=platform(config),
@@ -331,7 +338,7 @@ async def serving(
                 make_connection=parts.connection,
             )
             inspection = Inspection(
-                service, runtime_dir, Threads(nursery).ask if threads else ask_here
+                service, runtime_dir, Threads(nursery, log).ask if threads else ask_here
             )
             parts.ready(service)
             try:

@@ -7,6 +7,8 @@ from typing import Final, Protocol, TypeVar
 
 import trio
 
+from .ports import Log
+
 T = TypeVar("T")
 
 #: Of several questions that are never answered, this many keep others waiting.
@@ -28,9 +30,10 @@ def ask_here(question: Callable[[], T], done: Callable[[T], None]) -> None:
 class Threads:
     """Threads under trio."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, log: Log) -> None:
         """Abandon questions that are not answered when `nursery` is cancelled."""
         self._nursery = nursery
+        self._log = log
         self._limiter = trio.CapacityLimiter(MAX_THREADS)
 
     def ask(self, question: Callable[[], T], done: Callable[[T], None]) -> None:
@@ -44,4 +47,7 @@ class Threads:
             )
         except RuntimeError:  # the machine has no thread left
             answer = question()
-        done(answer)
+        try:
+            done(answer)
+        except Exception as error:
+            self._log.error("an answer could not be used", reason=repr(error), exc_info=True)

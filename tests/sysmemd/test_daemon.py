@@ -329,9 +329,9 @@ async def test_a_wait_is_answered_by_who_comes_later(tmp_path: Path, log: Log) -
 
 @pytest.mark.trio
 async def test_a_user_is_waited_for_as_long_as_it_has_channels(
-    nursery: trio.Nursery, queue: Queue
+    nursery: trio.Nursery, queue: Queue, log: Log
 ) -> None:
-    reactor = TrioReactor(nursery, queue)
+    reactor = TrioReactor(nursery, queue, log)
     for _ in range(2):
         with FakeConnection() as first, FakeConnection(first.account) as second:
             reactor.serve(first.connection)
@@ -347,9 +347,9 @@ async def test_a_user_is_waited_for_as_long_as_it_has_channels(
 
 @pytest.mark.trio
 async def test_a_user_may_close_the_last_channel_in_its_turn(
-    nursery: trio.Nursery, queue: Queue
+    nursery: trio.Nursery, queue: Queue, log: Log
 ) -> None:
-    reactor = TrioReactor(nursery, queue)
+    reactor = TrioReactor(nursery, queue, log)
     with FakeConnection() as fake:
         fake.on_receive = lambda: reactor.closing(fake.connection)
         fake.send()
@@ -361,12 +361,12 @@ async def test_a_user_may_close_the_last_channel_in_its_turn(
 
 @pytest.mark.trio
 async def test_users_are_served_in_turn(
-    nursery: trio.Nursery, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    nursery: trio.Nursery, queue: Queue, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many channels of one user are ready: each user has one slice, then another one."""
     for bound in ("SLICE_NS", "MAX_SLICE_NS"):
         monkeypatch.setattr(f"sysmemd.turns.{bound}", 0)  # a message is a slice
-    reactor = TrioReactor(nursery, queue)
+    reactor = TrioReactor(nursery, queue, log)
     order: list[str] = []
     with contextlib.ExitStack() as stack:
         one = stack.enter_context(FakeConnection(uid=1))
@@ -386,14 +386,14 @@ async def test_users_are_served_in_turn(
 
 @pytest.mark.trio
 async def test_a_user_who_can_not_be_waited_for_is_closed(
-    nursery: trio.Nursery, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    nursery: trio.Nursery, queue: Queue, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_turns(_: Queue) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(daemon, "Turns", no_turns)
     with FakeConnection() as fake:
-        reactor = TrioReactor(nursery, queue)
+        reactor = TrioReactor(nursery, queue, log)
         reactor.serve(fake.connection)
         assert fake.refusals == ["the daemon can't wait for it: [Errno 24] Too many open files"]
         assert fake.closed
@@ -402,12 +402,29 @@ async def test_a_user_who_can_not_be_waited_for_is_closed(
 
 
 @pytest.mark.trio
-async def test_the_reactor_closes_what_it_serves(nursery: trio.Nursery, queue: Queue) -> None:
+async def test_work_that_fails_is_logged_and_stops_nobody(
+    nursery: trio.Nursery, queue: Queue, log: Log
+) -> None:
+    reactor = TrioReactor(nursery, queue, log)
+    with FakeConnection() as fake:
+        reactor.in_turn(fake.account.user, lambda: [].clear(1))  # type: ignore[call-arg] # fails
+        done = trio.Event()
+        reactor.in_turn(fake.account.user, done.set)
+        await done.wait()
+    assert log.events("error") == ["work of a user failed"]
+    await wait_all_tasks_blocked()
+    assert not nursery.child_tasks
+
+
+@pytest.mark.trio
+async def test_the_reactor_closes_what_it_serves(
+    nursery: trio.Nursery, queue: Queue, log: Log
+) -> None:
     """Also after its tasks were cancelled."""
     for cancelled in (False, True):
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as inner:
-                reactor = TrioReactor(inner, queue)
+                reactor = TrioReactor(inner, queue, log)
                 with FakeConnection() as fake:
                     reactor.serve(fake.connection)
                     await wait_all_tasks_blocked()
@@ -470,7 +487,7 @@ async def accepting(
 
     service: Any = Service()
     service.log = log
-    reactor = TrioReactor(nursery, Queue())
+    reactor = TrioReactor(nursery, Queue(), log)
     listener = Listener(*(far if outcome is None else outcome for outcome in outcomes))
     stands_in: Any = listener
     nursery.start_soon(daemon._accept, stands_in, admit, service, reactor)

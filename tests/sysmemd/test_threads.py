@@ -10,6 +10,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from sysmemd.threads import MAX_THREADS, Threads, ask_here
 
+from .channels.support import RecordingLog
+
 
 @pytest.mark.trio
 async def test_a_question_is_asked_in_a_thread_and_answered_in_the_loop(
@@ -22,7 +24,7 @@ async def test_a_question_is_asked_in_a_thread_and_answered_in_the_loop(
         threads.extend([thread, threading.get_ident()])
         told.set()
 
-    Threads(nursery).ask(threading.get_ident, done)
+    Threads(nursery, RecordingLog()).ask(threading.get_ident, done)
     assert threads == []
     await told.wait()
     assert threads[0] != threads[1] == threading.get_ident()
@@ -31,7 +33,7 @@ async def test_a_question_is_asked_in_a_thread_and_answered_in_the_loop(
 @pytest.mark.trio
 async def test_one_that_is_not_answered_keeps_no_other_waiting(nursery: trio.Nursery) -> None:
     assert MAX_THREADS > 1
-    threads = Threads(nursery)
+    threads = Threads(nursery, RecordingLog())
     go_on, told = threading.Event(), trio.Event()
     first: list[bool] = []
     threads.ask(go_on.wait, first.append)
@@ -50,9 +52,23 @@ async def test_without_a_thread_it_is_asked_all_the_same(
 
     monkeypatch.setattr(trio.to_thread, "run_sync", none_left)
     done: list[int] = []
-    Threads(nursery).ask(threading.get_ident, done.append)
+    Threads(nursery, RecordingLog()).ask(threading.get_ident, done.append)
     await wait_all_tasks_blocked()
     assert done == [threading.get_ident()]
+
+
+@pytest.mark.trio
+async def test_an_answer_that_can_not_be_used_is_logged(nursery: trio.Nursery) -> None:
+    def fail(_: None) -> None:
+        raise KeyError("oh")
+
+    log = RecordingLog()
+    Threads(nursery, log).ask(lambda: None, fail)
+    with trio.fail_after(20):
+        while not log.entries:
+            await trio.lowlevel.checkpoint()
+    [(event, fields)] = log.said("error")
+    assert (event, fields["reason"]) == ("an answer could not be used", "KeyError('oh')")
 
 
 def test_without_a_loop_it_is_asked_at_once() -> None:

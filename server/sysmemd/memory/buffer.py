@@ -127,6 +127,7 @@ class Buffer:
         "_signals",
         "_surroundings",
         "_vmo",
+        "_watches_closings",
         "_weak_clients",
         "heap",
         "hold",
@@ -159,6 +160,7 @@ class Buffer:
         self._signals = SignalSet()
         #: Whether the server's own description is being closed, and whether the watch has ended meanwhile.
         self._closing = self._ended = False
+        self._watches_closings = False
         self._recheck_step = 0
         self._cancel_recheck: Callable[[], None] | None = None
         self._cancel_leak: Callable[[], None] | None = None
@@ -224,6 +226,10 @@ class Buffer:
         """The server is no strong holder any more."""
         if self.hold is Hold.SERVER:
             self.hold = Hold.STRONG
+            self._advance()
+            if self.hold is Hold.UNKNOWN:
+                return  # everybody had closed it before, so that nothing is to be watched
+            self._watches_closings = True
             try:
                 self._surroundings.watch.watch_closings(self._vmo.fileno())
             except OSError as error:
@@ -278,9 +284,10 @@ class Buffer:
             self._vmo.fileno(), Kind.WEAK, self._given[Kind.WEAK]
         ):
             self.hold = Hold.UNKNOWN
-            with contextlib.suppress(OSError):
-                # Not to be woken for nothing: closings don't tell anything any more.
-                self._surroundings.watch.watch_end(self._vmo.fileno())
+            if self._watches_closings:
+                with contextlib.suppress(OSError):
+                    # Further closings carry no information, and each would wake the daemon.
+                    self._surroundings.watch.watch_end(self._vmo.fileno())
             self._closing = True
             self._surroundings.reclaimer.close_vmo(self._vmo, self._let_go)
 

@@ -178,6 +178,8 @@ class Buffers:
 
     def _look(self) -> None:
         """Be as far as the kernel is, also where its report hasn't been read or was a moment early."""
+        if all(buffer.hold is Hold.SERVER for buffer in self.buffers):
+            return  # nobody else matters
         for buffer in self.buffers:
             buffer.look()
         self._surroundings.refresh()

@@ -35,6 +35,8 @@ _MAX_FDINFO_BYTES = 1 << 18
 class Kind(enum.Enum):
     """Strong handles keep their buffer's contents; weak ones are to be closed when no strong one is left."""
 
+    __hash__ = object.__hash__  # of an enum it is a function in Python
+
     STRONG = 0
     WEAK = 1
 

@@ -273,9 +273,11 @@ class Memory:
 
     def _read_watch(self) -> None:
         if not self._closed:
-            # Twice: closings found the first time make the server let go of buffers, which ends them.
-            self._take(self._watch.read())
-            self._take(self._watch.read())
+            reports = self._watch.read()
+            if reports:
+                self._take(reports)
+                # Closings make the server let go of buffers, which ends them.
+                self._take(self._watch.read())
 
     def _take(self, reports: Reports) -> None:
         closings, ends = reports.closings, reports.ends

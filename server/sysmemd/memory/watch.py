@@ -37,6 +37,10 @@ class Reports:
     #: The queue was full: anything may have happened to any watch.
     overflow: bool = False
 
+    def __bool__(self) -> bool:
+        """Whether anything was reported."""
+        return bool(self.closings or self.ends or self.overflow)
+
 
 class InodeWatch:
     """Watches on buffers: the closing of a handle to one, and its end."""

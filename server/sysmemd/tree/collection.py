@@ -162,11 +162,11 @@ class LogicalBufferCollection(CollectionData):
 
     def _question(self, subtree: PrunedSubtree) -> Question:
         """Begin to allocate a pruned subtree in which every node is ready: return what has to be found out for that."""
-        start = subtree.start
-        if start is self.root:
+        start, root = subtree.start, self.root
+        if start is root:
             self.overdue.cancel()
         if self.verbose:
-            start.say(Level.INFO, "attempting allocation", tree=describe.tree(self.root))
+            start.say(Level.INFO, "attempting allocation", tree=describe.tree(root))
         snapshot = Snapshot(start)
         return Question(
             snapshot=snapshot,
@@ -175,16 +175,16 @@ class LogicalBufferCollection(CollectionData):
             platform=self.platform,
             max_selections=self.max_group_selections,
             verbose=self.verbose,
-            having=None if self.allocation is None else self._those_having(self.allocation),
+            having=None if self.allocation is None else self._those_having(self.allocation, root),
         )
 
-    def _those_having(self, existing: Allocation) -> Having:
+    def _those_having(self, existing: Allocation, root: NodeData) -> Having:
         """Those who have `existing` and are in the tree.
 
         These come breadth first, and after them those who have joined since, in the order in which they did.
         """
         if self._having is None:
-            nodes = breadth_first(self.root, allocated_children)
+            nodes = breadth_first(root, allocated_children)
             self._having = Having(existing, participants_of(nodes))
         return self._having
 
@@ -272,13 +272,16 @@ class LogicalBufferCollection(CollectionData):
             fail(self.root, Cause.NO_STRONG_HANDLES)
 
     def _warn_overdue(self, seconds: float) -> None:
+        if self.is_gone:
+            return
         fields = {"seconds": seconds, **describe.waiting_for(self.root)}
         waited_for = describe.waited_for(self.root)
 
         def warn(processes: Mapping[int, str]) -> None:
             if held_by := describe.held_by(waited_for, processes):
                 fields["held_by"] = held_by
-            self.say(Level.WARNING, "allocation is taking a while", self.root, **fields)
+            if not self.is_gone:
+                self.say(Level.WARNING, "allocation is taking a while", self.root, **fields)
 
         self._who_has(waited_for, warn)
 

@@ -31,6 +31,8 @@ MAX_ATTEMPTS: Final = 16
 class Cause(enum.Enum):
     """Why a node fails."""
 
+    __hash__ = object.__hash__  # of an enum it is a function in Python
+
     MISUSE = "broke the protocol"
     LIMIT = "its user has as much as it may have"
     CLOSED = "closed without Release"

@@ -31,6 +31,8 @@ class NotInCollection(Exception):
 class Level(enum.Enum):
     """How loudly something is said."""
 
+    __hash__ = object.__hash__  # of an enum it is a function in Python
+
     DEBUG = "debug"
     INFO = "info"
     WARNING = "warning"

@@ -42,6 +42,8 @@ from .ports import Misuse
 class NodeKind(enum.Enum):
     """What is spoken on a node's channel."""
 
+    __hash__ = object.__hash__  # of an enum it is a function in Python
+
     TOKEN = "token"
     COLLECTION = "collection"
     GROUP = "group"
@@ -49,6 +51,8 @@ class NodeKind(enum.Enum):
 
 class State(enum.Enum):
     """Where a node is in its life; the value completes the sentence "… on ‹value›"."""
+
+    __hash__ = object.__hash__  # of an enum it is a function in Python
 
     TOKEN = "a token"
     COLLECTION = "a collection without constraints"
@@ -66,6 +70,8 @@ class State(enum.Enum):
 
 class Event(enum.Enum):
     """What can happen to a node; the value is the message's name, or says what happened."""
+
+    __hash__ = object.__hash__  # of an enum it is a function in Python
 
     # Messages that every node understands.
     MESSAGE = "a message"
@@ -189,6 +195,8 @@ def step(state: State, event: Event) -> State:
 
 class Isolation(enum.Enum):
     """Whether a node's failure reaches its parent (spec/allocation.md, Failure)."""
+
+    __hash__ = object.__hash__  # of an enum it is a function in Python
 
     PROPAGATE = "propagate"
     PROPAGATE_BEFORE_ALLOCATION = "propagate before allocation"

@@ -368,3 +368,15 @@ def test_what_an_attempt_comes_to_is_told_in_pieces(
     assert has_buffers(world.root, child) == [True, True]
     assert [world.channels[node].answers for node in (world.root, child)] == [1, 1]
     assert not is_busy(world)
+
+
+def test_a_collection_that_ends_is_not_said_to_take_a_while(world: World) -> None:
+    """Neither where its turn comes too late, nor where it takes long to find out who holds it up."""
+    late: list[Any] = []
+    world.collection._who_has = lambda nodes, then: late.append(then)
+    world.collection._warn_overdue(5)
+    world.root.client_closed()
+    late[0]({})
+    world.collection._warn_overdue(35)
+    assert len(late) == 1
+    assert not world.log.find("allocation is taking a while")
