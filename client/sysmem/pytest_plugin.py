@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from . import BufferCollectionConstraints
     from .blocking import Allocator
-    from .testing import Behaviours, ByPath, InProcess, Peer, Sysmemd, Token, Zygote
+    from .testing import Behaviours, ByPath, InProcess, Matrix, Peer, Sysmemd, Token, Zygote
 
 _failed = pytest.StashKey[bool]()
 #: The daemons that a test has used.
@@ -202,6 +203,14 @@ def allocator(request: pytest.FixtureRequest, sysmem_zygote: Zygote) -> Iterator
 
     with blocking.connect(_daemon_of(request).runtime_dir) as connected:
         yield connected
+
+
+@pytest.fixture
+def kill_matrix(sysmem_zygote: Zygote) -> Callable[..., Matrix]:
+    """End each participant of a pipeline at each of its steps: :func:`sysmem.testing.kill_matrix`."""
+    from .testing import kill_matrix
+
+    return partial(kill_matrix, zygote=sysmem_zygote)
 
 
 class StartPeer(Protocol):

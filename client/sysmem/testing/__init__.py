@@ -14,6 +14,7 @@ by itself, are :mod:`sysmem.pytest_plugin`.
 
 from __future__ import annotations
 
+from sysmem_protocol.testing import End
 from sysmemd.config import ConfigError
 from sysmemd.constraints import Rule
 
@@ -37,6 +38,7 @@ from ._behaviours import (
     writes,
 )
 from ._daemon import Daemon, daemon
+from ._matrix import Cell, Matrix, Survivor, kill_matrix
 from ._negotiate import (
     Attached,
     Group,
@@ -55,15 +57,19 @@ __all__ = [
     "Behaviour",
     "Behaviours",
     "ByPath",
+    "Cell",
     "ConfigError",
     "Daemon",
+    "End",
     "Group",
     "InProcess",
+    "Matrix",
     "Negotiated",
     "Peer",
     "PeerFailed",
     "Process",
     "Rule",
+    "Survivor",
     "Sysmemd",
     "Token",
     "Zygote",
@@ -76,6 +82,7 @@ __all__ = [
     "floods",
     "hangs",
     "keeps_weak",
+    "kill_matrix",
     "late",
     "negotiate",
     "never_constrains",

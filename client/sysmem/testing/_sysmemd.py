@@ -35,7 +35,7 @@ PATIENCE_SECONDS = 20.0
 #: What a daemon may hold more of only while a client does: channels, eventpairs and buffers.
 _COUNTED: Final = ("socket:", "/memfd:")
 #: How long a daemon may take to tell its part of a failed test, and how much of its log is shown.
-_STORY_SECONDS: Final = 2.0
+_STORY_SECONDS: Final = 5.0
 _LOG_CHARACTERS: Final = 4000
 #: After how long it is found out who holds what is held.
 _LOOK_SECONDS: Final = 0.1

@@ -344,8 +344,8 @@ class Connection:
             wait_for(self)
         self._processing = True
         try:
-            while self.reading:
-                _wait_while(held_by)
+            _wait_while(held_by)
+            while self.reading:  # others may have ended it meanwhile
                 datagram = self._next()
                 if datagram is None:
                     return False
@@ -357,6 +357,7 @@ class Connection:
                 self._process(data, handles, held_by)
                 if nonce is None:
                     return True
+                _wait_while(held_by)
             return False
         finally:
             self._processed()

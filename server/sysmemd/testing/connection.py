@@ -47,7 +47,12 @@ class TestedConnection(Connection):
             return super().receive()
 
     def hang_up(self) -> None:
-        """Do what is done when the client closes its end."""
+        """Do, in this user's turn, what is done when the client closes its end."""
+        self._reactor.in_turn(self.account.user, self._hang_up)
+
+    def _hang_up(self) -> None:
+        while (holder := self if self._processing else self._server.held_by()) is not None:
+            wait_for(holder)
         if self.reading:
             self.reading = False
             self._end(self._server.peer_closed)

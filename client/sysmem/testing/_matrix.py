@@ -1,0 +1,309 @@
+"""Every death at every step: a pipeline is run again and again, and in each run one participant ends at one message."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias
+
+from sysmem_protocol.testing import End
+
+from ._leaks import Leftover, leftovers
+from ._sysmemd import Sysmemd, sysmemd
+from ._zygote import Process, Zygote
+
+#: How often processes are looked at that nothing tells of.
+_AGAIN_SECONDS: Final = 0.005
+#: How long a stopped participant stays so, before it is killed.
+_STOPPED_SECONDS: Final = 0.2
+#: Messages of a cell's trace that are shown.
+_TAIL: Final = 30
+
+
+class Running(Protocol):
+    """A process of a pipeline, as `subprocess.Popen` has it."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def kill(self) -> None: ...
+
+
+#: What runs a pipeline with a daemon: it returns the processes that it has started, by name or not, or None after
+#: everything has ended.
+Run: TypeAlias = Callable[[Sysmemd], "Mapping[str, Running] | Iterable[Running] | Running | None"]
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """A process that was not made to end."""
+
+    name: str
+    pid: int
+    #: Its exit status, if it was returned by what runs the pipeline.
+    status: int | None
+
+
+#: Says what must hold after a run: called with the survivors by name, and the daemon. Raises `AssertionError`.
+Check: TypeAlias = Callable[[Mapping[str, Survivor], Sysmemd], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    victim: str
+    #: The number of the victim's last message, and its method.
+    step: int
+    method: str
+    end: End
+    #: What is wrong; empty if nothing is.
+    fault: str
+    reached: bool
+    seconds: float
+    trace: tuple[dict[str, Any], ...] = field(repr=False, default=())
+    log: str = field(repr=False, default="")
+
+    @property
+    def outcome(self) -> str:
+        """What the run came to, in a few words."""
+        return self.fault.splitlines()[0] if self.fault else "ok" if self.reached else "not reached"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What all runs came to."""
+
+    cells: tuple[Cell, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was wrong in any run."""
+        return not any(cell.fault for cell in self.cells)
+
+    def __str__(self) -> str:
+        """A line for each cell."""
+        rows = [
+            (
+                cell.victim,
+                f"{cell.step} {cell.method}",
+                cell.end.name.lower(),
+                f"{cell.seconds:.2f} s",
+            )
+            for cell in self.cells
+        ]
+        header = ("victim", "after its message", "is", "took")
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        outcomes = ("outcome", *(cell.outcome for cell in self.cells))
+        lines = [
+            "  ".join(
+                [*(text.ljust(width) for text, width in zip(row, widths, strict=True)), outcome]
+            )
+            for row, outcome in zip((header, *rows), outcomes, strict=True)
+        ]
+        return "\n".join(lines)
+
+
+def kill_matrix(
+    run: Run,
+    *,
+    victims: Iterable[str] | None = None,
+    steps: Iterable[int] | None = None,
+    check: Check | None = None,
+    ends: Iterable[End] = (End.KILLED,),
+    within: float = 10.0,
+    config: Mapping[str, Any] | str | None = None,
+    workers: int | None = None,
+    zygote: Zygote | None = None,
+) -> Matrix:
+    """Run a pipeline again and again, and in each run end one participant after one of its messages.
+
+    Each run has a daemon of its own; runs go on side by side. After each, all processes must have ended in time, no
+    process may hold a buffer or channel, and the daemon must be as before.
+
+    Args:
+        run: Starts the pipeline with a daemon (`daemon.runtime_dir`) and returns its processes.
+        victims: The names with which the participants to end connect; all by default.
+        steps: The numbers of the messages after which they end, from 1; all that occur by default.
+        check: Says what else must hold.
+        ends: How they end.
+        within: How long a run may take, in seconds.
+        config: The daemons' configuration, as TOML text or as the data of such a text.
+        workers: How many runs go on side by side; as many as there are processors by default.
+        zygote: What forks the daemons; one for this call by default.
+
+    Raises:
+        AssertionError: Something was wrong: the text has the table, and the trace of the worst run.
+        ValueError: A victim never connects.
+    """
+    __tracebackhide__ = True
+    with contextlib.ExitStack() as stack:
+        forks = zygote or stack.enter_context(contextlib.closing(Zygote()))
+        runs = _Runs(run, check, within, config, forks)
+        undisturbed, clients = runs.undisturbed()
+        if undisturbed.fault:
+            raise AssertionError(_told(Matrix((undisturbed,))))
+        names = list(clients) if victims is None else list(victims)
+        if unknown := [name for name in names if name not in clients]:
+            raise ValueError(f"{', '.join(unknown)} never connects; {', '.join(clients)} do")
+        wanted = None if steps is None else set(steps)
+        cells = [
+            (name, step, method, end)
+            for end in ends
+            for name in names
+            for step, method in enumerate(clients[name], 1)
+            if wanted is None or step in wanted
+        ]
+        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+            done = list(pool.map(lambda cell: runs.disturbed(*cell), cells))
+    matrix = Matrix(tuple(done))
+    if not matrix.ok:
+        raise AssertionError(_told(matrix))
+    return matrix
+
+
+def _told(matrix: Matrix) -> str:
+    """The table, and everything about the run with the worst fault."""
+    worst = max(matrix.cells, key=lambda cell: len(cell.fault))
+    trace = "\n".join(
+        f"  {each['number']:4} {each['client_name'] or '?'} ({each['pid']}) {each['method']}"
+        for each in worst.trace[-_TAIL:]
+    )
+    which = f"{worst.victim}, after {worst.step} {worst.method}"
+    return f"{matrix}\n\nthe worst, {which}:\n{worst.fault}\n\nits last messages:\n{trace}\n\n{worst.log}"
+
+
+class _Runs:
+    """Runs of one pipeline."""
+
+    def __init__(
+        self,
+        run: Run,
+        check: Check | None,
+        within: float,
+        config: Mapping[str, Any] | str | None,
+        zygote: Zygote,
+    ) -> None:
+        self._run = run
+        self._check = check
+        self._within = within
+        self._daemon = partial(sysmemd, config, zygote=zygote)
+
+    def undisturbed(self) -> tuple[Cell, dict[str, list[str]]]:
+        """Run the pipeline as it is; what that came to, and the messages of each participant by name."""
+        with self._daemon() as daemon:
+            cell = self._cell(daemon, "nobody", 0, "", End.KILLED)
+            clients = {each["name"]: each["messages"] for each in daemon.faults.messages()}
+        return cell, clients
+
+    def disturbed(self, victim: str, step: int, method: str, end: End) -> Cell:
+        """Run the pipeline with one participant that ends."""
+        with self._daemon() as daemon:
+            daemon.faults.end_at(victim, step, end)
+            return self._cell(daemon, victim, step, method, end)
+
+    def _cell(self, daemon: Sysmemd, victim: str, step: int, method: str, end: End) -> Cell:
+        began = time.monotonic()
+        processes: dict[str, Running] = {}
+        fault = ""
+        try:
+            processes = _named(self._run(daemon))
+            fault = self._fault(daemon, victim, processes, began + self._within)
+        except AssertionError as error:
+            fault = f"check: {error}"
+        except ConnectionError as error:
+            fault = f"the daemon has ended: {error}"
+        finally:
+            for process in processes.values():
+                process.kill()
+                while process.poll() is None:
+                    time.sleep(_AGAIN_SECONDS)
+                if isinstance(process, Process):
+                    process.close()
+        ended, trace = False, []
+        with contextlib.suppress(ConnectionError):
+            ended = any(each["ended"] for each in daemon.faults.messages())
+            trace = daemon.faults.trace()
+        seconds = time.monotonic() - began
+        return Cell(victim, step, method, end, fault, ended, seconds, tuple(trace), daemon.log)
+
+    def _fault(
+        self, daemon: Sysmemd, victim: str, processes: dict[str, Running], deadline: float
+    ) -> str:
+        """Wait for the end of a run; what is wrong with it."""
+        while running := self._running(daemon, processes):
+            if time.monotonic() > deadline:
+                return _told_of_running(daemon, running)
+            time.sleep(_AGAIN_SECONDS)
+        while left := leftovers(daemon.snapshot()):
+            if time.monotonic() > deadline:
+                return "\n".join(f"left: {each}" for each in left)
+            time.sleep(_AGAIN_SECONDS)
+        if "Traceback" in daemon.log:
+            return "the daemon is at fault; see its log"
+        if self._check is not None:
+            pids = {each["pid"]: each["name"] for each in daemon.faults.messages()}
+            names = {process.pid: name for name, process in processes.items()}
+            status = {process.pid: process.poll() for process in processes.values()}
+            survivors = {
+                name: Survivor(name, pid, status.get(pid))
+                for pid, name in {**names, **pids}.items()
+                if name != victim
+            }
+            self._check(survivors, daemon)
+        return ""
+
+    def _running(self, daemon: Sysmemd, processes: dict[str, Running]) -> dict[int, str]:
+        """The processes that still run, by number. One that is stopped is killed after a while."""
+        running = {each.pid: name for name, each in processes.items() if each.poll() is None}
+        for client in daemon.faults.messages():
+            pid, state = client["pid"], _state(client["pid"])
+            if client["ended"] and state == "T":
+                time.sleep(_STOPPED_SECONDS)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if state not in ("", "Z", "X") and pid != os.getpid():
+                running[pid] = client["name"]
+        return running
+
+
+def _told_of_running(daemon: Sysmemd, running: Mapping[int, str]) -> str:
+    """Who has not ended, and what each still holds."""
+    snapshot = daemon.snapshot()
+    by_pid: dict[int, list[Leftover]] = {}
+    for left in leftovers(snapshot):
+        for holder in left.holders:
+            by_pid.setdefault(holder.pid, []).append(left)
+    # Whoever holds something may keep the others waiting, so that it comes first.
+    order = sorted(running, key=lambda pid: -len(by_pid.get(pid, [])))
+    lines = []
+    for pid in order:
+        held = ", ".join(each.what for each in by_pid.get(pid, []))
+        lines.append(f"{running[pid]} ({pid}) still runs" + (f", and holds {held}" if held else ""))
+    return "\n".join(lines)
+
+
+def _named(
+    processes: Mapping[str, Running] | Iterable[Running] | Running | None,
+) -> dict[str, Running]:
+    if processes is None:
+        return {}
+    if isinstance(processes, Mapping):
+        return dict(processes)
+    listed = list(processes) if isinstance(processes, Iterable) else [processes]
+    return {f"process {number}": each for number, each in enumerate(listed, 1)}
+
+
+def _state(pid: int) -> str:
+    """The state of a process, as `ps` shows it; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+    except OSError:
+        return ""
