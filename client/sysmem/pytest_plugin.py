@@ -27,7 +27,17 @@ if TYPE_CHECKING:
 
     from . import BufferCollectionConstraints
     from .blocking import Allocator
-    from .testing import Behaviours, ByPath, InProcess, Matrix, Peer, Sysmemd, Token, Zygote
+    from .testing import (
+        Behaviours,
+        ByPath,
+        InProcess,
+        Matrix,
+        Negotiated,
+        Peer,
+        Sysmemd,
+        Token,
+        Zygote,
+    )
 
 _failed = pytest.StashKey[bool]()
 #: The daemons that a test has used.
@@ -40,6 +50,15 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "sysmemd(config=None, arguments=()): configuration, as data or TOML text, and command line of the "
         "daemon that the fixture `sysmemd` starts.",
+    )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the option."""
+    parser.addoption(
+        "--sysmem-update",
+        action="store_true",
+        help="write the golden negotiations of the tests that run, instead of comparing with them",
     )
 
 
@@ -211,6 +230,37 @@ def kill_matrix(sysmem_zygote: Zygote) -> Callable[..., Matrix]:
     from .testing import kill_matrix
 
     return partial(kill_matrix, zygote=sysmem_zygote)
+
+
+class CompareGolden(Protocol):
+    """Compares negotiations with stored texts."""
+
+    def __call__(self, name: str, negotiation: Negotiated | str | None = None) -> None:
+        """Compare a negotiation with `golden/NAME.txt` next to the test; `--sysmem-update` writes that.
+
+        Args:
+            name: The stored text's name.
+            negotiation: What `negotiate` returned or a daemon's `last_report()`; by default the newest negotiation of
+                the test's `sysmemd` or `sysmemd_session`.
+        """
+        ...
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> CompareGolden:
+    """Pin what was negotiated: `golden(name)` fails with the difference when it comes out differently."""
+    from .testing import Golden
+
+    update = request.config.getoption("--sysmem-update")
+    kept = Golden(request.path.parent / "golden", update=update)
+
+    def compare(name: str, negotiation: Negotiated | str | None = None) -> None:
+        __tracebackhide__ = True
+        if negotiation is None:
+            negotiation = _daemon_of(request).last_report()
+        kept.compare(name, negotiation)
+
+    return compare
 
 
 class StartPeer(Protocol):

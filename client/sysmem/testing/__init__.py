@@ -38,6 +38,7 @@ from ._behaviours import (
     writes,
 )
 from ._daemon import Daemon, daemon
+from ._golden import Golden
 from ._matrix import Cell, Matrix, Survivor, kill_matrix
 from ._negotiate import (
     Attached,
@@ -61,6 +62,7 @@ __all__ = [
     "ConfigError",
     "Daemon",
     "End",
+    "Golden",
     "Group",
     "InProcess",
     "Matrix",

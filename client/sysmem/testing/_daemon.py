@@ -27,7 +27,7 @@ from sysmemd.testing import Faults, tested
 
 from .. import Allocator
 from .._connect import hello
-from . import _inside, _story
+from . import _golden, _inside, _story
 from ._faults import OwnFaults
 from ._negotiate import Configuration, configuration
 
@@ -85,6 +85,11 @@ class Core:
         found = _story.find(self.snapshot(), collection)
         return _story.why(found, _inside.explain(self._inspection, found["id"]))
 
+    def last_report(self) -> str:
+        """Return the report of the newest negotiation. Raises `AssertionError` if there was none."""
+        newest = _story.newest(self.snapshot())
+        return _golden.negotiated(_inside.explain(self._inspection, newest))
+
     def story(self) -> list[_story.Section]:
         """What there is to tell when a test has failed."""
         explain = partial(_inside.explain, self._inspection)
@@ -125,6 +130,10 @@ class Daemon:
     def why(self, collection: int | str) -> str:
         """Why a collection, by id or name, waits, failed or came out as it did. Raises `ValueError` for another."""
         return self._core.why(collection)
+
+    def last_report(self) -> str:
+        """Return the report of the newest negotiation. Raises `AssertionError` if there was none."""
+        return self._core.last_report()
 
     @property
     def faults(self) -> OwnFaults:

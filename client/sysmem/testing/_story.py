@@ -50,6 +50,14 @@ def find(snapshot: Data, collection: int | str) -> Data:
         raise ValueError(str(trouble)) from None
 
 
+def newest(snapshot: Data) -> int:
+    """Return the id of the newest collection, living or ended. Raises `AssertionError` if there is none."""
+    ids: list[int] = [each["id"] for each in (*snapshot["collections"], *snapshot["ended"])]
+    if not ids:
+        raise AssertionError("the daemon has had no collection")
+    return max(ids)
+
+
 def why(collection: Data, explained: Data | None) -> str:
     """Return why a collection waits, failed or came out as it did."""
     text = "\n".join(sentences(collection))

@@ -25,7 +25,7 @@ from sysmem_protocol.testing import Testing
 from .. import SysmemError
 from .._connect import open_service
 from .._inspector import Inspector
-from . import _story
+from . import _golden, _story
 from ._faults import Faults
 from ._leaks import Leftover, leftovers
 from ._zygote import Process, Zygote
@@ -151,6 +151,13 @@ class Sysmemd:
             found = _story.find(inspector.snapshot(timeout=PATIENCE_SECONDS), collection)
             explained = inspector.explain(found["id"], timeout=PATIENCE_SECONDS)
         return _story.why(found, explained)
+
+    def last_report(self) -> str:
+        """Return the report of the newest negotiation. Raises `AssertionError` if there was none."""
+        with self._inspector() as inspector:
+            snapshot = inspector.snapshot(timeout=PATIENCE_SECONDS)
+            newest = _story.newest(snapshot)
+            return _golden.negotiated(inspector.explain(newest, timeout=PATIENCE_SECONDS))
 
     def trace(self) -> list[dict[str, Any]]:
         """The messages that the daemon has processed since the test began; see :meth:`Faults.trace`."""
