@@ -37,7 +37,7 @@ coverage: $(READY)  ## the tests once more, and the lines and branches that none
 	$(BIN)/coverage report
 
 core-coverage: $(READY)  ## every branch of the pure core is run by its own tests
-	$(BIN)/coverage run --data-file=.coverage.core -m pytest -q tests/sysmemd/constraints tests/sysmemd/explaining tests/sysmemd/tree
+	$(BIN)/coverage run --data-file=.coverage.core -m pytest -q --timeout 300 tests/sysmemd/constraints tests/sysmemd/explaining tests/sysmemd/tree
 	$(BIN)/coverage combine --quiet --data-file=.coverage.core .coverage.core.*
 	$(BIN)/coverage report --data-file=.coverage.core --fail-under=100 \
 		--include='*/sysmemd/constraints/*,*/sysmemd/explaining/*,*/sysmemd/tree/*'
