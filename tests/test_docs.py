@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +56,27 @@ def test_the_program_of_gstreamer_runs_with_the_system_s_python(
 def test_links_lead_somewhere(page: str) -> None:
     targets = re.findall(r"\]\(([^)#]+)\)", (DOCS / page).read_text())
     assert [t for t in targets if "://" not in t and not (DOCS / t).exists()] == []
+
+
+_TESTING = """
+import os, subprocess
+import pytest, sysmem, trio
+from sysmem.testing import *
+
+CAMERA = sysmem.constraints("NV12 64x48", cpu="write often", hold=2)
+ENCODER = sysmem.constraints("NV12", cpu="read", hold=1)
+
+def start_my_camera(token):
+    token.close()
+
+"""
+
+
+def test_the_tests_of_the_page_about_testing_pass(tmp_path: Path) -> None:
+    """All but the one that runs programs of the reader's own."""
+    tests = [block for block in blocks("testing.md") if "kill_matrix" not in block]
+    (tmp_path / "test_page.py").write_text(_TESTING + "\n\n".join(tests))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--sysmem-update"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "golden" / "pipeline.txt").exists()

@@ -79,6 +79,27 @@ def test_the_image_has_the_three_packages_typed_and_nothing_else(installed: Path
     assert {path.parent.name for path in installed.glob("*/py.typed")} == packages
 
 
+def test_the_readmes_test_of_a_newcomer_passes_where_only_the_distribution_is_installed(
+    installed: Path, tmp_path: Path
+) -> None:
+    readme = (ROOT / "README.md").read_text()
+    [text] = re.findall(
+        r"^```python\n(# test_camera\.py\n.*?)^```$", readme, re.MULTILINE | re.DOTALL
+    )
+    assert len([line for line in text.splitlines() if line]) <= 20
+    (tmp_path / "test_camera.py").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "2 passed" in done.stdout, done.stdout
+    assert done.returncode == 0
+
+
 @contextmanager
 def container(site: Path, directory: Path) -> Iterator[dict[str, str]]:
     """The image's command, running as its user; its environment."""
