@@ -9,6 +9,7 @@ import enum
 from typing import Annotated
 
 from . import sysmem2
+from .docstrings import documented
 from .handles import Handle
 from .library import (
     UINT32,
@@ -28,6 +29,7 @@ from .library import (
 _NAME = String(256)
 
 
+@documented
 class End(enum.IntEnum):
     """How a client ends at a message."""
 
