@@ -211,6 +211,35 @@ COMMANDS: Final = (
             _JSON,
         ),
     ),
+    Command(
+        "kill-matrix",
+        "run a pipeline again and again, with each participant killed at each of its steps",
+        "Runs a command with daemons of its own, and kills one participant after one of its messages in each run. Then "
+        "all processes must end in time and hold nothing, and the daemon must be as before. Prints a table. Exit "
+        "status 1: a run was not as it should be; the worst is shown with its trace. Needs the extra `testing`.",
+        "_kill_matrix",
+        (
+            _argument(
+                "--victim",
+                action="append",
+                metavar="NAME",
+                help="a name with which a participant connects; may be repeated (default: all)",
+            ),
+            _argument(
+                "--within",
+                type=float,
+                default=10.0,
+                metavar="SECONDS",
+                help="how long a run may take (default: 10)",
+            ),
+            _argument(
+                "command",
+                nargs=argparse.REMAINDER,
+                metavar="COMMAND",
+                help="what runs the pipeline, after `--`; the daemon is at $SYSMEM_RUNTIME_DIR",
+            ),
+        ),
+    ),
 )
 
 

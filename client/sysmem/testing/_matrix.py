@@ -229,8 +229,13 @@ class _Runs:
                     process.close()
         ended, trace = False, []
         with contextlib.suppress(ConnectionError):
-            ended = any(each["ended"] for each in daemon.faults.messages())
+            clients = daemon.faults.messages()
+            ended = any(each["ended"] for each in clients)
             trace = daemon.faults.trace()
+            for pid in {each["pid"] for each in clients} - {os.getpid()}:
+                if fault:  # some may still run
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
         seconds = time.monotonic() - began
         return Cell(victim, step, method, end, fault, ended, seconds, tuple(trace), daemon.log)
 

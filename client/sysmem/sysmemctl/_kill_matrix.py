@@ -1,0 +1,34 @@
+"""`sysmemctl kill-matrix`: a pipeline of any programs, with each participant killed at each of its steps."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+
+from ..testing import Sysmemd, kill_matrix
+from ._trouble import Trouble
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the matrix and print it. Exit status 1: a run was not as it should be."""
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        raise Trouble("a command that runs the pipeline is needed")
+
+    def start(daemon: Sysmemd) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "SYSMEM_RUNTIME_DIR": os.fspath(daemon.runtime_dir)},
+        )
+
+    try:
+        print(kill_matrix(start, victims=options.victim or None, within=options.within))
+    except AssertionError as error:
+        print(error)
+        return 1
+    except (ValueError, OSError) as error:
+        raise Trouble(str(error)) from None
+    return 0
