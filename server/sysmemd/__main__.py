@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reload = Reload(arguments, output) if arguments.config is not None else None
         parts = tested(Faults()) if arguments.testing else None
         trio.run(partial(process.run, config, logger, reload=reload, parts=parts))
-    except (StartError, OSError) as error:
+    except (StartError, configuration.ConfigError, OSError) as error:
         logger.error("can't start", reason=str(error))
         return 1
     except process.UnreachableError as error:

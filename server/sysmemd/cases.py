@@ -9,7 +9,8 @@ Tables in it are as :mod:`sysmem_protocol.json_data` has them::
 
 Only `participants` is required. Instead of a participant there can be a token group, `{"group": [[…], […]]}` with the
 participants of each alternative in order of preference, or participants who attach once the others have their buffers,
-`{"attached": […]}`. Both may contain such again. A participant with `"pinned": true` stands for settings that exist.
+`{"attached": […]}`. Both may contain such again. A participant with `"pinned": true` stands for settings that exist;
+`"handles": ["writable", "weak"]` says what its handles are like, which matters to heaps with `"one_file": true` only.
 An unknown key or a wrong type is a :class:`JsonError` that names it.
 """
 
@@ -24,7 +25,7 @@ from sysmem_protocol.json_data import JsonError, kind, read
 from sysmem_protocol.library import Bool, Enumeration, Integer, Nested, String, WireType
 from sysmem_protocol.sysmem2 import BufferCollectionConstraints, BufferUsage, CoherencyDomain
 
-from .constraints import FormatCost, HeapProperties, Participant, Platform
+from .constraints import NO_HANDLES, Access, FormatCost, HeapProperties, Participant, Platform
 from .negotiation import Choice, Joining, Member
 
 
@@ -67,6 +68,8 @@ def write_case(participants: Iterable[Participant], platform: Platform) -> dict[
                 "id": heap.id,
                 "domains": sorted(domain.name.lower() for domain in heap.domains),
                 "secure": heap.secure,
+                **({"contiguous": True} if heap.contiguous else {}),
+                **({"one_file": True} if heap.one_file else {}),
             }
             for heap in platform.heaps
         ],
@@ -90,8 +93,12 @@ def write_case(participants: Iterable[Participant], platform: Platform) -> dict[
 
 def _written(who: Participant) -> dict[str, Any]:
     constraints = None if who.constraints is None else who.constraints.to_dict()
-    written = {"name": who.name, "id": who.id, "constraints": constraints}
-    return {**written, "pinned": True} if who.pinned else written
+    written: dict[str, Any] = {"name": who.name, "id": who.id, "constraints": constraints}
+    if who.pinned:
+        written["pinned"] = True
+    if who.access:
+        written["handles"] = [(access.name or "").lower() for access in who.access]
+    return written
 
 
 _T = TypeVar("_T")
@@ -170,7 +177,18 @@ def _participant(item: _Object) -> Participant:
         name=item.read("name", String(256), ""),
         id=item.read("id", Integer(64), 0),
         pinned=item.read("pinned", Bool(), False),
+        access=_access(item.take("handles", []), f"{item.path}.handles"),
     )
+
+
+def _access(names: object, path: str) -> Access:
+    """What a participant's handles will be like, by name."""
+    if not isinstance(names, list):
+        raise JsonError(path, f"expected an array, got {kind(names)}")
+    access = NO_HANDLES
+    for index, name in enumerate(names):
+        access |= Access[_name(name, Access, f"{path}[{index}]")]
+    return access
 
 
 def _heap(item: _Object) -> HeapProperties:
@@ -187,6 +205,8 @@ def _heap(item: _Object) -> HeapProperties:
         item.read("id", Integer(64), 0),
         domains,
         item.read("secure", Bool(), False),
+        item.read("contiguous", Bool(), False),
+        item.read("one_file", Bool(), False),
     )
 
 

@@ -80,14 +80,30 @@ class HeapSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     secure: bool = False
     #: Bytes of all buffers in this heap together; un-set: no bound.
     max_bytes: Positive | None = None
+    #: "dma-heap" makes every buffer a dma-buf of `device`, which devices import.
+    kind: Literal["memfd", "dma-heap"] = "memfd"
+    #: Of a dma-heap: its device.
+    device: Annotated[str, Meta(pattern="^/")] | None = None
+    #: Of a dma-heap: whether each buffer is physically contiguous, as in a CMA heap.
+    contiguous: bool = False
 
     def __post_init__(self) -> None:
+        if self.kind == "memfd" and (self.device is not None or self.contiguous):
+            raise ValueError('device and contiguous are for a heap of kind "dma-heap" only')
+        if self.kind == "dma-heap":
+            if self.device is None:
+                raise ValueError(
+                    'a heap of kind "dma-heap" needs its device, as "/dev/dma_heap/system"'
+                )
+            if self.secure:
+                raise ValueError('a heap of kind "dma-heap" can\'t be secure')
         if len(self.type.encode()) > MAX_HEAP_TYPE_BYTES:
             raise ValueError(f"a heap's type has at most {MAX_HEAP_TYPE_BYTES} bytes of UTF-8")
         if self.secure and self.domain_names() != ["inaccessible"]:
             raise ValueError('a secure heap supports the domain "inaccessible" only')
         is_system = (self.type, self.id) == (SYSTEM_RAM_HEAP.heap_type, 0)
-        if is_system and (self.secure or len(set(self.domain_names())) < len(CoherencyDomain)):
+        partly = self.secure or len(set(self.domain_names())) < len(CoherencyDomain)
+        if is_system and (partly or self.kind != "memfd"):
             raise ValueError("the system heap supports all domains; only its max_bytes can be set")
 
     def domain_names(self) -> list[Domain]:

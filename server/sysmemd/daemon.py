@@ -28,11 +28,13 @@ from .access import Access, admit
 from .channels import STOPPING, AllocatorServer, Connection, RendezvousServer, Service
 from .clock import TrioClock
 from .closing import ThreadClosing
-from .config import Config, HeapSection
+from .config import Config, ConfigError, HeapSection
 from .constraints import FormatCost, HeapProperties, Platform, merge_format_costs
 from .inspection import Inspection, InspectorServer
 from .memory import (
     SYSTEM_RAM,
+    DmaHeap,
+    Heap,
     HeapSettings,
     MemfdHeap,
     Memory,
@@ -177,7 +179,14 @@ def platform(config: Config) -> Platform:
     """What the constraint engine is told of this daemon."""
     return Platform(
         heaps=tuple(
-            HeapProperties(heap.heap_type, heap.id, heap.domains, heap.secure)
+            HeapProperties(
+                heap.heap_type,
+                heap.id,
+                heap.domains,
+                heap.secure,
+                heap.contiguous,
+                one_file=heap.device is not None,
+            )
             for heap in heap_settings(config)
         ),
         format_costs=merge_format_costs(
@@ -205,6 +214,18 @@ def heap_settings(config: Config) -> list[HeapSettings]:
     return heaps
 
 
+def _make_heap(settings: HeapSettings, stack: contextlib.ExitStack) -> Heap:
+    """A heap, closed by `stack`. Raises `ConfigError` when its device can't be opened."""
+    if settings.device is None:
+        return MemfdHeap(settings)
+    try:
+        heap = DmaHeap(settings)
+    except OSError as error:
+        raise ConfigError(f"{settings}: {settings.device}: {error.strerror}") from error
+    stack.callback(heap.close)
+    return heap
+
+
 def _heap(section: HeapSection) -> HeapSettings:
     return HeapSettings(
         heap_type=section.type,
@@ -212,6 +233,8 @@ def _heap(section: HeapSection) -> HeapSettings:
         domains=frozenset(CoherencyDomain[name.upper()] for name in section.domain_names()),
         secure=section.secure,
         max_bytes=section.max_bytes,
+        device=section.device,
+        contiguous=section.contiguous,
     )
 
 
@@ -315,7 +338,7 @@ async def serving(
         closing = ThreadClosing(clock, log)
         stack.callback(closing.end)
         memory = parts.memory(
-            [MemfdHeap(heap) for heap in heap_settings(config)],
+            [_make_heap(heap, stack) for heap in heap_settings(config)],
             allocation=config.memory.allocation,
             clock=clock,
             log=log,

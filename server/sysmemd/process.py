@@ -19,7 +19,7 @@ from sysmem_protocol.runtime import runtime_dir
 from .clock import TrioClock
 from .config import Config, reloaded
 from .daemon import Parts, Serving, serving, socket_permissions
-from .memory import missing_requirements
+from .memory import dma_buf_users, missing_requirements
 from .ports import Log
 from .sockets import Listeners, StartError, TakenError, notify
 from .text import printable
@@ -69,6 +69,12 @@ async def run(
     if missing := missing_requirements():
         raise StartError("; ".join(missing))
     _raise_descriptor_limit(log)
+    if users := dma_buf_users():
+        log.warning(
+            "rights are advisory for users who may open /dev/udmabuf: a dma-buf can be written to, whatever the rights"
+            " of the VMO that it is made of",
+            users=users,
+        )
     directory = runtime_dir(config.runtime_dir)
     parts = parts or Parts()
     with contextlib.ExitStack() as stack:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -78,10 +79,12 @@ def negotiated(
     allocator: blocking.Allocator, *participants: sysmem.BufferCollectionConstraints
 ) -> tuple[list[blocking.BufferCollection], list[sysmem.BufferCollectionInfo]]:
     """The places and buffers of participants of one collection; the caller closes them."""
-    with allocator.allocate_shared_collection() as root:
+    with ExitStack() as undo, allocator.allocate_shared_collection() as root:
         tokens = root.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * len(participants), timeout=WAIT)
-        places = [allocator.bind_shared_collection(token) for token in tokens]
+        places = [undo.enter_context(allocator.bind_shared_collection(each)) for each in tokens]
         for place, constraints in zip(places, participants, strict=True):
             place.set_constraints(constraints)
         root.release()
-    return places, [place.wait_for_all_buffers_allocated(timeout=WAIT) for place in places]
+        infos = [place.wait_for_all_buffers_allocated(timeout=WAIT) for place in places]
+        undo.pop_all()
+    return places, infos

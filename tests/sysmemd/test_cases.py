@@ -166,9 +166,13 @@ def test_a_case_that_is_written_is_read_again() -> None:
             "participants": [
                 {"name": "camera", "id": 7, "constraints": {"usage": {"cpu": ["READ", "WRITE"]}}},
                 {"name": "what exists", "pinned": True, "constraints": {"min_buffer_count": 3}},
-                {},
+                {"handles": ["writable", "WEAK"]},
             ],
-            "heaps": [{"type": "x", "id": 3, "domains": ["ram"]}, {"type": "y", "secure": True}],
+            "heaps": [
+                {"type": "x", "id": 3, "domains": ["ram"]},
+                {"type": "y", "secure": True},
+                {"type": "z", "contiguous": True, "one_file": True},
+            ],
             "limits": {"max_buffer_bytes": 1, "max_allocation_bytes": 3},
             "memory": {"contiguous": "refuse"},
             "format_costs": [{"pixel_format": "NV12", "usage": {"video": 1}, "cost": 2}],

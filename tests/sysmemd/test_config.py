@@ -89,6 +89,7 @@ def test_the_mode_is_octal() -> None:
     assert Config().socket_mode() == 0o600
 
 
+DMA = 'kind = "dma-heap"\ndevice = "/dev/dma_heap/system"'
 SYSTEM = 'type = "fuchsia.sysmem.heap.HEAP_TYPE.SYSTEM_RAM"'
 
 
@@ -115,6 +116,12 @@ def test_the_system_heap_may_be_bounded(tmp_path: Path) -> None:
         ("[[heap]]\nid = 1", "Object missing required field `type` - at `$.heap[0]`"),
         (f'[[heap]]\ntype = "{"é" * 65}"', "at most 128 bytes of UTF-8 - at `$.heap[0]`"),
         ('[[heap]]\ntype = "p"\ndomains = []', "at `$.heap[0].domains`"),
+        ('[[heap]]\ntype = "p"\ncontiguous = true', 'for a heap of kind "dma-heap" only'),
+        ('[[heap]]\ntype = "p"\ndevice = "/dev/x"', 'for a heap of kind "dma-heap" only'),
+        ('[[heap]]\ntype = "p"\nkind = "dma-heap"', "needs its device"),
+        (f"[[heap]]\n{DMA}\ntype = 'p'\nsecure = true", "can't be secure"),
+        (f"[[heap]]\n{DMA}\n{SYSTEM}", "only its max_bytes can be set"),
+        (f"[[heap]]\n{DMA.replace('/dev', 'dev')}\ntype = 'p'", "at `$.heap[0].device`"),
         ('[[heap]]\ntype = "p"\ndomains = ["gpu"]', "at `$.heap[0].domains[0]`"),
         ('[[heap]]\ntype = "p"\nsecure = true\ndomains = ["cpu"]', "inaccessible"),
         (f"[[heap]]\n{SYSTEM}\nsecure = true", "only its max_bytes can be set - at `$.heap[0]`"),

@@ -23,12 +23,14 @@ from .aggregate import aggregate
 from .attached import aggregate_attached, check_constraints, must_match, settings_match
 from .cost import FormatCost, merge_format_costs
 from .joining import Joining
-from .model import Allocation, HeapProperties, Participant, Platform
+from .model import NO_HANDLES, Access, Allocation, HeapProperties, Participant, Platform
 from .refusal import Refusal
 from .rules import Difference, Rule, Stage
 from .usage import UsageBits, usage_writes
 
 __all__ = [
+    "NO_HANDLES",
+    "Access",
     "Allocation",
     "Difference",
     "FormatCost",

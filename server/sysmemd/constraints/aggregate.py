@@ -63,7 +63,7 @@ def run(case: Case, *, tolerate_absence: bool = False) -> Allocation | Refusal:
         )
     except Breach as breach:
         return refuse(case, stage, breach, who)
-    return Allocation(settings, count, case)
+    return Allocation(settings, count, total.access, case)
 
 
 def refuse(case: Case, stage: Stage, breach: Breach, who: Participant | None = None) -> Refusal:

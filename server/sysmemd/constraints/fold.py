@@ -58,6 +58,7 @@ def fold_fields(total: Needs, more: Needs) -> None:
     total.min_size_bytes = max(total.min_size_bytes, more.min_size_bytes)
     total.max_size_bytes = min(total.max_size_bytes, more.max_size_bytes)
     total.max_padded_bytes = min(total.max_padded_bytes, more.max_padded_bytes)
+    total.access |= more.access
     total.contiguous |= more.contiguous
     total.secure |= more.secure
     total.min_physical_base_alignment = max(

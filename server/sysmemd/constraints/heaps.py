@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from sysmem_protocol.sysmem2 import CoherencyDomain
 
-from .model import SYSTEM_HEAP, HeapProperties, Platform
+from .model import SYSTEM_HEAP, Access, HeapProperties, Platform
 from .normalise import Needs
 from .rules import Breach, Rule
 
 _SECURE = "buffer_memory_constraints.secure_required"
+CONTIGUOUS = "buffer_memory_constraints.physically_contiguous_required"
 _HEAPS = "buffer_memory_constraints.permitted_heaps"
 DOMAIN_FIELDS = tuple(
     f"buffer_memory_constraints.{name}_domain_supported" for name in ("cpu", "ram", "inaccessible")
@@ -28,23 +29,55 @@ def supported_domains(needs: Needs) -> frozenset[CoherencyDomain]:
 def choose_heap(total: Needs, platform: Platform) -> HeapProperties:
     """Secure required: the permitted secure heap with the alphabetically first type (of several, the smallest id).
 
-    Else the system heap if permitted, else the first permitted one that is configured and supports a domain that the
-    participants support.
+    Contiguous required: the first permitted heap that is contiguous, if there is one. Else the system heap if
+    permitted, else the first permitted one that is configured and supports a domain that the participants support.
+    A heap whose buffers can't have the participants' handles is passed over.
     """
-    permitted = tuple(platform.heaps_by_key) if total.heaps is None else total.heaps
-    configured = [platform.heaps_by_key[key] for key in permitted if key in platform.heaps_by_key]
     if total.secure:
-        secure = [heap for heap in configured if heap.secure]
+        secure = [heap for heap in permitted_heaps(total, platform) if heap.secure]
         if not secure:
             raise Breach(Rule.NO_SECURE_HEAP, (_SECURE, _HEAPS))
         return min(secure, key=lambda heap: heap.key)
-    if SYSTEM_HEAP in permitted:
+    contiguous = contiguous_heap(total, platform)
+    if contiguous is not None:
+        return contiguous
+    if total.heaps is None or SYSTEM_HEAP in total.heaps:
         return platform.heaps_by_key[SYSTEM_HEAP]
-    domains = supported_domains(total)
-    for heap in configured:
-        if heap.domains & domains:
+    possible = _possible(total, platform)
+    if not possible:
+        raise Breach(Rule.NO_HEAP, (_HEAPS, *DOMAIN_FIELDS))
+    for heap in possible:
+        if heap.suits(total.access):
             return heap
-    raise Breach(Rule.NO_HEAP, (_HEAPS, *DOMAIN_FIELDS))
+    detail = f"heap {possible[0].heap_type}, and {access_words(total.access)}"
+    raise Breach(Rule.ONE_FILE_HEAP, (_HEAPS,), detail)
+
+
+def contiguous_heap(total: Needs, platform: Platform) -> HeapProperties | None:
+    """The heap whose memory is contiguous, as is required, and that can be used; None if there is none."""
+    if not total.contiguous or total.secure:
+        return None
+    heaps = _possible(total, platform)
+    return next((heap for heap in heaps if heap.contiguous and heap.suits(total.access)), None)
+
+
+def permitted_heaps(total: Needs, platform: Platform) -> list[HeapProperties]:
+    """The heaps that are configured and that everybody permits, in the participants' order if they have one."""
+    permitted = tuple(platform.heaps_by_key) if total.heaps is None else total.heaps
+    return [platform.heaps_by_key[key] for key in permitted if key in platform.heaps_by_key]
+
+
+def _possible(total: Needs, platform: Platform) -> list[HeapProperties]:
+    """Those of them that support a domain that the participants support."""
+    domains = supported_domains(total)
+    return [heap for heap in permitted_heaps(total, platform) if heap.domains & domains]
+
+
+def access_words(access: Access) -> str:
+    """What handles are like that can't be those of one open file."""
+    if Access.WEAK in access:
+        return "a participant is weak"
+    return "some participants may write, others only read"
 
 
 def choose_domain(total: Needs, heap: HeapProperties) -> CoherencyDomain:
@@ -65,4 +98,6 @@ def heap_fields(total: Needs, heap: HeapProperties) -> tuple[str, ...]:
     """The fields that led to this heap; none for the system heap, which needs no reason."""
     if total.secure:
         return (_SECURE,)
+    if total.contiguous and heap.contiguous:
+        return (CONTIGUOUS,)
     return () if heap.key == SYSTEM_HEAP else (_HEAPS,)

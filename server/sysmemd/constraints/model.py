@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -27,6 +28,17 @@ MIB = 1 << 20
 GIB = 1 << 30
 
 
+class Access(enum.Flag):
+    """What handles to the buffers will be like; nothing if there will be none."""
+
+    READ_ONLY = enum.auto()
+    WRITABLE = enum.auto()
+    WEAK = enum.auto()
+
+
+NO_HANDLES = Access(0)
+
+
 @dataclass(frozen=True, slots=True)
 class Participant:
     """One participant's constraints as sent, and who it says it is.
@@ -41,6 +53,8 @@ class Participant:
     #: A synthetic entry that pins settings which exist (`must_match`, an attached attempt): it holds delivered
     #: settings, which are taken as they are, and its maximum size doesn't bind padding.
     pinned: bool = False
+    #: What its handles will be like. It matters to heaps in which all handles to a buffer are one open file.
+    access: Access = NO_HANDLES
     #: The terms of section 1 for the platform they were last worked out for.
     memo: list[Any] = field(default_factory=list, init=False, compare=False, repr=False)
 
@@ -56,6 +70,10 @@ class HeapProperties:
     id: int = 0
     domains: frozenset[CoherencyDomain] = frozenset(CoherencyDomain)
     secure: bool = False
+    #: Whether a buffer is physically contiguous.
+    contiguous: bool = False
+    #: Whether all handles to a buffer are one open file, so that all are alike, and none is weak beside strong ones.
+    one_file: bool = False
 
     def __post_init__(self) -> None:
         if self.secure:
@@ -65,6 +83,15 @@ class HeapProperties:
     def key(self) -> HeapKey:
         """The heap's type and id."""
         return (self.heap_type, self.id)
+
+    def suits(self, access: Access) -> bool:
+        """Whether its buffers can have such handles, all of them."""
+        if not self.one_file:
+            return True
+        return Access.WEAK not in access and access & _BOTH != _BOTH
+
+
+_BOTH = Access.READ_ONLY | Access.WRITABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +124,8 @@ class Allocation:
 
     settings: SingleBufferSettings
     buffer_count: int
+    #: What the participants' handles will be like.
+    access: Access = field(default=NO_HANDLES, compare=False)
     #: What it was aggregated from; None for an allocation that wasn't aggregated here.
     case: Case | None = field(default=None, compare=False, repr=False)
 

@@ -23,7 +23,7 @@ from ..pause import giving_way
 from .entry import Entry, Terms, adjust, read_terms, traits_of
 from .finish import undominated
 from .flatten import flatten
-from .model import HeapKey, Participant, Platform
+from .model import Access, HeapKey, Participant, Platform
 from .rules import Breach, Rule
 from .usage import NO_USAGE, UsageBits
 
@@ -50,6 +50,7 @@ class Needs:
     inaccessible_domain: bool
     #: None is any.
     heaps: tuple[HeapKey, ...] | None
+    access: Access
     entries: list[Entry]
 
 
@@ -101,7 +102,7 @@ def _normalise(participant: Participant, platform: Platform, *, settings_only: b
     if settings_only and not any(usage):
         usage = NO_USAGE
     _check_usage(usage)
-    needs = _defaults(table, usage)
+    needs = _defaults(table, usage, participant.access)
     if participant.pinned:
         # Delivered settings were checked and adjusted when they came out; doing it again could only move them.
         needs.max_padded_bytes = U64_MAX
@@ -130,7 +131,7 @@ def _check_usage(usage: UsageBits) -> None:
         raise Breach(Rule.PERMIT_REQUIRES_NONE, "usage.none", str(usage.none))
 
 
-def _defaults(table: BufferCollectionConstraints, usage: UsageBits) -> Needs:
+def _defaults(table: BufferCollectionConstraints, usage: UsageBits, access: Access) -> Needs:
     """Everything but the image entries, with the defaults of the table."""
     memory = table.buffer_memory_constraints or BufferMemoryConstraints()
     secure = bool(memory.secure_required)
@@ -154,6 +155,7 @@ def _defaults(table: BufferCollectionConstraints, usage: UsageBits) -> Needs:
         ram_domain=_default(memory.ram_domain_supported, not secure and usage.cpu == 0),
         inaccessible_domain=_default(memory.inaccessible_domain_supported, usage.cpu == 0),
         heaps=None if heaps is None else tuple(map(_heap_key, heaps)),
+        access=access,
         entries=[],
     )
 

@@ -90,6 +90,7 @@ class Rule(enum.Enum):
     CONTIGUOUS_REFUSED = "this platform has no physically contiguous memory"
     NO_SECURE_HEAP = "no configured secure heap is permitted by everybody"
     NO_HEAP = "no permitted heap is configured and supports a domain that everybody supports"
+    ONE_FILE_HEAP = "all handles to a buffer of this heap are one open file: all or none may write, none may be weak"
     NO_COMMON_DOMAIN = "no coherency domain is supported by everybody and by the heap"
     NO_PROTECTED_FORMAT = "no format left can live in protected memory"
     REQUIRED_SIZE_OVER_MAX = "the required image must be within max_size"

@@ -26,7 +26,7 @@ from .entry import (
     Entry,
     delivered_terms,
 )
-from .heaps import choose_domain, choose_heap, heap_fields
+from .heaps import CONTIGUOUS, choose_domain, choose_heap, contiguous_heap, heap_fields
 from .model import MAX_BUFFER_COUNT, HeapProperties, Platform
 from .normalise import Needs
 from .padding import padded_size
@@ -53,8 +53,12 @@ def choose_settings(
     `settings_only` takes one buffer, `tolerate_absence` at least one.
     """
     count = 1 if settings_only else buffer_count(total, tolerate_absence=tolerate_absence)
-    if total.contiguous and platform.contiguous == "refuse":
-        raise Breach(Rule.CONTIGUOUS_REFUSED, f"{_MEMORY}.physically_contiguous_required")
+    if (
+        total.contiguous
+        and platform.contiguous == "refuse"
+        and contiguous_heap(total, platform) is None
+    ):
+        raise Breach(Rule.CONTIGUOUS_REFUSED, CONTIGUOUS)
     heap = choose_heap(total, platform)
     domain = choose_domain(total, heap)
     entry = choose_format(total, heap, platform) if total.entries else None

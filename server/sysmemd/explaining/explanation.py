@@ -16,7 +16,7 @@ from sysmem_protocol.sysmem2 import CoherencyDomain, Heap
 
 from ..constraints.cost import DEFAULT_COST, format_cost
 from ..constraints.entry import Entry, Terms, read_terms
-from ..constraints.heaps import DOMAIN_FIELDS
+from ..constraints.heaps import DOMAIN_FIELDS, access_words, supported_domains
 from ..constraints.model import SYSTEM_HEAP, Allocation, Case, HeapKey, Participant
 from ..constraints.settings import COUNT_FIELDS, kept_and_slack, largest_image
 from .fields import Brought, deciding, values
@@ -141,6 +141,11 @@ def _heap(allocation: Allocation, case: Case) -> Because:
     chosen = _key(memory.heap)
     if memory.is_secure:
         return _secure_heap(case, chosen)
+    if memory.is_physically_contiguous and case.platform.heaps_by_key[chosen].contiguous:
+        brought = list(deciding(f"{_MEMORY}.physically_contiguous_required", None, case))
+        return Because(
+            "heap", result, "the first permitted heap that is contiguous", tuple(brought)
+        )
     if chosen == SYSTEM_HEAP:
         return Because("heap", result, "everybody permits the system heap")
     total = combined_fields(case)
@@ -152,6 +157,10 @@ def _heap(allocation: Allocation, case: Case) -> Because:
         properties = case.platform.heaps_by_key.get(key)
         if properties is None:
             whys.append(f"{_heap_name(key)} isn't configured")
+            continue
+        if properties.domains & supported_domains(total):
+            one = f"{_heap_name(key)} has one open file for all handles to a buffer"
+            whys.append(f"{one}, and {access_words(total.access)}")
             continue
         names = ", ".join(domain.name for domain in sorted(properties.domains))
         whys.append(f"{_heap_name(key)} has only {names}, which not everybody supports")

@@ -23,7 +23,7 @@ from sysmem_protocol.sysmem2 import BufferCollectionConstraints
 from ..channels import Connection, Service
 from ..channels.nodes import NodeServer
 from ..channels.service import Party
-from ..memory import Buffer, Buffers, Hold
+from ..memory import Buffer, Buffers, Hold, OneFileBuffer
 from ..pause import give_way, giving_way
 from ..ports import Peer
 from ..quota import Kind
@@ -273,7 +273,7 @@ def state_of(collection: LogicalBufferCollection) -> str:
     return "allocated" if collection.is_allocated else "negotiating"
 
 
-def _buffer(buffers: Buffers, buffer: Buffer) -> Json:
+def _buffer(buffers: Buffers, buffer: Buffer | OneFileBuffer) -> Json:
     _, inode = buffer.identity
     return {
         "index": buffer.index,

@@ -31,7 +31,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from sysmem_protocol.handles import Handle, eventpair, stop_receiving
 from sysmemd.ports import ClientInfo, Clock, Log, Payer
@@ -77,7 +77,7 @@ class Surroundings:
     #: Take note of all that the watch has reported by now.
     refresh: Callable[[], None]
     #: Told of each buffer that is gone.
-    forget: Callable[[Buffer], None]
+    forget: Callable[[Any], None]
 
 
 class Owner(Protocol):
@@ -167,7 +167,7 @@ class Buffer:
         try:
             locks.guard(handle.fileno())
             self.identity = vmo.identity(handle.fileno())
-            self.watch = surroundings.watch.watch_end(handle.fileno())
+            self.watch: int | None = surroundings.watch.watch_end(handle.fileno())
         except BaseException:
             handle.close()
             raise

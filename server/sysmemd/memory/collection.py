@@ -11,6 +11,7 @@ from sysmemd.ports import NOBODY, ClientInfo, NoMemoryError, Payer, Signal
 
 from .buffer import Buffer, Hold, Surroundings
 from .locks import Kind
+from .one_file import OneFileBuffer
 from .signals import SignalSet
 
 
@@ -48,7 +49,7 @@ class Buffers:
         self.collection_id = collection_id
         self.name = name
         self.settings = settings
-        self.buffers: list[Buffer] = []
+        self.buffers: list[Buffer | OneFileBuffer] = []
         self._on_no_strong = on_no_strong
         self._cancel_no_strong: Callable[[], None] | None = None
         self._surroundings = surroundings

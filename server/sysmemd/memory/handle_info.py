@@ -9,6 +9,7 @@ from sysmemd.ports import NOBODY, ClientInfo, NoMemoryError, Payer
 from .buffer import Buffer
 from .collection import Buffers, DeliveredBuffer
 from .locks import Kind
+from .one_file import OneFileBuffer
 from .vmo import access
 
 
@@ -21,7 +22,7 @@ class HandleInfo:
 
     __slots__ = ("_buffer", "_fd", "buffers")
 
-    def __init__(self, buffers: Buffers, buffer: Buffer, fd: int) -> None:
+    def __init__(self, buffers: Buffers, buffer: Buffer | OneFileBuffer, fd: int) -> None:
         #: The buffers of the collection, also when that has failed.
         self.buffers = buffers
         self._buffer = buffer

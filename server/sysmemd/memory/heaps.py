@@ -1,8 +1,8 @@
 """Heaps: where memory comes from.
 
-A heap is a small class with one interface (:class:`Heap`), so that a real one (dma-buf, huge pages) can stand beside
-the ones here. All of these are backed by memfds, the secure and the device-only ones too, which is enough to negotiate
-over them on an ordinary machine. `spec/linux.md`, "Heaps".
+A heap is a small class with one interface (:class:`Heap`), so that a real one (:mod:`.dma_heap`) can stand beside the
+ones here. All of these are backed by memfds, the secure and the device-only ones too, which is enough to negotiate over
+them on an ordinary machine. `spec/linux.md`, "Heaps".
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ class HeapSettings:
     secure: bool = False
     #: Bytes of all buffers of this heap that exist at a time; `None`: what the machine has.
     max_bytes: int | None = None
+    #: Where its memory comes from; None: memfds. A path under /dev/dma_heap makes all of its buffers dma-bufs.
+    device: str | None = None
+    #: Whether each buffer is physically contiguous.
+    contiguous: bool = False
 
     def __post_init__(self) -> None:
         if self.secure:
@@ -67,9 +71,10 @@ class Heap(Protocol):
         """Bytes of the buffers that exist."""
         ...
 
-    def allocate(self, name: str, size: int) -> Handle:
+    def allocate(self, name: str, size: int, *, writable: bool = True) -> Handle:
         """A zeroed VMO of `size` bytes (a multiple of the page size), for reading and writing; the caller owns it.
 
+        Without `writable` no handle to it will be: a heap whose buffers have one open file opens that for reading only.
         `name` is shown where the system lists memory. Raises `NoMemoryError`, or an `OSError` that says what ran out,
         with nothing kept.
         """
@@ -102,11 +107,11 @@ class PaidHeap:
         """Bytes of the buffers that exist, everybody's."""
         return self._heap.used_bytes
 
-    def allocate(self, name: str, size: int) -> Handle:
+    def allocate(self, name: str, size: int, *, writable: bool = True) -> Handle:
         """See :meth:`Heap.allocate`. The payer may be out of what it can pay for, too."""
         gone = self._payer.pay_for_buffer(size)
         try:
-            made = self._heap.allocate(name, size)
+            made = self._heap.allocate(name, size, writable=writable)
         except BaseException:
             gone()
             raise
@@ -140,14 +145,17 @@ class MemfdHeap:
         """Bytes of the buffers that exist."""
         return self._used_bytes
 
-    def allocate(self, name: str, size: int) -> Handle:
+    def allocate(self, name: str, size: int, *, writable: bool = True) -> Handle:
         """See :meth:`Heap.allocate`."""
         self.count(size)
         try:
-            return vmo.create(name, size)
+            return self._create(name, size, writable=writable)
         except BaseException:
             self.delete(size)
             raise
+
+    def _create(self, name: str, size: int, *, writable: bool) -> Handle:
+        return vmo.create(name, size)
 
     def count(self, size: int) -> None:
         """Count `size` more bytes as used. Raises `NoMemoryError`, and counts nothing, if that passes the limit."""
@@ -172,4 +180,4 @@ class MemfdHeap:
         self._used_bytes -= size
 
     def __repr__(self) -> str:
-        return f"<MemfdHeap {self._properties}, {self._used_bytes} bytes in use>"
+        return f"<{type(self).__name__} {self._properties}, {self._used_bytes} bytes in use>"

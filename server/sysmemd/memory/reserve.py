@@ -13,6 +13,7 @@ from sysmemd.ports import Clock, NoMemoryError
 
 from . import available
 from .buffer import Buffer
+from .one_file import OneFileBuffer
 
 #: Bytes that are taken in a row, in about a millisecond.
 PIECE_BYTES = 2 * 1024 * 1024
@@ -21,7 +22,9 @@ PIECE_BYTES = 2 * 1024 * 1024
 class Reservation:
     """The pages of one allocation."""
 
-    def __init__(self, buffers: Sequence[Buffer], is_wanted: Callable[[], bool]) -> None:
+    def __init__(
+        self, buffers: Sequence[Buffer | OneFileBuffer], is_wanted: Callable[[], bool]
+    ) -> None:
         self.buffers = buffers
         #: Bytes that are still to be taken.
         self.left = sum(buffer.size for buffer in buffers)
@@ -65,7 +68,7 @@ class Reservations:
 
     def reserve(
         self,
-        buffers: Sequence[Buffer],
+        buffers: Sequence[Buffer | OneFileBuffer],
         is_wanted: Callable[[], bool],
         done: Callable[[Exception | None], None],
     ) -> None:

@@ -19,6 +19,7 @@ from .buffer import Buffer, Surroundings
 from .collection import Buffers
 from .handle_info import HandleInfo
 from .heaps import Heap, MemfdHeap, PaidHeap
+from .one_file import OneFileBuffer
 from .reclaim import Reclaimer
 from .reserve import Reservations
 from .signals import Event
@@ -88,8 +89,8 @@ class Memory:
             refresh=self._read_watch,
             forget=self._forget,
         )
-        self._by_watch: dict[int, Buffer] = {}
-        self._by_identity: dict[tuple[int, int], tuple[Buffers, Buffer]] = {}
+        self._by_watch: dict[int, Buffer | OneFileBuffer] = {}
+        self._by_identity: dict[tuple[int, int], tuple[Buffers, Buffer | OneFileBuffer]] = {}
         self._closed = False
         self._said_simulated = False
 
@@ -126,6 +127,7 @@ class Memory:
         name: str,
         settings: SingleBufferSettings,
         count: int,
+        writable: bool = True,
         on_no_strong: Callable[[], None],
         is_wanted: Callable[[], bool] = lambda: True,
         done: Callable[[Buffers | Exception], None],
@@ -139,10 +141,11 @@ class Memory:
 
         Their memfds are called `<name>:<index>`, or `sysmem:<index>` when the name is empty. `on_no_strong` is called
         once, through the clock and so never from within a call made here, when the last strong handle of every buffer
-        is gone. `payer` pays for the buffers as long as they exist.
+        is gone. `writable` is whether any handle to the buffers may be. `payer` pays for them as long as they exist.
         """
         memory = settings.buffer_settings
-        if memory.is_physically_contiguous and not self._said_simulated:
+        simulated = memory.is_physically_contiguous and not self._is_contiguous(memory.heap)
+        if simulated and not self._said_simulated:
             self._said_simulated = True
             self._surroundings.log.info(
                 "physically contiguous memory is simulated: an ordinary buffer is reported as contiguous",
@@ -156,7 +159,7 @@ class Memory:
             on_no_strong=on_no_strong,
             surroundings=self._surroundings,
         )
-        self._make(buffers, count, payer, is_wanted, done)
+        self._make(buffers, count, payer, is_wanted, done, writable=writable)
 
     def _make(
         self,
@@ -166,6 +169,7 @@ class Memory:
         is_wanted: Callable[[], bool],
         done: Callable[[Buffers | Exception], None],
         *,
+        writable: bool,
         again: bool = False,
     ) -> None:
         def finish(error: Exception | None) -> None:
@@ -178,9 +182,11 @@ class Memory:
 
         try:
             self._read_watch()  # so that memory given back just now counts
-            self._fill(buffers, count, payer)
+            self._fill(buffers, count, payer, writable=writable)
         except Exception as error:
-            retry = partial(self._make, buffers, count, payer, is_wanted, done, again=True)
+            retry = partial(
+                self._make, buffers, count, payer, is_wanted, done, writable=writable, again=True
+            )
             if again or not self._reclaimer.when_freed(retry):
                 done(error)
             return
@@ -189,10 +195,11 @@ class Memory:
         else:
             finish(None)
 
-    def _fill(self, collection: Buffers, count: int, payer: Payer) -> None:
+    def _fill(self, collection: Buffers, count: int, payer: Payer, *, writable: bool) -> None:
         """Make a collection's buffers, without their pages; `NoMemoryError` with nothing kept."""
         memory = collection.settings.buffer_settings
         heap = PaidHeap(self._heap(memory.heap), payer)
+        kind = Buffer if heap.properties.device is None else OneFileBuffer
         size = memory.raw_vmo_size
         if size > vmo.MAX_BYTES:
             raise NoMemoryError(f"{size} bytes are more than a buffer can have")
@@ -200,9 +207,9 @@ class Memory:
             self._reservations.check(size * count)
         try:
             for index in range(count):
-                handle = heap.allocate(collection.vmo_name(index), size)
+                handle = heap.allocate(collection.vmo_name(index), size, writable=writable)
                 try:
-                    buffer = Buffer(index, size, heap, handle, collection, self._surroundings)
+                    buffer = kind(index, size, heap, handle, collection, self._surroundings)
                 except BaseException:
                     heap.delete(size)
                     raise
@@ -216,8 +223,13 @@ class Memory:
 
     def _register(self, collection: Buffers) -> None:
         for buffer in collection.buffers:
-            self._by_watch[buffer.watch] = buffer
+            if buffer.watch is not None:
+                self._by_watch[buffer.watch] = buffer
             self._by_identity[buffer.identity] = collection, buffer
+
+    def _is_contiguous(self, heap: sysmem2.AllocatedHeap) -> bool:
+        found = self._heaps.get((heap.heap_type, heap.id))
+        return found is not None and found.properties.contiguous
 
     def _heap(self, heap: sysmem2.AllocatedHeap) -> Heap:
         try:
@@ -295,8 +307,9 @@ class Memory:
             if buffer := self._by_watch.get(watch):
                 buffer.look()
 
-    def _forget(self, buffer: Buffer) -> None:
-        del self._by_watch[buffer.watch]
+    def _forget(self, buffer: Buffer | OneFileBuffer) -> None:
+        if buffer.watch is not None:
+            del self._by_watch[buffer.watch]
         # By now the number may be another buffer's: nothing holds it once the watch has ended.
         if self._by_identity[buffer.identity][1] is buffer:
             del self._by_identity[buffer.identity]

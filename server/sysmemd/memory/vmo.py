@@ -89,6 +89,22 @@ def attenuation_is_advisory(uid: int) -> bool:
     return uid in (0, os.geteuid())
 
 
+def dma_buf_users(device: str = "/dev/udmabuf") -> str | None:
+    """Who besides root may make dma-bufs of VMOs, in words; None if nobody may, or there is no such device.
+
+    A dma-buf can be written to, whatever the rights of the handle that it was made of.
+    """
+    try:
+        found = os.stat(device)
+    except OSError:
+        return None
+    if found.st_mode & 0o006:
+        return "every user"
+    if found.st_mode & 0o060 and found.st_gid:
+        return f"the group {found.st_gid}"
+    return f"the user {found.st_uid}" if found.st_uid else None
+
+
 def _memfd(name: str) -> int:
     with contextlib.suppress(OSError):
         return os.memfd_create(name, _MFD_FLAGS | _MFD_NOEXEC_SEAL)

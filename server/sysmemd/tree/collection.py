@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cmp_to_key, partial
 from typing import Any, Final
 
-from ..constraints import Allocation, Platform
+from ..constraints import Access, Allocation, Platform
 from ..ports import ClientInfo, Clock, Log, NoMemoryError
 from . import describe
 from .allocate import conclude, participants_of
@@ -154,6 +154,7 @@ class LogicalBufferCollection(CollectionData):
             name=self.name,
             settings=answer.allocation.settings,
             count=answer.allocation.buffer_count,
+            writable=Access.READ_ONLY not in answer.allocation.access,
             on_no_strong=partial(self._in_turn, self._no_strong_handles),
             is_wanted=lambda: not self.is_gone,
             done=partial(self._done, subtree, question, answer),

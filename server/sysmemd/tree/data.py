@@ -13,14 +13,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sysmem_protocol.sysmem2 import BufferCollectionConstraints, Error, SingleBufferSettings
+from sysmem_protocol.sysmem2 import (
+    BufferCollectionConstraints,
+    Error,
+    Rights,
+    SingleBufferSettings,
+)
 
-from ..constraints import Allocation, Participant
+from ..constraints import NO_HANDLES, Access, Allocation, Participant
 from ..ports import ClientInfo, Clock, Closeable
 from .engine import Engine
 from .outcome import Allocated, Attempt
 from .ports import Buffers, Level, NoChannel, NodeChannel
-from .rights import ALL_RIGHTS
+from .rights import ALL_RIGHTS, delivered_rights, wants_vmos
 from .state import CONNECTED, RELEASED, Isolation, NodeKind, State
 from .trackings import Trackings
 
@@ -201,11 +206,21 @@ class NodeData:
             self._participants = ()
             name, id = self.client.name, self.client.id
             if self.has_constraints:
-                self._participants += (Participant(self.constraints, name, id),)
+                self._participants += (
+                    Participant(self.constraints, name, id, access=self._access()),
+                )
             if self.must_match is not None:
                 engine = self.collection.engine
                 self._participants += (engine.must_match(self.must_match, name, id),)
         return self._participants
+
+    def _access(self) -> Access:
+        """What this node's handles to the buffers will be like."""
+        rights = delivered_rights(self.constraints, self.rights_mask)
+        if not wants_vmos(self.constraints) or not rights & Rights.READ:
+            return NO_HANDLES
+        access = Access.WRITABLE if rights & Rights.WRITE else Access.READ_ONLY
+        return access | Access.WEAK if self.is_weak else access
 
     def answer(self) -> None:
         """Tell a collection's client, if there is one that listens, that `outcome` was set."""

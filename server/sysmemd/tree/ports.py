@@ -95,6 +95,7 @@ class BufferMaker(Protocol):
         name: str,
         settings: SingleBufferSettings,
         count: int,
+        writable: bool,
         on_no_strong: Callable[[], None],
         is_wanted: Callable[[], bool],
         done: Callable[[Buffers | Exception], None],
@@ -103,7 +104,8 @@ class BufferMaker(Protocol):
 
         The reason is a :class:`.NoMemoryError`, or an error of the daemon's own. `done` is called before this returns,
         or later, from where the tree is called; `is_wanted` is asked on the way whether it is worth going on. `name`
-        is empty when nobody named the collection. `on_no_strong` is called, later and never from within this call,
+        is empty when nobody named the collection. Of heaps whose buffers have one open file for all handles, `writable`
+        is what it allows. `on_no_strong` is called, later and never from within this call,
         when the last strong handle to the last of the buffers is gone.
         """
         ...

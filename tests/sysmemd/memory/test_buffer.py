@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from sysmemd.memory import locks
-from sysmemd.memory.buffer import LEAK_NS, RECHECK_NS
+from sysmemd.memory.buffer import LEAK_NS, RECHECK_NS, Buffer
 
 from .harness import (
     CAMERA,
@@ -327,7 +327,9 @@ def test_many_weak_handles_are_sifted(bench: Bench) -> None:
         ((weak, event),) = bench.weak(buffers, READ)
         weak.close()
         event.close()
-    assert len(buffers.buffers[0]._weak_clients) <= 64
+    [buffer] = buffers.buffers
+    assert isinstance(buffer, Buffer)
+    assert len(buffer._weak_clients) <= 64
     buffers.drop_strong()
     bench.clock.advance(2 * LEAK_NS)
     assert [error["handles"] for error in bench.log.errors()] == [1]

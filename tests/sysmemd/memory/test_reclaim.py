@@ -12,7 +12,7 @@ import pytest
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import Heap
 from sysmemd.memory import HeapSettings, MemfdHeap, vmo
-from sysmemd.memory.buffer import LEAK_NS
+from sysmemd.memory.buffer import LEAK_NS, Buffer
 from sysmemd.memory.collection import Buffers
 from sysmemd.memory.reclaim import INLINE_BYTES, Reclaimer
 from sysmemd.memory.watch import Hangups
@@ -217,7 +217,9 @@ def test_memory_that_somebody_holds_after_the_daemon_let_go_is_logged(
     ((weak, _),) = bench.weak(buffers)
     with Handle(os.open(f"/proc/self/fd/{weak.fileno()}", os.O_RDWR | os.O_CLOEXEC)):
         let_go_late(bench, gate, buffers, weak)
-        bench.wait(lambda: not buffers.buffers[0]._closing)
+        [buffer] = buffers.buffers
+        assert isinstance(buffer, Buffer)
+        bench.wait(lambda: not buffer._closing)
         bench.clock.advance(LEAK_NS)
         assert len(bench.log.errors()) == 1
     bench.wait(lambda: bench.states() == {})

@@ -178,7 +178,7 @@ def test_a_heap_of_another_make(bench: Bench) -> None:
         used_bytes = 0
         deleted: list[int] = []  # noqa: RUF012 - of one test
 
-        def allocate(self, name: str, size: int) -> Handle:
+        def allocate(self, name: str, size: int, *, writable: bool = True) -> Handle:
             self.used_bytes += size
             return vmo.create(f"file {name}", size)
 

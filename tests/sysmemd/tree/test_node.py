@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from sysmem_protocol.sysmem2 import BufferUsage, CpuUsage, Error, NoneUsage, Rights
+from sysmem_protocol.sysmem2 import (
+    BufferCollectionConstraints,
+    BufferUsage,
+    CpuUsage,
+    Error,
+    NoneUsage,
+    Rights,
+)
+from sysmemd.constraints import NO_HANDLES, Access
 from sysmemd.ports import ClientInfo
 from sysmemd.tree import (
     MAX_NODE_TRACKINGS,
@@ -476,3 +484,28 @@ def test_a_node_tells_where_it_is_in_its_life(world: World) -> None:
     world.root.client_closed()
     assert (child.is_connected, child.is_released, child.in_tree) == (False, False, False)
     assert repr(child) == "<Node 2 of 7: a failed node>"
+
+
+# --- what handles will be like ---
+
+
+@pytest.mark.parametrize(
+    ("usage", "mask", "access"),
+    [
+        (BufferUsage(cpu=CpuUsage.WRITE), SAME_RIGHTS, Access.WRITABLE),
+        (BufferUsage(cpu=CpuUsage.READ), SAME_RIGHTS, Access.READ_ONLY),
+        (BufferUsage(cpu=CpuUsage.WRITE), Rights.READ | Rights.MAP, Access.READ_ONLY),
+        (BufferUsage(cpu=CpuUsage.WRITE), Rights.WRITE, NO_HANDLES),
+        (BufferUsage(none=NoneUsage.NONE_USAGE), SAME_RIGHTS, NO_HANDLES),
+    ],
+)
+def test_a_participant_brings_what_its_handles_will_be_like(
+    world: World, usage: BufferUsage, mask: int, access: Access
+) -> None:
+    strong, weak = world.token(world.root, mask), world.token(world.root, mask)
+    weak.set_weak()
+    world.bind(strong, weak)
+    constraints = BufferCollectionConstraints(usage=usage)
+    for node, expected in ((strong, access), (weak, access and access | Access.WEAK)):
+        node.set_constraints(constraints, None)
+        assert [participant.access for participant in node.participants()] == [expected]

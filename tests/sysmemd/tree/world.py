@@ -104,6 +104,7 @@ class Memory:
         name: str,
         settings: SingleBufferSettings,
         count: int,
+        writable: bool,
         on_no_strong: Callable[[], None],
         is_wanted: Callable[[], bool],
         done: Callable[[Buffers | Exception], None],

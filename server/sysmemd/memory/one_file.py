@@ -1,0 +1,168 @@
+"""A buffer that all handles are one open file of, as a dma-buf is: its life, as far as the kernel can be asked.
+
+::
+
+    SERVER ──drop_strong──▶ STRONG ──last reference but the server's──▶ UNKNOWN ──the server's──▶ GONE
+
+Such a buffer has no locks, no other access for some of its holders and no weak handles, and nothing announces that a
+reference to it is gone: `count:` in `/proc/self/fdinfo` is asked, again and again with growing pauses, from when the
+server is no strong holder any more until nobody else has it. States and calls are those of :mod:`.buffer`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+
+from sysmem_protocol.handles import Handle, duplicate
+from sysmemd.ports import ClientInfo, NoMemoryError, Payer
+
+from . import vmo
+from .buffer import Hold, Owner, Surroundings
+from .heaps import Heap
+from .locks import Kind
+
+#: Pauses between questions; the last one goes on.
+PAUSES_NS = (1_000_000, 10_000_000, 100_000_000, 300_000_000, 1_000_000_000)
+#: The server's own descriptor.
+_OWN_REFERENCES = 1
+_FDINFO_BYTES = 4096
+
+
+class OneFileBuffer:
+    """One buffer. See the module's text for its states."""
+
+    __slots__ = (
+        "_cancel",
+        "_owner",
+        "_step",
+        "_surroundings",
+        "_vmo",
+        "_writable",
+        "heap",
+        "hold",
+        "identity",
+        "index",
+        "size",
+        "watch",
+    )
+
+    def __init__(
+        self,
+        index: int,
+        size: int,
+        heap: Heap,
+        handle: Handle,
+        owner: Owner,
+        surroundings: Surroundings,
+    ) -> None:
+        """Take over `handle`, a new dma-buf."""
+        self.index = index
+        self.size = size
+        self.heap = heap
+        self.hold = Hold.SERVER
+        self.identity = vmo.identity(handle.fileno())
+        self.watch: int | None = None
+        self._vmo = handle
+        self._writable = fcntl.fcntl(handle.fileno(), fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        self._owner = owner
+        self._surroundings = surroundings
+        self._step = 0
+        self._cancel: Callable[[], None] | None = None
+
+    def reserve(self, start: int, length: int) -> None:
+        """See :meth:`.Buffer.reserve`."""
+        self.heap.reserve(self._vmo, start, length)
+
+    # --- handles ------------------------------------------------------------------------------------------------
+
+    def has_strong(self) -> bool:
+        """Whether anybody has a handle, the server included, as of now."""
+        if self.hold is Hold.STRONG:
+            return self._references() > _OWN_REFERENCES
+        return self.hold is Hold.SERVER
+
+    def is_strong(self, fd: int) -> bool:
+        """Whether a descriptor of this buffer is a strong handle: there are no others."""
+        return True
+
+    def open(self, kind: Kind, client: ClientInfo, *, writable: bool) -> Handle:
+        """Return another descriptor of the one open file.
+
+        Raises:
+            NoMemoryError: A handle of another kind, or with other access, is wanted.
+            OSError: There are no descriptors left.
+        """
+        if kind is Kind.WEAK:
+            raise NoMemoryError(f"a buffer of {self.heap.properties} has no weak handles")
+        if writable is not self._writable:
+            has = "may be written by all who have it" if self._writable else "is read-only for all"
+            raise NoMemoryError(f"a buffer of {self.heap.properties} {has}")
+        return Handle(duplicate(self._vmo.fileno()))
+
+    def open_signal(self, payer: Payer) -> Handle:
+        """Refuse a `close_weak_asap`: nobody has a weak handle that it could be for."""
+        raise NoMemoryError(f"a buffer of {self.heap.properties} has no weak handles")
+
+    # --- changes ------------------------------------------------------------------------------------------------
+
+    def drop_strong(self) -> None:
+        """See :meth:`.Buffer.drop_strong`."""
+        if self.hold is Hold.SERVER:
+            self.hold = Hold.STRONG
+            self.look()
+
+    def look(self) -> None:
+        """Ask now, and soon again."""
+        if self.hold is Hold.STRONG:
+            self._step = 0
+            self._ask()
+
+    def discard(self) -> None:
+        """See :meth:`.Buffer.discard`."""
+        self.hold = Hold.GONE
+        self._surroundings.reclaimer.close_vmo(self._vmo, lambda: self.heap.delete(self.size))
+
+    def close(self) -> None:
+        """See :meth:`.Buffer.close`."""
+        self.hold = Hold.GONE
+        self._stop_asking()
+        self._vmo.close()
+
+    def end(self) -> None:
+        """Nothing: no watch tells of the end of such a buffer."""
+
+    def _ask(self) -> None:
+        self._stop_asking()
+        if self.has_strong():
+            clock = self._surroundings.clock
+            pause = PAUSES_NS[min(self._step, len(PAUSES_NS) - 1)]
+            self._step += 1
+            self._cancel = clock.call_at(clock.now() + pause, self._ask)
+            return
+        self.hold = Hold.UNKNOWN
+        self._owner.strong_handles_gone()
+        self._surroundings.reclaimer.close_vmo(self._vmo, self._gone)
+
+    def _gone(self) -> None:
+        if self.hold is Hold.GONE:
+            return  # the daemon ended meanwhile
+        self.hold = Hold.GONE
+        self.heap.delete(self.size)
+        self._surroundings.forget(self)
+        self._owner.buffer_gone()
+
+    def _stop_asking(self) -> None:
+        if self._cancel is not None:
+            self._cancel()
+            self._cancel = None
+
+    def _references(self) -> int:
+        """How many references to the open file there are: descriptors, mappings, and what devices hold."""
+        try:
+            with open(f"/proc/self/fdinfo/{self._vmo.fileno()}", "rb", buffering=0) as fdinfo:
+                lines = fdinfo.read(_FDINFO_BYTES).splitlines()
+        except OSError:
+            return _OWN_REFERENCES + 1  # the daemon is out of descriptors: ask again
+        return next(int(line.split()[1]) for line in lines if line.startswith(b"count:"))
