@@ -28,6 +28,9 @@ class AtInstruction:
         self._act = act
 
     def __enter__(self) -> AtInstruction:
+        sys._getframe().f_trace_opcodes = (
+            True  # Python 3.12 looks for one such frame when tracing begins
+        )
         sys.settrace(self._call)
         return self
 

@@ -37,8 +37,13 @@ class ClientEnd:
         self._channel = Channel(owned, AT_ONCE, Arrived)
         # A channel that is shut down wakes its waiters. The event loop could do that too, but not for a signal's
         # handler or another thread.
-        channel = self._channel
-        self._sleepers = Sleepers(channel.fileno, channel.shut_down, self._close_unused)
+        channel, calls = self._channel, self._calls
+
+        def close() -> None:  # without a reference to this object, which would be a cycle
+            channel.close()
+            calls.clear()
+
+        self._sleepers = Sleepers(channel.fileno, channel.shut_down, close)
 
     # --- talking --------------------------------------------------------------------------------------------------
 
@@ -194,15 +199,11 @@ class ClientEnd:
         self._gone = self._gone or CLOSED
         self._sleepers.close()
 
-    def _close_unused(self) -> None:
-        """Close the channel, which nobody uses any more."""
-        self._channel.close()
-        self._calls.clear()
-
     def lose(self, why: str) -> None:
         """Close this end, which another process has too; in a forked child, which runs none of the tasks."""
         self._gone = self._gone or why
-        self._close_unused()
+        self._channel.close()
+        self._calls.clear()
 
     @property
     def outstanding(self) -> bool:
