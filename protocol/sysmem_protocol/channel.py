@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .handles import Handle, drop_unread, stop_receiving
 from .message import MAX_HANDLES, MAX_MESSAGE_BYTES, MalformedMessage
-from .owner import HandleClosedError, Number, close_cell, no_fork, own
+from .owner import HandleClosedError, Number, close_cell, no_fork, own, socket_over
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -87,6 +87,9 @@ class Closing(Protocol):
     def close_end(self, fd: int) -> None:
         """Close one end of a socket pair, and what waits in it. The other end sees that at once."""
 
+    def close_channel(self, end: Handle, far: Handle | None) -> None:
+        """Close one end of a channel, and what waits in it; the other end too if that is given."""
+
     def stop_receiving(self, fd: int) -> None:
         """Let nothing more come to one end of a socket pair, and drop what waits there. May raise `OSError`."""
 
@@ -99,6 +102,12 @@ class AtOnce:
         os.close(fd)
 
     close_end = close
+
+    def close_channel(self, end: Handle, far: Handle | None) -> None:
+        """See :class:`Closing`."""
+        end.close()
+        if far is not None:
+            far.close()
 
     def stop_receiving(self, fd: int) -> None:
         """See :class:`Closing`."""
@@ -136,15 +145,7 @@ class Channel:
         #: What the kernel gave and wasn't returned yet: the result of a `recvmsg`, and the cells of its descriptors
         #: so far. An exception may interrupt receiving anywhere; the next receive, or close, goes on from here.
         self._arrived: list[Any] = []
-        self._socket = (
-            socket.SocketType(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, owned)
-            if isinstance(owned, int)
-            else owned
-        )
-        if (
-            self._socket.gettimeout()
-        ):  # socket.setdefaulttimeout(), which would make every call wait
-            self._socket.settimeout(None)
+        self._socket = socket_over(owned) if isinstance(owned, int) else owned
 
     def fileno(self) -> int:
         """The descriptor, still owned by this channel; -1 once closed."""
@@ -160,15 +161,19 @@ class Channel:
         taken, self._socket = self._socket, _NO_SOCKET
         return taken
 
-    def close(self) -> None:
-        """Close this end; the other one sees peer-closed. Idempotent."""
+    def close(self, far: Handle | None = None) -> None:
+        """Close this end; the other one sees peer-closed. Idempotent.
+
+        `far` is the other end, where that is at hand and to be closed too.
+        """
         self._drop_arrived()
         if self._closing is AT_ONCE:
             close_cell(self._socket)
-            return
-        fd = self._socket.detach()
-        if fd >= 0:
-            self._closing.close_end(fd)
+            if far is not None:
+                far.close()
+        elif self._socket.fileno() >= 0:
+            taken, self._socket = self._socket, _NO_SOCKET
+            self._closing.close_channel(Handle(taken), far)
 
     def stop_receiving(self) -> None:
         """Let nothing more come, and drop what waits. May raise `OSError`."""

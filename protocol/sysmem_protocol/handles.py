@@ -16,6 +16,7 @@ import os
 import socket
 import stat
 import struct
+import termios
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Self, TypeVar
 
@@ -31,10 +32,12 @@ from .owner import (
     detach,
     number,
     owned,
+    socket_over,
 )
 
 #: `struct flock`: type, whence, start, length, process; the 0q pads it as C does.
 FLOCK = struct.Struct("hhqqi0q")
+_INT = struct.Struct("i")
 #: What is dropped of a stream at a time.
 _DROP_BYTES = 64 * 1024
 #: More than the kernel has to say of a socket.
@@ -72,6 +75,31 @@ class Handle(Owner):
         fd = detach(self._cell)
         self._gone = CLOSED
         return fd
+
+    def as_socket(self) -> socket.SocketType:
+        """Return a socket object over the descriptor, which belongs to this handle.
+
+        There is one, because each new one asks the kernel for a name that nobody wants to know. Raises `OSError` if the
+        descriptor is no socket, or was opened with O_PATH.
+        """
+        self.fileno()
+        return self._with_socket().as_socket()
+
+    def take_socket(self) -> socket.SocketType:
+        """Give the descriptor away, in a socket object that owns it afterwards.
+
+        Raises `OSError`, with nothing given away, if it is no socket.
+        """
+        self.fileno()
+        taken = self._with_socket().take_socket()
+        self._gone, self._cell = CLOSED, _EMPTY
+        return taken
+
+    def _with_socket(self) -> Number:
+        """Return the cell, as one that lends its descriptor to a socket object."""
+        if not isinstance(self._cell, Number):
+            self._cell = Number(detach(self._cell))
+        return self._cell
 
     def move(self, kind: type[H]) -> H:
         """Give the descriptor to a new owner, of this kind."""
@@ -148,11 +176,23 @@ def descriptors_waiting(fd: int) -> int:
     except OSError:
         hidden = False  # nor can it be told whether it is: the kernel is older than 6.6
     if not hidden:
-        with open(f"/proc/self/fdinfo/{fd}", "rb", buffering=0) as fdinfo:
-            _, found, number = fdinfo.read(_FDINFO_BYTES).partition(b"\nscm_fds:")
+        fdinfo = os.open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _, found, number = os.read(fdinfo, _FDINFO_BYTES).partition(b"\nscm_fds:")
+        finally:
+            os.close(fdinfo)
         if found:
             return int(number.split()[0])
     raise OSError(errno.EIO, "the kernel doesn't tell how many descriptors wait")
+
+
+def unread_of(end: Handle) -> int:
+    """Return how much of what one end of a socket pair has sent was not received yet, 0 for nothing. Raises `OSError`.
+
+    Empty datagrams count too, and so does whatever is being received right now.
+    """
+    waiting: int = _INT.unpack(fcntl.ioctl(end.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))[0]
+    return waiting
 
 
 def drop_unread(fd: int) -> None:
@@ -251,16 +291,26 @@ def describe(fd: int) -> str:
 
 def is_socketpair_end(fd: int, *types: int) -> bool:
     """Whether a descriptor is one end of a connected pair of nameless Unix sockets of one of the `types`."""
-    if not _is_socket(fd):
+    handle = Handle(fd)
+    try:
+        return is_nameless_end(handle, *types) and handle.as_socket().getsockname() == ""
+    finally:
+        handle.take()
+
+
+def is_nameless_end(handle: Handle, *types: int) -> bool:
+    """Return whether a handle is one end of a connected Unix socket pair of one of the `types`, the other end nameless.
+
+    Whether the end itself has a name is not asked.
+    """
+    try:
+        sock = handle.as_socket()
+        # Only a Unix socket's address is a text.
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) in types and (
+            sock.getpeername() == ""
+        )
+    except OSError:
         return False
-    with _borrowed_socket(fd) as sock:
-        family, kind = _family_and_type(sock)
-        if family != socket.AF_UNIX or kind not in types:
-            return False
-        try:
-            return not sock.getpeername() and not sock.getsockname()
-        except OSError:
-            return False
 
 
 def is_seqpacket(fd: int) -> bool:
@@ -321,26 +371,23 @@ def _is_socket(fd: int) -> bool:
 
 
 @contextlib.contextmanager
-def _borrowed_socket(fd: int) -> Iterator[socket.socket]:
-    """A socket object over a descriptor that somebody else owns.
-
-    Family and type are given, and are not its own: asked to find them out, `socket` refuses some kinds of sockets.
-    """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
+def _borrowed_socket(fd: int) -> Iterator[socket.SocketType]:
+    """A socket object over a descriptor that somebody else owns."""
+    sock = socket_over(fd)
     try:
         yield sock
     finally:
         sock.detach()
 
 
-def _family_and_type(sock: socket.socket) -> tuple[int, int]:
+def _family_and_type(sock: socket.SocketType) -> tuple[int, int]:
     return (
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN),
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE),
     )
 
 
-def _describe_socket(sock: socket.socket) -> str:
+def _describe_socket(sock: socket.SocketType) -> str:
     family, kind = _family_and_type(sock)
     # Not every number that the kernel knows has a name in Python.
     names = {int(name): name.name for name in socket.AddressFamily}

@@ -48,11 +48,12 @@ class Cell(Protocol):
 class Number:
     """A cell with another way to close; not for programs that signals interrupt."""
 
-    __slots__ = ("_close", "_fd")
+    __slots__ = ("_close", "_fd", "_socket")
 
     def __init__(self, fd: int, close: Callable[[int], None] = os.close) -> None:
         self._fd = fd
         self._close = close
+        self._socket: socket.SocketType | None = None
 
     def fileno(self) -> int:
         """The number, -1 once closed."""
@@ -61,7 +62,22 @@ class Number:
     def detach(self) -> int:
         """Give the number away."""
         fd, self._fd = self._fd, -1
+        if self._socket is not None:
+            self._socket.detach()
+            self._socket = None
         return fd
+
+    def as_socket(self) -> socket.SocketType:
+        """Return a socket object over the number, always the same. It is of use while the number is here."""
+        if self._socket is None:
+            self._socket = socket_over(self._fd)
+        return self._socket
+
+    def take_socket(self) -> socket.SocketType:
+        """Give the number away, in a socket object that owns it afterwards."""
+        taken = self.as_socket()
+        self._socket, self._fd = None, -1
+        return taken
 
     def close(self) -> None:
         """Close the descriptor. Idempotent."""
@@ -100,6 +116,17 @@ def detach(cell: Cell) -> int:
     fd = fcntl.fcntl(cell.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)
     cell.close()
     return fd
+
+
+def socket_over(fd: int) -> socket.SocketType:
+    """Make a socket object of a descriptor, which it owns from then on. Raises `OSError`.
+
+    Family and type are given, and are not its own: asked to find them out, `socket` refuses some kinds of sockets.
+    """
+    sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
+    if sock.gettimeout():  # socket.setdefaulttimeout(), which would make every call wait
+        sock.settimeout(None)
+    return sock
 
 
 # --- owners -------------------------------------------------------------------------------------------------------

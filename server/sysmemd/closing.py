@@ -8,7 +8,9 @@ channels in which no descriptor waits.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -16,11 +18,13 @@ from queue import SimpleQueue
 from typing import Final
 
 from sysmem_protocol.handles import (
+    Handle,
     descriptors_waiting,
     drop_unread,
     duplicate,
     shut_down,
     stop_receiving,
+    unread_of,
 )
 
 from .ports import Clock, Log
@@ -54,7 +58,24 @@ class ThreadClosing:
         Where no descriptors wait in it, as in every honest client's, that depends on no thread.
         """
         shut_down(fd)
-        if _is_empty(fd):
+        self._close_quietly(fd, safe=_is_empty(fd))
+
+    def close_channel(self, end: Handle, far: Handle | None) -> None:
+        """Close one end of a channel, and the other one if that is given; both see that at once."""
+        with contextlib.suppress(OSError):
+            end.as_socket().shutdown(socket.SHUT_RDWR)
+        if far is None:
+            fd = end.take()
+            self._close_quietly(fd, safe=_is_empty(fd))
+            return
+        # Both have been shut down with that, so that nothing more comes.
+        end_is_empty, far_is_empty = _is_read(far), _is_read(end)
+        self._close_quietly(end.take(), safe=end_is_empty)
+        self._close_quietly(far.take(), safe=far_is_empty)
+
+    def _close_quietly(self, fd: int, *, safe: bool) -> None:
+        """Close an end at once, if that is safe because nothing waits in it."""
+        if safe:
             os.close(fd)
         else:
             self.close(fd)
@@ -121,6 +142,14 @@ def _is_empty(fd: int) -> bool:
     """Whether certainly no descriptors wait at an end that has stopped receiving."""
     try:
         return descriptors_waiting(fd) == 0
+    except OSError:
+        return False
+
+
+def _is_read(end: Handle) -> bool:
+    """Whether certainly nothing waits to be received that one end has sent."""
+    try:
+        return unread_of(end) == 0
     except OSError:
         return False
 

@@ -112,6 +112,7 @@ class AllocatorServer:
         assert request.buffer_collection_request is not None
         token = self._service.find_token(request.token)
         if token is None:
+            self._service.check_client_end(request.token)
             reason = self._service.why_unknown(request.token)
             self._service.log.warning("a token to bind is unknown", reason=reason, **self.about())
             self._service.end_unserved(
@@ -124,7 +125,7 @@ class AllocatorServer:
         self._service.say_if_advisory(self.account.user.uid)
         try:
             cast("Charge", token.node.charge).move(self.account)
-            collection.serve(token.turn_in(collection, self._client))
+            collection.serve(token.turn_in(collection, self._client, request.token))
         except Exceeded as error:
             self.account.say(error, self.about())
             collection.discard(str(error))
@@ -133,9 +134,6 @@ class AllocatorServer:
             reason = f"BindSharedCollection: {error}"
             collection.discard(reason)
             token.connection.refuse(reason)
-        if token.connection.closed:
-            # Nothing is sent on it any more. It needn't wait for descriptors that take longer to close.
-            self._service.closing.close_end(request.token.take())
 
     def validate_buffer_collection_token(
         self, request: sysmem2.AllocatorValidateBufferCollectionTokenRequest

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import socket
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 from sysmem_protocol import codec
 from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.explained import Explained, ExplainedOnExplainedEvent
-from sysmem_protocol.handles import Handle, describe, is_kind
+from sysmem_protocol.handles import Handle, describe, is_kind, is_nameless_end
 from sysmem_protocol.library import Event, HandleKind, HandleType, Interface, Member, Method, Table
 from sysmem_protocol.message import SERVER_TXID, MalformedMessage, Message, parse
 from sysmem_protocol.sysmem2 import Allocator, Error
@@ -344,8 +345,7 @@ class Connection:
             wait_for(self)
         self._processing = True
         try:
-            _wait_while(held_by)
-            while self.reading:  # others may have ended it meanwhile
+            while self._may_read(held_by):
                 datagram = self._next()
                 if datagram is None:
                     return False
@@ -361,6 +361,11 @@ class Connection:
             return False
         finally:
             self._processed()
+
+    def _may_read(self, held_by: _HeldBy) -> bool:
+        """Wait while the channel is held; return whether it is still read then."""
+        _wait_while(held_by)
+        return self.reading
 
     def when_idle(self, callback: Callable[[], None]) -> None:
         """Call `callback` once when no message of this channel is being processed; see :class:`.Holder`."""
@@ -425,10 +430,9 @@ class Connection:
         except codec.DecodeError as error:
             raise Refused(f"{method}: {error}") from None
         try:
-            if request is not None:  # others may have gone on while it was decoded
-                _wait_while(held_by)
-                if not self.reading:
-                    return
+            # Others may have gone on while it was decoded.
+            if request is not None and not self._may_read(held_by):
+                return
             if self._tracer.active:
                 self._tracer.received(self, method, message.txid, request)
             answer = self._call(method, request)
@@ -667,8 +671,11 @@ class Connection:
         if not self._outbox:
             self._channel.shutdown_sending()
 
-    def finish(self) -> None:
-        """Process nothing more, and close once the client has been sent what waits for it."""
+    def finish(self, far: Handle | None = None) -> None:
+        """Process nothing more, and close once the client has been sent what waits for it.
+
+        `far` is the client end, to be closed too if nothing waits.
+        """
         self.reading = False
         if self._outbox:
             try:
@@ -676,10 +683,10 @@ class Connection:
             except OSError:
                 self.close()  # too few descriptors to be patient
         else:
-            self.close()
+            self.close(far)
 
-    def close(self) -> None:
-        """Close at once; answers that wait are dropped. Idempotent."""
+    def close(self, far: Handle | None = None) -> None:
+        """Close at once, and the client end too if that is given; answers that wait are dropped. Idempotent."""
         self.reading = False
         if self.closed:
             return
@@ -688,7 +695,7 @@ class Connection:
             self._tracer.closed(self)
         self._outbox.end()
         self._reactor.closing(self)
-        self._channel.close()
+        self._channel.close(far)
         if self._charge is not None:
             self._charge.close()
         if not self._claims:
@@ -766,9 +773,25 @@ def _flaw(method: Method, request: Table) -> str | None:
         handle = getattr(request, member.name)
         kind = member.field.type
         assert isinstance(kind, HandleType)
-        if handle is not None and not is_kind(handle.fileno(), kind.kind):
-            return f"$.{member.name} must be {_WANTED[kind.kind]}, not {describe(handle.fileno())}"
+        if handle is not None and not _may_be(handle, kind.kind):
+            return flaw_of(member.name, handle, kind.kind)
     return None
+
+
+def _may_be(handle: Handle, kind: HandleKind) -> bool:
+    """Whether a handle can be what a field asks for, as far as its method doesn't find out itself."""
+    match kind:
+        case HandleKind.CLIENT_END:
+            return True  # its method looks for the token first, see `Service.find_token`
+        case HandleKind.SERVER_END:
+            return is_nameless_end(handle, socket.SOCK_SEQPACKET)  # it is given a name next
+        case _:
+            return is_kind(handle.fileno(), kind)
+
+
+def flaw_of(field: str, handle: Handle, kind: HandleKind) -> str:
+    """Return what is wrong with a handle that isn't of its field's kind."""
+    return f"$.{field} must be {_WANTED[kind]}, not {describe(handle.fileno())}"
 
 
 _WANTED = {

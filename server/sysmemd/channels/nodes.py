@@ -258,11 +258,11 @@ class TokenServer(NodeServer):
         while self.watchers:
             self.watchers.pop()()
 
-    def turn_in(self, channel: NodeChannel, client: ClientInfo | None) -> Node:
+    def turn_in(self, channel: NodeChannel, client: ClientInfo | None, client_end: Handle) -> Node:
         """See :class:`.Token`."""
         self.node.bind(channel, client)
         self._forget()
-        self.connection.finish()
+        self.connection.finish(client_end)
         return self.node
 
     def duplicate_sync(self, request: sysmem2.CreateTokensRequest) -> sysmem2.CreateTokensResponse:

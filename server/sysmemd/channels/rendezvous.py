@@ -68,6 +68,8 @@ class RendezvousServer:
         meetings, uid = self._service.meetings, self._peer.uid
         key = request.name, uid if request.to_uid is None else request.to_uid
         token = self._service.find_token(request.token)
+        if token is None:
+            self._service.check_client_end(request.token)
         if token is None and not self._service.is_to_come(request.token):
             raise unknown_token(self._service.why_unknown(request.token))
         meetings.check_free(key, uid)  # after what may serve others meanwhile

@@ -22,7 +22,8 @@ from typing import Any, Protocol, cast
 from sysmem_protocol.channel import AT_ONCE, Channel, Closing
 from sysmem_protocol.codec import encode
 from sysmem_protocol.explained import Explained, ExplainedOnExplainedEvent
-from sysmem_protocol.handles import Handle, status
+from sysmem_protocol.handles import Handle, describe, is_kind, status
+from sysmem_protocol.library import HandleKind
 from sysmem_protocol.message import Message
 
 from ..config import InspectSection, Limits
@@ -42,7 +43,7 @@ from ..tree import (
     WhoHas,
 )
 from ..users import Account, Charge, OverLimitError, Users
-from .connection import Connection, Reactor, Refused, Server, Tracer
+from .connection import Connection, Reactor, Refused, Server, Tracer, flaw_of
 from .meetings import Meetings
 from .reasons import Reason, cut
 
@@ -52,6 +53,8 @@ _Identity = tuple[int, int]
 #: Any client can see the names and bind the ones to come, if it can guess them.
 _KOID_RANDOM_BITS = 24
 _NONCE_BYTES = 32
+#: How many random bytes are asked for at a time.
+_RANDOM_BYTES = 4096
 #: How often room is made for a nonce in the queue to a token, before whoever keeps filling it is refused.
 _NONCE_ATTEMPTS = 16
 
@@ -135,6 +138,26 @@ class CollectionIds:
         return self._last
 
 
+def _nobody(attempt: Attempt) -> None:
+    """Nobody counts attempts any more."""
+
+
+class Random:
+    """Random bytes; the kernel is asked for many at a time."""
+
+    def __init__(self) -> None:
+        self._bytes = b""
+        self._used = 0
+
+    def take(self, count: int) -> bytes:
+        """Return so many bytes that nobody else gets."""
+        start, self._used = self._used, self._used + count
+        if self._used > len(self._bytes):
+            self._bytes = os.urandom(_RANDOM_BYTES)
+            start, self._used = 0, count
+        return self._bytes[start : self._used]
+
+
 class Token(Protocol):
     """The server of a token that can be turned in."""
 
@@ -143,8 +166,10 @@ class Token(Protocol):
     #: Called when this can't be turned in any more, perhaps in the middle of a change of the tree.
     watchers: set[Callable[[], None]]
 
-    def turn_in(self, channel: NodeChannel, client: ClientInfo | None) -> Node:
-        """Make the node a collection that is served on `channel`, and close the token's own.
+    def turn_in(self, channel: NodeChannel, client: ClientInfo | None, client_end: Handle) -> Node:
+        """Make the node a collection that is served on `channel`, and close both ends of the token's own.
+
+        The client end may stay open, and be its caller's to close, while answers are still to be sent on it.
 
         Raises :class:`Misuse` for a token that was released; nothing has changed then.
         """
@@ -212,6 +237,7 @@ class Service:
         self.node_refs = NodeRefs()
         self.meetings = Meetings(self.find_token, self.why_unknown)
         self._collection_ids = CollectionIds()
+        self.random = Random()
         self._koids = itertools.count(1)
         self._connection_numbers = itertools.count(1)
         self._said_advisory: set[int] = set()
@@ -238,17 +264,21 @@ class Service:
 
         Raises :class:`Refused` when it has a name already.
         """
-        channel = Channel(handle.take(), self.closing)
-        while True:
-            koid = next(self._koids) << _KOID_RANDOM_BITS | secrets.randbits(_KOID_RANDOM_BITS)
-            try:
-                channel.bind(self._prefix + str(koid).encode())
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    continue
-                channel.close()
-                raise Refused(f"the server end can't be named: {error}") from None
-            return koid, channel
+        try:
+            channel = Channel(handle.as_socket())
+            while True:
+                random = int.from_bytes(self.random.take(_KOID_RANDOM_BITS // 8), "big")
+                koid = next(self._koids) << _KOID_RANDOM_BITS | random
+                try:
+                    channel.bind(self._prefix + str(koid).encode())
+                except OSError as error:
+                    if error.errno == errno.EADDRINUSE:
+                        continue
+                    raise
+                return koid, Channel(handle.take_socket(), self.closing)
+        except OSError as error:
+            what = describe(handle.fileno())
+            raise Refused(f"the server end, {what}, can't be named: {error}") from None
 
     def connect(self, channel: Channel, server: Server, account: Account) -> Connection:
         """Have a channel served, which the connection then owns, at the expense of `account`."""
@@ -290,6 +320,7 @@ class Service:
     def _forget_collection(self, id: int, charge: Charge) -> None:
         charge.close()
         collection = self.collections.pop(id)
+        collection.on_attempt = _nobody  # it refers to the collection
         self.on_ended(collection)
         if collection.buffers is None:
             del self.parties[id]
@@ -335,7 +366,7 @@ class Service:
 
     def end_unserved(self, server_end: Handle, line: str, *, explained: bool) -> None:
         """Close a server end that nothing will serve, telling its client why if that asked for it."""
-        channel = Channel(server_end.take(), self.closing)
+        channel = Channel(server_end.take_socket(), self.closing)
         if explained:
             body, _ = encode(ExplainedOnExplainedEvent(line=cut(line)))
             [(data, _)] = Message(0, Explained.on_explained.ordinal, body).datagrams()
@@ -363,12 +394,12 @@ class Service:
         It happens as if it had come before the attempt, and no client can know better: it came on other channels than
         what began the attempt.
         """
-        channel = Channel(client_end.fileno())
         try:
+            channel = Channel(client_end.as_socket())
             server = self._named(channel.peer_name())
             if server is None:
                 return None
-            nonce = secrets.token_bytes(_NONCE_BYTES)
+            nonce = self.random.take(_NONCE_BYTES)
             for _ in range(_NONCE_ATTEMPTS):
                 if channel.send(nonce):
                     return server if server.connection.receive_until(nonce) else None
@@ -378,27 +409,23 @@ class Service:
             return None
         except OSError:
             return None  # the token has closed meanwhile, or the end can't be sent on
-        finally:
-            channel.take()
+
+    def check_client_end(self, client_end: Handle) -> None:
+        """Raise :class:`Refused` if what was sent as a token can't be the client end of any channel."""
+        if not is_kind(client_end.fileno(), HandleKind.CLIENT_END):
+            raise Refused(flaw_of("token", client_end, HandleKind.CLIENT_END))
 
     def koid_of(self, client_end: Handle) -> int | None:
         """Return the number of the server end at the other side, if that is one of this daemon's."""
-        channel = Channel(client_end.fileno())
-        try:
-            return self._koid(channel.peer_name())
-        finally:
-            channel.take()
+        return self._koid(Channel(client_end.as_socket()).peer_name())
 
     def why_unknown(self, client_end: Handle) -> str:
         """Return what may be the reason why :meth:`find_token` finds nothing."""
-        channel = Channel(client_end.fileno())
-        try:
-            if channel.hung_up():
-                return "its node has failed, or it was turned in before"
-            if channel.peer_name().startswith(self._prefix):
-                return "it is the client end of something else than a token"
-        finally:
-            channel.take()
+        channel = Channel(client_end.as_socket())
+        if channel.hung_up():
+            return "its node has failed, or it was turned in before"
+        if channel.peer_name().startswith(self._prefix):
+            return "it is the client end of something else than a token"
         return (
             "it never was a token of this daemon's, or whoever made it hasn't waited for a Sync "
             "before giving it away"
@@ -406,11 +433,8 @@ class Service:
 
     def is_to_come(self, client_end: Handle) -> bool:
         """Return whether this can be the client end of a token whose other end is still on its way to the daemon."""
-        channel = Channel(client_end.fileno())
-        try:
-            return not channel.peer_name() and not channel.hung_up()
-        finally:
-            channel.take()
+        channel = Channel(client_end.as_socket())
+        return not channel.peer_name() and not channel.hung_up()
 
     def _named(self, name: bytes) -> Token | None:
         koid = self._koid(name)

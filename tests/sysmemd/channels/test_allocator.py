@@ -387,3 +387,19 @@ def test_tokens_made_in_sync_are_tokens_to_turn_in(bench: Bench) -> None:
     answer = token.call(BufferCollectionToken.duplicate_sync, request)
     [child] = [bench.adopt(handle) for handle in answer.tokens]
     bench.bind(child, allocator).sync()
+
+
+def test_a_token_that_is_no_channel_closes_the_allocator(bench: Bench) -> None:
+    allocator = bench.allocator()
+    client, far = bench.client()
+    allocator.send(
+        Allocator.bind_shared_collection,
+        sysmem2.AllocatorBindSharedCollectionRequest(
+            token=Handle(os.open(os.devnull, os.O_RDONLY)), buffer_collection_request=far
+        ),
+    )
+    bench.run()
+    assert allocator.is_closed()
+    assert client.is_closed()
+    reason = bench.log.refusal()["reason"]
+    assert "$.token must be a SOCK_SEQPACKET Unix socket, not a character dev" in reason

@@ -546,17 +546,6 @@ def test_a_handle_of_the_wrong_kind_closes_the_channel(
     assert line.server.called == []
 
 
-def test_a_token_of_the_wrong_kind_closes_the_channel(new_line: Callable[..., Line]) -> None:
-    line = new_line(Allocator)
-    watched, given = server_end()
-    body = bytes.fromhex("a201d97a5d0002d97a5d01")
-    line.send(Allocator.bind_shared_collection, body, 0, null(), given)
-    line.serve()
-    assert "$.token must be a SOCK_SEQPACKET Unix socket, not a character dev" in line.reason
-    assert is_closed(watched)
-    watched.close()
-
-
 @pytest.mark.parametrize(
     ("body", "handles"),
     [("a0", 0), ("a102f5", 0), ("a101d97a5d00", 1)],
