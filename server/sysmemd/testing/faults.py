@@ -165,7 +165,8 @@ class Faults:
         if len(client.messages) < _MAX_MESSAGES:
             client.messages.append(method)
         message, end = self._ends.get(client.name, (0, End.KILLED))
-        if not client.ended and message == len(client.messages):
+        # Its name may be known only from a later message on.
+        if not client.ended and 0 < message <= len(client.messages):
             client.ended = True
             self._end(client, end)
 
