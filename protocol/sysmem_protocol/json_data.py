@@ -32,11 +32,22 @@ class JsonError(ValueError):
         super().__init__(f"{path}: {reason}")
 
 
-def read(type_: WireType, value: Any, path: str = "$") -> Any:
+#: Says in JSON data what a handle of a type is, or finds the handle that they mean; the path is where it is.
+HandleData: TypeAlias = Callable[[HandleType, Any, str], Any]
+
+
+def _refuse_handle(type_: HandleType, value: Any, path: str) -> Any:
+    raise JsonError(path, _HANDLE)
+
+
+_HANDLE = "a handle has no value here"
+
+
+def read(type_: WireType, value: Any, path: str = "$", handle: HandleData = _refuse_handle) -> Any:
     """Return the value that JSON data stand for.
 
     Raises:
-        JsonError: A key is unknown, or a value isn't of the declared type.
+        JsonError: A key is unknown, a value isn't of the declared type, or there is a handle and `handle` isn't given.
     """
     match type_:
         case Bool():
@@ -54,24 +65,14 @@ def read(type_: WireType, value: Any, path: str = "$") -> Any:
         case Vector(element=element, max_count=limit):
             if not isinstance(value, list) or len(value) > limit:
                 raise JsonError(path, f"expected an array of at most {limit}, got {kind(value)}")
-            return [read(element, each, f"{path}[{i}]") for i, each in enumerate(value)]
+            return [read(element, each, f"{path}[{i}]", handle) for i, each in enumerate(value)]
         case Nested(type=declared):
-            return _record(declared, value, path)
-        case _:
-            raise JsonError(path, _HANDLE)
+            return _record(declared, value, path, handle)
+        case HandleType():
+            return handle(type_, value, path)
 
 
-#: Says in JSON data what a handle of a type is; the path is where it is.
-WriteHandle: TypeAlias = Callable[[HandleType, Any, str], Any]
-
-
-def _refuse_handle(type_: HandleType, value: Any, path: str) -> Any:
-    raise JsonError(path, _HANDLE)
-
-
-def write(
-    type_: WireType, value: Any, path: str = "$", handle: WriteHandle = _refuse_handle
-) -> Any:
+def write(type_: WireType, value: Any, path: str = "$", handle: HandleData = _refuse_handle) -> Any:
     """Return the JSON data of a value; :func:`read` gives an equal value back if there is no handle in it.
 
     Raises:
@@ -98,16 +99,13 @@ def write(
 
 
 def write_table(
-    table: Table, path: str = "$", handle: WriteHandle = _refuse_handle
+    table: Table, path: str = "$", handle: HandleData = _refuse_handle
 ) -> dict[str, Any]:
     """Return the JSON data of a table, as :func:`write` does."""
     return {
         member.name: write(member.field.type, value, f"{path}.{member.name}", handle)
         for member, value in table.set_fields()
     }
-
-
-_HANDLE = "a handle has no value here"
 
 
 def _names(type_: Enumeration, value: int) -> Any:
@@ -144,7 +142,7 @@ def _member(
         return number
 
 
-def _record(declared: Any, value: Any, path: str) -> Any:
+def _record(declared: Any, value: Any, path: str, handle: HandleData) -> Any:
     """A table from an object; a struct from an object or an array, with all of its members."""
     members = {member.name: member.field for member in declared.members}
     is_struct = issubclass(declared, Struct)
@@ -159,7 +157,7 @@ def _record(declared: Any, value: Any, path: str) -> Any:
         if key not in members:
             raise JsonError(f"{path}.{key}", "unknown key")
         if element is not None or is_struct:
-            found[key] = read(members[key].type, element, f"{path}.{key}")
+            found[key] = read(members[key].type, element, f"{path}.{key}", handle)
     if is_struct:
         for key in members:
             if key not in found:

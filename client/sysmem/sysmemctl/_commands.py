@@ -149,6 +149,17 @@ COMMANDS: Final = (
         ),
     ),
     Command(
+        "replay",
+        "play a capture against a daemon and list what differs",
+        "Plays a capture against a daemon, in its order, with clients made up from it, and lists what the daemon tells "
+        "them otherwise than in the capture. Exit status 0: nothing differs. 1: something does.",
+        "_replay",
+        (
+            _argument("file", type=Path, metavar="FILE", help="what `sysmemctl capture` wrote"),
+            _JSON,
+        ),
+    ),
+    Command(
         "graph",
         "draw a collection",
         "Draws the nodes, participants, processes and buffers of one collection or of all.",

@@ -32,7 +32,7 @@ from sysmem_protocol.sysmem2 import Error
 from ..channels import Connection
 from ..channels.connection import Tracer
 from ..channels.nodes import NodeServer
-from ..channels.reasons import told
+from ..channels.reasons import of_failure
 from ..ports import Log
 from ..tree import NodeData, State
 from .snapshot import Daemon, Json, rfc_3339
@@ -104,7 +104,7 @@ class Events(Tracer):
         about = self._about(connection) | {
             "state": node.state.name.lower(),
             "cause": failure and failure.cause.value,
-            "line": failure and told(failure),
+            "line": failure and of_failure(failure, node, names=True).line,
             "first": failure and failure.first.number,
         }
         self._tell("left", about)

@@ -238,7 +238,7 @@ def test_commands_that_only_talk_load_nothing_of_the_daemon(sysmemd: Sysmemd) ->
 
 
 #: What needs no daemon.
-ALONE = {"explain", "introspect", "kill-matrix"}
+ALONE = {"explain", "introspect", "kill-matrix", "replay"}
 
 
 @pytest.mark.parametrize("command", [each.name for each in COMMANDS if each.name not in ALONE])

@@ -1,0 +1,123 @@
+"""What differs between what a daemon told its clients in a capture and in a replay of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Final
+
+from ._source import Data
+
+#: Where a thing was told: a connection, or (None, id) for the end of a collection.
+Place = tuple[int | None, int | None]
+#: What is compared of each kind of event. The rest are numbers and times that differ each time.
+_COMPARED: Final = {
+    "message": ("txid", "descriptors", "error", "body"),
+    "node": ("kind", "node", "parent", "state"),
+    "left": ("state", "cause", "line"),
+    "closed": (),
+    "refused": ("reason",),
+    "ended": ("name", "how", "cause", "node", "client_name", "line", "error"),
+}
+#: Keys of numbers that a daemon draws anew.
+_NUMBERED: Final = frozenset({"koid", "collection", "buffer_collection_id"})
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that differs; `was` and `now` are JSON data, None for what wasn't told."""
+
+    connection: int | None
+    collection: int | None
+    what: str
+    path: str
+    was: Any
+    now: Any
+
+
+@dataclass(frozen=True)
+class _Told:
+    what: str
+    content: Data
+
+    @property
+    def key(self) -> tuple[str, int | None]:
+        """What this is compared with: an answer with that to the same call."""
+        return self.what, self.content.get("txid")
+
+
+def differences(was: Iterable[Data], now: Iterable[Data]) -> Iterator[Difference]:
+    """Yield how what was told differs, by connection; both tell of the same connections, collections and koids."""
+    before, after = _by_place(was), _by_place(now)
+    for place in [*before, *(place for place in after if place not in before)]:
+        yield from _compare(place, before.get(place, []), after.get(place, []))
+
+
+def _by_place(events: Iterable[Data]) -> dict[Place, list[_Told]]:
+    places: dict[Place, list[_Told]] = {}
+    for event in events:
+        kind = event["event"]
+        place = (None, event["collection"]) if kind == "ended" else (event["connection"], None)
+        what = event["method"] if kind == "message" else kind
+        told = _Told(what, {key: event.get(key) for key in _COMPARED[kind]})
+        places.setdefault(place, []).append(told)
+    return places
+
+
+def _compare(place: Place, was: list[_Told], now: list[_Told]) -> Iterator[Difference]:
+    """Compare the things of each kind one by one; and their order, if they are the same things."""
+    kinds = list(dict.fromkeys(each.key for each in (*was, *now)))
+    for kind in kinds:
+        pairs = zip_longest(
+            (each.content for each in was if each.key == kind),
+            (each.content for each in now if each.key == kind),
+        )
+        for old, new in pairs:
+            if old is None or new is None:
+                yield Difference(*place, kind[0], "$", old, new)
+            else:
+                for path, *values in _paths("$", old, new):
+                    yield Difference(*place, kind[0], path, *values)
+    before, after = [each.key for each in was], [each.key for each in now]
+    if before != after and Counter(before) == Counter(after):
+        names = [[what for what, _ in keys] for keys in (before, after)]
+        yield Difference(*place, "order", "$", *names)
+
+
+def _paths(path: str, was: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in [*was, *(key for key in now if key not in was)]:
+            yield from _paths(f"{path}.{key}", was.get(key), now.get(key))
+    elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        for index, (old, new) in enumerate(zip(was, now, strict=True)):
+            yield from _paths(f"{path}[{index}]", old, new)
+    elif was != now:
+        yield path, was, now
+
+
+def translated(data: Any, numbers: Mapping[int, int]) -> Any:
+    """Return an event with the numbers of the capture: koids and collections, also where a text names them."""
+
+    def word(match: re.Match[str]) -> str:
+        return str(numbers.get(int(match[0]), match[0]))
+
+    if isinstance(data, dict):
+        return {
+            key: numbers.get(value, value)
+            if key in _NUMBERED and isinstance(value, int)
+            else translated(value, numbers)
+            for key, value in data.items()
+        }
+    if isinstance(data, list):
+        return [translated(each, numbers) for each in data]
+    return re.sub(r"\d{6,}", word, data) if isinstance(data, str) else data
+
+
+def short(value: Any) -> str:
+    """Return a value as JSON, cut for a line."""
+    text = json.dumps(value, ensure_ascii=True)
+    return text if len(text) <= 60 else f"{text[:59]}…"
