@@ -40,6 +40,7 @@ class AtInstruction:
     def _call(self, frame: FrameType, event: str, argument: Any) -> Any:
         if self.done or not frame.f_code.co_filename.startswith(_OURS):
             return None
+        frame.f_trace = self._instruction  # Python 3.13 wants it before the next line
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         return self._instruction
