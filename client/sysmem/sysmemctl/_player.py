@@ -139,7 +139,12 @@ class Player:
             return
         event = step.event
         methods = self._steps.interfaces[step.connection].methods.values()
-        [method] = [each for each in methods if each.wire_name == event["method"]]
+        known = {each.wire_name: each for each in methods}
+        if event["method"] not in known:
+            raise Trouble(
+                f"{event['method']} at {event['at']} is no method that this version knows"
+            )
+        method = known[event["method"]]
         with ExitStack() as handles:
             body = b""
             sent: list[Handle] = []
@@ -148,7 +153,8 @@ class Player:
             data = datagram(method, body, event["txid"])
             try:
                 while not end.send(data, sent):
-                    self._pump(self._timeout)
+                    if not self._pump(self._timeout):
+                        raise TimeoutError("the daemon receives nothing")
             except PeerClosedError:
                 self.unsent += 1
                 return

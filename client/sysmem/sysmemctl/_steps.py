@@ -88,7 +88,7 @@ class Steps:
     def _add(self, event: Data) -> None:
         connection: int = event.get("connection", 0)  # which no connection has
         if event["event"] == "message" and connection in self.interfaces:
-            self.interfaces[connection] = PROTOCOLS[event["protocol"]]
+            self.interfaces[connection] = PROTOCOLS.get(event["protocol"], Node)
         match event["event"]:
             case "connected" if event["protocol"] in SERVICES:
                 self.interfaces[connection] = SERVICES[event["protocol"]]
