@@ -32,9 +32,9 @@ from sysmem_protocol.sysmem2 import Error
 from ..channels import Connection
 from ..channels.connection import Tracer
 from ..channels.nodes import NodeServer
-from ..channels.reasons import of_failure
+from ..channels.reasons import told
 from ..ports import Log
-from ..tree import NodeData, State
+from ..tree import Cause, Failure, NodeData, State
 from .snapshot import Daemon, Json, rfc_3339
 from .watchers import Watcher
 
@@ -104,7 +104,7 @@ class Events(Tracer):
         about = self._about(connection) | {
             "state": node.state.name.lower(),
             "cause": failure and failure.cause.value,
-            "line": failure and of_failure(failure, node, names=True).line,
+            "line": failure and _line(failure, node),
             "first": failure and failure.first.number,
         }
         self._tell("left", about)
@@ -268,6 +268,14 @@ class SaidLog:
         if self._events.active:
             self._events.said(level, event, {**self._bound, **fields})
         getattr(self._log, level)(event, **fields)
+
+
+def _line(failure: Failure, node: NodeData) -> str:
+    """Why a node failed, for those who see everything."""
+    attempt = node.collection.last_attempt
+    if failure.cause is Cause.ALLOCATION and attempt is not None:
+        return attempt.reason
+    return told(failure)
 
 
 def _descriptors(table: Table) -> int:
