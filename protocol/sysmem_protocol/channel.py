@@ -313,3 +313,35 @@ class Channel:
 
     def __repr__(self) -> str:
         return f"<Channel fd {self.fileno()}>"
+
+
+class ServedChannel(Channel):
+    """A channel end of a daemon, which isn't forked while it serves, and whose signals interrupt nothing."""
+
+    __slots__ = ()
+
+    def receive(self) -> tuple[bytes, list[Handle]] | None:
+        """See :meth:`Channel.receive`."""
+        while True:
+            try:
+                received = self._socket.recvmsg(MAX_MESSAGE_BYTES, _CONTROL_BYTES, _RECEIVE_FLAGS)
+            except BlockingIOError:
+                return None
+            except (ConnectionResetError, InterruptedError):
+                continue  # as in any channel
+            data, ancillary, flags, _ = received
+            if data and not ancillary and not flags & _TRUNCATED:
+                return data, []
+            self._arrived.append(received)
+            return super().receive()
+
+    def send(self, data: ReadableBuffer, handles: Sequence[Handle] = ()) -> int:
+        """See :meth:`Channel.send`."""
+        if handles:
+            return super().send(data, handles)
+        try:
+            return self._socket.send(data, _SEND_FLAGS)
+        except BlockingIOError:
+            return 0
+        except (ConnectionError, InterruptedError):
+            return super().send(data)  # which says what that means

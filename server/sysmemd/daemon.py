@@ -18,7 +18,7 @@ from pathlib import Path
 
 import trio
 
-from sysmem_protocol.channel import Channel
+from sysmem_protocol.channel import Channel, ServedChannel
 from sysmem_protocol.inspector import Inspector
 from sysmem_protocol.library import Interface
 from sysmem_protocol.rendezvous import Rendezvous
@@ -291,7 +291,7 @@ class Serving:
         peer = admit(connected, access, service.refusals, service.log)
         if peer is None:
             return
-        channel = Channel(connected.detach(), service.closing)
+        channel = ServedChannel(connected.detach(), service.closing)
         try:
             if interface is Inspector:
                 InspectorServer(self.inspection, channel, peer)

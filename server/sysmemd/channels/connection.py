@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
@@ -19,7 +19,15 @@ from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.explained import Explained, ExplainedOnExplainedEvent
 from sysmem_protocol.handles import Handle, describe, is_kind, is_nameless_end
 from sysmem_protocol.library import Event, HandleKind, HandleType, Interface, Member, Method, Table
-from sysmem_protocol.message import SERVER_TXID, MalformedMessage, Message, parse
+from sysmem_protocol.message import (
+    FLAGS,
+    HEADER,
+    MAGIC,
+    SERVER_TXID,
+    MalformedMessage,
+    Message,
+    parse,
+)
 from sysmem_protocol.sysmem2 import Allocator, Error
 
 from ..config import Limits
@@ -32,8 +40,9 @@ from .outbox import Outbox, OutboxFull
 
 T = TypeVar("T")
 
+_TXID_BYTES = 4
 #: How a message that wants no answer begins: with a txid of 0.
-_ONE_WAY = bytes(4)
+_ONE_WAY = bytes(_TXID_BYTES)
 
 _HeldBy: TypeAlias = Callable[[], Holder | None]
 
@@ -400,13 +409,14 @@ class Connection:
         self.received += 1
         self._tracer.messages_in += 1
         try:
-            message = parse(data, handles)
-        except MalformedMessage as error:
-            self.refuse(str(error))
-            return
-        try:
-            self._dispatch(message, held_by)
-        except (Refused, Misuse, OutboxFull) as error:
+            bare = None
+            if len(data) == HEADER.size and not handles:
+                bare = bare_methods(self._server.interface).get(data[_TXID_BYTES:])
+            if bare is not None:
+                self._dispatch_bare(bare, data)
+            else:
+                self._dispatch(data, handles, held_by)
+        except (Refused, Misuse, OutboxFull, MalformedMessage) as error:
             self.refuse(str(error))
         except PeerClosedError:
             pass  # it closed without waiting for the answer; what it sent before still counts
@@ -415,17 +425,43 @@ class Connection:
             self._server.exceeded(error)
         except Exception as error:
             self._cannot("a message can't be served", error)
+
+    def _dispatch_bare(self, method: Method, data: bytes) -> None:
+        """Serve a message that is what its method's header must be, and nothing more."""
+        self._server.expect_message()
+        txid = int.from_bytes(data[:_TXID_BYTES], "little")
+        self._check_txid(method, txid)
+        if self._tracer.active:
+            self._tracer.received(self, method, txid, None)
+        answer = self._call(method, None)
+        if self._tracer.active:
+            self._tracer.processed(self)
+        if not method.two_way:
+            return
+        if isinstance(answer, Deferred):
+            answer.bind(self, method, txid)
+        elif answer is None and not method.fallible:
+            self._answer_bare(method, txid, data)
+        else:
+            self.answer(method, txid, answer)
+
+    def _dispatch(self, data: bytes, handles: list[Handle], held_by: _HeldBy) -> None:
+        message = parse(data, handles)
+        try:
+            self._dispatch_message(message, held_by)
         finally:
             message.close()
 
-    def _dispatch(self, message: Message, held_by: _HeldBy) -> None:
+    def _dispatch_message(self, message: Message, held_by: _HeldBy) -> None:
         self._server.expect_message()
         method = self._server.interface.methods.get(message.ordinal)
         if method is None:
             name = self._server.interface.__name__
             raise Refused(f"{name} has no method with ordinal {message.ordinal:#018x}")
         try:
-            self._check_txid(method, message)
+            if message.more:
+                raise Refused(f"{method}: only answers may be split")
+            self._check_txid(method, message.txid)
             request = _decoder.request(method, message.body, message.handles)
         except codec.DecodeError as error:
             raise Refused(f"{method}: {error}") from None
@@ -451,10 +487,7 @@ class Connection:
         else:
             self.answer(method, message.txid, answer)
 
-    def _check_txid(self, method: Method, message: Message) -> None:
-        txid = message.txid
-        if message.more:
-            raise Refused(f"{method}: only answers may be split")
+    def _check_txid(self, method: Method, txid: int) -> None:
         if not method.two_way:
             if txid:
                 raise Refused(f"{method} is one-way, but has the txid {txid:#x}")
@@ -584,6 +617,14 @@ class Connection:
             self._outbox.put(_message(method, txid, Error.UNSPECIFIED))
         if self._outbox:
             self._reactor.flush(self)
+
+    def _answer_bare(self, method: Method, txid: int, header: bytes) -> None:
+        """Answer a call that has nothing to say: with its own header."""
+        if self._tracer.active or self.closed or not self._outbox.put_bytes(header):
+            self.answer(method, txid, None)
+            return
+        self._calls.discard(txid)
+        self._count_sent()
 
     def try_answer(self, method: Method, txid: int, answer: Table | Error | None) -> bool:
         """As :meth:`answer`, but what goes wrong ends this channel. See :meth:`Deferred.answer`."""
@@ -741,6 +782,21 @@ def _close_handles(table: Table) -> None:
     for _, value in table.set_fields():
         if isinstance(value, Handle):
             value.close()
+
+
+def bare_methods(interface: type[Interface]) -> Mapping[bytes, Method]:
+    """Return the methods whose requests are a header only, by what follows the txid in that."""
+    found = _bare_methods.get(interface)
+    if found is None:
+        found = _bare_methods[interface] = {
+            HEADER.pack(0, FLAGS, MAGIC, method.ordinal)[_TXID_BYTES:]: method
+            for method in interface.methods.values()
+            if method.request is None
+        }
+    return found
+
+
+_bare_methods: dict[type[Interface], Mapping[bytes, Method]] = {}
 
 
 def _wait_while(held_by: _HeldBy) -> None:

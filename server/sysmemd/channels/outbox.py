@@ -135,6 +135,13 @@ class Outbox:
         self._append(_Entry(message))
         self._check()
 
+    def put_bytes(self, data: bytes) -> bool:
+        """Send one datagram without descriptors; False if it has to be :meth:`put` because something waits.
+
+        Raises what :meth:`Channel.send` raises.
+        """
+        return not self._entries and bool(self._channel.send(data))
+
     def try_put(self, message: Message) -> bool:
         """Send a message of one datagram if there is room, and otherwise drop it; owns its descriptors.
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, cast
 
-from sysmem_protocol.channel import AT_ONCE, Channel, Closing
+from sysmem_protocol.channel import AT_ONCE, Channel, Closing, ServedChannel
 from sysmem_protocol.codec import encode
 from sysmem_protocol.explained import Explained, ExplainedOnExplainedEvent
 from sysmem_protocol.handles import Handle, describe, is_kind, status
@@ -275,7 +275,7 @@ class Service:
                     if error.errno == errno.EADDRINUSE:
                         continue
                     raise
-                return koid, Channel(handle.take_socket(), self.closing)
+                return koid, ServedChannel(handle.take_socket(), self.closing)
         except OSError as error:
             what = describe(handle.fileno())
             raise Refused(f"the server end, {what}, can't be named: {error}") from None
