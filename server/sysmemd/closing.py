@@ -14,7 +14,7 @@ import socket
 import threading
 from collections.abc import Callable
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from sysmem_protocol.handles import (
@@ -33,6 +33,8 @@ from .ports import Clock, Log
 MAX_THREADS: Final = 32
 #: How long something may wait to be closed before one more thread helps.
 PATIENCE_NS: Final = 10_000_000
+#: How long a thread stays when there is nothing to close, in seconds.
+IDLE_SECONDS: Final = 5.0
 #: How long leaving the daemon may wait for the last ones, in seconds.
 _JOIN_SECONDS: Final = 0.5
 
@@ -44,6 +46,8 @@ class ThreadClosing:
         self._clock = clock
         self._log = log
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        #: Guards the threads, who leave by themselves.
+        self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._is_watched = False
         self._said_stuck = False
@@ -91,17 +95,22 @@ class ThreadClosing:
 
     def end(self) -> None:
         """Close what is left, if that can be done at once; the threads that can't are left to themselves."""
-        for _ in self._threads:
+        with self._lock:
+            threads = list(self._threads)
+        for _ in threads:
             self._jobs.put(None)
-        for thread in self._threads:
-            thread.join(_JOIN_SECONDS / len(self._threads))
+        for thread in threads:
+            thread.join(_JOIN_SECONDS / len(threads))
 
     def _run(self, job: Callable[[], None]) -> None:
-        if not self._threads and not self._add_thread():
+        with self._lock:
+            has_thread = bool(self._threads) or self._add_thread()
+            if has_thread:
+                self._jobs.put(job)
+        if has_thread:
+            self._watch()
+        else:
             job()
-            return
-        self._jobs.put(job)
-        self._watch()
 
     def _watch(self) -> None:
         """Look again soon whether the threads get on with it."""
@@ -113,14 +122,18 @@ class ThreadClosing:
         self._is_watched = False
         if self._jobs.empty():
             return
-        if len(self._threads) < MAX_THREADS:
-            self._add_thread()
+        with self._lock:
+            all_are_busy = len(self._threads) >= MAX_THREADS
+            if not all_are_busy:
+                self._add_thread()
+        if not all_are_busy:
             self._watch()
         elif not self._said_stuck:
             self._said_stuck = True
             self._log.error("descriptors of clients can't be closed", threads=MAX_THREADS)
 
     def _add_thread(self) -> bool:
+        """Add a thread if the machine has one left. The lock is held."""
         thread = threading.Thread(target=self._work, name="closing", daemon=True)
         try:
             thread.start()
@@ -130,12 +143,24 @@ class ThreadClosing:
         return True
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while (job := self._next()) is not None:
             try:
                 job()
             except OSError as error:
                 # It is closed all the same, whatever its file system had to say.
                 self._log.debug("closing a client's descriptor failed", reason=str(error))
+
+    def _next(self) -> Callable[[], None] | None:
+        """Return what is to be done next; None if this thread isn't needed any more."""
+        while True:
+            try:
+                return self._jobs.get(timeout=IDLE_SECONDS)
+            except Empty:
+                with self._lock:
+                    if self._jobs.empty():
+                        self._threads.remove(threading.current_thread())
+                        self._said_stuck &= bool(self._threads)
+                        return None
 
 
 def _is_empty(fd: int) -> bool:

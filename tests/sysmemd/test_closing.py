@@ -255,3 +255,26 @@ def test_the_end_waits_for_nobody_for_long(
     stuck.wait_begun()
     bench.closing.end()
     assert bench.closing._threads[0].is_alive()
+
+
+def test_threads_go_when_they_are_not_needed_any_more(
+    bench: Bench, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that a bad moment needed; afterwards all is as before."""
+    monkeypatch.setattr(closing, "IDLE_SECONDS", 0.01)
+    for _ in range(2):
+        near, far = channel_pair()
+        bench.closing.close(stuck.add(near.detach()))
+        stuck.wait_begun()
+        other, its_peer = channel_pair()
+        bench.closing.close(other.detach())
+        bench.clock.pass_patience()  # a second thread helps
+        threads = list(bench.closing._threads)
+        stuck.let_go.set()
+        for thread in threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+        assert not bench.closing._threads
+        stuck.let_go.clear()
+        far.close()
+        its_peer.close()
