@@ -115,11 +115,9 @@ class AllocatorServer:
             self._service.check_client_end(request.token)
             reason = self._service.why_unknown(request.token)
             self._service.log.warning("a token to bind is unknown", reason=reason, **self.about())
-            self._service.end_unserved(
-                request.buffer_collection_request,
-                f"the token to bind is unknown: {reason}",
-                explained=self.connection.explained,
-            )
+            if self.connection.explained:
+                line = f"the token to bind is unknown: {reason}"
+                self._service.tell_unserved(request.buffer_collection_request, line)
             return
         collection = self._server(CollectionServer, request.buffer_collection_request)
         self._service.say_if_advisory(self.account.user.uid)

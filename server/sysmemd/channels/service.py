@@ -364,15 +364,21 @@ class Service:
             self._report[1].close()
             self._report = None
 
-    def end_unserved(self, server_end: Handle, line: str, *, explained: bool) -> None:
-        """Close a server end that nothing will serve, telling its client why if that asked for it."""
-        channel = Channel(server_end.take_socket(), self.closing)
-        if explained:
-            body, _ = encode(ExplainedOnExplainedEvent(line=cut(line)))
-            [(data, _)] = Message(0, Explained.on_explained.ordinal, body).datagrams()
-            with contextlib.suppress(OSError):
-                channel.send(data)
-        channel.close()
+    def tell_unserved(self, server_end: Handle, line: str) -> None:
+        """Tell the client of a server end why nothing will serve it.
+
+        The handle stays the caller's, who closes it and does not shut the end down: a client may have kept a duplicate,
+        with which the pair can be used again.
+        """
+        body, _ = encode(ExplainedOnExplainedEvent(line=cut(line)))
+        [(data, _)] = Message(0, Explained.on_explained.ordinal, body).datagrams()
+        channel = Channel(server_end.fileno())
+        try:
+            channel.send(data)
+        except OSError:
+            pass  # the client is gone, or does not read
+        finally:
+            channel.take()
 
     def close(self) -> None:
         """End all collections and offers, because the daemon stops.
