@@ -312,7 +312,7 @@ class Service:
             in_turn=partial(self.reactor.in_turn, charge.account.user),
             who_has=lambda nodes, then: self.who_has(nodes, then),
         )
-        collection.on_attempt = lambda attempt: self.on_attempt(collection, attempt)
+        collection.on_attempt = self.on_attempt
         self.collections[id] = collection
         self.parties[id] = Party(charge.account, set())
         return collection

@@ -319,7 +319,7 @@ class CollectionData(ABC):
         #: The attempts that finished: the root's, then the last ones of attached subtrees.
         self.attempts: list[Attempt] = []
         #: Told of each.
-        self.on_attempt: Callable[[Attempt], None] = lambda _: None
+        self.on_attempt: Callable[[CollectionData, Attempt], None] = lambda *_: None
         #: Whether the full text of a refusal is to be made.
         self.wants_reports = False
         #: Why the root failed; None before.
@@ -349,7 +349,7 @@ class CollectionData(ABC):
     def add_attempt(self, attempt: Attempt) -> None:
         """Keep an attempt that finished; forget an old one if there are too many."""
         self.attempts.append(attempt)
-        self.on_attempt(attempt)
+        self.on_attempt(self, attempt)
         if len(self.attempts) > MAX_ATTEMPTS:
             del self.attempts[1]
 
