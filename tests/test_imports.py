@@ -14,6 +14,7 @@ PACKAGES = ["protocol/sysmem_protocol", "server/sysmemd", "client/sysmem"]
 #: Modules with imports of ours that aren't at their top, with the reason. Only such an import may close a circle.
 HIDDEN = {
     "sysmem": "the blocking face is there as an attribute, and loaded when it is used",
+    "sysmem._sharing": "a process that uses one face does not load the other",
     "sysmem._vmo": "a process that maps no image as arrays loads neither numpy nor what describes planes",
     "sysmem.pytest_plugin": "pytest loads the plugin in every run, also in those that use nothing of it",
     "sysmem_protocol.library": "users find to_dict() on every table",
