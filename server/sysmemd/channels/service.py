@@ -138,10 +138,6 @@ class CollectionIds:
         return self._last
 
 
-def _nobody(attempt: Attempt) -> None:
-    """Nobody counts attempts any more."""
-
-
 class Random:
     """Random bytes; the kernel is asked for many at a time."""
 
@@ -320,7 +316,6 @@ class Service:
     def _forget_collection(self, id: int, charge: Charge) -> None:
         charge.close()
         collection = self.collections.pop(id)
-        collection.on_attempt = _nobody  # it refers to the collection
         self.on_ended(collection)
         if collection.buffers is None:
             del self.parties[id]
