@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.demo
 
-.PHONY: demo test check format lint types pyright coverage core-coverage devices bench docs clean
+FAULTS ?=
+
+.PHONY: faults demo test check format lint types pyright coverage core-coverage devices bench docs clean
 
 demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/. CAMERA=/dev/video0 takes that
 	$(BIN)/python examples/camera_pipeline --out out $(if $(CAMERA),--video $(CAMERA))
@@ -30,6 +32,9 @@ types: $(READY)
 
 pyright: $(VENV)/.pyright  ## check the public interface, the README and the examples with pyright too
 	$(BIN)/python -m pytest tests/typed
+
+faults: $(READY)  ## every system call of the daemon fails, one at a time (takes strace; FAULTS="--call statx --most 0")
+	$(BIN)/python -m tests.faults $(FAULTS)
 
 coverage: $(READY)  ## the tests once more, and the lines and branches that none of them ran
 	$(BIN)/coverage run -m pytest

@@ -241,7 +241,7 @@ class Status(NamedTuple):
 def status(fd: int) -> Status:
     """What a descriptor refers to, as far as is known without asking anybody: a file system may never answer.
 
-    A mode of 0 where not even that much is known.
+    A mode of 0 where not even that much is known. Raises `OSError` for no open descriptor, and when memory is short.
     """
     if _statx is None:
         found = os.fstat(fd)
@@ -249,7 +249,7 @@ def status(fd: int) -> Status:
     buffer = ctypes.create_string_buffer(_STATX.size)
     if _statx(fd, b"", _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC, _STATX_TYPE | _STATX_INO, buffer):
         number = ctypes.get_errno()
-        if number == errno.EBADF:
+        if number in (errno.EBADF, errno.ENOMEM):
             raise OSError(number, os.strerror(number))
         return Status(0, 0, 0)
     mode, inode, major, minor = _STATX.unpack(buffer)

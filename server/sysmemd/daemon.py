@@ -43,7 +43,7 @@ from .pause import Holder
 from .ports import Log, Peer
 from .quota import Exceeded, Kind, descriptors_for_one
 from .sockets import Permissions
-from .threads import Threads, ask_here
+from .threads import Ask, Threads, ask_here
 from .turns import Queue, Turns
 from .users import User
 
@@ -53,6 +53,12 @@ _NOBODY = {errno.EAGAIN, errno.ECONNABORTED}
 _EXHAUSTED_SECONDS = 1.0
 #: How long news about buffers wait when they could not be processed.
 _MEMORY_FAILED_SECONDS = 1.0
+#: How long a task sleeps that can't wait for a descriptor, because the kernel is short of memory.
+_CAN_NOT_WAIT_SECONDS = 0.1
+#: How long a task sleeps for which the kernel reports what isn't there.
+_FRUITLESS_SECONDS = 0.01
+#: How often in a row accepting may find nobody, though the kernel reported somebody.
+_MAX_NOBODY = 16
 #: What serves a connection to the service socket of each interface: it owns the channel.
 SERVICES: Mapping[type[Interface], Callable[[Service, Channel, Peer], object]] = {
     Allocator: AllocatorServer,
@@ -117,13 +123,17 @@ class TrioReactor:
         except OSError:
             self._work(work)  # there is no descriptor left to wait for a turn
         else:
-            turns.in_turn(partial(self._work, work))
+            turns.in_turn(work)
 
     def _work(self, work: Callable[[], None]) -> None:
         try:
             work()
         except Exception as error:
-            self._log.error("work of a user failed", reason=repr(error), exc_info=True)
+            self._say_failed(error)
+
+    def _say_failed(self, error: Exception) -> None:
+        unforeseen = not isinstance(error, OSError)
+        self._log.error("work of a user failed", reason=repr(error), exc_info=unforeseen and error)
 
     def hold(self, connection: Connection, holder: Holder) -> None:
         """See :class:`sysmemd.channels.Reactor`."""
@@ -158,17 +168,27 @@ class TrioReactor:
     def _turns_of(self, user: User) -> Turns:
         turns = self._turns.get(user)
         if turns is None:
-            turns = self._turns[user] = Turns(self._queue)
+            turns = self._turns[user] = Turns(
+                self._queue, wake=trio.lowlevel.notify_closing, failed=self._say_failed
+            )
             self._nursery.start_soon(self._serve, user, turns)
         return turns
 
     async def _serve(self, user: User, turns: Turns) -> None:
         try:
             while turns:
-                if turns.take():
+                try:
+                    more = turns.take()
+                except Exception as error:
+                    self._say_failed(error)
+                    await trio.sleep(_CAN_NOT_WAIT_SECONDS)
+                    continue
+                if more:
                     await trio.lowlevel.checkpoint()
                 elif turns:
-                    await trio.lowlevel.wait_readable(turns.fileno())
+                    if turns.is_fruitless:
+                        await trio.sleep(_FRUITLESS_SECONDS)
+                    await _readable(turns.fileno())
         finally:
             turns.close()
             if not turns:  # a task that is cancelled leaves its channels to `close`
@@ -360,9 +380,13 @@ async def serving(
                 inspect=config.inspect,
                 make_connection=parts.connection,
             )
-            inspection = Inspection(
-                service, runtime_dir, Threads(nursery, log).ask if threads else ask_here
-            )
+            ask: Ask = ask_here
+            if threads:
+                asking = Threads(log)
+                stack.callback(asking.close)
+                nursery.start_soon(_follow_threads, asking, log)
+                ask = asking.ask
+            inspection = Inspection(service, runtime_dir, ask)
             parts.ready(service)
             try:
                 nursery.start_soon(clock.run)
@@ -380,14 +404,42 @@ async def serving(
         raise raised
 
 
+async def _readable(fd: int) -> None:
+    """Wait until a descriptor is readable; or for a while, if the kernel is too short of memory to tell."""
+    try:
+        await trio.lowlevel.wait_readable(fd)
+    except trio.ClosedResourceError:  # somebody wants this task to look
+        await trio.lowlevel.checkpoint()
+    except OSError:
+        await trio.sleep(_CAN_NOT_WAIT_SECONDS)
+
+
 async def _follow_memory(memory: Memory, log: Log) -> None:
     while True:
-        await trio.lowlevel.wait_readable(memory.fileno())
+        await _readable(memory.fileno())
         try:
             memory.process_events()
-        except Exception:
-            log.error("news about buffers could not be processed", exc_info=True)
+        except Exception as error:
+            log.error(
+                "news about buffers could not be processed",
+                reason=repr(error),
+                exc_info=not isinstance(error, OSError),
+            )
             await trio.sleep(_MEMORY_FAILED_SECONDS)  # they are likely still there
+        if memory.is_fruitless:
+            await trio.sleep(_FRUITLESS_SECONDS)
+
+
+async def _follow_threads(threads: Threads, log: Log) -> None:
+    while True:
+        await _readable(threads.fileno())
+        try:
+            threads.take()
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            log.error("answers have to wait", reason=str(error))
+            await trio.sleep(_MEMORY_FAILED_SECONDS)
 
 
 async def _accept(
@@ -398,13 +450,15 @@ async def _accept(
 ) -> None:
     listener.setblocking(False)
     waiting = False
-    while True:
-        await trio.lowlevel.wait_readable(listener.fileno())
+    nobody = 0
+    while listener.fileno() >= 0:
+        await _readable(listener.fileno())
         reactor.closed_one = trio.Event()
         try:
             accepted, _ = listener.accept()
         except OSError as error:
-            if error.errno in _NOBODY:
+            if error.errno in _NOBODY and nobody < _MAX_NOBODY:
+                nobody += 1
                 continue
             if not waiting:
                 service.log.error("connections have to wait", reason=str(error))
@@ -412,6 +466,7 @@ async def _accept(
             with trio.move_on_after(_EXHAUSTED_SECONDS):
                 await reactor.closed_one.wait()
             continue
+        nobody = 0
         if waiting:
             service.log.info("connections are accepted again")
             waiting = False

@@ -44,6 +44,11 @@ class Runner:
         finally:
             pause.begin(before)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the work isn't over."""
+        return not self._greenlet.dead
+
     def end(self) -> None:
         """Give up the work where it is: it is unwound. Idempotent."""
         self._greenlet.parent = getcurrent()

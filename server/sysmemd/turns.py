@@ -13,6 +13,7 @@ There is no trio here: the owner waits until the epoll instance is readable.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
@@ -33,6 +34,9 @@ MAX_SLICE_NS: Final = 5_000_000
 RECEIVE_BUDGET: Final = 16
 #: How many ready channels the kernel reports at a time.
 _MAX_EVENTS: Final = 64
+
+#: How many reports in a row may turn out to be nothing.
+_MAX_FRUITLESS: Final = 64
 
 _READABLE: Final = select.EPOLLIN
 _WRITABLE: Final = select.EPOLLOUT
@@ -61,7 +65,8 @@ class Queue:
         """Forget somebody whose descriptor is about to close."""
         self._unfinished.discard(fd)
         if not self._epoll.closed:
-            self._epoll.unregister(fd)
+            with contextlib.suppress(OSError):  # it goes with the descriptor then
+                self._epoll.unregister(fd)
 
     def had_turn(self, fd: int, *, has_more: bool) -> None:
         """Note that somebody had a turn, and whether another one is needed."""
@@ -77,14 +82,31 @@ class Queue:
         return any(waiting != fd for waiting, _ in self._epoll.poll(0, 2))
 
 
+def raise_error(error: Exception) -> None:
+    """Raise an error, because nobody wants to be told of it."""
+    raise error
+
+
 class Turns:
     """The channels of one user, and which of them have something to do."""
 
-    def __init__(self, queue: Queue, now: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        now: Callable[[], int] = time.monotonic_ns,
+        wake: Callable[[int], None] = lambda fd: None,
+        failed: Callable[[Exception], None] = raise_error,
+    ) -> None:
         """Wait for no channel yet. `queue` tells who else waits, `now` returns the time in nanoseconds.
 
+        `wake` is called with :meth:`fileno` when the owner has to stop waiting for that, because the kernel is too
+        short of memory to make it readable; `failed` is told of what went wrong and must not have.
         Raises `OSError` if the process has no descriptor left.
         """
+        self._wake_owner = wake
+        self._failed = failed
+        #: Channels that the kernel reported in a row and that had nothing to receive and no room to send.
+        self._fruitless = 0
         self._queue = queue
         self._now = now
         #: When the present slice is over if anybody else waits, and in any case.
@@ -182,7 +204,8 @@ class Turns:
         del self._connections[fd]
         if self._masks.pop(fd, _READABLE) and not self._epoll.closed:
             # A client may have a copy of the descriptor, and that would keep it registered.
-            self._epoll.unregister(fd)
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(fd)
         self._held.discard(connection)
         self._full.discard(connection)
         self._to_flush.pop(connection, None)
@@ -222,10 +245,19 @@ class Turns:
         return True
 
     def _go_on(self, runner: Runner) -> None:
+        was_paused = runner in self._interrupted
+        self._interrupted.discard(runner)
         try:
             runner.go_on()
-        finally:
-            self._interrupted.discard(runner)
+        except Exception:
+            # Either the work ended with that, or there was no memory to go on with it.
+            if not runner.is_alive:
+                if runner is self._runner:
+                    self._runner = None
+            elif was_paused:
+                self._interrupted.add(runner)
+                self._paused.append(runner)
+            raise
         if runner.is_paused:
             if runner is self._runner:
                 self._runner = None
@@ -254,7 +286,7 @@ class Turns:
 
     def _serve_next(self) -> None:
         if self._work:
-            self._work.popleft()()
+            self._do(self._work.popleft())
         elif self._to_flush:
             self._flush(next(iter(self._to_flush)))
         else:
@@ -263,7 +295,32 @@ class Turns:
             if connection is not None:  # it hasn't closed meanwhile
                 self._serve_connection(connection, events)
 
+    @property
+    def is_fruitless(self) -> bool:
+        """Whether the kernel goes on reporting channels in which there is nothing to do: then it's no use to ask."""
+        return self._fruitless >= _MAX_FRUITLESS
+
+    def _do(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except Exception as error:
+            self._failed(error)
+
     def _serve_connection(self, connection: Connection, events: int) -> None:
+        before = connection.received, connection.waiting_bytes, connection.reading
+        try:
+            self._serve_reported(connection, events)
+        except Exception as error:
+            # A connection lets nothing out; should one do so wrongly, it ends alone.
+            self._failed(error)
+            self._do(connection.close)
+        after = connection.received, connection.waiting_bytes, connection.reading
+        if after != before or connection in self._held:
+            self._fruitless = 0
+        else:
+            self._fruitless += 1
+
+    def _serve_reported(self, connection: Connection, events: int) -> None:
         if connection in self._full and events != _READABLE:
             self._flush(connection)
         if not connection.reading:
@@ -321,4 +378,7 @@ class Turns:
         """Have the owner take a turn."""
         if self._idle and not self._epoll.closed:
             self._idle = False
-            self._epoll.modify(self._wake, _WAKE)
+            try:
+                self._epoll.modify(self._wake, _WAKE)
+            except OSError:
+                self._wake_owner(self._epoll.fileno())

@@ -388,7 +388,7 @@ async def test_users_are_served_in_turn(
 async def test_a_user_who_can_not_be_waited_for_is_closed(
     nursery: trio.Nursery, queue: Queue, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_turns(_: Queue) -> None:
+    def no_turns(_: Queue, **__: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(daemon, "Turns", no_turns)
@@ -517,6 +517,30 @@ async def test_accepting_pauses_without_descriptors_and_says_so_once(
 
 
 @pytest.mark.trio
+async def test_a_peer_that_is_always_gone_is_not_asked_after_without_end(
+    nursery: trio.Nursery, autojump_clock: MockClock, log: Log
+) -> None:
+    gone = OSError(errno.ECONNABORTED, "Software caused connection abort")
+    times = await accepting(nursery, log, lambda _: None, *[gone] * 20, None)
+    assert times[-1] - times[0] > 1
+    assert "connections have to wait" in log.events("error")
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("error", [errno.ENOMEM, errno.ENOSPC])
+async def test_what_can_not_be_waited_for_is_tried_after_a_while(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    async def fail(fd: int) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", fail)
+    before = trio.current_time()
+    await daemon._readable(0)
+    assert 0 < trio.current_time() - before <= 1
+
+
+@pytest.mark.trio
 async def test_accepting_goes_on_when_a_channel_closed(
     nursery: trio.Nursery, autojump_clock: MockClock, log: Log
 ) -> None:
@@ -574,6 +598,8 @@ async def test_news_that_can_not_be_processed_do_not_stop_it_nor_spin(
     times: list[float] = []
 
     class Memory:
+        is_fruitless = False
+
         def fileno(self) -> int:
             return readable.fileno()
 
@@ -587,10 +613,8 @@ async def test_news_that_can_not_be_processed_do_not_stop_it_nor_spin(
     nursery.start_soon(daemon._follow_memory, memory, log)
     await trio.sleep(10)
     assert [round(time - times[0]) for time in times] == [0, 1, 2]
-    assert (
-        log.entries
-        == [("error", "news about buffers could not be processed", {"exc_info": True})] * 2
-    )
+    fields = {"reason": "KeyError('oh')", "exc_info": True}
+    assert log.entries == [("error", "news about buffers could not be processed", fields)] * 2
     nursery.cancel_scope.cancel()
     readable.close()
     far.close()

@@ -2,73 +2,101 @@
 
 from __future__ import annotations
 
+import os
+import select
 import threading
+from collections.abc import Callable, Iterator
 
 import pytest
-import trio
-from trio.testing import wait_all_tasks_blocked
 
 from sysmemd.threads import MAX_THREADS, Threads, ask_here
 
 from .channels.support import RecordingLog
 
 
-@pytest.mark.trio
-async def test_a_question_is_asked_in_a_thread_and_answered_in_the_loop(
-    nursery: trio.Nursery,
-) -> None:
-    told = trio.Event()
-    threads: list[int] = []
+class Asking:
+    """The owner of threads: waits, and hands out."""
 
-    def done(thread: int) -> None:
-        threads.extend([thread, threading.get_ident()])
-        told.set()
+    def __init__(self) -> None:
+        self.log = RecordingLog()
+        self.threads = Threads(self.log)
 
-    Threads(nursery, RecordingLog()).ask(threading.get_ident, done)
-    assert threads == []
-    await told.wait()
-    assert threads[0] != threads[1] == threading.get_ident()
+    def until(self, done: Callable[[], object]) -> None:
+        while not done():
+            assert select.select([self.threads], [], [], 30)[0]
+            self.threads.take()
 
 
-@pytest.mark.trio
-async def test_one_that_is_not_answered_keeps_no_other_waiting(nursery: trio.Nursery) -> None:
+@pytest.fixture
+def asking() -> Iterator[Asking]:
+    made = Asking()
+    yield made
+    made.threads.close()
+    made.threads.close()
+
+
+def test_a_question_is_asked_in_a_thread_and_answered_here(asking: Asking) -> None:
+    told: list[int] = []
+    asking.threads.ask(
+        threading.get_ident, lambda thread: told.extend([thread, threading.get_ident()])
+    )
+    assert told == []
+    asking.until(lambda: told)
+    assert told[0] != told[1] == threading.get_ident()
+
+
+def test_one_that_is_not_answered_keeps_no_other_waiting(asking: Asking) -> None:
     assert MAX_THREADS > 1
-    threads = Threads(nursery, RecordingLog())
-    go_on, told = threading.Event(), trio.Event()
+    go_on = threading.Event()
     first: list[bool] = []
-    threads.ask(go_on.wait, first.append)
-    threads.ask(lambda: None, lambda _: told.set())
-    await told.wait()
-    assert first == []
+    told: list[int] = []
+    asking.threads.ask(go_on.wait, first.append)
+    for number in range(5):
+        asking.threads.ask(lambda number=number: number, told.append)  # type: ignore[misc] # a lambda with a default
+    asking.until(lambda: len(told) == 5)
+    assert (told, first) == ([0, 1, 2, 3, 4], [])
     go_on.set()
+    asking.until(lambda: first)
 
 
-@pytest.mark.trio
-async def test_without_a_thread_it_is_asked_all_the_same(
-    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+def test_without_a_thread_it_is_asked_all_the_same(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def none_left(*_: object, **__: object) -> None:
+    def none_left(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(trio.to_thread, "run_sync", none_left)
+    monkeypatch.setattr(threading.Thread, "start", none_left)
     done: list[int] = []
-    Threads(nursery, RecordingLog()).ask(threading.get_ident, done.append)
-    await wait_all_tasks_blocked()
+    asking.threads.ask(threading.get_ident, done.append)
     assert done == [threading.get_ident()]
 
 
-@pytest.mark.trio
-async def test_an_answer_that_can_not_be_used_is_logged(nursery: trio.Nursery) -> None:
-    def fail(_: None) -> None:
+def test_what_goes_wrong_with_an_answer_is_told_and_others_come(asking: Asking) -> None:
+    def break_down(_: object) -> None:
         raise KeyError("oh")
 
-    log = RecordingLog()
-    Threads(nursery, log).ask(lambda: None, fail)
-    with trio.fail_after(20):
-        while not log.entries:
-            await trio.lowlevel.checkpoint()
-    [(event, fields)] = log.said("error")
+    told: list[None] = []
+    asking.threads.ask(lambda: None, break_down)
+    asking.until(lambda: asking.log.entries)
+    asking.threads.ask(lambda: None, told.append)
+    asking.until(lambda: told)
+    [(event, fields)] = asking.log.said("error")
     assert (event, fields["reason"]) == ("an answer could not be used", "KeyError('oh')")
+
+
+def test_an_answer_after_the_end_writes_to_nobody() -> None:
+    go_on = threading.Event()
+    threads = Threads(RecordingLog())
+    threads.ask(go_on.wait, lambda _: None)
+    threads.close()
+    taken = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # perhaps the same number
+    go_on.set()
+    for thread in threading.enumerate():
+        if thread.name == "ask":
+            thread.join(30)
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(taken)
+    os.close(taken)
 
 
 def test_without_a_loop_it_is_asked_at_once() -> None:

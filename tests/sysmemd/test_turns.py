@@ -8,12 +8,14 @@ import os
 import select
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 
 from sysmem_protocol.handles import Handle
 from sysmemd import turns
 from sysmemd.pause import give_way, wait_for
+from sysmemd.runner import Runner
 from sysmemd.turns import RECEIVE_BUDGET, Queue, Turns
 
 from .turns import FakeConnection
@@ -479,3 +481,94 @@ def test_closing_is_idempotent_and_leaves_the_channels(made: Turns, fake: FakeCo
     assert made.connections() == [fake.connection]
     made.closing(fake.connection)
     assert not made
+
+
+# --- a kernel that is short of memory ---------------------------------------------------------------------------------
+
+
+class Short:
+    """An epoll instance that can't be changed while `short` is true."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self.short = False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.short and name in ("register", "modify", "unregister"):
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return getattr(self._epoll, name)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> Short:
+    made = Short()
+    monkeypatch.setattr("sysmemd.turns.select.epoll", lambda: made)
+    return made
+
+
+def test_an_owner_that_can_not_be_roused_is_woken_otherwise(queue: Queue, short: Short) -> None:
+    woken: list[int] = []
+    with contextlib.closing(Turns(queue, wake=woken.append)) as made:
+        assert not made.take()
+        short.short = True
+        made.in_turn(lambda: None)
+        assert woken == [made.fileno()]
+        short.short = False
+
+
+def test_a_channel_closes_though_it_can_not_be_forgotten(
+    queue: Queue, short: Short, new: Callable[[], FakeConnection]
+) -> None:
+    with contextlib.closing(Turns(queue)) as made:
+        fake = new()
+        made.serve(fake.connection)
+        short.short = True
+        made.closing(fake.connection)
+        assert made.connections() == []
+    assert short.closed
+
+
+def test_reports_of_what_is_not_there_are_counted(made: Turns, fake: FakeConnection) -> None:
+    """Else the kernel would be asked without end."""
+    fake.receive = lambda: False  # type: ignore[method-assign] # as if there were nothing
+    fake.send()
+    for _ in range(100):
+        made.take()
+    assert made.is_fruitless
+    del fake.receive
+    made.take()
+    assert not made.is_fruitless
+
+
+def test_what_goes_wrong_with_a_channel_ends_that_channel_alone(
+    queue: Queue, time: Time, new: Callable[[], FakeConnection]
+) -> None:
+    def oh() -> None:
+        raise KeyError("oh")
+
+    failures: list[Exception] = []
+    with contextlib.closing(Turns(queue, time, failed=failures.append)) as made:
+        broken, other = new(), new()
+        for one in (broken, other):
+            made.serve(one.connection)
+            one.send()
+        broken.on_receive = oh
+        made.in_turn(oh)
+        made.take()
+        assert (broken.closed, other.received) == (True, 1)
+    assert [repr(error) for error in failures] == ["KeyError('oh')"] * 2
+
+
+def test_work_for_which_there_is_no_stack_goes_on_later(
+    made: Turns, fake: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(_: Runner) -> None:
+        raise MemoryError
+
+    fake.send()
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "go_on", no_memory)
+        with pytest.raises(MemoryError):
+            made.take()
+    made.take()
+    assert fake.received == 1

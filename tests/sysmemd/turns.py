@@ -23,7 +23,7 @@ class FakeConnection:
         self.near, self.far = channel_pair()
         self.reading = True
         self.closed = False
-        self.received = 0
+        self.received = self.waiting_bytes = 0
         self.flushed = 0
         self.refusals: list[str] = []
         #: Called for each message.

@@ -31,6 +31,7 @@ from sysmem_protocol.message import (
 from sysmem_protocol.sysmem2 import Allocator, Error
 
 from ..config import Limits
+from ..ends import every
 from ..pause import Holder, give_way, wait_for
 from ..ports import Log, Peer
 from ..quota import Exceeded
@@ -734,13 +735,19 @@ class Connection:
         self.closed = True
         if self._tracer.active:
             self._tracer.closed(self)
-        self._outbox.end()
-        self._reactor.closing(self)
-        self._channel.close(far)
-        if self._charge is not None:
-            self._charge.close()
-        if not self._claims:
-            self._server = _NOBODY
+        try:
+            every(
+                (
+                    self._outbox.end,
+                    partial(self._reactor.closing, self),
+                    partial(self._channel.close, far),
+                )
+            )
+        finally:
+            if self._charge is not None:
+                self._charge.close()
+            if not self._claims:
+                self._server = _NOBODY
 
     def refuse(self, reason: str) -> None:
         """End the channel because its client broke a rule, or can't be served. It gets no more answers."""

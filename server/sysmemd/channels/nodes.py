@@ -17,6 +17,7 @@ from sysmem_protocol.handles import Handle, channel_pair, describe
 from sysmem_protocol.library import Interface
 from sysmem_protocol.sysmem2 import Error, Rights
 
+from ..ends import every
 from ..memory import Buffers, Event
 from ..pause import Holder
 from ..ports import ClientInfo, NoMemoryError, Peer
@@ -147,6 +148,9 @@ class NodeServer:
 
     def close(self) -> None:
         """The node has left the tree, or its client left it in peace."""
+        every((self._explain_end, self.connection.finish))
+
+    def _explain_end(self) -> None:
         failure = self.node.failure
         if failure is None:
             self._peer = self.peer  # for those who look at the orphan
@@ -155,7 +159,6 @@ class NodeServer:
             self.explain(reasons.of_failure(failure, self.node, names=names))
         if self._service.tracer.active:
             self._service.tracer.left(self.connection)
-        self.connection.finish()
 
     # --- Node ---
 
@@ -246,8 +249,7 @@ class TokenServer(NodeServer):
         self.watchers: set[Callable[[], None]] = set()
 
     def close(self) -> None:
-        self._forget()
-        super().close()
+        every((self._forget, super().close))
 
     def discard(self, reason: str) -> None:
         self._forget()
@@ -255,8 +257,8 @@ class TokenServer(NodeServer):
 
     def _forget(self) -> None:
         self._service.tokens.pop(self.koid, None)
-        while self.watchers:
-            self.watchers.pop()()
+        watchers, self.watchers = self.watchers, set()
+        every(watchers)
 
     def turn_in(self, channel: NodeChannel, client: ClientInfo | None, client_end: Handle) -> Node:
         """See :class:`.Token`."""

@@ -14,6 +14,8 @@ from sysmem_protocol.channel import Channel
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.message import HEADER, MAX_HANDLES, Message
 
+from ..ends import every
+
 #: What a message that isn't made yet counts for in the bound.
 _UNMADE_BYTES = 1024
 #: What a descriptor that waits counts for: 1,024 of them fill an outbox of the default size.
@@ -186,8 +188,7 @@ class Outbox:
         entries, self._entries = self._entries, deque()
         for entry in entries:
             self._count(entry, -1)
-            entry.close()
-            entry.done()
+        every(step for entry in entries for step in (entry.close, entry.done))
 
     def end(self) -> None:
         """Close for good: nothing is put here any more."""

@@ -78,8 +78,7 @@ class NodeRefs:
                 charge.close()
                 raise
             os.close(far)
-            self._nodes[_identity(near)] = node
-            node.ref = _Ref(Handle(near), self._nodes, charge)
+            node.ref = _Ref(Handle(near), node, self._nodes, charge)
         return cast("_Ref", node.ref).handle.duplicate()
 
     def node(self, handle: Handle) -> Node | None:
@@ -90,14 +89,24 @@ class NodeRefs:
 class _Ref:
     """What the tree keeps for a node and closes when that leaves."""
 
-    def __init__(self, handle: Handle, nodes: dict[_Identity, Node], charge: Charge) -> None:
+    def __init__(
+        self, handle: Handle, node: Node, nodes: dict[_Identity, Node], charge: Charge
+    ) -> None:
+        """Take over `handle` and `charge`, also when this raises (`OSError`), and be found in `nodes`."""
         self.handle = handle
         self._nodes = nodes
         self._charge = charge
+        try:
+            self._identity = _identity(handle.fileno())
+        except OSError:
+            handle.close()
+            charge.close()
+            raise
+        nodes[self._identity] = node
 
     def close(self) -> None:
         if not self.handle.closed:
-            del self._nodes[_identity(self.handle.fileno())]
+            del self._nodes[self._identity]
             self.handle.close()
             self._charge.close()
 
@@ -316,13 +325,15 @@ class Service:
     def _forget_collection(self, id: int, charge: Charge) -> None:
         charge.close()
         collection = self.collections.pop(id)
-        self.on_ended(collection)
-        if collection.buffers is None:
-            del self.parties[id]
-        else:
-            self.lingering[id] = collection
-            # The tree only knows what it needs of them.
-            cast("Buffers", collection.buffers).when_gone(partial(self._forget_buffers, id))
+        try:
+            self.on_ended(collection)
+        finally:
+            if collection.buffers is None:
+                del self.parties[id]
+            else:
+                self.lingering[id] = collection
+                # The tree only knows what it needs of them.
+                cast("Buffers", collection.buffers).when_gone(partial(self._forget_buffers, id))
 
     def _forget_buffers(self, id: int) -> None:
         del self.lingering[id]

@@ -229,14 +229,15 @@ class Snapshot:
             "nodes": [],
         }
         for node in giving_way(list(collection.nodes())):
+            if not node.in_tree:
+                continue  # it has left while others were described
             server = node.channel
             assert isinstance(server, NodeServer)
             self._count(server.account.user.uid, nodes=1)
-            if node.in_tree:
-                if not node.subtree.allocated and node.state not in READY:
-                    described["waiting_for"].append(node.number)
-                if wanted:
-                    described["nodes"].append(self._node(node, server))
+            if not node.subtree.allocated and node.state not in READY:
+                described["waiting_for"].append(node.number)
+            if wanted:
+                described["nodes"].append(self._node(node, server))
         return described
 
     def _node(self, node: NodeData, server: NodeServer) -> Json:

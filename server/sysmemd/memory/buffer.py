@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sysmem_protocol.handles import Handle, eventpair, stop_receiving
+from sysmemd.ends import every
 from sysmemd.ports import ClientInfo, Clock, Log, Payer
 
 from . import locks, vmo
@@ -50,6 +51,9 @@ LEAK_NS = 5_000_000_000
 #: lose the processor in between. So a handle that is still seen is looked for again, this long after each report; then
 #: no more until the next.
 RECHECK_NS = (1_000_000, 10_000_000, 100_000_000, 1_000_000_000, 10_000_000_000)
+
+#: How long after the kernel could not be asked who holds a buffer it is asked again, at most.
+RETRY_NS = 1_000_000_000
 
 #: Records of weak handles are sifted when there are so many; after that, whenever they have doubled.
 _FEW_HANDLES = 32
@@ -120,6 +124,7 @@ class Buffer:
         "_cancel_recheck",
         "_closing",
         "_ended",
+        "_failed",
         "_given",
         "_owner",
         "_recheck_step",
@@ -127,6 +132,7 @@ class Buffer:
         "_signals",
         "_surroundings",
         "_vmo",
+        "_wants_closings",
         "_watches_closings",
         "_weak_clients",
         "heap",
@@ -160,7 +166,10 @@ class Buffer:
         self._signals = SignalSet()
         #: Whether the server's own description is being closed, and whether the watch has ended meanwhile.
         self._closing = self._ended = False
-        self._watches_closings = False
+        #: Whether closings of handles are reported, and whether they should be.
+        self._watches_closings = self._wants_closings = False
+        #: Whether the kernel could not be asked last time.
+        self._failed = False
         self._recheck_step = 0
         self._cancel_recheck: Callable[[], None] | None = None
         self._cancel_leak: Callable[[], None] | None = None
@@ -229,15 +238,7 @@ class Buffer:
             self._advance()
             if self.hold is Hold.UNKNOWN:
                 return  # everybody had closed it before, so that nothing is to be watched
-            self._watches_closings = True
-            try:
-                self._surroundings.watch.watch_closings(self._vmo.fileno())
-            except OSError as error:
-                self._surroundings.log.error(
-                    "closings of handles can't be watched: signals of this buffer may never come",
-                    **self._label(),
-                    reason=str(error),
-                )
+            self._wants_closings = True
             self.look()
 
     def look(self) -> None:
@@ -274,12 +275,29 @@ class Buffer:
         self._vmo.close()
 
     def _advance(self) -> None:
+        failed, self._failed = self._failed, False
+        try:
+            every((self._watch_closings, self._advance_as_far_as_known))
+        except OSError as error:
+            self._failed = True
+            if not failed:
+                self._surroundings.log.error(
+                    "it can't be told who holds a buffer: asking again",
+                    **self._label(),
+                    reason=str(error),
+                )
+
+    def _watch_closings(self) -> None:
+        if self._wants_closings and not self._watches_closings:
+            self._surroundings.watch.watch_closings(self._vmo.fileno())
+            self._watches_closings = True
+
+    def _advance_as_far_as_known(self) -> None:
         if self.hold is Hold.STRONG and not self.has_strong():
             self.hold = Hold.WEAK
-            self._signals.signal()
             clock = self._surroundings.clock
             self._cancel_leak = clock.call_at(clock.now() + LEAK_NS, self._report_leaks)
-            self._owner.strong_handles_gone()
+            every((self._signals.signal, self._owner.strong_handles_gone))
         if self.hold is Hold.WEAK and not locks.any_left(
             self._vmo.fileno(), Kind.WEAK, self._given[Kind.WEAK]
         ):
@@ -306,15 +324,18 @@ class Buffer:
 
     def _schedule_recheck(self) -> None:
         clock = self._surroundings.clock
-        self._cancel_recheck = clock.call_at(
-            clock.now() + RECHECK_NS[self._recheck_step], self._recheck
-        )
+        wait = RECHECK_NS[min(self._recheck_step, len(RECHECK_NS) - 1)]
+        if self._failed:
+            wait = min(wait, RETRY_NS)
+        self._cancel_recheck = clock.call_at(clock.now() + wait, self._recheck)
 
     def _recheck(self) -> None:
         self._cancel_recheck = None
         self._recheck_step += 1
         self._advance()
-        if self.hold in (Hold.STRONG, Hold.WEAK) and self._recheck_step < len(RECHECK_NS):
+        if self.hold in (Hold.STRONG, Hold.WEAK) and (
+            self._failed or self._recheck_step < len(RECHECK_NS)
+        ):
             self._schedule_recheck()
 
     # --- weak handles and their clients ---------------------------------------------------------------------------

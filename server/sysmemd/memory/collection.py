@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import Rights, SingleBufferSettings
+from sysmemd.ends import every
 from sysmemd.ports import NOBODY, ClientInfo, NoMemoryError, Payer, Signal
 
 from .buffer import Buffer, Hold, Surroundings
@@ -139,8 +140,7 @@ class Buffers:
 
     def _let_go(self) -> None:
         if self._dropped and not self._promised:
-            for buffer in self.buffers:
-                buffer.drop_strong()
+            every(buffer.drop_strong for buffer in self.buffers)
 
     def track_lifetime(self, event: Signal, buffers_remaining: int) -> None:
         """Close `event` as soon as at most `buffers_remaining` buffers exist, at once when it is so already.

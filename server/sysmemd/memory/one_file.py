@@ -57,15 +57,20 @@ class OneFileBuffer:
         owner: Owner,
         surroundings: Surroundings,
     ) -> None:
-        """Take over `handle`, a new dma-buf."""
+        """Take over `handle`, a new dma-buf, also when this raises (`OSError`)."""
         self.index = index
         self.size = size
         self.heap = heap
         self.hold = Hold.SERVER
-        self.identity = vmo.identity(handle.fileno())
         self.watch: int | None = None
         self._vmo = handle
-        self._writable = fcntl.fcntl(handle.fileno(), fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        try:
+            self.identity = vmo.identity(handle.fileno())
+            flags = fcntl.fcntl(handle.fileno(), fcntl.F_GETFL)
+        except BaseException:
+            handle.close()
+            raise
+        self._writable = flags & os.O_ACCMODE != os.O_RDONLY
         self._owner = owner
         self._surroundings = surroundings
         self._step = 0

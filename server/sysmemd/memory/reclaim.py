@@ -12,6 +12,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from sysmem_protocol.handles import Handle
+from sysmemd.threads import ring
 
 from .watch import Hangups
 
@@ -42,7 +43,7 @@ class Reclaimer:
     def close_vmo(self, vmo: Handle, done: _Callback) -> None:
         """Take over and close a handle, and then call `done`: before this returns, or later from the loop."""
         fd = vmo.take()
-        if os.fstat(fd).st_blocks * _BLOCK_BYTES > INLINE_BYTES and self._has_thread():
+        if _is_large(fd) and self._has_thread():
             self._given += 1
             self._to_close.put((fd, done))
         else:
@@ -79,7 +80,7 @@ class Reclaimer:
             fd, done = job
             os.close(fd)
             self._closed.append(done)
-            os.eventfd_write(self._news, 1)
+            ring(self._news)
 
     def _take_news(self) -> None:
         os.eventfd_read(self._news)
@@ -88,3 +89,11 @@ class Reclaimer:
             self._closed.popleft()()
         while self._waiting and self._waiting[0][0] <= self._done:
             self._waiting.popleft()[1]()
+
+
+def _is_large(fd: int) -> bool:
+    """Return whether closing a file may take long, because it frees many pages."""
+    try:
+        return os.fstat(fd).st_blocks * _BLOCK_BYTES > INLINE_BYTES
+    except OSError:
+        return True

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from sysmem_protocol.handles import Handle
+from sysmemd.ends import every
 from sysmemd.ports import Signal
 
 from .watch import Hangups
@@ -67,9 +68,12 @@ class SignalSet:
         """Own an event."""
         key = id(event)
         self._events[key] = event
-        event.when_gone(partial(self._events.pop, key))
+        event.when_gone(partial(self._forget, key))
+
+    def _forget(self, key: int) -> None:
+        self._events.pop(key, None)
 
     def signal(self) -> None:
         """Close all of them."""
-        while self._events:
-            self._events.popitem()[1].close()
+        events, self._events = self._events, {}
+        every(event.close for event in events.values())

@@ -12,6 +12,7 @@ from typing import Literal
 from sysmem_protocol import sysmem2
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import SingleBufferSettings
+from sysmemd.ends import every
 from sysmemd.ports import NOBODY, Clock, Log, NoMemoryError, Payer
 
 from . import vmo
@@ -24,6 +25,9 @@ from .reclaim import Reclaimer
 from .reserve import Reservations
 from .signals import Event
 from .watch import Hangups, InodeWatch, Reports
+
+#: How often in a row there may be nothing to read where the kernel had said so.
+_MAX_FRUITLESS = 64
 
 HeapKey = tuple[str, int]
 
@@ -79,19 +83,23 @@ class Memory:
             undo.callback(self._watch.close)
             self._reclaimer = Reclaimer(self._hangups)
             undo.pop_all()
-        self._hangups.add_readable(self._watch.fileno(), self._read_watch)
+        self._hangups.add_readable(self._watch.fileno(), self._read_reported)
         self._surroundings = Surroundings(
             self._watch,
             self._hangups,
             self._reclaimer,
             clock,
             log,
-            refresh=self._read_watch,
+            refresh=self._refresh,
             forget=self._forget,
         )
         self._by_watch: dict[int, Buffer | OneFileBuffer] = {}
         self._by_identity: dict[tuple[int, int], tuple[Buffers, Buffer | OneFileBuffer]] = {}
         self._closed = False
+        #: Whether closings may have happened that weren't reported and that nothing was asked about since.
+        self._missed_some = False
+        #: How often in a row there was nothing to read where the kernel had said so.
+        self._fruitless = 0
         self._said_simulated = False
 
     def fileno(self) -> int:
@@ -104,6 +112,11 @@ class Memory:
         One call does a bounded amount of work; `fileno` stays readable when more is there.
         """
         self._hangups.process()
+
+    @property
+    def is_fruitless(self) -> bool:
+        """Whether the kernel goes on telling of reports that can't be read: then it's no use to ask."""
+        return self._fruitless >= _MAX_FRUITLESS
 
     def close(self) -> None:
         """Let go of all buffers; their memory goes with the clients' handles. Harmless the second time."""
@@ -181,7 +194,7 @@ class Memory:
                 done(error)
 
         try:
-            self._read_watch()  # so that memory given back just now counts
+            self._refresh()  # so that memory given back just now counts
             self._fill(buffers, count, payer, writable=writable)
         except Exception as error:
             retry = partial(
@@ -283,29 +296,50 @@ class Memory:
             buffers=buffers,
         )
 
-    def _read_watch(self) -> None:
-        if not self._closed:
-            reports = self._watch.read()
-            if reports:
-                self._take(reports)
-                # Closings make the server let go of buffers, which ends them.
-                self._take(self._watch.read())
+    def _refresh(self) -> None:
+        """Take note of what the watch has reported, or leave that for later if it can't be read now."""
+        try:
+            self._read_watch()
+        except OSError as error:
+            self._surroundings.log.error("reports of closings have to wait", reason=str(error))
+
+    def _read_reported(self) -> None:
+        """Read what the kernel says is there."""
+        self._fruitless = 0 if self._read_watch() else self._fruitless + 1
+
+    def _read_watch(self) -> bool:
+        """Take note of what the watch has reported; return whether that was anything. Raises `OSError`."""
+        if self._closed:
+            return False
+        reports = self._watch.read()
+        if not reports and not self._missed_some:
+            return False
+        self._take(reports)
+        # Closings make the server let go of buffers, which ends them.
+        self._take(self._watch.read())
+        return True
 
     def _take(self, reports: Reports) -> None:
         closings, ends = reports.closings, reports.ends
-        if reports.overflow:
+        if reports.overflow or self._missed_some:
             self._surroundings.log.warning(
                 "too many closings to be told of each: asking about every buffer",
                 buffers=len(self._by_watch),
             )
+            self._missed_some = True
             closings = set(self._by_watch)
             ends |= closings - self._watch.alive()
-        for watch in ends:
-            if buffer := self._by_watch.get(watch):
-                buffer.end()
-        for watch in closings:
-            if buffer := self._by_watch.get(watch):
-                buffer.look()
+            self._missed_some = False
+        every(partial(self._ended, watch) for watch in ends)
+        every(partial(self._look, watch) for watch in closings)
+
+    def _ended(self, watch: int) -> None:
+        if buffer := self._by_watch.get(watch):
+            buffer.end()
+
+    def _look(self, watch: int) -> None:
+        if buffer := self._by_watch.get(watch):
+            buffer.look()
 
     def _forget(self, buffer: Buffer | OneFileBuffer) -> None:
         if buffer.watch is not None:

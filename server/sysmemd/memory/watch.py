@@ -9,6 +9,7 @@ on.
 
 from __future__ import annotations
 
+import contextlib
 import select
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -133,7 +134,8 @@ class Hangups:
         Harmless once this is closed.
         """
         if self._callbacks.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+            with contextlib.suppress(OSError):  # it goes with the descriptor then
+                self._epoll.unregister(fd)
 
     def process(self) -> None:
         """Make the calls that are due; never blocks."""

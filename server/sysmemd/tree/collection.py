@@ -8,6 +8,7 @@ from functools import cmp_to_key, partial
 from typing import Any, Final
 
 from ..constraints import Access, Allocation, Platform
+from ..ends import every
 from ..ports import ClientInfo, Clock, Log, NoMemoryError
 from . import describe
 from .allocate import conclude, participants_of
@@ -122,9 +123,7 @@ class LogicalBufferCollection(CollectionData):
     def end(self) -> None:
         """The root has left the tree, and all others before it."""
         self.is_gone = True
-        self.overdue.cancel()
-        self._drop_strong()
-        self._on_gone()
+        every((self.overdue.cancel, self._drop_strong, self._on_gone))
         # What has ended refers to nothing that refers to it, so that it is freed at once.
         del self.root
 
@@ -281,7 +280,7 @@ class LogicalBufferCollection(CollectionData):
         def warn(processes: Mapping[int, str]) -> None:
             if held_by := describe.held_by(waited_for, processes):
                 fields["held_by"] = held_by
-            if not self.is_gone:
+            if not self.is_gone:  # it may have ended while that was found out
                 self.say(Level.WARNING, "allocation is taking a while", self.root, **fields)
 
         self._who_has(waited_for, warn)

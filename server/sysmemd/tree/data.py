@@ -21,6 +21,7 @@ from sysmem_protocol.sysmem2 import (
 )
 
 from ..constraints import NO_HANDLES, Access, Allocation, Participant
+from ..ends import every
 from ..ports import ClientInfo, Clock, Closeable
 from .engine import Engine
 from .outcome import Allocated, Attempt
@@ -229,12 +230,10 @@ class NodeData:
 
     def close(self) -> None:
         """Close what the node owned besides its channel, and refer to nothing that refers to it any more."""
-        self._trackings.close()
-        for owned in (self.ref, self.charge):
-            if owned is not None:
-                owned.close()
+        owned = [one for one in (self._trackings, self.ref, self.charge) if one is not None]
         self._channel = NoChannel()
         del self.subtree
+        every(one.close for one in owned)
 
     def who(self) -> Who:
         """Return what is remembered of this node."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
+from ..ends import every
 from ..pause import give_way
 from .census import step
 from .data import Cause, Failure, NodeData
@@ -67,7 +70,7 @@ def fail_subtree(
     """
     collection = top.collection
     failure = Failure(cause, first.who(), reason, None if selected is None else selected.who())
-    leaving = list(breadth_first(top, all_children))
+    leaving = [node for node in breadth_first(top, all_children) if node.in_tree]
     whole = top.parent is None
     unallocated, allocated, part = LOUDNESS[cause]
     level = (allocated if collection.is_allocated else unallocated) if whole else part
@@ -83,13 +86,20 @@ def fail_subtree(
         nodes=len(leaving),
         **fields,
     )
+    steps: list[Callable[[], None]] = [partial(_leave, node, failure) for node in reversed(leaving)]
+    if whole:
+        collection.failure = failure
+        steps.append(collection.end)
     with collection.changing():
-        for node in reversed(leaving):
-            _leave(node, failure)
-            give_way()
-        if whole:
-            collection.failure = failure
-            collection.end()
+        try:
+            every(steps)
+        except Exception as error:
+            collection.say(
+                Level.ERROR,
+                "something failed while nodes ended",
+                reason=repr(error),
+                exc_info=not isinstance(error, OSError),
+            )
 
 
 def _leave(node: NodeData, failure: Failure) -> None:
@@ -101,6 +111,4 @@ def _leave(node: NodeData, failure: Failure) -> None:
         del node.parent.children[node]
     if node.has_allocated:
         node.collection.participants_changed()
-    if was_connected:
-        node.channel.close()
-    node.close()
+    every((*([node.channel.close] if was_connected else ()), node.close, give_way))

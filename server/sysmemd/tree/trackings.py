@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
+from ..ends import every
 from ..ports import Signal
 from .ports import Buffers, Misuse
 
@@ -53,12 +54,14 @@ class Trackings:
     def hand_over(self, buffers: Buffers) -> None:
         """The node has allocated: the buffers know from now on how many of them are left."""
         lifetimes, self._lifetimes = self._lifetimes, {}
-        for event, buffers_remaining in lifetimes.values():
-            buffers.track_lifetime(event, buffers_remaining)
+        every(
+            partial(buffers.track_lifetime, event, remaining)
+            for event, remaining in lifetimes.values()
+        )
 
     def close(self) -> None:
         """The node has left the tree."""
-        for event in (*self._node.values(), *(event for event, _ in self._lifetimes.values())):
-            event.close()
+        events = [*self._node.values(), *(event for event, _ in self._lifetimes.values())]
         self._node.clear()
         self._lifetimes.clear()
+        every(event.close for event in events)

@@ -19,6 +19,7 @@ from sysmemd.memory import (
     locks,
     vmo,
 )
+from sysmemd.memory.buffer import RETRY_NS
 from sysmemd.memory.watch import InodeWatch
 from sysmemd.ports import NoMemoryError
 
@@ -275,16 +276,50 @@ def test_too_many_inotify_instances(monkeypatch: pytest.MonkeyPatch) -> None:
         Bench()
 
 
-def test_watching_that_fails_is_said_loudly(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["watch_closings", "any_left"])
+def test_what_can_not_be_asked_is_asked_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Whether a handle is left, or to be told when one closes; and it is said once."""
+
     def fails(*_: object) -> None:
-        raise OSError(errno.EACCES, "denied")
+        raise OSError(errno.ENOLCK, "No locks available")
 
     buffers = bench.allocate()
     (strong,) = bench.strong(buffers)
-    monkeypatch.setattr(InodeWatch, "watch_closings", fails)
-    buffers.drop_strong()
-    assert bench.log.errors()[0]["buffer_index"] == 0
-    strong.close()
-    monkeypatch.setattr(InodeWatch, "watch_end", fails)
+    with monkeypatch.context() as patch:
+        patch.setattr(InodeWatch if what == "watch_closings" else locks, what, fails)
+        buffers.drop_strong()
+        bench.clock.advance(60_000_000_000)
+        [fields] = bench.log.errors()
+        assert fields["buffer_index"] == 0
+        strong.close()
+        bench.memory.process_events()
+        assert bench.states() == {"strong": 1}
+    bench.clock.advance(RETRY_NS)
     bench.quiet()
     assert bench.states() == {}
+
+
+@pytest.mark.parametrize("calls", [1, 5])
+def test_reports_that_can_not_be_read_come_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    """Also in the middle of handing buffers out, or of tracking them: nothing is lost by that."""
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InodeWatch, "read", fails)
+        buffers = bench.allocate()
+        (strong,) = bench.strong(buffers)
+        near, far = pair()
+        buffers.track_lifetime(bench.memory.event(near), 0)
+        buffers.drop_strong()
+        strong.close()
+        with pytest.raises(OSError, match="Input/output"):
+            bench.memory.identify(far.fileno())
+    bench.quiet()
+    assert bench.states() == {}
+    far.close()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
+from typing import cast
+
 import pytest
 
 from sysmem_protocol.sysmem2 import Error
-from sysmemd.ports import ClientInfo
+from sysmemd.ports import ClientInfo, Signal
 from sysmemd.tree import Cause, Failure, Node
+from sysmemd.tree.ports import Buffers, NodeChannel
 
 from .world import IMPOSSIBLE, Event, Line, World, wanting
 
@@ -328,3 +333,48 @@ def test_verbose_logging_says_at_info_who_closed_first_and_how_far_it_went(world
         ("info", "token 2"),
         ("info", "collection 1"),
     ]
+
+
+# --- what fails on the way ---
+
+
+class Failing:
+    """Stands for anything whose end fails, though it has ended."""
+
+    def __init__(self) -> None:
+        self.ends = 0
+
+    def when_gone(self, callback: Callable[[], object]) -> None:
+        """Its client stays."""
+
+    def close(self) -> None:
+        self.ends += 1
+        raise OSError(errno.EIO, "Input/output error")
+
+    drop_strong = close
+
+
+@pytest.mark.parametrize("what", ["channel", "tracking", "ref", "charge", "memory"])
+def test_what_fails_on_the_way_stops_no_end(world: World, what: str) -> None:
+    failing = Failing()
+    child, beside = world.token(world.root), world.token(world.root)
+    trackings = [Event() for _ in range(4)]
+    for node, tracking in zip((child, child, beside, world.root), trackings, strict=True):
+        node.attach_node_tracking(tracking)
+    if what == "channel":
+        child._channel = cast("NodeChannel", failing)
+    elif what == "tracking":
+        child.attach_node_tracking(cast("Signal", failing))
+    elif what == "memory":
+        world.ready(world.root, child, beside)
+        world.collection.buffers = cast("Buffers", failing)
+    else:
+        setattr(child, what, failing)
+    world.root.fail("bad magic")
+    assert failing.ends == 1
+    assert [node.in_tree for node in (world.root, child, beside)] == [False] * 3
+    assert all(tracking.closed for tracking in trackings)
+    assert not world.is_open(beside)
+    assert world.times_gone() == 1
+    [fields] = [line.fields for line in world.log.lines if "something failed" in line.event]
+    assert "Input/output error" in fields["reason"]

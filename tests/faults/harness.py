@@ -1,0 +1,259 @@
+"""A daemon whose system calls are made to fail, and those who must not notice.
+
+strace attaches to the running daemon for each fault and detaches after it, so that one daemon is tried with many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sysmem._inspector import Inspector
+
+from ..wire import raw
+from ..wire.process import Daemon
+from ..wire.raw import Wire, constraints, until
+from . import scenario
+from .faults import Fault
+from .scenario import EXPECTED
+
+#: Seconds that the scenario waits for something that may never come; some when a fault lasts.
+PATIENCE, LASTING_PATIENCE = 5.0, 0.3
+#: Seconds within which everything is as before.
+RECOVERY, THREADS_RECOVERY = 8.0, 20.0
+#: What the daemon may use of a processor while a fault lasts and nobody asks it for anything.
+IDLE_SHARE, IDLE_SECONDS = 0.5, 0.3
+#: How often in a row the daemon has to look the same before it counts as settled.
+_SETTLED = 5
+
+
+class Broken(Exception):
+    """A fault did what it must not."""
+
+
+class Target:
+    """A daemon with a bystander, and what it had before any fault."""
+
+    def __init__(self, directory: Path, allocation: str) -> None:
+        config = directory / "sysmemd.toml"
+        directory.mkdir(parents=True, exist_ok=True)
+        config.write_text(f'{scenario.CONFIGURATION}\n[memory]\nallocation = "{allocation}"\n')
+        self.daemon = Daemon(directory, "--config", str(config))
+        self._wire = Wire(self.daemon.runtime_dir)
+        self._bystander = Bystander(self._wire)
+        scenario.run(self.daemon.runtime_dir, PATIENCE, strict=True)
+        self.before_descriptors = self._settled_descriptors()
+        self.before = self.state()
+
+    def _settled_descriptors(self) -> int:
+        seen: list[int] = []
+        for _ in until(2 * RECOVERY):
+            # The bystander's buffer is left.
+            if self.state()["totals"]["buffers"] == 1:
+                time.sleep(0.1)
+                seen.append(self.descriptors())
+                if len(seen) > _SETTLED and len(set(seen[-_SETTLED:])) == 1:
+                    break
+        return seen[-1]
+
+    # --- what the daemon has ------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return what must be as before: descriptors by kind, the daemon's own account of everything."""
+        with Inspector.connect(self.daemon.runtime_dir, timeout=PATIENCE) as inspector:
+            snapshot = inspector.snapshot(timeout=PATIENCE)
+        return {
+            "totals": snapshot["totals"],
+            "heaps": [(heap["bytes"], heap["buffers"]) for heap in snapshot["heaps"]],
+            "collections": sorted(one["state"] for one in snapshot["collections"]),
+        }
+
+    def descriptors(self) -> int:
+        """Return how many descriptors the daemon has open."""
+        return len(self.daemon.descriptors())
+
+    def threads(self) -> int:
+        """Return how many threads the daemon has."""
+        return len(os.listdir(f"/proc/{self.daemon.pid}/task"))
+
+    def processor_seconds(self) -> float:
+        """Return how long the daemon has run."""
+        fields = Path(f"/proc/{self.daemon.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    # --- strace -------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def traced(self, *arguments: str) -> Iterator[None]:
+        """Have strace attached to all threads of the daemon."""
+        command = ["strace", "--follow-forks", *arguments, "--attach", str(self.daemon.pid)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as tracer:
+            try:
+                assert tracer.stderr is not None
+                os.set_blocking(tracer.stderr.fileno(), False)
+                self._wait_attached(tracer)
+                yield
+            finally:
+                tracer.send_signal(signal.SIGTERM)
+                tracer.communicate(timeout=PATIENCE)
+
+    def _wait_attached(self, tracer: subprocess.Popen[bytes]) -> None:
+        assert tracer.stderr is not None
+        tasks = Path(f"/proc/{self.daemon.pid}/task")
+        for _ in until(PATIENCE):
+            select.select([tracer.stderr], [], [], 0.05)
+            statuses = [
+                Path(tasks, task, "status").read_text()
+                for task in os.listdir(tasks)
+                if Path(tasks, task).exists()
+            ]
+            if all("\nTracerPid:\t0\n" not in status for status in statuses):
+                return
+            assert tracer.poll() is None, tracer.stderr.read()
+
+    def counts(self) -> Counter[str]:
+        """Return how often the scenario has the daemon make each system call."""
+        with tempfile.NamedTemporaryFile() as trace:
+            with self.traced("--quiet=all", "--output", trace.name):
+                scenario.run(self.daemon.runtime_dir, PATIENCE)
+                time.sleep(0.5)
+            calls = re.findall(rb"^(?:\d+ +)?(\w+)\(", trace.read(), re.MULTILINE)
+        return Counter(call.decode() for call in calls)
+
+    # --- a fault ------------------------------------------------------------------------------------------------------
+
+    def strike(self, fault: Fault) -> None:
+        """Have a system call fail while the scenario runs. Raises :class:`Broken` if somebody else notices."""
+        inject = (f"--trace={fault.call}", f"--inject={fault.injection}", "--output=/dev/null")
+        lasting = not fault.occurrence
+        patience = LASTING_PATIENCE if lasting else PATIENCE
+        with patient(patience), self.traced("--quiet=all", *inject):
+            scenario.run(self.daemon.runtime_dir, patience)
+            if lasting:
+                self._assert_idle(fault)
+        self.assert_unharmed(fault)
+
+    def _assert_idle(self, fault: Fault) -> None:
+        before = self.processor_seconds()
+        time.sleep(IDLE_SECONDS)
+        share = (self.processor_seconds() - before) / IDLE_SECONDS
+        if share > IDLE_SHARE and fault.call != "epoll_wait":
+            raise Broken(f"{fault}: the daemon spins, {share:.0%} of a processor")
+
+    def assert_unharmed(self, fault: Fault) -> None:
+        """Check everything that must be as before."""
+        if self.daemon.process.poll() is not None:
+            log = self.daemon.log_path.read_text()[-3000:]
+            raise Broken(f"{fault}: the daemon ended with {self.daemon.process.returncode}\n{log}")
+        try:
+            self._bystander.assert_unharmed()
+            negotiate(self.daemon.runtime_dir)
+        except Exception as error:
+            raise Broken(f"{fault}: somebody else noticed: {error!r}") from error
+        self._await(fault, "state", self.state, self.before, RECOVERY)
+        self._await(fault, "descriptors", self.descriptors, self.before_descriptors, RECOVERY)
+
+    def _await(self, fault: Fault, what: str, now: Any, expected: Any, seconds: float) -> None:
+        found = None
+        try:
+            for _ in until(seconds):
+                try:
+                    found = now()
+                except EXPECTED as error:
+                    found = repr(error)
+                if found == expected:
+                    return
+        except AssertionError:
+            log = "".join(self.daemon.log_path.read_text().splitlines(keepends=True)[-5:])
+            open_now = sorted(self.daemon.descriptors().values())
+            raise Broken(
+                f"{fault}: {what} were {expected}, are {found}\n{log}\n{open_now}"
+            ) from None
+
+    def close(self) -> None:
+        """Stop the daemon."""
+        self._wire.close()
+        self.daemon.kill()
+
+
+class Bystander:
+    """Another client: buffers in use, and a negotiation that goes on."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._allocator = wire.connect()
+        self._user = self._allocator.non_shared()
+        self._user.set_constraints(constraints())
+        info = self._user.wait()
+        self._memory = info.vmo().map()
+        self._memory[:5] = b"quiet"
+        self._token = self._allocator.shared()
+        self._child = self._token.duplicate_token()
+        self._token.sync()
+
+    def assert_unharmed(self) -> None:
+        """Check that its channels answer, and its memory is as it was."""
+        for node in (self._user, self._token, self._child):
+            node.sync()
+        assert self._allocator.validate(self._child.koid())
+        assert self._memory[:5] == b"quiet"
+
+
+def negotiate(runtime_dir: Path) -> None:
+    """A negotiation of two participants, as any other client has one."""
+    with Wire(runtime_dir) as wire:
+        allocator = wire.connect()
+        token = allocator.shared()
+        child = token.duplicate_token()
+        token.sync()
+        collections = [allocator.bind(one) for one in (token, child)]
+        for collection in collections:
+            collection.set_constraints(constraints())
+        for collection in collections:
+            assert len(collection.wait().buffers) == 2
+        for collection in collections:
+            collection.release_and_close()
+        allocator.sync()
+
+
+@contextlib.contextmanager
+def patient(seconds: float) -> Iterator[None]:
+    """Have raw clients wait so long."""
+    before, raw.PATIENCE = raw.PATIENCE, seconds
+    try:
+        yield
+    finally:
+        raw.PATIENCE = before
+
+
+def strike_all(
+    directory: Path, allocation: str, faults: Sequence[Fault]
+) -> Iterator[tuple[Fault, Broken | None]]:
+    """Try faults one after another; after one that breaks something, go on with a new daemon."""
+    target: Target | None = None
+    number = 0
+    try:
+        for fault in faults:
+            if target is None:
+                number += 1
+                target = Target(directory / str(number), allocation)
+            try:
+                target.strike(fault)
+            except Broken as error:
+                target.close()
+                target = None
+                yield fault, error
+            else:
+                yield fault, None
+    finally:
+        if target is not None:
+            target.close()

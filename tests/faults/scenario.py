@@ -1,0 +1,176 @@
+"""What a client does while the kernel fails the daemon: everything that a daemon can be asked for, in parts.
+
+Any part may fail in any way that a client can meet. What must not fail are the others, who are checked afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from sysmem import DaemonUnavailableError, SysmemError
+from sysmem._inspector import Inspector
+
+from ..wire.raw import Allocator, PeerClosed, Refused, Wire, constraints
+
+#: The heap with room for little more than one of the scenario's buffers.
+CAPPED_HEAP = "capped"
+CONFIGURATION = f"""
+[[heap]]
+type = "{CAPPED_HEAP}"
+max_bytes = 65536
+"""
+
+#: What a client may meet when the daemon could not do what it was asked for.
+EXPECTED = (
+    PeerClosed,
+    Refused,
+    OSError,
+    AssertionError,
+    SysmemError,
+    DaemonUnavailableError,
+    TimeoutError,
+)
+
+
+def run(runtime_dir: Path, patience: float, *, strict: bool = False) -> None:
+    """Do everything, as far as it can be done; no call waits longer than `patience` seconds.
+
+    With `strict` everything must succeed.
+    """
+    expected = () if strict else EXPECTED
+    for part in PARTS:
+        with contextlib.suppress(*expected), Wire(runtime_dir) as wire:
+            part(wire.connect())
+    with (
+        contextlib.suppress(*expected),
+        Inspector.connect(runtime_dir, timeout=patience) as inspector,
+    ):
+        snapshot = inspector.snapshot(timeout=patience)
+        for ended in snapshot["ended"][:1]:
+            inspector.explain(ended["id"], timeout=patience)
+
+
+def negotiate(allocator: Allocator) -> None:
+    """Two participants, trackings of both kinds, buffers handed out and held after the end."""
+    token = allocator.shared()
+    child = token.duplicate_token()
+    token.set_name(1, "faults")
+    token.track_node()
+    token.sync()
+    one, two = allocator.bind(token), allocator.bind(child)
+    one.track_lifetime()
+    one.set_constraints(constraints(camping=2))
+    wait = one.request_wait()
+    two.set_constraints(constraints())
+    info = one.wait_answer(wait)
+    info.vmo().map()
+    two.wait()
+    two.track_lifetime(1)
+    one.release_and_close()
+    two.release_and_close()
+    allocator.sync()
+    info.close()
+
+
+def weak(allocator: Allocator) -> None:
+    """A weak participant, a node ref, what a VMO is, and the signal when the strong ones go."""
+    root = allocator.shared()
+    child = root.duplicate_token()
+    root.sync()
+    child.set_weak()
+    one, two = allocator.bind(root), allocator.bind(child)
+    assert not one.is_alternate_for(two.node_ref())
+    one.set_constraints(constraints())
+    two.set_constraints(constraints())
+    strong, held = one.wait(), two.wait()
+    allocator.vmo_info(strong.vmo(), need_weak=True, need_settings=True)
+    allocator.vmo_info(held.vmo(), settings_of=strong.vmo().duplicate())
+    one.release_and_close()
+    strong.close()
+    held.close_weak_asap().wait_closed()
+
+
+def group(allocator: Allocator) -> None:
+    """A group whose first child can't be had, a dispensable one, and one attached later."""
+    root = allocator.shared()
+    group = root.group()
+    first, second = group.children_sync([0x80000000] * 2)
+    group.all_children_present()
+    dispensable = root.duplicate_sync([0x80000000])[0]
+    dispensable.set_dispensable()
+    collections = [allocator.bind(token) for token in (root, first, second, dispensable)]
+    for collection in collections:
+        collection.set_constraints(
+            constraints(size=1 << 40 if collection is collections[1] else 64)
+        )
+    collections[0].wait()
+    attached = allocator.bind(collections[0].attach())
+    attached.set_constraints(constraints(camping=0, size=64))
+    attached.wait()
+    dispensable.close()
+
+
+def refuse(allocator: Allocator) -> None:
+    """Constraints that don't go together, with a report; a broken rule; garbage."""
+    token = allocator.shared()
+    child = token.duplicate_token()
+    one, two = allocator.bind(token), allocator.bind(child)
+    one.send("Node.SetVerboseLogging")
+    one.set_constraints(constraints(camping=3))
+    two.set_constraints(constraints(more={6: 1}))
+    one.rest()
+    broken = allocator.non_shared()
+    broken.release()
+    broken.send("Node.SetVerboseLogging")
+    broken.rest()
+    garbage = allocator.non_shared()
+    garbage.send_bytes(b"garbage", [allocator.wire.file()])
+    garbage.rest()
+
+
+def fill(allocator: Allocator) -> None:
+    """More than a capped heap has, and again when it is free."""
+    wanted = constraints(size=40_000, memory={8: [{1: CAPPED_HEAP}]})
+    for _ in range(2):
+        kept, beyond = allocator.non_shared(), allocator.non_shared()
+        kept.set_constraints(wanted)
+        info = kept.wait()
+        beyond.set_constraints(wanted)
+        beyond.rest()
+        kept.release_and_close()
+        info.close()
+        allocator.sync()
+
+
+def meet(allocator: Allocator) -> None:
+    """A token offered and taken."""
+    token = allocator.shared()
+    token.sync()
+    offering, taking = allocator.wire.rendezvous(), allocator.wire.rendezvous()
+    offer = offering.offer("faults", token)
+    taken = taking.taken(taking.take("faults"))
+    offering.answer(offer)
+    allocator.bind(taken).sync()
+
+
+def stop_reading(allocator: Allocator) -> None:
+    """Answers that wait, with and without descriptors."""
+    silent = allocator.shared()
+    for txid in range(1, 600):
+        silent.send("Node.GetNodeRef" if txid % 100 == 0 else "Node.Sync", txid=txid)
+    allocator.sync()
+    for txid in range(1, 600):
+        silent.answer(txid)
+
+
+PARTS: tuple[Callable[[Allocator], None], ...] = (
+    negotiate,
+    weak,
+    group,
+    refuse,
+    fill,
+    meet,
+    stop_reading,
+)
