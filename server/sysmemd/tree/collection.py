@@ -83,8 +83,11 @@ class LogicalBufferCollection(CollectionData):
         self._tell_idle()
 
     def shut_down(self) -> None:
-        """Fail the whole tree, quietly, because the daemon stops."""
-        if not self.is_gone:
+        """Fail the whole tree, quietly, because the daemon stops.
+
+        A failure of the root may be under way, and have been interrupted: then there is nothing left to fail.
+        """
+        if not self.is_gone and self.root.in_tree:
             fail(self.root, Cause.SHUT_DOWN)
 
     # --- for the tree -------------------------------------------------------------------------------------------------

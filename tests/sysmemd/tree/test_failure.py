@@ -110,6 +110,23 @@ def test_the_daemons_stop_fails_everything_quietly(world: World) -> None:
     assert [line.level for line in world.log.lines] == ["debug"]
 
 
+def test_the_daemon_may_stop_while_a_failure_of_the_root_is_interrupted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Work is interrupted where it gives way, and the daemon may stop in between."""
+    interrupted = []
+
+    def stop() -> None:
+        if not world.root.in_tree:
+            interrupted.append(True)
+            world.collection.shut_down()
+
+    monkeypatch.setattr("sysmemd.tree.failure.give_way", stop)
+    world.root.client_closed()
+    assert interrupted
+    assert world.collection.is_gone
+
+
 # --- domains without clients ---
 
 
