@@ -14,7 +14,7 @@ demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; loo
 	$(BIN)/python examples/camera_pipeline --out out $(if $(CAMERA),--video $(CAMERA))
 
 test: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: format lint types test  ## what must pass before a commit
 
