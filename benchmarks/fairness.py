@@ -15,10 +15,7 @@ import contextlib
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import abuses
+from daemons import daemon
 
 import sysmem
 from sysmem import blocking
@@ -37,13 +35,6 @@ ROUNDS = 2
 _HEAD_START_SECONDS = 0.3
 #: An abuser that stops itself goes on after so long.
 _STOPPED_SECONDS = 0.1
-_CONFIG = """
-mode = "0666"
-[inspect]
-mode = "0666"
-[log]
-format = "json"
-"""
 
 
 @dataclass
@@ -52,34 +43,6 @@ class Times:
 
     sync: list[float] = field(default_factory=list)
     negotiation: list[float] = field(default_factory=list)
-
-
-@contextlib.contextmanager
-def daemon(cpu: int) -> Iterator[Path]:
-    """A daemon for all users on one core; its runtime directory."""
-    with tempfile.TemporaryDirectory() as name, open(os.devnull, "wb") as log:
-        directory = Path(name)
-        directory.chmod(0o711)
-        (directory / "run").mkdir()
-        (directory / "run").chmod(0o711)
-        (directory / "sysmemd.toml").write_text(_CONFIG)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-            notify.bind(name + "/notify")
-            process = subprocess.Popen(
-                [
-                    *("taskset", "-c", str(cpu), sys.executable, "-m", "sysmemd"),
-                    *("--runtime-dir", directory / "run", "--config", directory / "sysmemd.toml"),
-                ],
-                env={**os.environ, "NOTIFY_SOCKET": name + "/notify"},
-                stderr=log,
-            )
-            try:
-                while b"READY=1" not in notify.recv(4096):
-                    pass
-                yield directory / "run"
-            finally:
-                process.kill()
-                process.wait()
 
 
 @contextlib.contextmanager
@@ -172,13 +135,13 @@ def measure(names: list[str], seconds: float) -> dict[str, Any]:
     for name in names:
         abuse = abuses.ABUSES[name]
         phases = {"quiet": Times(), "control": Times(), "abused": Times()}
-        with daemon(ours) as runtime_dir, daemon(theirs) as elsewhere:
+        with daemon(ours) as served, daemon(theirs) as elsewhere:
             for _ in range(ROUNDS):
-                _add(phases["quiet"], other_user(runtime_dir, ours, seconds))
-                with _abused(abuse, elsewhere, theirs):
-                    _add(phases["control"], other_user(runtime_dir, ours, seconds))
-                with _abused(abuse, runtime_dir, theirs):
-                    _add(phases["abused"], other_user(runtime_dir, ours, seconds))
+                _add(phases["quiet"], other_user(served.runtime_dir, ours, seconds))
+                with _abused(abuse, elsewhere.runtime_dir, theirs):
+                    _add(phases["control"], other_user(served.runtime_dir, ours, seconds))
+                with _abused(abuse, served.runtime_dir, theirs):
+                    _add(phases["abused"], other_user(served.runtime_dir, ours, seconds))
         rows[name] = {"what": abuse.__doc__, **_row(phases)}
         print(_line(rows[name]), file=sys.stderr)
     return rows

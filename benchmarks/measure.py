@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
+
+#: A process that has used no CPU time for so long has nothing to do.
+_SETTLED_SECONDS = 0.003
 
 
 @contextmanager
@@ -57,3 +62,38 @@ def per_call(
         "client_cpu_us": statistics.median(clients) / calls * 1e6,
         "server_cpu_us": statistics.median(servers) / calls * 1e6,
     }
+
+
+def settled_cpu_seconds(pid: int) -> float:
+    """The CPU time that a process has used once it has nothing to do."""
+    used = cpu_seconds(pid)
+    while True:
+        time.sleep(_SETTLED_SECONDS)
+        before, used = used, cpu_seconds(pid)
+        if used == before:
+            return used
+
+
+def machine() -> dict[str, object]:
+    """Where all this is measured."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in _lines("/proc/cpuinfo")
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    return {
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "cpu": model,
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "load": os.getloadavg()[0],
+        **{name: version(name) for name in ("sysmem", "trio", "cbor2", "greenlet", "structlog")},
+    }
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()

@@ -1,5 +1,7 @@
-"""A whole negotiation up to everyone having the buffers mapped, as a ratio to passing as many raw memfds.
+"""A whole negotiation up to everyone having the buffers mapped, beside two floors measured in turn with it.
 
+*floor* is a daemon without any logic (:func:`floors.negotiation_floor`), spoken to by the same clients: the ratio of
+both servers' CPU time is what the daemon's rules cost. *memfds* passes as many raw memfds from process to process.
 Participants are processes that exist already; what is timed begins with the first message and ends with the last
 "mapped".
 """
@@ -11,21 +13,26 @@ import os
 import signal
 import socket
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from floors import negotiation_floor
+from measure import settled_cpu_seconds
 
 import sysmem
 from sysmem import blocking
 
 BUFFERS = 4
 BUFFER_BYTES = 1024 * 1024
-ROUNDS = 15
-PARTICIPANTS = (2, 4, 16)
+#: How often each is done, by the number of participants.
+ROUNDS = {2: 15, 4: 15, 16: 10, 64: 5}
 
-_NEGOTIATE = b"n"
+_SYSMEM = b"s"
+_FLOOR = b"f"
 _MEMFDS = b"m"
 _MAPPED = b"."
 
@@ -39,33 +46,37 @@ def _constraints() -> sysmem.BufferCollectionConstraints:
     )
 
 
-def _participate(control: socket.socket, runtime_dir: Path) -> None:
-    with blocking.connect(runtime_dir) as allocator:
+def _participate(control: socket.socket, runtime_dirs: dict[bytes, Path]) -> None:
+    with ExitStack() as stack:
+        allocators = {
+            kind: stack.enter_context(blocking.connect(runtime_dir))
+            for kind, runtime_dir in runtime_dirs.items()
+        }
         while True:
             kind, fds, _, _ = socket.recv_fds(control, 1, BUFFERS)
+            if not kind:
+                return
             if kind == _MEMFDS:
                 for fd in fds:
                     with mmap.mmap(fd, BUFFER_BYTES):
                         pass
                     os.close(fd)
                 control.send(_MAPPED)
-            elif kind == _NEGOTIATE:
-                token = blocking.BufferCollectionToken.from_fd(fds[0])
-                with allocator.bind_shared_collection(token) as collection:
-                    collection.set_constraints(_constraints())
-                    with collection.wait_for_all_buffers_allocated() as info:
-                        for buffer in info.buffers or ():
-                            with buffer.map():
-                                pass
-                    control.send(_MAPPED)
-                    control.recv(1)  # everyone has them
-                    collection.release()
-            else:
-                return
+                continue
+            token = blocking.BufferCollectionToken.from_fd(fds[0])
+            with allocators[kind].bind_shared_collection(token) as collection:
+                collection.set_constraints(_constraints())
+                with collection.wait_for_all_buffers_allocated() as info:
+                    for buffer in info.buffers or ():
+                        with buffer.map():
+                            pass
+                control.send(_MAPPED)
+                control.recv(1)  # everyone has them
+                collection.release()
 
 
 @contextmanager
-def _participants(count: int, runtime_dir: Path) -> Iterator[list[socket.socket]]:
+def _participants(count: int, runtime_dirs: dict[bytes, Path]) -> Iterator[list[socket.socket]]:
     controls, pids = [], []
     for _ in range(count):
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -74,7 +85,7 @@ def _participants(count: int, runtime_dir: Path) -> Iterator[list[socket.socket]
             status = 1
             try:
                 near.close()
-                _participate(far, runtime_dir)
+                _participate(far, runtime_dirs)
                 status = 0
             finally:
                 os._exit(status)
@@ -97,12 +108,12 @@ def _expect(controls: list[socket.socket]) -> None:
             raise RuntimeError("a participant failed")
 
 
-def _negotiate(allocator: blocking.Allocator, controls: list[socket.socket]) -> float:
+def _negotiate(kind: bytes, allocator: blocking.Allocator, controls: list[socket.socket]) -> float:
     start = time.perf_counter()
     with allocator.allocate_shared_collection() as token:
         children = token.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * len(controls))
         for child, control in zip(children, controls, strict=True):
-            socket.send_fds(control, [_NEGOTIATE], [child.fileno()])
+            socket.send_fds(control, [kind], [child.fileno()])
             child.close()
         token.release()
     _expect(controls)
@@ -127,24 +138,47 @@ def _pass_memfds(controls: list[socket.socket]) -> float:
     return elapsed
 
 
-def measure(runtime_dir: Path) -> dict[str, Any]:
-    """Milliseconds for each number of participants, medians; and the ratio to the floor."""
-    results: dict[str, Any] = {}
-    for count in PARTICIPANTS:
-        with (
-            _participants(count, runtime_dir) as controls,
-            blocking.connect(runtime_dir) as allocator,
-        ):
-            _negotiate(allocator, controls)
-            _pass_memfds(controls)
-            negotiations, floors = [], []
-            for _ in range(ROUNDS):
-                negotiations.append(_negotiate(allocator, controls))
-                floors.append(_pass_memfds(controls))
-            negotiation, floor = statistics.median(negotiations), statistics.median(floors)
-        results[str(count)] = {
-            "negotiation_ms": negotiation * 1e3,
-            "memfds_ms": floor * 1e3,
-            "ratio": negotiation / floor,
+def measure(runtime_dir: Path, daemon: int) -> dict[str, Any]:
+    """Milliseconds for each number of participants, and the daemon's CPU time; medians, and ratios of them."""
+    with (
+        tempfile.TemporaryDirectory() as floor_dir,
+        negotiation_floor(Path(floor_dir), buffers=BUFFERS, size=BUFFER_BYTES) as floor,
+    ):
+        runtime_dirs = {_SYSMEM: runtime_dir, _FLOOR: Path(floor_dir)}
+        servers = {_SYSMEM: daemon, _FLOOR: floor}
+        return {str(count): _measure(count, runtime_dirs, servers) for count in ROUNDS}
+
+
+def _measure(
+    count: int, runtime_dirs: dict[bytes, Path], servers: dict[bytes, int]
+) -> dict[str, float]:
+    walls: dict[bytes, list[float]] = {_SYSMEM: [], _FLOOR: []}
+    cpus: dict[bytes, list[float]] = {_SYSMEM: [], _FLOOR: []}
+    memfds = []
+    with ExitStack() as stack:
+        controls = stack.enter_context(_participants(count, runtime_dirs))
+        allocators = {
+            kind: stack.enter_context(blocking.connect(where))
+            for kind, where in runtime_dirs.items()
         }
-    return results
+        for kind, allocator in allocators.items():
+            _negotiate(kind, allocator, controls)
+        for _ in range(ROUNDS[count]):
+            for kind, allocator in allocators.items():
+                before = settled_cpu_seconds(servers[kind])
+                walls[kind].append(_negotiate(kind, allocator, controls))
+                cpus[kind].append(settled_cpu_seconds(servers[kind]) - before)
+            memfds.append(_pass_memfds(controls))
+    wall, floor_wall = (statistics.median(walls[kind]) for kind in (_SYSMEM, _FLOOR))
+    cpu, floor_cpu = (statistics.median(cpus[kind]) for kind in (_SYSMEM, _FLOOR))
+    return {
+        "negotiation_ms": wall * 1e3,
+        "floor_ms": floor_wall * 1e3,
+        "memfds_ms": statistics.median(memfds) * 1e3,
+        "daemon_cpu_ms": cpu * 1e3,
+        "floor_cpu_ms": floor_cpu * 1e3,
+        "daemon_cpu_us_a_participant": cpu / count * 1e6,
+        "cpu_ratio_to_floor": cpu / floor_cpu,
+        "ratio_to_floor": wall / floor_wall,
+        "ratio_to_memfds": wall / statistics.median(memfds),
+    }

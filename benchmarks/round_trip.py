@@ -1,21 +1,26 @@
-"""A Sync round trip through the blocking client, as a ratio to echoes that do next to nothing."""
+"""A Sync round trip through the blocking client, beside echoes that do next to nothing.
+
+All on one core, in turn, the least of many rounds: so what else the machine does matters least.
+"""
 
 from __future__ import annotations
 
+import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cbor2
 from floors import echo_process, raw_echo, trio_cbor2_echo
-from measure import per_call, pinned
+from measure import cpu_seconds, pinned
 
 from sysmem import blocking
 from sysmem_protocol.message import HEADER
 
-CALLS = 4000
-ROUNDS = 5
+CALLS = 600
+ROUNDS = 16
 _REQUEST = bytes(HEADER.size)
 _BODY = {1: 0}
 
@@ -37,31 +42,45 @@ def _cbor2_call(sock: socket.socket) -> Callable[[], object]:
 
 
 def measure(runtime_dir: Path, daemon: int) -> dict[str, Any]:
-    """Each of them pinned to one core and not, in microseconds; and the ratios."""
-    results: dict[str, Any] = {}
+    """Microseconds a call, on the wall and of both sides' CPUs; and the ratios."""
     with (
-        echo_process(raw_echo) as (raw, raw_pid),
-        echo_process(trio_cbor2_echo) as (bare, bare_pid),
+        echo_process(raw_echo) as (raw_end, raw_pid),
+        echo_process(trio_cbor2_echo) as (bare_end, bare_pid),
         blocking.connect(runtime_dir) as allocator,
         allocator.allocate_shared_collection() as token,
     ):
-        subjects = {
+        subjects: dict[str, tuple[Callable[[], object], int]] = {
             "sync": (token.sync, daemon),
-            "raw_echo": (_raw_call(raw), raw_pid),
-            "trio_cbor2_echo": (_cbor2_call(bare), bare_pid),
+            "trio_cbor2_echo": (_cbor2_call(bare_end), bare_pid),
+            "raw_echo": (_raw_call(raw_end), raw_pid),
         }
-        for where, cpu in (("one_core", 0), ("unpinned", None)):
-            found = {}
-            for name, (call, server) in subjects.items():
-                with pinned(cpu, server):
-                    found[name] = per_call(call, server, calls=CALLS, rounds=ROUNDS)
-            results[where] = {
-                **found,
-                "ratio_to_raw_echo": _ratio(found, "raw_echo"),
-                "ratio_to_trio_cbor2_echo": _ratio(found, "trio_cbor2_echo"),
-            }
-    return results
+        found = {
+            name: dict.fromkeys(("wall_us", "client_cpu_us", "server_cpu_us"), float("inf"))
+            for name in subjects
+        }
+        cpu = max(os.sched_getaffinity(0))
+        with pinned(cpu, daemon, raw_pid, bare_pid):
+            for _ in range(ROUNDS):
+                for name, (call, server) in subjects.items():
+                    for what, taken in _round(call, server).items():
+                        found[name][what] = min(found[name][what], taken)
+    sync, bare_echo, raw = (found[name] for name in subjects)
+    return {
+        **found,
+        "ratio_to_trio_cbor2_echo": sync["wall_us"] / bare_echo["wall_us"],
+        "cpu_ratio_to_trio_cbor2_echo": sync["server_cpu_us"] / bare_echo["server_cpu_us"],
+        "ratio_to_raw_echo": sync["wall_us"] / raw["wall_us"],
+    }
 
 
-def _ratio(found: dict[str, dict[str, float]], floor: str) -> float:
-    return found["sync"]["wall_us"] / found[floor]["wall_us"]
+def _round(call: Callable[[], object], server: int) -> dict[str, float]:
+    client_cpu, server_cpu = cpu_seconds(os.getpid()), cpu_seconds(server)
+    start = time.perf_counter()
+    for _ in range(CALLS):
+        call()
+    wall = time.perf_counter() - start
+    return {
+        "wall_us": wall / CALLS * 1e6,
+        "client_cpu_us": (cpu_seconds(os.getpid()) - client_cpu) / CALLS * 1e6,
+        "server_cpu_us": (cpu_seconds(server) - server_cpu) / CALLS * 1e6,
+    }

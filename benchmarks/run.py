@@ -1,7 +1,7 @@
-"""Everything that is measured, in one command: `make bench`. JSON to stdout, or to the file named.
+"""Everything that is measured, in one command: `make bench`. A table to stderr, JSON to stdout or to the file named.
 
-Round trips and negotiations come with floors measured in the same run; the ratio to them is what to compare between
-machines. `python benchmarks/constraints.py --plot FILE.png` draws how aggregation grows.
+What is compared is measured in the same run, and the ratio is what to compare between machines; docs/performance.md
+explains each row. `python benchmarks/constraints.py --plot FILE.png` draws how aggregation grows.
 """
 
 from __future__ import annotations
@@ -9,40 +9,70 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import abuses
 import constraints
+import fairness
 import frames
+import killed
 import negotiation
+import nodes
 import round_trip
+import start
+from daemons import daemon
+from measure import machine
 
-from sysmem.testing import sysmemd
+#: Each gets the runtime directory of a daemon of its own, and its process id.
+SECTIONS: dict[str, Callable[[Path, int], Any]] = {
+    "sync_round_trip": round_trip.measure,
+    "negotiation": negotiation.measure,
+    "nodes": nodes.measure,
+    "killed": killed.measure,
+    "start": lambda *_: start.measure(),
+    "frames": frames.measure,
+    "aggregation": lambda *_: constraints.measure(repeat=1),
+    "fairness": lambda *_: _fairness(),
+}
+
+
+def _fairness() -> Any:
+    if os.geteuid() != 0:
+        return "only root can be two other users"
+    return fairness.measure(list(abuses.ABUSES), seconds=1.0)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; all by default")
     parser.add_argument("--out", type=Path, help="where to write the JSON")
     arguments = parser.parse_args()
-    with sysmemd() as daemon:
-        results = {
-            "machine": {
-                "kernel": platform.release(),
-                "python": platform.python_version(),
-                "cpus": os.cpu_count(),
-            },
-            "sync_round_trip": round_trip.measure(daemon.runtime_dir, daemon.pid),
-            "negotiation": negotiation.measure(daemon.runtime_dir),
-            "frames": frames.measure(daemon.runtime_dir, daemon.pid),
-            "aggregation": constraints.measure(repeat=3),
-        }
+    results: dict[str, Any] = {"machine": machine()}
+    for name in arguments.sections or SECTIONS:
+        with daemon() as served:
+            results[name] = SECTIONS[name](served.runtime_dir, served.pid)
+        if name != "fairness":  # which tells its rows as it goes
+            print(*_table(name, results[name]), sep="\n", file=sys.stderr)
     text = json.dumps(results, indent=2)
     if arguments.out:
         arguments.out.write_text(text + "\n")
     else:
         print(text)
     return 0
+
+
+def _table(path: str, value: Any) -> Iterator[str]:
+    """A line for each number; the many of aggregations are for its plot."""
+    if isinstance(value, dict):
+        for key, member in value.items():
+            yield from _table(f"{path}.{key}", member)
+    elif isinstance(value, float):
+        yield f"{path:60} {value:12.2f}"
+    elif not isinstance(value, list):
+        yield f"{path:60} {value!s:>12}"
 
 
 if __name__ == "__main__":

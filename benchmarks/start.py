@@ -1,0 +1,45 @@
+"""How long it takes to import the client, to ask whether a daemon is there, and to start one."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from daemons import daemon
+
+ROUNDS = 7
+
+
+def measure() -> dict[str, Any]:
+    """Milliseconds, the least of some."""
+    sysmemctl = Path(sys.executable).with_name("sysmemctl")
+    serving, pings = [], []
+    for _ in range(ROUNDS):
+        with daemon() as served:
+            serving.append(served.started_seconds)
+            start = time.perf_counter()
+            subprocess.run(
+                [sysmemctl, "--runtime-dir", served.runtime_dir, "ping"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            pings.append(time.perf_counter() - start)
+    return {
+        "import_ms": min(_import_ms("sysmem") for _ in range(ROUNDS)),
+        "ping_ms": min(pings) * 1e3,
+        "serving_ms": min(serving) * 1e3,
+    }
+
+
+def _import_ms(module: str) -> float:
+    """What importing a module adds to the interpreter's start."""
+    program = [sys.executable, "-X", "importtime", "-c"]
+    told = subprocess.run(
+        [*program, f"import {module}"], capture_output=True, text=True, check=True
+    )
+    total = re.findall(rf"\| +(\d+) \| {module}$", told.stderr, re.MULTILINE)
+    return int(total[-1]) / 1e3
