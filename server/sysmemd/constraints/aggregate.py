@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..pause import giving_way
 from .checks import check_aggregate
 from .finish import finish
 from .fold import fold
@@ -33,7 +34,7 @@ def run(case: Case, *, tolerate_absence: bool = False) -> Allocation | Refusal:
             raise Breach(Rule.NOBODY_ASKS_FOR_A_SIZE)
         stage = Stage.PARTICIPANT
         needs: list[Needs] = []
-        for who in case.participants:
+        for who in giving_way(case.participants, 1):
             needs.append(normalise(who, case.platform, settings_only=case.settings_only))
         who = None
         stage = Stage.FOLD

@@ -37,7 +37,7 @@ MAX_UNPRUNED_SIZES = 1024
 def fold(needs: Sequence[Needs]) -> Needs:
     """Combine in the order given; Breach if an intersection is empty. `needs` has at least one element."""
     total = replace(needs[0], min_size_bytes=max(needs[0].min_size_bytes, 1))
-    for more in needs[1:]:
+    for more in giving_way(needs[1:], 1):
         fold_fields(total, more)
         total.heaps = intersect_heaps(total.heaps, more.heaps)
         if not total.entries:
