@@ -8,7 +8,7 @@ DEMO_READY := $(VENV)/.demo
 
 FAULTS ?=
 
-.PHONY: faults demo test check format lint types pyright coverage core-coverage devices bench docs clean
+.PHONY: faults demo test check format lint types pyright coverage core-coverage devices bench bench-peers docs clean
 
 demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/. CAMERA=/dev/video0 takes that
 	$(BIN)/python examples/camera_pipeline --out out $(if $(CAMERA),--video $(CAMERA))
@@ -54,6 +54,9 @@ devices: $(READY)  ## the tests that need dma-bufs, a camera and a graphics devi
 bench: $(READY)  ## how fast it is, as a ratio to floors measured in the same run; JSON
 	$(BIN)/python benchmarks/run.py
 
+bench-peers: $(VENV)/.peers  ## beside what a Python user would build instead; needs dbus-daemon
+	$(BIN)/python benchmarks/peers.py
+
 docs: $(READY)  ## write the pages that are derived from the code
 	$(BIN)/python -m sysmem_protocol.reference > docs/protocol.md
 	$(BIN)/python packaging/generate.py packaging/share
@@ -69,6 +72,10 @@ $(DEMO_READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --disable-pip-version-check --group demo --editable .
+	touch $@
+
+$(VENV)/.peers: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group peers
 	touch $@
 
 $(VENV)/.pyright: $(READY)
