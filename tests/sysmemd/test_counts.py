@@ -1,0 +1,175 @@
+"""What one more participant, buffer or node costs the daemon, in counts, which don't depend on how busy the machine is.
+
+The bounds are what it costs today and a little room: lower them when it costs less. docs/performance.md says what they
+are to become.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tests.faults.test_faults import needs_strace
+
+import sysmem
+from sysmem import blocking
+from sysmem.testing import Sysmemd
+
+PATIENCE = 30.0
+#: How many more participants, buffers or nodes are there, to see what one costs.
+MORE = 8
+NODES = 1000
+#: A daemon that uses no time for so long has done all there is.
+SETTLED = 0.05
+
+
+def cpu_seconds(pid: int) -> int:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+
+
+def settle(pid: int) -> None:
+    used = -1
+    while used != (used := cpu_seconds(pid)):
+        time.sleep(SETTLED)
+
+
+def negotiate(allocators: list[blocking.Allocator], buffers: int) -> None:
+    """Have one negotiation with a participant for each further connection."""
+    constraints = sysmem.BufferCollectionConstraints(
+        usage=sysmem.BufferUsage(cpu=sysmem.CpuUsage.READ_OFTEN | sysmem.CpuUsage.WRITE_OFTEN),
+        min_buffer_count=buffers,
+        max_buffer_count=buffers,
+        buffer_memory_constraints=sysmem.BufferMemoryConstraints(min_size_bytes=4096),
+    )
+    first, *others = allocators
+    with first.allocate_shared_collection() as root:
+        children = root.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * len(others))
+        root.release()
+    collections = []
+    for allocator, child in zip(others, children, strict=True):
+        collections.append(allocator.bind_shared_collection(child))
+        collections[-1].set_constraints(constraints)
+    for collection in collections:
+        collection.wait_for_all_buffers_allocated().close()
+        collection.release()
+
+
+def counted(
+    runtime_dir: Path,
+    pid: int,
+    count: Callable[[Callable[[], None]], int],
+    participants: int,
+    buffers: int,
+) -> int:
+    with ExitStack() as stack:
+        allocators = [
+            stack.enter_context(blocking.connect(runtime_dir)) for _ in range(participants + 1)
+        ]
+        negotiate(allocators, buffers)  # the first one has things to load
+        settle(pid)
+
+        def work() -> None:
+            negotiate(allocators, buffers)
+            settle(pid)
+
+        return count(work)
+
+
+# --- system calls ---------------------------------------------------------------------------------------------------
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    ("participants", "buffers", "most"),
+    [pytest.param(MORE, 0, 60, id="participant"), pytest.param(0, MORE, 17, id="buffer")],
+)
+def test_system_calls(
+    sysmemd: Sysmemd, tmp_path: Path, participants: int, buffers: int, most: int
+) -> None:
+    trace = tmp_path / "trace"
+
+    def count(work: Callable[[], None]) -> int:
+        command = ["strace", "-f", "-qq", "-o", str(trace), "-p", str(sysmemd.pid)]
+        with subprocess.Popen(command) as tracer:
+            while not all(map(is_traced, Path(f"/proc/{sysmemd.pid}/task").iterdir())):
+                assert tracer.poll() is None
+                time.sleep(0.01)
+            work()
+            tracer.send_signal(signal.SIGINT)
+        calls = Counter(re.findall(r"^\d+ +(\w+)\(", trace.read_text(), re.MULTILINE))
+        print(calls)  # for whom a bound is too low
+        return calls.total()
+
+    few = counted(sysmemd.runtime_dir, sysmemd.pid, count, 1, 1)
+    many = counted(sysmemd.runtime_dir, sysmemd.pid, count, 1 + participants, 1 + buffers)
+    assert (many - few) / MORE <= most
+
+
+def is_traced(task: Path) -> bool:
+    return "\nTracerPid:\t0\n" not in (task / "status").read_text()
+
+
+# --- Python calls ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("participants", "buffers", "most"),
+    [pytest.param(MORE, 0, 1150, id="participant"), pytest.param(0, MORE, 300, id="buffer")],
+)
+def test_python_calls(tmp_path: Path, participants: int, buffers: int, most: int) -> None:
+    runtime_dir, number = tmp_path / "run", tmp_path / "number"
+    program = [sys.executable, "-m", "tests.sysmemd.counting", str(number)]
+    command = [*program, "--runtime-dir", str(runtime_dir)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as daemon:
+        try:
+
+            def total() -> int:
+                number.unlink(missing_ok=True)
+                daemon.send_signal(signal.SIGUSR1)
+                while not number.exists():
+                    time.sleep(0.01)
+                return int(number.read_text())
+
+            def count(work: Callable[[], None]) -> int:
+                before = total()
+                work()
+                return total() - before
+
+            blocking.connect(runtime_dir, wait=PATIENCE).close()
+            few = counted(runtime_dir, daemon.pid, count, 1, 1)
+            many = counted(runtime_dir, daemon.pid, count, 1 + participants, 1 + buffers)
+        finally:
+            daemon.terminate()
+    assert (many - few) / MORE <= most
+
+
+# --- bytes ----------------------------------------------------------------------------------------------------------
+
+
+def test_bytes_a_node(sysmemd: Sysmemd) -> None:
+    with blocking.connect(sysmemd.runtime_dir) as allocator:
+        root = allocator.allocate_shared_collection()
+        tokens = root.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * 64)
+        before = resident_bytes(sysmemd.pid)
+        more: list[blocking.BufferCollectionToken] = []
+        while len(more) < NODES:
+            more += root.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * 50)
+        each = (resident_bytes(sysmemd.pid) - before) / NODES
+        for token in (root, *tokens, *more):
+            token.close()
+    assert each <= 5 * 1024
+
+
+def resident_bytes(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
