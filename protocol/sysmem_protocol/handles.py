@@ -40,6 +40,7 @@ FLOCK = struct.Struct("hhqqi0q")
 _INT = struct.Struct("i")
 #: What is dropped of a stream at a time.
 _DROP_BYTES = 64 * 1024
+_CHANNEL_TYPE = int(socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
 #: More than the kernel has to say of a socket.
 _FDINFO_BYTES = 4096
 
@@ -83,6 +84,8 @@ class Handle(Owner):
         descriptor is no socket, or was opened with O_PATH.
         """
         self.fileno()
+        if isinstance(self._cell, socket.SocketType):
+            return self._cell
         return self._with_socket().as_socket()
 
     def take_socket(self) -> socket.SocketType:
@@ -91,7 +94,11 @@ class Handle(Owner):
         Raises `OSError`, with nothing given away, if it is no socket.
         """
         self.fileno()
-        taken = self._with_socket().take_socket()
+        taken = (
+            self._cell
+            if isinstance(self._cell, socket.SocketType)
+            else self._with_socket().take_socket()
+        )
         self._gone, self._cell = CLOSED, _EMPTY
         return taken
 
@@ -130,10 +137,13 @@ _EMPTY = Number(-1)
 
 def channel_pair() -> tuple[socket.socket, socket.socket]:
     """Both ends of a new channel, neither blocking nor inherited by programs that are started."""
-    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    near.setblocking(False)
-    far.setblocking(False)
-    return near, far
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+
+
+def channel_ends() -> tuple[Handle, Handle]:
+    """Both ends of a new channel, as :func:`channel_pair` makes them, with less to ask the kernel."""
+    near, far = _socket.socketpair(socket.AF_UNIX, _CHANNEL_TYPE)
+    return Handle(near), Handle(far)
 
 
 def eventpair() -> tuple[Handle, Handle]:

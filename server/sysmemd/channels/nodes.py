@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar, cast
 
 from sysmem_protocol import sysmem2
-from sysmem_protocol.handles import Handle, channel_pair, describe
+from sysmem_protocol.handles import Handle, channel_ends, describe
 from sysmem_protocol.library import Interface
 from sysmem_protocol.sysmem2 import Error, Rights
 
@@ -478,7 +478,7 @@ def _create_tokens(
         for _ in masks:
             charges.append(parent.account.charge(Kind.NODES))
             undo.callback(charges[-1].close)
-            client_end, server_end = map(Handle, _detached_pair())
+            client_end, server_end = channel_ends()
             client_ends.append(undo.enter_context(client_end))
             with server_end:
                 children.append(parent.child(TokenServer, server_end))
@@ -495,8 +495,3 @@ def discard(children: Sequence[NodeServer], kind: object, error: object, trace: 
     """Discard servers whose nodes weren't made because of an error; an exit callback."""
     for child in children:
         child.discard(str(error))
-
-
-def _detached_pair() -> tuple[int, int]:
-    client_end, server_end = channel_pair()
-    return client_end.detach(), server_end.detach()
