@@ -14,7 +14,9 @@ demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; loo
 	$(BIN)/python examples/camera_pipeline --out out $(if $(CAMERA),--video $(CAMERA))
 
 test: $(READY)  ## all tests
-	$(BIN)/python -m pytest -n auto
+	@# A path of its own, and a short one: sockets' addresses have no room for more.
+	directory=$$(mktemp -d /tmp/t.XXXXXX) && $(BIN)/python -m pytest -n auto --basetemp=$$directory/t; \
+		status=$$?; rm -rf $$directory; exit $$status
 
 check: format lint types test  ## what must pass before a commit
 

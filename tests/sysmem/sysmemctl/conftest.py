@@ -66,7 +66,7 @@ def watching(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | environment,
+            env={**{k: v for k, v in os.environ.items() if k != "COLUMNS"}, **environment},
         ) as process:
             try:
                 while events.next(10).get("protocol") != "sysmem.Watcher":
