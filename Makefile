@@ -15,7 +15,7 @@ demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; loo
 
 test: $(READY)  ## all tests
 	@# A path of its own, and a short one: sockets' addresses have no room for more.
-	directory=$$(mktemp -d /tmp/t.XXXXXX) && $(BIN)/python -m pytest -n auto --basetemp=$$directory/t; \
+	directory=$$(mktemp -d /tmp/t.XXXXXX) && $(BIN)/python -m pytest -n auto --basetemp=$$directory/t $(OPTIONS); \
 		status=$$?; rm -rf $$directory; exit $$status
 
 check: format lint types test  ## what must pass before a commit
