@@ -39,9 +39,9 @@ def run(options: argparse.Namespace) -> int:
         for holding in found.messages:
             out.print(f"    {describe(holding, data['daemon']['pid'])}")
     if found.unseen:
+        unseen = count(len(found.unseen), "process", "processes")
         out.print(
-            f"{count(len(found.unseen), 'process')} of other users could not be looked into; run this as root to see "
-            "all.".replace("processs", "processes"),
+            f"{unseen} of other users could not be looked into; run this as root to see all.",
             style="yellow",
         )
     return 0

@@ -116,6 +116,6 @@ def client(node: dict[str, Any]) -> str:
     return f"{name} ({node['client_id']})"
 
 
-def count(number: int, thing: str) -> str:
-    """Return a number of things."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+def count(number: int, one: str, several: str | None = None) -> str:
+    """Return a number of things, which are called `one` or `several`; by default the plural adds an s."""
+    return f"{number} {one if number == 1 else several or f'{one}s'}"
