@@ -241,11 +241,12 @@ def test_a_long_event_comes_in_parts(look: Look) -> None:
     found = [event for event in watch.events() if event.get("method") == "SetConstraints"]
     body = found[0]["body"]["constraints"]
     assert len(body["image_format_constraints"]) == 60
-    whole = '{"é": "' + "\\n" * 40_000 + '"}'
-    told = list(parts(whole))
-    assert "".join(json.loads(part)["json"] for part in told) == whole
-    assert [json.loads(part)["last"] for part in told] == [False] * (len(told) - 1) + [True]
-    assert max(len(part.encode()) for part in told) < MAX_EVENTS_BYTES
+    for content in ("\\n", "\N{CAMERA}"):
+        whole = '{"é": "' + content * 40_000 + '"}'
+        told = list(parts(whole))
+        assert "".join(json.loads(part)["json"] for part in told) == whole
+        assert [json.loads(part)["last"] for part in told] == [False] * (len(told) - 1) + [True]
+        assert max(len(part.encode()) for part in told) < MAX_EVENTS_BYTES
 
 
 def test_who_does_not_read_loses_events_and_is_told_how_many() -> None:
