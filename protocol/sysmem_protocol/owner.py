@@ -180,7 +180,7 @@ class UncopiedTable(Uncopied):
 
 
 def _refusal(cls: type[Uncopied]) -> str:
-    return f"a {cls.__name__} owns descriptors, so it can't be copied or pickled: {cls._instead}"
+    return f"{cls.__name__} owns descriptors, so it can't be copied or pickled: {cls._instead}"
 
 
 class Owner(WithBlock, Uncopied):

@@ -86,7 +86,7 @@ TABLE_COPIES = [*COPIES, dataclasses.asdict, dataclasses.astuple, dataclasses.re
         (sysmem.NodeRef, "duplicate()"),
         (blocking.EventPair, "detach() and from_fd()"),
         (sysmem.AsyncEventPair, "detach() and from_fd()"),
-        (blocking.BufferCollectionToken, "detach() and from_fd()"),
+        (blocking.BufferCollectionToken, "send(), or detach() and from_fd()"),
         (sysmem.BufferCollectionTokenGroup, "detach() and from_fd()"),
         (blocking.Allocator, "detach() and from_fd()"),
     ],

@@ -168,6 +168,7 @@ class BufferCollectionToken(Node):
 
     __slots__ = ("_came_from_elsewhere",)
     _interface = m.BufferCollectionToken
+    _instead = "send(), or detach() and from_fd(), give it to another process"
 
     def __init__(self, owned: int | socket.SocketType) -> None:
         super().__init__(owned)
