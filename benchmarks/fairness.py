@@ -1,4 +1,4 @@
-"""What other users feel while one user abuses the daemon (`spec/robustness.md`, Fair turns).
+"""What other users feel while one user abuses the daemon (`docs/spec/robustness.md`, "Fair turns").
 
     sudo python benchmarks/fairness.py [ABUSE ...] [--seconds N] [--json FILE]
 

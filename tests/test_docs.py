@@ -52,10 +52,11 @@ def test_the_program_of_gstreamer_runs_with_the_system_s_python(
     run_with_gstreamer("\n".join(blocks("gstreamer.md")))
 
 
-@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
+@pytest.mark.parametrize("page", sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")))
 def test_links_lead_somewhere(page: str) -> None:
     targets = re.findall(r"\]\(([^)#]+)\)", (DOCS / page).read_text())
-    assert [t for t in targets if "://" not in t and not (DOCS / t).exists()] == []
+    folder = (DOCS / page).parent
+    assert [t for t in targets if "://" not in t and not (folder / t).exists()] == []
 
 
 _TESTING = """

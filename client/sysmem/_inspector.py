@@ -1,4 +1,4 @@
-"""Looking inside a running daemon: the client of the Inspector protocol (`spec/inspect.md`).
+"""Looking inside a running daemon: the client of the Inspector protocol (`docs/spec/inspect.md`).
 
 Blocking calls only: what uses this are commands and tests.
 """

@@ -1,6 +1,7 @@
 """A buffer, and the planes of an image in it, as numpy arrays without a copy; needs the extra `sysmem[numpy]`.
 
-What each linear format looks like is `spec/image-formats.md` 1.1; where its planes are, :mod:`sysmem_protocol.sizes`.
+The layout of each linear format is in `docs/spec/image-formats.md`, section 1.1; the offsets of its planes come
+from :mod:`sysmem_protocol.sizes`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Messages as lines that a person reads: what `sysmemctl trace` and a client's own trace have in common.
 
-A message is what the Inspector reports of it (`spec/inspect.md`), as JSON data.
+A message is what the Inspector reports of it (`docs/spec/inspect.md`), as JSON data.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """One end of a channel: datagrams with their descriptors, sent and received without blocking.
 
-A channel is an AF_UNIX SOCK_SEQPACKET pair (`spec/linux.md`, Channels). Waiting is the business of the caller: trio's,
-asyncio's or `poll`'s. Nothing relies on O_NONBLOCK, which another owner of the open
-file description could set or clear.
+A channel is an AF_UNIX SOCK_SEQPACKET pair (`docs/spec/linux.md`, "Channels"). The caller does the waiting, with trio,
+asyncio or `poll`. Nothing relies on O_NONBLOCK, because another owner of the open file description may set or clear it.
 """
 
 from __future__ import annotations

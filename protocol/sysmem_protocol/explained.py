@@ -1,4 +1,4 @@
-"""The `Explained` protocol of the library `sysmem`: why a call failed or a channel closes (`spec/inspect.md`).
+"""The `Explained` protocol of the library `sysmem`: why a call failed or a channel closes (`docs/spec/inspect.md`).
 
 It is spoken on the channels of `fuchsia.sysmem2`, with clients that ask for it. For others nothing changes.
 """

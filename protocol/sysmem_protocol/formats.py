@@ -1,4 +1,7 @@
-"""Pixel formats, modifiers and colour spaces as facts (`spec/image-formats.md` 1, 2.1 and 2.8-2.11)."""
+"""Facts about pixel formats, modifiers and colour spaces.
+
+The tables and rules are those of `docs/spec/image-formats.md`, sections 1, 2.1 and 2.8 to 2.11.
+"""
 
 from __future__ import annotations
 
@@ -151,7 +154,7 @@ def layout(modifier: int) -> Layout | None:
 
 
 def is_supported(pixel_format: int, modifier: int) -> bool:
-    """Whether images of this format and modifier exist (`spec/image-formats.md` 2.1).
+    """Whether images of this format and modifier exist (`docs/spec/image-formats.md`, section 2.1).
 
     Goldfish is restricted to the linear set (quirk 7): anything else has no size.
     """
@@ -201,7 +204,7 @@ _COLORS: dict[int, tuple[frozenset[int], ColorType]] = {
     _C.REC2020: (frozenset({10, 12}), ColorType.YUV),
     _C.REC2100: (frozenset({10, 12}), ColorType.YUV),
 }
-#: Preference after aggregation, the best first (`spec/constraints.md` 4).
+#: Preference after aggregation, the best first (`docs/spec/constraints.md`, section 4).
 COLOR_PREFERENCE: tuple[int, ...] = (
     _C.SRGB,
     _C.REC2100,

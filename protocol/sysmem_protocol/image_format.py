@@ -1,4 +1,7 @@
-"""One image in a buffer, and why constraints allow no image of a size (`spec/image-formats.md` 1.2 and 2.7)."""
+"""One image in a buffer, and why constraints allow no image of a size.
+
+The rules are those of `docs/spec/image-formats.md`, sections 1.2 and 2.7.
+"""
 
 from __future__ import annotations
 

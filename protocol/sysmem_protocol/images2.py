@@ -1,4 +1,4 @@
-"""Pixel formats, their modifiers and colour spaces: the enums of `fuchsia.images2` (`spec/image-formats.md` 1).
+"""The enums of `fuchsia.images2`: pixel formats, modifiers, colour spaces (`docs/spec/image-formats.md`, section 1).
 
 All three are flexible: a number without a name is carried as a plain integer, and the constraint checks decide about
 it.

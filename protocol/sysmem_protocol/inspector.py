@@ -1,4 +1,4 @@
-"""The `Inspector` protocol of the library `sysmem`: what a running daemon holds, and why (`spec/inspect.md`).
+"""The `Inspector` protocol of the library `sysmem`: what a running daemon holds, and why (`docs/spec/inspect.md`).
 
 Answers are VMOs: sealed, read-only memfds of UTF-8 JSON, from offset 0 and as long as the file.
 """

@@ -137,7 +137,7 @@ class Nested(_Wire):
 
 
 class HandleKind(enum.Enum):
-    """What a descriptor is asked to be; `spec/protocol.md`, "Kinds, as far as Linux can tell"."""
+    """The kind that a descriptor must be of (`docs/spec/protocol.md`, "Kinds of handles")."""
 
     CLIENT_END = "client end"
     SERVER_END = "server end"

@@ -1,4 +1,4 @@
-"""One message: a 16-byte header, a body and descriptors (`spec/protocol.md`, Message).
+"""One message: a 16-byte header, a body and descriptors (`docs/spec/protocol.md`, "Message").
 
 A message is one datagram, but for a response with more than :data:`MAX_HANDLES` descriptors: it is sent as several in a
 row, of which all but the last carry descriptors only.

@@ -1,4 +1,4 @@
-"""A daemon's snapshot as OpenMetrics text, for Prometheus and what reads the same (`spec/inspect.md`, metrics)."""
+"""A daemon's snapshot as OpenMetrics text, for Prometheus and others (`docs/spec/inspect.md`, "sysmemctl")."""
 
 from __future__ import annotations
 

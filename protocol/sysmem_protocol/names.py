@@ -1,4 +1,4 @@
-"""What other software calls the pixel formats and colour spaces (`spec/pictures-and-devices.md`, Names of formats).
+"""The names of pixel formats and colour spaces elsewhere (`docs/spec/pictures-and-devices.md`, "Names of formats").
 
 One row for each format and each colour space that somebody else has a name for. The enums get these names as
 properties; :mod:`sysmem.formats` finds a format by them. The names are those of `drm_fourcc.h`, `videodev2.h`,

@@ -1,6 +1,6 @@
 """The `Rendezvous` protocol of the library `sysmem`: a meeting place for processes that share nothing but the daemon.
 
-One process offers a token under a name, another one takes it (`spec/client-api.md`, Passing tokens).
+One process offers a token under a name, another one takes it (`docs/spec/client-api.md`, "Passing tokens").
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the daemon's sockets are (`spec/protocol.md`, Channels and services).
+"""Where the daemon's sockets are (`docs/spec/protocol.md`, "Channels and services").
 
 Both ends ask here: the daemon where to listen, a client where to connect.
 """

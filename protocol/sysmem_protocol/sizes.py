@@ -1,4 +1,4 @@
-"""Image arithmetic: sizes, planes and rows (`spec/image-formats.md` 2.2-2.6).
+"""Image arithmetic: sizes, planes and rows (`docs/spec/image-formats.md`, sections 2.2 to 2.6).
 
 Every function is total: a value that has no answer, or doesn't fit the width that the interface gives it (2.12), is
 None. Sizes and offsets are bytes, widths and heights pixels.

@@ -1,4 +1,4 @@
-"""The strict form of CBOR that a body must have, whatever it says (`spec/protocol.md`, What bad input gets).
+"""The strict form of CBOR that a body must have, whatever it says (`docs/spec/protocol.md`, "What bad input gets").
 
 cbor2 decodes more than that: indefinite lengths, integers longer than needed, tags with side effects, bytes left over.
 So the bytes are walked once before they are decoded. The walk builds no values; it finds the handles on its way.

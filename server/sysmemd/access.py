@@ -1,4 +1,4 @@
-"""Who connects, as the kernel says it, and who may (`spec/robustness.md`, Access)."""
+"""Who connects, as the kernel says it, and who may (`docs/spec/robustness.md`, "Access")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every setting of the daemon, as a TOML file has it (`spec/linux.md`, Settings).
+"""Every setting of the daemon, as a TOML file has it (`docs/spec/linux.md`, "Settings").
 
 The structure of the file is the structure of these classes; a key that isn't there, or a value of another type, is an
 error that names the key and the file. What the command line says wins over the file.
@@ -130,7 +130,7 @@ class UsageSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class FormatCostSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What images of a format cost those who use them in this way."""
 
-    #: A name of `spec/image-formats.md` 1, or a number.
+    #: A name of `docs/spec/image-formats.md`, section 1, or a number.
     pixel_format: str | U32
     pixel_format_modifier: str | U64 = "LINEAR"
     usage: UsageSection = UsageSection()

@@ -1,4 +1,4 @@
-"""Text that is given to clients as a VMO: a sealed memfd for reading (`spec/inspect.md`)."""
+"""Text that is given to clients as a VMO: a sealed memfd for reading (`docs/spec/inspect.md`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pauses: where work that may take long lets others go on (`spec/robustness.md`, Fair turns).
+"""Pauses: where work that may take long lets others go on (`docs/spec/robustness.md`, "Fair turns").
 
 Work calls :func:`give_way` at least every few hundred microseconds. Where it is done in slices (:mod:`.turns`) and its
 slice is over, that call returns in a later one. Elsewhere, as in tests of the pure core, it does nothing.

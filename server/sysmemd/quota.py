@@ -1,4 +1,4 @@
-"""How much of everything one user may have, and one connection of that user (`spec/robustness.md`, Who pays).
+"""How much of everything one user may have, and one connection of that user (`docs/spec/robustness.md`, "Who pays").
 
 One user gets no more than the limits say. One connection, with everything made through it, gets no more than half of
 what the other connections of its user have left, so that a runaway process doesn't shut its user's others out.

@@ -1,4 +1,4 @@
-"""Service sockets: made in the runtime directory, or handed over by a service manager (`spec/protocol.md`)."""
+"""Service sockets: made in the runtime directory, or handed over by a service manager (`docs/spec/protocol.md`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns: what is to be done for one user, a slice at a time (`spec/robustness.md`, Fair turns).
+"""Turns: what is to be done for one user, a slice at a time (`docs/spec/robustness.md`, "Fair turns").
 
 Each user has an epoll instance with all channels of that user. The kernel reports ready channels in order and moves
 each one that it has reported to the end of its list. So channels of one user are served in turn, and idle ones cost

@@ -1,4 +1,7 @@
-"""Users of the daemon: whose turn it is to be served, and who pays (`spec/robustness.md`, Who pays and Fair turns)."""
+"""Users of the daemon: whose turn it is to be served, and who pays.
+
+See `docs/spec/robustness.md`, "Who pays" and "Fair turns".
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What the scenarios share: a daemon as a program, and negotiations among several participants.
 
-Nothing here looks behind the client's names (spec/client-api.md): a scenario is what a program
+Nothing here looks behind the client's names (`docs/spec/client-api.md`): a scenario is what a program
 that knows the specification alone would do, and sees what such a program would see.
 """
 
@@ -166,7 +166,7 @@ def delivered(
 ) -> sysmem.ImageFormatConstraints:
     """What a lone `image()` in B8G8R8A8 is answered with, but for `fields`.
 
-    Section 1 of spec/constraints.md, by hand: a sample is 4 bytes, so rows are multiples of 4; 64
+    By hand, from `docs/spec/constraints.md`, section 1: a sample is 4 bytes, so rows are multiples of 4; 64
     pixels are 256 bytes.
     """
     table: dict[str, Any] = {

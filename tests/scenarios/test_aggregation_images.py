@@ -1,4 +1,4 @@
-"""Image entries: defaults, checks, combination and choice (spec/constraints.md 1-5)."""
+"""Image entries: defaults, checks, combination and choice (`docs/spec/constraints.md`, sections 1 to 5)."""
 
 from __future__ import annotations
 
@@ -452,7 +452,7 @@ def test_a_divisor_over_32_bits_in_combination_drops_the_format(
 def test_a_failed_check_of_a_combined_entry_refuses_everything(
     client: blocking.Allocator,
 ) -> None:
-    # Unlike a failed combination: 4 of spec/constraints.md.
+    # Unlike a failed combination (`docs/spec/constraints.md`, section 4).
     narrow, wide = image(max_size=SizeU(70, 70)), image(min_size=SizeU(71, 48))
     other = image(RGBA)
     assert refused(client, images(narrow, other), images(wide, other))

@@ -1,4 +1,4 @@
-"""Raw buffers: counts, sizes, usage, domains and heaps (spec/constraints.md 0-5)."""
+"""Raw buffers: counts, sizes, usage, domains and heaps (`docs/spec/constraints.md`, sections 0 to 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The async face under trio and under asyncio: the same names, awaited (spec/client-api.md)."""
+"""The async face under trio and under asyncio: the same names, awaited (`docs/spec/client-api.md`)."""
 
 from __future__ import annotations
 

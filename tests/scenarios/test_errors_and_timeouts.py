@@ -1,4 +1,4 @@
-"""What is raised when, and what stays usable after it (spec/client-api.md)."""
+"""What is raised when, and what stays usable after it (`docs/spec/client-api.md`)."""
 
 from __future__ import annotations
 

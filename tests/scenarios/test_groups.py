@@ -1,4 +1,4 @@
-"""One of several: which child is selected, and what the others see (spec/allocation.md)."""
+"""One of several: which child is selected, and what the others see (`docs/spec/allocation.md`)."""
 
 from __future__ import annotations
 

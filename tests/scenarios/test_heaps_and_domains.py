@@ -1,4 +1,4 @@
-"""What the configuration brings: heaps, secure memory, costs and limits (spec/linux.md, Settings)."""
+"""What the configuration brings: heaps, secure memory, costs and limits (`docs/spec/linux.md`, "Settings")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a buffer exists no more, and who is told (spec/allocation.md, Lifetime)."""
+"""When a buffer exists no more, and who is told (`docs/spec/allocation.md`, "Lifetime")."""
 
 from __future__ import annotations
 

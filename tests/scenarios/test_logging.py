@@ -1,4 +1,4 @@
-"""What the daemon tells its operator (spec/protocol.md, Node)."""
+"""What the daemon tells its operator (`docs/spec/protocol.md`, "Node")."""
 
 from __future__ import annotations
 

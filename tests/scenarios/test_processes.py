@@ -1,4 +1,4 @@
-"""Tokens that travel between processes, and what the kernel shows of it (spec/linux.md)."""
+"""Tokens that travel between processes, and what the kernel shows of it (`docs/spec/linux.md`)."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_koids_are_known_after_a_sync_and_validate(client: blocking.Allocator) -
         assert client.validate_buffer_collection_token(koid) is True
         assert client.validate_buffer_collection_token(koid + 10**9) is False
         assert client.validate_buffer_collection_token(0) is False
-        # spec/linux.md: the peer's name ends in the koid.
+        # `docs/spec/linux.md`: the peer's name ends in the koid.
         with socket.socket(fileno=os.dup(token.fileno())) as end:
             assert end.getpeername().endswith(f"/{koid}".encode())
         (child,) = token.duplicate_sync([sysmem.Rights.SAME_RIGHTS])

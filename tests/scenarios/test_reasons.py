@@ -1,4 +1,4 @@
-"""Whoever fails learns why: the same reasons under trio, asyncio and in blocking code (spec/inspect.md)."""
+"""Whoever fails learns why: the same reasons under trio, asyncio and in blocking code (`docs/spec/inspect.md`)."""
 
 from __future__ import annotations
 

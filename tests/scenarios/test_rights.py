@@ -1,4 +1,4 @@
-"""Who may write, who may read, and who gets no buffer at all (spec/protocol.md, Rights)."""
+"""Who may write, who may read, and who gets no buffer at all (`docs/spec/protocol.md`, "Rights")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes of images in every layout, and padding (spec/image-formats.md 2.3, 4 and 5).
+"""Sizes of images in every layout, and padding (`docs/spec/image-formats.md`, sections 2.3, 4 and 5).
 
 The numbers are those of the specification's worked examples; the constraints that lead there are
 worked out by hand.

@@ -1,4 +1,4 @@
-"""Tables, structs, enums and what of them can be sent (spec/client-api.md, spec/protocol.md)."""
+"""Tables, structs, enums and what of them can be sent (`docs/spec/client-api.md`, `docs/spec/protocol.md`)."""
 
 from __future__ import annotations
 

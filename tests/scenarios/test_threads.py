@@ -1,4 +1,4 @@
-"""Objects used from several threads at once (spec/client-api.md)."""
+"""Objects used from several threads at once (`docs/spec/client-api.md`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GetVmoInfo's six questions and seven answers (spec/protocol.md, Allocator)."""
+"""GetVmoInfo's six questions and seven answers (`docs/spec/protocol.md`, "Allocator")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connecting to a daemon that is still to come (spec/robustness.md, Restart)."""
+"""Connecting to a daemon that is still to come (`docs/spec/robustness.md`, "Restart")."""
 
 from __future__ import annotations
 

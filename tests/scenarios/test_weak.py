@@ -1,4 +1,4 @@
-"""Who keeps buffers alive, and how the others learn that nobody does (spec/allocation.md)."""
+"""Who keeps buffers alive, and how the others learn that nobody does (`docs/spec/allocation.md`)."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def packed(bits: list[tuple[int, int]], dtype: str) -> NDArray[Any]:
 
 
 def write_picture(memory: sysmem.VmoBuffer, image: sysmem.ImageFormat) -> None:
-    """Write the picture as the format's description has it (`spec/image-formats.md` 1.1)."""
+    """Write the picture as the format's description has it (`docs/spec/image-formats.md`, section 1.1)."""
     planes = memory.planes(image)
     colours = picture()
     match image.pixel_format:

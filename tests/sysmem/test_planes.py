@@ -1,4 +1,7 @@
-"""Planes of every linear format as numpy arrays over the buffer itself (`spec/image-formats.md` 1.1, 2.4 and 2.5)."""
+"""Planes of every linear format as numpy arrays over the buffer itself.
+
+See `docs/spec/image-formats.md`, sections 1.1, 2.4 and 2.5.
+"""
 
 from __future__ import annotations
 

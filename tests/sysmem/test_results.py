@@ -1,4 +1,4 @@
-"""What came out: the image of the settings, arrays and mappings of buffers (`spec/client-api.md`, What came out)."""
+"""The image of the settings, arrays and mappings of buffers (`docs/spec/client-api.md`, "What came out")."""
 
 from __future__ import annotations
 

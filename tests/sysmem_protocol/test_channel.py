@@ -1,4 +1,4 @@
-"""One channel end on real sockets (`spec/linux.md`, Channels)."""
+"""One channel end on real sockets (`docs/spec/linux.md`, "Channels")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables to strict CBOR and back (`spec/protocol.md`, Message; What bad input gets)."""
+"""Tables to strict CBOR and back (`docs/spec/protocol.md`, "Message" and "What bad input gets")."""
 
 from __future__ import annotations
 

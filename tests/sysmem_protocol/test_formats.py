@@ -1,4 +1,4 @@
-"""`spec/image-formats.md` 1 and 2: the tables and what is asked of them."""
+"""`docs/spec/image-formats.md`, sections 1 and 2: the tables and what is asked of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One image, and why constraints allow none of a size (`spec/image-formats.md` 1.2 and 2.7)."""
+"""One image, and why constraints allow none of a size (`docs/spec/image-formats.md`, sections 1.2 and 2.7)."""
 
 from __future__ import annotations
 

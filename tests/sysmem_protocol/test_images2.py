@@ -1,4 +1,4 @@
-"""The numbers of pixel formats, modifiers and colour spaces, against the tables of `spec/image-formats.md` 1."""
+"""The numbers of pixel formats, modifiers and colour spaces (`docs/spec/image-formats.md`, section 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Header, body and descriptors of one message, and responses that are split (`spec/protocol.md`, Message)."""
+"""Header, body and descriptors of one message, and responses that are split (`docs/spec/protocol.md`, "Message")."""
 
 from __future__ import annotations
 

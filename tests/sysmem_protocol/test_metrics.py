@@ -1,4 +1,4 @@
-"""A snapshot as OpenMetrics text; spec/inspect.md, metrics."""
+"""A snapshot as OpenMetrics text; `docs/spec/inspect.md`, "sysmemctl"."""
 
 from __future__ import annotations
 

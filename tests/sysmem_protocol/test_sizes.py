@@ -1,4 +1,4 @@
-"""`spec/image-formats.md` 2.2-2.7 and 2.12: what the worked examples leave out."""
+"""`docs/spec/image-formats.md`, sections 2.2 to 2.7 and 2.12: what the worked examples leave out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The strict form of CBOR, whatever a body says (`spec/protocol.md`, What bad input gets)."""
+"""The strict form of CBOR, whatever a body says (`docs/spec/protocol.md`, "What bad input gets")."""
 
 from __future__ import annotations
 

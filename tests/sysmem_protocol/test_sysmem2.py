@@ -1,4 +1,4 @@
-"""The declarations of `fuchsia.sysmem2` against tables written down a second time, from `spec/protocol.md`.
+"""The declarations of `fuchsia.sysmem2` against tables written down a second time, from `docs/spec/protocol.md`.
 
 A type is written as there: `u32`, `string ≤ 64`, `SizeU`, `vector of Heap ≤ 64`, `server end of BufferCollection`; `!`
 behind it says that a request without the field is refused.

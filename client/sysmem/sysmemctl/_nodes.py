@@ -7,7 +7,7 @@ from sysmem_protocol.processes import Process
 from ._source import ClientEnds, Data
 from ._text import client, printable
 
-#: What a node that is not ready must do, by kind (`spec/allocation.md`, Ready).
+#: What a node that is not ready must do, by kind (`docs/spec/allocation.md`, "Ready").
 _TO_DO = {
     "token": "turn in its token",
     "collection": "set constraints",

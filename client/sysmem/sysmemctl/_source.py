@@ -15,7 +15,7 @@ from .._inspector import Events, Inspector
 from .._timeouts import deadline, remaining
 from ._trouble import Trouble
 
-#: JSON as the Inspector answers it (`spec/inspect.md`, Snapshot).
+#: JSON as the Inspector answers it (`docs/spec/inspect.md`, "Snapshot").
 Data: TypeAlias = dict[str, Any]
 
 #: How many collections an error lists.

@@ -1,4 +1,4 @@
-"""The `fuchsia.sysmem2` library: every enum, table and method of `spec/protocol.md`, declared once.
+"""The `fuchsia.sysmem2` library: every enum, table and method of `docs/spec/protocol.md`, declared once.
 
 Names are the standard's in Python's spelling; a table's field is `None` when it is un-set. Everything is imported from
 here; the modules inside divide it into enums and flags, constraints, results, messages and interfaces.

@@ -1,4 +1,4 @@
-"""Tables in which participants say what they need (`spec/constraints.md`).
+"""Tables in which participants say what they need (`docs/spec/constraints.md`).
 
 Every field may be left out. Each docstring tells what an un-set field means, and how the daemon combines the values of
 several participants. What comes out is a range: the application picks the size of its images from it.

@@ -1,4 +1,4 @@
-"""The interfaces of `fuchsia.sysmem2`: what may be said on each kind of channel (`spec/protocol.md`)."""
+"""The interfaces of `fuchsia.sysmem2`: what may be said on each kind of channel (`docs/spec/protocol.md`)."""
 
 from __future__ import annotations
 

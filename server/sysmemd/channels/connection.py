@@ -1,8 +1,8 @@
 """One served channel: datagrams in, calls on its server, answers out.
 
-This module keeps the rules of `spec/protocol.md`, "What bad input gets". A connection does not know collections: its
-:class:`Server` does. It does not know trio either: a :class:`Reactor` waits until the channel is readable or writable
-and then calls :meth:`Connection.receive` or :meth:`Connection.flush`, which never wait.
+This module keeps the rules of `docs/spec/protocol.md`, "What bad input gets". A connection does not know collections:
+its :class:`Server` does. It does not know trio either: a :class:`Reactor` waits until the channel is readable or
+writable and then calls :meth:`Connection.receive` or :meth:`Connection.flush`, which never wait.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Why a call failed or a node's channel closes, in a sentence for one participant.
 
-The rules are in `spec/inspect.md`, What a refused participant learns.
+The rules are in `docs/spec/inspect.md`, "What a refused participant learns".
 
 The tree says what happened as data. Whether others are named depends on who asks: the log names everybody.
 """

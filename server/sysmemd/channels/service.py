@@ -2,7 +2,7 @@
 
 A server end gets a name that its client end sees with getpeername(): `\\0sysmem/<random per daemon>/<koid>`. A client
 end that arrives later says by that name which node it claims to be, and a nonce sent through it proves the claim
-(`spec/linux.md`, Which node is this client end?).
+(`docs/spec/linux.md`, "Which node is this client end?").
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class PaidMemory:
 
 
 class CollectionIds:
-    """Collection ids: unique per boot, also among daemons that ran before (`spec/allocation.md`, The tree).
+    """Collection ids: unique per boot, also among daemons that ran before (`docs/spec/allocation.md`, "The tree").
 
     An id is the time since boot in nanoseconds, or one more than the last when that is no later.
     """
@@ -249,7 +249,7 @@ class Service:
         self._prefix = b"\0sysmem/%s/" % secrets.token_hex(8).encode()
 
     def say_if_advisory(self, uid: int) -> None:
-        """Say once a user that rights are advisory for participants of that user, if so (`spec/linux.md`, VMOs)."""
+        """Log once a user that rights are advisory for its participants, if they are (`docs/spec/linux.md`, "VMOs")."""
         if uid in self._said_advisory or not attenuation_is_advisory(uid):
             return
         self._said_advisory.add(uid)

@@ -1,4 +1,4 @@
-"""The constraint engine: what participants need goes in, settings or a refusal comes out (`spec/constraints.md`).
+"""The constraint engine: what participants need goes in, settings or a refusal comes out (`docs/spec/constraints.md`).
 
 Pure functions: no clock, no I/O, no logging, and nothing that is given is modified. The modules follow the sections::
 

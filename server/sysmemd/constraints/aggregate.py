@@ -1,4 +1,4 @@
-"""The order of steps of `spec/constraints.md`: constraints in, settings or a refusal out."""
+"""Run the steps of `docs/spec/constraints.md` in order: constraints in, settings or a refusal out."""
 
 from __future__ import annotations
 

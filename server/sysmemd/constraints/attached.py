@@ -1,4 +1,6 @@
-"""What exists already: attached attempts, must_match_vmo and GetVmoInfo (`spec/allocation.md`, `spec/protocol.md`).
+"""Comparison with buffers that exist: attached attempts, must_match_vmo and GetVmoInfo.
+
+See `docs/spec/allocation.md`, "Attached attempt", and `docs/spec/protocol.md`, "Allocator".
 
 A *pin* is a synthetic participant that asks for exactly the settings that exist. Delivered settings were finished when
 they came out, so that a pin's are taken as they are: a pin alone always gives its own settings again.

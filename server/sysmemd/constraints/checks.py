@@ -1,6 +1,6 @@
-"""Section 4 of `spec/constraints.md`: checks on the aggregate.
+"""Checks on the aggregate (`docs/spec/constraints.md`, section 4).
 
-The checks and adjustments of section 1 again, on what all need together; then formats and colour spaces that nobody
+The checks and adjustments of section 1 again, on the combined constraints; then formats and colour spaces that nobody
 chose are dropped, and one colour space is picked. Unlike a failed combination, a failed check refuses everything.
 """
 

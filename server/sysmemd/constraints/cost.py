@@ -1,4 +1,7 @@
-"""Which of several possible formats is the cheapest (`spec/image-formats.md` 3; `spec/constraints.md` 5.4)."""
+"""The cheapest of several possible formats.
+
+See `docs/spec/image-formats.md`, section 3, and `docs/spec/constraints.md`, section 5.4.
+"""
 
 from __future__ import annotations
 

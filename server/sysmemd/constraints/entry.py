@@ -1,4 +1,4 @@
-"""One image entry: a format, and its terms (`spec/constraints.md` 1, the table of image fields).
+"""One image entry: a format, and its terms (`docs/spec/constraints.md`, section 1).
 
 Terms are plain numbers under the fields' names, so that folding thousands of entries stays cheap; they are never
 changed once made. :func:`adjust` is the table: it is applied to each participant's entries and, once more, to the
@@ -335,7 +335,7 @@ def _check_required_sizes(
 
 
 def _check_padding(t: Terms, of: Traits | None, divisor: int, max_width: int) -> int:
-    """pad_for_block_size (`spec/image-formats.md` 4.1); the divisor that rows of whole blocks need."""
+    """pad_for_block_size (`docs/spec/image-formats.md`, section 4.1); the divisor that rows of whole blocks need."""
     width, height = t.pad_width, t.pad_height
     if not (_power_of_2(width) and _power_of_2(height)):
         raise Breach(Rule.POWER_OF_2, "pad_for_block_size", f"{width}×{height}")

@@ -1,4 +1,4 @@
-"""Section 3 of `spec/constraints.md`: finish the image entries' required sizes."""
+"""Finish the required sizes of combined image entries (`docs/spec/constraints.md`, section 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One entry per format, and which of them are one too many (`spec/constraints.md` 1, "Image entries are flattened").
+"""Flatten image entries to one entry per format, and find duplicates (`docs/spec/constraints.md`, section 1).
 
 A message has room for 64 entries with 64 pairs each, so everything here is linear in the number of pairs.
 """

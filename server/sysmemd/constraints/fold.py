@@ -1,4 +1,4 @@
-"""Section 2 of `spec/constraints.md`: the needs of several participants as those of one.
+"""Combine the constraints of several participants into one table (`docs/spec/constraints.md`, section 2).
 
 The cost is linear in the entries of both sides: what a DO_NOT_CARE could be filled in from is looked up, not searched,
 and pairs of entries that share their terms are combined once.

@@ -1,4 +1,4 @@
-"""Heap and coherency domain (`spec/constraints.md` 5.2 and 5.3)."""
+"""Heap and coherency domain (`docs/spec/constraints.md`, sections 5.2 and 5.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attached attempts, one after another, against the same buffers (`spec/allocation.md`, Attached attempt).
+"""Attached attempts, one after another, against the same buffers (`docs/spec/allocation.md`, "Attached attempt").
 
 Each newcomer is aggregated with everybody who has allocated so far. Those are folded once and kept folded, so that the
 thousandth newcomer costs no more than the first. The outcome is that of `aggregate_attached` with all of them: folding

@@ -1,6 +1,6 @@
-"""Section 1 of `spec/constraints.md`: what one participant's constraints mean, with defaults, checked.
+"""Apply defaults and checks to one participant's constraints (`docs/spec/constraints.md`, section 1).
 
-Nothing of what is given is changed. A breach names the participant's own field, with the index it was sent under.
+The given tables are not changed. A breach names the participant's own field, with the index under which it was sent.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Padding beyond the image (`spec/image-formats.md` 4): decoders and GPUs that touch whole blocks.
+"""Padding beyond the image (`docs/spec/image-formats.md`, section 4): decoders and GPUs that touch whole blocks.
 
 `size_bytes` never shows it; it only makes the VMO larger.
 """

@@ -1,6 +1,6 @@
 """The rules, and the breach of one inside the engine.
 
-Every rule of `spec/constraints.md` whose breach is an empty intersection is a member of :class:`Rule`.
+Every rule of `docs/spec/constraints.md` whose breach is an empty intersection is a member of :class:`Rule`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ WidthHeight = tuple[int, int]
 
 
 class Stage(enum.Enum):
-    """Where in the order of steps it failed; the number is the section of `spec/constraints.md`."""
+    """Where in the order of steps it failed; the number is the section of `docs/spec/constraints.md`."""
 
     REQUEST = "0 size request"
     PARTICIPANT = "1 participant"

@@ -1,4 +1,4 @@
-"""Section 5 of `spec/constraints.md`: the settings, from what all need together."""
+"""Choose the settings from the combined constraints (`docs/spec/constraints.md`, section 5)."""
 
 from __future__ import annotations
 

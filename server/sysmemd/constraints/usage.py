@@ -1,4 +1,7 @@
-"""How buffers are used, as five words of bits (`spec/constraints.md` 1, "Usage"; `spec/protocol.md`, Rights)."""
+"""Usage of buffers, as five words of bits.
+
+See `docs/spec/constraints.md`, section 1, and `docs/spec/protocol.md`, "Rights".
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ _VIDEO_WRITES = (
 
 
 def usage_writes(usage: BufferUsage | None) -> bool:
-    """Whether a participant with this usage writes to buffers (`spec/protocol.md`, Rights).
+    """Whether a participant with this usage writes to buffers (`docs/spec/protocol.md`, "Rights").
 
     Only those that do are given VMOs with the right to. No display usage writes.
     """

@@ -1,4 +1,4 @@
-"""Why a collection is as it is, as JSON data (`spec/inspect.md`, Explain)."""
+"""Why a collection is as it is, as JSON data (`docs/spec/inspect.md`, "Explain")."""
 
 from __future__ import annotations
 

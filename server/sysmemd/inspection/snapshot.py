@@ -1,4 +1,4 @@
-"""What the daemon holds, as JSON data (`spec/inspect.md`, Snapshot).
+"""What the daemon holds, as JSON data (`docs/spec/inspect.md`, "Snapshot").
 
 It is gathered in slices. What comes and goes meanwhile may be in it or not; each node is as it was at one moment.
 Tables stay tables (:class:`Shown`): whoever encodes the data makes JSON of them, elsewhere.

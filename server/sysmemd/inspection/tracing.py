@@ -1,4 +1,4 @@
-"""What happens, as events for watchers (`spec/inspect.md`).
+"""What happens, as events for watchers (`docs/spec/inspect.md`).
 
 Every event is an object with `event`, its kind, and `at` (RFC 3339). Those about a collection have its id as
 `collection`, those about a node its number as `node`, those about a channel the connection's number as `connection`:

@@ -1,4 +1,4 @@
-"""Watchers: clients that are told what happens, as far as they read (`spec/inspect.md`, The Inspector protocol).
+"""Watchers: clients that are told what happens, as far as they read (`docs/spec/inspect.md`, "The Inspector protocol").
 
 A watcher never makes the daemon wait. What it doesn't read waits up to a bound; further events are dropped until it has
 read all that waits, and then it is told how many they were.

@@ -1,8 +1,8 @@
 """Heaps: where memory comes from.
 
-A heap is a small class with one interface (:class:`Heap`), so that a real one (:mod:`.dma_heap`) can stand beside the
-ones here. All of these are backed by memfds, the secure and the device-only ones too, which is enough to negotiate over
-them on an ordinary machine. `spec/linux.md`, "Heaps".
+A heap is a small class with one interface (:class:`Heap`), so that real ones (:mod:`.dma_heap`) can be added. The heaps
+here are all backed by memfds, the secure and the device-only ones too. That is enough to negotiate over them on an
+ordinary machine (`docs/spec/linux.md`, "Heaps").
 """
 
 from __future__ import annotations

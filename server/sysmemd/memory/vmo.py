@@ -1,8 +1,8 @@
 """VMOs: sealed memfds, and handles to them that carry rights.
 
-`spec/linux.md`, "VMOs". The size is sealed, so no participant can cut a buffer short under another's mapping. Mode 0600
-and a daemon with a uid of its own make the rights of a handle real: another uid can't reopen it for writing, chmod it
-or map it writable. See :func:`attenuation_is_advisory` for the uids that this doesn't hold for.
+The size is sealed, so no participant can truncate a buffer under another's mapping. Mode 0600 and a daemon with a uid
+of its own enforce the rights of a handle: another uid can't reopen it for writing, chmod it or map it writable. See
+:func:`attenuation_is_advisory` for the uids to which this does not apply, and `docs/spec/linux.md`, "VMOs".
 """
 
 from __future__ import annotations

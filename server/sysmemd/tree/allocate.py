@@ -1,4 +1,4 @@
-"""An attempt to allocate a pruned subtree (spec/allocation.md, Logical allocation).
+"""An attempt to allocate a pruned subtree (`docs/spec/allocation.md`, "Logical allocation").
 
 The root's attempt makes the buffers. An attached one joins what exists: all that have allocated so far and are still in
 the tree stay participants, and nothing about the buffers may change.

@@ -1,4 +1,7 @@
-"""How a node's debug name comes about (spec/protocol.md, SetDebugClientInfo; spec/allocation.md, The tree)."""
+"""Debug names of nodes.
+
+See SetDebugClientInfo in `docs/spec/protocol.md`, "Node", and `docs/spec/allocation.md`, "The tree".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a failure goes, what goes with it, and how loudly that is said (spec/allocation.md, Failure)."""
+"""How far a failure goes, what goes with it, and how loudly that is said (`docs/spec/allocation.md`, "Failure")."""
 
 from __future__ import annotations
 

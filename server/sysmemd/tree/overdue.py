@@ -1,4 +1,7 @@
-"""The warnings that the allocation of a collection is taking a while (spec/protocol.md, SetDebugTimeoutLogDeadline)."""
+"""The warnings that the allocation of a collection is taking a while.
+
+See SetDebugTimeoutLogDeadline in `docs/spec/protocol.md`, "Node".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rights masks on their way down the tree, and what of them reaches a participant's VMOs (spec/protocol.md, Rights)."""
+"""Rights masks in the tree, and the rights of a delivered VMO (`docs/spec/protocol.md`, "Rights")."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ a weak collection, a group without children) are checked by the node before it s
     every state ── a failure reaches it ──▶ FAILED;    TOKEN … AWAITED, GROUP, COMPLETE ── close ──▶ FAILED
 
 A node that is FAILED has left the tree. Every other node is in it, an ORPHAN too: it has no channel any more but keeps
-its place, its children and the constraints it had set (spec/allocation.md, The tree).
+its place, its children and the constraints it had set (`docs/spec/allocation.md`, "The tree").
 
 Three questions are answered from the state alone, by the sets below: is the node ready for allocation (`READY`), has it
 a connected client (`CONNECTED`), was it released (`RELEASED`).
@@ -111,7 +111,8 @@ RELEASED: Final = frozenset(
     }
 )
 
-#: The states that don't hold up allocation (spec/allocation.md, Ready). A release alone changes nothing; a close does.
+#: The states that don't hold up allocation (`docs/spec/allocation.md`, "Ready"). A release alone changes nothing; a
+#: close does.
 READY: Final = frozenset(
     {
         State.CONSTRAINED,
@@ -194,7 +195,7 @@ def step(state: State, event: Event) -> State:
 
 
 class Isolation(enum.Enum):
-    """Whether a node's failure reaches its parent (spec/allocation.md, Failure)."""
+    """Whether a node's failure reaches its parent (`docs/spec/allocation.md`, "Failure")."""
 
     __hash__ = object.__hash__  # of an enum it is a function in Python
 

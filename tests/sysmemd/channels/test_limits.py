@@ -1,4 +1,4 @@
-"""What a user's limits do to its channels (`spec/robustness.md`, Who pays): a test for each row of the table.
+"""What a user's limits do to its channels (`docs/spec/robustness.md`, "Who pays"): a test for each row of the table.
 
 Limits are shared out by halves to the connections of a user, so that one connection has half of each of them.
 """

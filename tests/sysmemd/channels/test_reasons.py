@@ -1,4 +1,4 @@
-"""Why a call failed or a channel closes, for clients that ask; spec/inspect.md, What a refused participant learns."""
+"""Why a call failed or a channel closes (`docs/spec/inspect.md`, "What a refused participant learns")."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """An independent judge: do these settings satisfy that participant?
 
-Written from the tables of `spec/constraints.md` alone; it shares no code with the engine and works on the tables as
-they were sent. It gives the complaints, none if all is well.
+Written from the tables of `docs/spec/constraints.md` alone; it shares no code with the engine and works on the tables
+as they were sent. It yields complaints, or none if all is well.
 """
 
 from __future__ import annotations

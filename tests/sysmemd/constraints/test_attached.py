@@ -1,4 +1,4 @@
-"""Attached attempts (`spec/allocation.md`), must_match_vmo and GetVmoInfo (`spec/protocol.md`)."""
+"""Attached attempts (`docs/spec/allocation.md`), must_match_vmo and GetVmoInfo (`docs/spec/protocol.md`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`spec/constraints.md` 4: checks on the aggregate."""
+"""`docs/spec/constraints.md`, section 4: checks on the aggregate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`spec/image-formats.md` 3: costs and how their sources merge."""
+"""`docs/spec/image-formats.md`, section 3: costs and how their sources merge."""
 
 from __future__ import annotations
 

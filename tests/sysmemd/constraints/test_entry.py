@@ -1,4 +1,4 @@
-"""`spec/constraints.md` 1: the table of image fields, row by row."""
+"""`docs/spec/constraints.md`, section 1: the table of image fields, row by row."""
 
 from __future__ import annotations
 

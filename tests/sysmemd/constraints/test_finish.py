@@ -1,4 +1,4 @@
-"""`spec/constraints.md` 3: required sizes."""
+"""`docs/spec/constraints.md`, section 3: required sizes."""
 
 from __future__ import annotations
 

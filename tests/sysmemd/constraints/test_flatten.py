@@ -1,4 +1,4 @@
-"""`spec/constraints.md` 1, "Image entries are flattened first"."""
+"""`docs/spec/constraints.md`, section 1: image entries are flattened first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`spec/constraints.md` 2: how several participants' fields combine."""
+"""`docs/spec/constraints.md`, section 2: how several participants' fields combine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`spec/constraints.md` 5.2 and 5.3: heap and coherency domain."""
+"""`docs/spec/constraints.md`, sections 5.2 and 5.3: heap and coherency domain."""
 
 from __future__ import annotations
 

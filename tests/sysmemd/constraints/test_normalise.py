@@ -1,4 +1,4 @@
-"""`spec/constraints.md` (0) and 1: one participant's usage, counts and memory."""
+"""`docs/spec/constraints.md`, sections 0 and 1: one participant's usage, counts and memory."""
 
 from __future__ import annotations
 

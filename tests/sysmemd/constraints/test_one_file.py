@@ -1,4 +1,4 @@
-"""Heaps of which all handles to a buffer are one open file, and contiguous ones (`spec/pictures-and-devices.md`)."""
+"""Heaps of which all handles to a buffer are one open file (`docs/spec/pictures-and-devices.md`, "dma-buf")."""
 
 from __future__ import annotations
 

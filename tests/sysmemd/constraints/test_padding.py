@@ -1,4 +1,4 @@
-"""`spec/image-formats.md` 4: what the worked examples leave out."""
+"""`docs/spec/image-formats.md`, section 4: what the worked examples leave out."""
 
 from __future__ import annotations
 

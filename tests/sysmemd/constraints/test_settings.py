@@ -1,4 +1,4 @@
-"""`spec/constraints.md` 5: count, format, sizes and limits."""
+"""`docs/spec/constraints.md`, section 5: count, format, sizes and limits."""
 
 from __future__ import annotations
 

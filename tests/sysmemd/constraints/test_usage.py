@@ -1,4 +1,4 @@
-"""`spec/protocol.md`, Rights: which usage writes."""
+"""`docs/spec/protocol.md`, "Rights": which usage writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every row of `spec/image-formats.md` 5, under its number."""
+"""Every row of `docs/spec/image-formats.md`, section 5, under its number."""
 
 from __future__ import annotations
 

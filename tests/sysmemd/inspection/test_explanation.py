@@ -1,4 +1,4 @@
-"""Why a collection is as it is; spec/inspect.md, Explain."""
+"""Why a collection is as it is; `docs/spec/inspect.md`, "Explain"."""
 
 from __future__ import annotations
 

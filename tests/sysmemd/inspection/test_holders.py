@@ -1,4 +1,4 @@
-"""Who has the client ends of nodes now; spec/inspect.md, Snapshot."""
+"""Who has the client ends of nodes now; `docs/spec/inspect.md`, "Snapshot"."""
 
 from __future__ import annotations
 

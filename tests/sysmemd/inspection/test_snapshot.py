@@ -1,4 +1,4 @@
-"""What the daemon holds; spec/inspect.md, Snapshot."""
+"""What the daemon holds; `docs/spec/inspect.md`, "Snapshot"."""
 
 from __future__ import annotations
 

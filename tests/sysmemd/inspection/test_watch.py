@@ -1,4 +1,4 @@
-"""What watchers are told; spec/inspect.md, The Inspector protocol."""
+"""What watchers are told; `docs/spec/inspect.md`, "The Inspector protocol"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strong, weak and gone: what the kernel says of handles, mappings and processes; spec/allocation.md."""
+"""Strong, weak and gone: what the kernel says of handles, mappings and processes; `docs/spec/allocation.md`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handing out buffers and tracking their lifetimes; spec/allocation.md, "Strong and weak" and "Lifetime"."""
+"""Handing out buffers and tracking their lifetimes; `docs/spec/allocation.md`, "Strong and weak" and "Lifetime"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recognising a descriptor, and weak handles made of it: the memory side of GetVmoInfo; spec/protocol.md."""
+"""Recognising a descriptor, and weak handles made of it: the memory side of GetVmoInfo; `docs/spec/protocol.md`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heaps as plain data and their limits; spec/linux.md, "Heaps"."""
+"""Heaps as plain data and their limits; `docs/spec/linux.md`, "Heaps"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that play with their own descriptors: nobody else's memory is harmed; spec/linux.md, last "Must"."""
+"""A client that misuses its descriptors harms nobody's memory (`docs/spec/linux.md`, "Who still holds a buffer")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is missing is named at start; spec/linux.md, "Limits of the process"."""
+"""What is missing is named at start; `docs/spec/linux.md`, "Limits of the process"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Allocating: heaps, limits, and failures that leave nothing behind; spec/linux.md, "Heaps" and "Limits"."""
+"""Allocation: heaps, limits, clean failures (`docs/spec/linux.md`, "Heaps" and "Limits of the process")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rights among three users: the daemon's, one with writable handles, one with read-only ones; spec/linux.md, "VMOs"."""
+"""Rights among the daemon's user, a writer's and a reader's (`docs/spec/linux.md`, "VMOs")."""
 
 from __future__ import annotations
 

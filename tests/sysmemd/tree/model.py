@@ -1,4 +1,4 @@
-"""A small, slow tree, written from spec/allocation.md sentence by sentence, to hold the real one against.
+"""A small, slow tree, written from `docs/spec/allocation.md` sentence by sentence, to compare the real one with.
 
 Nothing is counted or remembered: after every event all questions are asked again of the whole tree.
 """

@@ -1,4 +1,4 @@
-"""Logical allocation; spec/allocation.md, Logical allocation and Lifetime."""
+"""Logical allocation; `docs/spec/allocation.md`, "Logical allocation" and "Lifetime"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far failures go, and what is said about them; spec/allocation.md, Failure and What clients see."""
+"""How far failures go, and what is said about them; `docs/spec/allocation.md`, "Failure" and "What clients see"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be said to nodes, and what it does; spec/protocol.md, Node and the interfaces that compose it."""
+"""What may be said to nodes, and what it does; `docs/spec/protocol.md`, "Node" and the interfaces that compose it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The warnings that allocation is taking a while; spec/protocol.md, SetDebugTimeoutLogDeadline."""
+"""The warnings that allocation is taking a while; SetDebugTimeoutLogDeadline in `docs/spec/protocol.md`, "Node"."""
 
 from __future__ import annotations
 

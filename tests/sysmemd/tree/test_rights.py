@@ -1,4 +1,4 @@
-"""Rights masks and delivered rights; spec/protocol.md, Rights."""
+"""Rights masks and delivered rights; `docs/spec/protocol.md`, "Rights"."""
 
 from __future__ import annotations
 

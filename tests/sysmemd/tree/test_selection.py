@@ -1,4 +1,4 @@
-"""Group selections in priority order, and their bound; spec/allocation.md, Logical allocation."""
+"""Group selections in priority order, and their bound; `docs/spec/allocation.md`, "Logical allocation"."""
 
 from __future__ import annotations
 
