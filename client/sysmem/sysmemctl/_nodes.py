@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 from sysmem_protocol.processes import Process
 
 from ._source import ClientEnds, Data
-from ._text import client, printable
+from ._text import client, count, printable
 
 #: What a node that is not ready must do, by kind (`docs/spec/allocation.md`, "Ready").
 _TO_DO = {
@@ -69,6 +72,13 @@ def marks(node: Data) -> list[str]:
     if node["must_match"]:
         found.append("must match a VMO")
     return found
+
+
+def unseen(processes: Sequence[Process]) -> str:
+    """Return a sentence about processes that the caller may not look into."""
+    shown = ", ".join(map(_process, processes[:3])) + (", …" if len(processes) > 3 else "")
+    advice = "; run this as root to see all" if os.geteuid() else ""
+    return f"{count(len(processes), 'process', 'processes')} could not be looked into ({shown}){advice}."
 
 
 def _process(process: Process) -> str:

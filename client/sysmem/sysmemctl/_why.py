@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ._list import buffers
-from ._nodes import named, to_do, waited_for, who
+from ._nodes import named, to_do, unseen, waited_for, who
 from ._source import ClientEnds, Data, inspector, select
 from ._text import age, console, print_json, print_report
 from ._trouble import Trouble
@@ -40,9 +40,7 @@ def sentences(collection: Data) -> list[str]:
             for node in waiting
         ]
         if ends.unseen:
-            lines.append(
-                f"  ({len(ends.unseen)} processes of other users could not be looked into; run this as root to see all)"
-            )
+            lines.append(f"  {unseen(ends.unseen)}")
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import xml.etree.ElementTree
@@ -13,7 +14,9 @@ import pytest
 
 from sysmem import sysmemctl
 from sysmem.sysmemctl._commands import COMMANDS
+from sysmem.sysmemctl._nodes import unseen
 from sysmem.testing import Sysmemd
+from sysmem_protocol.processes import Process
 
 from .conftest import Ctl, Held
 
@@ -126,6 +129,36 @@ def test_holders_find_a_released_buffer_in_another_process(ctl: Ctl, collections
     assert set(holders) == {other.pid}
     assert holders[other.pid]["how"] == "descriptor"
     assert holders[other.pid]["writable"] is True
+
+
+def test_unread_messages_are_told_only_where_a_buffer_has_no_holder_that_could_be_seen(
+    ctl: Ctl, collections: Held
+) -> None:
+    waiting = f"{ME} of user {os.getuid()}: in the queue of socket"
+    [vmo] = [buffer.vmo for buffer in collections.ended.buffers[:1]]
+    assert vmo is not None
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        socket.send_fds(ours, [b"x"], [vmo.fileno()])
+        assert waiting not in ctl("holders").out
+        assert ctl("holders", "--json").data["messages"] == []
+        collections.ended.close()
+        printed = ctl("holders", "ended")
+        assert "by no process that could be seen" in printed.out
+        assert f"{waiting} {theirs.fileno()}" in printed.out
+        messages = ctl("holders", "ended", "--json").data["messages"]
+        assert theirs.fileno() in [each["fd"] for each in messages if each["pid"] == os.getpid()]
+
+
+def test_processes_that_may_not_be_looked_into_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = [Process(number, 1, f"one\x1b{number}") for number in range(2, 7)]
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert unseen(processes) == (
+        "5 processes could not be looked into (one\\x1b2 [2], one\\x1b3 [3], one\\x1b4 [4], …); "
+        "run this as root to see all."
+    )
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert unseen(processes[:1]) == "1 process could not be looked into (one\\x1b2 [2])."
 
 
 def test_dump_prints_the_snapshot(ctl: Ctl, collections: Held) -> None:
