@@ -11,10 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import threading
 from collections.abc import Callable
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import Final
 
 from sysmem_protocol.handles import (
@@ -28,13 +26,12 @@ from sysmem_protocol.handles import (
 )
 
 from .ports import Clock, Log
+from .threads import Pool
 
 #: One is enough for harmless ones; each that isn't keeps one busy. When all are busy, descriptors pile up.
 MAX_THREADS: Final = 32
 #: How long something may wait to be closed before one more thread helps.
 PATIENCE_NS: Final = 10_000_000
-#: How long a thread stays when there is nothing to close, in seconds.
-IDLE_SECONDS: Final = 5.0
 #: How long leaving the daemon may wait for the last ones, in seconds.
 _JOIN_SECONDS: Final = 0.5
 
@@ -45,10 +42,7 @@ class ThreadClosing:
     def __init__(self, clock: Clock, log: Log) -> None:
         self._clock = clock
         self._log = log
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        #: Guards the threads, who leave by themselves.
-        self._lock = threading.Lock()
-        self._threads: list[threading.Thread] = []
+        self._pool = Pool(MAX_THREADS, self._say_failed)
         self._is_watched = False
         self._said_stuck = False
 
@@ -95,22 +89,16 @@ class ThreadClosing:
 
     def end(self) -> None:
         """Close what is left, if that can be done at once; the threads that can't are left to themselves."""
-        with self._lock:
-            threads = list(self._threads)
-        for _ in threads:
-            self._jobs.put(None)
-        for thread in threads:
-            thread.join(_JOIN_SECONDS / len(threads))
+        self._pool.end(_JOIN_SECONDS)
 
     def _run(self, job: Callable[[], None]) -> None:
-        with self._lock:
-            has_thread = bool(self._threads) or self._add_thread()
-            if has_thread:
-                self._jobs.put(job)
-        if has_thread:
+        if self._pool.do(job):
             self._watch()
-        else:
+            return
+        try:
             job()
+        except OSError as error:
+            self._say_failed(error)
 
     def _watch(self) -> None:
         """Look again soon whether the threads get on with it."""
@@ -120,47 +108,18 @@ class ThreadClosing:
 
     def _look(self) -> None:
         self._is_watched = False
-        if self._jobs.empty():
+        if not self._pool.is_behind:
             return
-        with self._lock:
-            all_are_busy = len(self._threads) >= MAX_THREADS
-            if not all_are_busy:
-                self._add_thread()
-        if not all_are_busy:
+        if self._pool.help():
+            self._said_stuck = False
             self._watch()
         elif not self._said_stuck:
             self._said_stuck = True
             self._log.error("descriptors of clients can't be closed", threads=MAX_THREADS)
 
-    def _add_thread(self) -> bool:
-        """Add a thread if the machine has one left. The lock is held."""
-        thread = threading.Thread(target=self._work, name="closing", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the machine has none left
-            return False
-        self._threads.append(thread)
-        return True
-
-    def _work(self) -> None:
-        while (job := self._next()) is not None:
-            try:
-                job()
-            except OSError as error:
-                # It is closed all the same, whatever its file system had to say.
-                self._log.debug("closing a client's descriptor failed", reason=str(error))
-
-    def _next(self) -> Callable[[], None] | None:
-        """Return what is to be done next; None if this thread isn't needed any more."""
-        while True:
-            try:
-                return self._jobs.get(timeout=IDLE_SECONDS)
-            except Empty:
-                with self._lock:
-                    if self._jobs.empty():
-                        self._threads.remove(threading.current_thread())
-                        self._said_stuck &= bool(self._threads)
-                        return None
+    def _say_failed(self, error: Exception) -> None:
+        # It is closed all the same, whatever its file system had to say.
+        self._log.debug("closing a client's descriptor failed", reason=str(error))
 
 
 def _is_empty(fd: int) -> bool:

@@ -188,7 +188,7 @@ class TrioReactor:
                 elif turns:
                     if turns.is_fruitless:
                         await trio.sleep(_FRUITLESS_SECONDS)
-                    await _readable(turns.fileno())
+                    await readable(turns.fileno())
         finally:
             turns.close()
             if not turns:  # a task that is cancelled leaves its channels to `close`
@@ -404,7 +404,7 @@ async def serving(
         raise raised
 
 
-async def _readable(fd: int) -> None:
+async def readable(fd: int) -> None:
     """Wait until a descriptor is readable; or for a while, if the kernel is too short of memory to tell."""
     try:
         await trio.lowlevel.wait_readable(fd)
@@ -416,7 +416,7 @@ async def _readable(fd: int) -> None:
 
 async def _follow_memory(memory: Memory, log: Log) -> None:
     while True:
-        await _readable(memory.fileno())
+        await readable(memory.fileno())
         try:
             memory.process_events()
         except Exception as error:
@@ -432,7 +432,7 @@ async def _follow_memory(memory: Memory, log: Log) -> None:
 
 async def _follow_threads(threads: Threads, log: Log) -> None:
     while True:
-        await _readable(threads.fileno())
+        await readable(threads.fileno())
         try:
             threads.take()
         except BlockingIOError:
@@ -452,7 +452,7 @@ async def _accept(
     waiting = False
     nobody = 0
     while listener.fileno() >= 0:
-        await _readable(listener.fileno())
+        await readable(listener.fileno())
         reactor.closed_one = trio.Event()
         try:
             accepted, _ = listener.accept()

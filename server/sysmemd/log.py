@@ -6,7 +6,6 @@ through a bounded queue to a thread of their own; lines that don't fit are dropp
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
@@ -24,6 +23,7 @@ from .config import LogFormat, LogLevel
 from .pause import giving_way
 from .ports import Log
 from .text import Block, printable
+from .threads import start
 
 #: Characters of lines that wait for a reader of stderr.
 MAX_WAITING = 4 * 1024 * 1024
@@ -59,7 +59,7 @@ class LineWriter:
         self._closing = False
         #: What is left of a line that was begun without a thread.
         self._rest = b""
-        self._thread: threading.Thread | None = None
+        self._is_running = False
         self._has_thread()
 
     def write(self, text: str) -> int:
@@ -70,7 +70,7 @@ class LineWriter:
             else:
                 self._lines.append(text)
                 self._waiting += len(text)
-                self._changed.notify()
+                self._changed.notify_all()
         if not self._has_thread():
             self._write_what_fits()
         return len(text)
@@ -82,20 +82,21 @@ class LineWriter:
         """Write what is queued and end; gives up after :data:`FLUSH_SECONDS` when nobody reads."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
-        if self._thread is None:
+            self._changed.notify_all()
+            has_thread = self._is_running
+            self._changed.wait_for(lambda: not self._is_running, FLUSH_SECONDS)
+        if not has_thread:
             self._write_what_fits()
-        else:
-            self._thread.join(FLUSH_SECONDS)
 
     def _has_thread(self) -> bool:
         """Return whether a thread writes; start it first if there is none yet."""
-        if self._thread is None:
-            thread = threading.Thread(target=self._run, name="log", daemon=True)
-            with contextlib.suppress(RuntimeError):
-                thread.start()
-                self._thread = thread
-        return self._thread is not None
+        if not self._is_running:
+            self._is_running = True
+            try:
+                start(self._run)
+            except RuntimeError:
+                self._is_running = False
+        return self._is_running
 
     def _write_what_fits(self) -> None:
         """Write as long as that doesn't block: whatever is writable takes PIPE_BUF bytes at once."""
@@ -106,9 +107,14 @@ class LineWriter:
             self._rest = data[self._write(data[: select.PIPE_BUF]) :]
 
     def _run(self) -> None:
-        self._pass_on(self._rest)
-        while (text := self._next()) is not None:
-            self._pass_on(_encode(text))
+        try:
+            self._pass_on(self._rest)
+            while (text := self._next()) is not None:
+                self._pass_on(_encode(text))
+        finally:
+            with self._changed:
+                self._is_running = False
+                self._changed.notify_all()
 
     def _next(self) -> str | None:
         """The next line, waited for; None when there won't be one."""

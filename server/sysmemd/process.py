@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -18,9 +18,10 @@ from sysmem_protocol.runtime import runtime_dir
 
 from .clock import TrioClock
 from .config import Config, reloaded
-from .daemon import Parts, Serving, serving, socket_permissions
+from .daemon import Parts, Serving, readable, serving, socket_permissions
 from .memory import dma_buf_users, missing_requirements
 from .ports import Log
+from .signals import Received, received
 from .sockets import Listeners, StartError, TakenError, notify
 from .text import printable
 
@@ -79,7 +80,7 @@ async def run(
     parts = parts or Parts()
     with contextlib.ExitStack() as stack:
         # First: whoever sees a socket may already send a signal.
-        signals = stack.enter_context(trio.open_signal_receiver(*SIGNALS))
+        signals = stack.enter_context(received(SIGNALS))
         # Our caller may hold them back, so that none of them meets anybody but the receiver.
         held_back = signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, held_back)
@@ -140,13 +141,21 @@ async def _first(
     return results[0]
 
 
-async def _stopped(signals: AsyncIterator[int], reloading: Reloading, log: Log) -> None:
+async def _stopped(signals: Received, reloading: Reloading, log: Log) -> None:
     """Return when a signal says that the daemon is to stop; read the configuration again when one says that."""
-    async for number in signals:
-        if number != signal.SIGHUP:
-            log.info("stopping", signal=signal.Signals(number).name)
-            return
-        reloading.reload()
+    while True:
+        await readable(signals.fileno())
+        try:
+            came = signals.take()
+        except OSError as error:
+            log.error("signals have to wait", reason=str(error))
+            await trio.sleep(_EXHAUSTED_SECONDS)
+            continue
+        for number in came:
+            if number != signal.SIGHUP:
+                log.info("stopping", signal=number.name)
+                return
+            reloading.reload()
 
 
 class Reloading:
@@ -234,7 +243,7 @@ async def _removal(listeners: Listeners, log: Log) -> None:
     if listeners.presence is None:
         await trio.sleep_forever()
     while True:
-        await trio.lowlevel.wait_readable(listeners.presence.fileno())
+        await readable(listeners.presence.fileno())
         try:
             removed = listeners.presence.missing()
         except OSError as error:

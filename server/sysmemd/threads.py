@@ -1,13 +1,19 @@
-"""Questions that may take as long as somebody else likes: threads ask them, so that the loop doesn't wait."""
+"""Threads, for what may take as long as somebody else likes: the loop doesn't wait for it.
+
+:func:`start` starts one, a :class:`Pool` does jobs in some, :class:`Threads` ask questions in some.
+"""
 
 from __future__ import annotations
 
+import _thread
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, Final, Protocol, TypeVar
 
 from .ports import Log
@@ -16,10 +22,120 @@ T = TypeVar("T")
 
 #: Of several questions that are never answered, this many keep others waiting.
 MAX_THREADS: Final = 2
-
-
+#: How long the last thread of a pool stays when there is nothing to do, in seconds.
+IDLE_SECONDS: Final = 5.0
 #: How long a thread waits before it tries again to wake the loop, in seconds.
 _AGAIN_SECONDS: Final = 0.1
+
+
+class _Life:
+    """Ends with the thread that has it."""
+
+
+def start(work: Callable[[], object]) -> None:
+    """Start a thread. Raises `RuntimeError` if the machine has none left, or no memory for the thread's first call.
+
+    :class:`threading.Thread` waits for ever for a thread that dies for want of memory before it says that it runs.
+    """
+    told: SimpleQueue[weakref.ref[_Life] | None] = SimpleQueue()
+    life = _Life()
+    end = weakref.ref(
+        life, told.put
+    )  # not a function in Python, which would need memory to be called
+    _thread.start_new_thread(_begin, (work, told, life))
+    del life
+    if told.get() is end:
+        raise RuntimeError("there is no memory for a thread")
+
+
+def _begin(work: Callable[[], object], told: SimpleQueue[Any], life: _Life) -> None:
+    told.put(None)
+    work()
+
+
+class Pool:
+    """Threads that do jobs: one, and others where that one is stuck. They go when they aren't needed any more."""
+
+    def __init__(self, most: int, failed: Callable[[Exception], None]) -> None:
+        """There are at most so many threads. One of them calls `failed` with what a job raises."""
+        self._most = most
+        self._failed = failed
+        #: Guards what follows, and tells that it has changed.
+        self._changed = threading.Condition()
+        self._jobs: deque[Callable[[], object]] = deque()
+        self._ending = False
+        #: Whether a thread waits for jobs; one is enough.
+        self._has_idle = False
+        #: How many threads there are.
+        self.threads = 0
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether jobs wait."""
+        return bool(self._jobs)
+
+    def do(self, job: Callable[[], object]) -> bool:
+        """Have a thread do a job. Returns False if there is none and the machine has none left."""
+        with self._changed:
+            if not self.threads and not self._add():
+                return False
+            self._jobs.append(job)
+            self._changed.notify_all()
+        return True
+
+    def help(self) -> bool:
+        """Add a thread if the machine has one left. Returns False if there are as many as there may be."""
+        with self._changed:
+            if self.threads >= self._most:
+                return False
+            self._add()
+        return True
+
+    def end(self, seconds: float | None = None) -> None:
+        """Wait until all jobs are done and the threads are gone, at most so long. To be called last."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self.threads, seconds)
+
+    def _add(self) -> bool:
+        """Add a thread. The lock is held."""
+        try:
+            start(self._work)
+        except RuntimeError:
+            return False
+        self.threads += 1
+        return True
+
+    def _work(self) -> None:
+        try:
+            while (job := self._next()) is not None:
+                try:
+                    job()
+                except Exception as error:
+                    self._failed(error)
+        except BaseException:  # there was no memory for it
+            with self._changed:
+                self._leave()
+            raise
+
+    def _next(self) -> Callable[[], object] | None:
+        """Return what is to be done next; None if this thread isn't needed any more, and is no longer counted."""
+        with self._changed:
+            if not self._has_idle:
+                self._has_idle = True
+                try:
+                    self._changed.wait_for(lambda: self._jobs or self._ending, IDLE_SECONDS)
+                finally:
+                    self._has_idle = False
+            if self._jobs:
+                return self._jobs.popleft()
+            self._leave()
+            return None
+
+    def _leave(self) -> None:
+        self.threads -= 1
+        self._changed.notify_all()
 
 
 def ring(eventfd: int) -> None:
@@ -95,9 +211,8 @@ class Threads:
     def _start(self) -> None:
         while self._waiting and self._running < MAX_THREADS:
             answered = self._waiting.popleft()
-            thread = threading.Thread(target=self._work, args=(answered,), name="ask", daemon=True)
             try:
-                thread.start()
+                start(partial(self._work, answered))
             except RuntimeError:  # the machine has none left
                 self._hand_out(answered())
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
 import heapq
 import os
@@ -77,7 +78,7 @@ class Bench:
 
     @property
     def threads(self) -> int:
-        return len(self.closing._threads)
+        return self.closing._pool.threads
 
 
 @pytest.fixture
@@ -157,11 +158,12 @@ def test_without_threads_it_is_done_on_the_spot(
     def none_left(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", none_left)
+    monkeypatch.setattr(_thread, "start_new_thread", none_left)
     fd, far = watched()
     bench.closing.close(fd)
     far.setblocking(False)
     assert_closes(far)
+    bench.closing.close(1 << 20)  # that fails
 
 
 def test_a_close_that_fails_is_no_reason_to_stop(bench: Bench) -> None:
@@ -254,27 +256,4 @@ def test_the_end_waits_for_nobody_for_long(
     bench.closing.close(stuck.add(os.dup(0)))
     stuck.wait_begun()
     bench.closing.end()
-    assert bench.closing._threads[0].is_alive()
-
-
-def test_threads_go_when_they_are_not_needed_any_more(
-    bench: Bench, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also those that a bad moment needed; afterwards all is as before."""
-    monkeypatch.setattr(closing, "IDLE_SECONDS", 0.01)
-    for _ in range(2):
-        near, far = channel_pair()
-        bench.closing.close(stuck.add(near.detach()))
-        stuck.wait_begun()
-        other, its_peer = channel_pair()
-        bench.closing.close(other.detach())
-        bench.clock.pass_patience()  # a second thread helps
-        threads = list(bench.closing._threads)
-        stuck.let_go.set()
-        for thread in threads:
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
-        assert not bench.closing._threads
-        stuck.let_go.clear()
-        far.close()
-        its_peer.close()
+    assert bench.threads == 1

@@ -536,7 +536,7 @@ async def test_what_can_not_be_waited_for_is_tried_after_a_while(
 
     monkeypatch.setattr(trio.lowlevel, "wait_readable", fail)
     before = trio.current_time()
-    await daemon._readable(0)
+    await daemon.readable(0)
     assert 0 < trio.current_time() - before <= 1
 
 

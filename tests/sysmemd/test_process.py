@@ -8,10 +8,12 @@ import os
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ import trio
 from sysmem_protocol.library import Interface
 from sysmem_protocol.runtime import service_path
 from sysmem_protocol.sysmem2 import Allocator
-from sysmemd import process
+from sysmemd import process, signals
 from sysmemd.config import AccessSection, Config, ConfigError, LogSection
 from sysmemd.daemon import socket_permissions
 from sysmemd.process import UnreachableError
@@ -280,6 +282,56 @@ async def test_a_hangup_without_a_file_changes_nothing(tmp_path: Path) -> None:
         made.connect()
         assert not made.ended.is_set()
         assert made.log.events("error") == []
+
+
+class Short:
+    """A kernel that is too short of memory for the first call about each descriptor."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.refused: list[object] = []
+        self._call = call
+
+    def __call__(self, fd: Any, *arguments: Any) -> Any:
+        fd = fd if isinstance(fd, int) else fd.fileno()
+        if fd not in self.refused:
+            self.refused.append(fd)
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return self._call(fd, *arguments)
+
+
+async def test_waits_that_the_kernel_has_no_memory_for_end_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For signals and for sockets that are taken away; other waits are the daemon's own tests' matter."""
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", Short(trio.lowlevel.wait_readable))
+    async with running(tmp_path / "run") as made:
+        signal.raise_signal(signal.SIGHUP)
+        await made.said("the configuration stays as it is: there is no file to read")
+        shutil.rmtree(made.directory)
+        await made.said("the service sockets are there again")
+        made.connect()
+
+
+async def test_signals_that_can_not_be_read_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_EXHAUSTED_SECONDS", 0.0)
+    monkeypatch.setattr(signals, "os", SimpleNamespace(**{**vars(os), "read": Short(os.read)}))
+    async with running(tmp_path / "run") as made:
+        signal.raise_signal(signal.SIGHUP)
+        await made.said("signals have to wait")
+        await made.said("the configuration stays as it is: there is no file to read")
+
+
+async def test_a_signal_that_another_thread_gets_is_received(tmp_path: Path) -> None:
+    async with running(tmp_path / "run") as made:
+        with trio.fail_after(30):
+            await trio.to_thread.run_sync(
+                lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+            )
+            await made.ended.wait()
+        assert made.result is None
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 # --- the watchdog -----------------------------------------------------------------------------------------------------

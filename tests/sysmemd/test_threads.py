@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import select
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from sysmemd.threads import MAX_THREADS, Threads, ask_here
+from sysmemd import threads
+from sysmemd.threads import MAX_THREADS, Pool, Threads, ask_here
 
 from .channels.support import RecordingLog
 
@@ -62,10 +65,10 @@ def test_one_that_is_not_answered_keeps_no_other_waiting(asking: Asking) -> None
 def test_without_a_thread_it_is_asked_all_the_same(
     asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none_left(_: threading.Thread) -> None:
+    def none_left(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", none_left)
+    monkeypatch.setattr(_thread, "start_new_thread", none_left)
     done: list[int] = []
     asking.threads.ask(threading.get_ident, done.append)
     assert done == [threading.get_ident()]
@@ -103,3 +106,90 @@ def test_without_a_loop_it_is_asked_at_once() -> None:
     done: list[int] = []
     ask_here(threading.get_ident, done.append)
     assert done == [threading.get_ident()]
+
+
+# --- a thread that has no memory ---
+
+
+def test_a_thread_that_dies_before_its_first_call_counts_as_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The interpreter lets go of what it was given then, and says so to nobody who would go on."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    monkeypatch.setattr(threads, "_begin", lambda: None)  # called with arguments, it fails
+    with pytest.raises(RuntimeError, match="no memory for a thread"):
+        threads.start(pytest.fail)
+
+
+# --- jobs ---
+
+PATIENCE = 30.0
+
+
+class Stuck:
+    """A job that is stuck until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun, self.let_go = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.begun.set()
+        assert self.let_go.wait(PATIENCE)
+
+
+def wait_for_threads(pool: Pool, number: int) -> None:
+    """Wait until a pool has so few threads."""
+    with pool._changed:
+        assert pool._changed.wait_for(lambda: pool.threads <= number, PATIENCE)
+
+
+def test_threads_of_a_bad_moment_go_when_it_is_over_while_there_is_other_work() -> None:
+    """Also while jobs go on to come, at any rate at which one thread is enough."""
+    pool = Pool(4, lambda error: None)
+    stuck = [Stuck() for _ in range(3)]
+    for job in stuck:
+        assert pool.do(job)
+        assert job.begun.wait(PATIENCE)
+        assert pool.help()
+    assert pool.threads == 4
+    for job in stuck:
+        job.let_go.set()
+    wait_for_threads(pool, 1)
+    done = threading.Event()
+    assert pool.do(done.set)
+    assert done.wait(PATIENCE)
+    pool.end()
+    assert pool.threads == 0
+
+
+def test_the_last_thread_goes_when_there_is_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "IDLE_SECONDS", 0.01)
+    pool = Pool(1, lambda error: None)
+    for _ in range(2):  # and comes again
+        done = threading.Event()
+        assert pool.do(done.set)
+        assert done.wait(PATIENCE)
+        wait_for_threads(pool, 0)
+
+
+def test_there_are_no_more_threads_than_there_may_be_and_jobs_wait() -> None:
+    pool = Pool(1, lambda error: None)
+    stuck, done = Stuck(), threading.Event()
+    assert pool.do(stuck)
+    assert stuck.begun.wait(PATIENCE)
+    assert pool.do(done.set)
+    assert not pool.help()
+    assert pool.is_behind
+    pool.end(0.01)
+    assert not done.is_set()
+    stuck.let_go.set()
+    pool.end()
+    assert done.is_set()
+
+
+def test_what_a_job_raises_is_told_and_others_are_done() -> None:
+    told: list[Exception] = []
+    pool = Pool(1, told.append)
+    assert pool.do(lambda: 1 // 0)
+    pool.end()
+    assert [type(error) for error in told] == [ZeroDivisionError]

@@ -6,13 +6,12 @@ Small buffers are closed on the spot. Others are closed in a thread, and who let
 from __future__ import annotations
 
 import os
-import threading
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
+from functools import partial
 
 from sysmem_protocol.handles import Handle
-from sysmemd.threads import ring
+from sysmemd.threads import Pool, ring
 
 from .watch import Hangups
 
@@ -25,7 +24,7 @@ _Callback = Callable[[], None]
 
 
 class Reclaimer:
-    """Closes VMOs; big ones in a thread, started when it is first needed, asleep when it has nothing to do."""
+    """Closes VMOs; big ones in a thread, which is there while it is needed."""
 
     def __init__(self, hangups: Hangups) -> None:
         """Raises `OSError` when there are no descriptors left."""
@@ -33,19 +32,17 @@ class Reclaimer:
         #: Wakes the loop when the thread has done something.
         self._news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         hangups.add_readable(self._news, self._take_news)
-        self._to_close: SimpleQueue[tuple[int, _Callback] | None] = SimpleQueue()
+        self._pool = Pool(1, _forget)
         self._closed: deque[_Callback] = deque()
         self._given = self._done = 0
         #: By the number that has to be done.
         self._waiting: deque[tuple[int, _Callback]] = deque()
-        self._thread: threading.Thread | None = None
 
     def close_vmo(self, vmo: Handle, done: _Callback) -> None:
         """Take over and close a handle, and then call `done`: before this returns, or later from the loop."""
         fd = vmo.take()
-        if _is_large(fd) and self._has_thread():
+        if _is_large(fd) and self._pool.do(partial(self._close_large, fd, done)):
             self._given += 1
-            self._to_close.put((fd, done))
         else:
             os.close(fd)
             done()
@@ -60,25 +57,13 @@ class Reclaimer:
     def close(self) -> None:
         """Wait for the thread to finish; nobody is told of anything any more. To be called once."""
         self._hangups.remove(self._news)
-        if self._thread is not None:
-            self._to_close.put(None)
-            self._thread.join()
+        self._pool.end()
         os.close(self._news)
 
-    def _has_thread(self) -> bool:
-        if self._thread is None:
-            thread = threading.Thread(target=self._run, name="reclaim", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # the machine has none left
-                return False
-            self._thread = thread
-        return True
-
-    def _run(self) -> None:
-        while (job := self._to_close.get()) is not None:
-            fd, done = job
+    def _close_large(self, fd: int, done: _Callback) -> None:
+        try:
             os.close(fd)
+        finally:
             self._closed.append(done)
             ring(self._news)
 
@@ -89,6 +74,10 @@ class Reclaimer:
             self._closed.popleft()()
         while self._waiting and self._waiting[0][0] <= self._done:
             self._waiting.popleft()[1]()
+
+
+def _forget(error: Exception) -> None:
+    """Nothing to do: a descriptor whose closing fails is closed."""
 
 
 def _is_large(fd: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import select
 import threading
@@ -35,7 +36,7 @@ class Gate:
         def slow(fd: int) -> None:
             if after:
                 close(fd)
-            if threading.current_thread().name == "reclaim":
+            if threading.current_thread() is not threading.main_thread():
                 self.reached.set()
                 assert self.opened.wait(10)
             if not after:
@@ -134,7 +135,7 @@ def test_without_a_thread_everything_is_closed_on_the_spot(
     def none_left(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", none_left)
+    monkeypatch.setattr(_thread, "start_new_thread", none_left)
     done: list[str] = []
     reclaimer.close_vmo(touched(BIG), lambda: done.append("big"))
     assert done == ["big"]
