@@ -12,10 +12,14 @@ from typing import Any
 
 import pytest
 
+from sysmem import PeerClosedError, Rights, blocking
+from sysmem import constraints as wishes
+from sysmem._inspector import Inspector
+
 from ..users import as_root, as_user
 from .conftest import Bystander
 from .process import Daemon
-from .raw import PeerClosed, Wire, constraints, until
+from .raw import NO_MEMORY, PeerClosed, Refused, Wire, constraints, until
 
 pytestmark = as_root
 
@@ -25,10 +29,12 @@ LIMITS = """
 [limits]
 max_outbox_bytes = 16777216
 max_outbox_messages = 1000000
+[inspect]
+mode = "0666"
 [[quota.user]]
 user = {user}
 connections = 16
-collections = 16
+collections = {collections}
 nodes = 16
 trackings = 16
 buffers = 16
@@ -52,7 +58,7 @@ def start_open(open_path: Path, start: Callable[..., Daemon]) -> Callable[..., D
 
 @pytest.fixture
 def daemon(start_open: Callable[..., Daemon]) -> Daemon:
-    return start_open(LIMITS.format(user=GREEDY))
+    return start_open(LIMITS.format(user=GREEDY, collections=16))
 
 
 @pytest.fixture
@@ -113,6 +119,24 @@ def test_collections(daemon: Daemon, greedy: Wire, method: str) -> None:
     getattr(allocator, method)().sync()
 
 
+def test_nodes_by_an_allocators_method(start_open: Callable[..., Daemon]) -> None:
+    daemon = start_open(LIMITS.format(user=GREEDY, collections=100))
+    with Wire(daemon.runtime_dir) as wire:
+        bystander = Bystander(wire)
+        with as_user(GREEDY):
+            allocator = wire.connect()
+            kinds = (allocator.shared, allocator.non_shared)
+            made = [kinds[number % 2]() for number in range(8)]
+            for beyond in kinds:
+                beyond().assert_closes()
+            for one in made:
+                one.sync()
+        bystander.assert_unharmed()
+    line = refused(daemon, "nodes")
+    assert line["value"] == 16
+    daemon.assert_nothing_leaked()
+
+
 def test_nodes(daemon: Daemon, greedy: Wire) -> None:
     allocator = greedy.connect()
     apart = allocator.shared()
@@ -142,6 +166,42 @@ def test_nodes_by_a_turn_in(daemon: Daemon, greedy: Wire) -> None:
     allocator.sync()
 
 
+def usage(daemon: Daemon, uid: int) -> dict[str, Any]:
+    """Return what the snapshot says of a user."""
+    with as_user(0), Inspector.connect(daemon.runtime_dir) as inspector:
+        [user] = [user for user in inspector.snapshot()["users"] if user["uid"] == uid]
+    return dict(user)
+
+
+def test_a_node_handed_to_another_users_allocator_counts_there(
+    daemon: Daemon, greedy: Wire
+) -> None:
+    with as_user(QUIET + 1), Wire(daemon.runtime_dir) as wire:
+        giver = wire.connect()
+        token = giver.shared()
+        given = token.duplicate_token()
+        given.sync()
+        with as_user(GREEDY):
+            taken = greedy.connect().bind(given)
+            taken.attach().sync()
+        assert usage(daemon, QUIET + 1)["nodes"] == 1
+        assert usage(daemon, GREEDY)["nodes"] == 2, "with the child that was made since"
+        for collection in (giver.bind(token), taken):
+            collection.set_constraints(constraints())
+        info = taken.wait()
+        assert usage(daemon, QUIET + 1)["buffers"] == 2, "they count where the root does"
+        assert usage(daemon, GREEDY)["buffers"] == 0
+        token.close()
+    taken.rest()  # the root has failed
+    assert usage(daemon, QUIET + 1)["buffers"] == 2, "somebody holds them"
+    info.close()
+    for _ in until():
+        with contextlib.suppress(ValueError):  # nothing is left of that user
+            usage(daemon, QUIET + 1)
+            continue
+        break
+
+
 @pytest.mark.parametrize("method", ["track_node", "track_lifetime"])
 def test_trackings(daemon: Daemon, greedy: Wire, method: str) -> None:
     allocator = greedy.connect()
@@ -154,6 +214,55 @@ def test_trackings(daemon: Daemon, greedy: Wire, method: str) -> None:
         tracking.wait_closed()
     assert refused(daemon, "trackings")["value"] == 16
     apart.sync()
+
+
+def test_watchers(daemon: Daemon, greedy: Wire) -> None:
+    with as_user(QUIET), Inspector.connect(daemon.runtime_dir) as looking:
+        undisturbed = looking.watch()
+    with Inspector.connect(daemon.runtime_dir) as inspector, contextlib.ExitStack() as stack:
+        stack.enter_context(undisturbed)
+        watches = [stack.enter_context(inspector.watch()) for _ in range(8)]
+        inspector.snapshot()
+        beyond = stack.enter_context(inspector.watch())
+        with pytest.raises(PeerClosedError):
+            inspector.snapshot()
+        with pytest.raises(PeerClosedError):
+            beyond.next(20.0)
+        assert refused(daemon, "trackings")["value"] == 16
+        mine = usage(daemon, GREEDY)
+        assert (mine["trackings"], mine["limits"]["trackings"]) == (8, 16)
+        collection = greedy.connect().non_shared()
+        collection.sync()
+        for watch in (undisturbed, *watches):
+            assert watch.next(20.0)["event"] == "watching"
+        for watch in watches:
+            watch.close()
+        for _ in until():
+            if usage(daemon, GREEDY)["trackings"] == 0:
+                break
+
+
+def test_a_client_is_told_what_limit_it_was(daemon: Daemon, greedy: Wire) -> None:
+    with blocking.connect(daemon.runtime_dir) as allocator, contextlib.ExitStack() as stack:
+        kept = stack.enter_context(allocator.allocate_non_shared_collection())
+        kept.set_constraints(wishes(cpu="read", size_bytes=4096, hold=6))
+        stack.enter_context(kept.wait_for_all_buffers_allocated())
+        other = stack.enter_context(allocator.allocate_non_shared_collection())
+        other.set_constraints(wishes(cpu="read", size_bytes=4096, hold=3))
+        with pytest.raises(PeerClosedError, match="the user's limit of buffers is 16"):
+            other.wait_for_all_buffers_allocated()
+        token = stack.enter_context(allocator.allocate_shared_collection())
+        with pytest.raises(PeerClosedError, match="the user's limit of nodes is 16"):
+            token.duplicate_sync([Rights.SAME_RIGHTS] * 16)
+        for _ in range(8):
+            beyond = stack.enter_context(allocator.allocate_shared_collection())
+        with pytest.raises(PeerClosedError, match="the user's limit of collections is 16"):
+            beyond.sync()
+        assert beyond.reason
+        for _ in range(9):
+            stack.enter_context(kept.attach_node_tracking())
+        with pytest.raises(PeerClosedError, match="the user's limit of trackings is 16"):
+            kept.sync()
 
 
 def allocate(allocator: Any, **wanted: Any) -> Any:
@@ -182,7 +291,16 @@ def test_bytes(daemon: Daemon, greedy: Wire) -> None:
     allocator = greedy.connect()
     kept = allocate(allocator, camping=1, size=400 * 1024)
     kept.wait()
-    allocate(allocator, camping=1, size=200 * 1024).assert_closes()
+    token = allocator.shared()
+    [second] = token.duplicate_sync([0x80000000])
+    waits, other = allocator.bind(second), allocator.bind(token)
+    waits.set_constraints(constraints())
+    answer = waits.request_wait()
+    waits.sync()
+    other.set_constraints(constraints(size=200 * 1024))
+    with pytest.raises(Refused) as error:
+        waits.wait_answer(answer)
+    assert error.value.error == NO_MEMORY
     assert refused(daemon, "bytes")["value"] == 1048576
     kept.sync()
 

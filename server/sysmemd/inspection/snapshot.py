@@ -172,9 +172,11 @@ class Snapshot:
 
     def _user(self, uid: int, counts: Counter[str]) -> Json:
         limits = self._service.users.limits_of(uid)
+        tally = self._service.users.tally_of(uid)
         return {
             "uid": uid,
             **{name: counts[name] for name in _COUNTED},
+            **{kind.value: tally[kind] for kind in Kind if kind.value not in _COUNTED},
             "limits": {kind.value: limits.get(kind) for kind in Kind},
         }
 

@@ -69,6 +69,9 @@ def test_users_have_what_they_pay_for(look: Look) -> None:
         "nodes": 2,
         "buffers": 2,
         "bytes": 8192,
+        "trackings": 0,
+        "queued_bytes": 0,
+        "descriptors": 6,
         "limits": limits,
     }
     assert users[0]["name"] == "root"
