@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-ROOT = Path(__file__).parents[1]
-SPEC = ROOT / "docs" / "spec"
-PAGES = {path.name: path.read_text() for path in sorted(SPEC.glob("*.md"))}
+import sysmem
+from sysmem import blocking, testing
+from sysmem.pytest_plugin import Daemon
+from sysmem.sysmemctl._commands import COMMANDS
+from sysmem.testing._sysmemd import DaemonFaults
+from sysmem_protocol.images2 import PixelFormat
+from sysmem_protocol.sysmem2 import (
+    BufferCollectionConstraints,
+    BufferMemoryConstraints,
+    BufferUsage,
+    ImageFormatConstraints,
+)
+from sysmemd.config import Config, parse
+
+from .spec_pages import PAGES, ROOT, rows, section
+
 #: A page in backquotes, with the numbers or headings of sections, if any.
 CITATION = re.compile(
     r"`docs/spec/(?P<page>[a-z-]+\.md)`"
@@ -80,3 +96,135 @@ def test_citations_in_the_code_resolve() -> None:
 )
 def test_a_citation_that_does_not_resolve_is_found(text: str) -> None:
     assert faults(text)
+
+
+# --- tables of the specification against the code -----------------------------------------------------------------
+
+
+def keys(page: str, heading: str) -> dict[str, set[str]]:
+    """The keys of JSON objects, by what the page calls the object."""
+    return {name: set(re.findall(r"`(\w+)`", cell)) for name, cell in rows(page, heading)}
+
+
+FORMAT = {"pixel_format", "pixel_format_modifier", "pixel_format_and_modifiers"}
+
+
+@pytest.mark.parametrize(
+    ("heading", "elsewhere"),
+    [
+        (
+            "1. Per participant",
+            {*FORMAT, "image_format_constraints", "require_bytes_per_row_at_pixel_boundary"},
+        ),
+        ("2. Fold", FORMAT),
+    ],
+)
+def test_every_field_of_constraints_is_in_the_tables(heading: str, elsewhere: set[str]) -> None:
+    """But for those that the text around the tables is about."""
+    tables = (BufferCollectionConstraints, BufferMemoryConstraints, ImageFormatConstraints)
+    fields = {member.name for table in tables for member in table.members} - elsewhere
+    listed = " ".join(cell for cell, _ in rows("constraints.md", heading))
+    told = set(re.findall(r"[a-z_]+", listed)) - {"usage"} - {m.name for m in BufferUsage.members}
+    assert told - {"again"} == fields - {"usage", "buffer_memory_constraints"}
+
+
+def objects(data: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The objects in a snapshot or an explanation, by what the page calls them."""
+    return {
+        f"each of `{name}`": value for name, value in data.items() if isinstance(value, list)
+    } | {f"`{name}`": [value] for name, value in data.items() if isinstance(value, dict)}
+
+
+def test_the_keys_of_a_snapshot(sysmemd: Daemon, allocator: blocking.Allocator) -> None:
+    with allocator.allocate_non_shared_collection() as lost:
+        lost.sync()
+    collection = allocator.allocate_non_shared_collection()
+    collection.set_constraints(sysmem.constraints("NV12 64x48", cpu="read", hold=1))
+    with collection.wait_for_all_buffers_allocated():
+        snapshot = sysmemd.snapshot()
+    collection.release()
+    told = keys("inspect.md", "Snapshot")
+    found = {"the snapshot": [snapshot], **objects(snapshot)}
+    found["`daemon.descriptors`"] = [snapshot["daemon"]["descriptors"]]
+    found["each of its `buffers`"] = snapshot["collections"][0]["buffers"]
+    found["each of its `nodes`"] = snapshot["collections"][0]["nodes"]
+    assert found.keys() == told.keys()
+    for name, values in found.items():
+        assert values
+        for value in values:
+            assert value.keys() == told[name], name
+
+
+def test_the_defaults_of_settings() -> None:
+    for page, heading in (("robustness.md", "Who pays"), ("linux.md", "Settings")):
+        blocks = re.findall(
+            r"^```toml\n(.*?)^```$", section(page, heading), re.MULTILINE | re.DOTALL
+        )
+        defaults, other = blocks
+        parse(other)
+        told = tomllib.loads(defaults)
+        default = msgspec.to_builtins(Config())
+        assert {name: {key: default[name][key] for key in told[name]} for name in told} == told
+    assert Config().quota.bytes is None
+    assert Config().limits.max_allocation_bytes is None
+
+
+def test_the_names_of_formats_elsewhere() -> None:
+    for name, *names in rows("pictures-and-devices.md", "Names of formats", 5):
+        if "," in name:
+            continue  # L8 and R8 share a row, which a sentence explains
+        pixel_format = PixelFormat[name]
+        fourccs = (pixel_format.drm_fourcc, pixel_format.v4l2_fourcc)
+        found = [code and code.to_bytes(4, "little").decode().strip() for code in fourccs]
+        found += [pixel_format.gst_format, pixel_format.ffmpeg_name]
+        assert [name or "–" for name in found] == names
+
+
+def test_every_command_is_there() -> None:
+    told = {re.split(r"[` ]", cell)[1] for cell, _ in rows("inspect.md", "sysmemctl")}
+    assert {command.name for command in COMMANDS} <= told
+
+
+def test_the_names_of_the_client() -> None:
+    for name, cell in rows("client-api.md", "The Python client"):
+        faces: dict[str, list[Any]] = {
+            "module": [sysmem, blocking],
+            "every node": [sysmem.Node, blocking.Node],
+        }
+        classes = faces.get(name) or [
+            getattr(face, name) for face in (sysmem, blocking) if hasattr(face, name)
+        ]
+        calls = re.findall(r"`(\w+)\(", cell)
+        assert classes
+        assert calls or "attributes" in cell
+        for call in calls:
+            assert all(hasattr(each, call) for each in classes), f"{name}.{call}"
+
+
+def test_the_names_of_the_kit() -> None:
+    text = section("testing.md", "Fixtures")
+    behaviours = re.findall(
+        r"`(\w+)(?:\(\w+\))?`", text[text.index("Behaviours") :].split("A peer has")[0]
+    )
+    behaviours = [name for name in behaviours if name not in testing.STEPS]
+    assert len(behaviours) > 10
+    for name in behaviours:
+        assert hasattr(testing, name), name
+    faults = re.findall(r"`\.(\w+)\(", section("testing.md", "Faults of the daemon's"))
+    assert len(faults) > 8
+    for name in faults:
+        assert hasattr(DaemonFaults, name), name
+
+
+def test_every_worked_example_of_images_has_its_test() -> None:
+    numbers = [int(cell.split()[0]) for cell, _ in rows("image-formats.md", "5. Worked examples")]
+    text = (ROOT / "tests/sysmemd/constraints/test_worked_examples.py").read_text()
+    tests = [int(number) for number in re.findall(r"^def test_(\d+)_", text, re.MULTILINE)]
+    assert numbers == tests == list(range(1, len(tests) + 1))
+
+
+def test_the_examples_of_messages_are_those_that_are_tested() -> None:
+    told = set(re.findall(r"`([\da-f]{32,})`", section("protocol.md", "Examples")))
+    text = (ROOT / "tests/sysmem_protocol/test_message.py").read_text()
+    assert len(told) == 7
+    assert {example for example in told if example not in re.sub(r'"\s+"', "", text)} == set()

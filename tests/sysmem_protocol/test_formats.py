@@ -23,6 +23,8 @@ from sysmem_protocol.formats import (
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sizes import bits_per_pixel
 
+from ..spec_pages import rows
+
 F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
 LINEAR_SET = set(F) - {F.INVALID, F.MJPEG, F.DO_NOT_CARE}
 INTEL = [modifier for modifier in M if modifier.name.startswith("INTEL")]
@@ -30,28 +32,13 @@ AFBC = [modifier for modifier in M if modifier.name.startswith("ARM_AFBC")]
 REC601 = {C.REC601_NTSC, C.REC601_NTSC_FULL_RANGE, C.REC601_PAL, C.REC601_PAL_FULL_RANGE}
 YUV8 = {F.I420, F.M420, F.NV12, F.YUY2, F.YV12}
 
-#: name: bits per pixel, stride bytes per width pixel, planes, divisor, sample alignment
+#: name: bits per pixel, stride bytes per width pixel, planes, divisor of width and height, sample alignment
 TABLE = {
-    "R8G8B8A8": (32, 4, 1, 1, 4),
-    "R8G8B8X8": (32, 4, 1, 1, 4),
-    "B8G8R8A8": (32, 4, 1, 1, 4),
-    "B8G8R8X8": (32, 4, 1, 1, 4),
-    "I420": (12, 1, 3, 2, 2),
-    "M420": (12, 1, 1, 2, 2),
-    "NV12": (12, 1, 2, 2, 2),
-    "YUY2": (16, 2, 1, 2, 2),
-    "YV12": (12, 1, 3, 2, 2),
-    "B8G8R8": (24, 3, 1, 1, 1),
-    "R5G6B5": (16, 2, 1, 1, 2),
-    "R3G3B2": (8, 1, 1, 1, 1),
-    "R2G2B2X2": (8, 1, 1, 1, 1),
-    "L8": (8, 1, 1, 1, 1),
-    "R8": (8, 1, 1, 1, 1),
-    "R8G8": (16, 2, 1, 1, 2),
-    "A2R10G10B10": (32, 4, 1, 1, 4),
-    "A2B10G10R10": (32, 4, 1, 1, 4),
-    "P010": (15, 2, 2, 2, 4),
-    "R8G8B8": (24, 3, 1, 1, 1),
+    name.removesuffix(" (deprecated)"): (*map(int, (bits, stride, planes)), divisors, int(samples))
+    for name, _, _, bits, stride, planes, divisors, samples in rows(
+        "image-formats.md", "1.1 PixelFormat (flexible enum, uint32)", 8
+    )
+    if bits != "-"
 }
 
 
@@ -62,7 +49,8 @@ def test_the_linear_set() -> None:
 @pytest.mark.parametrize("name", TABLE)
 def test_pixel_formats(name: str) -> None:
     pixel = PIXELS[F[name]]
-    assert tuple(pixel)[:5] == TABLE[name]
+    bits, stride, planes, divisor, samples = tuple(pixel)[:5]
+    assert (bits, stride, planes, f"{divisor},{divisor}", samples) == TABLE[name]
     assert bits_per_pixel(F[name]) == TABLE[name][0]
 
 

@@ -229,19 +229,6 @@ def test_users_and_groups_are_names_or_numbers(tmp_path: Path) -> None:
     assert loaded(tmp_path, "[access]\nallow_users = []").access.uids() == frozenset()
 
 
-def test_the_defaults_of_quotas_are_the_specifications() -> None:
-    assert Config().quota.limits() == {
-        Kind.CONNECTIONS: 1024,
-        Kind.COLLECTIONS: 2048,
-        Kind.NODES: 16384,
-        Kind.TRACKINGS: 16384,
-        Kind.BUFFERS: 16384,
-        Kind.BYTES: None,
-        Kind.QUEUED_BYTES: 16777216,
-    }
-    assert Config().quota.limits_by_uid() == {}
-
-
 def test_a_users_quota_is_the_common_one_where_it_says_nothing(tmp_path: Path) -> None:
     quota = loaded(
         tmp_path,

@@ -1,4 +1,4 @@
-"""Enums and flags of `fuchsia.sysmem2` (`docs/spec/protocol.md`, "Error", "Rights" and "Tables").
+"""Enums and flags of `fuchsia.sysmem2` (`docs/spec/protocol.md`, "Enums and flags").
 
 All of them are flexible: a number without a name is carried as a plain integer. Where a table takes flags, the flags of
 all participants are combined by "or".
