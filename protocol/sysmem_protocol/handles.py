@@ -196,12 +196,12 @@ def descriptors_waiting(fd: int) -> int:
     raise OSError(errno.EIO, "the kernel doesn't tell how many descriptors wait")
 
 
-def unread_of(end: Handle) -> int:
+def unread_of(fd: int) -> int:
     """Return how much of what one end of a socket pair has sent was not received yet, 0 for nothing. Raises `OSError`.
 
     Empty datagrams count too, and so does whatever is being received right now.
     """
-    waiting: int = _INT.unpack(fcntl.ioctl(end.fileno(), termios.TIOCOUTQ, bytes(_INT.size)))[0]
+    waiting: int = _INT.unpack(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(_INT.size)))[0]
     return waiting
 
 

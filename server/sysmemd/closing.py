@@ -133,7 +133,7 @@ def _is_empty(fd: int) -> bool:
 def _is_read(end: Handle) -> bool:
     """Whether certainly nothing waits to be received that one end has sent."""
     try:
-        return unread_of(end) == 0
+        return unread_of(end.fileno()) == 0
     except OSError:
         return False
 

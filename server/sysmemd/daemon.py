@@ -1,7 +1,7 @@
 """The daemon: the only place that knows trio. It waits; what is to be done then is decided elsewhere.
 
 One task for each user serves all channels of that user. One task accepts connections, one waits for the kernel's news
-about buffers, one for the clock, one for signals. Nothing polls.
+about buffers, one for those about descriptors in flight, one for the clock, one for signals. Nothing polls.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from .clock import TrioClock
 from .closing import ThreadClosing
 from .config import Config, ConfigError, HeapSection
 from .constraints import FormatCost, HeapProperties, Platform, merge_format_costs
+from .in_flight import InFlight
 from .inspection import Inspection, InspectorServer
 from .memory import (
     SYSTEM_RAM,
@@ -41,7 +42,7 @@ from .memory import (
 )
 from .pause import Holder
 from .ports import Log, Peer
-from .quota import Exceeded, Kind, descriptors_for_one
+from .quota import Exceeded, Kind, descriptors_for_one, in_flight_to_all
 from .sockets import Permissions
 from .threads import Ask, Threads, ask_here
 from .turns import Queue, Turns
@@ -111,7 +112,7 @@ class TrioReactor:
         try:
             turns = self._turns_of(connection.account.user)
         except OSError as error:
-            connection.refuse(f"the daemon can't wait for it: {error}")
+            connection.fail(f"the daemon can't wait for it: {error}")
             connection.close()
         else:
             turns.serve(connection)
@@ -141,7 +142,8 @@ class TrioReactor:
 
     def flush(self, connection: Connection) -> None:
         """See :class:`sysmemd.channels.Reactor`."""
-        self._turns[connection.account.user].flush(connection)
+        if not connection.closed:
+            self._turns[connection.account.user].flush(connection)
 
     def closing(self, connection: Connection) -> None:
         """See :class:`sysmemd.channels.Reactor`."""
@@ -369,12 +371,17 @@ async def serving(
         queue.enter(memory.fileno())
         async with trio.open_nursery() as nursery:
             reactor = TrioReactor(nursery, queue, log)
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            in_flight = InFlight(in_flight_to_all(limit), closing, reactor.in_turn)
+            stack.callback(in_flight.close)
+            queue.enter(in_flight.fileno())
             service = Service(
                 limits=config.limits,
                 platform=platform(config),
                 memory=memory,
                 clock=clock,
                 reactor=reactor,
+                in_flight=in_flight,
                 log=log,
                 closing=closing,
                 inspect=config.inspect,
@@ -391,6 +398,7 @@ async def serving(
             try:
                 nursery.start_soon(clock.run)
                 nursery.start_soon(_follow_memory, memory, log)
+                nursery.start_soon(_follow_in_flight, in_flight)
                 yield Serving(service, inspection, reactor, nursery, queue, config, parts)
             except BaseException as error:
                 raised = error  # the nursery would wrap it
@@ -428,6 +436,12 @@ async def _follow_memory(memory: Memory, log: Log) -> None:
             await trio.sleep(_MEMORY_FAILED_SECONDS)  # they are likely still there
         if memory.is_fruitless:
             await trio.sleep(_FRUITLESS_SECONDS)
+
+
+async def _follow_in_flight(in_flight: InFlight) -> None:
+    while True:
+        await _readable(in_flight.fileno())
+        in_flight.take()
 
 
 async def _follow_threads(threads: Threads, log: Log) -> None:

@@ -96,6 +96,47 @@ def check(kind: Kind, amount: int, *, connection: Tally, user: Tally, limits: Li
             raise Exceeded(counted, limit, share)
 
 
+class Share:
+    """How many descriptors are in flight to some clients, who have a share of what a larger group may have.
+
+    Everybody may have half of what the others of the group leave, or all of it while nothing is in flight to them.
+    """
+
+    __slots__ = ("_groups", "_limit", "count")
+
+    def __init__(self, group: Share | None = None, limit: int = 0) -> None:
+        """Share what `group` may have; without one, `limit` is what all may have together."""
+        self._groups: tuple[Share, ...] = () if group is None else (*group._groups, group)
+        self._limit = limit
+        self.count = 0
+
+    def room(self) -> int:
+        """Return how many more may be in flight."""
+        if not self._groups:
+            return self._limit - self.count
+        everybody, *groups = self._groups
+        left = everybody._limit - everybody.count
+        for share in (*groups, self):
+            if share.count:
+                left = (left - share.count + 1) // 2
+        return left
+
+    def has_room(self, count: int) -> bool:
+        """Return whether so many more may be in flight; any number while nothing is, because that won't change."""
+        return count <= self.room() or not self._groups[0].count
+
+    def add(self, count: int) -> None:
+        """Count more, or less, here and in all groups."""
+        self.count += count
+        for group in self._groups:
+            group.count += count
+
+
+def in_flight_to_all(limit: int) -> int:
+    """Return how many descriptors may be in flight, by how many the process may have open (RLIMIT_NOFILE)."""
+    return limit - min(_RESERVE, limit // _RESERVED_PART)
+
+
 def descriptors_for_one(limit: int, base: int) -> int:
     """Return how many descriptors one user may have: two such users leave the daemon what it needs itself.
 

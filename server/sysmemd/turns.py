@@ -366,7 +366,7 @@ class Turns:
             else:
                 self._epoll.modify(fd, wanted)
         except OSError as error:
-            connection.refuse(f"the daemon can't wait for it: {error}")
+            connection.fail(f"the daemon can't wait for it: {error}")
             connection.close()
             return
         if wanted == _READABLE:

@@ -5,12 +5,13 @@ See `docs/spec/robustness.md`, "Who pays" and "Fair turns".
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from .ports import Clock, NoMemoryError, Peer
-from .quota import Exceeded, Kind, Limits, Tally, check
+from .quota import Exceeded, Kind, Limits, Share, Tally, check
 from .refusals import Refusals
 
 
@@ -45,12 +46,15 @@ class User:
     accounts of a user have together is counted here.
     """
 
-    __slots__ = ("__weakref__", "limits", "tally", "uid")
+    __slots__ = ("__weakref__", "in_flight", "limits", "tally", "uid")
 
-    def __init__(self, uid: int, limits: Limits) -> None:
+    def __init__(self, uid: int, limits: Limits, in_flight: Share) -> None:
+        """`in_flight` counts for all users."""
         self.uid = uid
         self.limits = limits
         self.tally = Tally()
+        #: Descriptors that were sent to clients of this user who haven't received them.
+        self.in_flight = Share(in_flight)
 
 
 class Account:
@@ -67,6 +71,7 @@ class Account:
         "_queues",
         "_refusals",
         "_shedding",
+        "in_flight",
         "peer",
         "tally",
         "user",
@@ -78,6 +83,7 @@ class Account:
         #: The process that connected.
         self.peer = peer
         self.tally = Tally()
+        self.in_flight = Share(user.in_flight)
         self._refusals = refusals
         #: Those in which something waits.
         self._queues: set[Queue] = set()
@@ -149,7 +155,24 @@ class Account:
         except Exceeded as error:
             raise OverLimitError(error) from None
 
+    def keep_descriptor(self) -> Callable[[], None]:
+        """Count a descriptor that has to stay open, whatever the limit, until what is returned is called."""
+        self.add(Kind.DESCRIPTORS, 1)
+        return Charge(self, Kind.DESCRIPTORS, 1).close
+
     # --- answers that wait --------------------------------------------------------------------------------------------
+
+    def say_in_flight(self, about: Mapping[str, Any]) -> None:
+        """Log that an answer waits because too many descriptors are in flight already."""
+        self._refusals.say(
+            "an answer waits until descriptors that were sent before are received",
+            self.user.uid,
+            limit="in_flight",
+            value=self.user.in_flight.count + self.user.in_flight.room(),
+            in_flight=self.user.in_flight.count,
+            in_flight_to_connection=self.in_flight.count,
+            **{"client_name": "", "client_id": 0, **about},
+        )
 
     def queue(self, queue: Queue, size: int, descriptors: int) -> None:
         """Count bytes and descriptors that wait in a queue, or that wait no more if the numbers are negative.
@@ -224,9 +247,11 @@ class Charge:
 class Users:
     """All users who have something here, by uid."""
 
-    def __init__(self, refusals: Refusals, clock: Clock) -> None:
+    def __init__(self, refusals: Refusals, clock: Clock, in_flight: Share | None = None) -> None:
+        """`in_flight` counts the descriptors in flight to all users; without it any number may be."""
         self._refusals = refusals
         self._clock = clock
+        self._in_flight = in_flight or Share(limit=sys.maxsize)
         self._users: WeakValueDictionary[int, User] = WeakValueDictionary()
         self._limits: Limits = {}
         self._limits_by_uid: Mapping[int, Limits] = {}
@@ -251,7 +276,7 @@ class Users:
         """
         user = self._users.get(peer.uid)
         if user is None:
-            user = self._users[peer.uid] = User(peer.uid, self.limits_of(peer.uid))
+            user = self._users[peer.uid] = User(peer.uid, self.limits_of(peer.uid), self._in_flight)
         return Account(user, peer, self._refusals, self._clock)
 
     def tally_of(self, uid: int) -> Tally:

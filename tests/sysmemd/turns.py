@@ -87,6 +87,8 @@ class FakeConnection:
     def refuse(self, reason: str) -> None:
         self.refusals.append(reason)
 
+    fail = refuse
+
     def close(self) -> None:
         self.closed = True
         self.reading = False

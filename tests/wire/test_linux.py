@@ -9,21 +9,20 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from ..users import as_root, as_user
 from .process import Daemon
 from .raw import (
-    NO_MEMORY,
     PATIENCE,
     Allocator,
     Channel,
     Collection,
     Descriptor,
     PeerClosed,
-    Refused,
     Token,
     Wire,
     constraints,
@@ -392,47 +391,80 @@ def test_answers_with_descriptors_that_nobody_reads_do_not_pile_up_in_the_daemon
 AS_NOBODY = """
 import os, resource, sys
 import sysmemd.__main__
-resource.setrlimit(resource.RLIMIT_NOFILE, (700, 700))
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 sys.exit(sysmemd.__main__.main(sys.argv[4:]))
 """
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0, reason="changing the user takes root, to whom the limit doesn't apply"
-)
-def test_too_many_descriptors_under_way_fail_what_needs_them_and_nobody(
-    start: Callable[..., Daemon],
-) -> None:
-    """ETOOMANYREFS is an error to report: the request gets NO_MEMORY, and can be made again."""
+@pytest.fixture
+def as_nobody(start: Callable[..., Daemon]) -> Iterator[Daemon]:
+    """A daemon to which the kernel's limit applies."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o777)
         mask = os.umask(0)  # it says on a socket of ours that it is ready
         try:
-            daemon = start(directory=directory, prefix=[sys.executable, "-c", AS_NOBODY])
+            daemon = start(
+                "--mode", "0666", directory=directory, prefix=[sys.executable, "-c", AS_NOBODY]
+            )
         finally:
             os.umask(mask)
-        with Wire(daemon.runtime_dir) as hoarder, Wire(daemon.runtime_dir) as wire:
-            victim = wire.connect().non_shared()
-            victim.set_constraints(constraints())
-            victim.wait().close()
-            collection = hoarder.connect().non_shared()
-            collection.set_constraints(constraints(camping=128))
-            for _ in range(8):
-                collection.request_wait()
-
-            def wait_often() -> None:
-                for _ in until():
-                    victim.wait().close()
-
-            with pytest.raises(Refused) as refused:
-                wait_often()
-            assert refused.value.error == NO_MEMORY
-            victim.sync()
-            hoarder.close()
-            victim.wait().close()
+        daemon.runtime_dir.chmod(0o711)
+        yield daemon
+        daemon.assert_nothing_leaked()
         daemon.stop()
+
+
+@as_root
+def test_descriptors_that_one_client_does_not_receive_keep_no_other_from_theirs(
+    as_nobody: Daemon,
+) -> None:
+    """The kernel refuses more in flight than one process may have open: 4,096, where 5,120 were asked for."""
+    with Wire(as_nobody.runtime_dir) as stopped, Wire(as_nobody.runtime_dir) as wire:
+        collection = stopped.connect().non_shared()
+        collection.set_constraints(constraints(camping=128))
+        calls = [collection.request_wait() for _ in range(40)]
+        told = as_nobody.wait_log(lambda event: event.get("limit") == "in_flight")
+        assert (told["user"], told["level"], told["channel"]) == (0, "warning", "BufferCollection")
+        assert told["in_flight"] <= told["value"] / 2
+
+        for uid in (0, 4711):
+            with as_user(uid):
+                allocator = wire.connect()
+            tokens = allocator.shared().duplicate_sync([0x80000000] * 64)
+            assert len(tokens) == 64
+            other = allocator.non_shared()
+            other.set_constraints(constraints(camping=64))
+            for _ in range(3):
+                assert len(other.wait().buffers) == 64
+
+        for call in calls:
+            info = collection.wait_answer(call)
+            assert len(info.buffers) == 128
+            info.close()
+        collection.wait().close()
+    said = [str(event) for event in as_nobody.log()]
+    assert not [line for line in said if "broke the protocol" in line or "can't be" in line]
+
+
+@as_root
+def test_descriptors_stay_in_flight_when_the_daemon_closes_the_channel(as_nobody: Daemon) -> None:
+    """They are what they were for the kernel, as long as the client keeps its end and doesn't receive them."""
+    with Wire(as_nobody.runtime_dir) as stopped, Wire(as_nobody.runtime_dir) as wire:
+        allocator = stopped.connect()
+        ends = []
+        for _ in range(40):
+            collection = allocator.non_shared()
+            collection.set_constraints(constraints(camping=100))
+            collection.request_wait()
+            collection.send_bytes(b"garbage")  # its node fails: the daemon closes its end
+            ends.append(collection)
+        allocator.sync()
+        other = wire.connect().non_shared()
+        other.set_constraints(constraints(camping=64))
+        for _ in range(3):
+            assert len(other.wait().buffers) == 64
 
 
 # How a channel ended

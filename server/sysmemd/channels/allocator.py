@@ -61,6 +61,9 @@ class AllocatorServer:
         self.connection.explain(None, reason)
         self.connection.close()
 
+    def failed(self, reason: str) -> None:
+        self.refuse(f"the daemon failed: {reason}")
+
     def exceeded(self, error: Exceeded) -> None:
         """The server end that came along is closed already. The Allocator goes on."""
 

@@ -32,6 +32,7 @@ from sysmem_protocol.sysmem2 import Allocator, Error
 
 from ..config import Limits
 from ..ends import every
+from ..in_flight import Flight, InFlight
 from ..pause import Holder, give_way, wait_for
 from ..ports import Log, Peer
 from ..quota import Exceeded
@@ -87,6 +88,9 @@ class Server(Protocol):
     def refuse(self, reason: str) -> None:
         """A rule was broken: end the channel and what depends on it."""
 
+    def failed(self, reason: str) -> None:
+        """The daemon can't serve the channel: end it and what depends on it."""
+
     def exceeded(self, error: Exceeded) -> None:
         """The user has as much as it may have, which is logged already: end what depends on what was asked for."""
 
@@ -107,7 +111,10 @@ class Reactor(Protocol):
         """Don't call `receive` before `holder` is idle."""
 
     def flush(self, connection: Connection) -> None:
-        """Call `flush`, later, and again whenever the channel is writable, until it returns True."""
+        """Call `flush`, later, and again whenever the channel is writable, until it returns True.
+
+        Does nothing if the connection is closed.
+        """
 
     def closing(self, connection: Connection) -> None:
         """Forget the connection: it is about to close its channel."""
@@ -229,6 +236,9 @@ class _Nobody:
     def refuse(self, reason: str) -> None:
         """What is closed ends no more."""
 
+    def failed(self, reason: str) -> None:
+        """What is closed ends no more."""
+
     def exceeded(self, error: Exceeded) -> None:
         """What is closed ends no more."""
 
@@ -251,6 +261,7 @@ class Connection:
         number: int,
         since: int,
         reactor: Reactor,
+        in_flight: InFlight,
         limits: Limits,
         log: Log,
         tracer: Tracer,
@@ -261,6 +272,7 @@ class Connection:
         self._channel = channel
         self._server = server
         self._reactor = reactor
+        self._in_flight = in_flight
         self._log = log
         self._tracer = tracer
         self._max_calls = limits.max_unanswered_calls
@@ -269,9 +281,11 @@ class Connection:
             limits.max_outbox_messages,
             limits.max_outbox_bytes,
             partial(account.queue, self),
+            self._open_flight,
         )
         self._calls: set[int] = set()
         self._sending_ends = False
+        self._said_held = False
         #: Whether the client asked to be told reasons.
         self.explained = False
         #: Tells this channel from all others that the daemon has served.
@@ -308,6 +322,9 @@ class Connection:
     def queued(self) -> int:
         """How many messages wait for the client to read."""
         return len(self._outbox)
+
+    def _open_flight(self) -> Flight:
+        return self._in_flight.open(self.account, self.fileno(), partial(self._reactor.flush, self))
 
     def peer(self) -> Peer:
         """Return the process that made the channel, as the kernel says it. Raises `OSError`."""
@@ -403,7 +420,7 @@ class Connection:
         except MalformedMessage as error:
             self.refuse(str(error))
         except OSError as error:
-            self.refuse(f"receiving failed: {error}")
+            self.fail(f"receiving failed: {error}")
         return None
 
     def _process(self, data: bytes, handles: list[Handle], held_by: _HeldBy) -> None:
@@ -664,7 +681,7 @@ class Connection:
         self._reactor.flush(self)
 
     def flush(self) -> bool:
-        """Send what waits; True when there is nothing left to do. Nothing is raised."""
+        """Send what waits; True when there is nothing left to do before this is asked for again. Nothing is raised."""
         if self.closed:
             return True
         try:
@@ -678,6 +695,12 @@ class Connection:
         except Exception as error:
             self._cannot("an answer can't be sent", error)
             done = True
+        if not done and self._outbox.is_held:
+            if not self._said_held:
+                self._said_held = True
+                self.account.say_in_flight(self._server.about())
+            return True
+        self._said_held = False
         if done and not self.reading:
             self.close()
         elif done and self._sending_ends:
@@ -750,8 +773,12 @@ class Connection:
                 self._server = _NOBODY
 
     def refuse(self, reason: str) -> None:
-        """End the channel because its client broke a rule, or can't be served. It gets no more answers."""
+        """End the channel because its client broke a rule. It gets no more answers."""
         self._refuse(self._server.refuse, reason)
+
+    def fail(self, reason: str) -> None:
+        """End the channel because the daemon can't serve it. Its client gets no more answers."""
+        self._refuse(self._server.failed, reason)
 
     def exceeded(self, error: Exceeded) -> None:
         """End the channel because its user has as much as it may have. It gets no more answers."""
@@ -769,7 +796,7 @@ class Connection:
         """Say that the daemon failed its client, and end the channel."""
         unforeseen = not isinstance(error, OSError)
         self._log.error(event, reason=repr(error), exc_info=unforeseen, **self._server.about())
-        self.refuse(f"the daemon failed: {error!r}")
+        self.fail(repr(error))
 
     def _end(self, tell: Callable[..., None], *reason: object) -> None:
         """Tell the server of the end. A tree may fail with that; should it do so wrongly, this channel closes alone."""

@@ -122,7 +122,7 @@ class Take(Deferred):
         try:
             given = client_end.duplicate()
         except OSError as error:
-            self.connection.refuse(f"the daemon can't pass the token on: {error}")
+            self.connection.fail(f"the daemon can't pass the token on: {error}")
             return False
         return self.answer(RendezvousTakeResponse(token=given))
 

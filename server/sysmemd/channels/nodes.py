@@ -135,6 +135,9 @@ class NodeServer:
     def refuse(self, reason: str) -> None:
         self.node.fail(reason)
 
+    def failed(self, reason: str) -> None:
+        self.node.fail(reason, Cause.BROKEN)
+
     def exceeded(self, error: Exceeded) -> None:
         self.node.fail(str(error), Cause.LIMIT)
 

@@ -9,17 +9,22 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable
+from typing import TypeAlias
 
 from sysmem_protocol.channel import Channel
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.message import HEADER, MAX_HANDLES, Message
 
 from ..ends import every
+from ..in_flight import Flight
 
 #: What a message that isn't made yet counts for in the bound.
 _UNMADE_BYTES = 1024
 #: What a descriptor that waits counts for: 1,024 of them fill an outbox of the default size.
 _DESCRIPTOR_BYTES = 1024
+
+
+_Send: TypeAlias = Callable[[bytes, list[Handle]], bool]
 
 
 class OutboxFull(Exception):
@@ -29,7 +34,7 @@ class OutboxFull(Exception):
 class _Entry:
     """One answer that waits: a maker of it, or what is left of its datagrams."""
 
-    __slots__ = ("descriptors", "done", "instead", "left", "make", "message", "size")
+    __slots__ = ("_first", "descriptors", "done", "instead", "left", "make", "message", "size")
 
     def __init__(
         self,
@@ -44,6 +49,8 @@ class _Entry:
         #: Called when it is sent, or won't be.
         self.done = done
         self.message = message
+        #: How many descriptors the first datagram had when the message was made before.
+        self._first = 0
         #: Datagrams to send, the next one last; empty as long as none was sent.
         self.left: list[tuple[bytes, list[Handle]]] = []
         self.size = _UNMADE_BYTES
@@ -53,29 +60,32 @@ class _Entry:
             self.descriptors = len(message.handles)
             self.size = HEADER.size + len(message.body) + _DESCRIPTOR_BYTES * self.descriptors
 
-    def send(self, channel: Channel) -> bool:
+    def send(self, send: _Send, may_send: Callable[[int], bool]) -> bool:
         """Send as much as fits; True when nothing is left."""
         if not self.left:
             if self.message is None:
+                if self._first and not may_send(self._first):
+                    return False
                 assert self.make is not None
                 self.message = self.make()
             datagrams = list(self.message.datagrams())
             try:
-                sent = _sent(channel, *datagrams[0])
+                sent = send(*datagrams[0])
             except OSError as error:
                 if self.instead is None or error.errno != errno.ETOOMANYREFS:
                     raise
                 self.close()
                 self.message, self.make = self.instead(error), None
-                return self.send(channel)
+                return self.send(send, may_send)
             if not sent:
                 if self.make is not None:
+                    self._first = len(datagrams[0][1])
                     self.close()
                     self.message = None
                 return False
             self.left = datagrams[:0:-1]
         while self.left:
-            if not _sent(channel, *self.left[-1]):
+            if not send(*self.left[-1]):
                 return False
             self.left.pop()
         return True
@@ -97,8 +107,11 @@ class Outbox:
         "_channel",
         "_counted",
         "_entries",
+        "_flight",
         "_max_bytes",
         "_max_messages",
+        "_open_flight",
+        "is_held",
         "waiting_bytes",
         "waiting_descriptors",
     )
@@ -109,9 +122,17 @@ class Outbox:
         max_messages: int,
         max_bytes: int,
         counted: Callable[[int, int], None] = _nobody_counts,
+        open_flight: Callable[[], Flight] | None = None,
     ) -> None:
-        """Send on `channel`. `counted` is told how many more bytes and descriptors wait, or how many fewer."""
+        """Send on `channel`. `counted` is told how many more bytes and descriptors wait, or how many fewer.
+
+        `open_flight` returns what counts the descriptors in flight, when the first ones are sent.
+        """
         self._channel = channel
+        self._open_flight = open_flight
+        self._flight: Flight | None = None
+        #: Whether what waits next waits for descriptors to be received, perhaps other clients'.
+        self.is_held = False
         self._entries: deque[_Entry] = deque()
         self.waiting_bytes = self.waiting_descriptors = 0
         self._max_messages = max_messages
@@ -129,7 +150,7 @@ class Outbox:
         if not self._entries and len(message.handles) <= MAX_HANDLES:
             [(data, handles)] = message.datagrams()
             try:
-                if _sent(self._channel, data, handles):
+                if self._send(data, handles):
                     return
             except BaseException:
                 message.close()
@@ -151,7 +172,7 @@ class Outbox:
         """
         [(data, handles)] = message.datagrams()
         try:
-            return _sent(self._channel, data, handles)
+            return self._send(data, handles)
         finally:
             message.close()
 
@@ -173,9 +194,10 @@ class Outbox:
 
         Raises :class:`OutboxFull` when what waits passes the bound, and what :meth:`Channel.send` and makers raise.
         """
+        self.is_held = False
         while self._entries:
             entry = self._entries[0]
-            if not entry.send(self._channel):
+            if not entry.send(self._send, self._may_send):
                 self._check()
                 return False
             self._entries.popleft()
@@ -194,6 +216,27 @@ class Outbox:
         """Close for good: nothing is put here any more."""
         self.close()
         self._counted = _nobody_counts  # what counts may refer to whom this belongs to
+        self._open_flight = None
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            flight.close()
+
+    def _send(self, data: bytes, handles: list[Handle]) -> bool:
+        if not handles:
+            return bool(self._channel.send(data))
+        if not self._may_send(len(handles)) or not self._channel.send(data, handles):
+            return False
+        if self._flight is not None:
+            self._flight.sent(len(handles))
+        for handle in handles:
+            handle.close()
+        return True
+
+    def _may_send(self, descriptors: int) -> bool:
+        if self._flight is None and self._open_flight is not None:
+            self._flight = self._open_flight()
+        self.is_held = self._flight is not None and not self._flight.may_send(descriptors)
+        return not self.is_held
 
     def _append(self, entry: _Entry) -> None:
         self._entries.append(entry)
@@ -210,11 +253,3 @@ class Outbox:
                 f"{len(self._entries)} answers of {self.waiting_bytes} bytes wait to be read, "
                 f"at most {self._max_messages} of {self._max_bytes} bytes may"
             )
-
-
-def _sent(channel: Channel, data: bytes, handles: list[Handle]) -> bool:
-    if not channel.send(data, handles):
-        return False
-    for handle in handles:
-        handle.close()
-    return True

@@ -53,6 +53,9 @@ class RendezvousServer:
         self._service.log.error("a Rendezvous was refused", reason=reason, **self.about())
         self.peer_closed()
 
+    def failed(self, reason: str) -> None:
+        self.refuse(f"the daemon failed: {reason}")
+
     def exceeded(self, error: Exceeded) -> None:
         self.connection.refuse(str(error))
 

@@ -29,6 +29,7 @@ from sysmem_protocol.message import Message
 from ..config import InspectSection, Limits
 from ..constraints import Platform
 from ..documents import Document
+from ..in_flight import InFlight
 from ..memory import Buffers, Memory, attenuation_is_advisory
 from ..ports import ClientInfo, Clock, Log
 from ..quota import Kind
@@ -202,6 +203,7 @@ class Service:
         clock: Clock,
         reactor: Reactor,
         log: Log,
+        in_flight: InFlight,
         closing: Closing = AT_ONCE,
         inspect: InspectSection | None = None,
         make_connection: Callable[..., Connection] = Connection,
@@ -215,12 +217,13 @@ class Service:
         self.memory = memory
         self.clock = clock
         self.reactor = reactor
+        self.in_flight = in_flight
         self.log = log
         self.closing = closing
         self.inspect = inspect or InspectSection()
         self._make_connection = make_connection
         self.refusals = Refusals(log, clock)
-        self.users = Users(self.refusals, clock)
+        self.users = Users(self.refusals, clock, in_flight.all)
         #: Tokens that can be turned in, by the koid of their server end.
         self.tokens: dict[int, Token] = {}
         #: All collections, until their last node has left, by id.
@@ -294,6 +297,7 @@ class Service:
             number=next(self._connection_numbers),
             since=self.clock.now(),
             reactor=self.reactor,
+            in_flight=self.in_flight,
             limits=self.limits,
             log=self.log,
             tracer=self.tracer,

@@ -54,6 +54,9 @@ class InspectorServer:
         log.error("an Inspector was refused", reason=reason, **self.about())
         self.connection.close()
 
+    def failed(self, reason: str) -> None:
+        self.refuse(f"the daemon failed: {reason}")
+
     def exceeded(self, error: Exceeded) -> None:
         self.connection.close()
 

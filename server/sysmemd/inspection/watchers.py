@@ -97,6 +97,9 @@ class Watcher:
         self._log.error("a Watcher was refused", reason=reason, **self.about())
         self.peer_closed()
 
+    def failed(self, reason: str) -> None:
+        self.refuse(f"the daemon failed: {reason}")
+
     def exceeded(self, error: Exceeded) -> None:
         self.peer_closed()
 

@@ -56,6 +56,9 @@ class TestingServer:
         self._service.log.error("a test was refused", reason=reason, **self.about())
         self.connection.close()
 
+    def failed(self, reason: str) -> None:
+        self.refuse(f"the daemon failed: {reason}")
+
     def exceeded(self, error: Exceeded) -> None:
         self.connection.refuse(str(error))
 

@@ -7,13 +7,14 @@ import os
 import select
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 from sysmem_protocol import codec, sysmem2
-from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.channel import AT_ONCE, Channel, PeerClosedError
 from sysmem_protocol.handles import Handle, channel_pair
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import Message, parse
@@ -21,6 +22,7 @@ from sysmem_protocol.sysmem2 import Allocator, BufferCollection, BufferCollectio
 from sysmemd.channels import AllocatorServer, Connection, RendezvousServer, Service
 from sysmemd.config import InspectSection, Limits
 from sysmemd.constraints import Platform
+from sysmemd.in_flight import InFlight
 from sysmemd.memory import Memory
 from sysmemd.pause import Holder
 from sysmemd.ports import Peer
@@ -220,12 +222,15 @@ class Bench:
         limits: Limits | None = None,
         do: Callable[[Callable[[], object]], object] = lambda work: work(),
         inspect: InspectSection | None = None,
+        in_flight: int = sys.maxsize,
     ) -> None:
         self.log = RecordingLog()
         self.clock = Clock()
         self.reactor = HandReactor(do)
         self.memory = Memory(clock=self.clock, log=self.log)
+        self.in_flight = InFlight(in_flight, AT_ONCE, self.reactor.in_turn)
         self.service = Service(
+            in_flight=self.in_flight,
             limits=limits or Limits(),
             platform=Platform(),
             memory=self.memory,
@@ -244,6 +249,7 @@ class Bench:
         self.service.close()
         for connection in self.reactor.served:
             connection.close()
+        self.in_flight.close()
         self.memory.close()
         for client in self._clients:
             client.close()

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 
 from sysmem_protocol import codec, sysmem2
-from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.channel import AT_ONCE, Channel, PeerClosedError
 from sysmem_protocol.handles import Handle, channel_pair, eventpair
 from sysmem_protocol.library import Interface, Method, Table
 from sysmem_protocol.message import FLAGS_MORE, MAX_MESSAGE_BYTES, Message, parse
@@ -33,6 +33,7 @@ from sysmemd.channels.connection import (
     Tracer,
 )
 from sysmemd.config import Limits
+from sysmemd.in_flight import InFlight
 from sysmemd.pause import Holder
 from sysmemd.ports import Peer
 from sysmemd.tree import Misuse
@@ -91,6 +92,9 @@ class StubServer:
         self.at_the_end()
         self.connection.finish()
 
+    def failed(self, reason: str) -> None:
+        self.refuse(reason)
+
     def peer_closed(self) -> None:
         self.peer_closings += 1
         self.at_the_end()
@@ -112,6 +116,7 @@ class Line:
         self.client = Channel(near.detach())
         self.server = StubServer(interface)
         self.reactor = HandReactor()
+        self.in_flight = InFlight(1000, AT_ONCE, self.reactor.in_turn)
         self.log = RecordingLog()
         self.channel = Channel(far.detach())
         self.connection = Connection(
@@ -122,6 +127,7 @@ class Line:
             since=0,
             tracer=Tracer(),
             reactor=self.reactor,
+            in_flight=self.in_flight,
             limits=limits,
             log=self.log,
         )
@@ -183,6 +189,7 @@ class Line:
 
     def close(self) -> None:
         self.connection.close()
+        self.in_flight.close()
         self.client.close()
 
 
@@ -884,7 +891,7 @@ def test_what_the_server_raises_closes_the_channel_and_is_logged(
     line.server.serve = serve
     line.send(Node.attach_node_tracking, bytes.fromhex("a101d97a5d00"), 0, given)
     line.serve()
-    assert line.reason == f"the daemon failed: {error!r}"
+    assert line.reason == repr(error)
     assert line.log.entries == [
         (
             "error",
@@ -909,7 +916,7 @@ def test_an_answer_that_can_not_be_made_closes_the_channel(line: Line) -> None:
     line.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
     line.serve()
     assert line.connection.flush()
-    assert line.reason == "the daemon failed: KeyError('oh')"
+    assert line.reason == "KeyError('oh')"
     assert line.log.said("error")[0][0] == "an answer can't be sent"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -312,7 +312,7 @@ def test_an_answer_whose_descriptors_cannot_be_sent(
     """There is a limit to the descriptors of a user that are on their way, and it counts what others don't receive."""
     send = Channel.send
 
-    def too_many(channel: Channel, data: bytes, handles: list[Handle]) -> int:
+    def too_many(channel: Channel, data: bytes, handles: Sequence[Handle] = ()) -> int:
         if handles:
             raise OSError(errno.ETOOMANYREFS, "Too many references")
         return send(channel, data, handles)
@@ -335,7 +335,7 @@ def test_an_answer_of_several_datagrams_whose_last_descriptors_cannot_be_sent(
     """What was sent has to be referred to: no other answer can follow it."""
     send = Channel.send
 
-    def too_many(channel: Channel, data: bytes, handles: list[Handle]) -> int:
+    def too_many(channel: Channel, data: bytes, handles: Sequence[Handle] = ()) -> int:
         if len(handles) == 1:
             raise OSError(errno.ETOOMANYREFS, "Too many references")
         return send(channel, data, handles)

@@ -1,0 +1,239 @@
+"""Descriptors that were sent and that clients haven't received."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sysmem_protocol.channel import AT_ONCE, Channel
+from sysmem_protocol.handles import Handle, channel_pair
+from sysmem_protocol.message import Message
+from sysmemd.channels.outbox import Outbox
+from sysmemd.in_flight import MAX_UNASKED, InFlight
+from sysmemd.ports import Peer
+from sysmemd.quota import Kind, Share
+from sysmemd.refusals import Refusals
+from sysmemd.users import Account, Users
+
+from .memory.harness import RecordingLog, TestClock
+
+LIMIT = 100
+
+
+class Daemon:
+    """A daemon's users, and what is in flight to them."""
+
+    def __init__(self) -> None:
+        self.in_flight = InFlight(LIMIT, AT_ONCE, lambda user, work: work())
+        clock = TestClock()
+        self.users = Users(Refusals(RecordingLog(), clock), clock, self.in_flight.all)
+        self.lines: list[Line] = []
+
+    def account(self, uid: int = 1) -> Account:
+        return self.users.open_account(Peer(os.getpid(), uid, uid))
+
+    def line(self, account: Account | None = None) -> Line:
+        self.lines.append(Line(self, account or self.account()))
+        return self.lines[-1]
+
+    def take(self) -> None:
+        """Take in what the kernel reports."""
+        self.in_flight.take()
+
+    def is_idle(self) -> bool:
+        """Return whether nothing wakes the daemon."""
+        return not select.select([self.in_flight.fileno()], [], [], 0)[0]
+
+
+class Line:
+    """A channel, its outbox and its client."""
+
+    def __init__(self, daemon: Daemon, account: Account) -> None:
+        near, far = channel_pair()
+        self.client, self.server = Channel(near.detach()), Channel(far.detach())
+        self.account = account
+        self.retries = 0
+        fd = self.server.fileno()
+        self.outbox = Outbox(
+            self.server,
+            8,
+            1 << 20,
+            open_flight=lambda: daemon.in_flight.open(account, fd, self.retry),
+        )
+
+    def retry(self) -> None:
+        self.retries += 1
+        self.outbox.flush()
+
+    def send(self, count: int) -> bool:
+        """Send a message with so many descriptors; return whether it didn't have to wait."""
+        near = Handle(os.open(os.devnull, os.O_RDONLY))
+        handles = [near, *(near.duplicate() for _ in range(count - 1))]
+        self.outbox.put(Message(1, 1, b"", handles))
+        return not self.outbox
+
+    def receive(self) -> int:
+        """Receive a message; return how many descriptors it has."""
+        received = self.client.receive()
+        assert received is not None
+        for handle in received[1]:
+            handle.close()
+        return len(received[1])
+
+    def close(self) -> None:
+        self.outbox.end()
+        self.server.close()
+        self.client.close()
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    made = Daemon()
+    yield made
+    for line in made.lines:
+        line.close()
+    made.take()
+    assert made.in_flight.all.count == 0
+    made.in_flight.close()
+
+
+def test_everybody_has_half_of_what_the_others_leave() -> None:
+    everybody = Share(limit=100)
+    users = [Share(everybody), Share(everybody)]
+    channel = Share(users[0])
+    assert channel.has_room(100)
+    channel.add(50)
+    assert not channel.has_room(1)
+    assert not users[0].has_room(1)
+    assert users[1].has_room(50)
+    users[1].add(30)
+    assert not users[1].has_room(1)
+    channel.add(-50)
+    assert (channel.count, users[0].count, everybody.count) == (0, 0, 30)
+
+
+def test_more_than_there_can_be_is_tried_while_nothing_is_in_flight() -> None:
+    """Otherwise it would wait for ever; the kernel may take it."""
+    everybody = Share(limit=10)
+    user = Share(everybody)
+    assert user.has_room(11)
+    user.add(1)
+    assert not Share(everybody).has_room(11)
+
+
+def test_a_channel_that_isnt_read_waits_and_others_go_on(daemon: Daemon) -> None:
+    account = daemon.account()
+    stopped, sibling, other = daemon.line(account), daemon.line(account), daemon.line()
+    stranger = daemon.line(daemon.account(uid=2))
+    sent = 0
+    while stopped.send(1):
+        sent += 1
+    assert LIMIT // 8 <= sent < LIMIT // 4
+    assert stopped.outbox.is_held
+    for line in (sibling, other, stranger):
+        for _ in range(20):
+            assert line.send(5)
+            line.receive()
+    daemon.take()
+    assert stopped.outbox.is_held
+    assert daemon.is_idle()
+    for _ in range(sent):
+        stopped.receive()
+    daemon.take()
+    assert not stopped.outbox
+    stopped.receive()
+
+
+def test_a_channel_waits_for_what_another_of_its_user_does_not_receive(daemon: Daemon) -> None:
+    account = daemon.account()
+    first, second = daemon.line(account), daemon.line(account)
+    assert first.send(50)
+    assert not second.send(40)
+    daemon.take()
+    assert second.outbox
+    assert daemon.is_idle()
+    first.receive()
+    daemon.take()
+    assert second.receive() == 40
+
+
+def test_descriptors_of_a_channel_that_closes_count_until_its_client_receives_them(
+    daemon: Daemon,
+) -> None:
+    account = daemon.account()
+    stopped, other = daemon.line(account), daemon.line(account)
+    before = account.tally[Kind.DESCRIPTORS]
+    stopped.send(50)
+    stopped.outbox.end()
+    stopped.server.close()
+    assert account.tally[Kind.DESCRIPTORS] == before + 1  # its end is still open
+    assert not other.send(60)
+    stopped.receive()
+    daemon.take()
+    assert not other.outbox
+    assert account.tally[Kind.DESCRIPTORS] == before
+    assert other.receive() == 60
+
+
+def test_a_client_that_goes_has_received_everything(daemon: Daemon) -> None:
+    gone, other = daemon.line(), daemon.line()
+    gone.send(50)
+    assert not gone.send(30)
+    gone.outbox.end()
+    assert not other.send(60)
+    gone.client.close()
+    daemon.take()
+    assert not other.outbox
+    other.receive()
+
+
+def test_no_more_than_some_channels_go_unasked(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many have sent something, a share that is used up takes few questions."""
+    asked: list[Any] = []
+    is_received = InFlight._is_received
+
+    def counted(self: InFlight, flight: Any) -> bool:
+        asked.append(flight)
+        return is_received(self, flight)
+
+    monkeypatch.setattr(InFlight, "_is_received", counted)
+    lines = [daemon.line() for _ in range(2 * MAX_UNASKED)]
+    for line in lines:
+        assert line.send(1)
+        line.receive()
+    assert daemon.in_flight.all.count <= MAX_UNASKED
+    assert len(asked) < len(lines)
+
+
+def test_where_nobody_could_tell_when_to_try_again_the_kernel_decides(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(InFlight, "_watch", fails)
+    line = daemon.line()
+    assert line.send(50)
+    assert line.send(50)
+    for _ in range(2):
+        line.receive()
+
+
+def test_an_end_that_cannot_be_kept_open_is_forgotten(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(fd: int) -> int:
+        raise OSError("no descriptor left")
+
+    monkeypatch.setattr("sysmemd.in_flight.duplicate", none_left)
+    line = daemon.line()
+    line.send(50)
+    line.outbox.end()
+    assert daemon.in_flight.all.count == 0
+    line.receive()
