@@ -398,7 +398,7 @@ async def serving(
             try:
                 nursery.start_soon(clock.run)
                 nursery.start_soon(_follow_memory, memory, log)
-                nursery.start_soon(_follow_in_flight, in_flight)
+                nursery.start_soon(_follow_in_flight, in_flight, log)
                 yield Serving(service, inspection, reactor, nursery, queue, config, parts)
             except BaseException as error:
                 raised = error  # the nursery would wrap it
@@ -438,10 +438,18 @@ async def _follow_memory(memory: Memory, log: Log) -> None:
             await trio.sleep(_FRUITLESS_SECONDS)
 
 
-async def _follow_in_flight(in_flight: InFlight) -> None:
+async def _follow_in_flight(in_flight: InFlight, log: Log) -> None:
     while True:
-        await _readable(in_flight.fileno())
-        in_flight.take()
+        await readable(in_flight.fileno())
+        try:
+            in_flight.take()
+        except Exception as error:
+            log.error(
+                "news about descriptors in flight could not be processed",
+                reason=repr(error),
+                exc_info=not isinstance(error, OSError),
+            )
+            await trio.sleep(_MEMORY_FAILED_SECONDS)
 
 
 async def _follow_threads(threads: Threads, log: Log) -> None:

@@ -1,4 +1,4 @@
-"""Descriptors in flight: sent to clients that haven't received them yet (`spec/robustness.md`, Fair turns).
+"""Descriptors in flight: sent to clients that haven't received them yet (`docs/spec/robustness.md`, Fair turns).
 
 The kernel counts them against the user that the daemon runs as, and refuses more than one process may have open
 (ETOOMANYREFS). A client that receives nothing would use them up for everybody. So each user has a share, each
