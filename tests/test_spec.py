@@ -228,3 +228,27 @@ def test_the_examples_of_messages_are_those_that_are_tested() -> None:
     text = (ROOT / "tests/sysmem_protocol/test_message.py").read_text()
     assert len(told) == 7
     assert {example for example in told if example not in re.sub(r'"\s+"', "", text)} == set()
+
+
+# --- links from rules to the tests that hold them -----------------------------------------------------------------
+
+LINK = re.compile(r"\[✓\]\(\.\./\.\./(tests/[\w/]+\.py)#(test_\w+)\)")
+
+
+@pytest.mark.parametrize("page", sorted(set(PAGES) - {"README.md"}))
+def test_every_section_links_to_the_tests_that_hold_its_rules(page: str) -> None:
+    assert re.findall(r"✓(?!\]\(\.\./\.\./tests/)", PAGES[page]) == []
+    for path, name in LINK.findall(PAGES[page]):
+        text = (ROOT / path).read_text()
+        assert re.search(rf"^\s*(async )?def {name}\(", text, re.MULTILINE), f"{path}#{name}"
+    parts = re.split(r"^## ", PAGES[page], flags=re.MULTILINE)
+    assert [part.splitlines()[0] for part in parts[1:] if not LINK.search(part)] == []
+
+
+@pytest.mark.parametrize("page", ["allocation.md", "constraints.md"])
+def test_every_row_of_rules_links_to_its_tests(page: str) -> None:
+    for title in re.findall(r"^##+ (.*)$", PAGES[page], re.MULTILINE):
+        for line in section(page, title).splitlines():
+            if line.startswith("|") and not set(line) <= set("|- ") and "| --- |" not in line:
+                head = re.match(r"\| (field|image field|node|situation) \|", line)
+                assert head or LINK.search(line), line
