@@ -32,6 +32,10 @@ CITATION = re.compile(
     r"(?:, sections? (?P<numbers>\d[\d.]*(?:(?:, | and | to )\d[\d.]*)*)"
     r'|, (?P<headings>"[^"]+"(?:, "[^"]+")*(?: and "[^"]+")?))?'
 )
+NAMES = "|".join(name.removesuffix(".md") for name in PAGES if name != "README.md")
+MISSPELT = re.compile(
+    rf"(?<!`docs/)\bspec/\w|`docs/spec/[a-z-]+\.md` \d|(?<![/`\w-])({NAMES})\.md[:,;. ]"
+)
 
 
 def sources() -> list[Path]:
@@ -64,10 +68,7 @@ SECTIONS = {page: sections(text) for page, text in PAGES.items()}
 
 def faults(text: str) -> list[str]:
     """Citations that don't resolve, and mentions of the specification that are spelled differently."""
-    found = [
-        text[mention.start() - 40 : mention.end() + 40]
-        for mention in re.finditer(r"(?<!`docs/)\bspec/\w|`docs/spec/[a-z-]+\.md` \d", text)
-    ]
+    found = [text[m.start() - 40 : m.end() + 40] for m in MISSPELT.finditer(text)]
     for citation in CITATION.finditer(text):
         cited = re.findall(r"\d+(?:\.\d+)?", citation["numbers"] or "")
         cited += re.findall(r'"([^"]+)"', citation["headings"] or "")
@@ -87,6 +88,7 @@ def test_citations_in_the_code_resolve() -> None:
     "text",
     [
         "see spec/constraints.md, 2",
+        "protocol.md, Node",
         "`docs/spec/constraints.md` 2",
         "`docs/spec/constraints.md`, section 7",
         "`docs/spec/constraints.md`, sections 5.1 and 5.99",

@@ -356,7 +356,7 @@ def test_a_heap_that_is_not_configured_is_empty(client: blocking.Allocator) -> N
     assert refused(client, memory(permitted_heaps=[Heap(heap_type="nowhere", id=0)]))
 
 
-# protocol.md, Tables: usage none
+# `docs/spec/protocol.md`, "Tables": usage none
 
 
 def test_permitted_none_gets_vmos_that_are_read_only(client: blocking.Allocator) -> None:

@@ -432,7 +432,7 @@ def test_lazy_memory_is_not_there_until_touched(client: blocking.Allocator) -> N
 
 
 def test_formats_by_the_references_costs(tmp_path: Path) -> None:
-    # image-formats.md 5, examples 35 to 38.
+    # `docs/spec/image-formats.md`, section 5, examples 35 to 38.
     modifiers = {
         0x0800000000003071: 10,
         0x0800000000001071: 510,

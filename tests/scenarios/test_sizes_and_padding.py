@@ -47,7 +47,7 @@ def exactly(
 @pytest.mark.parametrize(
     ("pixel_format", "modifier", "size", "divisor", "bytes_per_row", "expected"),
     [
-        # image-formats.md 5, by number of the example
+        # `docs/spec/image-formats.md`, section 5, by number of the example
         pytest.param(BGRA, M.LINEAR, (18, 17), 32, 96, 96 * 17, id="4"),
         pytest.param(PixelFormat.I420, M.LINEAR, (18, 20), 32, 32, 960, id="5, 6"),
         pytest.param(BGRA, M.LINEAR, (64, 128), 384, 384, 49152, id="7 BGRA"),
@@ -167,7 +167,7 @@ def test_sizes_beyond_every_width_are_empty(client: blocking.Allocator) -> None:
     assert refused(client, images(entry))
 
 
-# image-formats.md 4: padding, examples 42-50
+# `docs/spec/image-formats.md`, section 4: padding, examples 42-50
 
 BLOCK: dict[str, Any] = {
     "pixel_format": RGBA,

@@ -1,7 +1,7 @@
 """A client of the daemon written from the protocol's description alone.
 
 It shares no code with the package: sockets, `struct`, `hashlib` and a CBOR encoder. Tables are plain
-dictionaries from field number to value, as protocol.md numbers them; a value that owns a descriptor stands
+dictionaries from field number to value, as `docs/spec/protocol.md` numbers them; a value that owns a descriptor stands
 where the handle goes. Everything that a `Wire` made or received is closed with it.
 """
 
@@ -33,7 +33,7 @@ SAME_RIGHTS = 0x80000000
 READ, WRITE = 0x4, 0x8
 SYSTEM_RAM = "fuchsia.sysmem.heap.HEAP_TYPE.SYSTEM_RAM"
 
-# protocol.md, the tables of methods: name -> (ordinal, answered)
+# `docs/spec/protocol.md`, the tables of methods: name -> (ordinal, answered)
 METHODS: dict[str, tuple[int, bool]] = {
     "Allocator.AllocateNonSharedCollection": (0x5CA681F025A80E44, False),
     "Allocator.AllocateSharedCollection": (0x11A19FF51F0B49C1, False),
@@ -65,7 +65,7 @@ METHODS: dict[str, tuple[int, bool]] = {
     "BufferCollectionTokenGroup.CreateChild": (0x41A0075D419F30C5, False),
     "BufferCollectionTokenGroup.CreateChildrenSync": (0x15DEA448C536070A, True),
     "BufferCollectionTokenGroup.AllChildrenPresent": (0x5C327E4A23391312, False),
-    # client-api.md, Passing tokens: of the library sysmem
+    # `docs/spec/client-api.md`, "Passing tokens": of the library sysmem
     "Rendezvous.Offer": (0x68ED6F6857F22A4D, True),
     "Rendezvous.Take": (0x1ABD0AA3B8AE7F36, True),
 }
@@ -94,7 +94,7 @@ class Refused(Exception):
 
 
 def hashed_ordinal(name: str) -> int:
-    """The ordinal as protocol.md derives it, of `<Protocol>.<Method>`."""
+    """The ordinal as `docs/spec/protocol.md` derives it, of `<Protocol>.<Method>`."""
     library = "sysmem" if name.startswith("Rendezvous.") else "fuchsia.sysmem2"
     digest = hashlib.sha256(f"{library}/{name}".encode()).digest()
     return int(struct.unpack("<Q", digest[:8])[0]) & ~(1 << 63)
@@ -239,7 +239,7 @@ class Channel:
         return Descriptor(self.wire, os.dup(self.fileno()))
 
     def koid(self) -> int:
-        """linux.md: the peer's name ends in `/<koid>`; 0 while it has none."""
+        """`docs/spec/linux.md`: the peer's name ends in `/<koid>`; 0 while it has none."""
         name = self.socket.getpeername()
         return int(bytes(name).rsplit(b"/", 1)[1]) if name else 0
 
@@ -304,7 +304,7 @@ class Channel:
                     socket.MSG_CMSG_CLOEXEC,
                 )
             except ConnectionResetError:
-                continue  # linux.md: reported once, what is queued comes after
+                continue  # `docs/spec/linux.md`: reported once, what is queued comes after
             break
         fds = array.array("i")
         for level, kind, content in control:

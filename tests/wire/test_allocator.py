@@ -1,4 +1,4 @@
-"""protocol.md, Allocator: what each method does, and what refuses to touch anything."""
+"""`docs/spec/protocol.md`, "Allocator": what each method does, and what refuses to touch anything."""
 
 from __future__ import annotations
 
@@ -296,7 +296,7 @@ def test_a_server_end_whose_other_end_is_closed_without_release_fails_the_node(w
 
 
 def test_a_server_end_that_the_daemon_received_and_closed_is_no_error(wire: Wire) -> None:
-    """linux.md: the end of a failed bind reads what was queued, then peer-closed."""
+    """`docs/spec/linux.md`: the end of a failed bind reads what was queued, then peer-closed."""
     allocator = wire.connect()
     client, server = wire.pair()
     Token(wire, client)

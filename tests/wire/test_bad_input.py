@@ -1,4 +1,4 @@
-"""protocol.md, What bad input gets: every row, on every kind of channel, beside somebody unconcerned."""
+"""`docs/spec/protocol.md`, "What bad input gets": every row, on every kind of channel, beside somebody unconcerned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""protocol.md, BufferCollection; allocation.md, Ready, Attached attempt, Lifetime."""
+"""Collections (`docs/spec/protocol.md`, "BufferCollection"; `docs/spec/allocation.md`, "Ready" and "Lifetime")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""protocol.md: nothing a client sends leaks a descriptor in the daemon; here those that would keep themselves alive.
+"""Nothing a client sends leaks a descriptor in the daemon, even one that keeps itself alive (`docs/spec/protocol.md`).
 
 A client end that the daemon holds, in a field or in the queue of a socket that it holds, would keep its node alive for
 good when that node in turn keeps the socket.
@@ -41,7 +41,7 @@ METHODS = ["Node.AttachNodeTracking", "BufferCollection.AttachLifetimeTracking"]
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_nodes_own_client_end_is_no_eventpair(wire: Wire, method: str) -> None:
-    """It is connected to a named socket, which linux.md has refused."""
+    """It is connected to a named socket, which `docs/spec/linux.md` has refused."""
     collection = wire.connect().non_shared()
     collection.sync()
     track(collection, collection.duplicate(), method)

@@ -1,4 +1,4 @@
-"""protocol.md, Channels and services; client-api.md, the daemon in the foreground."""
+"""`docs/spec/protocol.md`, "Channels and services"; `docs/spec/client-api.md`, the daemon in the foreground."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""protocol.md: nothing a client sends delays another client."""
+"""`docs/spec/protocol.md`: nothing a client sends delays another client."""
 
 from __future__ import annotations
 

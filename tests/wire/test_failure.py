@@ -1,4 +1,4 @@
-"""allocation.md, Failure: how far it walks up, and what stays."""
+"""`docs/spec/allocation.md`, "Failure": how far it walks up, and what stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""protocol.md, BufferCollectionTokenGroup; allocation.md, Logical allocation: selections and their order."""
+"""Groups, their selections and the order of these (`docs/spec/allocation.md`, "Logical allocation")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""linux.md: whose end a descriptor is, ends that were tampered with, clients that do not read."""
+"""`docs/spec/linux.md`: whose end a descriptor is, ends that were tampered with, clients that do not read."""
 
 from __future__ import annotations
 

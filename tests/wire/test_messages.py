@@ -1,4 +1,4 @@
-"""protocol.md, Message: header, ordinals, answers and the examples in hexadecimal, byte for byte."""
+"""`docs/spec/protocol.md`, "Message": header, ordinals, answers and the examples in hexadecimal, byte for byte."""
 
 from __future__ import annotations
 

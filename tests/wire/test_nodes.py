@@ -1,4 +1,4 @@
-"""protocol.md, Node: the methods that tokens, collections and groups share."""
+"""`docs/spec/protocol.md`, "Node": the methods that tokens, collections and groups share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""client-api.md, Passing tokens: the protocol Rendezvous, in bytes."""
+"""`docs/spec/client-api.md`, "Passing tokens": the protocol Rendezvous, in bytes."""
 
 from __future__ import annotations
 

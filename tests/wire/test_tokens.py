@@ -1,4 +1,4 @@
-"""protocol.md, BufferCollectionToken and Rights: children, masks, what a delivered VMO allows."""
+"""`docs/spec/protocol.md`, "BufferCollectionToken" and "Rights": children, masks, what a delivered VMO allows."""
 
 from __future__ import annotations
 

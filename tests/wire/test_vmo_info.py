@@ -1,4 +1,4 @@
-"""protocol.md, Allocator.GetVmoInfo: what it tells of a VMO, fields and errors."""
+"""`docs/spec/protocol.md`, Allocator.GetVmoInfo: what it tells of a VMO, fields and errors."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_handles_are_consumed_also_when_refused(wire: Wire) -> None:
 
 
 def test_a_client_that_plays_with_its_locks_harms_nobody(wire: Wire) -> None:
-    """linux.md, Who still holds a buffer: locks of the client's own on the whole range."""
+    """`docs/spec/linux.md`, "Who still holds a buffer": locks of the client's own on the whole range."""
     allocator, collection, info = allocated(wire, camping=2)
     gone = collection.track_lifetime(0)
     collection.sync()

@@ -1,4 +1,4 @@
-"""allocation.md, Strong and weak: what keeps buffers alive, and who is told when nothing does."""
+"""`docs/spec/allocation.md`, "Strong and weak": what keeps buffers alive, and who is told when nothing does."""
 
 from __future__ import annotations
 
