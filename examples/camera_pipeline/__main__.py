@@ -46,6 +46,7 @@ def main() -> int:
         UnusableError,
         sysmem.DaemonUnavailableError,
         sysmem.PeerClosedError,
+        sysmem.SysmemError,
     ) as error:
         progress(None)
         print(f"camera_pipeline: {error}", file=sys.stderr)
@@ -120,34 +121,21 @@ class Story:
             read_only = sysmem.Rights.READ | sysmem.Rights.MAP
             tokens = root.duplicate_sync([sysmem.Rights.SAME_RIGHTS, read_only, read_only])
             ends = [end for _ in range(2) for end in frames.pair()]
+            # The processes inherit them. Ours are closed then, so that the daemon notices if one of them dies.
             for token in tokens:
                 given.callback(token.close)
-            # The processes inherit them; ours are closed then.
             for end in ends:
                 given.callback(end.close)
             camera_ends, readers_ends = ends[0::2], ends[1::2]
+            scripts = {
+                "camera": (camera_ends, ["--video", str(video), "--written", str(written)]),
+                "encoder": (readers_ends[:1], ["--file", str(encoded)]),
+                "display": (readers_ends[1:], keep),
+            }
             participants = [
-                stack.enter_context(
-                    started(
-                        name,
-                        self.directory,
-                        [end.fileno() for end in theirs],
-                        *options,
-                    )
-                )
-                for name, theirs, options in (
-                    (
-                        "camera",
-                        camera_ends,
-                        ["--video", str(video), "--written", str(written)],
-                    ),
-                    ("encoder", readers_ends[:1], ["--file", str(encoded)]),
-                    ("display", readers_ends[1:], keep),
-                )
+                stack.enter_context(started(name, self.directory, token, theirs, *options))
+                for token, (name, (theirs, options)) in zip(tokens, scripts.items(), strict=True)
             ]
-            # From now on only the participants have them, so the daemon notices if one of them dies.
-            for participant, token in zip(participants, tokens, strict=True):
-                participant.give(token, allocator)
             # The initiator doesn't use buffers, so it has no constraints. It stays to see how things go.
             collection = stack.enter_context(allocator.bind_shared_collection(root))
             collection.set_constraints()

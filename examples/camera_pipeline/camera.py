@@ -16,7 +16,7 @@ import report
 import sysmem
 from sysmem import blocking
 from sysmem.blocking.frames import FrameSender
-from talk import participants_arguments, tell
+from talk import participants_arguments, participate, tell
 
 # What this participant needs of the buffers. It has never heard of the other ones and of what they need.
 NEEDS = sysmem.BufferCollectionConstraints(
@@ -56,7 +56,7 @@ def main() -> None:
     with ExitStack() as stack:
         # Turn in the token that the initiator made for us. What came of it stays when the allocator is closed.
         with blocking.connect(name="camera") as allocator:
-            token = allocator.take(arguments.token)
+            token = blocking.BufferCollectionToken.from_fd(arguments.token)
             collection = stack.enter_context(allocator.bind_shared_collection(token))
 
         collection.set_constraints(NEEDS)
@@ -84,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    participate(main)

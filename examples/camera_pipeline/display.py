@@ -17,7 +17,7 @@ import report
 import sysmem
 from sysmem import blocking
 from sysmem.blocking.frames import Frame, FrameReceiver
-from talk import participants_arguments, tell
+from talk import participants_arguments, participate, tell
 
 NEEDS = sysmem.BufferCollectionConstraints(
     usage=sysmem.BufferUsage(
@@ -52,7 +52,7 @@ def main() -> None:
 
     with ExitStack() as stack:
         with blocking.connect(name="display") as allocator:
-            token = allocator.take(arguments.token)
+            token = blocking.BufferCollectionToken.from_fd(arguments.token)
             collection = stack.enter_context(allocator.bind_shared_collection(token))
 
         collection.set_constraints(NEEDS)
@@ -93,4 +93,4 @@ def digest_of(frame: Frame) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    participate(main)

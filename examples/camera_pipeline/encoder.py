@@ -17,7 +17,7 @@ import report
 import sysmem
 from sysmem import blocking
 from sysmem.blocking.frames import FrameReceiver
-from talk import participants_arguments, tell
+from talk import participants_arguments, participate, tell
 
 NEEDS = sysmem.BufferCollectionConstraints(
     usage=sysmem.BufferUsage(
@@ -48,7 +48,7 @@ def main() -> None:
 
     with ExitStack() as stack:
         with blocking.connect(name="encoder") as allocator:
-            token = allocator.take(arguments.token)
+            token = blocking.BufferCollectionToken.from_fd(arguments.token)
             collection = stack.enter_context(allocator.bind_shared_collection(token))
 
         collection.set_constraints(NEEDS)
@@ -88,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    participate(main)

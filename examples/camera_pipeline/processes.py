@@ -32,7 +32,7 @@ class Participant:
     """One of the processes, and what it has told so far."""
 
     name: str
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     asked: report.Column = field(default_factory=dict)
     got: Message = field(default_factory=dict)
     seen: dict[int, Message] = field(default_factory=dict)  # by the number of the frame
@@ -43,13 +43,6 @@ class Participant:
         """The descriptor of what it tells, so that `select` takes a Participant as it is."""
         assert self.process.stdout is not None
         return self.process.stdout.fileno()
-
-    def give(self, token: blocking.BufferCollectionToken, allocator: blocking.Allocator) -> None:
-        """Wait until it has taken its token."""
-        try:
-            allocator.offer(offered_as(self.name), token, timeout=PATIENCE)
-        except TimeoutError:
-            raise FailedError(f"the {self.name} didn't take its token") from None
 
     def receive(self) -> None:
         """Note down the next message."""
@@ -84,27 +77,26 @@ def listen(participants: Sequence[Participant], until: Callable[[], bool]) -> No
             participant.receive()
 
 
-def offered_as(name: str) -> str:
-    """The name under which a participant finds its token; several of these examples may run with one daemon."""
-    return f"camera_pipeline {os.getpid()} {name}"
-
-
 @contextlib.contextmanager
 def started(
-    name: str, directory: str, frames: Sequence[int], *options: str
+    name: str,
+    directory: str,
+    token: blocking.BufferCollectionToken,
+    ends: Sequence[socket.socket],
+    *options: str,
 ) -> Iterator[Participant]:
-    """Run a participant's script, which inherits its ends of streams; it is gone after the with-block."""
+    """Run a participant's script, which inherits its token and its ends of streams; it is gone after the with-block."""
+    inherited = [token.fileno(), *(end.fileno() for end in ends)]
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(
             subprocess.Popen(
                 [
-                    *(sys.executable, str(HERE / f"{name}.py"), "--token", offered_as(name)),
-                    *("--frames", *map(str, frames), *options),
+                    *(sys.executable, str(HERE / f"{name}.py"), "--token", str(inherited[0])),
+                    *("--frames", *map(str, inherited[1:]), *options),
                 ],
-                pass_fds=frames,
+                pass_fds=inherited,
                 stdout=subprocess.PIPE,
-                bufsize=1,
-                text=True,
+                bufsize=0,  # a line that is read early, into a buffer, is one that `select` doesn't tell of
                 env={**os.environ, "SYSMEM_RUNTIME_DIR": directory},
                 process_group=0,  # an interrupt from the keyboard is for the initiator only
             )

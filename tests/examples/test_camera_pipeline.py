@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -18,7 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sysmem.testing import Sysmemd
+from sysmem.testing import Process, Survivor, Sysmemd, Zygote, kill_matrix
+
+from . import forked
 
 if TYPE_CHECKING:
     from .conftest import Runner
@@ -247,22 +250,78 @@ def test_a_file_unlike_what_the_camera_wrote_fails_the_run(
         story.check_file(encoder, file, written)
 
 
-def test_a_video_that_the_user_names_goes_through_the_buffers(
-    example: Runner, modules: dict[str, ModuleType], quadrants: Path
-) -> None:
-    """Any size will do, and fewer frames than usual."""
-    video = example.directory / "small.mp4"
-    with av.open(str(video), "w") as container:
+def make_video(file: Path, frames: int) -> Path:
+    """Write a small video of one colour a frame."""
+    with av.open(str(file), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height = 160, 90
-        with Image.open(quadrants) as opened:
-            picture = np.asarray(opened.convert("RGB"))
-        for _ in range(20):
+        for number in range(frames):
+            picture = np.full((90, 160, 3), (40, 60, 4 * number), np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
+    return file
+
+
+def test_a_video_that_the_user_names_goes_through_the_buffers(
+    example: Runner, modules: dict[str, ModuleType]
+) -> None:
+    """Any size will do, and fewer frames than usual."""
+    video = make_video(example.directory / "small.mp4", 20)
     run = example.run("camera_pipeline", "--video", str(video))
     assert (run.returncode, run.stderr) == (0, "")
     assert re.search(r"^20 frames .*found each byte intact$", run.stdout, re.MULTILINE)
-    first = thumbnails(modules, example.directory / "out" / "contact_sheet.png")[0]
-    found = np.array(first.getpixel((int(0.75 * first.width), int(0.25 * first.height))))
-    assert np.abs(found - GREEN).max() <= 45  # the file doesn't tell its colours
+    last = thumbnails(modules, example.directory / "out" / "contact_sheet.png")[3]
+    found = np.array(last.getpixel((int(0.75 * last.width), int(0.25 * last.height))))
+    assert np.abs(found - (40, 60, 72)).max() <= 45  # the file doesn't tell its colours
+
+
+def test_every_process_may_die_at_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    video = make_video(tmp_path / "short.mp4", 3)
+    checked = []
+
+    def check(survivors: Mapping[str, Survivor], daemon: Sysmemd) -> None:
+        assert set(survivors) <= {"initiator", "camera", "encoder", "display"}
+        checked.append(survivors["initiator"].status if "initiator" in survivors else None)
+
+    with (
+        contextlib.closing(Zygote(forked.PRELOADED)) as zygote,
+        (tmp_path / "output").open("ab") as output,
+    ):
+
+        def run(daemon: Sysmemd) -> dict[str, Process]:
+            out, runtime_dir = daemon.runtime_dir.parent / "out", daemon.runtime_dir
+            arguments = ["--video", video, "--out", out, "--runtime-dir", runtime_dir]
+            started = zygote.start(
+                f"{forked.__name__}:initiator",
+                str(DIRECTORY),
+                [str(each) for each in arguments],
+                fds=[zygote.fileno()],
+                output=output.fileno(),
+            )
+            return {"initiator": started}
+
+        matrix = kill_matrix(run, check=check, zygote=zygote)
+
+    assert matrix.ok
+    participants = [
+        "Allocator.SetDebugClientInfo",
+        "Explained.SetExplain",
+        "Allocator.BindSharedCollection",
+        "BufferCollection.SetConstraints",
+        "BufferCollection.WaitForAllBuffersAllocated",
+    ]
+    steps = {
+        name: [cell.method for cell in matrix.cells if cell.victim == name]
+        for name in ("initiator", "camera", "encoder", "display")
+    }
+    assert "Allocator.AllocateSharedCollection" in steps.pop("initiator")
+    assert all(each == participants for each in steps.values())
+    assert all(cell.reached for cell in matrix.cells)
+    # The first run is the undisturbed one. In all others the initiator, if it lives, says that it failed.
+    assert (len(checked), checked[0]) == (len(matrix.cells) + 1, 0)
+    assert set(checked[1:]) == {None, 1}
+    assert "camera     4 BufferCollection.SetConstraints" in str(matrix)
+    assert "Traceback" not in (tmp_path / "output").read_text()

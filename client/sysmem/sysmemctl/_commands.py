@@ -225,7 +225,7 @@ COMMANDS: Final = (
     Command(
         "kill-matrix",
         "run a pipeline again and again, with each participant killed at each of its steps",
-        "Runs a command with daemons of its own, and kills one participant after one of its messages in each run. Then "
+        "Runs a command with daemons of its own, and ends one participant after one of its messages in each run. Then "
         "all processes must end in time and hold nothing, and the daemon must be as before. Prints a table. Exit "
         "status 1: a run was not as it should be; the worst is shown with its trace. Needs the extra `testing`.",
         "_kill_matrix",
@@ -237,11 +237,18 @@ COMMANDS: Final = (
                 help="a name with which a participant connects; may be repeated (default: all)",
             ),
             _argument(
+                "--end",
+                action="append",
+                choices=("killed", "stopped", "closed"),
+                help="what happens to the participant: SIGKILL, SIGSTOP, or its channels close; may be repeated "
+                "(default: killed)",
+            ),
+            _argument(
                 "--within",
                 type=float,
                 default=10.0,
                 metavar="SECONDS",
-                help="how long a run may take (default: 10)",
+                help="how long a run may go on without any process doing anything (default: 10)",
             ),
             _argument(
                 "command",

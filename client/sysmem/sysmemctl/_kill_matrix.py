@@ -6,7 +6,7 @@ import argparse
 import os
 import subprocess
 
-from ..testing import Sysmemd, kill_matrix
+from ..testing import End, Sysmemd, kill_matrix
 from ._trouble import Trouble
 
 
@@ -25,7 +25,8 @@ def run(options: argparse.Namespace) -> int:
         )
 
     try:
-        print(kill_matrix(start, victims=options.victim or None, within=options.within))
+        ends = [End[each.upper()] for each in options.end or ("killed",)]
+        print(kill_matrix(start, victims=options.victim or None, ends=ends, within=options.within))
     except AssertionError as error:
         print(error)
         return 1

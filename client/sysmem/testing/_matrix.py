@@ -17,10 +17,14 @@ from sysmem_protocol.testing import End
 
 from ._leaks import Leftover, leftovers
 from ._sysmemd import Sysmemd, sysmemd
+from ._watch import Watch, state, told
 from ._zygote import Process, Zygote
 
-#: How often processes are looked at that nothing tells of.
+#: How often it is looked at what nothing tells of: who has connected, who does something, what is held.
+_LOOK_SECONDS: Final = 0.05
 _AGAIN_SECONDS: Final = 0.005
+#: A run as a whole may take so many times as long as it may go on without anything happening.
+_IN_ALL: Final = 10
 #: How long a stopped participant stays so, before it is killed.
 _STOPPED_SECONDS: Final = 0.2
 #: Messages of a cell's trace that are shown.
@@ -74,7 +78,9 @@ class Cell:
     @property
     def outcome(self) -> str:
         """What the run came to, in a few words."""
-        return self.fault.splitlines()[0] if self.fault else "ok" if self.reached else "not reached"
+        if self.fault:
+            return self.fault.splitlines()[0].partition(", and holds ")[0]
+        return "ok" if self.reached else "not reached"
 
 
 @dataclass(frozen=True)
@@ -134,14 +140,15 @@ def kill_matrix(
         steps: The numbers of the messages after which they end, from 1; all that occur by default.
         check: Says what else must hold.
         ends: How they end.
-        within: How long a run may take, in seconds.
+        within: How long a run may go on without anybody doing anything, in seconds. Time in which a process waits for
+            a processor does not count. A run as a whole may take ten times as long.
         config: The daemons' configuration, as TOML text or as the data of such a text.
         workers: How many runs go on side by side; as many as there are processors by default.
         zygote: What forks the daemons; one for this call by default.
 
     Raises:
         AssertionError: Something was wrong: the text has the table, and the trace of the worst run.
-        ValueError: A victim never connects.
+        ValueError: A victim never connects, or nobody does.
     """
     __tracebackhide__ = True
     with contextlib.ExitStack() as stack:
@@ -150,6 +157,8 @@ def kill_matrix(
         undisturbed, clients = runs.undisturbed()
         if undisturbed.fault:
             raise AssertionError(_told(Matrix((undisturbed,))))
+        if not clients:
+            raise ValueError("nobody connected to the daemon that the pipeline was run with")
         names = list(clients) if victims is None else list(victims)
         if unknown := [name for name in names if name not in clients]:
             raise ValueError(f"{', '.join(unknown)} never connects; {', '.join(clients)} do")
@@ -213,14 +222,22 @@ class _Runs:
         began = time.monotonic()
         processes: dict[str, Running] = {}
         fault = ""
+        watch = Watch()
         try:
             processes = _named(self._run(daemon))
-            fault = self._fault(daemon, victim, processes, began + self._within)
+            watch.add({process.pid: name for name, process in processes.items()})
+            fault = self._fault(daemon, victim, processes, watch)
         except AssertionError as error:
             fault = f"check: {error}"
         except ConnectionError as error:
             fault = f"the daemon has ended: {error}"
         finally:
+            if fault:  # some may still run, and have connected since
+                with contextlib.suppress(ConnectionError):
+                    watch.add(told(daemon.faults.messages()))
+                for pid in watch.wait(0):
+                    _kill(pid)
+            watch.close()
             for process in processes.values():
                 process.kill()
                 while process.poll() is None:
@@ -229,24 +246,18 @@ class _Runs:
                     process.close()
         ended, trace = False, []
         with contextlib.suppress(ConnectionError):
-            clients = daemon.faults.messages()
-            ended = any(each["ended"] for each in clients)
+            ended = any(each["ended"] for each in daemon.faults.messages())
             trace = daemon.faults.trace()
-            for pid in {each["pid"] for each in clients} - {os.getpid()}:
-                if fault:  # some may still run
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
         seconds = time.monotonic() - began
         return Cell(victim, step, method, end, fault, ended, seconds, tuple(trace), daemon.log)
 
     def _fault(
-        self, daemon: Sysmemd, victim: str, processes: dict[str, Running], deadline: float
+        self, daemon: Sysmemd, victim: str, processes: dict[str, Running], watch: Watch
     ) -> str:
         """Wait for the end of a run; what is wrong with it."""
-        while running := self._running(daemon, processes):
-            if time.monotonic() > deadline:
-                return _told_of_running(daemon, running)
-            time.sleep(_AGAIN_SECONDS)
+        if running := self._not_ending(daemon, watch):
+            return _told_of_running(daemon, running)
+        deadline = time.monotonic() + self._within
         while left := leftovers(daemon.snapshot()):
             if time.monotonic() > deadline:
                 return "\n".join(f"left: {each}" for each in left)
@@ -254,29 +265,44 @@ class _Runs:
         if "Traceback" in daemon.log:
             return "the daemon is at fault; see its log"
         if self._check is not None:
-            pids = {each["pid"]: each["name"] for each in daemon.faults.messages()}
             names = {process.pid: name for name, process in processes.items()}
             status = {process.pid: process.poll() for process in processes.values()}
+            everybody = {**names, **told(daemon.faults.messages())}
             survivors = {
                 name: Survivor(name, pid, status.get(pid))
-                for pid, name in {**names, **pids}.items()
+                for pid, name in everybody.items()
                 if name != victim
             }
             self._check(survivors, daemon)
         return ""
 
-    def _running(self, daemon: Sysmemd, processes: dict[str, Running]) -> dict[int, str]:
-        """The processes that still run, by number. One that is stopped is killed after a while."""
-        running = {each.pid: name for name, each in processes.items() if each.poll() is None}
-        for client in daemon.faults.messages():
-            pid, state = client["pid"], _state(client["pid"])
-            if client["ended"] and state == "T":
-                time.sleep(_STOPPED_SECONDS)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            if state not in ("", "Z", "X") and pid != os.getpid():
-                running[pid] = client["name"]
-        return running
+    def _not_ending(self, daemon: Sysmemd, watch: Watch) -> dict[int, str]:
+        """Wait for the end of all processes; those that do not end, by number."""
+        deadline = time.monotonic() + _IN_ALL * self._within
+        before, idle, looked_at = None, 0.0, time.monotonic()
+        while True:
+            clients = daemon.faults.messages()
+            watch.add(told(clients))
+            running = watch.wait(_LOOK_SECONDS)
+            if not running:
+                return {}
+            for client in clients:
+                if client["ended"] and state(Path(f"/proc/{client['pid']}")) == "T":
+                    time.sleep(_STOPPED_SECONDS)
+                    _kill(client["pid"])
+            activity = watch.activity()
+            now = activity and (activity, sum(len(client["messages"]) for client in clients))
+            # Nobody can do much between two looks that are far apart because this process did not run itself.
+            looked_at, elapsed = time.monotonic(), time.monotonic() - looked_at
+            idle = idle + min(elapsed, 2 * _LOOK_SECONDS) if now and now == before else 0.0
+            before = now
+            if idle > self._within or time.monotonic() > deadline:
+                return running
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _told_of_running(daemon: Sysmemd, running: Mapping[int, str]) -> str:
@@ -304,11 +330,3 @@ def _named(
         return dict(processes)
     listed = list(processes) if isinstance(processes, Iterable) else [processes]
     return {f"process {number}": each for number, each in enumerate(listed, 1)}
-
-
-def _state(pid: int) -> str:
-    """The state of a process, as `ps` shows it; empty if it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
-    except OSError:
-        return ""

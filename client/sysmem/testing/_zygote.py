@@ -18,15 +18,14 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 #: What a forked process most likely needs.
 _PRELOADED = ("sysmem.blocking", "sysmem.testing._peer_process", "sysmemd.__main__")
 _MAX_MESSAGE = 1 << 20
-_MAX_DESCRIPTORS = 16
+_MAX_DESCRIPTORS = 17
 _PR_SET_PDEATHSIG = 1
 
 
@@ -85,20 +84,32 @@ class Process:
 
 
 class Zygote:
-    """The process that forks, from the test's side. May be used by several threads."""
+    """The process that forks, from the test's side. Several threads, and several processes, may use it."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, preload: Sequence[str] = ()) -> None:
+        """Start it, with these modules imported besides those of the kit."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        program = f"from {__name__} import main; main({theirs.fileno()})"
+        program = f"from {__name__} import main; main({theirs.fileno()}, {list(preload)!r})"
         with theirs:
-            self._process = subprocess.Popen(
+            self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
                 [sys.executable, "-c", program],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 start_new_session=True,  # Ctrl-C is for the tests
             )
+
+    @classmethod
+    def from_fd(cls, fd: int) -> Self:
+        """Use the zygote behind a duplicate of its :meth:`fileno`, in a process that it forked; own the duplicate."""
+        shared = cls.__new__(cls)
+        shared._socket = socket.socket(fileno=fd)
+        shared._process = None
+        return shared
+
+    def fileno(self) -> int:
+        """The descriptor over which processes are asked for. The zygote lives as long as any process has it."""
+        return self._socket.fileno()
 
     def start(
         self,
@@ -133,25 +144,30 @@ class Zygote:
         return self._ask({"reap": pid}, [])
 
     def _ask(self, request: dict[str, Any], fds: list[int]) -> int:
-        with self._lock:
-            socket.send_fds(self._socket, [json.dumps(request).encode()], fds)
-            answer = self._socket.recv(64)
+        # Each question brings the way back for its answer, so that askers need not wait for each other.
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs, contextlib.suppress(BrokenPipeError):
+                message = json.dumps(request).encode()
+                socket.send_fds(self._socket, [message], [theirs.fileno(), *fds])
+            answer = ours.recv(64)
         if not answer:
             raise RuntimeError("the process that forks processes for tests has ended")
         return int(answer)
 
     def close(self) -> None:
-        """End the zygote and all that it forked, and wait for its end."""
+        """End the zygote, and all that it forked, and wait for its end; one from :meth:`from_fd` is only let go of."""
         self._socket.close()
-        self._process.wait()
+        if self._process is not None:
+            self._process.wait()
 
 
 # --- in the zygote --------------------------------------------------------------------------------------------------
 
 
-def main(fd: int) -> None:
+def main(fd: int, preload: Sequence[str]) -> None:
     """Fork what is asked for until nobody can ask any more."""
-    for name in _PRELOADED:
+    for name in (*_PRELOADED, *preload):
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # keep what is shared with those forked as it is
@@ -164,17 +180,19 @@ def main(fd: int) -> None:
             if not data:
                 os._exit(0)
             request = json.loads(data)
-            if "reap" in request:
-                _, status = os.waitpid(request["reap"], 0)
-                answer = os.waitstatus_to_exitcode(status)
-            else:
-                answer = os.fork()
-                if not answer:
-                    _be_a_process(own, control, request, fds)
-            for received in fds:
-                os.close(received)
-            with contextlib.suppress(BrokenPipeError):
-                control.send(str(answer).encode())
+            with socket.socket(fileno=fds.pop(0)) as asker:
+                if "reap" in request:
+                    _, status = os.waitpid(request["reap"], 0)
+                    answer = os.waitstatus_to_exitcode(status)
+                else:
+                    answer = os.fork()
+                    if not answer:
+                        asker.close()
+                        _be_a_process(own, control, request, fds)
+                for received in fds:
+                    os.close(received)
+                with contextlib.suppress(BrokenPipeError):
+                    asker.send(str(answer).encode())
 
 
 def _be_a_process(
@@ -205,5 +223,8 @@ def _be_a_process(
     finally:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            if isinstance(status, str):
+                print(status, file=sys.stderr)
             sys.stderr.flush()
         os._exit(status if isinstance(status, int) else 1 if status else 0)

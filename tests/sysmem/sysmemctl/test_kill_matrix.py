@@ -19,13 +19,15 @@ with blocking.connect(name="lone") as allocator:
 """
 
 
-def test_each_participant_is_killed_at_each_step(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["kill-matrix", "--victim", "lone", "--", sys.executable, "-c", PROGRAM]
+def test_each_participant_ends_at_each_step(capsys: pytest.CaptureFixture[str]) -> None:
+    ends = ["--end", "killed", "--end", "closed"]
+    command = ["kill-matrix", "--victim", "lone", *ends, "--", sys.executable, "-c", PROGRAM]
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 7
+    assert len(lines) == 13
     assert all(line.endswith("ok") for line in lines[1:])
-    assert "lone    1 Allocator.SetDebugClientInfo" in lines[1]
+    assert "lone    1 Allocator.SetDebugClientInfo               killed" in lines[1]
+    assert "lone    1 Allocator.SetDebugClientInfo               closed" in lines[7]
 
 
 def test_a_pipeline_that_does_not_end_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,3 +39,8 @@ def test_a_pipeline_that_does_not_end_is_told(capsys: pytest.CaptureFixture[str]
 def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["kill-matrix"]) != 0
     assert "a command that runs the pipeline is needed" in capsys.readouterr().err
+
+
+def test_a_command_that_does_not_use_the_daemon_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["kill-matrix", "--", "true"]) != 0
+    assert "nobody connected to the daemon" in capsys.readouterr().err

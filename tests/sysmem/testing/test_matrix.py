@@ -1,15 +1,15 @@
-"""Every death at every step of a camera pipeline; participants that are at fault are found and named."""
+"""Participants that are at fault are found and named. Every death at every step is the camera pipeline's test."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pytest
 
 from sysmem import testing
-from sysmem.testing import Survivor, Sysmemd, Zygote, kill_matrix
+from sysmem.testing import Sysmemd, Zygote, kill_matrix
 from sysmem_protocol.testing import End
 
 from . import pipeline
@@ -39,31 +39,6 @@ class Pipeline:
                     f"{module}:participant", name, directory, fault, fds=[far.fileno()]
                 )
         return started
-
-
-def test_every_participant_may_die_at_every_step(sysmem_zygote: Zygote) -> None:
-    checked = []
-
-    def check(survivors: Mapping[str, Survivor], daemon: Sysmemd) -> None:
-        assert set(survivors) <= {"initiator", *NAMES}
-        assert all(each.status is not None for each in survivors.values())
-        checked.append(daemon.pid)
-
-    matrix = kill_matrix(Pipeline(sysmem_zygote), check=check, zygote=sysmem_zygote)
-    assert matrix.ok
-    victims = {cell.victim for cell in matrix.cells}
-    assert victims == {"initiator", *NAMES}
-    steps = [cell.method for cell in matrix.cells if cell.victim == "camera"]
-    assert steps == [
-        "Allocator.SetDebugClientInfo",
-        "Explained.SetExplain",
-        "Allocator.BindSharedCollection",
-        "BufferCollection.SetConstraints",
-        "BufferCollection.WaitForAllBuffersAllocated",
-        "Node.Release",
-    ]
-    assert len(checked) == len(matrix.cells) + 1
-    assert "camera     4 BufferCollection.SetConstraints" in str(matrix)
 
 
 @pytest.mark.parametrize("end", [End.STOPPED, End.CLOSED])
@@ -99,7 +74,7 @@ def test_a_participant_at_fault_is_found_and_named(
             Pipeline(sysmem_zygote, "display", fault),
             victims=[victim],
             steps=[step],
-            within=3,
+            within=1,
             zygote=sysmem_zygote,
         )
     assert "its last messages:" in str(failed.value)
