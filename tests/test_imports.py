@@ -17,6 +17,7 @@ HIDDEN = {
     "sysmem._sharing": "a process that uses one face does not load the other",
     "sysmem._vmo": "a process that maps no image as arrays loads neither numpy nor what describes planes",
     "sysmem.pytest_plugin": "pytest loads the plugin in every run, also in those that use nothing of it",
+    "sysmemd.daemon": "a daemon that serves no metrics does not load an HTTP library",
     "sysmem_protocol.library": "users find to_dict() on every table",
 }
 

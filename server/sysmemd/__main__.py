@@ -47,6 +47,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--mode", metavar="0600", help="permissions of the sockets")
     made.add_argument("--group", metavar="NAME", help="group of the sockets")
     made.add_argument(
+        "--metrics",
+        metavar="ADDRESS",
+        help="serve metrics over HTTP there: unix:PATH, or a loopback address such as 127.0.0.1:9100",
+    )
+    made.add_argument(
         "--testing",
         action="store_true",
         help="have the faults that a test of participants asks for, on one more socket; never in production",
@@ -85,6 +90,7 @@ def _override(config: configuration.Config, arguments: argparse.Namespace) -> co
         "runtime_dir": arguments.runtime_dir,
         "mode": arguments.mode,
         "group": arguments.group,
+        "metrics": arguments.metrics and {"address": arguments.metrics},
     }
     logged = {"format": arguments.log_format, "level": arguments.log_level}
     config = configuration.override(config, {key: v for key, v in given.items() if v is not None})

@@ -9,8 +9,11 @@ from __future__ import annotations
 import grp
 import math
 import pwd
+import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -258,6 +261,56 @@ class InspectSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return int(self.mode, 8)
 
 
+@dataclass(frozen=True)
+class MetricsAddress:
+    """Where metrics are served over HTTP."""
+
+    #: A loopback address; None for a Unix socket.
+    ip: IPv4Address | IPv6Address | None
+    #: The Unix socket, or the TCP port (0: one that the kernel chooses).
+    path: Path = Path()
+    port: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> MetricsAddress:
+        """Return what `unix:PATH`, `127.0.0.1:9100` or `[::1]:9100` says. Raises `ValueError`."""
+        if text.startswith("unix:"):
+            path = text.removeprefix("unix:")
+            if not path or "\0" in path:
+                raise ValueError(f"the metrics address {text!r} has no path after unix:")
+            return cls(None, Path(path))
+        where = (
+            'give it as "127.0.0.1:9100", "[::1]:9100" or "unix:/run/sysmem/metrics"; metrics have no access control '
+            "of their own, so they are served to this machine only, and a proxy that has one can pass them on"
+        )
+        host, colon, port = text.rpartition(":")
+        if not colon or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+            raise ValueError(f"the metrics address {text!r} has no port: {where}")
+        host = "127.0.0.1" if host == "localhost" else host
+        bracketed = host.startswith("[") and host.endswith("]")
+        try:
+            ip = IPv6Address(host[1:-1]) if bracketed else IPv4Address(host)
+        except ValueError:
+            raise ValueError(f"the metrics address {text!r} is none: {where}") from None
+        if not ip.is_loopback:
+            raise ValueError(f"the metrics address {text!r} is not a loopback address: {where}")
+        return cls(ip, port=int(port))
+
+
+class MetricsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the daemon serves its metrics over HTTP."""
+
+    #: `unix:PATH`, or a loopback address and a port; un-set: nowhere.
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        self.parsed()
+
+    def parsed(self) -> MetricsAddress | None:
+        """Return the address, if there is one."""
+        return None if self.address is None else MetricsAddress.parse(self.address)
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -275,6 +328,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     access: AccessSection = AccessSection()
     quota: QuotaSection = QuotaSection()
     inspect: InspectSection = InspectSection()
+    metrics: MetricsSection = MetricsSection()
 
     def __post_init__(self) -> None:
         seen = set()

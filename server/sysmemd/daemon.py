@@ -305,6 +305,12 @@ class Serving:
         self._nursery.start_soon(accept)
         return stop
 
+    def scrape(self, listener: socket.socket) -> None:
+        """Serve metrics over HTTP to who connects until the daemon ends. The listener stays the caller's."""
+        from .scrapes import Scrapes  # with an HTTP library, which other daemons do without
+
+        self._nursery.start_soon(Scrapes(self.inspection, self.service.log).serve, listener)
+
     def connect(self, interface: type[Interface], connected: socket.socket) -> None:
         """Serve an interface on a connected SEQPACKET socket, which the daemon then owns, if its peer may connect."""
         service = self.service

@@ -22,7 +22,15 @@ from .daemon import Parts, Serving, readable, serving, socket_permissions
 from .memory import dma_buf_users, missing_requirements
 from .ports import Log
 from .signals import Received, received
-from .sockets import Listeners, StartError, TakenError, notify
+from .sockets import (
+    Listeners,
+    Permissions,
+    StartError,
+    TakenError,
+    metrics_listener,
+    metrics_url,
+    notify,
+)
 from .text import printable
 
 #: What stops the daemon, or has it read its configuration again.
@@ -87,12 +95,19 @@ async def run(
         permissions = socket_permissions(config, parts.services)
         listeners = Listeners(permissions, directory, environ=os.environ, log=log)
         stack.callback(listeners.close)
+        scraped = None
+        if address := config.metrics.parsed():
+            inspectors = Permissions(config.inspect.socket_mode(), config.inspect.group)
+            scraped = stack.enter_context(metrics_listener(address, inspectors))
         async with serving(
             config, log, TrioClock(log), runtime_dir=directory, parts=parts
         ) as server:
             for interface, listener in listeners.given.items():
                 server.listen(interface, listener)
             log.info("serving", runtime_dir=str(directory), pid=os.getpid())
+            if scraped is not None:
+                server.scrape(scraped)
+                log.info("serving metrics", url=metrics_url(scraped))
             stack.enter_context(_few_collections())
             notify(os.environ, "READY=1")
             on_ready()

@@ -8,19 +8,21 @@ import fcntl
 import os
 import socket
 import stat
-from collections.abc import Collection, Mapping, MutableMapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sysmem_protocol.library import Interface
 from sysmem_protocol.runtime import service_path, socket_address
 
-from .config import group_id
+from .config import MetricsAddress, group_id
 from .ports import Log
 from .presence import Presence
 
 #: Connections that wait to be accepted.
 _BACKLOG = 1024
+#: Where metrics are on the sockets that serve them over HTTP.
+METRICS_PATH = "/metrics"
 #: The first descriptor that a service manager hands over.
 _LISTEN_FDS_START = 3
 
@@ -93,61 +95,11 @@ class RuntimeDirectory:
                 os.chown(self.path, -1, group)
 
     def listen(self, interface: type[Interface]) -> socket.socket:
-        """A listening socket for an interface, in place of a stale one if need be.
-
-        The socket is made under another name and renamed when it accepts: whoever sees it can connect. That name is
-        always the same, so one that a daemon left behind when it crashed is removed by the next.
-        Raises :class:`StartError`.
-        """
+        """A listening socket for an interface, in place of a stale one if need be. Raises :class:`StartError`."""
         path = service_path(self.path, interface)
-        fresh = path.with_name(f".{path.name}")
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            self._refuse_served(path)
-            with contextlib.suppress(FileNotFoundError):
-                fresh.unlink()
-            previous = os.umask(0o177)
-            try:
-                with socket_address(fresh) as address:
-                    listener.bind(address)
-            finally:
-                os.umask(previous)
-            fresh.chmod(self._modes[interface])
-            if (gid := self._gids[interface]) is not None:
-                os.chown(fresh, -1, gid)
-            listener.listen(_BACKLOG)
-            status = fresh.stat()
-            fresh.rename(path)
-        except OSError as error:
-            listener.close()
-            with contextlib.suppress(OSError):
-                fresh.unlink()
-            raise StartError(f"{path}: can't listen: {error}") from None
-        except StartError:
-            listener.close()
-            raise
-        self._made[path] = (status.st_dev, status.st_ino)
+        mode, gid = self._modes[interface], self._gids[interface]
+        listener, self._made[path] = _listen(path, socket.SOCK_SEQPACKET, mode, gid)
         return listener
-
-    @staticmethod
-    def _refuse_served(path: Path) -> None:
-        """Raise `StartError` for anything but a stale socket: one that somebody listens on isn't, whoever that is."""
-        try:
-            if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise StartError(f"{path} is in the way: it isn't a socket")
-        except FileNotFoundError:
-            return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-            probe.setblocking(False)
-            try:
-                with socket_address(path) as address:
-                    probe.connect(address)
-            except OSError as error:
-                if error.errno == errno.ECONNREFUSED:
-                    return
-                if error.errno != errno.EAGAIN:  # EAGAIN: it listens, and is busy
-                    raise StartError(f"{path} is in the way: {error}") from None
-        raise TakenError(f"somebody else listens on {path} already")
 
     def paths(self) -> Collection[Path]:
         """Return where the sockets are that were made."""
@@ -156,11 +108,112 @@ class RuntimeDirectory:
     def close(self) -> None:
         """Remove the sockets that are still this daemon's, also from a directory that was moved, and let that go."""
         for path, identity in self._made.items():
-            with contextlib.suppress(OSError):
-                status = os.stat(path.name, dir_fd=self._fd, follow_symlinks=False)
-                if (status.st_dev, status.st_ino) == identity:
-                    os.unlink(path.name, dir_fd=self._fd)
+            _remove(path.name, identity, self._fd)
         os.close(self._fd)
+
+
+def _listen(
+    path: Path, kind: socket.SocketKind, mode: int, gid: int | None
+) -> tuple[socket.socket, tuple[int, int]]:
+    """Return a listening Unix socket, in place of a stale one if need be, and the device and inode of its file.
+
+    The socket is made under another name and renamed when it accepts: whoever sees it can connect. That name is
+    always the same, so one that a daemon left behind when it crashed is removed by the next.
+    Raises :class:`StartError`.
+    """
+    fresh = path.with_name(f".{path.name}")
+    listener = socket.socket(socket.AF_UNIX, kind)
+    try:
+        _refuse_served(path, kind)
+        with contextlib.suppress(FileNotFoundError):
+            fresh.unlink()
+        previous = os.umask(0o177)
+        try:
+            with socket_address(fresh) as address:
+                listener.bind(address)
+        finally:
+            os.umask(previous)
+        fresh.chmod(mode)
+        if gid is not None:
+            os.chown(fresh, -1, gid)
+        listener.listen(_BACKLOG)
+        status = fresh.stat()
+        fresh.rename(path)
+    except OSError as error:
+        listener.close()
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise StartError(f"{path}: can't listen: {error}") from None
+    except StartError:
+        listener.close()
+        raise
+    return listener, (status.st_dev, status.st_ino)
+
+
+def _refuse_served(path: Path, kind: socket.SocketKind) -> None:
+    """Raise `StartError` for anything but a stale socket: one that somebody listens on isn't, whoever that is."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise StartError(f"{path} is in the way: it isn't a socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, kind) as probe:
+        probe.setblocking(False)
+        try:
+            with socket_address(path) as address:
+                probe.connect(address)
+        except OSError as error:
+            if error.errno == errno.ECONNREFUSED:
+                return
+            if error.errno != errno.EAGAIN:  # EAGAIN: it listens, and is busy
+                raise StartError(f"{path} is in the way: {error}") from None
+    raise TakenError(f"somebody else listens on {path} already")
+
+
+@contextlib.contextmanager
+def metrics_listener(address: MetricsAddress, permissions: Permissions) -> Iterator[socket.socket]:
+    """Listen where metrics are served, within the block; a Unix socket is removed then.
+
+    Raises :class:`StartError`.
+    """
+    if address.ip is None:
+        # The daemon's working directory is no matter of its clients.
+        path = address.path.absolute()
+        gid = _group_id(permissions.group)
+        listener, identity = _listen(path, socket.SOCK_STREAM, permissions.mode, gid)
+        try:
+            with listener:
+                yield listener
+        finally:
+            _remove(path, identity)
+        return
+    family = socket.AF_INET if address.ip.version == 4 else socket.AF_INET6
+    where = (str(address.ip), address.port)
+    try:
+        listener = socket.create_server(where, family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise StartError(
+            f"metrics can't be served at {where[0]} port {where[1]}: {error}"
+        ) from None
+    with listener:
+        yield listener
+
+
+def metrics_url(listener: socket.socket) -> str:
+    """Return where metrics are, as it is given to a scraper."""
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host, port, *_ = name
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}{METRICS_PATH}"
+
+
+def _remove(path: Path | str, identity: tuple[int, int], directory: int | None = None) -> None:
+    """Remove a socket unless another file is in its place by now."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path, dir_fd=directory, follow_symlinks=False)
+        if (status.st_dev, status.st_ino) == identity:
+            os.unlink(path, dir_fd=directory)
 
 
 def _group_id(group: str | None) -> int | None:

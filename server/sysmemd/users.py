@@ -279,11 +279,6 @@ class Users:
             user = self._users[peer.uid] = User(peer.uid, self.limits_of(peer.uid), self._in_flight)
         return Account(user, peer, self._refusals, self._clock)
 
-    def tally_of(self, uid: int) -> Tally:
-        """Return how much a user has."""
-        user = self._users.get(uid)
-        return Tally() if user is None else user.tally
-
     def limits_of(self, uid: int) -> Limits:
         """Return what a user may have."""
         return self._limits_by_uid.get(uid, self._limits)

@@ -12,6 +12,7 @@ import errno
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from time import perf_counter_ns
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from sysmem_protocol import codec
@@ -38,6 +39,7 @@ from ..ports import Log, Peer
 from ..quota import Exceeded
 from ..tree import Misuse
 from ..users import Account, User
+from .latencies import SUM, Latencies
 from .outbox import Outbox, OutboxFull
 
 T = TypeVar("T")
@@ -130,8 +132,10 @@ class Tracer:
     active = False
 
     def __init__(self) -> None:
-        #: Messages of all channels that came, and that were sent or were to be.
+        #: Messages of channels that are closed: how many came, and were sent or were to be.
         self.messages_in = self.messages_out = 0
+        #: How long messages took that were processed, and answered if they are calls.
+        self.latencies = Latencies()
 
     def received(
         self, connection: Connection, method: Method, txid: int, request: Table | None
@@ -283,7 +287,9 @@ class Connection:
             partial(account.queue, self),
             self._open_flight,
         )
-        self._calls: set[int] = set()
+        #: When each call came that waits for its answer, by txid (see :mod:`.latencies`).
+        self._calls: dict[int, int] = {}
+        self._latencies = tracer.latencies
         self._sending_ends = False
         self._said_held = False
         #: Whether the client asked to be told reasons.
@@ -425,7 +431,6 @@ class Connection:
 
     def _process(self, data: bytes, handles: list[Handle], held_by: _HeldBy) -> None:
         self.received += 1
-        self._tracer.messages_in += 1
         try:
             bare = None
             if len(data) == HEADER.size and not handles:
@@ -448,13 +453,14 @@ class Connection:
         """Serve a message that is what its method's header must be, and nothing more."""
         self._server.expect_message()
         txid = int.from_bytes(data[:_TXID_BYTES], "little")
-        self._check_txid(method, txid)
+        began = self._check_txid(method, txid)
         if self._tracer.active:
             self._tracer.received(self, method, txid, None)
         answer = self._call(method, None)
         if self._tracer.active:
             self._tracer.processed(self)
         if not method.two_way:
+            self._latencies.took(method, began)
             return
         if isinstance(answer, Deferred):
             answer.bind(self, method, txid)
@@ -479,7 +485,7 @@ class Connection:
         try:
             if message.more:
                 raise Refused(f"{method}: only answers may be split")
-            self._check_txid(method, message.txid)
+            began = self._check_txid(method, message.txid)
             request = _decoder.request(method, message.body, message.handles)
         except codec.DecodeError as error:
             raise Refused(f"{method}: {error}") from None
@@ -499,24 +505,27 @@ class Connection:
         if self._tracer.active:
             self._tracer.processed(self)
         if not method.two_way:
+            self._latencies.took(method, began)
             return
         if isinstance(answer, Deferred):
             answer.bind(self, method, message.txid)
         else:
             self.answer(method, message.txid, answer)
 
-    def _check_txid(self, method: Method, txid: int) -> None:
+    def _check_txid(self, method: Method, txid: int) -> int:
+        """Expect an answer to a call. Returns when its processing began."""
         if not method.two_way:
             if txid:
                 raise Refused(f"{method} is one-way, but has the txid {txid:#x}")
-            return
+            return perf_counter_ns()
         if not txid or txid & SERVER_TXID:
             raise Refused(f"{method} needs a txid from 1 to {SERVER_TXID - 1:#x}, not {txid:#x}")
         if txid in self._calls:
             raise Refused(f"{method}: the call with txid {txid:#x} hasn't been answered yet")
         if len(self._calls) >= self._max_calls:
             raise Refused(f"more than {self._max_calls} calls wait for their answer")
-        self._calls.add(txid)
+        self._calls[txid] = began = perf_counter_ns()
+        return began
 
     def _call(self, method: Method, request: Table | None) -> Any:
         flaw = None if request is None else _flaw(method, request)
@@ -581,7 +590,7 @@ class Connection:
             self._outbox.put(message)
         elif not self._outbox.try_put(message):
             return False
-        self._count_sent()
+        self.sent += 1
         if self._outbox:
             self._reactor.flush(self)
         return True
@@ -599,21 +608,22 @@ class Connection:
         if self.closed:
             done()
             return
-        self._count_sent()
+        self.sent += 1
         self._outbox.put_later(message, lambda _: message(), done)
         self._reactor.flush(self)
 
-    def _count_sent(self) -> None:
+    def _answered(self, method: Method, txid: int) -> None:
         self.sent += 1
-        self._tracer.messages_out += 1
+        began = self._calls.pop(txid, None)
+        if began is not None:
+            self._latencies.took(method, began)
 
     def answer(self, method: Method, txid: int, answer: Table | Error | None) -> None:
         """Send the answer to a call; owns its handles.
 
         Raises :class:`OutboxFull`, and what :meth:`Channel.send` raises.
         """
-        self._calls.discard(txid)
-        self._count_sent()
+        self._answered(method, txid)
         if self._tracer.active:
             self._tracer.sent(self, method, txid, answer)
         message = _message(method, txid, answer)
@@ -641,8 +651,12 @@ class Connection:
         if self._tracer.active or self.closed or not self._outbox.put_bytes(header):
             self.answer(method, txid, None)
             return
-        self._calls.discard(txid)
-        self._count_sent()
+        self.sent += 1
+        # As `Latencies.took` does, without a call, because this is the path that must be fast.
+        took = perf_counter_ns() - self._calls.pop(txid)
+        latency = self._latencies[method]
+        latency[took.bit_length()] += 1
+        latency[SUM] += took
 
     def try_answer(self, method: Method, txid: int, answer: Table | Error | None) -> bool:
         """As :meth:`answer`, but what goes wrong ends this channel. See :meth:`Deferred.answer`."""
@@ -658,8 +672,7 @@ class Connection:
 
     def answer_later(self, method: Method, txid: int, maker: Maker) -> None:
         """Have the answer to a call sent by the next :meth:`flush`; see :meth:`Deferred.answer_with`."""
-        self._calls.discard(txid)
-        self._count_sent()
+        self._answered(method, txid)
         if self.closed:
             maker.done()
             return
@@ -756,6 +769,8 @@ class Connection:
         if self.closed:
             return
         self.closed = True
+        self._tracer.messages_in += self.received
+        self._tracer.messages_out += self.sent
         if self._tracer.active:
             self._tracer.closed(self)
         try:

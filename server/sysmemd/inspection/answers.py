@@ -58,9 +58,9 @@ def _is_flat(value: Any) -> bool:
     return not any(isinstance(member, list | dict) for member in members)
 
 
-def document(name: str, data: dict[str, Any]) -> Document:
+def document(data: dict[str, Any]) -> Document:
     """Return JSON data as a document. Raises `OSError`."""
-    return Document(name, giving_way(encoded(data)))
+    return Document("sysmem inspection", giving_way(encoded(data)))
 
 
 def user_names(uids: Iterable[int]) -> dict[int, str | None]:

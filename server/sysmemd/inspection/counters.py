@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from sysmem_protocol.metrics import bound
+
+from ..channels import Connection
 from ..channels.connection import Tracer
+from ..pause import giving_way
 from ..tree import Attempt, CollectionData
 from .ended import EndedCollection
 from .snapshot import Json
@@ -16,10 +22,12 @@ BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 
 
 class Counters:
-    """Counts attempts to allocate and collections that have ended; messages are counted by `tracer`."""
+    """Counts attempts to allocate and collections that have ended; messages are counted by their connections."""
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracer: Tracer, connections: Callable[[], Iterable[Connection]]) -> None:
+        """`tracer` has what closed connections have counted, `connections` returns the others."""
         self._tracer = tracer
+        self._connections = connections
         self._attempts: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
         self._ended: Counter[str] = Counter()
@@ -44,15 +52,35 @@ class Counters:
     def told(self) -> Json:
         """Return the numbers as JSON data."""
         sums = [sum(self._buckets[: index + 1]) for index in range(len(self._buckets))]
-        bounds = [*(format(bound, "g") for bound in BOUNDS), "+Inf"]
+        tracer = self._tracer
+        # A connection that closes while others are looked at would otherwise be counted twice.
+        messages = [tracer.messages_in, tracer.messages_out]
+        for connection in giving_way(list(self._connections()), every=256):
+            messages[0] += connection.received
+            messages[1] += connection.sent
         return {
-            "messages": {"in": self._tracer.messages_in, "out": self._tracer.messages_out},
+            "messages": dict(zip(("in", "out"), messages, strict=True)),
             "attempts": dict(self._attempts),
             "refusals": dict(self._refusals),
             "ended": dict(self._ended),
-            "negotiation_seconds": {
-                "buckets": [list(bucket) for bucket in zip(bounds, sums, strict=True)],
-                "count": sums[-1],
-                "sum": self._seconds,
-            },
+            "negotiation_seconds": _histogram(
+                list(zip((*BOUNDS, math.inf), sums, strict=True)), self._seconds
+            ),
+            "message_seconds": [
+                {
+                    "protocol": method.interface,
+                    "method": method.wire_name,
+                    **_histogram(buckets, seconds),
+                }
+                for method, buckets, seconds in giving_way(tracer.latencies.histograms(), every=4)
+            ],
         }
+
+
+def _histogram(buckets: Sequence[tuple[float, int]], seconds: float) -> Json:
+    """Return how many took at most so many seconds, by upper bound, and the sum."""
+    return {
+        "buckets": [[bound(upper), count] for upper, count in buckets],
+        "count": buckets[-1][1],
+        "sum": seconds,
+    }

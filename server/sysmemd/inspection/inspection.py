@@ -1,4 +1,4 @@
-"""What the Inspector's connections share: the jobs under way, and the collections that ended last."""
+"""What inspectors and scrapers of metrics share: the jobs under way, and the collections that ended last."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from sysmem_protocol import __version__, inspector
+from sysmem_protocol import __version__, inspector, metrics
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import Error
 
 from ..channels import Service
 from ..channels.connection import Failed
 from ..documents import Document
+from ..pause import giving_way
 from ..threads import Ask, ask_here
 from ..tree import LogicalBufferCollection
 from ..users import Account, User
@@ -37,8 +38,12 @@ Done: TypeAlias = Callable[[Handle | Failed], None]
 class _Job:
     """An answer that several may wait for."""
 
-    def __init__(self, make: Callable[[], Json], user: User) -> None:
+    def __init__(
+        self, make: Callable[[], Json], write: Callable[[Json], Document], user: User
+    ) -> None:
+        #: Makes the data, and makes a text of them once it has the names of users.
         self.make = make
+        self.write = write
         #: In whose turns the answer is made: those of who asked first.
         self.user = user
         self.waiting: list[Done] = []
@@ -66,7 +71,7 @@ class Inspection:
         )
         self.events = Events(self.daemon)
         service.tracer = self.events
-        self.counters = Counters(self.events)
+        self.counters = Counters(self.events, service.reactor.connections)
         service.on_attempt = self.counters.attempted
         service.collection_log = SaidLog(service.log, self.events)
         service.who_has = HolderSearch(service.name_prefix, ask).who_has
@@ -90,6 +95,18 @@ class Inspection:
 
     def _described(self, id: int | None) -> Json:
         return {**Snapshot(self.daemon, id).gather(), "counters": self.counters.told()}
+
+    def metrics(self, user: User, done: Done, *, plain: bool) -> None:
+        """Write the daemon's numbers as text, in the turns of `user`; see :func:`sysmem_protocol.metrics.lines`."""
+
+        def write(data: Json) -> Document:
+            text = giving_way(metrics.lines(data, plain=plain), every=64)
+            return Document("sysmem metrics", (line.encode() for line in text))
+
+        self._ask(("metrics", plain), self._counted, user, done, write)
+
+    def _counted(self) -> Json:
+        return {**Snapshot(self.daemon).numbers(), "counters": self.counters.told()}
 
     def check_explain(self, id: int) -> None:
         """Raise :class:`Failed` if a collection neither lives nor is one of those that ended last."""
@@ -144,12 +161,19 @@ class Inspection:
         if self.events.active:
             self.events.ended(self.daemon.told(ended))
 
-    def _ask(self, key: object, make: Callable[[], Json], user: User, done: Done) -> None:
+    def _ask(
+        self,
+        key: object,
+        make: Callable[[], Json],
+        user: User,
+        done: Done,
+        write: Callable[[Json], Document] = document,
+    ) -> None:
         for other, job in self._jobs:
             if other == key:
                 job.waiting.append(done)
                 return
-        job = _Job(make, user)
+        job = _Job(make, write, user)
         job.waiting.append(done)
         self._jobs.append((key, job))
         self._next()
@@ -179,7 +203,7 @@ class Inspection:
             user["name"] = names[user["uid"]]
         result: Document | Exception
         try:
-            result = document("sysmem inspection", data)
+            result = job.write(data)
         except Exception as error:
             result = error
         self._answer(job, result)

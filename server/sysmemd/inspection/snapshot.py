@@ -29,6 +29,7 @@ from ..ports import Peer
 from ..quota import Kind
 from ..tree import Allocated, LogicalBufferCollection, NodeData
 from ..tree.state import READY
+from ..users import User
 from .ended import EndedCollection, EndedCollections
 from .processes import Commands, descriptor_limit, open_descriptors
 
@@ -106,36 +107,46 @@ class Snapshot:
         self._details = details
         self._now = daemon.service.clock.now()
         self._commands = Commands()
-        self._users: dict[int, Counter[str]] = {}
 
     def gather(self) -> Json:
         """Return the data, which is work."""
         service = self._service
-        connections = []
-        for connection in giving_way(list(service.reactor.connections())):
-            if not isinstance(connection.server, NodeServer):
-                connections.append(self._connection(connection))
+        connections = [
+            self._connection(connection)
+            for connection in giving_way(list(service.reactor.connections()))
+            if not isinstance(connection.server, NodeServer)
+        ]
         collections = []
         for collection in [*service.collections.values(), *service.lingering.values()]:
             party = service.parties.get(collection.id)
-            if party is None:
-                continue  # it is gone meanwhile
-            described = self._collection(collection, party)
-            if self._id in (None, collection.id):
-                collections.append(described)
-            give_way()
-        totals = sum(self._users.values(), Counter[str]())
+            if party is not None and self._id in (None, collection.id):
+                collections.append(self._collection(collection, party))
+                give_way()
         return {
             "schema": SCHEMA,
-            "daemon": self._about(),
-            "totals": {name: totals[name] for name in _COUNTED},
-            "heaps": self._heaps(),
-            "users": [self._user(uid, self._users[uid]) for uid in sorted(self._users)],
+            **self.numbers(),
             "connections": connections,
             "collections": collections,
             "ended": [
                 self._daemon.told(one) for one in self._daemon.ended if self._id in (None, one.id)
             ],
+        }
+
+    def numbers(self) -> Json:
+        """Return what is counted as it comes and goes, so that nodes aren't looked at, however many there are."""
+        service = self._service
+        # Nobody pays for a collection that has ended, but it is among those that are described.
+        ended = Counter(service.parties[id].owner.user for id in service.lingering)
+        users = [
+            self._user(user, ended[user])
+            for user in sorted(service.users, key=lambda user: user.uid)
+            if not user.tally.is_empty()
+        ]
+        return {
+            "daemon": self._about(),
+            "totals": {kind.value: sum(user[kind.value] for user in users) for kind in _COUNTED},
+            "heaps": self._heaps(),
+            "users": users,
         }
 
     # --- the daemon ---------------------------------------------------------------------------------------------------
@@ -167,17 +178,13 @@ class Snapshot:
             for heap, buffers in self._service.memory.heaps()
         ]
 
-    def _count(self, uid: int, **amounts: int) -> None:
-        self._users.setdefault(uid, Counter()).update(amounts)
-
-    def _user(self, uid: int, counts: Counter[str]) -> Json:
-        limits = self._service.users.limits_of(uid)
-        tally = self._service.users.tally_of(uid)
+    def _user(self, user: User, ended: int) -> Json:
+        counts = {kind.value: user.tally[kind] for kind in Kind}
+        counts["collections"] += ended
         return {
-            "uid": uid,
-            **{name: counts[name] for name in _COUNTED},
-            **{kind.value: tally[kind] for kind in Kind if kind.value not in _COUNTED},
-            "limits": {kind.value: limits.get(kind) for kind in Kind},
+            "uid": user.uid,
+            **counts,
+            "limits": {kind.value: user.limits.get(kind) for kind in Kind},
         }
 
     def _seconds(self, since: int) -> float:
@@ -187,7 +194,6 @@ class Snapshot:
 
     def _connection(self, connection: Connection) -> Json:
         account = connection.account
-        self._count(account.user.uid, connections=1)
         about = connection.server.about()
         return {
             "number": connection.number,
@@ -210,14 +216,7 @@ class Snapshot:
     def _collection(self, collection: LogicalBufferCollection, party: Party) -> Json:
         buffers = cast("Buffers | None", collection.buffers)
         existing = [] if buffers is None else [b for b in buffers.buffers if b.hold != Hold.GONE]
-        self._count(
-            party.owner.user.uid,
-            collections=1,
-            buffers=len(existing),
-            bytes=sum(buffer.size for buffer in existing),
-        )
         allocation = collection.allocation
-        wanted = self._details and self._id in (None, collection.id)
         described: Json = {
             "id": collection.id,
             "name": collection.name,
@@ -225,9 +224,11 @@ class Snapshot:
             "uid": party.owner.user.uid,
             "state": state_of(collection),
             "waiting_for": [],
-            "settings": Shown(allocation.settings) if allocation and wanted else None,
+            "settings": Shown(allocation.settings) if allocation and self._details else None,
             "buffer_count": allocation and allocation.buffer_count,
-            "buffers": [_buffer(buffers, one) for one in existing] if buffers and wanted else [],
+            "buffers": [_buffer(buffers, one) for one in existing]
+            if buffers and self._details
+            else [],
             "nodes": [],
         }
         for node in giving_way(list(collection.nodes())):
@@ -235,10 +236,9 @@ class Snapshot:
                 continue  # it has left while others were described
             server = node.channel
             assert isinstance(server, NodeServer)
-            self._count(server.account.user.uid, nodes=1)
             if not node.subtree.allocated and node.state not in READY:
                 described["waiting_for"].append(node.number)
-            if wanted:
+            if self._details:
                 described["nodes"].append(self._node(node, server))
         return described
 
@@ -267,7 +267,7 @@ class Snapshot:
         }
 
 
-_COUNTED: Final = ("connections", "collections", "nodes", "buffers", "bytes")
+_COUNTED: Final = (Kind.CONNECTIONS, Kind.COLLECTIONS, Kind.NODES, Kind.BUFFERS, Kind.BYTES)
 
 
 def state_of(collection: LogicalBufferCollection) -> str:

@@ -1,0 +1,203 @@
+"""Metrics over HTTP, for Prometheus and what reads the same: `sysmemd --metrics` (`docs/spec/inspect.md`, "sysmemctl").
+
+One request is answered on each connection. Scrapers are few and their requests rare, so what they may take is small: a
+few connections, for a few seconds each, and a few requests a second. Answers are made in the turns of a user of their
+own, which no client is.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from email.utils import formatdate
+from typing import Final
+from urllib.parse import urlsplit
+
+import h11
+import trio
+
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.metrics import OPENMETRICS, PLAIN
+
+from .channels.connection import Failed
+from .inspection import Inspection
+from .ports import Log
+from .quota import Share
+from .sockets import METRICS_PATH
+from .users import User
+
+#: How many connections are served at a time. Others wait in the kernel's queue, which is bounded too.
+MAX_CONNECTIONS: Final = 8
+#: How long a connection lasts at most, in seconds.
+MAX_SECONDS: Final = 10.0
+#: How long after a connection the next one is accepted at the earliest, in seconds.
+_PAUSE_SECONDS: Final = 0.02
+#: How long accepting pauses when something has run out.
+_EXHAUSTED_SECONDS: Final = 1.0
+#: Bytes of a request's line and headers.
+_MAX_REQUEST_BYTES: Final = 16 * 1024
+_CHUNK: Final = 4096
+#: Bytes that are read after the request, so that closing doesn't take the answer away from who sent them.
+_MAX_REST_BYTES: Final = 64 * 1024
+
+_METHODS: Final = (b"GET", b"HEAD")
+
+
+class Scrapes:
+    """Serves the metrics of a daemon on connections that are accepted."""
+
+    def __init__(self, inspection: Inspection, log: Log) -> None:
+        self._inspection = inspection
+        self._log = log
+        self._user = User(os.geteuid(), {}, Share())
+        self._room = trio.Semaphore(MAX_CONNECTIONS)
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Serve until cancelled. The listener stays the caller's."""
+        listener.setblocking(False)
+        listening = trio.socket.from_stdlib_socket(listener)
+        try:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    await self._room.acquire()
+                    nursery.start_soon(self._serve, await self._accept(listening))
+                    await trio.sleep(_PAUSE_SECONDS)
+        finally:
+            listening.detach()
+
+    async def _accept(self, listening: trio.socket.SocketType) -> trio.socket.SocketType:
+        while True:
+            try:
+                accepted, _ = await listening.accept()
+            except OSError as error:
+                self._log.error("scrapers of metrics have to wait", reason=str(error))
+                await trio.sleep(_EXHAUSTED_SECONDS)
+            else:
+                return accepted
+
+    async def _serve(self, scraper: trio.socket.SocketType) -> None:
+        try:
+            with scraper, trio.move_on_after(MAX_SECONDS):
+                await self._converse(scraper)
+        except OSError:
+            pass  # it has gone
+        except Exception as error:
+            self._log.error("metrics can't be served", reason=repr(error), exc_info=True)
+        finally:
+            self._room.release()
+
+    async def _converse(self, scraper: trio.socket.SocketType) -> None:
+        http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_REQUEST_BYTES)
+        request = None
+        try:
+            request = await _request(http, scraper)
+        except h11.RemoteProtocolError as error:
+            response, body = _answer(error.error_status_hint, f"{error}\n")
+        else:
+            if request is None:
+                return
+            response, body = await self._answer_to(request)
+        head_only = request is not None and request.method == b"HEAD"
+        parts = [response, *([] if head_only else [h11.Data(body)]), h11.EndOfMessage()]
+        data = b"".join(http.send(part) or b"" for part in parts)
+        with memoryview(data) as left:
+            sent = 0
+            while sent < len(data):
+                sent += await scraper.send(left[sent:])
+        scraper.shutdown(socket.SHUT_WR)
+        rest = 0
+        while rest < _MAX_REST_BYTES and (more := await scraper.recv(_CHUNK)):
+            rest += len(more)
+
+    async def _answer_to(self, request: h11.Request) -> tuple[h11.Response, bytes]:
+        if urlsplit(request.target).path != METRICS_PATH.encode():
+            return _answer(404, f"there is nothing but {METRICS_PATH}\n")
+        if request.method not in _METHODS:
+            allowed = b", ".join(_METHODS)
+            return _answer(405, "metrics can only be read\n", [(b"Allow", allowed)])
+        accepted = [value.decode("latin-1") for name, value in request.headers if name == b"accept"]
+        plain = prefers_plain(", ".join(accepted))
+        made = await self._made(plain=plain)
+        if isinstance(made, Failed):
+            return _answer(503, f"{made}\n")
+        with made:
+            text = os.read(made.fileno(), os.fstat(made.fileno()).st_size)
+        return _answer(200, text, [(b"Vary", b"Accept")], PLAIN if plain else OPENMETRICS)
+
+    async def _made(self, *, plain: bool) -> Handle | Failed:
+        """Return the text, which the caller owns, or why there is none."""
+        found: list[Handle | Failed] = []
+        ready = trio.Event()
+
+        def done(made: Handle | Failed) -> None:
+            found.append(made)
+            ready.set()
+
+        def drop(made: Handle | Failed) -> None:
+            if isinstance(made, Handle):
+                made.close()
+
+        tell = done
+        self._inspection.metrics(self._user, lambda made: tell(made), plain=plain)
+        try:
+            await ready.wait()
+        except trio.Cancelled:
+            tell = drop
+            for made in found:
+                drop(made)
+            raise
+        return found[0]
+
+
+async def _request(http: h11.Connection, scraper: trio.socket.SocketType) -> h11.Request | None:
+    """Return the request; None if the scraper leaves before it is complete. Raises `h11.RemoteProtocolError`."""
+    while True:
+        event = http.next_event()
+        if isinstance(event, h11.Request):
+            return event
+        if event is not h11.NEED_DATA:
+            return None
+        http.receive_data(await scraper.recv(_CHUNK))
+
+
+def _answer(
+    status: int,
+    body: str | bytes,
+    headers: list[tuple[bytes, bytes]] | None = None,
+    content_type: str = "text/plain; charset=utf-8",
+) -> tuple[h11.Response, bytes]:
+    content = body.encode() if isinstance(body, str) else body
+    fields = [
+        (b"Content-Type", content_type.encode()),
+        (b"Content-Length", str(len(content)).encode()),
+        (b"Date", formatdate(usegmt=True).encode()),
+        (b"Connection", b"close"),
+    ]
+    return h11.Response(status_code=status, headers=[*fields, *(headers or [])]), content
+
+
+def prefers_plain(accept: str) -> bool:
+    """Return whether an `Accept` header prefers the older text format to OpenMetrics."""
+    ranges = dict(_ranges(accept)) or {"*/*": 1.0}
+
+    def quality(kind: str, subtype: str) -> float:
+        wanted = (f"{kind}/{subtype}", f"{kind}/*", "*/*")
+        return next((ranges[each] for each in wanted if each in ranges), 0.0)
+
+    return quality("text", "plain") > quality("application", "openmetrics-text")
+
+
+def _ranges(accept: str) -> Iterator[tuple[str, float]]:
+    """Yield the media ranges of an `Accept` header with their qualities, the best of each last."""
+    found = []
+    for part in accept.split(","):
+        name, *parameters = (each.strip().lower() for each in part.split(";"))
+        quality = next((each[2:] for each in parameters if each.startswith("q=")), "1")
+        try:
+            found.append((float(quality), name))
+        except ValueError:
+            continue
+    for number, name in sorted(found):
+        if name:
+            yield name, number

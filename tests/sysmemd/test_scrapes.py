@@ -1,0 +1,285 @@
+"""`sysmemd --metrics`: the daemon's metrics over HTTP (`docs/spec/inspect.md`, "sysmemctl")."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_plain
+from trio.testing import MockClock
+
+from sysmem import blocking, sysmemctl
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.metrics import OPENMETRICS, PLAIN
+from sysmem_protocol.runtime import socket_address
+from sysmemd.__main__ import configure, parser
+from sysmemd.config import ConfigError, MetricsAddress, parse
+from sysmemd.scrapes import MAX_CONNECTIONS, MAX_SECONDS, Scrapes, prefers_plain
+from sysmemd.sockets import Permissions, StartError, metrics_listener
+from sysmemd.users import User
+
+from ..wire.process import Daemon
+from ..wire.raw import PATIENCE
+from .channels.support import RecordingLog
+
+#: What Prometheus 3 sends.
+PROMETHEUS = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+
+
+@pytest.fixture
+def log() -> RecordingLog:
+    return RecordingLog()
+
+
+@contextlib.contextmanager
+def scraped(directory: Path, address: str) -> Iterator[Daemon]:
+    daemon = Daemon(directory, "--metrics", address)
+    try:
+        yield daemon
+        daemon.assert_nothing_leaked()
+        daemon.stop()
+    finally:
+        daemon.kill()
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with scraped(tmp_path_factory.mktemp("d"), "127.0.0.1:0") as made:
+        yield made
+
+
+def address_of(daemon: Daemon) -> tuple[str, int]:
+    url = daemon.wait_log(lambda line: line["event"] == "serving metrics")["url"]
+    found = re.fullmatch(r"http://\[?([\d.:]+?)\]?:(\d+)/metrics", url)
+    assert found is not None
+    return found[1], int(found[2])
+
+
+def request(
+    daemon: Daemon, method: str = "GET", path: str = "/metrics", accept: str | None = None
+) -> tuple[http.client.HTTPResponse, str]:
+    connection = http.client.HTTPConnection(*address_of(daemon), timeout=PATIENCE)
+    with contextlib.closing(connection):
+        connection.request(method, path, headers={} if accept is None else {"Accept": accept})
+        response = connection.getresponse()
+        return response, response.read().decode()
+
+
+@pytest.mark.parametrize("accept", [None, PROMETHEUS, "*/*"])
+def test_it_is_the_text_that_sysmemctl_prints(
+    daemon: Daemon, accept: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with blocking.connect(daemon.runtime_dir, name='"\n\\', id=1) as allocator:
+        token = allocator.allocate_shared_collection()
+        token.sync()
+        response, text = request(daemon, accept=accept)
+        assert sysmemctl.main(["metrics", "--runtime-dir", str(daemon.runtime_dir)]) == 0
+        token.close()
+    assert (response.status, response.headers["Content-Type"]) == (200, OPENMETRICS)
+    assert series(text) == series(capsys.readouterr().out)
+    families = {each.name: each for each in openmetrics.text_string_to_metric_families(text)}  # type: ignore[no-untyped-call] # the library has no types there
+    assert families["sysmem_nodes"].samples[0].value == 1
+    took = {
+        sample.labels["method"]: sample.value
+        for sample in families["sysmem_message_seconds"].samples
+        if sample.name.endswith("_count")
+    }
+    assert took["Sync"] >= 1
+
+
+def series(text: str) -> list[str]:
+    """The lines without their values, and without what the asking itself brings."""
+    lines = (line for line in text.splitlines() if "Inspector" not in line)
+    return [line if line.startswith("#") else line.rpartition(" ")[0] for line in lines]
+
+
+def test_who_asks_for_the_older_format_gets_it(daemon: Daemon) -> None:
+    response, text = request(daemon, accept="text/plain;version=0.0.4")
+    assert (response.status, response.headers["Content-Type"]) == (200, PLAIN)
+    assert "sysmem_messages" in {family.name for family in parse_plain(text)}
+
+
+@pytest.mark.parametrize(
+    ("accept", "plain"),
+    [
+        ("", False),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", False),
+        ("text/plain", True),
+        ("text/*;q=0.5, */*;q=0.1", True),
+        ("text/plain;q=0.5,application/openmetrics-text;q=0.6", False),
+        ("application/openmetrics-text;q=0, */*", True),
+        ("text/plain;q=nonsense,;,", False),
+    ],
+)
+def test_the_format_is_the_one_that_is_preferred(accept: str, plain: bool) -> None:
+    assert prefers_plain(accept) is plain
+
+
+def test_head_has_the_headers_alone(daemon: Daemon) -> None:
+    response, text = request(daemon, "HEAD", "/metrics?x=y")
+    assert (response.status, text) == (200, "")
+    assert int(response.headers["Content-Length"]) > 1000
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/", 404), ("POST", "/metrics", 405)]
+)
+def test_there_is_nothing_else(daemon: Daemon, method: str, path: str, status: int) -> None:
+    response, text = request(daemon, method, path)
+    assert response.status == status
+    assert text
+    assert response.headers["Allow"] == ("GET, HEAD" if status == 405 else None)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01\x00\xff\r\n\r\n", b"GET /metrics HTTP/1.1\r\nX: " + 65536 * b"x"]
+)
+def test_garbage_is_refused(daemon: Daemon, sent: bytes) -> None:
+    with socket.create_connection(address_of(daemon), PATIENCE) as scraper:
+        scraper.sendall(sent)
+        assert re.match(rb"HTTP/1.1 4\d\d ", scraper.recv(4096))
+    daemon.assert_log_is_sound()
+
+
+def test_scrapers_that_do_nothing_are_few_and_hold_up_nobody(daemon: Daemon) -> None:
+    """Some that never ask, one that never reads its answers, and many more that wait; the daemon goes on."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(20 * MAX_CONNECTIONS):
+            scraper = stack.enter_context(socket.create_connection(address_of(daemon), PATIENCE))
+            scraper.sendall(b"GET /met")
+        before = len(daemon.descriptors())
+        with blocking.connect(daemon.runtime_dir) as allocator:
+            allocator.allocate_shared_collection().close()
+            allocator.validate_buffer_collection_token(0)
+        assert before <= len(daemon.baseline) + MAX_CONNECTIONS
+    response, _ = request(daemon)
+    assert response.status == 200
+
+
+class Silent:
+    """An inspection that answers when it is too late."""
+
+    def __init__(self) -> None:
+        self.asked: list[Callable[[Handle], None]] = []
+
+    def metrics(self, user: User, done: Callable[[Handle], None], *, plain: bool) -> None:
+        self.asked.append(done)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("sent", [b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /met"])
+async def test_a_connection_lasts_a_bounded_time(
+    nursery: trio.Nursery, autojump_clock: MockClock, log: RecordingLog, sent: bytes
+) -> None:
+    inspection = Silent()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        scrapes = Scrapes(inspection, log)  # type: ignore[arg-type] # all that it asks
+        nursery.start_soon(scrapes.serve, listener)
+        async with await trio.open_tcp_stream(*listener.getsockname()) as scraper:
+            await scraper.send_all(sent)
+            assert await scraper.receive_some() == b""
+        assert MAX_SECONDS <= trio.current_time() < 2 * MAX_SECONDS
+        for done in inspection.asked:
+            late = Handle(os.memfd_create("late"))
+            done(late)
+            assert late.closed
+        nursery.cancel_scope.cancel()
+    assert log.entries == []
+
+
+# --- addresses --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [1, 30])
+def test_a_unix_socket_is_for_those_who_may_inspect_and_is_removed(
+    tmp_path: Path, depth: int
+) -> None:
+    directory = tmp_path.joinpath(*["directory"] * depth)
+    directory.mkdir(parents=True)
+    path = directory / "metrics"
+    with socket.socket(socket.AF_UNIX) as stale, socket_address(path) as address:
+        stale.bind(address)
+    with scraped(tmp_path / "d", f"unix:{path}") as daemon:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with socket.socket(socket.AF_UNIX) as scraper, socket_address(path) as address:
+            scraper.settimeout(PATIENCE)
+            scraper.connect(address)
+            scraper.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            received = b""
+            while more := scraper.recv(65536):
+                received += more
+        assert received.startswith(b"HTTP/1.1 200 ")
+        assert received.endswith(b"# EOF\n")
+        assert daemon.wait_log(lambda line: line["event"] == "serving metrics")["url"].startswith(
+            "unix:"
+        )
+        second = start(tmp_path / "second", f"unix:{path}")
+        assert "somebody else listens" in second.stderr
+    assert not path.exists()
+
+
+def test_ipv6(tmp_path: Path) -> None:
+    with scraped(tmp_path, "[::1]:0") as daemon:
+        assert request(daemon)[0].status == 200
+
+
+@pytest.mark.parametrize(
+    ("address", "complaint"),
+    [
+        ("0.0.0.0:9100", "is not a loopback address"),
+        ("[::]:9100", "is not a loopback address"),
+        ("192.0.2.1:9100", "is not a loopback address"),
+        ("example.com:9100", "is none"),
+        ("127.0.0.1", "has no port"),
+        ("127.0.0.1:65536", "has no port"),
+    ],
+)
+def test_what_is_no_address_of_this_machine_alone_is_refused(address: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint) as refused:
+        configure(parser().parse_args(["--metrics", address]))
+    assert "127.0.0.1:9100" in str(refused.value)
+
+
+def test_a_unix_socket_needs_a_path() -> None:
+    with pytest.raises(ConfigError, match="has no path"):
+        parse('[metrics]\naddress = "unix:"')
+    with (
+        pytest.raises(StartError, match="/no/such/metrics: can't listen"),
+        metrics_listener(MetricsAddress.parse("unix:/no/such/metrics"), Permissions()),
+    ):
+        pass
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        started = start(tmp_path, f"localhost:{other.getsockname()[1]}")
+    assert started.returncode == 1
+    assert "Address already in use" in started.stderr
+
+
+def start(directory: Path, address: str) -> subprocess.CompletedProcess[str]:
+    """Try to start a daemon that can't."""
+    command = [sys.executable, "-m", "sysmemd", "--runtime-dir", str(directory / "run")]
+    return subprocess.run(
+        [*command, "--metrics", address],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env={**os.environ, "NO_COLOR": "1"},
+    )
