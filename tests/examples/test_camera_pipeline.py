@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -176,6 +177,21 @@ def test_it_can_be_ended_at_any_time_with_nothing_left_behind(
         assert process.stdout.readline().startswith(b"Three processes")
         process.send_signal(end)
         assert process.wait(timeout=20) != 0
+
+
+def test_messages_that_come_together_are_all_noticed(
+    modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    processes = modules["processes"]
+    monkeypatch.setattr(processes, "PATIENCE", 5.0)
+    monkeypatch.setattr(processes, "HERE", tmp_path)
+    messages = '{"kind": "got"}\n{"kind": "encoded", "bytes": 1}\n'
+    (tmp_path / "encoder.py").write_text(
+        f"import signal; print({messages!r}, end='', flush=True); signal.pause()"
+    )
+    near, far = socket.socketpair()
+    with near, far, processes.started("encoder", "", near, [far]) as participant:
+        processes.listen([participant], until=lambda: bool(participant.encoded))
 
 
 @pytest.mark.parametrize(
