@@ -17,7 +17,7 @@ import socket
 import stat
 import struct
 import termios
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple, Self, TypeVar
 
 from .library import HandleKind
@@ -30,9 +30,9 @@ from .owner import (
     Owner,
     close_cell,
     detach,
+    never_wait,
     number,
     owned,
-    socket_over,
 )
 
 #: `struct flock`: type, whence, start, length, process; the 0q pads it as C does.
@@ -135,6 +135,22 @@ class Handle(Owner):
 _EMPTY = Number(-1)
 
 
+class BorrowedSocket(socket.SocketType):
+    """A socket object over a descriptor that somebody else owns, and that isn't closed with this object.
+
+    Not even if an exception comes just when it is made: `detach` is written in C.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, fd: int) -> None:
+        """Raises `OSError` for what is no socket."""
+        super().__init__(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
+        never_wait(self)
+
+    __del__ = socket.SocketType.detach
+
+
 def channel_pair() -> tuple[socket.socket, socket.socket]:
     """Both ends of a new channel, neither blocking nor inherited by programs that are started."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
@@ -162,14 +178,14 @@ def stop_receiving(fd: int) -> None:
 
     The other end notices nothing but that it can't send.
     """
-    with _borrowed_socket(fd) as sock, contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RD)
+    with contextlib.suppress(OSError):
+        BorrowedSocket(fd).shutdown(socket.SHUT_RD)
 
 
 def shut_down(fd: int) -> None:
     """Let the other end of a socket pair see this one closed. Raises nothing."""
-    with _borrowed_socket(fd) as sock, contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
+    with contextlib.suppress(OSError):
+        BorrowedSocket(fd).shutdown(socket.SHUT_RDWR)
 
 
 def descriptors_waiting(fd: int) -> int:
@@ -210,20 +226,20 @@ def drop_unread(fd: int) -> None:
 
     Raises `OSError` when that can't be done.
     """
-    with _borrowed_socket(fd) as sock:
-        _, kind = _family_and_type(sock)
-        is_stream = kind == socket.SOCK_STREAM
-        # Of a datagram all goes that isn't read. In both there is no room for descriptors.
-        size = _DROP_BYTES if is_stream else 1
-        while descriptors_waiting(fd):
-            if is_stream:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-            try:
-                dropped = sock.recv(size, socket.MSG_DONTWAIT)
-            except ConnectionResetError:
-                continue  # said once; what was sent is still there
-            if is_stream and not dropped:
-                raise OSError(errno.EIO, "descriptors that can't be received")
+    sock = BorrowedSocket(fd)
+    _, kind = _family_and_type(sock)
+    is_stream = kind == socket.SOCK_STREAM
+    # Of a datagram all goes that isn't read. In both there is no room for descriptors.
+    size = _DROP_BYTES if is_stream else 1
+    while descriptors_waiting(fd):
+        if is_stream:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        try:
+            dropped = sock.recv(size, socket.MSG_DONTWAIT)
+        except ConnectionResetError:
+            continue  # said once; what was sent is still there
+        if is_stream and not dropped:
+            raise OSError(errno.EIO, "descriptors that can't be received")
 
 
 def holds_lock(fd: int, start: int = 0, length: int = 0) -> bool:
@@ -285,8 +301,7 @@ def describe(fd: int) -> str:
         return "a descriptor opened with O_PATH"
     mode = status(fd).mode
     if stat.S_ISSOCK(mode):
-        with _borrowed_socket(fd) as sock:
-            return _describe_socket(sock)
+        return _describe_socket(BorrowedSocket(fd))
     for test, name in (
         (stat.S_ISREG, "a regular file or memfd"),
         (stat.S_ISDIR, "a directory"),
@@ -301,11 +316,11 @@ def describe(fd: int) -> str:
 
 def is_socketpair_end(fd: int, *types: int) -> bool:
     """Whether a descriptor is one end of a connected pair of nameless Unix sockets of one of the `types`."""
-    handle = Handle(fd)
     try:
-        return is_nameless_end(handle, *types) and handle.as_socket().getsockname() == ""
-    finally:
-        handle.take()
+        sock = BorrowedSocket(fd)
+        return _is_nameless_end(sock, types) and sock.getsockname() == ""
+    except OSError:
+        return False
 
 
 def is_nameless_end(handle: Handle, *types: int) -> bool:
@@ -314,29 +329,28 @@ def is_nameless_end(handle: Handle, *types: int) -> bool:
     Whether the end itself has a name is not asked.
     """
     try:
-        sock = handle.as_socket()
-        # Only a Unix socket's address is a text.
-        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) in types and (
-            sock.getpeername() == ""
-        )
+        return _is_nameless_end(handle.as_socket(), types)
     except OSError:
         return False
+
+
+def _is_nameless_end(sock: socket.SocketType, types: tuple[int, ...]) -> bool:
+    # Only a Unix socket's address is a text.
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) in types and sock.getpeername() == ""
 
 
 def is_seqpacket(fd: int) -> bool:
     """Whether a descriptor is a SOCK_SEQPACKET Unix socket, whatever its state."""
     if not _is_socket(fd):
         return False
-    with _borrowed_socket(fd) as sock:
-        return _family_and_type(sock) == (socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return _family_and_type(BorrowedSocket(fd)) == (socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def is_unix_socket(fd: int) -> bool:
     """Return whether a descriptor is an AF_UNIX socket of any type, whatever its state."""
     if not _is_socket(fd):
         return False
-    with _borrowed_socket(fd) as sock:
-        return _family_and_type(sock)[0] == socket.AF_UNIX
+    return _family_and_type(BorrowedSocket(fd))[0] == socket.AF_UNIX
 
 
 def is_vmo(fd: int) -> bool:
@@ -378,16 +392,6 @@ def _only_a_path(fd: int) -> bool:
 
 def _is_socket(fd: int) -> bool:
     return stat.S_ISSOCK(status(fd).mode) and not _only_a_path(fd)
-
-
-@contextlib.contextmanager
-def _borrowed_socket(fd: int) -> Iterator[socket.SocketType]:
-    """A socket object over a descriptor that somebody else owns."""
-    sock = socket_over(fd)
-    try:
-        yield sock
-    finally:
-        sock.detach()
 
 
 def _family_and_type(sock: socket.SocketType) -> tuple[int, int]:

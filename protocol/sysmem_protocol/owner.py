@@ -18,7 +18,7 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, ClassVar, NoReturn, Protocol, Self, SupportsIndex
 
@@ -124,9 +124,14 @@ def socket_over(fd: int) -> socket.SocketType:
     Family and type are given, and are not its own: asked to find them out, `socket` refuses some kinds of sockets.
     """
     sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
-    if sock.gettimeout():  # socket.setdefaulttimeout(), which would make every call wait
-        sock.settimeout(None)
+    never_wait(sock)
     return sock
+
+
+def never_wait(sock: socket.SocketType) -> None:
+    """Undo what `socket.setdefaulttimeout()` does: every call would wait, whatever its flags say."""
+    if sock.gettimeout():
+        sock.settimeout(None)
 
 
 # --- owners -------------------------------------------------------------------------------------------------------
@@ -205,12 +210,16 @@ class Owner(WithBlock, Uncopied):
         """Close the descriptor, unnoticed by whoever uses it in another process: a forked child's parent, for one."""
         raise NotImplementedError
 
+    def _drop(self) -> None:
+        """Close what nobody refers to any more."""
+        self.close()
+
     def __del__(self, _warn: Any = warnings.warn) -> None:
         try:
             was_open, what = not self.closed, repr(self)
         except AttributeError:
             return  # its __init__ didn't come so far
-        self.close()
+        self._drop()
         if was_open:
             _warn(f"{what} was dropped without close()", ResourceWarning, 2, source=self)
 
@@ -278,11 +287,19 @@ class Making:
         lost_by_forks(self)
         with no_fork:
             self.made.extend(making)
+        for sock in self._sockets():
+            never_wait(sock)
 
-    def _lose(self) -> None:
+    def _sockets(self) -> Iterator[socket.SocketType]:
         for made in self.made:
-            for sock in made if isinstance(made, tuple) else (made,):
-                sock.close()
+            yield from made if isinstance(made, tuple) else (made,)
+
+    def close(self) -> None:
+        """Close them. Idempotent."""
+        for sock in self._sockets():
+            sock.close()
+
+    _lose = close
 
 
 def new_pair(kind: int) -> Making:
@@ -297,8 +314,12 @@ def new_channel() -> Making:
 
 def channel_of(fd: int) -> Making:
     """A channel's socket with a new descriptor of its own."""
-    new = map(fcntl.fcntl, (fd,), (fcntl.F_DUPFD_CLOEXEC,), (0,))
-    return Making(map(socket.SocketType, (socket.AF_UNIX,), (socket.SOCK_SEQPACKET,), (0,), new))
+    return channel_over(map(fcntl.fcntl, (fd,), (fcntl.F_DUPFD_CLOEXEC,), (0,)))
+
+
+def channel_over(fds: Iterable[int]) -> Making:
+    """A channel's socket that takes over the descriptor which an iterator written in C gives."""
+    return Making(map(socket.SocketType, (socket.AF_UNIX,), (socket.SOCK_SEQPACKET,), (0,), fds))
 
 
 def _in_forked_child() -> None:

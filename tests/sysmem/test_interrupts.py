@@ -18,12 +18,14 @@ import pytest
 
 import sysmem
 from sysmem import blocking
+from sysmem.blocking import frames
 from sysmem_protocol import sysmem2 as m
 from sysmem_protocol.channel import Channel
 from sysmem_protocol.codec import encode_response
 from sysmem_protocol.handles import Handle, channel_pair, eventpair
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import Message
+from sysmem_protocol.owner import Owner
 from sysmem_protocol.runtime import socket_address
 
 from ..conftest import open_descriptors
@@ -112,6 +114,27 @@ def listener(stack: ExitStack) -> Path:
     return directory
 
 
+def stream(stack: ExitStack, count: int = 1) -> tuple[frames.FrameSender, frames.FrameReceiver]:
+    """Both ends of a stream with `count` buffers, the last of which holds a frame on its way."""
+    near, far = frames.pair()
+    sender = stack.enter_context(frames.FrameSender(count, near))
+    receiver = stack.enter_context(frames.FrameReceiver(far))
+    sender.send(sender.acquire())
+    return sender, receiver
+
+
+def frame_ends(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
+    """Both ends of a connection for frames."""
+    near, far = frames.pair()
+    return stack.enter_context(near), stack.enter_context(far)
+
+
+def release_a_frame(ends: tuple[frames.FrameSender, frames.FrameReceiver]) -> None:
+    """Receive a frame and release it."""
+    with ends[1].receive():
+        pass
+
+
 TOKEN = blocking.BufferCollectionToken
 CALLS: dict[str, tuple[Prepare, Callable[[Any], Any]]] = {
     "sync": (node(TOKEN, m.Node.sync), lambda token: token.sync()),
@@ -146,6 +169,11 @@ CALLS: dict[str, tuple[Prepare, Callable[[Any], Any]]] = {
     "duplicate of a VMO": (vmo, lambda vmo: vmo.duplicate()),
     "map": (vmo, lambda vmo: vmo.map().__enter__().release()),
     "connect": (listener, blocking.connect),
+    "FrameSender": (frame_ends, lambda ends: frames.FrameSender(1, *ends)),
+    "FrameReceiver": (frame_ends, lambda ends: frames.FrameReceiver(ends[0])),
+    "a frame": (stream, release_a_frame),
+    "a consumer leaves": (stream, lambda ends: (ends[1].close(), ends[0].acquire())[0]),
+    "close of a FrameSender": (stream, lambda ends: ends[0].close()),
 }
 
 
@@ -161,9 +189,7 @@ def test_an_exception_anywhere_in_a_call(prepare: Prepare, call: Callable[[Any],
                 made = call(given)
             interrupts += at.done
             for each in made if isinstance(made, list) else [made]:
-                if isinstance(
-                    each, Handle | blocking.Node | blocking.Allocator | sysmem.BufferCollectionInfo
-                ):
+                if isinstance(each, Owner | sysmem.BufferCollectionInfo):
                     each.close()
             del made, given
         left = {fd: what for fd, what in open_descriptors().items() if before.get(fd) != what}

@@ -18,6 +18,7 @@ import pytest
 from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.handles import Handle, channel_pair
 from sysmem_protocol.message import MAX_HANDLES, MAX_MESSAGE_BYTES, MalformedMessage
+from sysmem_protocol.owner import channel_of, new_channel, new_pair
 
 SO_PASSPIDFD = 76
 
@@ -92,12 +93,20 @@ def test_nothing_waits_when_the_program_set_a_default_timeout() -> None:
     socket.setdefaulttimeout(3600)
     try:
         near, far = (Channel(end.detach()) for end in channel_pair())
+        made = [
+            *new_pair(socket.SOCK_SEQPACKET).made[0],
+            *new_channel().made,
+            *channel_of(near.fileno()).made,
+        ]
     finally:
         socket.setdefaulttimeout(None)
     assert near.receive() is None
     while near.send(bytes(60000)):
         pass
     near.close()
+    for sock in made:
+        assert sock.gettimeout() is None
+        sock.close()
     far.close()
 
 

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from sysmem_protocol.owner import Cell, owned
+
 from .._process import this_process
 from .._timeouts import deadline as deadline_after
 from .._timeouts import milliseconds, remaining
@@ -31,8 +33,8 @@ class Waiter:
         self._process = this_process()
         #: The threads in a wait, by something of each wait's own.
         self._waiting: dict[object, int] = {}
-        #: What wakes those who wait; -1 until somebody does.
-        self._waker = -1
+        #: What wakes those who wait; None until somebody does.
+        self._waker: Cell | None = None
         #: What nobody polls with now.
         self._polls: list[select.poll] = []
 
@@ -47,7 +49,7 @@ class Waiter:
             TimeoutError: `timeout` seconds are over; `late()` is the text.
         """
         deadline = deadline_after(timeout)
-        if self._waker < 0:
+        if self._waker is None:
             self._make_waker()
         me = object()
         try:
@@ -66,7 +68,7 @@ class Waiter:
             me = threading.get_ident()
             with self._lock:
                 if any(thread != me for thread in tuple(self._waiting.values())):
-                    os.eventfd_write(self._waker, 1)
+                    self._wake_one()
 
     def close(self) -> None:
         """Wake everybody, and close the descriptor once they are awake. Idempotent."""
@@ -78,7 +80,7 @@ class Waiter:
                 return
             self._closed = True
             if self._waiting:
-                os.eventfd_write(self._waker, 1)
+                self._wake_one()
             else:
                 self._close_all()
 
@@ -94,25 +96,31 @@ class Waiter:
         poll = self._polls.pop() if self._polls else self._new_poll()
         ready = poll.poll(milliseconds(remaining(deadline)))
         self._polls.append(poll)
-        if (self._waker, select.POLLIN) in ready and not self._closed:
+        waker = self._waker
+        if waker and (waker.fileno(), select.POLLIN) in ready and not self._closed:
             # When it is closed, all who wait are to see it.
             with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._waker)
+                os.eventfd_read(waker.fileno())
         return bool(ready)
 
     def _make_waker(self) -> None:
         with self._lock:
-            if self._waker < 0 and not self._closed:
-                self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            if self._waker is None and not self._closed:
+                self._waker = owned(os.eventfd, 0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def _wake_one(self) -> None:
+        if self._waker:
+            os.eventfd_write(self._waker.fileno(), 1)
 
     def _new_poll(self) -> select.poll:
         poll = select.poll()
         poll.register(self._fd, select.POLLIN | select.POLLRDHUP)
-        poll.register(self._waker, select.POLLIN)
+        if self._waker:
+            poll.register(self._waker, select.POLLIN)
         return poll
 
     def _close_all(self) -> None:
-        waker, self._waker = self._waker, -1
-        if waker >= 0:
-            os.close(waker)
+        waker, self._waker = self._waker, None
+        if waker:
+            waker.close()
         self._close()

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
-import warnings
-import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-from sysmem_protocol.handles import Handle, describe, is_seqpacket
-from sysmem_protocol.owner import Closes, HandleClosedError, Uncopied
+from sysmem_protocol.handles import BorrowedSocket, Handle, describe, is_seqpacket
+from sysmem_protocol.owner import (
+    CLOSED,
+    Cell,
+    Closes,
+    HandleClosedError,
+    Making,
+    Owner,
+    channel_of,
+    channel_over,
+    lost_by_forks,
+)
 
 from .._arguments import descriptor
+
+_FORKED = (
+    "belongs to the process that made it, of which this one is a fork: make it after the fork, "
+    "of an end that pair() made before"
+)
 
 
 class EndOfStreamError(EOFError):
@@ -39,8 +51,8 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
-def own(end: socket.socket | Handle | int) -> socket.socket:
-    """Take over an end, which the caller doesn't own any more.
+def own(end: socket.socket | Handle | int) -> Making:
+    """Take over an end, which the caller doesn't own any more: its socket, which the receiver of this owns.
 
     Raises:
         ValueError: It isn't a connected SOCK_SEQPACKET Unix socket; the caller still owns it then.
@@ -52,20 +64,19 @@ def own(end: socket.socket | Handle | int) -> socket.socket:
             f"frames go through a connected SOCK_SEQPACKET Unix socket, as pair() makes; this is {describe(fd)}"
         )
     if isinstance(end, socket.socket):
-        end.detach()
-    elif isinstance(end, Handle):
-        end.take()
-    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
+        return channel_over(map(socket.SocketType.detach, (end,)))
+    if isinstance(end, Handle):
+        taken = channel_of(fd)
+        end.close()
+        return taken
+    return channel_over((fd,))
 
 
 def _connected(fd: int) -> bool:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
     try:
-        sock.getpeername()
+        BorrowedSocket(fd).getpeername()
     except OSError:
         return False
-    finally:
-        sock.detach()
     return True
 
 
@@ -75,7 +86,7 @@ class Waits(Closes, Protocol):
     def wake(self) -> None: ...
 
 
-class End(Uncopied):
+class End(Owner):
     """One end of a stream, in either face."""
 
     _instead = "a producer makes one for each consumer"
@@ -83,14 +94,15 @@ class End(Uncopied):
     _waiter: Waits
 
     def __init__(self) -> None:
-        self._closed = True
+        #: Why this end can't be used.
+        self._gone: str | None = CLOSED
         self._lock = threading.RLock()
 
-    def _open(self, fd: int, close: Callable[[], None]) -> None:
-        """Wait on a descriptor from now on, which `close` closes."""
-        self._waiter = self._make_waiter(fd, close)
-        self._closed = False
-        _ends.add(self)
+    def _open(self, cell: Cell) -> None:
+        """Wait on a descriptor from now on, which is closed with this end."""
+        self._waiter = self._make_waiter(cell.fileno(), cell.close)
+        self._gone = None
+        lost_by_forks(self)
 
     def _make_waiter(self, fd: int, close: Callable[[], None]) -> Waits:
         """Return what waits until the descriptor is readable, and calls `close` in the end, maybe twice."""
@@ -99,34 +111,23 @@ class End(Uncopied):
     @property
     def closed(self) -> bool:
         """Whether this end was closed."""
-        return self._closed
+        return self._gone is not None
 
     def abandon(self) -> None:
         """Close without a word, as if the process had died. Idempotent."""
-        if not self._closed:
-            self._closed = True
+        if self._gone is None:
+            self._gone = CLOSED
             self._waiter.close()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise HandleClosedError(
-                "this end of a stream of frames is closed, or belongs to the parent process"
-            )
-
-    def __del__(self, _warn: Any = warnings.warn) -> None:
-        if not getattr(self, "_closed", True):
+    def _lose(self, why: str = _FORKED) -> None:
+        self._lock = threading.RLock()  # another thread of the parent may have held it
+        if self._gone is None:
             self.abandon()
-            _warn(f"{self!r} was dropped without close()", ResourceWarning, 2, source=self)
+            self._gone = why
 
+    def _check_open(self) -> None:
+        if self._gone is not None:
+            raise HandleClosedError(f"this end of a stream of frames {self._gone}")
 
-#: The ends that are open. A child of a fork closes its copies: the other side couldn't see this process die otherwise.
-_ends: weakref.WeakSet[End] = weakref.WeakSet()
-
-
-def _abandon_all() -> None:
-    for end in tuple(_ends):
-        end._lock = threading.RLock()  # another thread of the parent may have held it
-        end.abandon()
-
-
-os.register_at_fork(after_in_child=_abandon_all)
+    def _drop(self) -> None:
+        self.abandon()

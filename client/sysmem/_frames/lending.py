@@ -110,10 +110,13 @@ class Lending:
         self._hand_over(consumer)
 
     def remove(self, consumer: Consumer) -> None:
-        """Take everything back from a consumer that is gone."""
-        self.consumers.remove(consumer)
-        for lent in (*consumer.held.values(), *consumer.waiting):
-            self._returned(lent)
+        """Take everything back from a consumer that is gone. Idempotent."""
+        while consumer.held:
+            self._returned(consumer.held.popitem()[1])
+        while consumer.waiting:
+            self._returned(consumer.waiting.popleft())
+        if consumer in self.consumers:
+            self.consumers.remove(consumer)
 
     def flush(self) -> None:
         """Hand over all that waits, however much the consumers hold: nothing comes after it."""

@@ -101,8 +101,9 @@ class Receiver(End):
         self._next: int | None = None
         #: Why there are no more frames, and whether the producer closed the stream.
         self._end: tuple[str, bool] | None = None
-        self._sock = own(sock)
-        self._open(self._sock.fileno(), self._sock.close)
+        taken = own(sock)
+        self._sock: socket.SocketType = taken.made[0]
+        self._open(self._sock)
 
     def buffer(self, index: int) -> VmoBuffer:
         """Return a buffer by its index. Raises `ValueError` if the receiver was made without buffers."""
@@ -142,7 +143,7 @@ class Receiver(End):
             self.abandon()
 
     def abandon(self) -> None:
-        """Close, in a process that may not be the stream's. Idempotent."""
+        """Close without a word, as if the process had died. Idempotent."""
         self._held.clear()
         super().abandon()
 
@@ -237,5 +238,5 @@ class Receiver(End):
                 self._unsent.clear()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"ended, {self._end[0]}" if self._end else "open"
+        state = "closed" if self.closed else f"ended, {self._end[0]}" if self._end else "open"
         return f"<{type(self).__name__} {state}, {self._received} frames>"

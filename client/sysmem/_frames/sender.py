@@ -30,7 +30,7 @@ class _Peer:
     __slots__ = ("_broken", "consumer", "gone", "name", "sock")
 
     def __init__(
-        self, sock: socket.socket, name: str, policy: Policy, hold: int, broken: list[_Peer]
+        self, sock: socket.SocketType, name: str, policy: Policy, hold: int, broken: list[_Peer]
     ) -> None:
         self.sock = sock
         self.name = name
@@ -84,7 +84,7 @@ class Sender(End):
         #: Since when there is no buffer for the producer.
         self._since: float | None = None
         self._epoll = select.epoll()
-        self._open(self._epoll.fileno(), self._epoll.close)
+        self._open(self._epoll)
         try:
             for sock in socks:
                 self.add(sock, policy=policy, hold=hold)
@@ -120,13 +120,17 @@ class Sender(End):
             if hold is None:
                 hold = count if policy is Policy.WAIT else DEFAULT_HOLD
             self._check_hold(policy, hold)
-            owned = own(sock)
-            peer = _Peer(
-                owned, name or f"consumer {len(self._all_peers)}", policy, hold, self._broken
-            )
+            taken = own(sock)
+            try:
+                owned: socket.SocketType = taken.made[0]
+                name = name or f"consumer {len(self._all_peers)}"
+                peer = _Peer(owned, name, policy, hold, self._broken)
+                self._all_peers.append(peer)
+            except BaseException:  # a peer is a reference cycle, which keeps its socket
+                taken.close()
+                raise
             self._epoll.register(owned, select.EPOLLIN | select.EPOLLRDHUP)
             self._peers[owned.fileno()] = peer
-            self._all_peers.append(peer)
             self._lending.consumers.append(peer.consumer)
             peer.transmit(self._start)
 
@@ -245,7 +249,7 @@ class Sender(End):
 
     def abandon(self) -> None:
         """Close without a word, as if the process had died. Idempotent."""
-        for peer in self._peers.values():
+        for peer in self._all_peers:
             peer.sock.close()
         self._peers.clear()
         super().abandon()
@@ -282,7 +286,7 @@ class Sender(End):
 
     def _close(self, end: messages.End) -> None:
         with self._lock:
-            if self._closed:
+            if self.closed:
                 return
             self._process_all()
             self._lending.flush()
@@ -312,11 +316,12 @@ class Sender(End):
     def _remove(self, peer: _Peer, reason: str) -> None:
         if peer.gone is not None:
             return
-        peer.gone = reason
-        del self._peers[peer.sock.fileno()]
-        self._epoll.unregister(peer.sock)
-        peer.sock.close()
+        # In this order: if an exception interrupts it, epoll tells of the consumer again, or nothing is missing.
         self._lending.remove(peer.consumer)
+        self._epoll.unregister(peer.sock)
+        del self._peers[peer.sock.fileno()]
+        peer.gone = reason
+        peer.sock.close()
 
     def _check_hold(self, policy: Policy, hold: int) -> None:
         count = len(self._sizes)
@@ -334,20 +339,19 @@ class Sender(End):
             )
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{len(self._peers)} consumers"
+        state = "closed" if self.closed else f"{len(self._peers)} consumers"
         return f"<{type(self).__name__} {state}, {self._lending.sent} frames>"
 
 
 def _statistics(peer: _Peer) -> ConsumerStatistics:
     consumer = peer.consumer
-    gone = peer.gone is not None
     return ConsumerStatistics(
         name=peer.name,
         policy=consumer.policy,
         hold=consumer.hold,
         delivered=consumer.delivered,
         dropped=consumer.dropped,
-        held=0 if gone else len(consumer.held),
-        waiting=0 if gone else len(consumer.waiting),
+        held=len(consumer.held),
+        waiting=len(consumer.waiting),
         gone=peer.gone,
     )
