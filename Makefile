@@ -8,7 +8,7 @@ DEMO_READY := $(VENV)/.demo
 
 FAULTS ?=
 
-.PHONY: faults demo test check format lint types pyright coverage core-coverage devices bench bench-peers docs clean
+.PHONY: faults demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs clean
 
 demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/. CAMERA=/dev/video0 takes that
 	$(BIN)/python examples/camera_pipeline --out out $(if $(CAMERA),--video $(CAMERA))
@@ -52,6 +52,16 @@ core-coverage: $(READY)  ## every branch of the pure core is run by its own test
 devices: $(READY)  ## the tests that need dma-bufs, a camera and a graphics device, in a virtual machine that has them
 	tests/devices/run-vm --modules "vgem vivid" --memory 1536 --timeout 1200 -- \
 		$(BIN)/python -m pytest -q -p no:cacheprovider -p no:xdist tests/devices
+
+# The suites of Debian and the kernels that `make kernels` boots.
+KERNELS ?= bookworm-backports:6.12 trixie-backports:7.3
+
+kernels: $(READY)  ## what the daemon takes for the kernel's truth, on other kernels in a virtual machine (20 minutes each)
+	for kernel in $(KERNELS); do \
+		SYSMEM_TESTS_ENOUGH=120 tests/devices/run-vm --suite $${kernel%:*} --kernel $${kernel#*:} --memory 1536 --timeout 3600 -- \
+			$(BIN)/python -m pytest -q -p no:cacheprovider -p no:xdist --timeout 600 --basetemp=/tmp/k \
+			tests/sysmemd/memory tests/scenarios/test_lifetime.py tests/scenarios/test_weak.py || exit 1; \
+	done
 
 bench: $(READY)  ## how fast it is, as a ratio to floors measured in the same run; JSON
 	$(BIN)/python benchmarks/run.py

@@ -6,55 +6,103 @@ import argparse
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
-from .faults import ERRORS, plan
-from .harness import Broken, Target, strike_all
+from .faults import ERRORS, LEFT_OUT, Fault, plan
+from .harness import PATIENCE, Broken, Moment, Strike, Target, strike_all
+from .shortages import LOGS, MOMENTS
 
 
 def main() -> int:
-    """Try the faults; the exit status says whether anything broke."""
+    """Try the faults; the exit status says whether anything broke, or a call is neither tried nor left out."""
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument(
         "--most", type=int, default=12, help="occurrences of each call and error (0: all)"
     )
-    parser.add_argument("--call", help="only this system call")
-    parser.add_argument("--table", type=Path, help="write the table of what was tried here")
+    parser.add_argument("--call", help="only this system call; `moments`: only the rest")
+    parser.add_argument("--table", type=Path, help="write the tables of what was tried here")
     arguments = parser.parse_args()
-    tried: Counter[tuple[str, str]] = Counter()
+    tried: Counter[Strike] = Counter()
     broken: list[Broken] = []
+    made: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="sysmem-faults-") as name:
-        for allocation in ("lazy", "eager"):
-            directory = Path(name, allocation)
-            target = Target(directory / "counted", allocation)
-            counts = target.counts()
-            target.close()
-            faults = [
-                fault
-                for fault in plan(counts, arguments.most or None)
-                if arguments.call in (None, fault.call)
-            ]
-            print(f"{allocation}: {len(faults)} faults", flush=True)
-            for fault, error in strike_all(directory, allocation, faults):
-                tried[fault.call, fault.error] += 1
-                if error is not None:
-                    broken.append(error)
-                    print(error, flush=True)
-    text = table(tried)
+        for strike, error in strikes(Path(name), arguments.call, arguments.most or None, made):
+            tried[strike] += 1
+            if error is not None:
+                broken.append(error)
+                print(error, flush=True)
+    text = tables(tried)
     if arguments.table:
         arguments.table.write_text(text)
     print(text)
+    unknown = made.keys() - ERRORS.keys() - LEFT_OUT.keys()
     print(f"{tried.total()} faults tried, {len(broken)} broke something")
-    return 1 if broken else 0
+    if unknown:
+        print(f"neither tried nor left out for a reason: {', '.join(sorted(unknown))}")
+    return 1 if broken or unknown else 0
 
 
-def table(tried: Counter[tuple[str, str]]) -> str:
-    """Return how often each call failed with each error, as a table."""
-    lines = ["| system call | errors, and at how many places each |", "| --- | --- |"]
+def strikes(
+    directory: Path, call: str | None, most: int | None, made: Counter[str]
+) -> Iterator[tuple[Strike, Broken | None]]:
+    """Try what there is to try, and count the calls that the scenario makes."""
+    for allocation in ("lazy", "eager"):
+        target = Target(directory / allocation / "counted", allocation)
+        counts = target.counts()
+        target.close()
+        made += counts
+        faults: list[Strike] = [fault for fault in plan(counts, most) if call in (None, fault.call)]
+        if call in (None, "moments"):
+            faults += MOMENTS
+        print(f"{allocation}: {len(faults)} faults", flush=True)
+        yield from strike_all(directory / allocation, allocation, faults)
+    if call in (None, "moments"):
+        for number, (name, prefix) in enumerate(LOGS.items()):
+            yield from strike_log(directory / f"log{number}", name, prefix)
+
+
+def strike_log(
+    directory: Path, name: str, prefix: tuple[str, ...]
+) -> Iterator[tuple[Strike, Broken | None]]:
+    """Try a daemon whose log can't be written."""
+    moment = Moment(name, lambda target: target.run(PATIENCE, strict=True))
+    target = Target(directory, "lazy", prefix)
+    try:
+        target.strike(moment)
+    except Broken as error:
+        yield moment, error
+    else:
+        yield moment, None
+    finally:
+        target.close()
+
+
+def tables(tried: Counter[Strike]) -> str:
+    """Return how often each call failed with each error, and what else was tried, as tables."""
+    once: Counter[tuple[str, str]] = Counter()
+    lasting: Counter[tuple[str, str]] = Counter()
+    moments: Counter[str] = Counter()
+    for strike, times in tried.items():
+        if isinstance(strike, Fault):
+            counted = lasting if strike.lasting else once
+            counted[strike.call, strike.error] += times
+        else:
+            moments[strike.name] += times
+    lines = [
+        "| system call | errors: once, at so many places; and lasting, from so many |",
+        "| --- | --- |",
+    ]
     for call, errors in ERRORS.items():
-        found = [f"{error} {tried[call, error]}" for error in errors if tried[call, error]]
+        found = [
+            f"{error} {once[call, error]} + {lasting[call, error]}"
+            for error in errors
+            if once[call, error]
+        ]
         if found:
             lines.append(f"| `{call}` | {', '.join(found)} |")
+    lines += ["", "| bad moment | daemons |", "| --- | --- |"]
+    lines += [f"| {name} | {times} |" for name, times in moments.items()]
     return "\n".join(lines) + "\n"
 
 

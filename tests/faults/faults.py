@@ -1,9 +1,8 @@
 """Which system calls fail, with which errors: those that Linux's manual names and that the kernel can give there.
 
-Left out are calls whose failing would be the test's lie, because strace's injection keeps the call from being made: a
-`close` that fails has closed all the same, and so have `shutdown`, `munmap` and `exit` done what they do. So is `mmap`,
-which is the interpreter's alone: the daemon maps no memory, and CPython waits for ever for a thread that found none for
-its first call.
+strace makes them fail, which keeps a call from being made. Where that would be a lie, because a call that fails has
+done what it does all the same, a preloaded library makes them fail (`shim.c`). What can't fail is listed, so that every
+call that the daemon makes is either tried or left out for a reason.
 """
 
 from __future__ import annotations
@@ -12,8 +11,16 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+#: Calls that a preloaded library makes fail, in the order of its numbers for them. Those of `mmap` are what the
+#: interpreter asks for; the daemon maps no memory.
+SHIMMED: Mapping[str, tuple[str, ...]] = {
+    "close": ("EIO", "EINTR", "ENOSPC"),
+    "mmap": ("ENOMEM",),
+    "munmap": ("ENOMEM",),
+    "shutdown": ("ENOTCONN",),
+}
 #: By system call; of a group of calls that strace names apart each one has its line.
-ERRORS: Mapping[str, tuple[str, ...]] = {
+INJECTED: Mapping[str, tuple[str, ...]] = {
     "accept4": ("EMFILE", "ENFILE", "ENOMEM", "ECONNABORTED", "EAGAIN", "EPERM"),
     "bind": ("EADDRINUSE", "ENOMEM"),
     "clone3": ("EAGAIN",),
@@ -31,6 +38,7 @@ ERRORS: Mapping[str, tuple[str, ...]] = {
     "getpeername": ("ENOBUFS",),
     "getsockname": ("ENOBUFS",),
     "getsockopt": ("ENOMEM",),
+    "ioctl": ("EINVAL", "ENOTTY"),
     "inotify_add_watch": ("ENOSPC", "ENOMEM", "EACCES"),
     "inotify_init1": ("EMFILE", "ENFILE", "ENOMEM"),
     "lseek": ("EINVAL",),
@@ -52,36 +60,80 @@ ERRORS: Mapping[str, tuple[str, ...]] = {
     "statx": ("ENOMEM",),
     "write": ("EAGAIN", "ENOSPC", "EPIPE", "EIO"),
 }
+ERRORS: Mapping[str, tuple[str, ...]] = {**INJECTED, **SHIMMED}
+#: Calls of the daemon that aren't tried, and why.
+LEFT_OUT: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("brk", "mprotect", "mremap"),
+        "the C library's allocator, which takes what is injected here for an address",
+    ),
+    **dict.fromkeys(
+        (
+            "exit",
+            "exit_group",
+            "futex",
+            "rseq",
+            "rt_sigprocmask",
+            "rt_sigreturn",
+            "set_robust_list",
+        ),
+        "the C library's, for threads and signals; can't fail",
+    ),
+    **dict.fromkeys(("restart_syscall",), "the kernel's own, after a stop"),
+    **dict.fromkeys(
+        (
+            "clock_gettime",
+            "prlimit64",
+            "geteuid",
+            "getpid",
+            "gettid",
+            "getuid",
+            "sched_yield",
+            "sched_getaffinity",
+            "sysinfo",
+        ),
+        "can't fail",
+    ),
+    **dict.fromkeys(("clock_gettime", "fstatfs"), "the preloaded library's own"),
+    **dict.fromkeys(("clock_nanosleep", "select"), "a thread that waits before it tries again"),
+}
+#: Errors that come of something that passes, so that the kernel doesn't give them for ever.
+_PASSING = {"EINTR"}
 
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """One system call fails, the n-th time it is made; 0: always, as long as it lasts."""
+    """One system call fails the n-th time it is made, or from then on."""
 
     call: str
     error: str
     occurrence: int
+    lasting: bool = False
 
     @property
     def injection(self) -> str:
         """What strace is told."""
-        when = str(self.occurrence) if self.occurrence else "1+"
+        when = f"{self.occurrence}{'+' if self.lasting else ''}"
         return f"{self.call}:error={self.error}:when={when}"
 
     def __str__(self) -> str:
-        return f"{self.call} {self.error} {self.occurrence or 'always'}"
+        return f"{self.call} {self.error} {self.occurrence}{' and later' if self.lasting else ''}"
 
 
 def plan(counts: Mapping[str, int], most: int | None = None) -> list[Fault]:
-    """Return all faults of a scenario that makes so many of each call; `most` occurrences of each, evenly spread."""
+    """Return all faults of a scenario that makes so many of each call; `most` occurrences of each, evenly spread.
+
+    Each error also lasts, from the beginning and from the middle of the scenario.
+    """
     faults = []
     for call, errors in ERRORS.items():
         count = counts.get(call, 0)
         step = max(1, -(-count // most)) if most else 1
         for error in errors:
             faults += [Fault(call, error, occurrence) for occurrence in range(1, count + 1, step)]
-            if count:
-                faults.append(Fault(call, error, 0))
+            if count and error not in _PASSING:
+                begins = sorted({1, 1 + count // 2})
+                faults += [Fault(call, error, begin, lasting=True) for begin in begins]
     return faults
 
 

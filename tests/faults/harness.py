@@ -6,17 +6,21 @@ strace attaches to the running daemon for each fault and detaches after it, so t
 from __future__ import annotations
 
 import contextlib
+import errno
+import mmap
 import os
 import re
 import select
 import signal
+import struct
 import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from sysmem._inspector import Inspector
 
@@ -24,7 +28,7 @@ from ..wire import raw
 from ..wire.process import Daemon
 from ..wire.raw import Wire, constraints, until
 from . import scenario
-from .faults import Fault
+from .faults import SHIMMED, Fault
 from .scenario import EXPECTED
 
 #: Seconds that the scenario waits for something that may never come; some when a fault lasts.
@@ -41,19 +45,45 @@ class Broken(Exception):
     """A fault did what it must not."""
 
 
+@dataclass(frozen=True)
+class Moment:
+    """A bad moment that isn't one system call's error; `strike` has a daemon go through it."""
+
+    name: str
+    strike: Callable[[Target], None]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Strike: TypeAlias = Fault | Moment
+
+
 class Target:
     """A daemon with a bystander, and what it had before any fault."""
 
-    def __init__(self, directory: Path, allocation: str) -> None:
+    def __init__(self, directory: Path, allocation: str, prefix: Sequence[str] = ()) -> None:
+        """`prefix` goes before the daemon's command; with one the log goes nowhere."""
+        self.logs = not prefix
         config = directory / "sysmemd.toml"
         directory.mkdir(parents=True, exist_ok=True)
         config.write_text(f'{scenario.CONFIGURATION}\n[memory]\nallocation = "{allocation}"\n')
-        self.daemon = Daemon(directory, "--config", str(config))
+        self.shim = Shim(directory)
+        self.daemon = Daemon(
+            directory, "--config", str(config), environment=self.shim.environment, prefix=prefix
+        )
         self._wire = Wire(self.daemon.runtime_dir)
         self._bystander = Bystander(self._wire)
-        scenario.run(self.daemon.runtime_dir, PATIENCE, strict=True)
+        self._log_position = 0
+        self.run(PATIENCE, strict=True)
+        self.before_threads = self.threads()
         self.before_descriptors = self._settled_descriptors()
         self.before = self.state()
+
+    def run(self, patience: float, *, strict: bool = False) -> None:
+        """Have the daemon do everything, its configuration read again included."""
+        self.daemon.process.send_signal(signal.SIGHUP)
+        scenario.run(self.daemon.runtime_dir, patience, strict=strict)
 
     def _settled_descriptors(self) -> int:
         seen: list[int] = []
@@ -124,33 +154,48 @@ class Target:
     def counts(self) -> Counter[str]:
         """Return how often the scenario has the daemon make each system call."""
         with tempfile.NamedTemporaryFile() as trace:
+            self.shim.forget()
             with self.traced("--quiet=all", "--output", trace.name):
-                scenario.run(self.daemon.runtime_dir, PATIENCE)
+                self.run(PATIENCE)
                 time.sleep(0.5)
             calls = re.findall(rb"^(?:\d+ +)?(\w+)\(", trace.read(), re.MULTILINE)
-        return Counter(call.decode() for call in calls)
+        return Counter({**Counter(call.decode() for call in calls), **self.shim.counts()})
 
     # --- a fault ------------------------------------------------------------------------------------------------------
 
-    def strike(self, fault: Fault) -> None:
-        """Have a system call fail while the scenario runs. Raises :class:`Broken` if somebody else notices."""
-        inject = (f"--trace={fault.call}", f"--inject={fault.injection}", "--output=/dev/null")
-        lasting = not fault.occurrence
-        patience = LASTING_PATIENCE if lasting else PATIENCE
-        with patient(patience), self.traced("--quiet=all", *inject):
-            scenario.run(self.daemon.runtime_dir, patience)
-            if lasting:
-                self._assert_idle(fault)
+    def strike(self, fault: Strike) -> None:
+        """Try a fault, or something else that has a name. Raises :class:`Broken` if somebody else notices."""
+        if isinstance(fault, Fault):
+            self._fail(fault)
+        else:
+            try:
+                fault.strike(self)
+            except EXPECTED as error:
+                raise Broken(f"{fault}: {error!r}") from error
         self.assert_unharmed(fault)
 
-    def _assert_idle(self, fault: Fault) -> None:
+    def _fail(self, fault: Fault) -> None:
+        """Have a system call fail while the scenario runs."""
+        patience = LASTING_PATIENCE if fault.lasting else PATIENCE
+        if fault.call in SHIMMED:
+            injected = self.shim.fails(fault)
+        else:
+            inject = (f"--trace={fault.call}", f"--inject={fault.injection}", "--output=/dev/null")
+            injected = self.traced("--quiet=all", *inject)
+        with patient(patience), injected:
+            self.run(patience)
+            if fault.lasting:
+                self.assert_idle(fault)
+
+    def assert_idle(self, fault: object) -> None:
+        """Check that the daemon does nothing while nobody asks it for anything."""
         before = self.processor_seconds()
         time.sleep(IDLE_SECONDS)
         share = (self.processor_seconds() - before) / IDLE_SECONDS
-        if share > IDLE_SHARE and fault.call != "epoll_wait":
+        if share > IDLE_SHARE:
             raise Broken(f"{fault}: the daemon spins, {share:.0%} of a processor")
 
-    def assert_unharmed(self, fault: Fault) -> None:
+    def assert_unharmed(self, fault: object) -> None:
         """Check everything that must be as before."""
         if self.daemon.process.poll() is not None:
             log = self.daemon.log_path.read_text()[-3000:]
@@ -162,8 +207,27 @@ class Target:
             raise Broken(f"{fault}: somebody else noticed: {error!r}") from error
         self._await(fault, "state", self.state, self.before, RECOVERY)
         self._await(fault, "descriptors", self.descriptors, self.before_descriptors, RECOVERY)
+        self._await(fault, "too many threads", self._more_threads, [], THREADS_RECOVERY)
+        self.daemon.process.send_signal(signal.SIGHUP)
+        self._await(fault, "read the configuration", self._has_reloaded, True, RECOVERY)
 
-    def _await(self, fault: Fault, what: str, now: Any, expected: Any, seconds: float) -> None:
+    def _more_threads(self) -> list[str]:
+        """Return the threads that are too many, if there are more than before."""
+        tasks = os.listdir(f"/proc/{self.daemon.pid}/task")
+        return tasks if len(tasks) > self.before_threads else []
+
+    def _has_reloaded(self) -> bool:
+        return not self.logs or self.has_logged('"the configuration was read again"')
+
+    def has_logged(self, text: str) -> bool:
+        """Return whether the log has a text after where this found one before."""
+        with self.daemon.log_path.open("rb") as log:
+            log.seek(self._log_position)
+            found = log.read().rpartition(text.encode())
+        self._log_position += len(found[0]) + len(found[1])
+        return bool(found[1])
+
+    def _await(self, fault: object, what: str, now: Any, expected: Any, seconds: float) -> None:
         found = None
         try:
             for _ in until(seconds):
@@ -184,6 +248,61 @@ class Target:
         """Stop the daemon."""
         self._wire.close()
         self.daemon.kill()
+
+
+class Shim:
+    """The library that is preloaded into the daemon, and what it is told: `struct control` of `shim.c`."""
+
+    _CONTROL = struct.Struct(f"4i{len(SHIMMED)}iq")
+
+    def __init__(self, directory: Path) -> None:
+        """Compile the library, and have it make nothing fail."""
+        self._path, control = directory / "shim.so", directory / "control"
+        if not self._path.exists():
+            source = Path(__file__).with_name("shim.c")
+            compiler = ("cc", "-shared", "-fPIC", "-O1", "-o", self._path, source)
+            subprocess.run(compiler, check=True)
+        control.write_bytes(bytes(mmap.PAGESIZE))
+        self.environment = {
+            "LD_PRELOAD": str(self._path),
+            "SYSMEM_FAULTS_CONTROL": str(control),
+        }
+        with control.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), mmap.PAGESIZE)
+
+    def forget(self) -> None:
+        """Make nothing fail, and count from the beginning."""
+        self._tell()
+
+    def counts(self) -> dict[str, int]:
+        """Return how often each call was made since then."""
+        values = self._CONTROL.unpack_from(self._map)
+        return dict(zip(SHIMMED, values[4:], strict=False))
+
+    @contextlib.contextmanager
+    def fails(self, fault: Fault) -> Iterator[None]:
+        """Have calls fail within the block."""
+        number = getattr(errno, fault.error)
+        self._tell(list(SHIMMED).index(fault.call), number, fault.occurrence, fault.lasting)
+        try:
+            yield
+        finally:
+            self._tell()
+
+    @contextlib.contextmanager
+    def wall_clock_jumps(self, seconds: int) -> Iterator[None]:
+        """Have the wall clock be wrong within the block."""
+        self._tell(jump=seconds)
+        try:
+            yield
+        finally:
+            self._tell()
+
+    def _tell(
+        self, call: int = 0, error: int = 0, when: int = 0, lasting: bool = False, jump: int = 0
+    ) -> None:
+        counts = [0] * len(SHIMMED)
+        self._CONTROL.pack_into(self._map, 0, call, error, when, lasting, *counts, jump)
 
 
 class Bystander:
@@ -236,8 +355,8 @@ def patient(seconds: float) -> Iterator[None]:
 
 
 def strike_all(
-    directory: Path, allocation: str, faults: Sequence[Fault]
-) -> Iterator[tuple[Fault, Broken | None]]:
+    directory: Path, allocation: str, faults: Sequence[Strike]
+) -> Iterator[tuple[Strike, Broken | None]]:
     """Try faults one after another; after one that breaks something, go on with a new daemon."""
     target: Target | None = None
     number = 0

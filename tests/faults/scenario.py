@@ -6,6 +6,7 @@ Any part may fail in any way that a client can meet. What must not fail are the 
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,8 +113,24 @@ def group(allocator: Allocator) -> None:
     dispensable.close()
 
 
+def foreign(allocator: Allocator) -> None:
+    """Files of the client's own: as a buffer, as a token, beside garbage. Their closing may report errors."""
+    with tempfile.NamedTemporaryFile() as file:
+        with contextlib.suppress(Refused):
+            allocator.vmo_info(allocator.wire.file(file.name))
+        for path in (file.name, "/dev/null"):
+            garbage = allocator.non_shared()
+            garbage.send_bytes(b"garbage", [allocator.wire.file(path)])
+            garbage.rest()
+            misled = allocator.wire.connect()
+            client, _ = allocator.wire.pair()
+            token = allocator.wire.file(path)
+            misled.send("Allocator.BindSharedCollection", {1: token, 2: client})
+            misled.rest()
+
+
 def refuse(allocator: Allocator) -> None:
-    """Constraints that don't go together, with a report; a broken rule; garbage."""
+    """Constraints that don't go together, with a report; a broken rule."""
     token = allocator.shared()
     child = token.duplicate_token()
     one, two = allocator.bind(token), allocator.bind(child)
@@ -125,9 +142,6 @@ def refuse(allocator: Allocator) -> None:
     broken.release()
     broken.send("Node.SetVerboseLogging")
     broken.rest()
-    garbage = allocator.non_shared()
-    garbage.send_bytes(b"garbage", [allocator.wire.file()])
-    garbage.rest()
 
 
 def fill(allocator: Allocator) -> None:
@@ -169,6 +183,7 @@ PARTS: tuple[Callable[[Allocator], None], ...] = (
     negotiate,
     weak,
     group,
+    foreign,
     refuse,
     fill,
     meet,

@@ -1,0 +1,86 @@
+"""Bad moments of other kinds: few descriptors left, a queue that overflows, a clock that jumps, a log that is full."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from ..wire.raw import Wire, constraints
+from .harness import LASTING_PATIENCE, PATIENCE, Broken, Moment, Target, patient
+
+#: How many more descriptors the daemon may open than it has.
+_DESCRIPTORS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 22, 30, 40)
+_YEARS = 365 * 86_400
+
+
+@contextlib.contextmanager
+def limited(target: Target, what: int, limit: int) -> Iterator[None]:
+    """Set a soft limit of the daemon's within the block."""
+    pid = target.daemon.pid
+    before = resource.prlimit(pid, what)
+    resource.prlimit(pid, what, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, what, before)
+
+
+def few_descriptors(more: int, target: Target) -> None:
+    """The daemon has descriptors for so many more; those that it receives count too."""
+    limit = max(target.daemon.descriptors()) + 1 + more
+    with patient(LASTING_PATIENCE), limited(target, resource.RLIMIT_NOFILE, limit):
+        target.run(LASTING_PATIENCE)
+        target.assert_idle(f"{more} descriptors left")
+
+
+def jump(seconds: int, target: Target) -> None:
+    """The wall clock is wrong, and right again."""
+    with target.shim.wall_clock_jumps(seconds):
+        target.run(PATIENCE, strict=True)
+        year = time.gmtime(time.time() + seconds).tm_year
+        if not target.has_logged(f'"timestamp": "{year}-'):
+            raise Broken("the clock did not jump")
+
+
+def overflow(target: Target) -> None:
+    """More handles are closed than inotify can tell of, the last ones among them; the signals come all the same."""
+    events = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    with Wire(target.daemon.runtime_dir) as wire:
+        allocator = wire.connect()
+        collection = allocator.non_shared()
+        collection.set_constraints(constraints(camping=2))
+        info = collection.wait()
+        gone = collection.track_lifetime()
+        collection.release_and_close()
+        allocator.sync()
+        handles = [info.vmo(index) for index in range(2)]
+        os.kill(target.daemon.pid, signal.SIGSTOP)
+        try:
+            # Alike reports that follow each other would be one.
+            for number in range(events + 100):
+                os.close(os.open(f"/proc/self/fd/{handles[number % 2].fileno()}", os.O_RDONLY))
+            info.close()
+        finally:
+            os.kill(target.daemon.pid, signal.SIGCONT)
+        gone.wait_closed()
+    if not target.has_logged("too many closings to be told of each"):
+        raise Broken("inotify's queue did not overflow")
+
+
+MOMENTS = (
+    *(Moment(f"{n} descriptors left", partial(few_descriptors, n)) for n in _DESCRIPTORS),
+    Moment("inotify's queue overflows", overflow),
+    Moment("the wall clock goes 20 years ahead", partial(jump, 20 * _YEARS)),
+    Moment("the wall clock goes 20 years back", partial(jump, -20 * _YEARS)),
+)
+#: Logs that can't be written, and what becomes the daemon then.
+LOGS = {
+    "the log's disk is full": ("bash", "-c", 'exec "$@" 2>/dev/full', "bash"),
+    "the log's reader is gone": ("bash", "-c", 'exec "$@" 2> >(exec true)', "bash"),
+}
