@@ -19,7 +19,7 @@ from sysmem_protocol.runtime import runtime_dir
 from .clock import TrioClock
 from .config import Config, reloaded
 from .daemon import Parts, Serving, readable, serving, socket_permissions
-from .memory import dma_buf_users, missing_requirements
+from .memory import dma_buf_users, examine_kernel
 from .ports import Log
 from .signals import Received, received
 from .sockets import (
@@ -75,8 +75,11 @@ async def run(
     Raises :class:`StartError` when serving can't begin, and :class:`UnreachableError` when the sockets were removed and
     can't be made again.
     """
-    if missing := missing_requirements():
-        raise StartError("; ".join(missing))
+    found = examine_kernel()
+    if found.missing:
+        raise StartError("; ".join(found.missing))
+    for difference in found.differences:
+        log.warning("the kernel does otherwise than expected", difference=difference)
     _raise_descriptor_limit(log)
     if users := dma_buf_users():
         log.warning(

@@ -36,6 +36,7 @@ from sysmemd.clock import TrioClock
 from sysmemd.config import Config, FormatCostSection, HeapSection, Limits, UsageSection
 from sysmemd.daemon import TrioReactor, heap_settings, platform
 from sysmemd.memory import SYSTEM_RAM
+from sysmemd.memory.requirements import Findings
 from sysmemd.pause import give_way
 from sysmemd.sockets import Listeners, StartError
 from sysmemd.tree.choose import Question
@@ -627,7 +628,8 @@ async def test_news_that_can_not_be_processed_do_not_stop_it_nor_spin(
 async def test_what_the_machine_lacks_is_said(
     tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "missing_requirements", lambda: ["/proc must be mounted", "more"])
+    found = Findings(["/proc must be mounted", "more"], [])
+    monkeypatch.setattr(process, "examine_kernel", lambda: found)
     with pytest.raises(StartError, match="/proc must be mounted; more"):
         await process.run(Config(runtime_dir=str(tmp_path)), log)
 

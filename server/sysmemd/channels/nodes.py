@@ -53,6 +53,8 @@ class NodeServer:
         self.made_by = 0
         self._peer: Peer | None = None
         self._reported = False
+        #: Why the channel ended before there was a node.
+        self._refused: str | None = None
         self.connection: Connection = service.connect(channel, self, account)
         self.connection.explained = explained
 
@@ -68,6 +70,9 @@ class NodeServer:
         node.collection.wants_reports |= self.connection.explained
         if self._service.tracer.active:
             self._service.tracer.served(self.connection, self.made_by)
+        if self._refused is not None:
+            # In a later turn: now the node's maker is being served.
+            self._service.reactor.in_turn(self.account.user, partial(node.fail, self._refused))
 
     def discard(self, reason: str) -> None:
         """The node wasn't made after all: close the channel."""
@@ -133,7 +138,10 @@ class NodeServer:
         self.node.expect_message()
 
     def refuse(self, reason: str) -> None:
-        self.node.fail(reason)
+        if (node := self.node_or_none) is None:
+            self._refused = reason  # the daemon can't wait for the channel
+        else:
+            node.fail(reason)
 
     def failed(self, reason: str) -> None:
         self.node.fail(reason, Cause.BROKEN)

@@ -14,7 +14,7 @@ from .dma_heap import DmaHeap
 from .handle_info import HandleInfo, NoMoreStrongHandlesError
 from .heaps import SYSTEM_RAM, Heap, HeapSettings, MemfdHeap
 from .one_file import OneFileBuffer
-from .requirements import missing_requirements
+from .requirements import examine_kernel
 from .signals import Event
 from .store import HeapStatistics, Memory, MemoryStatistics
 from .vmo import attenuation_is_advisory, dma_buf_users
@@ -39,5 +39,5 @@ __all__ = [
     "OneFileBuffer",
     "attenuation_is_advisory",
     "dma_buf_users",
-    "missing_requirements",
+    "examine_kernel",
 ]

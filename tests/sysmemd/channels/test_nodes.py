@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from sysmem_protocol.sysmem2 import (
     Error,
     Node,
 )
+from sysmemd.channels import Connection
 from sysmemd.config import Limits
 from sysmemd.memory import Buffers
 from sysmemd.ports import NoMemoryError
@@ -82,6 +83,31 @@ def test_release_lets_the_client_see_the_end_and_its_close_be_in_peace(bench: Be
     bench.run()
     token.sync()
     assert bench.log.said("warning", "error") == []
+
+
+@pytest.mark.parametrize("is_child", [False, True])
+def test_a_node_whose_channel_can_not_be_waited_for_fails(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, is_child: bool
+) -> None:
+    """After the message that asked for it."""
+    allocator = bench.allocator()
+    parent = bench.token(allocator) if is_child else None
+    later: list[Callable[[], None]] = []
+
+    def refuse(connection: Connection) -> None:
+        connection.refuse("the daemon can't wait for it")
+        connection.close()
+
+    monkeypatch.setattr(bench.reactor, "serve", refuse)
+    monkeypatch.setattr(bench.reactor, "in_turn", lambda user, work: later.append(work))
+    child = bench.duplicate(parent) if parent else bench.token(allocator)
+    assert child.is_closed()
+    assert bench.service.collections
+    for work in later:
+        work()
+    bench.run()
+    assert bench.service.collections == {}
+    assert parent is None or parent.is_closed()
 
 
 def test_a_message_after_release_fails_the_node(bench: Bench) -> None:

@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from sysmemd.memory import locks, missing_requirements, requirements
+from sysmem_protocol.handles import Status
+from sysmemd.memory import examine_kernel, locks, requirements, vmo
 from sysmemd.memory.watch import InodeWatch, Reports
 
 
@@ -16,23 +17,23 @@ def refuse(*_: object) -> None:
 
 
 def test_this_machine_will_do() -> None:
-    assert missing_requirements() == []
+    assert examine_kernel().missing == []
 
 
 def test_without_proc_nothing_else_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "_PROC", ("/nonexistent/fd",))
-    (sentence,) = missing_requirements()
+    (sentence,) = examine_kernel().missing
     assert sentence.startswith("/proc must be mounted")
 
 
 def test_without_memfds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "memfd_create", refuse)
-    assert missing_requirements()[0].startswith("memfd_create with sealing is needed")
+    assert examine_kernel().missing[0].startswith("memfd_create with sealing is needed")
 
 
 def test_without_ofd_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "guard", refuse)
-    (sentence,) = missing_requirements()
+    (sentence,) = examine_kernel().missing
     assert sentence.startswith("F_OFD_SETLK locks are needed")
     assert "Function not implemented" in sentence
 
@@ -48,23 +49,63 @@ def test_with_locks_that_tell_nothing(
     monkeypatch: pytest.MonkeyPatch, name: str, answer: object, reason: str
 ) -> None:
     monkeypatch.setattr(locks, name, lambda *_: answer)
-    (sentence,) = missing_requirements()
+    (sentence,) = examine_kernel().missing
     assert reason in sentence
 
 
 def test_without_inotify(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "InodeWatch", refuse)
-    (sentence,) = missing_requirements()
+    (sentence,) = examine_kernel().missing
     assert sentence.startswith("inotify is needed")
 
 
 def test_with_an_inotify_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(InodeWatch, "read", lambda _: Reports())
-    (sentence,) = missing_requirements()
+    (sentence,) = examine_kernel().missing
     assert "the end of a memfd isn't reported" in sentence
 
 
 def test_with_sockets_that_tell_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "descriptors_waiting", refuse)
-    (sentence,) = missing_requirements()
+    (sentence,) = examine_kernel().missing
     assert sentence.startswith("Linux 5.6 is needed")
+
+
+# --- what the daemon takes for true ---
+
+
+def test_this_kernel_does_as_expected_and_nothing_stays_open() -> None:
+    """Since Linux 6.6, that is."""
+    newer = tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) >= (6, 6)
+    assert examine_kernel().differences == [] or not newer
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "otherwise", "said"),
+    [
+        (
+            InodeWatch,
+            "watch_closings",
+            InodeWatch.watch_end,
+            "that a buffer's handle is closed isn't told",
+        ),
+        (locks, "is_left", lambda *_: False, "a handle's lock goes before its mapping"),
+        (locks, "is_left", lambda *_: True, "a handle's lock goes before its mapping"),
+        (requirements, "holds_lock", refuse, "a description can't be asked for its own locks"),
+        (vmo, "_MFD_NOEXEC_SEAL", 0, "buffers can be made executable"),
+        (requirements, "unread_of", lambda _: 0, "it isn't told what waits in a socket"),
+        (requirements, "descriptors_waiting", lambda _: 0, "it isn't told what waits in a socket"),
+        (
+            requirements,
+            "status",
+            lambda _: Status(0, 0, 0),
+            "what a descriptor refers to isn't told",
+        ),
+        (requirements, "_SO_PEERGROUPS", 12345, "the groups of a client aren't told"),
+    ],
+)
+def test_what_a_kernel_does_otherwise_is_named(
+    monkeypatch: pytest.MonkeyPatch, owner: object, name: str, otherwise: object, said: str
+) -> None:
+    monkeypatch.setattr(owner, name, otherwise)
+    assert [sentence for sentence in examine_kernel().differences if sentence.startswith(said)]
