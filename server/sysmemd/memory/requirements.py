@@ -188,9 +188,9 @@ def _try_waiting(bench: _Bench) -> None:
     near, far = map(Handle, channel_pair())
     with near, far:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, near.fileno().to_bytes(4, "little"))]
-        _expect(unread_of(far), 0, "bytes unread")
+        _expect(unread_of(far.fileno()), 0, "bytes unread")
         far.as_socket().sendmsg([b"x"], ancillary)
-        _expect(unread_of(far) > 0, True, "bytes unread")
+        _expect(unread_of(far.fileno()) > 0, True, "bytes unread")
         _expect(descriptors_waiting(near.fileno()), 1, "descriptors waiting")
         drained = near.as_socket().recv(1)
         _expect((drained, descriptors_waiting(near.fileno())), (b"x", 0), "descriptors waiting")
