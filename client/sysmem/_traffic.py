@@ -19,10 +19,15 @@ def line(message: dict[str, Any]) -> str:
     """
     time = message["at"].partition("T")[2].rstrip("Z")
     client = f"{printable(message['client_name']) or '–'} ({message['client_id']})"
-    parts = [
-        f"{time} {message['connection']:>4} {client:<16} {_ARROWS[message['direction']]} {message['txid']:>3}",
-        f"{message['protocol']}.{message['method']}({', '.join(message['fields'])})",
-    ]
+    return (
+        f"{time} {message['connection']:>4} {client:<16} {_ARROWS[message['direction']]} {message['txid']:>3} "
+        f"{call(message)}"
+    )
+
+
+def call(message: dict[str, Any]) -> str:
+    """Return what a message is: protocol and method with the fields that are set, descriptors, and an error."""
+    parts = [f"{message['protocol']}.{message['method']}({', '.join(message['fields'])})"]
     if message["descriptors"]:
         count = message["descriptors"]
         parts.append(f"{count} descriptor" if count == 1 else f"{count} descriptors")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from datetime import UTC, datetime
 from typing import Final
 
-from .. import __version__
-from ._recording import VERSION, Writer
+from . import _look
+from ._look import Explainer
+from ._recording import Writer, header
 from ._source import happening, inspector, say_lost
 from ._text import count
 from ._trouble import Trouble
@@ -21,13 +21,14 @@ _DAEMON: Final = "daemon"
 
 def run(options: argparse.Namespace) -> int:
     """Record until somebody interrupts, the time is over, or the daemon ends."""
-    with inspector(options) as connected, Writer(options.file) as file:
+    with (
+        inspector(options) as connected,
+        Writer(options.file) as file,
+        Explainer(options, file.write) as explainer,
+    ):
         # The watch comes first, so that nothing is missed between both.
         with connected.watch(traffic=True, bodies=True, timeout=options.timeout) as events:
-            snapshot = connected.snapshot(timeout=options.timeout)
-            file.write(
-                {"capture": VERSION, "version": __version__, "at": _now(), "snapshot": snapshot}
-            )
+            file.write(header(connected.snapshot(timeout=options.timeout)))
             print(f"sysmemctl: capturing into {options.file}", file=sys.stderr, flush=True)
             written = 0
             why = _TIME
@@ -38,17 +39,18 @@ def run(options: argparse.Namespace) -> int:
                     written += 1
                     if event["event"] == "lost":
                         say_lost(event)
+                    elif event["event"] == "ended":
+                        explainer.explain(event["collection"])
             except KeyboardInterrupt:
                 why = _INTERRUPTED
             except Trouble as ended:
                 why, trouble = _DAEMON, ended
         last = None if trouble else connected.snapshot(timeout=options.timeout)
-        file.write({"event": "end", "at": _now(), "why": why, "snapshot": last})
+        for id in _look.explicable(last):
+            explainer.explain(id)
+        explainer.finish()
+        file.write(_look.end(why, last))
     print(f"sysmemctl: captured {count(written, 'event')}", file=sys.stderr)
     if trouble is not None:
         raise trouble
     return 0
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -177,6 +177,31 @@ COMMANDS: Final = (
         ),
     ),
     Command(
+        "report",
+        "write a page about what happened, from a capture or a running daemon",
+        "Writes one HTML page that a browser opens from the disk and that needs no network: for each collection what "
+        "came of it and why, a time line, its nodes, what each participant asked for with the conflict marked, its "
+        "buffers and who holds them, and its messages. Without FILE it shows what a running daemon holds.",
+        "_report",
+        (
+            _argument(
+                "file",
+                nargs="?",
+                type=Path,
+                metavar="FILE",
+                help="what `sysmemctl capture` wrote (default: ask the daemon)",
+            ),
+            _argument(
+                "-o",
+                "--output",
+                type=Path,
+                required=True,
+                metavar="OUT.html",
+                help="where to write the page",
+            ),
+        ),
+    ),
+    Command(
         "export",
         "print the constraints of a collection as JSON that `explain` reads",
         "Prints what the participants of a living or ended collection asked for, and the daemon's heaps and limits, as "

@@ -91,7 +91,7 @@ def graph(collections: list[Data], daemon: int) -> Graph:
     """Return the drawing of collections: their trees, who has the client ends, and who holds which buffer."""
     made = Graph()
     ends = ClientEnds(collections)
-    found = _holders.find(collections, daemon)
+    found = _holders.find(collections)
     depths = [len(_path(c, node)) for c in collections for node in c["nodes"]]
     processes, buffers = max(depths, default=0) + 1, max(depths, default=0) + 2
     for collection in collections:

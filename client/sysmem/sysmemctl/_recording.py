@@ -9,15 +9,27 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 from typing import Final
 
+from .. import __version__
 from ._source import Data
 from ._trouble import Trouble
 
 #: The version of the format. It changes when a reader of an older one would understand something wrongly.
 VERSION: Final = 1
+
+
+def now() -> str:
+    """Return the time as it is in a file."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def header(snapshot: Data) -> Data:
+    """Return the first line of a file that begins now."""
+    return {"capture": VERSION, "version": __version__, "at": now(), "snapshot": snapshot}
 
 
 @dataclass(frozen=True)

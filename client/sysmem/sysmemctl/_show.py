@@ -27,26 +27,40 @@ def run(options: argparse.Namespace) -> int:
     print_constraints(out, collection)
     if collection["buffers"]:
         out.print()
-        rows = [
-            (str(b["index"]), size(b["size"]), str(b["inode"]), printable(b["name"]), b["state"])
-            for b in collection["buffers"]
-        ]
-        print_table(out, "buffers", ("index", "size", "inode", "name", "held by"), rows)
+        header, *rows = buffers_table(collection)
+        print_table(out, "buffers", header, rows)
     return 0
 
 
 def print_constraints(out: Console, collection: Data) -> None:
     """Print what each participant asked for, by field, and what came out."""
+    header, *rows = constraints_table(collection)
+    if rows:
+        print_table(out, "constraints", header, rows)
+    else:
+        out.print("Nobody has set constraints yet.")
+
+
+def constraints_table(collection: Data) -> list[list[str]]:
+    """Return what each participant asked for, by field, and what came out; the first row is the header."""
     asking = [node for node in participants(collection) if node["constraints"] is not None]
     columns = [dict(flat(node["constraints"])) for node in asking]
     result = dict(_result(collection))
     paths = dict.fromkeys(path for column in (*columns, result) for path in column)
     header = ["field", *(f"{node['number']} {client(node)}" for node in asking), "result"]
-    rows = [[path, *(each.get(path, "") for each in (*columns, result))] for path in paths]
-    if rows:
-        print_table(out, "constraints", header, rows)
-    else:
-        out.print("Nobody has set constraints yet.")
+    return [
+        header,
+        *([path, *(each.get(path, "") for each in (*columns, result))] for path in paths),
+    ]
+
+
+def buffers_table(collection: Data) -> list[list[str]]:
+    """Return the buffers; the first row is the header."""
+    rows = [
+        [str(b["index"]), size(b["size"]), str(b["inode"]), printable(b["name"]), b["state"]]
+        for b in collection["buffers"]
+    ]
+    return [["index", "size", "inode", "name", "held by"], *rows]
 
 
 def flat(data: Any, path: str = "") -> Iterator[tuple[str, str]]:

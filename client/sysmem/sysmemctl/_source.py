@@ -6,7 +6,8 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from dataclasses import asdict
+from typing import Any, Self, TypeAlias
 
 from sysmem_protocol.channel import PeerClosedError
 from sysmem_protocol.processes import Process, find_holders, named_sockets
@@ -114,26 +115,50 @@ class ClientEnds:
             for node in collection["nodes"]
             if node["connected"]
         }
-        self._inodes: dict[tuple[int, int], int] = {}
         #: Processes that the caller may not look into.
         self.unseen: list[Process] = []
-        self._holders: dict[int, list[Process]] = {}
+        #: By the collection's id and the node's number.
+        self._holders: dict[tuple[int, int], list[Process]] = {}
         if not koids:
             return
         try:
             peers = named_sockets(b"\0sysmem/")
         except OSError:
             return  # a kernel without sock_diag: processes stay those that the daemon knows
-        for name, inode in peers.items():
-            koid = name.rpartition(b"/")[2]
-            if koid.isdigit() and int(koid) in koids:
-                self._inodes[koids[int(koid)]] = inode
-        found = find_holders(set(self._inodes.values()))
+        nodes = {
+            inode: koids[int(koid)]
+            for name, inode in peers.items()
+            if (koid := name.rpartition(b"/")[2]).isdigit() and int(koid) in koids
+        }
+        found = find_holders(set(nodes))
         self.unseen = found.unseen
         for inode, holdings in found.holdings.items():
-            self._holders[inode] = list(dict.fromkeys(each.process for each in holdings))
+            self._holders[nodes[inode]] = list(dict.fromkeys(each.process for each in holdings))
 
     def of(self, collection: Data, node: Data) -> list[Process]:
         """Return the processes that have a node's client end; empty if none can be seen."""
-        inode = self._inodes.get((collection["id"], node["number"]))
-        return self._holders.get(inode, []) if inode is not None else []
+        return self._holders.get((collection["id"], node["number"]), [])
+
+    def as_data(self) -> Data:
+        """Return the processes as data for programs."""
+        held = [
+            {"collection": id, "node": number, **asdict(process)}
+            for (id, number), processes in self._holders.items()
+            for process in processes
+        ]
+        return {"held": held, "unseen": [asdict(process) for process in self.unseen]}
+
+    @classmethod
+    def from_data(cls, data: Data) -> Self:
+        """Return what was found earlier."""
+        ends = cls([])
+        for one in data["held"]:
+            place = one["collection"], one["node"]
+            ends._holders.setdefault(place, []).extend(processes([one]))
+        ends.unseen = processes(data["unseen"])
+        return ends
+
+
+def processes(data: list[Data]) -> list[Process]:
+    """Return processes from data for programs."""
+    return [Process(each["pid"], each["uid"], each["command"]) for each in data]

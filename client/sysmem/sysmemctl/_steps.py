@@ -35,7 +35,8 @@ PROTOCOLS: Final[dict[str, type[Interface]]] = {
         BufferCollectionTokenGroup,
     )
 }
-_CLOSED: Final = "closed without Release"
+#: Why a node fails whose client closed its channel, or ended, without Release.
+CLOSED: Final = "closed without Release"
 _NO_STRONG_HANDLES: Final = "no strong handle to any buffer left"
 
 
@@ -139,7 +140,7 @@ class Steps:
             place -= 1
         if event["cause"] is None:
             self._close(connection, event, place)  # after Release
-        elif event["cause"] == _CLOSED:
+        elif event["cause"] == CLOSED:
             first = self.by_node.get((event["collection"], event["first"]))
             if first is not None:
                 self._close(first, event, place)

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from .._traffic import printable as printable
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _PLAIN_WIDTH: Final = 200
 #: The line below a report's header.
 _RULE: Final = re.compile(r"-+(\+-*)+")
+#: Between cells of a report's table. Spaces at the end of a line are left out.
+_BETWEEN_CELLS: Final = re.compile(r" \|(?: |$)")
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -68,16 +70,25 @@ def print_report(out: Console, text: str) -> None:
     """Print a report of the daemon's, with its table as :func:`print_table` fits it to the terminal."""
     from rich.text import Text
 
+    for part in report_parts(text):
+        if isinstance(part, str):
+            out.print(Text(part))
+        else:
+            print_table(out, "", part[0], part[1:])
+
+
+def report_parts(text: str) -> Iterator[str | list[list[str]]]:
+    """Yield a report's lines, and in their places its tables: rows of cells, of which the first is the header."""
     table: list[list[str]] = []
     for line in [*text.splitlines(), ""]:
-        cells = [cell.strip() for cell in line.split(" | ")]
+        cells = [cell.strip() for cell in _BETWEEN_CELLS.split(line)]
         if len(cells) > 2 and (not table or len(cells) == len(table[0])):
             table.append(cells)
         elif not (table and _RULE.fullmatch(line)):
             if table:
-                print_table(out, "", table[0], table[1:])
+                yield table
                 table = []
-            out.print(Text(line))
+            yield line
 
 
 def print_json(data: object) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING
 
 from ._list import buffers
-from ._nodes import marks, named, process_of, to_do, waited_for
+from ._nodes import marks, named, process_of, to_do
 from ._source import ClientEnds, Data, selected, snapshot
 from ._text import age, client, console, print_json
 
 if TYPE_CHECKING:
-    from rich.text import Text
     from rich.tree import Tree
 
 _STATE_STYLES = {"negotiating": "yellow", "allocated": "green", "failing": "red"}
@@ -21,9 +21,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the tree of one collection or of each."""
     collections = selected(snapshot(options), options.collection)
     if options.json:
-        print_json(
-            [{"id": c["id"], "name": c["name"], "nodes": _nested(c, None)} for c in collections]
-        )
+        print_json([{"id": c["id"], "name": c["name"], "nodes": _nested(c)} for c in collections])
         return 0
     out = console()
     if not collections:
@@ -50,36 +48,38 @@ def tree(collection: Data, ends: ClientEnds) -> Tree:
         f", {buffers(collection)}" if collection["settings"] else "",
     )
     root = Tree(head)
-    waited = {node["number"] for node in waited_for(collection)}
+    waited = set(collection["waiting_for"])
     branches = {None: root}
     for node in collection["nodes"]:
         parent = branches.get(node["parent"], root)
-        branches[node["number"]] = parent.add(_label(collection, node, ends, waited))
+        branches[node["number"]] = parent.add(Text.assemble(*label(collection, node, ends, waited)))
     return root
 
 
-def _label(collection: Data, node: Data, ends: ClientEnds, waited: set[int]) -> Text:
-    from rich.text import Text
-
-    label = Text.assemble((f"{node['number']} {node['kind']}", "bold"), " ", client(node))
-    process = process_of(collection, node, ends)
-    if process:
-        label.append(f", {process}")
-    label.append(f"  {node['state']}", "dim")
+def label(
+    collection: Data, node: Data, ends: ClientEnds, waited: Container[int]
+) -> Iterator[tuple[str, str]]:
+    """Yield what is said of a node, in pieces with their styles; `waited` has the numbers of those waited for."""
+    yield f"{node['number']} {node['kind']}", "bold"
+    yield f" {client(node)}", ""
+    if process := process_of(collection, node, ends):
+        yield f", {process}", ""
+    yield f"  {node['state']}", "dim"
     for mark in marks(node):
-        label.append(f" [{mark}]", "cyan")
+        yield f" [{mark}]", "cyan"
     if not node["connected"]:
-        label.append(" [not connected]", "dim")
+        yield " [not connected]", "dim"
     if node["outcome"] not in (None, "success"):
-        label.append(f"  {node['outcome']}", "red")
+        yield f"  {node['outcome']}", "red"
     if node["number"] in waited:
-        label.append(f"  must {to_do(node)}", "yellow")
-    return label
+        yield f"  must {to_do(node)}", "yellow"
 
 
-def _nested(collection: Data, parent: int | None) -> list[Data]:
-    return [
-        {**node, "children": _nested(collection, node["number"])}
-        for node in collection["nodes"]
-        if node["parent"] == parent
-    ]
+def _nested(collection: Data) -> list[Data]:
+    """Return the nodes without a parent, each with those below it as `children`."""
+    roots: list[Data] = []
+    below = {None: roots}
+    for node in collection["nodes"]:
+        children = below[node["number"]] = []
+        below.get(node["parent"], roots).append({**node, "children": children})
+    return roots

@@ -30,11 +30,14 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def sentences(collection: Data) -> list[str]:
-    """Return what a person needs to know about a collection, most important first."""
+def sentences(collection: Data, ends: ClientEnds | None = None) -> list[str]:
+    """Return what a person needs to know about a collection that lives or has ended, most important first.
+
+    Who has the client ends now is looked up, unless `ends` tells it.
+    """
     lines = [_headline(collection)]
     if waiting := [] if "how" in collection else waited_for(collection):
-        ends = ClientEnds([collection])
+        ends = ends or ClientEnds([collection])
         lines += [
             f"  {who(collection, node, ends)} must {to_do(node)}; it has had {age(node['age_s'])} to do so"
             for node in waiting

@@ -56,7 +56,7 @@ def _nodes(snapshot: dict[str, Any]) -> Iterator[Leftover]:
 def _buffers(snapshot: dict[str, Any]) -> Iterator[Leftover]:
     collections = [each for each in snapshot["collections"] if each["buffers"]]
     daemon = snapshot["daemon"]["pid"]
-    found = find(collections, daemon)
+    found = find(collections)
     for collection in collections:
         for buffer in collection["buffers"]:
             if buffer["state"] in ("server", "gone"):

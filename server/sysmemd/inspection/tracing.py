@@ -35,6 +35,7 @@ from ..channels.nodes import NodeServer
 from ..channels.reasons import told
 from ..ports import Log
 from ..tree import Cause, Failure, NodeData, State
+from .processes import command
 from .snapshot import Daemon, Json, rfc_3339
 from .watchers import Watcher
 
@@ -117,6 +118,7 @@ class Events(Tracer):
                 "protocol": server.interface.service_name(),
                 "pid": peer.pid,
                 "uid": peer.uid,
+                "command": command(peer.pid),
             }
             self._tell("connected", about)
 

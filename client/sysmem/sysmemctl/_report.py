@@ -1,0 +1,42 @@
+"""`sysmemctl report`: what happened, as one page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ._look import end, explained, explicable
+from ._page import render
+from ._recording import Recording, header, read
+from ._source import Data, inspector
+from ._story import Stories
+from ._text import count
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the page of a capture, or of a running daemon."""
+    recording = _live(options) if options.file is None else read(options.file)
+    stories = Stories(recording)
+    page = render(recording, stories, live=options.file is None)
+    output: Path = options.output
+    output.write_text(page, encoding="utf-8")
+    print(
+        f"sysmemctl: {output} shows {count(len(stories.collections), 'collection')}",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def _live(options: argparse.Namespace) -> Recording:
+    """Return what a daemon holds as a capture in which nothing happens but what it remembers."""
+    with inspector(options) as connected:
+        snapshot = connected.snapshot(timeout=options.timeout)
+        ended = [
+            {"event": "ended", "at": one["ended"], "collection": one["id"], **one}
+            for one in reversed(snapshot["ended"])
+        ]
+        wanted = dict.fromkeys([*(one["id"] for one in ended), *explicable(snapshot)])
+        answers = [explained(connected, id, options.timeout) for id in wanted]
+    events: list[Data] = [*ended, *filter(None, answers)]
+    return Recording(header(snapshot), events, end("asked", snapshot))
