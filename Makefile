@@ -8,7 +8,7 @@ DEMO_READY := $(VENV)/.demo
 
 FAULTS ?=
 
-.PHONY: faults demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs clean
+.PHONY: faults demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image clean
 
 demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/. CAMERA=/dev/video0 takes that
 	$(BIN)/python examples/camera_pipeline --out out $(if $(CAMERA),--video $(CAMERA))
@@ -72,6 +72,9 @@ bench-peers: $(VENV)/.peers  ## beside what a Python user would build instead; n
 docs: $(READY)  ## write the pages that are derived from the code
 	$(BIN)/python -m sysmem_protocol.reference > docs/protocol.md
 	$(BIN)/python packaging/generate.py packaging/share
+
+report-image: $(READY)  ## draw the page of `sysmemctl report` that the README shows anew (takes chromium)
+	$(BIN)/python docs/images/report.py
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -81,6 +81,9 @@ def test_every_other_command_is_known_to_a_test() -> None:
     assert commands()[2:] == [
         ["sysmemd"],  # every test with a daemon starts it
         *(["sysmemctl", command] for command in ("why", "list", "tree", "holders")),
+        ["sysmemctl", "report", "-o", "now.html"],
+        ["sysmemctl", "capture", "viewfinder.jsonl", "--seconds", "10"],
+        ["sysmemctl", "report", "viewfinder.jsonl", "-o", "viewfinder.html"],
         ["sysmemctl", "explain", "examples/constraints/format_conflict.json"],
     ]  # those of sysmemctl: tests/sysmem/sysmemctl
 

@@ -280,6 +280,7 @@ def test_without_a_daemon(command: str, tmp_path: Path, capsys: pytest.CaptureFi
         "show": ["x"],
         "export": ["x"],
         "graph": ["-o", "x.svg"],
+        "report": ["-o", "x.html"],
         "capture": [str(tmp_path / "capture.jsonl")],
     }.get(command, [])
     assert sysmemctl.main([command, "--runtime-dir", str(tmp_path), *rest]) == 1
@@ -304,12 +305,19 @@ def test_a_reader_that_has_seen_enough_is_no_error(sysmemd: Sysmemd, collections
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_the_commands_of_the_readme_answer_as_it_says(ctl: Ctl, collections: Held) -> None:
+def test_the_commands_of_the_readme_answer_as_it_says(
+    ctl: Ctl, collections: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     readme = (Path(__file__).parents[3] / "README.md").read_text()
-    commands = re.findall(r"^sysmemctl (\w+) +#", readme, re.MULTILINE)
-    assert commands == ["why", "list", "tree", "holders"]
+    commands = re.findall(r"^sysmemctl (?!explain)(.*?)(?: +#.*)?$", readme, re.MULTILINE)
+    assert [line.split()[0] for line in commands] == [
+        *("why", "list", "tree", "holders", "report", "capture", "report")
+    ]
     for command in commands:
-        assert ctl(command).status == 0
+        assert ctl(*command.replace("--seconds 10", "--seconds 0").split()).status == 0
+    assert "was refused with" in (tmp_path / "now.html").read_text()
+    assert "hanging" in (tmp_path / "viewfinder.html").read_text()
     [shown] = re.findall(r"^\$ sysmemctl why\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
     printed = [line.rstrip() for line in ctl("why", columns=120).out.splitlines()]
     expected = shown.splitlines()
