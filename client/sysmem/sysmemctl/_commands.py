@@ -124,6 +124,14 @@ COMMANDS: Final = (
         (_argument("--monitor", action="store_true", help="go on with what happens from now on"),),
     ),
     Command(
+        "top",
+        "watch collections and participants in a live table",
+        "Shows collections and participants in a table that follows the daemon: memory, messages a second, state and "
+        "who is waited for. Keys: c collections, p participants, s sorts by the next column, r in the other direction, "
+        "Enter opens a collection, Escape closes it, q quits. When the daemon ends, the next one is waited for.",
+        "_top",
+    ),
+    Command(
         "trace",
         "print each message that passes between clients and the daemon",
         "Prints each message of a collection, or of all channels, as a line: the time of day (UTC), the connection's "

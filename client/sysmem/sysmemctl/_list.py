@@ -29,11 +29,6 @@ _TITLES = ("id", "name", "state", "age", "participants", "buffers", "waits for")
 
 
 def _row(collection: Data, ends: ClientEnds) -> tuple[str, ...]:
-    waiting = [
-        f"{client(node)} {process_of(collection, node, ends)}".strip()
-        for node in waited_for(collection)
-    ]
-    more = len(waiting) - 2
     return (
         str(collection["id"]),
         printable(collection["name"]) or "–",
@@ -41,8 +36,18 @@ def _row(collection: Data, ends: ClientEnds) -> tuple[str, ...]:
         age(collection["age_s"]),
         str(len(participants(collection))),
         buffers(collection),
-        "; ".join(waiting[:2]) + (f"; {more} more" if more > 0 else ""),
+        waits(collection, ends),
     )
+
+
+def waits(collection: Data, ends: ClientEnds) -> str:
+    """Return who is waited for, the first two of them; empty if nobody is."""
+    waiting = [
+        f"{client(node)} {process_of(collection, node, ends)}".strip()
+        for node in waited_for(collection)
+    ]
+    more = len(waiting) - 2
+    return "; ".join(waiting[:2]) + (f"; {more} more" if more > 0 else "")
 
 
 def buffers(collection: Data) -> str:

@@ -21,15 +21,19 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(collection)
         return 0
-    out = console()
-    out.print(tree(collection, ClientEnds([collection])))
+    print_all(console(), collection, ClientEnds([collection]))
+    return 0
+
+
+def print_all(out: Console, collection: Data, ends: ClientEnds) -> None:
+    """Print what this command is for."""
+    out.print(tree(collection, ends))
     out.print()
     print_constraints(out, collection)
     if collection["buffers"]:
         out.print()
         header, *rows = buffers_table(collection)
         print_table(out, "buffers", header, rows)
-    return 0
 
 
 def print_constraints(out: Console, collection: Data) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from .._traffic import printable as printable
@@ -14,7 +15,10 @@ from ._trouble import Trouble
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
+#: What a command says without the libraries that draw.
+NEEDS_TOOLS: Final = "this command needs the extra of the tools: pip install 'sysmem[tools]'"
 #: Columns where the output is no terminal and COLUMNS is un-set: a program reads it, or a person with an editor.
 _PLAIN_WIDTH: Final = 200
 #: The line below a report's header.
@@ -32,13 +36,30 @@ def console() -> Console:
     try:
         from rich.console import Console
     except ImportError:
-        raise Trouble(
-            "this command needs the extra of the tools: pip install 'sysmem[tools]' (or use --json)"
-        ) from None
+        raise Trouble(f"{NEEDS_TOOLS} (or use --json)") from None
     made = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = _PLAIN_WIDTH
     return made
+
+
+def drawn(width: int, draw: Callable[[Console], None]) -> Text:
+    """Return what `draw` prints to a console that is so many columns wide, with its colours."""
+    from rich.console import Console
+    from rich.text import Text
+
+    out = Console(
+        width=width,
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="standard",
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    with out.capture() as capture:
+        draw(out)
+    return Text.from_ansi(capture.get())
 
 
 def print_table(

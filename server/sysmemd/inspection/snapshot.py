@@ -263,6 +263,8 @@ class Snapshot:
             "must_match": node.must_match is not None,
             "outcome": "success" if isinstance(outcome, Allocated) else outcome and outcome.name,
             "age_s": self._seconds(node.created),
+            "received": server.connection.received,
+            "sent": server.connection.sent,
             "queued": server.connection.queued,
         }
 

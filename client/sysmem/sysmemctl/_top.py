@@ -1,0 +1,27 @@
+"""`sysmemctl top`: collections and participants in a table that follows the daemon."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ._follower import Follower
+from ._source import inspector
+from ._text import NEEDS_TOOLS
+from ._trouble import Trouble
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show the table until somebody quits."""
+    with inspector(options):
+        pass  # it says what keeps it from being followed
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise Trouble("top needs a terminal; `sysmemctl list` and `sysmemctl dump` do not")
+    try:
+        from ._top_app import Top
+    except ImportError as error:
+        if not (error.name or "").startswith(("textual", "rich")):
+            raise
+        raise Trouble(NEEDS_TOOLS) from None
+    Top(lambda seen, lost: Follower(options.runtime_dir, options.timeout, seen, lost)).run()
+    return 0
