@@ -16,6 +16,7 @@ HIDDEN = {
     "sysmem": "the blocking face is there as an attribute, and loaded when it is used",
     "sysmem._sharing": "a process that uses one face does not load the other",
     "sysmem.sysmemctl._top": "without textual the command says what to install",
+    "sysmem._trace": "a client that is not traced does not load what writes traces",
     "sysmem._vmo": "a process that maps no image as arrays loads neither numpy nor what describes planes",
     "sysmem.pytest_plugin": "pytest loads the plugin in every run, also in those that use nothing of it",
     "sysmemd.daemon": "a daemon that serves no metrics does not load an HTTP library",

@@ -27,7 +27,9 @@ from sysmem_protocol.sysmem2 import MAX_DEBUG_NAME_BYTES, Allocator, SetDebugCli
 
 from ._calls import datagram, encode_request
 from ._errors import DaemonUnavailableError
+from ._process import process_name
 from ._timeouts import deadline, remaining, seconds
+from ._trace import traced
 
 #: Errors that are no word about the place that is looked at.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
@@ -38,15 +40,6 @@ _REASONS = {
 }
 _FIRST_PAUSE_SECONDS = 0.002
 _LONGEST_PAUSE_SECONDS = 0.1
-
-
-def process_name() -> str:
-    """The name of this process, as `ps` shows it."""
-    try:
-        name = Path("/proc/self/comm").read_bytes()
-    except OSError:
-        return ""
-    return name.decode(errors="replace").strip()
 
 
 def cut(name: str) -> str:
@@ -96,7 +89,7 @@ def open_service(
     for directory in directories:
         path = service_path(directory.absolute(), interface)
         try:
-            return _connected(path, may_wait, timeout), path.parent
+            return _connected(path, interface, may_wait, timeout), path.parent
         except OSError as error:
             if error.errno in _EXHAUSTED:
                 raise
@@ -122,7 +115,9 @@ def opener(directories: Sequence[Path], *, may_wait: bool) -> Opener:
     return open_within
 
 
-def _connected(path: Path, may_wait: bool, timeout: float | None) -> Channel:
+def _connected(
+    path: Path, interface: type[Interface], may_wait: bool, timeout: float | None
+) -> Channel:
     making = new_channel()
     [sock] = making.made
     try:
@@ -133,7 +128,7 @@ def _connected(path: Path, may_wait: bool, timeout: float | None) -> Channel:
             sock.connect(address)
         if timeout is not None:
             _set_send_timeout(sock, 0)
-        return Channel(sock)
+        return Channel(sock) if traced is None else traced(sock, interface)
     except BaseException:
         sock.close()
         raise

@@ -1,8 +1,9 @@
-"""Which process this is, for what a fork must not take along."""
+"""Which process this is: its name, and an identity that a fork does not take along."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 _process = object()
 
@@ -10,6 +11,15 @@ _process = object()
 def this_process() -> object:
     """An object that is another one in every child of a fork; cheaper than asking for the pid."""
     return _process
+
+
+def process_name() -> str:
+    """The name of this process, as `ps` shows it."""
+    try:
+        name = Path("/proc/self/comm").read_bytes()
+    except OSError:
+        return ""
+    return name.decode(errors="replace").strip()
 
 
 def _renew() -> None:

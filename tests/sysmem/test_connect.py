@@ -15,7 +15,8 @@ import pytest
 
 import sysmem
 from sysmem import _connect, blocking
-from sysmem._connect import cut, process_name
+from sysmem._connect import cut
+from sysmem._process import process_name
 from sysmem_protocol.codec import Decoder
 from sysmem_protocol.runtime import socket_address
 from sysmem_protocol.sysmem2 import Allocator, SetDebugClientInfoRequest

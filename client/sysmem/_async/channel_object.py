@@ -52,7 +52,7 @@ class ChannelObject(Owner, WithBlock):
 
     def __init__(self, owned: int | socket.SocketType) -> None:
         """Become the owner of a descriptor, whatever it is (:meth:`from_fd` looks first), or of a socket."""
-        self._end = ClientEnd(owned)
+        self._end = ClientEnd(owned, self._interface)
         lost_by_forks(self)
 
     @classmethod

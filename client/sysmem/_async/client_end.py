@@ -9,13 +9,14 @@ import anyio.lowlevel
 
 from sysmem_protocol.channel import AT_ONCE, Channel, DescriptorsLost, PeerClosedError
 from sysmem_protocol.handles import Handle
-from sysmem_protocol.library import Method, Table
+from sysmem_protocol.library import Interface, Method, Table
 from sysmem_protocol.message import MalformedMessage
 from sysmem_protocol.owner import CLOSED, HandleClosedError
 
 from .._calls import Answer, Call, Calls, datagram, encode_request
 from .._handles import Arrived
 from .._timeouts import seconds
+from .._trace import traced
 from .sleepers import Sleepers
 
 #: Connecting must not hold up other tasks.
@@ -27,14 +28,16 @@ class ClientEnd:
 
     __slots__ = ("_calls", "_channel", "_ended", "_gone", "_sleepers")
 
-    def __init__(self, owned: int | socket.SocketType) -> None:
-        """Become the owner of a descriptor or a socket."""
+    def __init__(self, owned: int | socket.SocketType, interface: type[Interface]) -> None:
+        """Become the owner of a descriptor or a socket, on which a protocol is spoken."""
         #: Why this end can't be used any more.
         self._gone: str | None = None
         #: Why nothing more can be received.
         self._ended: PeerClosedError | None = None
         self._calls = Calls()
-        self._channel = Channel(owned, AT_ONCE, Arrived)
+        self._channel = (
+            Channel(owned, AT_ONCE, Arrived) if traced is None else traced(owned, interface)
+        )
         # A channel that is shut down wakes its waiters. The event loop could do that too, but not for a signal's
         # handler or another thread.
         channel, calls = self._channel, self._calls

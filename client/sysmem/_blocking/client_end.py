@@ -20,13 +20,14 @@ from typing import TypeVar
 
 from sysmem_protocol.channel import AT_ONCE, Channel, DescriptorsLost, PeerClosedError
 from sysmem_protocol.handles import Handle
-from sysmem_protocol.library import Method, Table
+from sysmem_protocol.library import Interface, Method, Table
 from sysmem_protocol.message import MalformedMessage
 from sysmem_protocol.owner import CLOSED, HandleClosedError
 
 from .._calls import Answer, Call, Calls, datagram, encode_request
 from .._handles import Arrived
 from .._timeouts import deadline, milliseconds, remaining
+from .._trace import traced
 
 #: Connecting may wait for the daemon, as everything here may.
 CONNECT_MAY_WAIT = True
@@ -47,8 +48,8 @@ class ClientEnd:
         "_lead",
     )
 
-    def __init__(self, owned: int | socket.SocketType) -> None:
-        """Become the owner of a descriptor or a socket."""
+    def __init__(self, owned: int | socket.SocketType, interface: type[Interface]) -> None:
+        """Become the owner of a descriptor or a socket, on which a protocol is spoken."""
         #: Why this end can't be used any more.
         self._gone: str | None = None
         #: Why nothing more can be received.
@@ -60,7 +61,9 @@ class ClientEnd:
         self._lead: dict[None, object] = {}
         #: Locks that waiting threads sleep on, each released to wake its thread; by what they wait for.
         self._followers: dict[object, threading.Lock] = {}
-        self._channel = Channel(owned, AT_ONCE, Arrived)
+        self._channel = (
+            Channel(owned, AT_ONCE, Arrived) if traced is None else traced(owned, interface)
+        )
 
     # --- talking --------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 
 import sysmem
 from sysmem import blocking, testing
-from sysmem._connect import process_name
+from sysmem._process import process_name
 from sysmem.testing import Sysmemd
 from sysmem_protocol.testing import End, Testing
 
