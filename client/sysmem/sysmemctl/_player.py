@@ -14,26 +14,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Self
 
-from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.channel import PeerClosedError
 from sysmem_protocol.codec import Decoder, encode
-from sysmem_protocol.handles import Handle, channel_pair, eventpair
+from sysmem_protocol.handles import Handle
 from sysmem_protocol.json_data import JsonError, read
 from sysmem_protocol.library import HandleKind, HandleType, Method, Nested, Table
 from sysmem_protocol.message import parse
-from sysmem_protocol.rendezvous import Rendezvous, RendezvousTakeResponse
-from sysmem_protocol.sysmem2 import (
-    Allocator,
-    BufferCollectionWaitForAllBuffersAllocatedResponse,
-    CreateTokensResponse,
-    NodeGetNodeRefResponse,
-    VmoInfo,
-)
+from sysmem_protocol.rendezvous import Rendezvous
+from sysmem_protocol.sysmem2 import Allocator
 
 from .._calls import datagram
 from .._connect import open_service
 from .._inspector import Events
 from .._timeouts import deadline, milliseconds, remaining
-from ._differences import translated
+from ._belongings import Belongings
+from ._numbers import Numbers
 from ._source import Data
 from ._steps import SERVICES, Kind, Step, Steps
 from ._trouble import Trouble
@@ -56,27 +51,18 @@ class Player:
         self.told: list[Data] = []
         #: How many messages could not be sent, because there was no channel for them any more.
         self.unsent = 0
-        #: The daemon's numbers of connections, koids and collections, and what they are in the capture.
-        self._connections: dict[int, int] = {}
+        self._numbers = Numbers(steps)
+        self._belongings = Belongings(steps, self._numbers)
         self._played: set[int] = set()
-        self._numbers: dict[int, int] = {}
-        self._koids: dict[int, int] = {}
         #: How often something is to have happened by now, and how often it has. What is awaited is a key of both.
         self._expected: Counter[tuple[str, int]] = Counter()
         self._seen: Counter[tuple[str, int]] = Counter()
         self._awaited: set[tuple[str, int]] = set()
-        self._made: Counter[int] = Counter()
         #: Connections about which nothing more is awaited.
         self._over: set[int] = set()
         #: Connections of which everything was received.
         self._hung_up: set[int] = set()
         self._connecting: int | None = None
-        self._ends: dict[int, Channel] = {}
-        #: Client ends of which isn't known yet to which connection they belong, and spare ones.
-        self._loose: list[Channel] = []
-        self._vmos: dict[tuple[int, int], Handle] = {}
-        self._refs: dict[tuple[int, int], Handle] = {}
-        self._kept: list[Handle] = []
         self._parts: dict[int, list[Handle]] = {}
         self._last_use = {
             buffer["collection"]: index
@@ -89,16 +75,9 @@ class Player:
         return self
 
     def __exit__(self, *_: object) -> None:
-        owners: list[Channel | Handle] = [
-            *self._ends.values(),
-            *self._loose,
-            *self._vmos.values(),
-            *self._refs.values(),
-            *self._kept,
-            *(handle for parts in self._parts.values() for handle in parts),
-        ]
-        for owner in owners:
-            owner.close()
+        with self._belongings:
+            for handle in (handle for parts in self._parts.values() for handle in parts):
+                handle.close()
 
     def play(self) -> None:
         """Play everything, and wait for what the daemon told last."""
@@ -113,9 +92,10 @@ class Player:
                 case Kind.SEND:
                     self._send(step)
                 case Kind.CLOSE:
-                    self._close(step)
+                    assert step.connection is not None
+                    self._belongings.close_end(step.connection)
                 case Kind.DROP:
-                    self._drop(step.event["collection"])
+                    self._belongings.drop(step.event["collection"])
         self._await()
 
     # --- what clients do ----------------------------------------------------------------------------------------------
@@ -126,14 +106,14 @@ class Player:
         channel, _ = open_service(
             self._runtime_dir, interface, may_wait=True, timeout=self._timeout
         )
-        self._ends[step.connection] = channel
+        self._belongings.connected(step.connection, channel)
         self._connecting = step.connection
         self._expect("connected", step.connection)
         self._await()
 
     def _send(self, step: Step) -> None:
         assert step.connection is not None
-        end = self._end(step.connection)
+        end = self._belongings.end(step.connection)
         if end is None:
             self.unsent += 1
             return
@@ -166,12 +146,12 @@ class Player:
         data = dict(event["body"])
         if method is Allocator.validate_buffer_collection_token:
             koid = data["token_server_koid"]
-            data["token_server_koid"] = self._koids.get(koid, koid)
+            data["token_server_koid"] = self._numbers.koid(koid) or koid
         if method is Rendezvous.offer:
             data.pop("to_uid", None)  # all clients are this user's here
 
         def handle(type_: HandleType, value: Any, path: str) -> Handle:
-            found = self._handle(type_.kind, value)
+            found = self._belongings.handle(type_.kind, value)
             handles.callback(found.close)
             return found
 
@@ -180,64 +160,6 @@ class Player:
         except JsonError as error:
             raise Trouble(f"{method} at {event['at']} can't be played: {error}") from None
         return request
-
-    def _handle(self, kind: HandleKind, value: Data) -> Handle:
-        """A descriptor that means in this replay what one meant in the capture."""
-        known: Handle | Channel | None = None
-        match kind:
-            case HandleKind.SERVER_END:
-                near, far = channel_pair()
-                self._loose.append(Channel(near.detach()))
-                return Handle(far.detach())
-            case HandleKind.EVENTPAIR:
-                ours, theirs = eventpair()
-                self._kept.append(ours)
-                return theirs
-            case HandleKind.CLIENT_END:
-                connection = self._steps.by_koid.get(value.get("koid") or 0)
-                known = None if connection is None else self._end(connection)
-            case HandleKind.VMO if "buffer" in value:
-                known = self._vmos.get((value["collection"], value["buffer"]))
-            case HandleKind.EVENT if "node" in value:
-                known = self._refs.get((value["collection"], value["node"]))
-        if known is not None:
-            return Handle(os.dup(known.fileno()))
-        # Something that the daemon doesn't know, as it was then.
-        if kind is HandleKind.VMO:
-            return Handle(os.memfd_create("unknown"))
-        if kind is HandleKind.EVENT:
-            return Handle(os.eventfd(0))
-        near, far = channel_pair()
-        self._loose.append(Channel(near.detach()))
-        return Handle(far.detach())
-
-    def _close(self, step: Step) -> None:
-        assert step.connection is not None
-        end = self._end(step.connection)
-        if end is None:
-            return
-        name = end.peer_name()
-        for other in self._loose:
-            if name and other.peer_name() == name:
-                other.close()
-        self._loose = [other for other in self._loose if other.fileno() >= 0]
-        end.close()
-
-    def _drop(self, collection: int) -> None:
-        for key in [key for key in self._vmos if key[0] == collection]:
-            self._vmos.pop(key).close()
-
-    def _end(self, connection: int) -> Channel | None:
-        """Our end of a connection; None if there is none, or it is closed."""
-        if connection not in self._ends and connection in self._steps.koids:
-            koid = self._koids.get(self._steps.koids[connection])
-            for loose in self._loose:
-                if koid is not None and loose.peer_name().endswith(b"/%d" % koid):
-                    self._ends[connection] = loose
-                    self._loose.remove(loose)
-                    break
-        end = self._ends.get(connection)
-        return end if end is not None and end.fileno() >= 0 else None
 
     # --- what the daemon does -----------------------------------------------------------------------------------------
 
@@ -249,7 +171,7 @@ class Player:
                 self._expect("ended", event["collection"])
                 if self._last_use.get(event["collection"], 0) <= index:
                     self._await()
-                    self._drop(event["collection"])
+                    self._belongings.drop(event["collection"])
             case "node":
                 self._expect("made", event["by"])
             case "message":
@@ -277,7 +199,7 @@ class Player:
         kind, number = key
         if self._seen[key] >= self._expected[key] or number in self._over:
             return False
-        if kind == "received" and self._end(number) is None:
+        if kind == "received" and self._belongings.end(number) is None:
             return False
         if kind not in ("connected", "made", "ended") and number not in self._played:
             return False  # there is no such channel this time
@@ -288,8 +210,8 @@ class Player:
         poll = select.poll()
         ends = {
             end.fileno(): connection
-            for connection in self._steps.interfaces
-            if (end := self._end(connection)) is not None and connection not in self._hung_up
+            for connection, end in self._belongings.ends()
+            if connection not in self._hung_up
         }
         for fd in ends:
             poll.register(fd, select.POLLIN)
@@ -303,7 +225,8 @@ class Player:
         return bool(found)
 
     def _receive(self, connection: int) -> None:
-        end = self._ends[connection]
+        end = self._belongings.end(connection)
+        assert end is not None
         try:
             arrived = end.receive()
         except PeerClosedError:
@@ -323,37 +246,7 @@ class Player:
                 handle.close()
             return
         method = self._steps.interfaces[connection].methods[message.ordinal]
-        self._keep(connection, _decoder.response(method, message.body, parts))
-
-    def _keep(self, connection: int, answer: object) -> None:
-        """Keep what an answer brought, to be used as its client used it."""
-        match answer:
-            case CreateTokensResponse():
-                self._loose += [Channel(token.take()) for token in answer.tokens]
-            case RendezvousTakeResponse() if answer.token is not None:
-                self._loose.append(Channel(answer.token.take()))
-            case NodeGetNodeRefResponse():
-                self._refs[self._steps.nodes[connection]] = answer.node_ref
-            case BufferCollectionWaitForAllBuffersAllocatedResponse():
-                collection, _ = self._steps.nodes[connection]
-                for index, buffer in enumerate(answer.buffer_collection_info.buffers or ()):
-                    self._keep_vmo(collection, index, buffer.vmo)
-                    if buffer.close_weak_asap is not None:
-                        self._kept.append(buffer.close_weak_asap)
-            case VmoInfo():
-                id = answer.buffer_collection_id
-                collection = self._numbers.get(id, id)
-                self._keep_vmo(collection, answer.buffer_index, answer.weak_vmo)
-                if answer.close_weak_asap is not None:
-                    self._kept.append(answer.close_weak_asap)
-
-    def _keep_vmo(self, collection: int, index: int, vmo: Handle | None) -> None:
-        if vmo is None:
-            return
-        if (collection, index) in self._vmos:
-            self._kept.append(vmo)
-        else:
-            self._vmos[collection, index] = vmo
+        self._belongings.keep(connection, _decoder.response(method, message.body, parts))
 
     def _take_events(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -367,20 +260,20 @@ class Player:
         if kind == "lost":
             raise Trouble(f"{event['count']} events of the replay were lost")
         if kind == "ended":
-            collection = self._numbers.get(event["collection"])
+            collection = self._numbers.collection(event["collection"])
             if collection is not None:
                 self._tell("ended", collection, event)
             return
         if kind == "connected" and self._connecting is not None and event["pid"] == os.getpid():
             if event["protocol"] in SERVICES:
-                self._connections[number] = self._connecting
+                self._numbers.connections[number] = self._connecting
                 self._played.add(self._connecting)
                 self._seen["connected", self._connecting] += 1
                 self._connecting = None
             return
-        if kind == "node" and event["by"] in self._connections:
-            self._pair(event)
-        connection = self._connections.get(number)
+        if kind == "node" and event["by"] in self._numbers.connections:
+            self._take_node(event)
+        connection = self._numbers.connections.get(number)
         if connection is None:
             return
         if kind == "message" and event["direction"] == "in":
@@ -390,28 +283,16 @@ class Player:
         elif kind in ("left", "closed", "refused"):
             self._tell(kind, connection, event)
 
-    def _pair(self, event: Data) -> None:
-        """Find which node of the capture a new one is: that which the same connection made in the same place."""
-        by = self._connections[event["by"]]
-        place = self._made[by]
-        self._made[by] += 1
-        made = self._steps.made.get(by, [])
-        if place < len(made):
-            connection = made[place]
-            self._connections[event["connection"]] = connection
+    def _take_node(self, event: Data) -> None:
+        connection = self._numbers.pair(event)
+        if connection is not None:
             self._played.add(connection)
-            self._numbers[event["koid"]] = self._steps.koids[connection]
-            self._koids[self._steps.koids[connection]] = event["koid"]
-            self._numbers[event["collection"]] = self._steps.nodes[connection][0]
-            self._seen["made", by] += 1
+            self._seen["made", self._numbers.connections[event["by"]]] += 1
             self._tell("node", connection, event)
 
     def _tell(self, kind: str, number: int, event: Data) -> None:
         self._seen[kind, number] += 1
-        told = translated(event, self._numbers)
-        if "connection" in event:
-            told["connection"] = self._connections[event["connection"]]
-        self.told.append(told)
+        self.told.append(self._numbers.translated(event))
 
 
 def _buffers(body: Any) -> list[Data]:
