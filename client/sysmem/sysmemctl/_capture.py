@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Final
 
 from . import _look
 from ._look import Explainer
 from ._recording import Writer, header
 from ._source import happening, inspector, say_lost
-from ._text import count
+from ._text import count, remark
 from ._trouble import Trouble
 
 #: Why a capture ends.
@@ -29,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
         # The watch comes first, so that nothing is missed between both.
         with connected.watch(traffic=True, bodies=True, timeout=options.timeout) as events:
             file.write(header(connected.snapshot(timeout=options.timeout)))
-            print(f"sysmemctl: capturing into {options.file}", file=sys.stderr, flush=True)
+            remark(f"capturing into {options.file}")
             written = 0
             why = _TIME
             trouble: Trouble | None = None
@@ -50,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
             explainer.explain(id)
         explainer.finish()
         file.write(_look.end(why, last))
-    print(f"sysmemctl: captured {count(written, 'event')}", file=sys.stderr)
+    remark(f"captured {count(written, 'event')}")
     if trouble is not None:
         raise trouble
     return 0

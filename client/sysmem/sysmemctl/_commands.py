@@ -28,6 +28,13 @@ def _timeout(text: str) -> float | None:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _drawing(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in (".dot", ".svg", ".png"):
+        raise argparse.ArgumentTypeError(f"the ending of {text} must be .dot, .svg or .png")
+    return path
+
+
 @dataclass(frozen=True)
 class Argument:
     """One argument of a command, as `argparse` takes it."""
@@ -177,7 +184,7 @@ COMMANDS: Final = (
             _argument(
                 "-o",
                 "--output",
-                type=Path,
+                type=_drawing,
                 required=True,
                 metavar="FILE",
                 help="where to draw it; the ending says how: .dot, .svg or .png",

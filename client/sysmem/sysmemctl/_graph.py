@@ -78,9 +78,7 @@ class Graph:
 def run(options: argparse.Namespace) -> int:
     """Draw one collection or all of them into a file."""
     path: Path = options.output
-    drawn = {".dot": _dot, ".svg": _svg, ".png": _png}.get(path.suffix)
-    if drawn is None:
-        raise Trouble(f"{path}: the ending must be .dot, .svg or .png")
+    drawn = {".dot": _dot, ".svg": _svg, ".png": _png}[path.suffix]
     data = snapshot(options)
     collections = selected(data, options.collection)
     path.write_bytes(drawn(graph(collections, data["daemon"]["pid"])))

@@ -10,7 +10,7 @@ from sysmem_protocol.processes import Found, Holding, find_holders
 
 from ._nodes import named, unseen
 from ._source import Data, processes, selected, snapshot
-from ._text import console, count, print_json, printable, size
+from ._text import console, count, print_json, printable, remark, size
 
 
 def run(options: argparse.Namespace) -> int:
@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     out = console()
     if not collections:
-        out.print("There are no buffers.")
+        remark("there are no buffers")
         return 0
     for collection in told["collections"]:
         out.print(named(collection), style="bold")

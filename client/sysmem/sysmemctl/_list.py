@@ -6,7 +6,7 @@ import argparse
 
 from ._nodes import participants, process_of, waited_for
 from ._source import ClientEnds, Data, snapshot
-from ._text import age, client, console, print_json, print_table, printable, size
+from ._text import age, client, console, print_json, print_table, printable, remark, size
 
 
 def run(options: argparse.Namespace) -> int:
@@ -15,10 +15,10 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json([_row_data(collection) for collection in collections])
         return 0
-    out = console()
     if not collections:
-        out.print("The daemon has no collections.")
+        remark("the daemon has no collections")
         return 0
+    out = console()
     ends = ClientEnds([each for each in collections if each["waiting_for"]])
     rows = [_row(collection, ends) for collection in collections]
     print_table(out, "", _TITLES, rows)

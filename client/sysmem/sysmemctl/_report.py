@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from ._look import end, explained, explicable
@@ -11,7 +10,7 @@ from ._page import render
 from ._recording import Recording, header, read
 from ._source import Data, inspector
 from ._story import Stories
-from ._text import count
+from ._text import count, remark
 
 
 def run(options: argparse.Namespace) -> int:
@@ -21,10 +20,7 @@ def run(options: argparse.Namespace) -> int:
     page = render(recording, stories, live=options.file is None)
     output: Path = options.output
     output.write_text(page, encoding="utf-8")
-    print(
-        f"sysmemctl: {output} shows {count(len(stories.collections), 'collection')}",
-        file=sys.stderr,
-    )
+    remark(f"{output} shows {count(len(stories.collections), 'collection')}")
     return 0
 
 

@@ -14,6 +14,7 @@ from sysmem_protocol.processes import Process, find_holders, named_sockets
 
 from .._inspector import Events, Inspector
 from .._timeouts import deadline, remaining
+from .._traffic import printable
 from ._trouble import Trouble
 
 #: JSON as the Inspector answers it (`docs/spec/inspect.md`, "Snapshot").
@@ -70,12 +71,19 @@ def select(data: Data, wanted: str, *, ended: bool = False) -> Data:
     # One that has ended is among the others too, as long as its buffers are held.
     everything = [*data["collections"], *(data["ended"] if ended else ())]
     candidates: list[Data] = list({each["id"]: each for each in everything}.values())
-    for matches in (_is_called, _begins):
-        found = [each for each in candidates if matches(each, wanted)]
+    gone = {each["id"] for each in data["ended"]}
+    living = [each for each in candidates if each["id"] not in gone]
+    for matches, among in ((_is_called, living), (_is_called, candidates), (_begins, candidates)):
+        found = [each for each in among if matches(each, wanted)]
         if len(found) == 1:
             return found[0]
         if found:
             raise Trouble(f"{wanted!r} is not unique: {_listing(found)}")
+    for each in [] if ended else data["ended"]:
+        if _begins(each, wanted):
+            raise Trouble(
+                f"{_listing([each])} ended at {each['ended']}: `sysmemctl why {each['id']}` says why"
+            )
     known = _listing(candidates) if candidates else "it has none"
     raise Trouble(f"the daemon has no collection {wanted!r}: {known}")
 
@@ -94,7 +102,10 @@ def _begins(collection: Data, wanted: str) -> bool:
 
 
 def _listing(collections: list[Data]) -> str:
-    names = [f"{each['id']} ({each['name'] or 'no name'})" for each in collections[:_MAX_LISTED]]
+    names = [
+        f"{each['id']} ({printable(each['name']) or 'no name'})"
+        for each in collections[:_MAX_LISTED]
+    ]
     more = len(collections) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")
 

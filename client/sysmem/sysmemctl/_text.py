@@ -37,7 +37,11 @@ def console() -> Console:
         from rich.console import Console
     except ImportError:
         raise Trouble(f"{NEEDS_TOOLS} (or use --json)") from None
-    made = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+    # Whatever the environment says: colours are for terminals only.
+    terminal = sys.stdout.isatty()
+    made = Console(
+        force_terminal=terminal, highlight=False, markup=False, emoji=False, soft_wrap=False
+    )
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = _PLAIN_WIDTH
     return made
@@ -110,6 +114,11 @@ def report_parts(text: str) -> Iterator[str | list[list[str]]]:
                 yield table
                 table = []
             yield line
+
+
+def remark(text: str) -> None:
+    """Say something that isn't part of the data."""
+    print(f"sysmemctl: {text}", file=sys.stderr)
 
 
 def print_json(data: object) -> None:

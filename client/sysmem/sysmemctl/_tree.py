@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ._list import buffers
 from ._nodes import marks, named, process_of, to_do
 from ._source import ClientEnds, Data, selected, snapshot
-from ._text import age, client, console, print_json
+from ._text import age, client, console, print_json, remark
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     out = console()
     if not collections:
-        out.print("The daemon has no collections.")
+        remark("the daemon has no collections")
     ends = ClientEnds(collections)
     for collection in collections:
         out.print(tree(collection, ends))

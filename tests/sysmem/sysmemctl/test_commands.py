@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sysmem import sysmemctl
+import sysmem
+from sysmem import blocking, sysmemctl
 from sysmem.sysmemctl._commands import COMMANDS
 from sysmem.sysmemctl._nodes import unseen
 from sysmem.testing import Sysmemd
@@ -61,6 +62,39 @@ def test_tree_shows_who_is_waited_for(ctl: Ctl, collections: Held) -> None:
     [root] = tree["nodes"]
     assert [child["kind"] for child in root["children"]] == ["token"]
     assert {each["name"] for each in ctl("tree", "--json").data} >= {"hanging", "allocated"}
+
+
+def test_tree_marks_isolation_and_weakness(ctl: Ctl, sysmemd: Sysmemd) -> None:
+    with (
+        blocking.connect(sysmemd.runtime_dir, name="camera", id=7) as camera,
+        camera.allocate_shared_collection() as token,
+    ):
+        [weak, dispensable] = token.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * 2)
+        with weak, dispensable, camera.bind_shared_collection(token) as collection:
+            weak.set_weak()
+            weak.sync()
+            dispensable.set_dispensable()
+            dispensable.sync()
+            with collection.attach_token() as attached:
+                attached.sync()
+                lines = ctl("tree").out.splitlines()[1:]
+    marks = [re.findall(r"\[(weak|dispensable|attached)\]", line) for line in lines]
+    assert marks == [[], ["weak"], ["dispensable"], ["attached"]]
+
+
+def test_one_that_lives_comes_before_one_that_has_ended(ctl: Ctl, sysmemd: Sysmemd) -> None:
+    with blocking.connect(sysmemd.runtime_dir, name="camera", id=7) as camera:
+        for _ in range(2):
+            with camera.allocate_shared_collection() as first:
+                first.set_name(1, "cam\x1bera")
+        with camera.allocate_shared_collection() as token:
+            token.set_name(1, "cam\x1bera")
+            token.sync()
+            assert "must turn in its token" in ctl("why", "cam\x1bera").out
+            token.release()
+        complaint = ctl("why", "cam").err
+    assert "is not unique" in complaint
+    assert "cam\\x1bera" in complaint
 
 
 def test_show_puts_constraints_beside_the_result(ctl: Ctl, collections: Held) -> None:
@@ -192,10 +226,11 @@ def test_graph_draws_trees_processes_and_buffers(
         assert part in text
 
 
-def test_graph_refuses_other_endings(ctl: Ctl, tmp_path: Path) -> None:
-    printed = ctl("graph", "-o", str(tmp_path / "drawing.txt"))
-    assert printed.status == 1
-    assert "must be .dot, .svg or .png" in printed.err
+def test_graph_refuses_other_endings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        sysmemctl.main(["graph", "-o", "drawing.txt"])
+    assert caught.value.code == 2
+    assert "must be .dot, .svg or .png" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["hanging", "allocated", "refused", "ended"])
@@ -258,16 +293,31 @@ def test_a_collection_is_called_by_id_name_or_a_unique_beginning(
         assert complaint in printed.err
 
 
-def test_commands_that_only_talk_load_nothing_of_the_daemon(sysmemd: Sysmemd) -> None:
+def test_commands_that_only_talk_load_nothing_of_the_daemon(
+    sysmemd: Sysmemd, collections: Held, tmp_path: Path
+) -> None:
+    rest = {
+        "show": ["hanging"],
+        "export": ["hanging"],
+        "graph": ["-o", "x.svg"],
+        "trace": ["--seconds", "0"],
+        "capture": ["x.jsonl", "--seconds", "0"],
+        "replay": ["x.jsonl"],
+        "report": ["-o", "x.html"],
+    }
+    talking = [each.name for each in COMMANDS if each.name not in ("explain", "kill-matrix", "top")]
+    calls = [[name, *rest.get(name, ())] for name in talking]
     script = (
         "import sys; from sysmem import sysmemctl\n"
-        "for command in ('ping', 'list', 'tree', 'holders', 'dump', 'introspect'):\n"
-        f"    assert sysmemctl.main([command, '--runtime-dir', {str(sysmemd.runtime_dir)!r}]) == 0\n"
-        "print([name for name in sys.modules if name.startswith(('sysmemd', 'trio', 'structlog'))],\n"
-        "      file=sys.stderr)"
+        f"for call in {calls!r}:\n"
+        f"    assert sysmemctl.main(['--runtime-dir', {str(sysmemd.runtime_dir)!r}, *call]) == 0\n"
+        "loaded = [name for name in sys.modules if name.startswith(('sysmemd', 'trio', 'structlog'))]\n"
+        "assert loaded == [], loaded"
     )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert (ended.returncode, ended.stderr) == (0, "[]\n")
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
 #: What needs no daemon.
