@@ -20,7 +20,7 @@ from ._recording import Recording
 from ._show import constraints_table
 from ._source import ClientEnds, Data
 from ._story import Stories, Story, seconds, service_connections
-from ._text import age, client, count, printable, report_parts, size
+from ._text import NEEDS_TOOLS, age, client, count, printable, report_parts, size
 from ._time_line import TimeLine, after, time_line
 from ._tree import label
 from ._trouble import Trouble
@@ -112,9 +112,7 @@ def render(recording: Recording, stories: Stories, *, live: bool) -> str:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
         from markupsafe import Markup
     except ImportError:
-        raise Trouble(
-            "this command needs the extra of the tools: pip install 'sysmem[tools]'"
-        ) from None
+        raise Trouble(NEEDS_TOOLS) from None
 
     def safe(value: Any) -> Any:
         return (
