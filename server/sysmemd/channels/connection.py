@@ -291,6 +291,7 @@ class Connection:
         self._calls: dict[int, int] = {}
         self._latencies = tracer.latencies
         self._sending_ends = False
+        self._stopped_receiving = False
         self._said_held = False
         #: Whether the client asked to be told reasons.
         self.explained = False
@@ -708,6 +709,8 @@ class Connection:
         except Exception as error:
             self._cannot("an answer can't be sent", error)
             done = True
+        if not done and not self.reading:
+            self._be_patient()
         if not done and self._outbox.is_held:
             if not self._said_held:
                 self._said_held = True
@@ -719,6 +722,15 @@ class Connection:
         elif done and self._sending_ends:
             self._channel.shutdown_sending()
         return done
+
+    def _be_patient(self) -> None:
+        """Keep a channel that has ended until its client has read what waits, but not what the client still sends."""
+        if not self._stopped_receiving:
+            self._stopped_receiving = True
+            try:
+                self._channel.stop_receiving()
+            except OSError:
+                self.close()  # too few descriptors
 
     @property
     def waiting_bytes(self) -> int:
@@ -755,13 +767,9 @@ class Connection:
         `far` is the client end, to be closed too if nothing waits.
         """
         self.reading = False
-        if self._outbox:
-            try:
-                self._channel.stop_receiving()
-            except OSError:
-                self.close()  # too few descriptors to be patient
-        else:
+        if not self._outbox:
             self.close(far)
+        # Otherwise `flush`, which is to come, closes it or is patient.
 
     def close(self, far: Handle | None = None) -> None:
         """Close at once, and the client end too if that is given; answers that wait are dropped. Idempotent."""
