@@ -7,8 +7,9 @@ READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.demo
 
 FAULTS ?=
+SECONDS ?= 60
 
-.PHONY: faults demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image clean
+.PHONY: faults fuzz demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image clean
 
 demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/. CAMERA=/dev/video0 takes that
 	$(BIN)/python examples/camera_pipeline --out out $(if $(CAMERA),--video $(CAMERA))
@@ -37,6 +38,9 @@ pyright: $(VENV)/.pyright  ## check the public interface, the README and the exa
 
 faults: $(READY)  ## every system call of the daemon fails, one at a time (takes strace; FAULTS="--call statx --most 0")
 	$(BIN)/python -m tests.faults $(FAULTS)
+
+fuzz: $(VENV)/.fuzz  ## inputs that break what reads them, guided by coverage (SECONDS=60 of all targets together)
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 coverage: $(READY)  ## the tests once more, and the lines and branches that none of them ran
 	$(BIN)/coverage run -m pytest
@@ -91,6 +95,10 @@ $(DEMO_READY): pyproject.toml
 
 $(VENV)/.peers: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group peers
+	touch $@
+
+$(VENV)/.fuzz: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
 	touch $@
 
 $(VENV)/.pyright: $(READY)

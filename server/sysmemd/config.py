@@ -348,10 +348,19 @@ def load(path: Path | str) -> Config:
     Raises :class:`ConfigError` when it can't be read, isn't TOML, or says something that isn't a setting.
     """
     try:
-        text = Path(path).read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
+        content = Path(path).read_bytes()
+    except OSError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return parse(text, str(path))
+    return parse_bytes(content, str(path))
+
+
+def parse_bytes(content: bytes, name: str = "configuration") -> Config:
+    """Return the configuration that a file's content describes. Raises :class:`ConfigError` as :func:`parse` does."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name}: {error}") from None
+    return parse(text, name)
 
 
 def parse(source: str | Mapping[str, object], name: str = "configuration") -> Config:
@@ -363,7 +372,7 @@ def parse(source: str | Mapping[str, object], name: str = "configuration") -> Co
         return msgspec.convert(
             tomllib.loads(source) if isinstance(source, str) else dict(source), Config
         )
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{name}: not TOML: {error}") from None
     except msgspec.ValidationError as error:
         raise ConfigError(f"{name}: {error}") from None

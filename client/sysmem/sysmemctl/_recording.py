@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
+from types import UnionType
 from typing import Final
 
 from .. import __version__
@@ -20,6 +21,17 @@ from ._trouble import Trouble
 
 #: The version of the format. It changes when a reader of an older one would understand something wrongly.
 VERSION: Final = 1
+#: What events have that replaying goes by.
+_SHAPES: Final[dict[str, dict[str, type | UnionType]]] = {
+    "connected": {"connection": int, "protocol": str},
+    "message": {"connection": int, "direction": str, "protocol": str, "method": str},
+    "node": {"connection": int, "by": int | None, "collection": int, "node": int, "koid": int},
+    "left": {"connection": int, "collection": int, "first": int | None, "cause": str | None},
+    "refused": {"connection": int},
+    "closed": {"connection": int},
+    "ended": {"collection": int},
+    "lost": {"count": int},
+}
 
 
 def now() -> str:
@@ -75,7 +87,12 @@ def read(path: Path) -> Recording:
         Trouble: It is no capture, or one of a later version.
         OSError: It can't be read.
     """
-    *lines, rest = path.read_bytes().split(b"\n")
+    return parse(path.read_bytes(), str(path))
+
+
+def parse(content: bytes, path: str) -> Recording:
+    """Return what the content of the file at `path` says. Raises :class:`.Trouble`."""
+    *lines, rest = content.split(b"\n")
     found = [_parsed(path, number, line) for number, line in enumerate(lines, 1)]
     if not found and rest:
         raise Trouble(f"{path} is no capture: its first line isn't complete")
@@ -90,11 +107,15 @@ def read(path: Path) -> Recording:
     return Recording(header, events, end)
 
 
-def _parsed(path: Path, number: int, line: bytes) -> Data:
+def _parsed(path: str, number: int, line: bytes) -> Data:
     try:
         data = json.loads(line)
     except ValueError as error:
         raise Trouble(f"{path}, line {number}: no JSON: {error}") from None
     if not isinstance(data, dict) or not ("event" in data or number == 1):
         raise Trouble(f"{path}, line {number}: neither a header nor an event")
+    event = data.get("event")
+    for key, kind in _SHAPES.get(event, {}).items() if isinstance(event, str) else ():
+        if not isinstance(data.get(key), kind):
+            raise Trouble(f"{path}, line {number}: the event {event!r} has no {key!r} as it should")
     return data

@@ -22,6 +22,7 @@ from sysmem_protocol.sysmem2 import (
 )
 
 from ._source import Data
+from ._trouble import Trouble
 
 #: The services whose clients are played, by their full names.
 SERVICES: Final = {each.service_name(): each for each in (Allocator, Rendezvous)}
@@ -65,7 +66,10 @@ class Steps:
     """The steps of a capture, and what its numbers mean."""
 
     def __init__(self, events: list[Data]) -> None:
-        """Order the steps of all connections that began within the capture."""
+        """Order the steps of all connections that began within the capture.
+
+        Raises :class:`.Trouble` for a message whose body is another than that of its method.
+        """
         self.steps: list[Step] = []
         #: What is spoken on each connection that is played.
         self.interfaces: dict[int, type[Interface]] = {}
@@ -83,8 +87,11 @@ class Steps:
         self._collections: set[int] = set()
         self._closed: set[int] = set()
         self._turned_in: dict[int, Step] = {}
-        for event in events:
-            self._add(event)
+        for line, event in enumerate(events, 2):
+            try:
+                self._add(event)
+            except (KeyError, TypeError) as error:
+                raise Trouble(f"line {line}: the message has another body: {error!r}") from None
 
     def _add(self, event: Data) -> None:
         connection: int = event.get("connection", 0)  # which no connection has
