@@ -9,7 +9,7 @@ DEMO_READY := $(VENV)/.demo
 FAULTS ?=
 SECONDS ?= 60
 
-.PHONY: faults fuzz demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image clean
+.PHONY: faults fuzz demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site clean
 
 demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/. CAMERA=/dev/video0 takes that
 	$(BIN)/python examples/camera_pipeline --out out $(if $(CAMERA),--video $(CAMERA))
@@ -74,11 +74,17 @@ bench-peers: $(VENV)/.peers  ## beside what a Python user would build instead; n
 	$(BIN)/python benchmarks/peers.py
 
 docs: $(READY)  ## write the pages that are derived from the code
-	$(BIN)/python -m sysmem_protocol.reference > docs/protocol.md
+	$(BIN)/python -m docs.tools.generate
 	$(BIN)/python packaging/generate.py packaging/share
 
 report-image: $(READY)  ## draw the page of `sysmemctl report` that the README shows anew (takes chromium)
 	$(BIN)/python docs/images/report.py
+
+pictures: $(READY)  ## run the pages with drawings, and draw what the daemon holds then
+	$(BIN)/python -m docs.tools.pictures
+
+site: $(VENV)/.site  ## the documentation as pages in site/, to be opened from disk
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -101,9 +107,13 @@ $(VENV)/.fuzz: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
 	touch $@
 
+$(VENV)/.site: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group site
+	touch $@
+
 $(VENV)/.pyright: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group pyright
 	touch $@
 
 clean:
-	rm -rf $(VENV) out build dist .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) out build dist site .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

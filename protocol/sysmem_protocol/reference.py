@@ -150,8 +150,8 @@ def _link(name: str, target: str | None = None) -> str:
     return f"[{name}](#{(target or name).lower().replace('.', '').replace(' ', '-')})"
 
 
-def _spelled(wire: WireType) -> tuple[str, str]:
-    """A wire type in words, and its bound."""
+def spelled(wire: WireType) -> tuple[str, str]:
+    """Return a wire type in words, and its bound. Links lead to headings of the page."""
     match wire:
         case Bool():
             return "bool", ""
@@ -162,7 +162,7 @@ def _spelled(wire: WireType) -> tuple[str, str]:
         case String():
             return "string", f"{wire.max_bytes} bytes"
         case Vector():
-            return f"vector of {_spelled(wire.element)[0]}", f"{wire.max_count} elements"
+            return f"vector of {spelled(wire.element)[0]}", f"{wire.max_count} elements"
         case Nested():
             return _link(declared(wire.type).__name__), ""
         case HandleType():
@@ -173,7 +173,7 @@ def _spelled(wire: WireType) -> tuple[str, str]:
 def _members(kind: type[Table | Struct], *, request: bool = False) -> str:
     heads = ["field" if issubclass(kind, Table) else "place", "name", "type", "at most"]
     rows: list[list[object]] = [
-        [m.field.number, f"`{m.name}`", *_spelled(m.field.type)] for m in kind.members
+        [m.field.number, f"`{m.name}`", *spelled(m.field.type)] for m in kind.members
     ]
     if request:
         heads.append("required")
