@@ -1,4 +1,4 @@
-"""The pages of docs/ are true: their Python runs, and their links lead somewhere."""
+"""The pages of docs/ are true: their blocks run, their links lead somewhere, and generated ones are current."""
 
 from __future__ import annotations
 
@@ -6,24 +6,34 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from docs.tools import generate, refusals
+from docs.tools.blocks import run, steps
 
 from sysmem.pytest_plugin import Daemon
+from sysmemd.constraints import Rule
 
 from .gstreamer import run_with_gstreamer
 
 DOCS = Path(__file__).parents[1] / "docs"
-#: Pages whose blocks of Python are one program, and what that needs to be installed.
-PROGRAMS: dict[str, list[str]] = {
-    "frames.md": [],
-    "opencv.md": ["cv2"],
-    "pictures.md": [],
-    "pillow.md": [],
-    "pyav.md": ["av"],
-    "torch.md": ["torch"],
+PAGES = {str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md"))}
+#: What blocks of some pages need to be installed.
+NEEDED = {"opencv.md": "cv2", "pyav.md": "av", "torch.md": "torch"}
+#: Pages whose blocks run elsewhere, and where.
+ELSEWHERE = {
+    "conformance.md": "tests/sysmem/testing/test_conformance.py",
+    "configuration.md": "tests/sysmemd/test_config.py",
+    "devices.md": "tests/devices/test_docs.py",
+    "gstreamer.md": "below, with the system's Python",
+    "metrics.md": "tests/sysmem_protocol/test_metrics.py",
+    "testing.md": "below, as tests",
 }
+PROGRAMS = [
+    page
+    for page, path in PAGES.items()
+    if page not in ELSEWHERE and any(step.reason is None for step in steps(path))
+]
 
 
 def blocks(page: str) -> list[str]:
@@ -33,16 +43,65 @@ def blocks(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PROGRAMS)
-def test_the_python_blocks_run_one_after_the_other(
+def test_the_blocks_run_one_after_the_other(
     page: str, sysmemd: Daemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for needed in PROGRAMS[page]:
-        pytest.importorskip(needed, reason=f"{needed} isn't installed")
+    """Those of Python and of the shell, and that configurations and cases can be read."""
+    if page in NEEDED:
+        pytest.importorskip(NEEDED[page], reason=f"{NEEDED[page]} isn't installed")
     monkeypatch.setenv("SYSMEM_RUNTIME_DIR", str(sysmemd.runtime_dir))
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    for block in blocks(page):
-        exec(compile(block, page, "exec"), names)
+    run(PAGES[page])
+
+
+def test_every_block_is_of_a_language_that_runs_or_is_just_text() -> None:
+    """Or says why not."""
+    known = {"python", "sh", "toml", "json", "text", "picture"}
+    unknown = {
+        (page, step.language)
+        for page, path in PAGES.items()
+        if page not in ELSEWHERE
+        for step in steps(path)
+        if step.language not in known
+    }
+    assert unknown == set()
+    assert len(PROGRAMS) >= 20
+
+
+def test_a_block_that_fails_fails_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    for language, text in (("python", "1 / 0"), ("sh", "false"), ("toml", "[no]"), ("json", "{}")):
+        page.write_text(f"```{language}\n{text}\n```\n")
+        with pytest.raises(Exception, match=r"division|false|no|participants"):
+            run(page)
+
+
+@pytest.mark.parametrize("page", generate.PAGES)
+def test_generated_pages_are_current(page: str) -> None:
+    assert PAGES[page].read_text() == generate.PAGES[page](), "run: make docs"
+
+
+@pytest.mark.parametrize("rule", Rule, ids=lambda rule: rule.name)
+def test_the_example_of_a_rule_breaks_that_rule(rule: Rule) -> None:
+    assert refusals.refusal(refusals.ADVICE[rule]).refusal.rule is rule
+
+
+def test_every_drawing_is_committed_and_shown() -> None:
+    named = {
+        step.text.split()[0]
+        for path in PAGES.values()
+        for step in steps(path)
+        if step.language == "picture"
+    }
+    committed = {path.stem: path.name for path in (DOCS / "images" / "concepts").iterdir()}
+    assert named == committed.keys()
+    shown = "".join(path.read_text() for path in PAGES.values())
+    assert [name for name in committed.values() if f"images/concepts/{name})" not in shown] == []
+
+
+def test_the_site_has_every_page_once() -> None:
+    nav = (DOCS.parent / "mkdocs.yml").read_text().split("\nnav:\n")[1]
+    assert sorted(re.findall(r"[\w/.-]+\.md", nav)) == sorted(PAGES)
 
 
 def test_the_program_of_gstreamer_runs_with_the_system_s_python(
@@ -52,7 +111,7 @@ def test_the_program_of_gstreamer_runs_with_the_system_s_python(
     run_with_gstreamer("\n".join(blocks("gstreamer.md")))
 
 
-@pytest.mark.parametrize("page", sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")))
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     targets = re.findall(r"\]\(([^)#]+)\)", (DOCS / page).read_text())
     folder = (DOCS / page).parent

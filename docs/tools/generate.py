@@ -1,5 +1,7 @@
 """Write the pages that are made from the code: `python -m docs.tools.generate`."""
 
+# ruff: noqa: E501 - sentences of pages
+
 from __future__ import annotations
 
 import argparse

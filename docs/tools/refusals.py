@@ -660,4 +660,3 @@ def page() -> str:
             f"**What to change.** {advice.change}\n\n`{rule.name}`\n"
         )
     return "\n".join(parts)
-

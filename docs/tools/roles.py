@@ -24,4 +24,4 @@ class Roles(griffe.Extension):
         annotation = attr.annotation
         if isinstance(annotation, griffe.ExprSubscript) and str(annotation.left) == "Annotated":
             inner = annotation.slice
-            attr.annotation = inner.elements[0] if isinstance(inner, griffe.ExprTuple) else inner  # type: ignore[assignment]  # an expression, as it was
+            attr.annotation = inner.elements[0] if isinstance(inner, griffe.ExprTuple) else inner
