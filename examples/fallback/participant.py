@@ -46,19 +46,13 @@ def main() -> None:
     parser.add_argument("role", choices=ROLES)
     parser.add_argument("--token", required=True, help="the name under which it is on offer")
     arguments = parser.parse_args()
-    usage, buffers, formats = ROLES[arguments.role]
+    _, _, formats = ROLES[arguments.role]
     say("can do " + " or ".join(name(image) for image in formats))
 
     with blocking.connect(name=arguments.role) as allocator:
         collection = allocator.bind_shared_collection(allocator.take(arguments.token))
     with collection:
-        collection.set_constraints(
-            sysmem.BufferCollectionConstraints(
-                usage=usage,
-                min_buffer_count_for_camping=buffers,
-                image_format_constraints=formats,
-            )
-        )
+        collection.set_constraints(needs(arguments.role))
         try:
             info = collection.wait_for_all_buffers_allocated()
         except sysmem.PeerClosedError:
@@ -72,6 +66,16 @@ def main() -> None:
             obey(collection, info)
         # Leaves without failing anybody.
         collection.release()
+
+
+def needs(role: str) -> sysmem.BufferCollectionConstraints:
+    """Return what a role needs of the buffers."""
+    usage, buffers, formats = ROLES[role]
+    return sysmem.BufferCollectionConstraints(
+        usage=usage,
+        min_buffer_count_for_camping=buffers,
+        image_format_constraints=formats,
+    )
 
 
 def obey(collection: blocking.BufferCollection, info: sysmem.BufferCollectionInfo) -> None:

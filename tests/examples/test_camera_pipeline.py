@@ -20,9 +20,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sysmem.pytest_plugin import CompareGolden
 from sysmem.testing import Process, Survivor, Sysmemd, Zygote, kill_matrix
 
-from . import forked
+from . import agreement, forked
 
 if TYPE_CHECKING:
     from .conftest import Runner
@@ -150,14 +151,22 @@ def test_a_picture_that_the_user_names_is_what_the_display_shows(
         assert np.abs(found - colour).max() <= 12
 
 
+def test_its_negotiation_comes_out_as_it_did(
+    golden: CompareGolden, modules: dict[str, ModuleType]
+) -> None:
+    needs = {name: modules[name].NEEDS for name in ("camera", "encoder", "display")}
+    agreement.check(golden, "camera_pipeline", [{"initiator": None, **needs}])
+
+
 def test_it_uses_a_running_daemon_and_leaves_nothing_in_it(
-    example: Runner, quadrants: Path, sysmemd: Sysmemd
+    example: Runner, quadrants: Path, sysmemd: Sysmemd, golden: CompareGolden
 ) -> None:
     run = example.run(
         "camera_pipeline", "--image", str(quadrants), "--runtime-dir", str(sysmemd.runtime_dir)
     )
     assert (run.returncode, run.stderr) == (0, "")
     assert "camera_pipeline" in sysmemd.log
+    golden("camera_pipeline")
     left = sorted(path.name for path in (example.directory / "out").iterdir())
     assert left == [name for name in LEFT if name != "sysmemd.log"]
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+import runpy
 from typing import TYPE_CHECKING
 
-from sysmem.testing import Sysmemd
+from sysmem.pytest_plugin import CompareGolden
+from sysmem.testing import Group, Sysmemd
+
+from . import agreement
+from .conftest import EXAMPLES
 
 if TYPE_CHECKING:
     from .conftest import Runner
@@ -44,9 +49,18 @@ def test_a_dispensable_camera_is_replaced_and_nobody_else_is_interrupted(example
     assert said(run.stdout, "compositor")[2:] == [f"read {first}", f"read {second}", open_still]
 
 
-def test_it_uses_a_running_daemon(example: Runner, sysmemd: Sysmemd) -> None:
+def test_its_negotiation_comes_out_as_it_did(golden: CompareGolden) -> None:
+    participant = runpy.run_path(str(EXAMPLES / "fallback" / "participant.py"))
+    needs = {role: participant["needs"](role) for role in participant["ROLES"]}
+    plane, compositor = ({role: needs.pop(role)} for role in ("plane", "compositor"))
+    participants = [{"initiator": None, **needs}, Group(plane, compositor)]
+    agreement.check(golden, "fallback", participants)
+
+
+def test_it_uses_a_running_daemon(example: Runner, sysmemd: Sysmemd, golden: CompareGolden) -> None:
     run = example.run("fallback", "--runtime-dir", str(sysmemd.runtime_dir))
     assert (run.returncode, run.stderr) == (0, "")
+    golden("fallback")
 
 
 def test_without_a_daemon_it_says_where_it_looked(example: Runner) -> None:

@@ -26,8 +26,8 @@ def test_each_participant_ends_at_each_step(capsys: pytest.CaptureFixture[str]) 
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 13
     assert all(line.endswith("ok") for line in lines[1:])
-    assert "lone    1 Allocator.SetDebugClientInfo               killed" in lines[1]
-    assert "lone    1 Allocator.SetDebugClientInfo               closed" in lines[7]
+    assert "lone    1 Allocator.SetDebugClientInfo                 killed" in lines[1]
+    assert "lone    1 Allocator.SetDebugClientInfo                 closed" in lines[7]
 
 
 def test_a_pipeline_that_does_not_end_is_told(capsys: pytest.CaptureFixture[str]) -> None:
