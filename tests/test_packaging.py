@@ -79,25 +79,37 @@ def test_the_image_has_the_three_packages_typed_and_nothing_else(installed: Path
     assert {path.parent.name for path in installed.glob("*/py.typed")} == packages
 
 
-def test_the_readmes_test_of_a_newcomer_passes_where_only_the_distribution_is_installed(
-    installed: Path, tmp_path: Path
-) -> None:
+@pytest.mark.timeout(300)  # a new environment, whose packages come from the index
+def test_the_readmes_test_of_a_newcomer_passes_in_a_fresh_environment(tmp_path: Path) -> None:
+    """`pip install 'sysmem[testing]'`, one file, and `pytest`."""
     readme = (ROOT / "README.md").read_text()
     [text] = re.findall(
         r"^```python\n(# test_camera\.py\n.*?)^```$", readme, re.MULTILINE | re.DOTALL
     )
     assert len([line for line in text.splitlines() if line]) <= 20
+    assert "pip install 'sysmem[testing]'" in readme
     (tmp_path / "test_camera.py").write_text(text)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(installed)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "2 passed" in done.stdout, done.stdout
-    assert done.returncode == 0
+
+    def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+        environment = {
+            k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "PYTHON"))
+        }
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    pip = ["-m", "pip", "--quiet", "--disable-pip-version-check", "--retries", "1"]
+    wheel = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "."]
+    assert run(sys.executable, *pip, *wheel, ROOT).returncode == 0
+    assert run(sys.executable, "-m", "venv", "new").returncode == 0
+    [built] = tmp_path.glob("sysmem-*.whl")
+    installing = run("new/bin/python", *pip, "install", f"{built}[testing]")
+    if "NewConnectionError" in installing.stderr:
+        pytest.skip("the package index cannot be reached")
+    assert installing.returncode == 0, installing.stderr
+    testing = run("new/bin/pytest", "-p", "no:cacheprovider")
+    assert "2 passed" in testing.stdout, testing.stdout + testing.stderr
+    assert testing.returncode == 0
 
 
 @contextmanager
