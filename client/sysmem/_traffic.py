@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-_ARROWS: Final = {"in": "→", "out": "←"}
+ARROWS: Final = {"in": "→", "out": "←"}
 
 
 def line(message: dict[str, Any]) -> str:
@@ -20,7 +20,7 @@ def line(message: dict[str, Any]) -> str:
     time = message["at"].partition("T")[2].rstrip("Z")
     client = f"{printable(message['client_name']) or '–'} ({message['client_id']})"
     return (
-        f"{time} {message['connection']:>4} {client:<16} {_ARROWS[message['direction']]} {message['txid']:>3} "
+        f"{time} {message['connection']:>4} {client:<16} {ARROWS[message['direction']]} {message['txid']:>3} "
         f"{call(message)}"
     )
 

@@ -77,8 +77,8 @@ class Parts:
     services: Mapping[type[Interface], Callable[[Service, Channel, Peer], object]] = field(
         default_factory=lambda: SERVICES
     )
-    #: Called with the service before anybody connects.
-    ready: Callable[[Service], None] = lambda service: None
+    #: Called before anybody connects.
+    ready: Callable[[Service, Inspection], None] = lambda service, inspection: None
 
 
 def socket_permissions(
@@ -400,7 +400,7 @@ async def serving(
                 nursery.start_soon(_follow_threads, asking, log)
                 ask = asking.ask
             inspection = Inspection(service, runtime_dir, ask)
-            parts.ready(service)
+            parts.ready(service, inspection)
             try:
                 nursery.start_soon(clock.run)
                 nursery.start_soon(_follow_memory, memory, log)

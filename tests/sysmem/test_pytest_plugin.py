@@ -66,8 +66,11 @@ def test_it_tells_what_it_holds_why_and_what_came(
         assert collection["name"] == "video"
         assert "video" in sysmemd_session.why(collection["id"])
         trace = sysmemd_session.trace()
-        assert trace[0]["method"] == "Allocator.SetDebugClientInfo"
-        assert trace[-1]["method"] == "Node.Sync"
+        assert trace[0]["method"] == "SetDebugClientInfo"
+        assert [(each["direction"], each["method"]) for each in trace[-2:]] == [
+            ("in", "Sync"),
+            ("out", "Sync"),
+        ]
 
 
 pids: list[int] = []
@@ -169,7 +172,7 @@ def test_a_failed_test_tells_what_the_daemon_knows(pytester: pytest.Pytester) ->
             "*- sysmemd: who waits for whom -*",
             "*slow display*must*",
             "*- sysmemd: the last messages -*",
-            "*slow display*Allocator.BindSharedCollection",
+            "*slow display*Allocator.BindSharedCollection*",
             "*- sysmemd: the last refusal -*",
             "*no format and modifier is left that everybody takes*",
             "*smallest conflicting set*",

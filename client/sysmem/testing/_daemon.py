@@ -90,10 +90,18 @@ class Core:
         newest = _story.newest(self.snapshot())
         return _golden.negotiated(_inside.explain(self._inspection, newest))
 
+    async def settle(self) -> None:
+        """Wait until the daemon has done what clients have asked for so far, also if it was interrupted in that."""
+        service = self._inspection.daemon.service
+        for user in list(service.users):
+            done = trio.Event()
+            service.reactor.in_turn(user, done.set)
+            await done.wait()
+
     def story(self) -> list[_story.Section]:
         """What there is to tell when a test has failed."""
         explain = partial(_inside.explain, self._inspection)
-        return _story.sections(self.snapshot(), explain, list(self.faults.trace))
+        return _story.sections(self.snapshot(), explain, self.faults.trace())
 
     def check(self) -> None:
         """Raise `AssertionError` if the daemon logged a fault of its own."""
@@ -117,11 +125,12 @@ class Daemon:
 
     @property
     def trace(self) -> list[dict[str, Any]]:
-        """The messages that the daemon has processed so far.
+        """The messages that the daemon has received and sent so far, the last 10,000 of them.
 
-        Each has a `number` from 1, `time_s` by the daemon's clock, `pid`, `client_name`, `connection` and `method`.
+        Each is what the Inspector tells watchers of it: `direction` ("in" is from the client), `txid`, `protocol`,
+        `method`, `fields`, `client_name`, `error` and so on. It also has a `number` from 1, and the daemon's `time_s`.
         """
-        return list(self._core.faults.trace)
+        return self._core.faults.trace()
 
     def snapshot(self) -> dict[str, Any]:
         """What the daemon holds now, as its Inspector answers it."""
@@ -179,6 +188,8 @@ async def running(
             try:
                 yield core
             except BaseException:
+                with trio.CancelScope(shield=True):
+                    await core.settle()
                 stories.append(core.story())
                 raise
     finally:

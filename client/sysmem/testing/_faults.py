@@ -138,10 +138,7 @@ class Faults:
         return found
 
     def trace(self) -> list[dict[str, Any]]:
-        """The messages that the daemon has processed last, in order.
-
-        Each has a `number` from 1, `time_s` by the daemon's clock, `pid`, `client_name`, `connection` and `method`.
-        """
+        """The messages that the daemon has received and sent last; see :attr:`sysmem.testing.Daemon.trace`."""
         found: list[dict[str, Any]] = self._told()["trace"]
         return found
 

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from sysmem_protocol.testing import End
 
+from . import _story
 from ._leaks import Leftover, leftovers
 from ._sysmemd import Sysmemd, sysmemd
 from ._watch import Watch, state, told
@@ -27,8 +28,6 @@ _AGAIN_SECONDS: Final = 0.005
 _IN_ALL: Final = 10
 #: How long a stopped participant stays so, before it is killed.
 _STOPPED_SECONDS: Final = 0.2
-#: Messages of a cell's trace that are shown.
-_TAIL: Final = 30
 
 
 class Running(Protocol):
@@ -181,10 +180,7 @@ def kill_matrix(
 def _told(matrix: Matrix) -> str:
     """The table, and everything about the run with the worst fault."""
     worst = max(matrix.cells, key=lambda cell: len(cell.fault))
-    trace = "\n".join(
-        f"  {each['number']:4} {each['client_name'] or '?'} ({each['pid']}) {each['method']}"
-        for each in worst.trace[-_TAIL:]
-    )
+    trace = _story.messages(worst.trace)
     which = f"{worst.victim}, after {worst.step} {worst.method}"
     return f"{matrix}\n\nthe worst, {which}:\n{worst.fault}\n\nits last messages:\n{trace}\n\n{worst.log}"
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, Final, TypeAlias
 
+from .. import _traffic
 from ..sysmemctl._source import ClientEnds, select
 from ..sysmemctl._tree import tree
 from ..sysmemctl._trouble import Trouble
@@ -38,7 +39,7 @@ def sections(
     if refused:
         told.append(("the last refusal", why(refused[0], explain(refused[0]["id"]))))
     if trace:
-        told.append(("the last messages", "\n".join(map(_line, trace[-_TAIL:]))))
+        told.append(("the last messages", messages(trace)))
     return told
 
 
@@ -66,9 +67,17 @@ def why(collection: Data, explained: Data | None) -> str:
     return _printed(text)
 
 
-def _line(message: Data) -> str:
-    who = f"{message['client_name'] or '?'} ({message['pid']})"
-    return f"{message['number']:5} {message['time_s']:.3f} {who:22.22} {message['method']}"
+def messages(trace: Sequence[Data]) -> str:
+    """Return the last messages of a trace: number, seconds since the first, client, direction, method and error."""
+    last = trace[-_TAIL:]
+    lines = []
+    for each in last:
+        who = f"{_traffic.printable(each['client_name']) or '–'} ({each['client_id']})"
+        lines.append(
+            f"{each['number']:4} {each['time_s'] - last[0]['time_s']:7.3f} {who:20.20} "
+            f"{_traffic.ARROWS[each['direction']]} {each['protocol']}.{each['method']} {each['error'] or ''}"
+        )
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _printed(*things: Any) -> str:

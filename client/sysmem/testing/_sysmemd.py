@@ -160,7 +160,7 @@ class Sysmemd:
             return _golden.negotiated(inspector.explain(newest, timeout=PATIENCE_SECONDS))
 
     def trace(self) -> list[dict[str, Any]]:
-        """The messages that the daemon has processed since the test began; see :meth:`Faults.trace`."""
+        """The messages since the test began; see :attr:`sysmem.testing.Daemon.trace`."""
         return [each for each in self.faults.trace() if each["number"] > self._traced_before]
 
     def story(self) -> list[_story.Section]:

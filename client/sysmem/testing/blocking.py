@@ -43,8 +43,8 @@ class Daemon:
 
     @property
     def trace(self) -> list[dict[str, Any]]:
-        """The messages that the daemon has processed so far; see :attr:`sysmem.testing.Daemon.trace`."""
-        return list(self._core.faults.trace)
+        """The messages that the daemon has received and sent so far; see :attr:`sysmem.testing.Daemon.trace`."""
+        return self._in_loop(self._core.faults.trace)
 
     def snapshot(self) -> dict[str, Any]:
         """What the daemon holds now, as its Inspector answers it."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import msgspec
 
@@ -43,6 +43,29 @@ from .watchers import Watcher
 _OWN = (inspector.Inspector, inspector.Watcher)
 
 
+class Listener(Protocol):
+    """Who is told of events: a :class:`.Watcher`, or a test."""
+
+    @property
+    def traffic(self) -> bool:
+        """Whether it is told of messages too."""
+
+    @property
+    def bodies(self) -> bool:
+        """Whether it is told what messages say."""
+
+    @property
+    def only(self) -> int | None:
+        """The only collection that it is told of, or None."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is told nothing any more."""
+
+    def tell(self, event: str) -> None:
+        """Be told of an event, as JSON."""
+
+
 class Events(Tracer):
     """Tells watchers what channels, nodes and collections do."""
 
@@ -51,13 +74,13 @@ class Events(Tracer):
         self.active = False
         self._daemon = daemon
         self._service = daemon.service
-        self._watchers: list[Watcher] = []
+        self._watchers: list[Listener] = []
         self._traffic = False
         #: The state of nodes as it was told last.
         self._states: dict[NodeData, State] = {}
 
-    def add(self, watcher: Watcher) -> None:
-        """Tell a watcher what happens from now on, until its channel closes."""
+    def add(self, watcher: Listener) -> None:
+        """Tell a watcher what happens from now on, until it is closed."""
         self._watchers.append(watcher)
         self._count()
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno as numbers
-import itertools
 import os
 import signal
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -18,9 +16,11 @@ from sysmem_protocol.testing import End
 
 from ..channels import Service
 from ..channels.connection import Server
+from ..inspection import Inspection
 from ..ports import Clock, NoMemoryError
 from ..users import Account
 from . import syscalls
+from .trace import Trace
 
 #: Methods that are kept of each process.
 _MAX_MESSAGES: Final = 10_000
@@ -75,14 +75,13 @@ class Faults:
         self._ends: dict[str, tuple[int, End]] = {}
         self._clients: dict[int, Client] = {}
         self._syscalls = syscalls.Syscalls()
-        #: The messages that were processed last, in order: `number` from 1, `time_s` by the daemon's clock, `pid`,
-        #: `client_name`, `connection` and `method`.
-        self.trace: deque[dict[str, Any]] = deque(maxlen=_MAX_MESSAGES)
-        self._numbers = itertools.count(1)
+        self._trace: Trace
 
-    def put_into(self, service: Service) -> None:
-        """Become the faults of a daemon."""
+    def put_into(self, service: Service, inspection: Inspection) -> None:
+        """Become the faults of a daemon, and keep a trace of it."""
         self._service = service
+        self._trace = Trace(service.clock.now)
+        inspection.events.add(self._trace)
 
     @property
     def clock(self) -> Clock:
@@ -130,6 +129,10 @@ class Faults:
         """The processes that have connected, and what came from each so far."""
         return list(self._clients.values())
 
+    def trace(self) -> list[dict[str, Any]]:
+        """The messages of all clients so far, or the newest of them; see :class:`Trace`."""
+        return self._trace.messages()
+
     # --- how they come about --------------------------------------------------------------------------------------
 
     def refusal(self) -> RefusedByTest | None:
@@ -149,19 +152,8 @@ class Faults:
         """Note that a message was processed, after which its sender may have to end."""
         pid = connection.account.peer.pid
         client = self._clients.setdefault(pid, Client(pid))
-        about = connection.server.about()
-        self.trace.append(
-            {
-                "number": next(self._numbers),
-                "time_s": round(self.clock.now() / 1e9, 6),
-                "pid": pid,
-                "client_name": about["client_name"],
-                "connection": connection.number,
-                "method": method,
-            }
-        )
         if not client.name:
-            client.name = about["client_name"]
+            client.name = connection.server.about()["client_name"]
         if len(client.messages) < _MAX_MESSAGES:
             client.messages.append(method)
         message, end = self._ends.get(client.name, (0, End.KILLED))

@@ -109,7 +109,7 @@ class TestingServer:
     def messages(self) -> testing.TestingMessagesResponse:
         told = {
             "clients": [dataclasses.asdict(client) for client in self._faults.clients()],
-            "trace": list(self._faults.trace),
+            "trace": self._faults.trace(),
         }
         document = Document("sysmem messages", [msgspec.json.encode(told)])
         try:

@@ -100,11 +100,15 @@ async def test_it_tells_what_it_holds_why_and_what_came() -> None:
             assert collection["state"] == "negotiating"
             for name in ("video", collection["id"]):
                 assert "must set constraints" in d.why(name)
-            assert [each["method"] for each in d.trace][-2:] == [
-                "BufferCollection.SetConstraints",
-                "Node.Sync",
+            last = [(each["direction"], each["method"], each["fields"]) for each in d.trace[-3:]]
+            assert last == [
+                ("in", "SetConstraints", ["constraints"]),
+                ("in", "Sync", []),
+                ("out", "Sync", []),
             ]
-            assert {each["client_name"] for each in d.trace} == {"camera"}
+            numbers = [each["number"] for each in d.trace]
+            assert numbers == list(range(1, len(numbers) + 1))
+            assert {each["client_name"] for each in d.trace[1:]} == {"camera"}
             with pytest.raises(ValueError, match="has no collection 'audio'"):
                 d.why("audio")
             await other.set_constraints(ENCODER)
@@ -256,7 +260,7 @@ def test_one_in_a_thread_tells_the_same() -> None:
         token.sync()
         assert [each["name"] for each in d.snapshot()["collections"]] == ["video"]
         assert "video" in d.why("video")
-        assert d.trace[-1]["method"] == "Node.Sync"
+        assert d.trace[-1]["method"] == "Sync"
 
 
 def test_one_in_a_thread_has_the_same_errors() -> None:

@@ -1,0 +1,44 @@
+"""The messages that a daemon under test has processed, as its Inspector tells watchers of them."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from sysmem_protocol.testing import Testing
+
+#: Messages that are kept.
+_MAX_MESSAGES: Final = 10_000
+_BEGINNING: Final = '{"event":"message",'
+
+
+class Trace:
+    """Keeps the newest messages; a :class:`sysmemd.inspection.tracing.Listener`."""
+
+    traffic = True
+    bodies = False
+    only = None
+    closed = False
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        """`now` is the daemon's clock, in nanoseconds."""
+        self._now = now
+        self._kept: deque[tuple[int, str]] = deque(maxlen=_MAX_MESSAGES)
+        self._count = 0
+
+    def tell(self, event: str) -> None:
+        """Keep a message; any other event is ignored."""
+        if event.startswith(_BEGINNING):
+            self._count += 1
+            self._kept.append((self._now(), event))
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The messages of clients, as the Inspector tells of them, with a `number` from 1 and the daemon's time."""
+        first = self._count - len(self._kept) + 1
+        told = [
+            {"number": number, "time_s": round(time / 1e9, 6), **json.loads(event)}
+            for number, (time, event) in enumerate(self._kept, first)
+        ]
+        return [each for each in told if each["protocol"] != Testing.__name__]
