@@ -7,20 +7,21 @@ from collections.abc import Iterator
 import pytest
 
 from sysmem import blocking
-
-from .scenario import Daemon
+from sysmem.testing import Sysmemd, Zygote, sysmemd
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon without a configuration file; found without a leak at the end of the file."""
-    running = Daemon(tmp_path_factory.mktemp("sysmem"))
-    yield running
-    running.stop()
+def daemon(request: pytest.FixtureRequest, sysmem_zygote: Zygote) -> Iterator[Sysmemd]:
+    """A daemon with the file's `ARGUMENTS`, if it has any; found without a leak at the end of the file."""
+    arguments = getattr(request.module, "ARGUMENTS", ())
+    with sysmemd(arguments=arguments, zygote=sysmem_zygote) as running:
+        yield running
+        running.check_for_leaks()
+        running.stop()
 
 
 @pytest.fixture
-def client(daemon: Daemon) -> Iterator[blocking.Allocator]:
+def client(daemon: Sysmemd) -> Iterator[blocking.Allocator]:
     """A client's connection to the file's daemon."""
     with blocking.connect(daemon.runtime_dir, name="scenario", id=7) as connected:
         yield connected

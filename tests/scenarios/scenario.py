@@ -7,21 +7,17 @@ that knows the specification alone would do, and sees what such a program would 
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import sysmem
 from sysmem import blocking
+from sysmem.testing import Sysmemd
 
 READ_WRITE = sysmem.CpuUsage.READ_OFTEN | sysmem.CpuUsage.WRITE_OFTEN
 UNBOUNDED = 0xFFFFFFFF
@@ -33,57 +29,9 @@ SHORTLY = 0.2
 pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="scenario")
 
 
-class Daemon:
-    """A `sysmemd` of its own, started as its command line and stopped by SIGTERM."""
-
-    def __init__(self, runtime_dir: Path, config: str | None = None, *arguments: str) -> None:
-        self.runtime_dir = runtime_dir
-        runtime_dir.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "sysmemd", "--runtime-dir", str(runtime_dir), *arguments]
-        if config is not None:
-            file = runtime_dir / "sysmemd.toml"
-            file.write_text(config)
-            command += ["--config", str(file)]
-        self.log_file = runtime_dir / "log"
-        ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        with ready, open(self.log_file, "wb") as log:
-            ready.bind(str(runtime_dir / "ready"))
-            ready.settimeout(ENOUGH)
-            self.process = subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, "NOTIFY_SOCKET": str(runtime_dir / "ready")},
-            )
-            try:
-                assert b"READY=1" in ready.recv(4096)
-            except BaseException:
-                self.process.kill()
-                self.process.communicate()
-                raise
-        self.descriptors_at_start = self.descriptors()
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    @property
-    def log(self) -> str:
-        return self.log_file.read_text()
-
-    def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
-
-    def stop(self) -> None:
-        """End it, and find it tidy: nothing held for clients that are gone, status 0, no socket."""
-        try:
-            eventually(lambda: self.descriptors() <= self.descriptors_at_start)
-        finally:
-            self.process.send_signal(signal.SIGTERM)
-            output, _ = self.process.communicate(timeout=ENOUGH)
-        assert self.process.returncode == 0
-        assert output == b""
-        assert not (self.runtime_dir / "fuchsia.sysmem2.Allocator").exists()
+def descriptors(daemon: Sysmemd) -> int:
+    """How many descriptors a daemon has open."""
+    return len(os.listdir(f"/proc/{daemon.pid}/fd"))
 
 
 def eventually(condition: Callable[[], bool]) -> None:

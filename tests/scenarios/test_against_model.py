@@ -16,9 +16,10 @@ import pytest
 
 import sysmem
 from sysmem import blocking
+from sysmem.testing import Sysmemd
 
 from ..sysmemd.tree.model import Model, ModelNode, Wish
-from .scenario import ENOUGH, Daemon, begin_wait
+from .scenario import ENOUGH, begin_wait
 
 STEPS = 60
 MASK = 0x80000000
@@ -290,7 +291,7 @@ class Negotiation:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_daemon_and_model_agree(client: blocking.Allocator, daemon: Daemon, seed: int) -> None:
+def test_daemon_and_model_agree(client: blocking.Allocator, daemon: Sysmemd, seed: int) -> None:
     chance = random.Random(seed)
     negotiation = Negotiation(client, chance)
     negotiation.grow()

@@ -15,14 +15,15 @@ import trio
 
 import sysmem
 from sysmem import Error, PeerClosedError, SysmemError, blocking
+from sysmem.testing import Sysmemd
 
-from .scenario import ENOUGH, Daemon, buffers, event_of, image, images, vmo_of
+from .scenario import ENOUGH, buffers, event_of, image, images, vmo_of
 
-Scenario = Callable[[Daemon], Awaitable[None]]
+Scenario = Callable[[Sysmemd], Awaitable[None]]
 
 
 @pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest, daemon: Daemon) -> Callable[[Scenario], None]:
+def run(request: pytest.FixtureRequest, daemon: Sysmemd) -> Callable[[Scenario], None]:
     """Run an async scenario to its end under one of the two event loops."""
 
     def in_loop(scenario: Scenario) -> None:
@@ -57,7 +58,7 @@ async def soon(task: Callable[[], Awaitable[Any]], group: anyio.abc.TaskGroup) -
 
 
 def test_the_example_of_the_specification_runs(run: Run) -> None:
-    async def scenario(daemon: Daemon) -> None:
+    async def scenario(daemon: Sysmemd) -> None:
         async with sysmem.connect(daemon.runtime_dir, name="tasks", id=5) as allocator:
             token = await allocator.allocate_shared_collection()
             other = await token.duplicate(rights_attenuation_mask=sysmem.Rights.SAME_RIGHTS)
@@ -83,7 +84,7 @@ def test_the_example_of_the_specification_runs(run: Run) -> None:
 
 
 def test_with_blocks_close(run: Run) -> None:
-    async def scenario(daemon: Daemon) -> None:
+    async def scenario(daemon: Sysmemd) -> None:
         async with sysmem.connect(daemon.runtime_dir) as allocator:
             async with await allocator.allocate_shared_collection() as token:
                 await token.sync()
@@ -102,7 +103,7 @@ def test_with_blocks_close(run: Run) -> None:
 
 
 def test_a_sync_is_answered_while_waits_are_pending(run: Run) -> None:
-    async def scenario(daemon: Daemon) -> None:
+    async def scenario(daemon: Sysmemd) -> None:
         async with sysmem.connect(daemon.runtime_dir) as allocator:
             gate = await allocator.allocate_shared_collection()
             (token,) = await gate.duplicate_sync([sysmem.Rights.SAME_RIGHTS])
@@ -125,7 +126,7 @@ def test_a_sync_is_answered_while_waits_are_pending(run: Run) -> None:
 
 
 def test_errors_timeouts_and_closes(run: Run) -> None:
-    async def scenario(daemon: Daemon) -> None:
+    async def scenario(daemon: Sysmemd) -> None:
         async with sysmem.connect(daemon.runtime_dir) as allocator:
             gate = await allocator.allocate_shared_collection()
             tokens = await gate.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * 2)
@@ -156,7 +157,7 @@ def test_errors_timeouts_and_closes(run: Run) -> None:
 
 
 def test_a_refusal_is_told_to_who_waits(run: Run) -> None:
-    async def scenario(daemon: Daemon) -> None:
+    async def scenario(daemon: Sysmemd) -> None:
         async with sysmem.connect(daemon.runtime_dir) as allocator:
             gate = await allocator.allocate_shared_collection()
             tokens = await gate.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * 2)
@@ -181,7 +182,7 @@ def test_a_refusal_is_told_to_who_waits(run: Run) -> None:
 
 
 def test_cancelled_waits_leave_nothing_open(run: Run) -> None:
-    async def scenario(daemon: Daemon) -> None:
+    async def scenario(daemon: Sysmemd) -> None:
         async with sysmem.connect(daemon.runtime_dir) as allocator:
             for _ in range(10):
                 gate = await allocator.allocate_shared_collection()
@@ -205,7 +206,7 @@ def test_cancelled_waits_leave_nothing_open(run: Run) -> None:
 
 
 def test_weak_groups_attach_and_events(run: Run) -> None:
-    async def scenario(daemon: Daemon) -> None:
+    async def scenario(daemon: Sysmemd) -> None:
         async with sysmem.connect(daemon.runtime_dir) as allocator:
             root = await allocator.allocate_shared_collection()
             group = await root.create_buffer_collection_token_group()
@@ -246,7 +247,7 @@ def test_weak_groups_attach_and_events(run: Run) -> None:
 
 
 def test_many_objects_connect_without_a_pause(run: Run) -> None:
-    async def scenario(daemon: Daemon) -> None:
+    async def scenario(daemon: Sysmemd) -> None:
         allocators = [sysmem.connect(daemon.runtime_dir) for _ in range(300)]
         for allocator in allocators:
             assert await allocator.validate_buffer_collection_token(1) is False
@@ -257,7 +258,7 @@ def test_many_objects_connect_without_a_pause(run: Run) -> None:
 
 def test_a_wait_can_be_tried_again_and_again(run: Run) -> None:
     # More often than the daemon keeps calls of one channel outstanding.
-    async def scenario(daemon: Daemon) -> None:
+    async def scenario(daemon: Sysmemd) -> None:
         async with sysmem.connect(daemon.runtime_dir) as allocator:
             gate = await allocator.allocate_shared_collection()
             (token,) = await gate.duplicate_sync([sysmem.Rights.SAME_RIGHTS])
@@ -274,7 +275,7 @@ def test_a_wait_can_be_tried_again_and_again(run: Run) -> None:
 
 
 def test_many_tasks_on_one_allocator(run: Run) -> None:
-    async def scenario(daemon: Daemon) -> None:
+    async def scenario(daemon: Sysmemd) -> None:
         numbers: list[int | None] = []
 
         async def work(allocator: sysmem.Allocator, size: int) -> None:
@@ -299,7 +300,7 @@ def test_many_tasks_on_one_allocator(run: Run) -> None:
 
 
 def test_many_tasks_connect_at_once(run: Run) -> None:
-    async def scenario(daemon: Daemon) -> None:
+    async def scenario(daemon: Sysmemd) -> None:
         async def work() -> None:
             async with sysmem.connect(daemon.runtime_dir) as allocator:
                 assert await allocator.validate_buffer_collection_token(1) is False
@@ -312,7 +313,7 @@ def test_many_tasks_connect_at_once(run: Run) -> None:
 
 
 def test_arguments_are_checked_before_anything_is_sent(run: Run) -> None:
-    async def scenario(daemon: Daemon) -> None:
+    async def scenario(daemon: Sysmemd) -> None:
         async with (
             sysmem.connect(daemon.runtime_dir) as allocator,
             await allocator.allocate_non_shared_collection() as collection,
@@ -330,7 +331,7 @@ def test_arguments_are_checked_before_anything_is_sent(run: Run) -> None:
 
 
 def test_dropped_objects_warn(run: Run) -> None:
-    async def scenario(daemon: Daemon) -> None:
+    async def scenario(daemon: Sysmemd) -> None:
         async with sysmem.connect(daemon.runtime_dir) as allocator:
             held: list[Any] = [await allocator.allocate_shared_collection()]
             await held[0].sync()
@@ -346,7 +347,7 @@ def test_dropped_objects_warn(run: Run) -> None:
 
 
 def test_a_daemon_that_is_not_there(run: Run, tmp_path: Any) -> None:
-    async def scenario(_: Daemon) -> None:
+    async def scenario(_: Sysmemd) -> None:
         with pytest.raises(sysmem.DaemonUnavailableError, match=str(tmp_path)):
             async with sysmem.connect(tmp_path):
                 pass
@@ -354,7 +355,7 @@ def test_a_daemon_that_is_not_there(run: Run, tmp_path: Any) -> None:
     run(scenario)
 
 
-def test_both_faces_and_loops_share_a_collection(daemon: Daemon) -> None:
+def test_both_faces_and_loops_share_a_collection(daemon: Sysmemd) -> None:
     """A trio task, an asyncio task and a thread are three participants of one collection."""
 
     async def participate(fd: int) -> int | None:

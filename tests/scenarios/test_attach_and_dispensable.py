@@ -11,11 +11,11 @@ import pytest
 
 import sysmem
 from sysmem import Error, PeerClosedError, SysmemError, blocking
+from sysmem.testing import Sysmemd
 
 from .scenario import (
     ENOUGH,
     SHORTLY,
-    Daemon,
     begin_wait,
     buffers,
     eventually,
@@ -295,7 +295,7 @@ def test_attach_on_a_weak_collection_fails_it(client: blocking.Allocator) -> Non
 
 
 def test_the_default_debug_name_of_an_attached_token(
-    client: blocking.Allocator, daemon: Daemon
+    client: blocking.Allocator, daemon: Sysmemd
 ) -> None:
     client.set_debug_client_info("attacher", 1)
     with allocated(client) as parent, parent.attach_token() as token:

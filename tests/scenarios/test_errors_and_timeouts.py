@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,9 @@ import pytest
 
 import sysmem
 from sysmem import Error, PeerClosedError, SysmemError, blocking
+from sysmem.testing import Sysmemd
 
-from .scenario import ENOUGH, Daemon, begin_wait, buffers, eventually, participants, pool, vmo_of
+from .scenario import ENOUGH, begin_wait, buffers, eventually, participants, pool, vmo_of
 
 
 def raises(error: Error) -> Any:
@@ -219,7 +219,7 @@ def test_a_detached_node_lives_on(client: blocking.Allocator) -> None:
         token.sync()
 
 
-def test_closing_an_allocator_leaves_its_nodes(daemon: Daemon) -> None:
+def test_closing_an_allocator_leaves_its_nodes(daemon: Sysmemd) -> None:
     with blocking.connect(daemon.runtime_dir) as allocator:
         token = allocator.allocate_shared_collection()
         token.sync()
@@ -299,54 +299,47 @@ def test_a_daemon_that_is_not_there_is_named(tmp_path: Path) -> None:
         blocking.connect(tmp_path / "nowhere" / "at all")
 
 
-def test_the_daemons_death_is_peer_closed_everywhere(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path)
-    try:
-        with (
-            blocking.connect(tmp_path) as allocator,
-            allocator.allocate_shared_collection() as token,
-            allocator.allocate_non_shared_collection() as collection,
-        ):
-            token.sync()
-            collection.set_constraints(buffers())
-            info = collection.wait_for_all_buffers_allocated()
-            tracking = collection.attach_node_tracking()
-            collection.sync()
-            os.kill(daemon.pid, signal.SIGKILL)
-            for node in (token, collection):
-                assert node.wait_closed(timeout=ENOUGH)
-                with pytest.raises(PeerClosedError):
-                    node.sync()
-            with pytest.raises(PeerClosedError):
-                allocator.validate_buffer_collection_token(1)
-            with pytest.raises(PeerClosedError):
-                allocator.allocate_shared_collection()
-            with tracking:
-                assert tracking.wait_closed(timeout=ENOUGH)
-            with info, vmo_of(info).map() as view:  # the memory doesn't go with it
-                view[0] = 1
-    finally:
-        daemon.process.kill()
-        daemon.process.communicate()
-
-
-def test_sigterm_is_peer_closed_and_a_second_daemon_takes_over(tmp_path: Path) -> None:
-    first = Daemon(tmp_path)
-    with blocking.connect(tmp_path) as allocator, allocator.allocate_shared_collection() as token:
+def test_the_daemons_death_is_peer_closed_everywhere(
+    sysmemd: Sysmemd, allocator: blocking.Allocator
+) -> None:
+    with (
+        allocator.allocate_shared_collection() as token,
+        allocator.allocate_non_shared_collection() as collection,
+    ):
         token.sync()
-        first.process.send_signal(signal.SIGTERM)
+        collection.set_constraints(buffers())
+        info = collection.wait_for_all_buffers_allocated()
+        tracking = collection.attach_node_tracking()
+        collection.sync()
+        sysmemd.faults.kill()
+        for node in (token, collection):
+            assert node.wait_closed(timeout=ENOUGH)
+            with pytest.raises(PeerClosedError):
+                node.sync()
+        with pytest.raises(PeerClosedError):
+            allocator.validate_buffer_collection_token(1)
+        with pytest.raises(PeerClosedError):
+            allocator.allocate_shared_collection()
+        with tracking:
+            assert tracking.wait_closed(timeout=ENOUGH)
+        with info, vmo_of(info).map() as view:  # the memory doesn't go with it
+            view[0] = 1
+
+
+def test_sigterm_is_peer_closed_and_a_second_daemon_takes_over(
+    sysmemd: Sysmemd, allocator: blocking.Allocator
+) -> None:
+    with allocator.allocate_shared_collection() as token:
+        token.sync()
+        sysmemd.faults.stop()
         assert token.wait_closed(timeout=ENOUGH)
         with pytest.raises(PeerClosedError):
             token.duplicate()
-    first.process.communicate(timeout=ENOUGH)
-    assert first.process.returncode == 0
-    (tmp_path / "ready").unlink()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stale:
-        stale.bind(str(tmp_path / "fuchsia.sysmem2.Allocator"))
-    second = Daemon(tmp_path)
-    with blocking.connect(tmp_path) as allocator:
-        allocator.validate_buffer_collection_token(1)
-    second.stop()
+        stale.bind(str(sysmemd.runtime_dir / "fuchsia.sysmem2.Allocator"))
+    sysmemd.faults.restart()
+    with blocking.connect(sysmemd.runtime_dir) as again:
+        again.validate_buffer_collection_token(1)
 
 
 def drop(held: list[Any]) -> None:
@@ -356,7 +349,7 @@ def drop(held: list[Any]) -> None:
 
 
 def test_an_object_dropped_warns_and_closes_its_descriptor(
-    client: blocking.Allocator, daemon: Daemon
+    client: blocking.Allocator, daemon: Sysmemd
 ) -> None:
     with client.allocate_shared_collection() as token:
         made: list[Callable[[], Any]] = [
@@ -412,7 +405,7 @@ def test_what_was_closed_does_not_warn(client: blocking.Allocator) -> None:
 
 
 def test_a_broken_rule_is_logged_with_who_broke_it(
-    client: blocking.Allocator, daemon: Daemon
+    client: blocking.Allocator, daemon: Sysmemd
 ) -> None:
     with participants(client, 2) as (_, (bad, other)):
         bad.set_debug_client_info("the-culprit", 4711)
@@ -439,17 +432,17 @@ def until_full(send: Callable[[int], None]) -> int:
     raise AssertionError("there is always room")
 
 
-def test_a_daemon_that_does_not_read_is_a_timeout_and_nothing_is_lost(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path)
+def test_a_daemon_that_does_not_read_is_a_timeout_and_nothing_is_lost(
+    sysmemd: Sysmemd, allocator: blocking.Allocator
+) -> None:
     with (
-        blocking.connect(tmp_path) as allocator,
         allocator.allocate_shared_collection() as token,
         allocator.allocate_shared_collection() as other,
     ):
         token.sync()
         other.sync()
         other_id = other.get_buffer_collection_id()
-        os.kill(daemon.pid, signal.SIGSTOP)
+        sysmemd.faults.pause()
         try:
             with pytest.raises(TimeoutError):
                 token.sync(timeout=0.05)
@@ -470,7 +463,7 @@ def test_a_daemon_that_does_not_read_is_a_timeout_and_nothing_is_lost(tmp_path: 
             with pytest.raises(TimeoutError):
                 allocator.allocate_non_shared_collection(timeout=0.01)
         finally:
-            os.kill(daemon.pid, signal.SIGCONT)
+            sysmemd.faults.resume()
         # Nothing of what timed out was sent, and no token consumed: all goes on.
         other.sync(timeout=ENOUGH)
         with allocator.bind_shared_collection(other) as bound:
@@ -480,22 +473,21 @@ def test_a_daemon_that_does_not_read_is_a_timeout_and_nothing_is_lost(tmp_path: 
             with collection.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
                 shown = os.readlink(f"/proc/self/fd/{vmo_of(info).fileno()}")
                 assert f"name{sent - 1}:0" in shown
-    daemon.stop()
 
 
-def test_a_release_that_timed_out_can_be_sent_again(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path)
-    with blocking.connect(tmp_path) as allocator, allocator.allocate_shared_collection() as token:
+def test_a_release_that_timed_out_can_be_sent_again(
+    sysmemd: Sysmemd, allocator: blocking.Allocator
+) -> None:
+    with allocator.allocate_shared_collection() as token:
         child = token.duplicate()
         token.sync()
-        os.kill(daemon.pid, signal.SIGSTOP)
+        sysmemd.faults.pause()
         try:
             until_full(lambda n: child.set_name(n, "x", timeout=0.05))
             with pytest.raises(TimeoutError):
                 child.release(timeout=0.01)
         finally:
-            os.kill(daemon.pid, signal.SIGCONT)
+            sysmemd.faults.resume()
         child.release(timeout=ENOUGH)
         token.sync()
         assert token.wait_closed(timeout=0.05) is False
-    daemon.stop()

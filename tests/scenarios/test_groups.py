@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,6 @@ from sysmem import BufferCollectionConstraints, Error, PeerClosedError, SysmemEr
 
 from .scenario import (
     ENOUGH,
-    Daemon,
     ask,
     begin_wait,
     buffers,
@@ -231,19 +229,17 @@ def test_64_failed_selections_are_the_most(client: blocking.Allocator) -> None:
         assert _outcome(tree.root, tree) is Error.TOO_MANY_GROUP_CHILD_COMBINATIONS
 
 
-def test_the_number_of_selections_is_a_setting(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path, "[limits]\nmax_group_selections = 2\n")
-    with blocking.connect(tmp_path) as client:
-        for tables, expected in (
-            ((NEVER, ANY, ANY), None),
-            ((NEVER, NEVER), Error.CONSTRAINTS_INTERSECTION_EMPTY),
-            ((NEVER, NEVER, ANY), Error.TOO_MANY_GROUP_CHILD_COMBINATIONS),
-        ):
-            with ExitStack() as stack:
-                tree = Tree(client, stack)
-                _binary(tree, 1, tables)
-                assert _outcome(tree.root, tree) is expected
-    daemon.stop()
+@pytest.mark.sysmemd(config={"limits": {"max_group_selections": 2}})
+def test_the_number_of_selections_is_a_setting(allocator: blocking.Allocator) -> None:
+    for tables, expected in (
+        ((NEVER, ANY, ANY), None),
+        ((NEVER, NEVER), Error.CONSTRAINTS_INTERSECTION_EMPTY),
+        ((NEVER, NEVER, ANY), Error.TOO_MANY_GROUP_CHILD_COMBINATIONS),
+    ):
+        with ExitStack() as stack:
+            tree = Tree(allocator, stack)
+            _binary(tree, 1, tables)
+            assert _outcome(tree.root, tree) is expected
 
 
 def test_a_group_that_is_released_still_selects(client: blocking.Allocator) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,10 +24,11 @@ from sysmem import (
     VulkanUsage,
     blocking,
 )
+from sysmem.pytest_plugin import Factory
+from sysmem.testing import Sysmemd, Zygote, sysmemd
 
 from .scenario import (
     ENOUGH,
-    Daemon,
     buffer_settings,
     buffers,
     count,
@@ -126,14 +126,15 @@ DISPLAY = BufferUsage(display=DisplayUsage.LAYER)
 
 
 @pytest.fixture(scope="module")
-def configured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    running = Daemon(tmp_path_factory.mktemp("sysmem"), CONFIG)
-    yield running
-    running.stop()
+def configured(sysmem_zygote: Zygote) -> Iterator[Sysmemd]:
+    with sysmemd(CONFIG, zygote=sysmem_zygote) as running:
+        yield running
+        running.check_for_leaks()
+        running.stop()
 
 
 @pytest.fixture
-def client(configured: Daemon) -> Iterator[blocking.Allocator]:
+def client(configured: Sysmemd) -> Iterator[blocking.Allocator]:
     with blocking.connect(configured.runtime_dir) as connected:
         yield connected
 
@@ -406,22 +407,18 @@ def test_must_match_pins_heap_and_domain(client: blocking.Allocator) -> None:
 # Other configurations
 
 
-def test_contiguous_can_be_refused(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path, '[memory]\ncontiguous = "refuse"\n')
-    with blocking.connect(tmp_path) as client:
-        assert refused(client, memory(physically_contiguous_required=True))
-        assert not refused(client, memory(physically_contiguous_required=False))
-    daemon.stop()
+@pytest.mark.sysmemd(config={"memory": {"contiguous": "refuse"}})
+def test_contiguous_can_be_refused(allocator: blocking.Allocator) -> None:
+    assert refused(allocator, memory(physically_contiguous_required=True))
+    assert not refused(allocator, memory(physically_contiguous_required=False))
 
 
-def test_memory_can_be_allocated_eagerly(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path, '[memory]\nallocation = "eager"\n')
-    with blocking.connect(tmp_path) as client:
-        info = outcome(client, buffers(100_000))
-        assert isinstance(info, sysmem.BufferCollectionInfo)
-        with info, open(f"/proc/self/fd/{vmo_of(info).fileno()}", "rb") as file:
-            assert os.fstat(file.fileno()).st_blocks * 512 >= 100_000
-    daemon.stop()
+@pytest.mark.sysmemd(config={"memory": {"allocation": "eager"}})
+def test_memory_can_be_allocated_eagerly(allocator: blocking.Allocator) -> None:
+    info = outcome(allocator, buffers(100_000))
+    assert isinstance(info, sysmem.BufferCollectionInfo)
+    with info, open(f"/proc/self/fd/{vmo_of(info).fileno()}", "rb") as file:
+        assert os.fstat(file.fileno()).st_blocks * 512 >= 100_000
 
 
 def test_lazy_memory_is_not_there_until_touched(client: blocking.Allocator) -> None:
@@ -431,7 +428,7 @@ def test_lazy_memory_is_not_there_until_touched(client: blocking.Allocator) -> N
         assert os.fstat(vmo_of(info).fileno()).st_blocks == 0
 
 
-def test_formats_by_the_references_costs(tmp_path: Path) -> None:
+def test_formats_by_the_references_costs(sysmemd_factory: Factory) -> None:
     # `docs/spec/image-formats.md`, section 5, examples 35 to 38.
     modifiers = {
         0x0800000000003071: 10,
@@ -448,19 +445,17 @@ def test_formats_by_the_references_costs(tmp_path: Path) -> None:
         f"cost = {cost}.0\n"
         for modifier, cost in modifiers.items()
     )
-    daemon = Daemon(tmp_path, config)
-    with blocking.connect(tmp_path) as client:
+    with blocking.connect(sysmemd_factory(config=config).runtime_dir) as client:
         left = list(modifiers)[::-1]
         while left:
             entries = [image(pixel_format_modifier=m, min_size=SizeU(64, 48)) for m in left]
             cheapest = image_settings(client, images(*entries, image())).pixel_format_modifier
             assert cheapest == min(left, key=modifiers.__getitem__)
             left.remove(cheapest)
-    daemon.stop()
 
 
 @pytest.mark.parametrize("format_", ["json", "console"])
-def test_the_daemon_writes_its_log_as_told(tmp_path: Path, format_: str) -> None:
-    daemon = Daemon(tmp_path, None, "--log-format", format_)
+def test_the_daemon_writes_its_log_as_told(sysmemd_factory: Factory, format_: str) -> None:
+    daemon = sysmemd_factory(arguments=["--log-format", format_])
     daemon.stop()
     assert daemon.log.startswith("{") is (format_ == "json")

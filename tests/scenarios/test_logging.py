@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 import sysmem
 from sysmem import blocking
+from sysmem.testing import Sysmemd
 
-from .scenario import ENOUGH, Daemon, buffers, eventually, image, images, participants
+from .scenario import ENOUGH, buffers, eventually, image, images, participants
 
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    running = Daemon(tmp_path_factory.mktemp("sysmem"), None, "--log-format", "json")
-    yield running
-    running.stop()
+ARGUMENTS = ("--log-format", "json")
 
 
-def lines(daemon: Daemon) -> list[dict[str, Any]]:
+def lines(daemon: Sysmemd) -> list[dict[str, Any]]:
     return [json.loads(line) for line in daemon.log.splitlines()]
 
 
-def about(daemon: Daemon, number: int) -> list[str]:
+def about(daemon: Sysmemd, number: int) -> list[str]:
     """The lines about one collection, as text."""
     return [json.dumps(line) for line in lines(daemon) if str(number) in json.dumps(line)]
 
 
 def test_a_stalled_allocation_is_told_at_the_deadline_by_names(
-    client: blocking.Allocator, daemon: Daemon
+    client: blocking.Allocator, daemon: Sysmemd
 ) -> None:
     with client.allocate_shared_collection() as root:
         number = root.get_buffer_collection_id()
@@ -73,7 +66,7 @@ def test_a_stalled_allocation_is_told_at_the_deadline_by_names(
 
 
 def test_a_deadline_after_allocation_tells_nothing(
-    client: blocking.Allocator, daemon: Daemon
+    client: blocking.Allocator, daemon: Sysmemd
 ) -> None:
     with client.allocate_non_shared_collection() as collection:
         collection.set_constraints(buffers())
@@ -86,7 +79,7 @@ def test_a_deadline_after_allocation_tells_nothing(
 
 
 def test_verbose_logging_tells_constraints_tree_and_result(
-    client: blocking.Allocator, daemon: Daemon
+    client: blocking.Allocator, daemon: Sysmemd
 ) -> None:
     with participants(client, 2) as (gate, (one, two)):
         number = gate.get_buffer_collection_id()
@@ -112,7 +105,7 @@ def test_verbose_logging_tells_constraints_tree_and_result(
 
 
 def test_without_verbose_logging_success_is_quiet(
-    client: blocking.Allocator, daemon: Daemon
+    client: blocking.Allocator, daemon: Sysmemd
 ) -> None:
     with client.allocate_non_shared_collection() as collection:
         number = collection.get_buffer_collection_id()
@@ -129,7 +122,7 @@ def test_without_verbose_logging_success_is_quiet(
 
 
 def test_an_empty_intersection_is_told_with_rule_values_and_participants(
-    client: blocking.Allocator, daemon: Daemon
+    client: blocking.Allocator, daemon: Sysmemd
 ) -> None:
     with participants(client, 3) as (gate, (one, two, three)):
         number = gate.get_buffer_collection_id()
@@ -160,7 +153,7 @@ def test_an_empty_intersection_is_told_with_rule_values_and_participants(
 
 
 def test_images_refused_are_told_with_the_formats(
-    client: blocking.Allocator, daemon: Daemon
+    client: blocking.Allocator, daemon: Sysmemd
 ) -> None:
     with participants(client, 2) as (gate, (one, two)):
         number = gate.get_buffer_collection_id()
@@ -174,7 +167,7 @@ def test_images_refused_are_told_with_the_formats(
         assert any("B8G8R8A8" in line for line in about(daemon, number))
 
 
-def test_a_renamed_node_tells_both_names(client: blocking.Allocator, daemon: Daemon) -> None:
+def test_a_renamed_node_tells_both_names(client: blocking.Allocator, daemon: Sysmemd) -> None:
     with participants(client, 2) as (gate, (one, two)):
         number = gate.get_buffer_collection_id()
         one.set_debug_client_info("older", 1)
@@ -186,7 +179,7 @@ def test_a_renamed_node_tells_both_names(client: blocking.Allocator, daemon: Dae
 
 
 def test_the_normal_end_is_quiet_and_an_end_before_allocation_is_an_error(
-    client: blocking.Allocator, daemon: Daemon
+    client: blocking.Allocator, daemon: Sysmemd
 ) -> None:
     with client.allocate_shared_collection() as token:
         number = token.get_buffer_collection_id()

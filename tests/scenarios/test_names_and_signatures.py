@@ -16,8 +16,9 @@ import pytest
 
 import sysmem
 from sysmem import blocking
+from sysmem.testing import Sysmemd
 
-from .scenario import ENOUGH, Daemon, buffers, vmo_of
+from .scenario import ENOUGH, buffers, vmo_of
 
 NODE: dict[str, list[tuple[str, object]]] = {
     "sync": [],
@@ -314,7 +315,7 @@ def test_members_have_the_names_and_numbers_of_the_specification() -> None:
     }
 
 
-def test_the_example_of_the_specification_runs(daemon: Daemon) -> None:
+def test_the_example_of_the_specification_runs(daemon: Sysmemd) -> None:
     with blocking.connect(daemon.runtime_dir) as allocator:
         token = allocator.allocate_shared_collection()
         other = token.duplicate(rights_attenuation_mask=sysmem.Rights.SAME_RIGHTS)
@@ -417,7 +418,7 @@ def test_every_call_returns_what_the_table_says(client: blocking.Allocator) -> N
                 nothing(collection.release)
 
 
-def test_names_default_to_the_process_and_its_pid(daemon: Daemon) -> None:
+def test_names_default_to_the_process_and_its_pid(daemon: Sysmemd) -> None:
     with (
         blocking.connect(daemon.runtime_dir) as allocator,
         allocator.allocate_shared_collection() as token,
@@ -434,7 +435,7 @@ def test_names_default_to_the_process_and_its_pid(daemon: Daemon) -> None:
 
 
 def test_the_runtime_directory_is_found_as_the_protocol_says(
-    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    daemon: Sysmemd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SYSMEM_RUNTIME_DIR", str(daemon.runtime_dir))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
@@ -499,7 +500,7 @@ def test_every_node_has_the_calls_of_a_node(client: blocking.Allocator, kind: st
         again.close()
 
 
-def test_who_connects_is_checked(daemon: Daemon) -> None:
+def test_who_connects_is_checked(daemon: Sysmemd) -> None:
     for arguments in ({"id": 2**64}, {"id": -1}, {"name": 3}, {"id": "x"}):
         with pytest.raises((TypeError, ValueError)):
             blocking.connect(daemon.runtime_dir, **arguments)

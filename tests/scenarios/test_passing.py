@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import forkserver, resource_tracker
-from pathlib import Path
 
 import anyio
 import pytest
@@ -22,17 +21,18 @@ import trio
 
 import sysmem
 from sysmem import Error, HandleClosedError, PeerClosedError, SysmemError, blocking
+from sysmem.testing import Sysmemd
 
 from ..users import as_root
 from .passing_processes import METHODS, ROOT, Actor
-from .scenario import ENOUGH, SHORTLY, Daemon, begin_wait, buffers, eventually, pool
+from .scenario import ENOUGH, SHORTLY, begin_wait, buffers, eventually, pool
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
 method = pytest.mark.parametrize("method", METHODS)
 way = pytest.mark.parametrize("way", ["take", "receive"])
 numbers = itertools.count()
-TALKATIVE = ("--log-level", "debug")
+ARGUMENTS = ("--log-level", "debug")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -60,25 +60,17 @@ def root(client: blocking.Allocator) -> Iterator[blocking.BufferCollectionToken]
         yield token
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon whose log says who offers and who waits."""
-    running = Daemon(tmp_path_factory.mktemp("sysmem"), None, *TALKATIVE)
-    yield running
-    running.stop()
-
-
-def on_offer(daemon: Daemon, name: str) -> None:
+def on_offer(daemon: Sysmemd, name: str) -> None:
     """Wait until a token is on offer under a name."""
     eventually(lambda: any("is on offer" in line and f"'{name}'" in line for line in said(daemon)))
 
 
-def awaited(daemon: Daemon, name: str) -> None:
+def awaited(daemon: Sysmemd, name: str) -> None:
     """Wait until somebody waits for a token under a name."""
     eventually(lambda: any("is awaited" in line and f"'{name}'" in line for line in said(daemon)))
 
 
-def said(daemon: Daemon) -> list[str]:
+def said(daemon: Sysmemd) -> list[str]:
     return daemon.log.splitlines()
 
 
@@ -113,7 +105,7 @@ def agree(
 @way
 def test_a_process_takes_part_with_the_token_that_it_was_given(
     client: blocking.Allocator,
-    daemon: Daemon,
+    daemon: Sysmemd,
     root: blocking.BufferCollectionToken,
     name: str,
     method: str,
@@ -135,7 +127,7 @@ def test_a_process_takes_part_with_the_token_that_it_was_given(
 @method
 @pytest.mark.parametrize("way", ["offer", "send"])
 def test_a_process_gives_a_token_to_this_one(
-    client: blocking.Allocator, daemon: Daemon, name: str, method: str, way: str
+    client: blocking.Allocator, daemon: Sysmemd, name: str, method: str, way: str
 ) -> None:
     with Actor(method, way, daemon.runtime_dir, name) as actor:
         actor.hear("begins")
@@ -156,7 +148,7 @@ def test_a_process_gives_a_token_to_this_one(
 @method
 def test_a_process_that_is_killed_while_it_waits_takes_nothing_along(
     client: blocking.Allocator,
-    daemon: Daemon,
+    daemon: Sysmemd,
     root: blocking.BufferCollectionToken,
     name: str,
     method: str,
@@ -176,7 +168,7 @@ def test_a_process_that_is_killed_while_it_waits_takes_nothing_along(
 @way
 def test_a_process_that_is_killed_with_a_token_fails_the_others(
     client: blocking.Allocator,
-    daemon: Daemon,
+    daemon: Sysmemd,
     root: blocking.BufferCollectionToken,
     name: str,
     method: str,
@@ -197,7 +189,7 @@ def test_a_process_that_is_killed_with_a_token_fails_the_others(
 @method
 def test_a_process_that_is_killed_before_it_receives_fails_the_others(
     client: blocking.Allocator,
-    daemon: Daemon,
+    daemon: Sysmemd,
     root: blocking.BufferCollectionToken,
     name: str,
     method: str,
@@ -212,7 +204,7 @@ def test_a_process_that_is_killed_before_it_receives_fails_the_others(
 
 @method
 def test_a_process_that_is_killed_while_it_offers_leaves_the_name_free(
-    client: blocking.Allocator, daemon: Daemon, name: str, method: str
+    client: blocking.Allocator, daemon: Sysmemd, name: str, method: str
 ) -> None:
     with Actor(method, "offer", daemon.runtime_dir, name) as actor:
         actor.hear("begins")
@@ -226,7 +218,7 @@ def test_a_process_that_is_killed_while_it_offers_leaves_the_name_free(
 
 @method
 def test_a_process_that_is_killed_after_it_sent_fails_the_receiver(
-    client: blocking.Allocator, daemon: Daemon, name: str, method: str
+    client: blocking.Allocator, daemon: Sysmemd, name: str, method: str
 ) -> None:
     with Actor(method, "send", daemon.runtime_dir, name) as actor:
         actor.hear("begins")
@@ -264,14 +256,14 @@ def test_many_threads_offer_and_take_at_once(client: blocking.Allocator, name: s
 
 
 @pytest.fixture
-def own(daemon: Daemon) -> Iterator[blocking.Allocator]:
+def own(daemon: Sysmemd) -> Iterator[blocking.Allocator]:
     """A connection that the test closes."""
     with blocking.connect(daemon.runtime_dir) as allocator:
         yield allocator
 
 
 def test_closing_the_allocator_ends_what_others_offer_and_take_with_it(
-    client: blocking.Allocator, own: blocking.Allocator, daemon: Daemon, name: str
+    client: blocking.Allocator, own: blocking.Allocator, daemon: Sysmemd, name: str
 ) -> None:
     token = client.allocate_shared_collection()
     take = pool.submit(own.take, f"{name} to come", timeout=ENOUGH)
@@ -291,9 +283,9 @@ def test_closing_the_allocator_ends_what_others_offer_and_take_with_it(
 
 
 def test_ctrl_c_ends_a_take_and_an_offer_and_leaves_nothing(
-    client: blocking.Allocator, daemon: Daemon, root: blocking.BufferCollectionToken, name: str
+    client: blocking.Allocator, daemon: Sysmemd, root: blocking.BufferCollectionToken, name: str
 ) -> None:
-    def interrupt(begun: Callable[[Daemon, str], None]) -> None:
+    def interrupt(begun: Callable[[Sysmemd, str], None]) -> None:
         begun(daemon, name)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
@@ -317,7 +309,7 @@ Scenario = Callable[[sysmem.Allocator], Awaitable[None]]
 
 
 @pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest, daemon: Daemon) -> Callable[[Scenario], None]:
+def run(request: pytest.FixtureRequest, daemon: Sysmemd) -> Callable[[Scenario], None]:
     """Run a scenario with an Allocator under one of the two event loops."""
 
     async def main(scenario: Scenario) -> None:
@@ -382,7 +374,7 @@ def test_a_cancelled_offer_leaves_the_token_and_the_name(
     run(scenario)
 
 
-def test_a_task_of_asyncio_that_is_cancelled_by_itself(daemon: Daemon, name: str) -> None:
+def test_a_task_of_asyncio_that_is_cancelled_by_itself(daemon: Sysmemd, name: str) -> None:
     async def main() -> None:
         async with sysmem.connect(daemon.runtime_dir) as allocator:
             token = await allocator.allocate_shared_collection()
@@ -419,7 +411,7 @@ def test_closing_the_allocator_ends_the_tasks_that_wait_with_it(
 
 
 def test_a_name_is_on_offer_once(
-    client: blocking.Allocator, daemon: Daemon, root: blocking.BufferCollectionToken, name: str
+    client: blocking.Allocator, daemon: Sysmemd, root: blocking.BufferCollectionToken, name: str
 ) -> None:
     offer = pool.submit(client.offer, name, root.duplicate(), timeout=ENOUGH)
     on_offer(daemon, name)
@@ -433,7 +425,7 @@ def test_a_name_is_on_offer_once(
 
 
 def test_who_offers_learns_that_the_collection_has_failed(
-    client: blocking.Allocator, daemon: Daemon, root: blocking.BufferCollectionToken, name: str
+    client: blocking.Allocator, daemon: Sysmemd, root: blocking.BufferCollectionToken, name: str
 ) -> None:
     with root.duplicate() as token:
         offer = pool.submit(client.offer, name, token, timeout=ENOUGH)
@@ -455,23 +447,24 @@ def test_a_token_that_was_turned_in_elsewhere_is_not_offered(
         assert caught.value.error == Error.NOT_FOUND
 
 
-def test_what_is_offered_when_the_daemon_ends(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path, None, *TALKATIVE)
-    with blocking.connect(tmp_path) as allocator, allocator.allocate_shared_collection() as token:
+@pytest.mark.sysmemd(arguments=ARGUMENTS)
+def test_what_is_offered_when_the_daemon_ends(
+    sysmemd: Sysmemd, allocator: blocking.Allocator
+) -> None:
+    with allocator.allocate_shared_collection() as token:
         offer = pool.submit(allocator.offer, "camera", token, timeout=ENOUGH)
         take = pool.submit(allocator.take, "display", timeout=ENOUGH)
-        on_offer(daemon, "camera")
-        daemon.process.terminate()
+        on_offer(sysmemd, "camera")
+        sysmemd.faults.stop()
         for call in (offer, take):
             with pytest.raises(PeerClosedError):
                 call.result(ENOUGH)
-        daemon.process.communicate(timeout=ENOUGH)
         with pytest.raises(sysmem.DaemonUnavailableError, match=r"sysmem\.Rendezvous"):
             allocator.take("display")
 
 
 def test_an_allocator_that_came_from_elsewhere_finds_the_meeting_place_too(
-    daemon: Daemon, own: blocking.Allocator, name: str, monkeypatch: pytest.MonkeyPatch
+    daemon: Sysmemd, own: blocking.Allocator, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SYSMEM_RUNTIME_DIR", str(daemon.runtime_dir))
     with blocking.Allocator.from_fd(own.detach()) as allocator:
@@ -481,7 +474,7 @@ def test_an_allocator_that_came_from_elsewhere_finds_the_meeting_place_too(
 
 
 def test_a_directory_that_was_named_relatively_stays_the_same(
-    daemon: Daemon, name: str, monkeypatch: pytest.MonkeyPatch
+    daemon: Sysmemd, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(daemon.runtime_dir.parent)
     with blocking.connect(daemon.runtime_dir.name) as allocator:
@@ -508,10 +501,11 @@ with blocking.connect(runtime_dir) as allocator:
 
 
 @as_root
-def test_a_token_goes_to_the_user_whom_it_is_for(open_path: Path) -> None:
-    runtime_dir = open_path / "run"
-    daemon = Daemon(runtime_dir, None, "--mode", "0666")
-    runtime_dir.chmod(0o755)
+@pytest.mark.sysmemd(arguments=["--mode", "0666"])
+def test_a_token_goes_to_the_user_whom_it_is_for(sysmemd: Sysmemd) -> None:
+    runtime_dir = sysmemd.runtime_dir
+    for each in (runtime_dir, runtime_dir.parent):
+        each.chmod(0o755)
 
     def process(uid: int, name: str, offers_to: str = "") -> subprocess.Popen[bytes]:
         words = [os.fspath(runtime_dir), name, str(uid), offers_to]
@@ -527,4 +521,3 @@ def test_a_token_goes_to_the_user_whom_it_is_for(open_path: Path) -> None:
         assert taker.wait(ENOUGH) == 0
         with process(4001, "camera", "0") as offering, allocator.take("camera", timeout=ENOUGH):
             assert offering.wait(ENOUGH) == 0
-    daemon.stop()

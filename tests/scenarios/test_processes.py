@@ -14,21 +14,25 @@ import pytest
 
 import sysmem
 from sysmem import PeerClosedError, blocking
+from sysmem.pytest_plugin import Factory
+from sysmem.testing import Sysmemd
 
 from .other_process import OtherProcess
 from .scenario import (
     ENOUGH,
     READ_WRITE,
-    Daemon,
     begin_wait,
     buffers,
+    descriptors,
     eventually,
     participants,
     vmo_of,
 )
 
 
-def test_a_token_is_passed_on_by_its_descriptor(client: blocking.Allocator, daemon: Daemon) -> None:
+def test_a_token_is_passed_on_by_its_descriptor(
+    client: blocking.Allocator, daemon: Sysmemd
+) -> None:
     with client.allocate_shared_collection() as token, OtherProcess() as other:
         child = token.duplicate()
         token.sync()
@@ -161,7 +165,7 @@ def test_binding_a_released_token_fails_the_node(client: blocking.Allocator) -> 
 
 
 def test_what_was_sent_on_the_token_is_processed_before_the_bind(
-    client: blocking.Allocator, daemon: Daemon
+    client: blocking.Allocator, daemon: Sysmemd
 ) -> None:
     # All of it is in the channels' queues at once; each time in the same order.
     for round_ in range(20):
@@ -242,15 +246,13 @@ def test_collection_ids_are_unique_and_shared_by_all_nodes(client: blocking.Allo
     assert len(seen) == 50
 
 
-def test_collection_ids_are_unique_among_daemons(tmp_path: Path) -> None:
+def test_collection_ids_are_unique_among_daemons(sysmemd_factory: Factory) -> None:
     seen = set()
-    for name in ("one", "two", "three"):
-        daemon = Daemon(tmp_path / name)
-        with blocking.connect(daemon.runtime_dir) as allocator:
+    for _ in range(3):
+        with blocking.connect(sysmemd_factory().runtime_dir) as allocator:
             for _ in range(5):
                 with allocator.allocate_shared_collection() as token:
                     seen.add(token.get_buffer_collection_id())
-        daemon.stop()
     assert len(seen) == 15
 
 
@@ -278,7 +280,7 @@ def test_reusing_memory_shows_nobody_elses_contents(client: blocking.Allocator) 
             collection.release()
 
 
-def test_a_client_process_needs_neither_daemon_nor_structlog(daemon: Daemon) -> None:
+def test_a_client_process_needs_neither_daemon_nor_structlog(daemon: Sysmemd) -> None:
     program = (
         "import sys\n"
         "class No:\n"
@@ -314,7 +316,7 @@ def test_descriptors_are_not_inherited_by_programs(client: blocking.Allocator) -
                 assert not os.get_inheritable(copy.fileno())
 
 
-def test_a_client_that_came_and_went_leaves_nothing(daemon: Daemon) -> None:
+def test_a_client_that_came_and_went_leaves_nothing(daemon: Sysmemd) -> None:
     program = (
         "import sys, os, signal\n"
         "from sysmem import *\n"
@@ -330,13 +332,13 @@ def test_a_client_that_came_and_went_leaves_nothing(daemon: Daemon) -> None:
         "e = c.attach_lifetime_tracking(); c.attach_node_tracking(); c.sync()\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    before = daemon.descriptors()
+    before = descriptors(daemon)
     for _ in range(2):
         subprocess.run([sys.executable, "-c", program, str(daemon.runtime_dir)], check=False)
-    eventually(lambda: daemon.descriptors() <= before)
+    eventually(lambda: descriptors(daemon) <= before)
 
 
-def test_many_processes_worth_of_participants(client: blocking.Allocator, daemon: Daemon) -> None:
+def test_many_processes_worth_of_participants(client: blocking.Allocator, daemon: Sysmemd) -> None:
     """Twenty connections, each a participant of its own."""
 
     def participate(fd: int) -> bytes:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 import signal
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import anyio
@@ -16,6 +14,7 @@ import trio
 
 import sysmem
 from sysmem import Error, PeerClosedError, SysmemError, blocking
+from sysmem.testing import Sysmemd
 from sysmem_protocol.sysmem2 import (
     BufferCollectionConstraints,
     BufferMemoryConstraints,
@@ -30,7 +29,7 @@ from sysmem_protocol.sysmem2 import (
     VideoUsage,
 )
 
-from .scenario import ENOUGH, Daemon
+from .scenario import ENOUGH
 
 #: A program that talks to a daemon by any face: `await said(...)` takes the result of a call of either.
 Program: TypeAlias = Callable[[Any], Awaitable[None]]
@@ -46,7 +45,7 @@ async def said(call: Any) -> Any:
 
 
 @pytest.fixture(params=["trio", "asyncio", "blocking"])
-def run(request: pytest.FixtureRequest, daemon: Daemon) -> Run:
+def run(request: pytest.FixtureRequest, daemon: Sysmemd) -> Run:
     """Run a program with an allocator of one of the faces."""
     connect: Any = blocking.connect if request.param == "blocking" else sysmem.connect
 
@@ -262,7 +261,7 @@ def test_an_answer_with_an_error_and_then_the_end(run: Run) -> None:
     run(program)
 
 
-def test_who_crashed_is_named(run: Run, daemon: Daemon) -> None:
+def test_who_crashed_is_named(run: Run, daemon: Sysmemd) -> None:
     async def program(allocator: Any) -> None:
         token = await said(allocator.allocate_shared_collection())
         other = await said(token.duplicate())
@@ -329,17 +328,15 @@ def test_no_reason_is_made_up(run: Run) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_daemon_that_stops(tmp_path: Path, how: signal.Signals) -> None:
-    daemon = Daemon(tmp_path / "run")
-    with (
-        blocking.connect(daemon.runtime_dir) as allocator,
-        allocator.allocate_shared_collection() as token,
-    ):
+def test_a_daemon_that_stops(
+    sysmemd: Sysmemd, allocator: blocking.Allocator, how: signal.Signals
+) -> None:
+    with allocator.allocate_shared_collection() as token:
         token.sync()
-        os.kill(daemon.pid, how)
+        sysmemd.process.send_signal(how)
         assert token.wait_closed(ENOUGH)
         stopped = "the daemon is stopping" if how == signal.SIGTERM else None
         assert token.reason == stopped
         assert allocator.wait_closed(ENOUGH)
         assert allocator.reason == stopped
-    daemon.process.communicate()
+    sysmemd.process.wait(ENOUGH)

@@ -20,8 +20,9 @@ from sysmem import (
     VulkanUsage,
     blocking,
 )
+from sysmem.testing import Sysmemd
 
-from .scenario import ENOUGH, Daemon, buffers, eventually, vmo_of
+from .scenario import ENOUGH, buffers, eventually, vmo_of
 
 READER = Rights(0xFFFFFFFF & ~Rights.WRITE)
 
@@ -191,7 +192,7 @@ def test_what_one_writes_the_other_reads(client: blocking.Allocator) -> None:
 
 
 def test_mask_0_fails_the_node_everywhere_but_in_duplicate(
-    client: blocking.Allocator, daemon: Daemon
+    client: blocking.Allocator, daemon: Sysmemd
 ) -> None:
     with client.allocate_shared_collection() as token:
         wanted = ("[error", "mask 0", str(token.get_buffer_collection_id()))

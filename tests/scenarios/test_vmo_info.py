@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
 import sysmem
 from sysmem import BufferCollectionConstraints, BufferUsage, Error, SizeU, SysmemError, blocking
 
-from .scenario import ENOUGH, Daemon, buffers, event_of, image, images, memory, vmo_of
+from .scenario import ENOUGH, buffers, event_of, image, images, memory, vmo_of
 
 
 @contextmanager
@@ -297,9 +296,10 @@ def test_a_copy_of_the_contents_is_no_sysmem_vmo(client: blocking.Allocator) -> 
         assert client.get_vmo_info(vmo_of(info)).buffer_index == 0
 
 
-def test_another_daemons_vmo_is_not_found(client: blocking.Allocator, tmp_path: Any) -> None:
-    other = Daemon(tmp_path)
-    with blocking.connect(tmp_path) as stranger, collection_of(stranger, buffers()) as (_, info):
+def test_another_daemons_vmo_is_not_found(
+    client: blocking.Allocator, allocator: blocking.Allocator
+) -> None:
+    with collection_of(allocator, buffers()) as (_, info):
         with pytest.raises(SysmemError) as raised:
             client.get_vmo_info(vmo_of(info))
         assert raised.value.error is Error.NOT_FOUND
@@ -307,7 +307,6 @@ def test_another_daemons_vmo_is_not_found(client: blocking.Allocator, tmp_path: 
         # Numbers are unique per boot: this daemon's are none of that one's.
         assert ours.get_buffer_collection_id() != info.buffer_collection_id
         ours.close()
-    other.stop()
 
 
 def test_must_match_pins_the_settings_and_not_the_count(client: blocking.Allocator) -> None:

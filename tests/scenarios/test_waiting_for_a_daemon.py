@@ -19,8 +19,9 @@ import trio
 import sysmem
 from sysmem import blocking
 from sysmem._connect import Retries
+from sysmem.testing import Sysmemd
 
-from .scenario import ENOUGH, Daemon, pool
+from .scenario import ENOUGH, pool
 
 SOCKET = "fuchsia.sysmem2.Allocator"
 FACES = ["blocking", "trio", "asyncio"]
@@ -72,29 +73,27 @@ def begun(tries: threading.Event, runtime_dir: Path, face: str) -> Iterator[Futu
 
 @pytest.mark.parametrize("face", FACES)
 def test_a_client_connects_as_soon_as_the_daemon_is_started(
-    tmp_path: Path, tries: threading.Event, face: str
+    sysmemd: Sysmemd, tries: threading.Event, face: str
 ) -> None:
-    with begun(tries, tmp_path / "not" / "there", face):
-        daemon = Daemon(tmp_path / "not" / "there")
-    daemon.stop()
+    sysmemd.stop()
+    sysmemd.runtime_dir.rmdir()
+    with begun(tries, sysmemd.runtime_dir, face):
+        sysmemd.start()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
 def test_a_client_connects_to_the_daemon_that_comes_after_another(
-    tmp_path: Path, tries: threading.Event, stop: signal.Signals
+    sysmemd: Sysmemd, tries: threading.Event, stop: signal.Signals
 ) -> None:
-    first = Daemon(tmp_path / "first")
-    first.process.send_signal(stop)  # who connects before it has ended is not served any more
-    first.process.communicate(timeout=ENOUGH)
-    with begun(tries, tmp_path / "first", "blocking"):
-        (tmp_path / "first" / "ready").unlink()
-        second = Daemon(tmp_path / "first")
-    second.stop()
+    sysmemd.process.send_signal(stop)  # who connects before it has ended is not served any more
+    sysmemd.process.wait(ENOUGH)
+    with begun(tries, sysmemd.runtime_dir, "blocking"):
+        sysmemd.start()
 
 
 @pytest.mark.parametrize("face", FACES)
 def test_a_daemon_that_is_there_is_not_waited_for(
-    daemon: Daemon, tries: threading.Event, face: str
+    daemon: Sysmemd, tries: threading.Event, face: str
 ) -> None:
     for wait in (0, 1.5, math.inf):
         assert works(daemon.runtime_dir, face, wait) > 0
@@ -134,21 +133,22 @@ def test_a_socket_at_which_nobody_answers_is_no_daemon(tmp_path: Path, face: str
 
 @pytest.mark.parametrize("face", FACES)
 def test_a_daemon_that_closes_the_connection_is_asked_again(
-    tmp_path: Path, tries: threading.Event, face: str
+    sysmemd: Sysmemd, tries: threading.Event, face: str
 ) -> None:
     """One that is about to end, say."""
+    sysmemd.stop()
+    address = sysmemd.runtime_dir / SOCKET
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(str(tmp_path / SOCKET))
+        listener.bind(str(address))
         listener.listen()
-        future = pool.submit(works, tmp_path, face, ENOUGH)
+        future = pool.submit(works, sysmemd.runtime_dir, face, ENOUGH)
         for _ in range(2):
             assert not future.done()
             listener.accept()[0].close()
         assert tries.wait(ENOUGH)
-        (tmp_path / SOCKET).unlink()
-        daemon = Daemon(tmp_path)
+        address.unlink()
+        sysmemd.start()
     assert future.result(ENOUGH) > 0
-    daemon.stop()
 
 
 def test_a_task_that_waits_for_a_daemon_can_be_cancelled(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_attempts_are_frequent_at_first_and_few_later() -> None:
     assert 0 < (Retries(0.001).pause() or 0) <= 0.002
 
 
-def test_both_ways_of_asking_give_the_allocator(daemon: Daemon) -> None:
+def test_both_ways_of_asking_give_the_allocator(daemon: Sysmemd) -> None:
     async def main(connect: Callable[..., sysmem.Allocator]) -> None:
         with await connect(daemon.runtime_dir, wait=ENOUGH, name="a", id=1) as allocator:
             assert isinstance(allocator, sysmem.Allocator)

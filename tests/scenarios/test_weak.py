@@ -11,12 +11,12 @@ import pytest
 
 import sysmem
 from sysmem import BufferUsage, Error, NoneUsage, PeerClosedError, SysmemError, blocking
+from sysmem.testing import Sysmemd
 
 from .other_process import OtherProcess
 from .scenario import (
     ENOUGH,
     SHORTLY,
-    Daemon,
     buffers,
     event_of,
     eventually,
@@ -397,7 +397,7 @@ def test_buffers_of_128_weak_participants_arrive_whole(client: blocking.Allocato
             assert not event_of(mine, index).is_closed()
 
 
-def test_weak_handles_held_on_to_are_logged(client: blocking.Allocator, daemon: Daemon) -> None:
+def test_weak_handles_held_on_to_are_logged(client: blocking.Allocator, daemon: Sysmemd) -> None:
     with participants(client, 2) as (gate, (strong, weak)):
         weak.set_weak()
         weak.set_debug_client_info("holds-on", 99)
