@@ -12,46 +12,38 @@ import sysmem
 from sysmem import testing
 from sysmem.pytest_plugin import CompareGolden
 
-#: The first to be named makes the collection.
-Participants: TypeAlias = Sequence[
-    dict[str, sysmem.BufferCollectionConstraints | None] | testing.Group
-]
+Tables: TypeAlias = dict[str, sysmem.BufferCollectionConstraints | None]
+#: Participants, of whom the first makes the collection, and the alternatives of a group of which one takes part.
+Participants: TypeAlias = tuple[Tables, Sequence[Tables]]
 
 
 def check(golden: CompareGolden, name: str, participants: Participants) -> None:
     """Compare what comes out either way with the stored text."""
-    golden(name, testing.negotiate(participants))
+    together, alternatives = participants
+    groups = [testing.Group(*alternatives)] if alternatives else []
+    golden(name, testing.negotiate([together, *groups]))
     golden(name, trio.run(_report, participants))
 
 
 async def _report(participants: Participants) -> str:
+    together, alternatives = participants
+    same = sysmem.Rights.SAME_RIGHTS
     async with testing.daemon() as d:
         with ExitStack() as stack:
             root = await stack.enter_context(d.connect()).allocate_shared_collection()
-            tokens: dict[str, sysmem.BufferCollectionToken] = {}
-            tables: dict[str, sysmem.BufferCollectionConstraints | None] = {}
-            for part in participants:
-                if isinstance(part, testing.Group):
-                    names = [name for each in part.alternatives for name in each]
-                    group = await root.create_buffer_collection_token_group()
-                    made = await group.create_children_sync(
-                        [sysmem.Rights.SAME_RIGHTS] * len(names)
-                    )
-                    await group.all_children_present()
-                    await group.release()
-                    tables |= {name: each[name] for each in part.alternatives for name in each}
-                else:
-                    names = list(part)
-                    made = [root] if not tokens else []
-                    others = len(names) - len(made)
-                    made += await root.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * others)
-                    tables |= part
-                tokens |= dict(zip(names, made, strict=True))
+            tokens = [root, *await root.duplicate_sync([same] * (len(together) - 1))]
+            if alternatives:
+                group = await root.create_buffer_collection_token_group()
+                tokens += await group.create_children_sync([same] * len(alternatives))
+                await group.all_children_present()
+                await group.release()
+            tables = [*together.items(), *(item for each in alternatives for item in each.items())]
             places = []
-            for name, token in reversed(tokens.items()):  # the root's token last
+            # The root's token last, because its collection is what the others depend on.
+            for token, (name, table) in reversed([*zip(tokens, tables, strict=True)]):
                 allocator = stack.enter_context(d.connect(name=name))
                 collection = await allocator.bind_shared_collection(token)
                 places.append(stack.enter_context(collection))
-                await collection.set_constraints(tables[name])
+                await collection.set_constraints(table)
             (await places[-1].wait_for_all_buffers_allocated()).close()
             return d.last_report()

@@ -155,7 +155,7 @@ def test_its_negotiation_comes_out_as_it_did(
     golden: CompareGolden, modules: dict[str, ModuleType]
 ) -> None:
     needs = {name: modules[name].NEEDS for name in ("camera", "encoder", "display")}
-    agreement.check(golden, "camera_pipeline", [{"initiator": None, **needs}])
+    agreement.check(golden, "camera_pipeline", ({"initiator": None, **needs}, []))
 
 
 def test_it_uses_a_running_daemon_and_leaves_nothing_in_it(

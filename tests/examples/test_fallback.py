@@ -7,7 +7,7 @@ import runpy
 from typing import TYPE_CHECKING
 
 from sysmem.pytest_plugin import CompareGolden
-from sysmem.testing import Group, Sysmemd
+from sysmem.testing import Sysmemd
 
 from . import agreement
 from .conftest import EXAMPLES
@@ -53,8 +53,7 @@ def test_its_negotiation_comes_out_as_it_did(golden: CompareGolden) -> None:
     participant = runpy.run_path(str(EXAMPLES / "fallback" / "participant.py"))
     needs = {role: participant["needs"](role) for role in participant["ROLES"]}
     plane, compositor = ({role: needs.pop(role)} for role in ("plane", "compositor"))
-    participants = [{"initiator": None, **needs}, Group(plane, compositor)]
-    agreement.check(golden, "fallback", participants)
+    agreement.check(golden, "fallback", ({"initiator": None, **needs}, [plane, compositor]))
 
 
 def test_it_uses_a_running_daemon(example: Runner, sysmemd: Sysmemd, golden: CompareGolden) -> None:

@@ -23,6 +23,7 @@ from sysmem_protocol.message import Message
 from sysmem_protocol.sysmem2 import BufferCollection, Node
 from sysmemd.channels.connection import Tracer
 from sysmemd.config import Limits
+from sysmemd.inspection.watchers import Watcher as WatcherServer
 from sysmemd.inspection.watchers import parts
 from sysmemd.quota import Exceeded, Kind
 
@@ -272,6 +273,7 @@ def test_who_does_not_read_loses_events_and_is_told_how_many() -> None:
 def test_a_user_whose_clients_do_not_read_at_all_loses_what_waits(look: Look) -> None:
     watch = Watch(look, traffic=True)
     [watcher] = look.inspection.events._watchers
+    assert isinstance(watcher, WatcherServer)
     watcher._sending = True
     look.bench.token()
     waiting = len(watcher._waiting)
