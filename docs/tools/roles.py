@@ -10,7 +10,7 @@ import griffe
 _ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):`~?\.*([^`]+)`")
 
 
-class Roles(griffe.Extension):
+class Roles(griffe.Extension):  # type: ignore[misc, unused-ignore]  # not installed for all
     """Turn roles of reStructuredText into code, and drop what tables tell the codec in their annotations."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
