@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         reload = Reload(arguments, output) if arguments.config is not None else None
         parts = tested(Faults()) if arguments.testing else None
-        trio.run(partial(process.run, config, logger, reload=reload, parts=parts))
+        trio.run(partial(process.run, config, logger, reload=reload, parts=parts, alone=True))
     except (StartError, configuration.ConfigError, OSError) as error:
         logger.error("can't start", reason=str(error))
         return 1

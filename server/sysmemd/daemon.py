@@ -1,7 +1,8 @@
 """The daemon: the only place that knows trio. It waits; what is to be done then is decided elsewhere.
 
-One task for each user serves all channels of that user. One task accepts connections, one waits for the kernel's news
-about buffers, one for those about descriptors in flight, one for the clock, one for signals. Nothing polls.
+One task serves all channels, a user after the other; in a process of its own the daemon does that in place of trio's
+wait (:mod:`.waiting`). One task accepts connections, one waits for the kernel's news about buffers, one for those about
+descriptors in flight, one for the clock, one for signals. Nothing polls.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from .sockets import Permissions
 from .threads import Ask, Threads, ask_here
 from .turns import Queue, Turns
 from .users import User
+from .waiting import in_place_of_waiting
 
 #: What accepting fails with when there was nothing, or nobody any more, to accept.
 _NOBODY = {errno.EAGAIN, errno.ECONNABORTED}
@@ -95,17 +97,25 @@ def socket_permissions(
 class TrioReactor:
     """Waits for channels and serves their users in turn; a :class:`sysmemd.channels.Reactor`.
 
-    Each user has one task. Trio runs every task that can go on once before it runs one again, and a task serves its
-    user for one slice at a time (:class:`sysmemd.turns.Turns`).
+    Each user who has something to do gets one slice (:class:`sysmemd.turns.Turns`), then the next one.
     """
 
-    def __init__(self, nursery: trio.Nursery, queue: Queue, log: Log) -> None:
-        """`queue` tells who else waits for a turn."""
+    def __init__(
+        self, nursery: trio.Nursery, queue: Queue, log: Log, *, alone: bool = False
+    ) -> None:
+        """`queue` tells who waits for a turn. If the daemon is `alone` in the loop, it serves in place of trio's wait.
+
+        That is quicker, but a test's loop must not wait where trio doesn't know of it.
+        """
         self._nursery = nursery
         self._log = log
         self._queue = queue
         self._turns: dict[User, Turns] = {}
+        self._users: dict[int, User] = {}
+        #: Readable when trio has something to do; -1 if the loop is somebody else's.
+        self._trio = -1
         self.closed_one = trio.Event()
+        nursery.start_soon(self._run_alone if alone else self._run)
 
     def serve(self, connection: Connection) -> None:
         """See :class:`sysmemd.channels.Reactor`."""
@@ -170,31 +180,87 @@ class TrioReactor:
     def _turns_of(self, user: User) -> Turns:
         turns = self._turns.get(user)
         if turns is None:
-            turns = self._turns[user] = Turns(
-                self._queue, wake=trio.lowlevel.notify_closing, failed=self._say_failed
-            )
-            self._nursery.start_soon(self._serve, user, turns)
+            turns = Turns(self._queue, failed=self._say_failed)
+            self._turns[user] = turns
+            self._users[turns.fileno()] = user
         return turns
 
-    async def _serve(self, user: User, turns: Turns) -> None:
+    async def _run(self) -> None:
+        self._queue.on_rouse = partial(trio.lowlevel.notify_closing, self._queue)
         try:
-            while turns:
-                try:
-                    more = turns.take()
-                except Exception as error:
-                    self._say_failed(error)
-                    await trio.sleep(_CAN_NOT_WAIT_SECONDS)
-                    continue
-                if more:
+            while True:
+                self._serve(0)
+                if self._queue.has_unfinished:
                     await trio.lowlevel.checkpoint()
-                elif turns:
-                    if turns.is_fruitless:
-                        await trio.sleep(_FRUITLESS_SECONDS)
-                    await readable(turns.fileno())
+                else:
+                    await readable(self._queue.fileno())
         finally:
+            self._stop()
+
+    async def _run_alone(self) -> None:
+        try:
+            with in_place_of_waiting(self._serve, self._say_failed) as self._trio:
+                self._queue.enter_user(self._trio)
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._queue.leave(self._trio)
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        for user, turns in tuple(self._turns.items()):
             turns.close()
-            if not turns:  # a task that is cancelled leaves its channels to `close`
+            if not turns:  # those that have channels are left to `close`
                 del self._turns[user]
+
+    def _serve(self, seconds: float) -> tuple[int, bool]:
+        """Give a turn to each user who has something to do; wait for one at most so long.
+
+        Returns how many were served, and whether trio is ready to go on.
+        """
+        due = self._queue.wait(seconds)
+        for fd in due:
+            user = self._users.get(fd)
+            if user is not None:
+                self._take(fd, user, self._turns[user])
+        is_trio_ready = self._trio in due
+        return len(due) - is_trio_ready, is_trio_ready
+
+    def _take(self, fd: int, user: User, turns: Turns) -> None:
+        try:
+            has_more = turns.take()
+        except Exception as error:
+            self._say_failed(error)
+            self._rest(fd, turns, _CAN_NOT_WAIT_SECONDS)
+            return
+        if has_more:
+            return
+        if not turns:
+            turns.close()
+            del self._turns[user], self._users[fd]
+        elif turns.is_fruitless:
+            self._rest(fd, turns, _FRUITLESS_SECONDS)
+
+    def _rest(self, fd: int, turns: Turns, seconds: float) -> None:
+        """Give a user no turn for some time."""
+        self._queue.leave(fd)
+        self._nursery.start_soon(self._end_rest, fd, turns, seconds)
+
+    async def _end_rest(self, fd: int, turns: Turns, seconds: float) -> None:
+        while True:
+            await trio.sleep(seconds)
+            if turns not in self._turns.values():
+                return
+            try:
+                self._queue.enter_user(fd)
+            except FileExistsError:
+                return
+            except OSError:
+                seconds = _CAN_NOT_WAIT_SECONDS
+            else:
+                self._queue.rouse(fd)
+                return
 
 
 def platform(config: Config) -> Platform:
@@ -351,6 +417,7 @@ async def serving(
     clock: TrioClock,
     *,
     threads: bool = True,
+    alone: bool = False,
     runtime_dir: Path | None = None,
     parts: Parts | None = None,
 ) -> AsyncIterator[Serving]:
@@ -358,6 +425,7 @@ async def serving(
 
     Nothing of the process is changed: no signal, no limit, no file. What the block raises is raised as it is.
     Without `threads` names of users hold up the loop: a virtual clock would take a wait for a thread for idleness.
+    With `alone` the loop is the daemon's, and messages are served without waking a task of trio's for each.
     `runtime_dir` is where the service sockets are, for those who ask.
     """
     raised: BaseException | None = None
@@ -376,7 +444,7 @@ async def serving(
         stack.callback(queue.close)
         queue.enter(memory.fileno())
         async with trio.open_nursery() as nursery:
-            reactor = TrioReactor(nursery, queue, log)
+            reactor = TrioReactor(nursery, queue, log, alone=alone)
             limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             in_flight = InFlight(in_flight_to_all(limit), closing, reactor.in_turn)
             stack.callback(in_flight.close)

@@ -67,10 +67,12 @@ async def run(
     on_ready: Callable[[], None] = lambda: None,
     reload: Reload | None = None,
     parts: Parts | None = None,
+    alone: bool = False,
 ) -> None:
     """Serve until SIGTERM or SIGINT, or until cancelled; then the sockets are gone.
 
-    `on_ready` is called once the service sockets accept. SIGHUP has the daemon go by what `reload` reads from then on.
+    `alone` says that the loop is the daemon's; see :func:`.serving`. `on_ready` is called once the service sockets
+    accept. SIGHUP has the daemon go by what `reload` reads from then on.
 
     Raises :class:`StartError` when serving can't begin, and :class:`UnreachableError` when the sockets were removed and
     can't be made again.
@@ -103,7 +105,7 @@ async def run(
             inspectors = Permissions(config.inspect.socket_mode(), config.inspect.group)
             scraped = stack.enter_context(metrics_listener(address, inspectors))
         async with serving(
-            config, log, TrioClock(log), runtime_dir=directory, parts=parts
+            config, log, TrioClock(log), alone=alone, runtime_dir=directory, parts=parts
         ) as server:
             for interface, listener in listeners.given.items():
                 server.listen(interface, listener)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Set
 
 #: As many signals as are taken at a time.
 _MAX_SIGNALS = 64
@@ -27,7 +27,7 @@ def received(numbers: Collection[signal.Signals]) -> Iterator[Received]:
         # The interpreter writes a byte with the number of each signal, whichever thread gets it.
         wakes = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         try:
-            yield Received(reading)
+            yield Received(reading, frozenset(numbers))
         finally:
             signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
             for number, handler in before.items():
@@ -40,9 +40,10 @@ def received(numbers: Collection[signal.Signals]) -> Iterator[Received]:
 class Received:
     """Signals that were received."""
 
-    def __init__(self, fd: int) -> None:
-        """Read them from `fd`, which stays the caller's."""
+    def __init__(self, fd: int, numbers: Set[int]) -> None:
+        """Read them from `fd`, which stays the caller's. Signals with other numbers are somebody else's."""
         self._fd = fd
+        self._numbers = numbers
 
     def fileno(self) -> int:
         """Readable when there are signals to take."""
@@ -54,7 +55,8 @@ class Received:
         Raises `OSError` when they can't be read; they are still there then.
         """
         with contextlib.suppress(BlockingIOError):
-            return [signal.Signals(number) for number in os.read(self._fd, _MAX_SIGNALS)]
+            came = os.read(self._fd, _MAX_SIGNALS)
+            return [signal.Signals(number) for number in came if number in self._numbers]
         return []
 
 

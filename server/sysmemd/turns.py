@@ -14,7 +14,6 @@ There is no trio here: the owner waits until the epoll instance is readable.
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import time
 from collections import deque
@@ -40,8 +39,6 @@ _MAX_FRUITLESS: Final = 64
 
 _READABLE: Final = select.EPOLLIN
 _WRITABLE: Final = select.EPOLLOUT
-#: Reports an eventfd that is always readable, once.
-_WAKE: Final = select.EPOLLIN | select.EPOLLONESHOT
 
 
 class Queue:
@@ -49,37 +46,73 @@ class Queue:
 
     def __init__(self) -> None:
         """Raises `OSError` if the process has no descriptor left."""
-        self._epoll = select.epoll()
-        #: Those who had a turn and have more to do.
-        self._unfinished: set[int] = set()
+        self._users = select.epoll()
+        try:
+            self._others = select.epoll()
+        except OSError:
+            self._users.close()
+            raise
+        #: Those who have something to do that the kernel doesn't know of.
+        self._unfinished: dict[int, int] = {}
+        #: Called when somebody comes to have something to do that the kernel doesn't know of.
+        self.on_rouse: Callable[[], None] = lambda: None
 
     def close(self) -> None:
         """Forget everybody."""
-        self._epoll.close()
+        self._users.close()
+        self._others.close()
 
     def enter(self, fd: int) -> None:
-        """Take `fd` for somebody who waits while it is readable. Raises `OSError`."""
-        self._epoll.register(fd, select.EPOLLIN)
+        """Take `fd` for somebody who waits while it is readable, and for whom somebody else waits. Raises `OSError`."""
+        self._others.register(fd, select.EPOLLIN)
+
+    def enter_user(self, fd: int) -> None:
+        """Take `fd` for a user who waits while it is readable, as :meth:`wait` tells. Raises `OSError`."""
+        self._users.register(fd, select.EPOLLIN)
 
     def leave(self, fd: int) -> None:
         """Forget somebody whose descriptor is about to close."""
-        self._unfinished.discard(fd)
-        if not self._epoll.closed:
-            with contextlib.suppress(OSError):  # it goes with the descriptor then
-                self._epoll.unregister(fd)
+        self._unfinished.pop(fd, None)
+        for epoll in (self._users, self._others):
+            if not epoll.closed:
+                with contextlib.suppress(OSError):  # it goes with the descriptor then
+                    epoll.unregister(fd)
+
+    def fileno(self) -> int:
+        """Return the descriptor, owned by this object, that is readable when :meth:`wait` has something to tell."""
+        return self._users.fileno()
+
+    def wait(self, seconds: float) -> dict[int, int]:
+        """Wait at most so long until a user waits for a turn; return those that do, each with some number."""
+        due = self._unfinished.copy()
+        due.update(self._users.poll(0 if due else seconds, _MAX_EVENTS))
+        return due
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether somebody has something to do that the kernel doesn't know of."""
+        return bool(self._unfinished)
+
+    def rouse(self, fd: int) -> None:
+        """Note that a user has something to do, though `fd` isn't readable."""
+        if not self._unfinished:
+            self.on_rouse()
+        self._unfinished[fd] = 0
 
     def had_turn(self, fd: int, *, has_more: bool) -> None:
         """Note that somebody had a turn, and whether another one is needed."""
         if has_more:
-            self._unfinished.add(fd)
+            self._unfinished[fd] = 0
         else:
-            self._unfinished.discard(fd)
+            self._unfinished.pop(fd, None)
 
     def others_wait(self, fd: int) -> bool:
         """Return whether anybody else than `fd` waits."""
         if self._unfinished and (len(self._unfinished) > 1 or fd not in self._unfinished):
             return True
-        return any(waiting != fd for waiting, _ in self._epoll.poll(0, 2))
+        return any(waiting != fd for waiting, _ in self._users.poll(0, 2)) or bool(
+            self._others.poll(0, 1)
+        )
 
 
 def raise_error(error: Exception) -> None:
@@ -94,20 +127,18 @@ class Turns:
         self,
         queue: Queue,
         now: Callable[[], int] = time.monotonic_ns,
-        wake: Callable[[int], None] = lambda fd: None,
         failed: Callable[[Exception], None] = raise_error,
     ) -> None:
         """Wait for no channel yet. `queue` tells who else waits, `now` returns the time in nanoseconds.
 
-        `wake` is called with :meth:`fileno` when the owner has to stop waiting for that, because the kernel is too
-        short of memory to make it readable; `failed` is told of what went wrong and must not have.
+        `failed` is told of what went wrong and must not have.
         Raises `OSError` if the process has no descriptor left.
         """
-        self._wake_owner = wake
         self._failed = failed
         #: Channels that the kernel reported in a row and that had nothing to receive and no room to send.
         self._fruitless = 0
-        self._queue = queue
+        #: Who else waits.
+        self.queue = queue
         self._now = now
         #: When the present slice is over if anybody else waits, and in any case.
         self._until = self._end = 0
@@ -132,15 +163,12 @@ class Turns:
         self._has_new = False
         #: Channels that the kernel reported and that haven't been served since: descriptor and events.
         self._ready: deque[tuple[int, int]] = deque()
-        #: Whether the owner waits for :meth:`fileno`.
-        self._idle = False
-        self._wake = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll = select.epoll()
+        self._fd = self._epoll.fileno()
         try:
-            self._epoll = select.epoll()
-            self._epoll.register(self._wake, 0)
-            queue.enter(self._epoll.fileno())
+            queue.enter_user(self._fd)
         except OSError:
-            os.close(self._wake)
+            self._epoll.close()
             raise
 
     def __bool__(self) -> bool:
@@ -148,8 +176,8 @@ class Turns:
         return bool(self._connections or self._work or self._interrupted)
 
     def fileno(self) -> int:
-        """Return the descriptor, owned by this object, that is readable when :meth:`take` has something to do."""
-        return self._epoll.fileno()
+        """Return the descriptor, owned by this object, that is readable when channels have something to do."""
+        return self._fd
 
     def give_up(self) -> None:
         """End what was interrupted."""
@@ -163,9 +191,8 @@ class Turns:
         """Give up, and stop waiting. The channels stay open. Idempotent."""
         self.give_up()
         if not self._epoll.closed:
-            self._queue.leave(self._epoll.fileno())
+            self.queue.leave(self._fd)
             self._epoll.close()
-            os.close(self._wake)
 
     def connections(self) -> list[Connection]:
         """Return all channels."""
@@ -215,8 +242,7 @@ class Turns:
     # --- serving --------------------------------------------------------------------------------------------------
 
     def take(self) -> bool:
-        """Serve this user for one slice. Returns False if nothing is left to do until `fileno` is readable."""
-        self._idle = False
+        """Serve this user for one slice. Returns False if nothing is left to do until the queue has it again."""
         now = self._now()
         self._until, self._end = now + SLICE_NS, now + MAX_SLICE_NS
         interrupted_first = self._paused and self._interrupted_is_next
@@ -230,8 +256,7 @@ class Turns:
         if self._paused and not interrupted_first and not self._is_over():
             self._go_on(self._paused.popleft())
         more = bool(self._ready or self._to_flush or self._work or self._paused)
-        self._queue.had_turn(self._epoll.fileno(), has_more=more)
-        self._idle = not more
+        self.queue.had_turn(self._fd, has_more=more)
         return more
 
     def _is_over(self) -> bool:
@@ -239,7 +264,7 @@ class Turns:
         now = self._now()
         if now < self._until:
             return False
-        if now < self._end and not self._queue.others_wait(self._epoll.fileno()):
+        if now < self._end and not self.queue.others_wait(self._fd):
             self._until = now + SLICE_NS
             return False
         return True
@@ -376,9 +401,5 @@ class Turns:
 
     def _rouse(self) -> None:
         """Have the owner take a turn."""
-        if self._idle and not self._epoll.closed:
-            self._idle = False
-            try:
-                self._epoll.modify(self._wake, _WAKE)
-            except OSError:
-                self._wake_owner(self._epoll.fileno())
+        if not self._epoll.closed:
+            self.queue.rouse(self._fd)

@@ -155,9 +155,11 @@ def log() -> Log:
 
 
 @pytest.fixture
-def queue() -> Iterator[Queue]:
+async def reactor(log: Log) -> AsyncIterator[TrioReactor]:
     with contextlib.closing(Queue()) as queue:
-        yield queue
+        async with trio.open_nursery() as nursery:
+            yield TrioReactor(nursery, queue, log)
+            nursery.cancel_scope.cancel()
 
 
 @pytest.fixture(autouse=True)
@@ -329,45 +331,38 @@ async def test_a_wait_is_answered_by_who_comes_later(tmp_path: Path, log: Log) -
 
 
 @pytest.mark.trio
-async def test_a_user_is_waited_for_as_long_as_it_has_channels(
-    nursery: trio.Nursery, queue: Queue, log: Log
-) -> None:
-    reactor = TrioReactor(nursery, queue, log)
+async def test_a_user_is_waited_for_as_long_as_it_has_channels(reactor: TrioReactor) -> None:
+    await wait_all_tasks_blocked()
+    before = len(os.listdir("/proc/self/fd"))
     for _ in range(2):
         with FakeConnection() as first, FakeConnection(first.account) as second:
             reactor.serve(first.connection)
             reactor.serve(second.connection)
             await wait_all_tasks_blocked()
-            assert len(nursery.child_tasks) == 1
             for fake in (first, second):
                 reactor.closing(fake.connection)
             assert reactor.closed_one.is_set()
         await wait_all_tasks_blocked()
-        assert not nursery.child_tasks
+        assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.trio
-async def test_a_user_may_close_the_last_channel_in_its_turn(
-    nursery: trio.Nursery, queue: Queue, log: Log
-) -> None:
-    reactor = TrioReactor(nursery, queue, log)
+async def test_a_user_may_close_the_last_channel_in_its_turn(reactor: TrioReactor) -> None:
     with FakeConnection() as fake:
         fake.on_receive = lambda: reactor.closing(fake.connection)
         fake.send()
         reactor.serve(fake.connection)
         await wait_all_tasks_blocked()
         assert fake.received == 1
-    assert not nursery.child_tasks
 
 
 @pytest.mark.trio
 async def test_users_are_served_in_turn(
-    nursery: trio.Nursery, queue: Queue, log: Log, monkeypatch: pytest.MonkeyPatch
+    reactor: TrioReactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many channels of one user are ready: each user has one slice, then another one."""
     for bound in ("SLICE_NS", "MAX_SLICE_NS"):
         monkeypatch.setattr(f"sysmemd.turns.{bound}", 0)  # a message is a slice
-    reactor = TrioReactor(nursery, queue, log)
     order: list[str] = []
     with contextlib.ExitStack() as stack:
         one = stack.enter_context(FakeConnection(uid=1))
@@ -387,26 +382,21 @@ async def test_users_are_served_in_turn(
 
 @pytest.mark.trio
 async def test_a_user_who_can_not_be_waited_for_is_closed(
-    nursery: trio.Nursery, queue: Queue, log: Log, monkeypatch: pytest.MonkeyPatch
+    reactor: TrioReactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_turns(_: Queue, **__: object) -> None:
+    def no_turns(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(daemon, "Turns", no_turns)
     with FakeConnection() as fake:
-        reactor = TrioReactor(nursery, queue, log)
         reactor.serve(fake.connection)
         assert fake.refusals == ["the daemon can't wait for it: [Errno 24] Too many open files"]
         assert fake.closed
         reactor.closing(fake.connection)
-    assert not nursery.child_tasks
 
 
 @pytest.mark.trio
-async def test_work_that_fails_is_logged_and_stops_nobody(
-    nursery: trio.Nursery, queue: Queue, log: Log
-) -> None:
-    reactor = TrioReactor(nursery, queue, log)
+async def test_work_that_fails_is_logged_and_stops_nobody(reactor: TrioReactor, log: Log) -> None:
     with FakeConnection() as fake:
         reactor.in_turn(fake.account.user, lambda: [].clear(1))  # type: ignore[call-arg] # fails
         done = trio.Event()
@@ -414,16 +404,13 @@ async def test_work_that_fails_is_logged_and_stops_nobody(
         await done.wait()
     assert log.events("error") == ["work of a user failed"]
     await wait_all_tasks_blocked()
-    assert not nursery.child_tasks
 
 
 @pytest.mark.trio
-async def test_the_reactor_closes_what_it_serves(
-    nursery: trio.Nursery, queue: Queue, log: Log
-) -> None:
+async def test_the_reactor_closes_what_it_serves(log: Log) -> None:
     """Also after its tasks were cancelled."""
     for cancelled in (False, True):
-        with trio.CancelScope() as scope:
+        with trio.CancelScope() as scope, contextlib.closing(Queue()) as queue:
             async with trio.open_nursery() as inner:
                 reactor = TrioReactor(inner, queue, log)
                 with FakeConnection() as fake:
@@ -436,6 +423,7 @@ async def test_the_reactor_closes_what_it_serves(
                     reactor.close()
                     assert fake.closed
                     reactor.closing(fake.connection)
+                inner.cancel_scope.cancel()
 
 
 # --- what fails -------------------------------------------------------------------------------------------------------

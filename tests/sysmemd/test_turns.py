@@ -74,7 +74,7 @@ class Holder:
 
 def is_due(turns: Turns) -> bool:
     """Whether somebody who waits for these turns would go on."""
-    return bool(select.select([turns.fileno()], [], [], 0)[0])
+    return turns.fileno() in turns.queue.wait(0)
 
 
 def test_a_channel_is_served_when_it_is_readable(made: Turns, fake: FakeConnection) -> None:
@@ -299,13 +299,6 @@ def test_what_was_ready_may_close_before_it_is_served(
     assert sum(fake.received for fake in fakes) == 1
 
 
-def test_nobody_is_roused_who_does_not_wait(made: Turns, fake: FakeConnection) -> None:
-    made.flush(fake.connection)  # before the first turn
-    assert not is_due(made)
-    made.take()
-    assert fake.flushed == 1
-
-
 def test_long_work_is_interrupted_and_others_are_served_meanwhile(
     made: Turns, new: Callable[[], FakeConnection], time: Time
 ) -> None:
@@ -471,7 +464,7 @@ def test_without_descriptors_nothing_is_left_open(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(select, "epoll", no_epoll)
     with contextlib.closing(queue), pytest.raises(OSError, match="Too many"):
         Turns(queue)
-    assert len(os.listdir("/proc/self/fd")) == len(before) - 1
+    assert len(os.listdir("/proc/self/fd")) == len(before) - 2
 
 
 def test_closing_is_idempotent_and_leaves_the_channels(made: Turns, fake: FakeConnection) -> None:
@@ -504,16 +497,6 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Short:
     made = Short()
     monkeypatch.setattr("sysmemd.turns.select.epoll", lambda: made)
     return made
-
-
-def test_an_owner_that_can_not_be_roused_is_woken_otherwise(queue: Queue, short: Short) -> None:
-    woken: list[int] = []
-    with contextlib.closing(Turns(queue, wake=woken.append)) as made:
-        assert not made.take()
-        short.short = True
-        made.in_turn(lambda: None)
-        assert woken == [made.fileno()]
-        short.short = False
 
 
 def test_a_channel_closes_though_it_can_not_be_forgotten(

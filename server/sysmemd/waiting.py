@@ -1,0 +1,74 @@
+"""Work in place of trio's wait: what is ready is served without a task of trio's being woken for it.
+
+Waking a task takes trio some 30 calls of Python functions and a system call to wait anew: more than most messages take
+otherwise. So when no task can go on, the daemon doesn't wait in trio. It waits itself, in an epoll instance that also
+tells when trio has something to do, and serves whoever is ready, until then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Any
+
+import trio
+from trio._core import _run
+
+#: Called with how long to wait, in seconds, for somebody to serve. Returns how many were served, and whether trio is
+#: ready to go on.
+Serve = Callable[[float], tuple[int, bool]]
+
+
+class _InPlaceOfWaiting(trio.abc.Instrument):
+    """Serves before trio waits, for as long as trio would."""
+
+    def __init__(self, runner: Any, serve: Serve, failed: Callable[[Exception], None]) -> None:
+        self._runner = runner
+        self._serve = serve
+        self._failed = failed
+        self._token = trio.lowlevel.current_trio_token()
+
+    def before_io_wait(self, timeout: float) -> None:
+        try:
+            if not timeout:
+                self._serve(0)
+            elif not self._serve_for(timeout):
+                # Trio would wait for as long as it meant to before.
+                self._token.run_sync_soon(_nothing, idempotent=True)
+        except Exception as error:  # trio would do without this from now on
+            self._failed(error)
+            self._token.run_sync_soon(_nothing, idempotent=True)
+
+    def _serve_for(self, seconds: float) -> bool:
+        """Serve until trio has something to do; return whether trio finds that by itself."""
+        runnable = self._runner.runq
+        end = monotonic() + seconds
+        left = seconds
+        while left > 0:
+            served, is_trio_ready = self._serve(left)
+            if is_trio_ready:
+                return not served  # else it may not be so any more
+            if runnable:
+                return False
+            left = end - monotonic()
+        return False
+
+
+def _nothing() -> None:
+    """Have trio look for what has become due."""
+
+
+@contextlib.contextmanager
+def in_place_of_waiting(serve: Serve, failed: Callable[[Exception], None]) -> Iterator[int]:
+    """Have `serve` called whenever trio would wait, within the block. It must return once trio has something to do.
+
+    The block gets the descriptor that is readable then.
+    """
+    runner: Any = _run.GLOBAL_RUN_CONTEXT.runner
+    instrument = _InPlaceOfWaiting(runner, serve, failed)
+    trio.lowlevel.add_instrument(instrument)
+    try:
+        yield runner.io_manager._epoll.fileno()
+    finally:
+        trio.lowlevel.remove_instrument(instrument)

@@ -1,0 +1,131 @@
+"""A daemon that has the loop to itself serves in place of trio's wait, and trio goes on all the same."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+import trio.lowlevel
+
+from sysmemd.daemon import TrioReactor
+from sysmemd.turns import Queue
+
+from .memory.harness import RecordingLog
+from .turns import FakeConnection
+
+PATIENCE = 10.0
+
+
+@contextlib.asynccontextmanager
+async def reactor(log: RecordingLog) -> AsyncIterator[TrioReactor]:
+    with contextlib.closing(Queue()) as queue, trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            yield TrioReactor(nursery, queue, log, alone=True)
+            nursery.cancel_scope.cancel()
+
+
+def alone(test: Callable[[TrioReactor, RecordingLog], Awaitable[None]]) -> Callable[[], None]:
+    """Have a test run in a loop with real time."""
+
+    async def run() -> None:
+        log = RecordingLog()
+        async with reactor(log) as made:
+            await trio.lowlevel.checkpoint()
+            await test(made, log)
+
+    def test_in_loop() -> None:
+        trio.run(run)
+
+    test_in_loop.__name__ = test.__name__
+    return test_in_loop
+
+
+@alone
+async def test_a_message_is_served_and_whom_it_lets_go_on_goes_on(
+    made: TrioReactor, log: RecordingLog
+) -> None:
+    with FakeConnection() as fake:
+        for _ in range(3):
+            came = trio.Event()
+            fake.on_receive = came.set
+            if not made.connections():
+                made.serve(fake.connection)
+            fake.send()
+            await came.wait()
+        made.closing(fake.connection)
+
+
+@alone
+async def test_a_message_is_served_while_trio_has_nothing_to_do(
+    made: TrioReactor, log: RecordingLog
+) -> None:
+    """No task can go on; the answer is what wakes the one that waits for it."""
+    with FakeConnection() as fake:
+        fake.on_receive = partial(fake.near.send, b"y")
+        made.serve(fake.connection)
+        fake.send()
+        await trio.lowlevel.wait_readable(fake.far)
+        made.closing(fake.connection)
+
+
+@alone
+async def test_timers_and_tasks_go_on_however_busy_a_user_is(
+    made: TrioReactor, log: RecordingLog
+) -> None:
+    with FakeConnection() as fake:
+        made.serve(fake.connection)
+        again = True
+
+        def work() -> None:
+            if again:
+                made.in_turn(fake.account.user, work)
+
+        work()
+        await trio.sleep(0.01)
+        reading, writing = os.pipe()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.lowlevel.wait_readable, reading)
+            await trio.sleep(0.01)
+            os.write(writing, b"x")
+        os.close(reading)
+        os.close(writing)
+        again = False
+        made.closing(fake.connection)
+
+
+@alone
+async def test_a_wake_up_from_another_thread_is_noticed(
+    made: TrioReactor, log: RecordingLog
+) -> None:
+    await trio.to_thread.run_sync(lambda: None)
+
+
+def test_what_goes_wrong_while_serving_is_said_and_serving_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wait = Queue.wait
+    failures = [OSError("no memory")]
+
+    def fails_once(queue: Queue, seconds: float) -> Any:
+        if failures:
+            raise failures.pop()
+        return wait(queue, seconds)
+
+    monkeypatch.setattr(Queue, "wait", fails_once)
+
+    @alone
+    async def serve(made: TrioReactor, log: RecordingLog) -> None:
+        with FakeConnection() as fake:
+            fake.on_receive = partial(fake.near.send, b"y")
+            made.serve(fake.connection)
+            fake.send()
+            await trio.lowlevel.wait_readable(fake.far)
+            made.closing(fake.connection)
+
+    serve()
+    assert not failures
