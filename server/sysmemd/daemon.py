@@ -112,8 +112,8 @@ class TrioReactor:
         self._queue = queue
         self._turns: dict[User, Turns] = {}
         self._users: dict[int, User] = {}
-        #: Readable when trio has something to do; -1 if the loop is somebody else's.
-        self._trio = -1
+        #: The only user, who is waited for directly.
+        self._sole: Turns | None = None
         self.closed_one = trio.Event()
         nursery.start_soon(self._run_alone if alone else self._run)
 
@@ -183,7 +183,23 @@ class TrioReactor:
             turns = Turns(self._queue, failed=self._say_failed)
             self._turns[user] = turns
             self._users[turns.fileno()] = user
+            self._find_sole()
         return turns
+
+    def _find_sole(self) -> None:
+        sole = None
+        if len(self._turns) == 1 and self._queue.loop >= 0:
+            [sole] = self._turns.values()
+        if sole is self._sole:
+            return
+        with contextlib.suppress(OSError):
+            if self._sole is not None:
+                self._sole.watch_loop(watched=False)
+        self._sole = None
+        with contextlib.suppress(OSError):  # then it is waited for as others are
+            if sole is not None:
+                sole.watch_loop(watched=True)
+                self._sole = sole
 
     async def _run(self) -> None:
         self._queue.on_rouse = partial(trio.lowlevel.notify_closing, self._queue)
@@ -199,12 +215,13 @@ class TrioReactor:
 
     async def _run_alone(self) -> None:
         try:
-            with in_place_of_waiting(self._serve, self._say_failed) as self._trio:
-                self._queue.enter_user(self._trio)
+            with in_place_of_waiting(self._serve, self._say_failed) as fd:
+                self._queue.enter_loop(fd)
+                self._find_sole()
                 try:
                     await trio.sleep_forever()
                 finally:
-                    self._queue.leave(self._trio)
+                    self._queue.leave(fd)
         finally:
             self._stop()
 
@@ -219,13 +236,24 @@ class TrioReactor:
 
         Returns how many were served, and whether trio is ready to go on.
         """
+        sole = self._sole
+        if sole is not None:
+            return self._serve_sole(sole, seconds)
         due = self._queue.wait(seconds)
         for fd in due:
             user = self._users.get(fd)
             if user is not None:
                 self._take(fd, user, self._turns[user])
-        is_trio_ready = self._trio in due
+        is_trio_ready = self._queue.loop in due
         return len(due) - is_trio_ready, is_trio_ready
+
+    def _serve_sole(self, turns: Turns, seconds: float) -> tuple[int, bool]:
+        queue, fd = self._queue, turns.fileno()
+        turns.loop_is_ready = queue.has_unfinished and queue.loop in queue.wait(0)
+        if not queue.has_unfinished and not turns.wait(seconds):
+            return 0, False
+        self._take(fd, self._users[fd], turns)
+        return 1, turns.loop_is_ready
 
     def _take(self, fd: int, user: User, turns: Turns) -> None:
         try:
@@ -237,8 +265,9 @@ class TrioReactor:
         if has_more:
             return
         if not turns:
-            turns.close()
             del self._turns[user], self._users[fd]
+            self._find_sole()
+            turns.close()
         elif turns.is_fruitless:
             self._rest(fd, turns, _FRUITLESS_SECONDS)
 
@@ -440,7 +469,7 @@ async def serving(
             log=log,
         )
         stack.callback(memory.close)
-        queue = Queue()
+        queue = Queue(alone=alone)
         stack.callback(queue.close)
         queue.enter(memory.fileno())
         async with trio.open_nursery() as nursery:

@@ -44,14 +44,21 @@ _WRITABLE: Final = select.EPOLLOUT
 class Queue:
     """Who waits for a turn: users, connections that aren't accepted yet, news from the kernel."""
 
-    def __init__(self) -> None:
-        """Raises `OSError` if the process has no descriptor left."""
+    def __init__(self, *, alone: bool = False) -> None:
+        """With `alone` the one who waits tells of all others by a descriptor of its own (:attr:`loop`).
+
+        Raises `OSError` if the process has no descriptor left.
+        """
+        #: Readable when the loop has something to do that isn't a user's; -1 where the loop doesn't tell.
+        self.loop = -1
         self._users = select.epoll()
-        try:
-            self._others = select.epoll()
-        except OSError:
-            self._users.close()
-            raise
+        self._others: select.epoll | None = None
+        if not alone:
+            try:
+                self._others = select.epoll()
+            except OSError:
+                self._users.close()
+                raise
         #: Those who have something to do that the kernel doesn't know of.
         self._unfinished: dict[int, int] = {}
         #: Called when somebody comes to have something to do that the kernel doesn't know of.
@@ -60,11 +67,18 @@ class Queue:
     def close(self) -> None:
         """Forget everybody."""
         self._users.close()
-        self._others.close()
+        if self._others is not None:
+            self._others.close()
 
     def enter(self, fd: int) -> None:
         """Take `fd` for somebody who waits while it is readable, and for whom somebody else waits. Raises `OSError`."""
-        self._others.register(fd, select.EPOLLIN)
+        if self._others is not None:
+            self._others.register(fd, select.EPOLLIN)
+
+    def enter_loop(self, fd: int) -> None:
+        """Take `fd` for the loop's: readable when there is something to do that isn't a user's. Raises `OSError`."""
+        self.enter_user(fd)
+        self.loop = fd
 
     def enter_user(self, fd: int) -> None:
         """Take `fd` for a user who waits while it is readable, as :meth:`wait` tells. Raises `OSError`."""
@@ -74,7 +88,7 @@ class Queue:
         """Forget somebody whose descriptor is about to close."""
         self._unfinished.pop(fd, None)
         for epoll in (self._users, self._others):
-            if not epoll.closed:
+            if epoll is not None and not epoll.closed:
                 with contextlib.suppress(OSError):  # it goes with the descriptor then
                     epoll.unregister(fd)
 
@@ -110,9 +124,9 @@ class Queue:
         """Return whether anybody else than `fd` waits."""
         if self._unfinished and (len(self._unfinished) > 1 or fd not in self._unfinished):
             return True
-        return any(waiting != fd for waiting, _ in self._users.poll(0, 2)) or bool(
-            self._others.poll(0, 1)
-        )
+        if any(waiting != fd for waiting, _ in self._users.poll(0, 2)):
+            return True
+        return self._others is not None and bool(self._others.poll(0, 1))
 
 
 def raise_error(error: Exception) -> None:
@@ -161,6 +175,8 @@ class Turns:
         self._interrupted_is_next = False
         #: Whether there are channels that the kernel hasn't been asked about; messages mostly wait in them already.
         self._has_new = False
+        #: Whether the loop was reported among the channels.
+        self.loop_is_ready = False
         #: Channels that the kernel reported and that haven't been served since: descriptor and events.
         self._ready: deque[tuple[int, int]] = deque()
         self._epoll = select.epoll()
@@ -174,6 +190,22 @@ class Turns:
     def __bool__(self) -> bool:
         """Whether there is any channel, or anything to do."""
         return bool(self._connections or self._work or self._interrupted)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait at most so long for channels or, if that is watched, for the loop; return whether there is anything.
+
+        For a user who is the only one: then the queue needn't be asked before.
+        """
+        if not self._ready:
+            self._ready.extend(self._epoll.poll(seconds, _MAX_EVENTS))
+        return bool(self._ready)
+
+    def watch_loop(self, *, watched: bool) -> None:
+        """Have the loop's descriptor reported among the channels, or not any more. Raises `OSError`."""
+        if watched:
+            self._epoll.register(self.queue.loop, select.EPOLLIN)
+        elif not self._epoll.closed:
+            self._epoll.unregister(self.queue.loop)
 
     def fileno(self) -> int:
         """Return the descriptor, owned by this object, that is readable when channels have something to do."""
@@ -319,6 +351,8 @@ class Turns:
             connection = self._connections.get(fd)
             if connection is not None:  # it hasn't closed meanwhile
                 self._serve_connection(connection, events)
+            elif fd == self.queue.loop:
+                self.loop_is_ready = True
 
     @property
     def is_fruitless(self) -> bool:
