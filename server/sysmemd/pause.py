@@ -32,21 +32,14 @@ class Sliced(Protocol):
         """Return when `holder` is idle."""
 
 
-#: The work whose slice it is now.
-_current: Sliced | None = None
-
-
-def begin(work: Sliced | None) -> Sliced | None:
-    """Say whose slice it is from now on. Returns whose it was."""
-    global _current
-    before, _current = _current, work
-    return before
+#: The work whose slice it is now; set by whoever begins or ends a slice.
+current: Sliced | None = None
 
 
 def give_way() -> None:
     """Let others go on if the slice of this work is over."""
-    if _current is not None:
-        _current.give_way()
+    if current is not None:
+        current.give_way()
 
 
 def giving_way(items: Iterable[T], every: int = 16) -> Iterator[T]:
@@ -59,5 +52,5 @@ def giving_way(items: Iterable[T], every: int = 16) -> Iterator[T]:
 
 def wait_for(holder: Holder) -> None:
     """Let others go on until `holder` is idle. Only work that is done in slices can meet one that is not."""
-    assert _current is not None, f"{holder!r} is not idle, and nobody can make it so"
-    _current.wait_for(holder)
+    assert current is not None, f"{holder!r} is not idle, and nobody can make it so"
+    current.wait_for(holder)

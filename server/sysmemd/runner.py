@@ -37,12 +37,15 @@ class Runner:
     def go_on(self) -> None:
         """Do the work until it pauses, rests or ends. What it raises is raised here."""
         self.is_paused = False
-        before = pause.begin(self)
+        before, pause.current = pause.current, self
         try:
             self._greenlet.parent = getcurrent()
-            self._greenlet.switch(*(() if self._greenlet else (self,)))
+            if self._greenlet:
+                self._greenlet.switch()
+            else:
+                self._greenlet.switch(self)
         finally:
-            pause.begin(before)
+            pause.current = before
 
     @property
     def is_alive(self) -> bool:

@@ -366,28 +366,31 @@ class Turns:
             self._failed(error)
 
     def _serve_connection(self, connection: Connection, events: int) -> None:
-        before = connection.received, connection.waiting_bytes, connection.reading
+        received, reading = connection.received, connection.reading
+        is_full = connection in self._full
+        waiting = connection.waiting_bytes if is_full else 0
         try:
-            self._serve_reported(connection, events)
+            if is_full and events != _READABLE:
+                self._flush(connection)
+            if connection.reading:
+                for _ in range(RECEIVE_BUDGET):
+                    if not connection.receive() or self._is_over():
+                        break
+            else:
+                self._update(connection)
         except Exception as error:
             # A connection lets nothing out; should one do so wrongly, it ends alone.
             self._failed(error)
             self._do(connection.close)
-        after = connection.received, connection.waiting_bytes, connection.reading
-        if after != before or connection in self._held:
+        if (
+            connection.received != received
+            or connection.reading != reading
+            or connection in self._held
+            or (is_full and connection.waiting_bytes != waiting)
+        ):
             self._fruitless = 0
         else:
             self._fruitless += 1
-
-    def _serve_reported(self, connection: Connection, events: int) -> None:
-        if connection in self._full and events != _READABLE:
-            self._flush(connection)
-        if not connection.reading:
-            self._update(connection)
-            return
-        for _ in range(RECEIVE_BUDGET):
-            if not connection.receive() or self._is_over():
-                return
 
     def _can_go_on(self, runner: Runner) -> None:
         self._paused.append(runner)

@@ -42,7 +42,7 @@ class SlowWork:
 
     def pause(self) -> None:
         """Pause the work that is being done by :meth:`do`; do nothing outside of such work."""
-        runner: Any = pause._current
+        runner: Any = pause.current
         if runner is not None:
             runner.is_paused = True
             runner.rest()

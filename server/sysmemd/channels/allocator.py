@@ -18,7 +18,8 @@ from ..ports import ClientInfo, NoMemoryError, Peer
 from ..quota import Exceeded, Kind
 from ..tree import Misuse
 from ..users import Charge, OverLimitError
-from .connection import Connection, Failed
+from .connection import Connection
+from .errors import Failed
 from .nodes import CollectionServer, NodeServer, S, TokenServer, adopt, client_info, discard
 from .service import Service
 

@@ -18,7 +18,9 @@ from sysmem_protocol.sysmem2 import Error
 from ..pause import give_way
 from ..ports import Closeable
 from ..text import printable
-from .connection import Connection, Deferred, Failed
+from .answering import Answering
+from .deferred import Deferred
+from .errors import Failed
 
 #: A name, and the user whom the token is for.
 Key: TypeAlias = tuple[str, int]
@@ -55,7 +57,7 @@ class Offer(Deferred):
         self._token: Token | None = None
         self._watch(token)
 
-    def bind(self, connection: Connection, method: Method, txid: int) -> None:
+    def bind(self, connection: Answering, method: Method, txid: int) -> None:
         """See :class:`.Deferred`."""
         super().bind(connection, method, txid)
         self.connection = connection
@@ -110,7 +112,7 @@ class Take(Deferred):
         self.key = key
         self._meetings = meetings
 
-    def bind(self, connection: Connection, method: Method, txid: int) -> None:
+    def bind(self, connection: Answering, method: Method, txid: int) -> None:
         """See :class:`.Deferred`."""
         super().bind(connection, method, txid)
         self.connection = connection
@@ -152,7 +154,7 @@ class Meetings:
         self._offers: dict[Key, dict[int, Offer]] = {}
         #: Who waits longest is first.
         self._takes: dict[Key, OrderedDict[Take, None]] = {}
-        self._calls: dict[Connection, set[Offer | Take]] = {}
+        self._calls: dict[Answering, set[Offer | Take]] = {}
 
     def check_free(self, key: Key, from_uid: int) -> None:
         """Raise :class:`Failed` if a user offers a token under this name to the same user already."""
@@ -197,7 +199,7 @@ class Meetings:
                 del self._takes[take.key]
             self._remove(take)
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: Answering) -> None:
         """End all that a connection offers and waits for."""
         for call in tuple(self._calls.get(connection, ())):
             call.end()

@@ -25,7 +25,9 @@ from ..quota import Exceeded, Kind
 from ..tree import Allocated, Cause, Node, NodeChannel, NotInCollection
 from ..users import Account, Charge, OverLimitError
 from . import reasons
-from .connection import Connection, Deferred, Failed, Refused
+from .connection import Connection
+from .deferred import Deferred
+from .errors import Failed, Refused
 from .reasons import Reason
 from .service import Service, is_event
 

@@ -44,9 +44,11 @@ from ..tree import (
     WhoHas,
 )
 from ..users import Account, Charge, OverLimitError, Users
-from .connection import Connection, Reactor, Refused, Server, Tracer, flaw_of
+from .connection import Connection, Reactor, Server, Tracer
+from .errors import Refused
 from .meetings import Meetings
 from .reasons import Reason, cut
+from .requests import flaw_of
 
 #: Which object a descriptor refers to.
 _Identity = tuple[int, int]

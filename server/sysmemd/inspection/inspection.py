@@ -14,7 +14,7 @@ from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import Error
 
 from ..channels import Service
-from ..channels.connection import Failed
+from ..channels.errors import Failed
 from ..documents import Document
 from ..pause import giving_way
 from ..threads import Ask, ask_here

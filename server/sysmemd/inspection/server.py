@@ -11,7 +11,9 @@ from sysmem_protocol.handles import Handle
 from sysmem_protocol.library import Interface, Method, Table
 
 from ..channels import Connection
-from ..channels.connection import Deferred, Failed
+from ..channels.answering import Answering
+from ..channels.deferred import Deferred
+from ..channels.errors import Failed
 from ..ports import Peer
 from ..quota import Exceeded
 from .inspection import Done, Inspection
@@ -95,7 +97,7 @@ class Asked(Deferred):
         self._ask = ask
         self._answer = answer
 
-    def bind(self, connection: Connection, method: Method, txid: int) -> None:
+    def bind(self, connection: Answering, method: Method, txid: int) -> None:
         """See :class:`.Deferred`."""
         super().bind(connection, method, txid)
         self._ask(self._done)

@@ -14,7 +14,8 @@ from sysmem_protocol.sysmem2 import Error
 from sysmem_protocol.testing import End
 
 from ..channels import Service
-from ..channels.connection import Connection, Failed
+from ..channels.connection import Connection
+from ..channels.errors import Failed
 from ..documents import Document
 from ..ports import Peer
 from ..quota import Exceeded

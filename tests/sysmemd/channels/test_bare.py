@@ -9,7 +9,7 @@ import pytest
 from sysmem_protocol.library import Interface
 from sysmem_protocol.message import HEADER
 from sysmem_protocol.sysmem2 import BufferCollection, BufferCollectionToken, Node
-from sysmemd.channels.connection import bare_methods
+from sysmemd.channels.requests import bare_methods
 
 from .support import Bench, Client, header
 

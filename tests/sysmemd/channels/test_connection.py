@@ -25,13 +25,9 @@ from sysmem_protocol.sysmem2 import (
     Error,
     Node,
 )
-from sysmemd.channels.connection import (
-    Connection,
-    Deferred,
-    Failed,
-    Refused,
-    Tracer,
-)
+from sysmemd.channels.connection import Connection, Tracer
+from sysmemd.channels.deferred import Deferred
+from sysmemd.channels.errors import Failed, Refused
 from sysmemd.config import Limits
 from sysmemd.in_flight import InFlight
 from sysmemd.pause import Holder
@@ -577,15 +573,17 @@ def test_get_vmo_info_answers_protocol_deviation(
 
 
 @pytest.mark.parametrize(
-    ("method", "answered"), [(Allocator.get_vmo_info, True), (Node.get_node_ref, False)]
+    ("interface", "method", "answered"),
+    [(Allocator, Allocator.get_vmo_info, True), (Node, Node.get_node_ref, False)],
 )
 def test_an_answer_whose_descriptors_cannot_be_sent_is_an_error_where_there_is_one(
     new_line: Callable[..., Line],
     monkeypatch: pytest.MonkeyPatch,
+    interface: type[Interface],
     method: Method,
     answered: bool,
 ) -> None:
-    line = new_line(method.interface)
+    line = new_line(interface)
     send = Channel.send
 
     def too_many(channel: Channel, data: bytes, handles: Any = ()) -> int:

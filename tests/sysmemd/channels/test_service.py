@@ -16,7 +16,7 @@ from sysmem_protocol import sysmem2
 from sysmem_protocol.channel import Channel
 from sysmem_protocol.handles import Handle, channel_pair, eventpair
 from sysmem_protocol.sysmem2 import BufferCollection, Node
-from sysmemd.channels.connection import Refused
+from sysmemd.channels.errors import Refused
 from sysmemd.channels.service import CollectionIds, Random, Token, is_event
 
 from .support import Bench, Client, header, wanting

@@ -1,0 +1,359 @@
+"""One served channel's way out: answers, events and reasons, in the order in which they come about."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from time import perf_counter_ns
+from typing import Any, Protocol
+
+from sysmem_protocol import codec
+from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.explained import Explained, ExplainedOnExplainedEvent
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.library import Event, Method, Table
+from sysmem_protocol.message import Message
+from sysmem_protocol.sysmem2 import Error
+
+from ..config import Limits
+from ..in_flight import Flight, InFlight
+from ..ports import Log
+from ..quota import Exceeded
+from ..users import Account
+from .errors import Failed
+from .latencies import SUM, Latencies
+from .outbox import Outbox, OutboxFull
+
+
+class Maker(Protocol):
+    """Makes an answer when it can be sent."""
+
+    def make(self) -> Table | Error | None:
+        """The answer; asked once or more, for each attempt to send it anew."""
+
+    def instead(self, error: OSError) -> Error:
+        """What to answer when the descriptors can't be sent."""
+
+    def done(self) -> None:
+        """The answer is sent, or never will be. Called once."""
+
+
+class Traffic(Protocol):
+    """Counts messages, and may be watched."""
+
+    #: Whether somebody watches.
+    active: bool
+    #: How long messages took that were processed, and answered if they are calls.
+    latencies: Latencies
+
+
+class Described(Protocol):
+    """What serves a connection, as far as answers need to know it."""
+
+    def about(self) -> dict[str, Any]:
+        """Fields for log lines: which channel this is, and who its client says it is."""
+
+
+class Answering(ABC):
+    """What a connection sends; the base of :class:`.Connection`, which receives and ends."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        server: Described,
+        account: Account,
+        *,
+        in_flight: InFlight,
+        limits: Limits,
+        log: Log,
+        tracer: Traffic,
+    ) -> None:
+        self.account = account
+        self._channel = channel
+        self._server = server
+        self._in_flight = in_flight
+        self._log = log
+        self._tracer = tracer
+        self._outbox = Outbox(
+            channel,
+            limits.max_outbox_messages,
+            limits.max_outbox_bytes,
+            partial(account.queue, self),
+            self._open_flight,
+        )
+        #: When each call came that waits for its answer, by txid (see :mod:`.latencies`).
+        self._calls: dict[int, int] = {}
+        self._latencies = tracer.latencies
+        self._stopped_receiving = False
+        self._sending_ends = False
+        self._said_held = False
+        #: Whether the client asked to be told reasons.
+        self.explained = False
+        #: How many messages were sent or wait to be.
+        self.sent = 0
+        self.reading = True
+        self.closed = False
+
+    def _open_flight(self) -> Flight:
+        fd = self._channel.fileno()
+        return self._in_flight.open(self.account, fd, self._flush_later)
+
+    @property
+    @abstractmethod
+    def gone(self) -> bool:
+        """Whether this has ended, or its client has left and only that wasn't read yet."""
+
+    @abstractmethod
+    def _flush_later(self) -> None:
+        """Have :meth:`flush` called. Does nothing if this is closed."""
+
+    @abstractmethod
+    def _trace(self, method: Method, txid: int, answer: Table | Error | None) -> None:
+        """Tell those who watch what is about to be sent."""
+
+    @property
+    def unanswered(self) -> int:
+        """How many calls wait for their answer."""
+        return len(self._calls)
+
+    @property
+    def queued(self) -> int:
+        """How many messages wait for the client to read."""
+        return len(self._outbox)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How much waits to be sent. See :class:`.Queue`."""
+        return self._outbox.waiting_bytes
+
+    @property
+    def waiting_descriptors(self) -> int:
+        """How many descriptors wait to be sent. See :class:`.Queue`."""
+        return self._outbox.waiting_descriptors
+
+    # --- what happens when something goes wrong ---------------------------------------------------------------------
+
+    @abstractmethod
+    def refuse(self, reason: str) -> None:
+        """End the channel because its client broke a rule. It gets no more answers."""
+
+    @abstractmethod
+    def fail(self, reason: str) -> None:
+        """End the channel because the daemon can't serve it. Its client gets no more answers."""
+
+    @abstractmethod
+    def overflow(self, error: Exceeded) -> None:
+        """See :class:`.Queue`."""
+
+    @abstractmethod
+    def close(self, far: Handle | None = None) -> None:
+        """Close at once, and the client end too if that is given; answers that wait are dropped. Idempotent."""
+
+    @abstractmethod
+    def _cannot(self, event: str, error: Exception) -> None:
+        """Say that the daemon failed its client, and end the channel."""
+
+    # --- answers and events -------------------------------------------------------------------------------------------
+
+    def log_failure(self, method: Method, failure: Failed) -> None:
+        """Log that a call is answered with an error, and why."""
+        self._log.info(
+            "a call was answered with an error",
+            method=str(method),
+            error=failure.error.name,
+            reason=str(failure),
+            **self._server.about(),
+        )
+        self.explain(failure.error, str(failure))
+
+    def explain(self, error: Error | None, line: str, report: Handle | None = None) -> None:
+        """Tell a client that asked for it why an answer with `error` follows, or (None) why the channel closes.
+
+        Owns `report`. A reason that can't be sent, for the client doesn't read, is dropped. Nothing is raised.
+        """
+        content = ExplainedOnExplainedEvent(error=error, line=line, report=report)
+        if not self.explained:
+            _close_handles(content)
+            return
+        with contextlib.suppress(OSError, OutboxFull):
+            # A channel that closes must not stay for a client that doesn't read.
+            self.send_event(Explained.on_explained, content, wait=error is not None)
+
+    def explain_next(self, error: Error, line: str) -> None:
+        """Tell a client that asked for it why an error is answered instead, when its answer is the next to be sent."""
+        if self.explained:
+            body, _ = codec.encode(ExplainedOnExplainedEvent(error=error, line=line))
+            with contextlib.suppress(OSError):
+                self._outbox.try_put(Message(0, Explained.on_explained.ordinal, body))
+
+    def send_event(self, event: Event, content: Table, *, wait: bool = True) -> bool:
+        """Send an event; owns its handles. False if it is dropped.
+
+        Without `wait` it is dropped when there is no room, unless others wait too.
+        Raises :class:`OutboxFull`, and what :meth:`Channel.send` raises.
+        """
+        if self._tracer.active:
+            self._trace(event, 0, content)
+        body, handles = codec.encode(content)
+        message = Message(0, event.ordinal, body, handles)
+        if self.closed or self._sending_ends:
+            message.close()
+            return False
+        if wait or self._outbox:
+            self._outbox.put(message)
+        elif not self._outbox.try_put(message):
+            return False
+        self.sent += 1
+        if self._outbox:
+            self._flush_later()
+        return True
+
+    def stream(self, event: Event, make: Callable[[], Table], done: Callable[[], None]) -> None:
+        """Send an event when there is room; `make` makes it for each attempt.
+
+        `done` is called once, when it is sent or never will be.
+        """
+
+        def message() -> Message:
+            body, handles = codec.encode(make())
+            return Message(0, event.ordinal, body, handles)
+
+        if self.closed:
+            done()
+            return
+        self.sent += 1
+        self._outbox.put_later(message, lambda _: message(), done)
+        self._flush_later()
+
+    def _answered(self, method: Method, txid: int) -> None:
+        self.sent += 1
+        began = self._calls.pop(txid, None)
+        if began is not None:
+            self._latencies.took(method, began)
+
+    def answer(self, method: Method, txid: int, answer: Table | Error | None) -> None:
+        """Send the answer to a call; owns its handles.
+
+        Raises :class:`OutboxFull`, and what :meth:`Channel.send` raises.
+        """
+        self._answered(method, txid)
+        if self._tracer.active:
+            self._trace(method, txid, answer)
+        message = _message(method, txid, answer)
+        if self.closed:
+            message.close()
+            return
+        try:
+            self._outbox.put(message)
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS or not method.fallible:
+                raise
+            self._log.error(
+                "descriptors can't be sent",
+                method=str(method),
+                reason=str(error),
+                **self._server.about(),
+            )
+            self.explain(Error.UNSPECIFIED, f"descriptors can't be sent: {error}")
+            self._outbox.put(_message(method, txid, Error.UNSPECIFIED))
+        if self._outbox:
+            self._flush_later()
+
+    def _answer_bare(self, method: Method, txid: int, header: bytes) -> None:
+        """Answer a call that has nothing to say: with its own header."""
+        if self._tracer.active or self.closed or not self._outbox.put_bytes(header):
+            self.answer(method, txid, None)
+            return
+        self.sent += 1
+        # As `Latencies.took` does, without a call, because this is the path that must be fast.
+        took = perf_counter_ns() - self._calls.pop(txid)
+        latency = self._latencies[method]
+        latency[took.bit_length()] += 1
+        latency[SUM] += took
+
+    def try_answer(self, method: Method, txid: int, answer: Table | Error | None) -> bool:
+        """As :meth:`answer`, but what goes wrong ends this channel. See :meth:`Deferred.answer`."""
+        try:
+            self.answer(method, txid, answer)
+        except PeerClosedError:
+            return False  # reading finds that out too, after what the client had sent
+        except OutboxFull as error:
+            self.refuse(str(error))
+        except Exception as error:
+            self._cannot("an answer can't be sent", error)
+        return self.reading
+
+    def answer_later(self, method: Method, txid: int, maker: Maker) -> None:
+        """Have the answer to a call sent by the next :meth:`flush`; see :meth:`Deferred.answer_with`."""
+        self._answered(method, txid)
+        if self.closed:
+            maker.done()
+            return
+        traced = False
+
+        def make() -> Message:
+            nonlocal traced
+            answer = maker.make()
+            if self._tracer.active and not traced:
+                self._trace(method, txid, answer)
+                traced = True  # it may be made again
+            return _message(method, txid, answer)
+
+        self._outbox.put_later(
+            make,
+            lambda error: _message(method, txid, maker.instead(error)),
+            maker.done,
+        )
+        self._flush_later()
+
+    def flush(self) -> bool:
+        """Send what waits; True when there is nothing left to do before this is asked for again. Nothing is raised."""
+        if self.closed:
+            return True
+        try:
+            done = self._outbox.flush()
+        except PeerClosedError:
+            self._outbox.close()  # reading finds that out too, after what the client had sent
+            done = True
+        except OutboxFull as error:
+            self.refuse(str(error))
+            done = True
+        except Exception as error:
+            self._cannot("an answer can't be sent", error)
+            done = True
+        if not done and not self.reading:
+            self._be_patient()
+        if not done and self._outbox.is_held:
+            if not self._said_held:
+                self._said_held = True
+                self.account.say_in_flight(self._server.about())
+            return True
+        self._said_held = False
+        if done and not self.reading:
+            self.close()
+        elif done and self._sending_ends:
+            self._channel.shutdown_sending()
+        return done
+
+    def _be_patient(self) -> None:
+        """Keep a channel that has ended until its client has read what waits, but not what the client still sends."""
+        if not self._stopped_receiving:
+            self._stopped_receiving = True
+            try:
+                self._channel.stop_receiving()
+            except OSError:
+                self.close()  # too few descriptors
+
+
+def _close_handles(table: Table) -> None:
+    for _, value in table.set_fields():
+        if isinstance(value, Handle):
+            value.close()
+
+
+def _message(method: Method, txid: int, answer: Table | Error | None) -> Message:
+    body, handles = codec.encode_response(method, answer)
+    return Message(txid, method.ordinal, body, handles)
