@@ -20,7 +20,7 @@ import trio
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.metrics import OPENMETRICS, PLAIN
 
-from .channels.connection import Failed
+from .channels.errors import Failed
 from .inspection import Inspection
 from .ports import Log
 from .quota import Share
