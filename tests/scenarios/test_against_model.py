@@ -6,22 +6,31 @@ client end; what the others then see is waited for, and nobody else may notice a
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import socket
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import randoms
 
 import sysmem
 from sysmem import blocking
 from sysmem.testing import Sysmemd
 
 from ..sysmemd.tree.model import Model, ModelNode, Wish
+from ..wire import raw
 from .scenario import ENOUGH, begin_wait
 
 STEPS = 60
+EXAMPLES = int(os.environ.get("SYSMEM_TESTS_EXAMPLES", "20"))
 MASK = 0x80000000
 
 
@@ -32,11 +41,52 @@ class DaemonsModel(Model):
         return super()._aggregate(start, visible) or None
 
 
+def any_descriptors(chance: random.Random, stack: ExitStack) -> list[int]:
+    """Descriptors of any kinds, mostly none; closed by `stack`."""
+    near, far = socket.socketpair(
+        socket.AF_UNIX, chance.choice([socket.SOCK_SEQPACKET, socket.SOCK_STREAM])
+    )
+    reading, writing = os.pipe()
+    made = [
+        *(near.detach(), far.detach(), reading, writing, os.eventfd(0)),
+        *(os.memfd_create("foreign"), os.open("/", os.O_PATH), os.open("/dev/zero", os.O_RDONLY)),
+    ]
+    for fd in made:
+        stack.callback(os.close, fd)
+    return chance.sample(made, chance.choice([0, 0, 1, 2, len(made)]))
+
+
+def send_invalid(chance: random.Random, fd: int) -> None:
+    """Send something that no channel takes, with any descriptors."""
+    methods = list(raw.METHODS.items())
+    _, (ordinal, two_way) = chance.choice(methods)
+    sync, _ = raw.METHODS["Node.Sync"]
+    body = chance.randbytes(chance.randrange(1, 60))
+    message = chance.choice(
+        [
+            body,  # no header, or another one
+            raw.header(1, sync) + body,  # it has no payload
+            raw.header(0 if two_way else 1, ordinal),  # the other way of calling
+            raw.header(1, ordinal ^ 1 << 40),  # no method
+            raw.header(1, sync, flags=b"\x02\x01\x80"),  # only the daemon splits messages
+            raw.header(1, sync, magic=2),
+            raw.header(0x80000001, sync),  # a transaction id of the daemon's
+        ]
+    )
+    with ExitStack() as stack:
+        descriptors = any_descriptors(chance, stack)
+        with socket.socket(fileno=os.dup(fd)) as channel:
+            socket.send_fds(channel, [message], descriptors)
+
+
 class Negotiation:
     """One collection, in the daemon and in the model."""
 
-    def __init__(self, allocator: blocking.Allocator, chance: random.Random) -> None:
+    def __init__(
+        self, allocator: blocking.Allocator, directory: Path, chance: random.Random
+    ) -> None:
         self.allocator = allocator
+        self.directory = directory
         self.chance = chance
         self.model = DaemonsModel(max_group_selections=64)
         self.ends: dict[ModelNode, Any] = {self.model.root: allocator.allocate_shared_collection()}
@@ -205,6 +255,22 @@ class Negotiation:
             self.model.fail(node)
             self.ends[node].set_constraints()
 
+    def misbehave(self) -> None:
+        """A message that is none, or isn't for that node, with any descriptors: the node's channel closes."""
+        node = self.pick_victim("token", "collection", "group")
+        if node is None:
+            return
+        self.ends[node].sync()
+        self.model.fail(node)
+        send_invalid(self.chance, self.ends[node].fileno())
+
+    def misbehave_as_a_stranger(self) -> None:
+        """A connection of its own, which alone closes."""
+        with raw.Wire(self.directory) as wire:
+            channel = self.chance.choice([wire.connect, wire.rendezvous])()
+            send_invalid(self.chance, channel.fileno())
+            channel.assert_closes()
+
     def kill(self) -> None:
         """The node's client end goes to a process, which is then killed."""
         node = self.pick_victim("token", "collection", "group")
@@ -280,22 +346,30 @@ class Negotiation:
             with end.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
                 assert len(info.buffers) == self.model.count
 
-    def close(self) -> None:
-        for answer in self.waits.values():
-            assert not answer.done()
+    def close_all(self) -> None:
         for end in (*self.ends.values(), *self.trackings):
             end.close()
+
+    def end(self) -> None:
+        for answer in self.waits.values():
+            assert not answer.done()
+        self.close_all()
         for answer in self.waits.values():
             with pytest.raises(sysmem.HandleClosedError):
                 answer.result(ENOUGH)
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_daemon_and_model_agree(client: blocking.Allocator, daemon: Sysmemd, seed: int) -> None:
-    chance = random.Random(seed)
-    negotiation = Negotiation(client, chance)
+def negotiate(negotiation: Negotiation, steps: int, *more: Callable[[], None]) -> None:
+    """Take so many steps, these among them; after each one the daemon and the model agree."""
+    try:
+        _negotiate(negotiation, steps, *more)
+    finally:
+        negotiation.close_all()
+
+
+def _negotiate(negotiation: Negotiation, steps: int, *more: Callable[[], None]) -> None:
     negotiation.grow()
-    steps = [
+    choice = [
         *[negotiation.duplicate] * 4,
         negotiation.create_group,
         *[negotiation.attach] * 2,
@@ -309,11 +383,29 @@ def test_daemon_and_model_agree(client: blocking.Allocator, daemon: Sysmemd, see
         negotiation.release,
         *[negotiation.track] * 2,
         negotiation.break_a_rule,
-        negotiation.kill,
+        *more,
     ]
-    for _ in range(STEPS):
+    for _ in range(steps):
         if negotiation.model.gone:
             break
-        chance.choice(steps)()
+        negotiation.chance.choice(choice)()
         negotiation.settled()
-    negotiation.close()
+    negotiation.end()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_daemon_and_model_agree(client: blocking.Allocator, daemon: Sysmemd, seed: int) -> None:
+    negotiation = Negotiation(client, daemon.runtime_dir, random.Random(seed))
+    negotiate(negotiation, STEPS, negotiation.kill)
+
+
+@settings(
+    max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+@given(chance=randoms(use_true_random=False))
+def test_also_when_any_messages_come_that_are_none(daemon: Sysmemd, chance: random.Random) -> None:
+    """A failure is shrunk; `SYSMEM_TESTS_EXAMPLES` says how many sequences are tried."""
+    with blocking.connect(daemon.runtime_dir) as client:
+        negotiation = Negotiation(client, daemon.runtime_dir, chance)
+        bad = [negotiation.misbehave] * 3 + [negotiation.misbehave_as_a_stranger] * 2
+        negotiate(negotiation, STEPS, *bad)
