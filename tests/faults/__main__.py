@@ -13,6 +13,9 @@ from .faults import ERRORS, LEFT_OUT, Fault, plan
 from .harness import PATIENCE, Broken, Moment, Strike, Target, strike_all
 from .shortages import LOGS, MOMENTS
 
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+_BEGIN, _END = "<!-- faults -->", "<!-- /faults -->"
+
 
 def main() -> int:
     """Try the faults; the exit status says whether anything broke, or a call is neither tried nor left out."""
@@ -21,7 +24,11 @@ def main() -> int:
         "--most", type=int, default=12, help="occurrences of each call and error (0: all)"
     )
     parser.add_argument("--call", help="only this system call; `moments`: only the rest")
-    parser.add_argument("--table", type=Path, help="write the tables of what was tried here")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="put the tables of what was tried into docs/reliability.md",
+    )
     arguments = parser.parse_args()
     tried: Counter[Strike] = Counter()
     broken: list[Broken] = []
@@ -33,8 +40,10 @@ def main() -> int:
                 broken.append(error)
                 print(error, flush=True)
     text = tables(tried)
-    if arguments.table:
-        arguments.table.write_text(text)
+    if arguments.write:
+        page = PAGE.read_text()
+        before, _, rest = page.partition(_BEGIN)
+        PAGE.write_text(f"{before}{_BEGIN}\n{text}{_END}{rest.partition(_END)[2]}")
     print(text)
     unknown = made.keys() - ERRORS.keys() - LEFT_OUT.keys()
     print(f"{tried.total()} faults tried, {len(broken)} broke something")
