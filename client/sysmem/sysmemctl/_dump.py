@@ -17,11 +17,13 @@ def run(options: argparse.Namespace) -> int:
             print_json(connected.snapshot(timeout=options.timeout))
             return 0
         # The watch comes first, so that nothing is missed between both.
-        with connected.watch(timeout=options.timeout) as events:
+        with (
+            connected.watch(timeout=options.timeout) as events,
+            contextlib.suppress(KeyboardInterrupt),
+        ):
             _line(connected.snapshot(timeout=options.timeout))
-            with contextlib.suppress(KeyboardInterrupt):
-                for event in happening(events):
-                    _line(event)
+            for event in happening(events):
+                _line(event)
     return 0
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import sys
 
 from sysmemd.explain import load, work_out  # the engine is the daemon's: only this command needs it
 
-from ._text import print_json
+from ._text import console, print_json, print_report
+from ._trouble import Trouble
 
 #: Characters of a cell in the report's tables: as many as fit, within these bounds.
 _NARROWEST, _WIDEST = 12, 36
@@ -26,5 +28,14 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(result.data)
     else:
-        print(f"{'agreed' if result.agreed else 'refused'}\n\n{result.report}")
+        _show(f"{'agreed' if result.agreed else 'refused'}\n\n{result.report}")
     return 0 if result.agreed else 1
+
+
+def _show(text: str) -> None:
+    """Print a report: fitted to a terminal if there is one, and what draws there."""
+    if sys.stdout.isatty():
+        with contextlib.suppress(Trouble):
+            print_report(console(), text)
+            return
+    print(text)

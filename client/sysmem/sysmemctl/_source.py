@@ -26,9 +26,15 @@ _MAX_LISTED = 8
 
 @contextlib.contextmanager
 def inspector(options: argparse.Namespace) -> Iterator[Inspector]:
-    """Connect to the Inspector of the daemon that the command line names."""
-    with Inspector.connect(options.runtime_dir, timeout=options.timeout) as connected:
-        yield connected
+    """Connect to the Inspector of the daemon that the command line names.
+
+    Raises :class:`Trouble` when the daemon ends within the block.
+    """
+    try:
+        with Inspector.connect(options.runtime_dir, timeout=options.timeout) as connected:
+            yield connected
+    except PeerClosedError:
+        raise Trouble("the daemon has ended") from None
 
 
 def snapshot(options: argparse.Namespace) -> Data:
@@ -37,19 +43,28 @@ def snapshot(options: argparse.Namespace) -> Data:
         return connected.snapshot(timeout=options.timeout)
 
 
-def happening(events: Events, seconds: float | None = None) -> Iterator[Data]:
+def happening(
+    events: Events, seconds: float | None = None, *, timeout: float | None = None
+) -> Iterator[Data]:
     """Yield what a daemon reports for so many seconds; for ever with None.
 
-    Raises :class:`Trouble` when the daemon ends.
+    Raises :class:`Trouble` when the daemon ends, and `TimeoutError` when it doesn't begin within `timeout` seconds.
     """
     end = deadline(seconds)
+    begun = deadline(timeout)
     while True:
+        left, to_begin = remaining(end), remaining(begun)
+        late = to_begin is not None and (left is None or to_begin < left)
         try:
-            yield events.next(remaining(end))
+            event = events.next(to_begin if late else left)
         except TimeoutError:
+            if late:
+                raise
             return
         except PeerClosedError:
             raise Trouble("the daemon has ended") from None
+        begun = None
+        yield event
 
 
 def say_lost(event: Data) -> None:

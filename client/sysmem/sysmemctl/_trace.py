@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
             ) as events,
             contextlib.suppress(KeyboardInterrupt),
         ):
-            for event in happening(events, options.seconds):
+            for event in happening(events, options.seconds, timeout=options.timeout):
                 if event["event"] == "lost":
                     say_lost(event)
                 if event["event"] in ("message", "lost"):

@@ -46,14 +46,6 @@ def test_list_has_a_line_for_each_collection(ctl: Ctl, collections: Held) -> Non
     assert hanging["waiting_for"]
 
 
-@pytest.mark.parametrize("command", ["list", "tree", "show allocated", "why", "holders"])
-def test_nothing_is_wider_than_the_terminal(ctl: Ctl, collections: Held, command: str) -> None:
-    for columns in (80, 40):
-        printed = ctl(*command.split(), columns=columns)
-        assert printed.status == 0
-        assert max(map(len, printed.out.splitlines())) <= columns
-
-
 def test_tree_shows_who_is_waited_for(ctl: Ctl, collections: Held) -> None:
     printed = ctl("tree", "hanging").out
     assert "must turn in its token" in printed

@@ -70,10 +70,3 @@ def test_one_collection_is_traced_for_some_seconds(
         assert process.communicate(timeout=10) == ("", "")
         assert process.returncode == 0
     assert ctl("trace", "nobody's").status == 1
-
-
-def test_the_end_of_the_daemon_is_told(sysmemd: Sysmemd) -> None:
-    with watching(sysmemd, "trace") as process:
-        sysmemd.stop()
-        assert process.communicate(timeout=10)[1] == "sysmemctl: the daemon has ended\n"
-        assert process.returncode == 1
