@@ -30,6 +30,7 @@ def run(options: argparse.Namespace) -> int:
             file.write(header(connected.snapshot(timeout=options.timeout)))
             remark(f"capturing into {options.file}")
             written = 0
+            released: set[int] = set()
             why = _TIME
             trouble: Trouble | None = None
             try:
@@ -39,13 +40,17 @@ def run(options: argparse.Namespace) -> int:
                     if event["event"] == "lost":
                         say_lost(event)
                     elif event["event"] == "ended":
-                        explainer.explain(event["collection"])
+                        # What failed is explained at once; the rest may wait, for it costs the daemon time.
+                        if event["how"] == "failed":
+                            explainer.explain(event["collection"])
+                        else:
+                            released.add(event["collection"])
             except KeyboardInterrupt:
                 why = _INTERRUPTED
             except Trouble as ended:
                 why, trouble = _DAEMON, ended
         last = None if trouble else connected.snapshot(timeout=options.timeout)
-        for id in _look.explicable(last):
+        for id in [] if last is None else _look.explicable(last, released):
             explainer.explain(id)
         explainer.finish()
         file.write(_look.end(why, last))

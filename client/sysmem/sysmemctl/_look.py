@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Self
 
 from sysmem_protocol.channel import PeerClosedError
@@ -67,9 +67,12 @@ def explained(connected: Inspector, id: int, timeout: float | None) -> Data | No
     return {"event": "explained", "at": now(), "collection": id, "explanation": explanation}
 
 
-def explicable(snapshot: Data | None) -> Iterator[int]:
-    """Yield the living collections of a snapshot for which there was an attempt to allocate."""
-    for collection in snapshot["collections"] if snapshot else ():
+def explicable(snapshot: Data, ended: Container[int]) -> Iterator[int]:
+    """Yield the collections for which there was an attempt to allocate: those that live, and of `ended` those known."""
+    for collection in snapshot["ended"]:
+        if collection["id"] in ended:
+            yield collection["id"]
+    for collection in snapshot["collections"]:
         if collection["state"] != "negotiating":
             yield collection["id"]
 

@@ -190,7 +190,7 @@ def _article(story: Story, stories: Stories, *, full: bool) -> Article:
         sentences=list(_sentences(story, collection, stories.ends)),
         line=time_line(story, stories.ends) if has_lanes else None,
         tree=list(_tree(collection, stories.ends, waited)) if full else [],
-        constraints=_constraints(collection, text) if full else [],
+        constraints=_constraints(collection, text, _refusal(story)) if full else [],
         decisions=_decisions(attempts) if full else {},
         buffers=list(_held(story, stories)) if full else [],
         allocated=buffers(collection) if collection["settings"] else "",
@@ -270,22 +270,29 @@ def _tree(
         yield min(depth, _DEEPEST), list(label(collection, node, ends, waited))
 
 
-def _constraints(collection: Data, report: str) -> list[list[Cell]]:
+def _constraints(collection: Data, report: str, refusal: Data | None) -> list[list[Cell]]:
     """Return what each asked for beside what came out: the report's table, or what is known without one."""
     tables = [part for part in report_parts(report) if not isinstance(part, str)]
     if not tables:
         header, *rows = constraints_table(collection)
         return [[Cell(cell) for cell in row] for row in (header, *rows)] if rows else []
     header, *rows = tables[0]
-    columns = [name.endswith("*") for name in header]
-    cells = [[Cell(name.removesuffix("*"), name.endswith("*")) for name in header]]
-    for name, *rest in rows:
-        marked = name.startswith(">")
-        row = [Cell(name.lstrip("> "), marked)]
-        last = len(rest)
-        for place, cell in enumerate(rest, 1):
-            row.append(Cell(cell, marked and (place == last or (columns[place] and bool(cell)))))
-        cells.append(row)
+    # The report marks the fields with ">" and the participants with "*".
+    head = [Cell(name.removesuffix("*"), name.endswith("*")) for name in header]
+    said = [(client(each), each["path"]) for each in refusal["values"]] if refusal else []
+    cells = [head]
+    for name, *rest, result in rows:
+        field, marked = name.lstrip("> "), name.startswith(">")
+        row = [
+            Cell(
+                text,
+                marked
+                and who.marked
+                and any(name == who.text and path.endswith(field) for name, path in said),
+            )
+            for who, text in zip(head[1:], rest, strict=False)
+        ]
+        cells.append([Cell(field, marked), *row, Cell(result, marked)])
     return cells
 
 

@@ -143,7 +143,7 @@ def test_a_refused_negotiation(sysmemd: Sysmemd, tmp_path: Path, page: Any) -> N
     assert "These can't agree: camera (7) and display (8)." in items
     assert "camera (7) said buffer_memory_constraints.min_size_bytes = 65536." in items
     assert shown.all("th", "conflict") == ["camera (7) in conflict", "display (8) in conflict"]
-    assert shown.all("td", "conflict") == ["65536", "10", "65536 > 20", "20", "65536 > 20"]
+    assert shown.all("td", "conflict") == ["65536", "65536 > 20", "20", "65536 > 20"]
     [camera, display, _] = shown.all("p", "who")
     assert camera.startswith(f"1 camera (7) {_command()} [{os.getpid()}]")
     assert "constraints set at +" in camera
@@ -286,6 +286,10 @@ def test_wrong_files(ctl: Ctl, tmp_path: Path) -> None:
     printed = ctl("report", str(tmp_path / "other"), *out)
     assert (printed.status, printed.out) == (1, "")
     assert "is no capture" in printed.err
+    (tmp_path / "odd").write_text('{"capture": 1, "at": "2026-01-01T00:00:00Z", "snapshot": {}}\n')
+    printed = ctl("report", str(tmp_path / "odd"), *out)
+    assert (printed.status, printed.out) == (1, "")
+    assert "odd isn't as docs/capture.md says: KeyError('connections')" in printed.err
     assert not (tmp_path / "out.html").exists()
 
 

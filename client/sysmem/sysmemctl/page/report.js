@@ -1,13 +1,15 @@
-// A filter above each table of messages. Without this script the page shows the same.
-for (const log of document.querySelectorAll("details.log")) {
-  const rows = [...log.querySelectorAll("tbody tr")];
+// Filters for the list of collections and the tables of messages. Without this script the page shows the same.
+for (const part of document.querySelectorAll("[data-filter]")) {
+  const rows = [...part.querySelectorAll("tbody tr, .index > li")];
   const label = document.createElement("label");
   label.className = "filter";
   const input = document.createElement("input");
   input.type = "search";
   const shown = document.createElement("output");
-  label.append("Show messages with ", input, shown);
-  log.querySelector("summary").after(label);
+  label.append(`Show ${part.dataset.filter} with `, input, shown);
+  const summary = part.querySelector("summary");
+  if (summary) summary.after(label);
+  else part.prepend(label);
   input.addEventListener("input", () => {
     const wanted = input.value.toLowerCase();
     for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
