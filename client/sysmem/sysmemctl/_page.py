@@ -29,6 +29,9 @@ from ._why import sentences
 _FILES: Final = Path(__file__).parent / "page"
 #: Collections of which everything is shown; of further ones what came of them.
 MOST_IN_FULL: Final = 100
+#: Nodes and messages of a collection that are listed.
+_MOST_NODES: Final = 1000
+_MOST_MESSAGES: Final = 2000
 #: Characters of a message's body on the page.
 _BODY: Final = 2000
 #: How deep nodes are indented; deeper ones stand below each other.
@@ -150,7 +153,7 @@ def render(recording: Recording, stories: Stories, *, live: bool) -> str:
         most=MOST_IN_FULL,
         connections=list(service_connections(stories)),
         knows_the_end=bool(recording.end and recording.end["snapshot"]),
-        others=[_message(each, stories.began) for each in stories.others],
+        others=_messages(stories.others, stories.began),
         style=Markup(style),
         style_hash=_hash(style),
         script=Markup(script),
@@ -195,7 +198,7 @@ def _article(story: Story, stories: Stories, *, full: bool) -> Article:
         buffers=list(_held(story, stories)) if full else [],
         allocated=buffers(collection) if collection["settings"] else "",
         given=_given(story),
-        messages=[_message(each, story.began) for each in story.messages] if full else [],
+        messages=_messages(story.messages, story.began) if full else [],
         report=text.splitlines() if full else [],
     )
 
@@ -223,6 +226,11 @@ def _sentences(story: Story, collection: Data, ends: ClientEnds) -> Iterator[str
             process = process_of(collection, life.node, ends).removeprefix("made by ")
             when = age(life.states[-1][0] - story.began)
             yield f"{client(life.node)}{process and f', {process},'} died {when} after the beginning."
+    for line in dict.fromkeys(
+        life.failure["line"] for life in story.lives.values() if life.failure
+    ):
+        if line and refusal is None and line != (story.ended or {}).get("line"):
+            yield f"{line[0].upper()}{line[1:]}."
 
 
 def _end(story: Story, collection: Data, refusal: Data | None) -> str:
@@ -265,7 +273,7 @@ def _tree(
 ) -> Iterator[tuple[int, list[tuple[str, str]]]]:
     """Yield each node with how deep it is, and what is said of it."""
     depths: dict[int | None, int] = {}
-    for node in collection["nodes"]:
+    for node in collection["nodes"][:_MOST_NODES]:
         depth = depths[node["number"]] = depths.get(node["parent"], -1) + 1
         yield min(depth, _DEEPEST), list(label(collection, node, ends, waited))
 
@@ -288,7 +296,7 @@ def _constraints(collection: Data, report: str, refusal: Data | None) -> list[li
                 text,
                 marked
                 and who.marked
-                and any(name == who.text and path.endswith(field) for name, path in said),
+                and any(whose == who.text and path.endswith(field) for whose, path in said),
             )
             for who, text in zip(head[1:], rest, strict=False)
         ]
@@ -323,6 +331,13 @@ def _held(story: Story, stories: Stories) -> Iterator[Held]:
 def _given(story: Story) -> list[str]:
     """Return who was given the buffers."""
     return [client(life.node) for life in story.lives.values() if life.node["outcome"] == "success"]
+
+
+def _messages(messages: list[Data], began: float) -> list[Message]:
+    """Return the rows of a table: the first messages and, if they are too many, the last ones."""
+    half = _MOST_MESSAGES // 2
+    kept = messages if len(messages) <= _MOST_MESSAGES else [*messages[:half], *messages[-half:]]
+    return [_message(each, began) for each in kept]
 
 
 def _message(message: Data, began: float) -> Message:

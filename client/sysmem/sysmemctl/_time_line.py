@@ -38,6 +38,10 @@ STATES: Final = {
 _SHORT: Final = 0.001
 #: The least distance of two things, in the same unit as logarithms.
 _LEAST: Final = 0.15
+#: Why a node leaves whose group chose another one.
+_LEFT_OUT: Final = "not selected by its group"
+#: Nodes that get a lane, those first that are waited for, have died or failed.
+MOST_LANES: Final = 100
 #: Per cent of the width between two labels of times.
 _BETWEEN_TICKS: Final = 15.0
 
@@ -75,6 +79,8 @@ class Lane:
     dots: list[Dot]
     #: Where its client died.
     death: float | None
+    #: Whether it left because its group chose another one.
+    is_left_out: bool
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,8 @@ class TimeLine:
     ticks: list[Tick]
     #: Where attempts to allocate ended, and whether they succeeded.
     attempts: list[tuple[float, bool]]
+    #: How many nodes have no lane.
+    more: int
 
 
 class Scale:
@@ -143,9 +151,11 @@ def time_line(story: Story, ends: ClientEnds) -> TimeLine:
     times.update(at for life in story.lives.values() for at, _ in life.states)
     times.update(seconds(message["at"]) for message in story.messages)
     scale = Scale(times)
-    lanes = [_lane(story, life, scale, ends) for life in story.lives.values()]
+    lives = sorted(story.lives.values(), key=lambda life: life.node["ready"] and not life.failure)
+    shown = sorted(lives[:MOST_LANES], key=lambda life: int(life.node["number"]))
+    lanes = [_lane(story, life, scale, ends) for life in shown]
     attempts = [(scale(at), error is None) for at, error in story.attempts]
-    return TimeLine(lanes, scale.ticks(), attempts)
+    return TimeLine(lanes, scale.ticks(), attempts, len(lives) - len(lanes))
 
 
 def _lane(story: Story, life: Life, scale: Scale, ends: ClientEnds) -> Lane:
@@ -167,4 +177,5 @@ def _lane(story: Story, life: Life, scale: Scale, ends: ClientEnds) -> Lane:
     ]
     died = scale(life.states[-1][0]) if life.died else None
     process = process_of(story.collection, life.node, ends).removeprefix("made by ")
-    return Lane(life, process, bars, dots, died)
+    is_left_out = bool(life.failure and life.failure["cause"] == _LEFT_OUT)
+    return Lane(life, process, bars, dots, died, is_left_out)

@@ -272,6 +272,34 @@ def test_a_capture_of_hundreds_of_collections_stays_usable(tmp_path: Path, page:
     assert len((tmp_path / "out.html").read_bytes()) < 1_000_000
 
 
+def test_one_of_thousands_of_nodes_and_messages_stays_usable(tmp_path: Path, page: Any) -> None:
+    file = tmp_path / "capture.jsonl"
+    first, node, ended = map(json.loads, many(1).splitlines())
+    del ended
+    nodes = [{**node, "node": 2 + n, "parent": 1, "koid": 2 + n} for n in range(3000)]
+    nodes[-1] = {**nodes[-1], "state": "orphan"}
+    message = {
+        **{key: node[key] for key in ("at", "collection", "node", "client_name", "client_id")},
+        "event": "message",
+        "connection": 1,
+        "direction": "in",
+        "txid": 0,
+        "protocol": "Node",
+        "method": "SetName",
+        "fields": [],
+        "descriptors": 0,
+        "error": None,
+        "body": None,
+    }
+    lines = (first, node, *nodes, *[message] * 3000)
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    shown = page(str(file))
+    assert "2901 more nodes have no lane here." in shown.all("p", "from")
+    assert "2001 more nodes are not shown." in shown.all("p", "from")
+    assert "3000 messages, of which the first and the last 1000 are shown" in shown.all("summary")
+    assert len((tmp_path / "out.html").read_bytes()) < 2_000_000
+
+
 def test_what_is_missing_is_told(tmp_path: Path, page: Any) -> None:
     file = tmp_path / "capture.jsonl"
     lost = json.dumps({"event": "lost", "at": "2026-01-01T00:00:00Z", "count": 3})
