@@ -226,7 +226,9 @@ def _string_encoder(max_bytes: int) -> _Encode:
 
 def _vector_encoder(encode_element: _Encode, max_count: int) -> _Encode:
     def encode_vector(value: Any, handles: list[Handle]) -> list[Any]:
-        if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        if type(value) is not list and (
+            not isinstance(value, Sequence) or isinstance(value, str | bytes)
+        ):
             raise _wrong_type("a list", value)
         if len(value) > max_count:
             raise EncodeValueError(f"{len(value)} elements, at most {max_count} fit")

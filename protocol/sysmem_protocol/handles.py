@@ -17,8 +17,9 @@ import socket
 import stat
 import struct
 import termios
+import warnings
 from collections.abc import Callable
-from typing import NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from .library import HandleKind
 from .owner import (
@@ -60,7 +61,13 @@ class Handle(Owner):
 
     def fileno(self) -> int:
         """The descriptor, still owned by this handle. Raises :class:`HandleClosedError` if there is none."""
-        fd = -1 if self._gone else number(self._cell)
+        fd = (
+            -1
+            if self._gone
+            else self._cell.fileno()
+            if type(self._cell) is Number
+            else number(self._cell)
+        )
         if fd < 0:
             raise HandleClosedError(f"this {type(self).__name__} {self._gone or CLOSED}")
         return fd
@@ -125,7 +132,15 @@ class Handle(Owner):
     def close(self) -> None:
         """Close the descriptor; nothing happens when that was done before."""
         self._gone = self._gone or CLOSED
-        close_cell(self._cell)
+        cell = self._cell
+        if cell is not _EMPTY:
+            close_cell(cell)
+            self._cell = _EMPTY
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        # Most are closed by then; the long way costs more than closing.
+        if getattr(self, "_cell", _EMPTY) is not _EMPTY:
+            super().__del__(_warn)
 
     def _lose(self, why: str = FORKED) -> None:
         self._gone = self._gone or why

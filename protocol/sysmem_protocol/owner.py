@@ -216,11 +216,11 @@ class Owner(WithBlock, Uncopied):
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         try:
-            was_open, what = not self.closed, repr(self)
+            what = None if self.closed else repr(self)
         except AttributeError:
             return  # its __init__ didn't come so far
         self._drop()
-        if was_open:
+        if what is not None:
             _warn(f"{what} was dropped without close()", ResourceWarning, 2, source=self)
 
     def __repr__(self) -> str:
@@ -263,8 +263,10 @@ class _NoFork:
             self.lock = threading.RLock()
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(RuntimeError):  # it was replaced meanwhile
+        try:
             self.lock.release()
+        except RuntimeError:
+            return  # it was replaced meanwhile
 
 
 no_fork = _NoFork()
@@ -272,6 +274,9 @@ no_fork = _NoFork()
 
 def close_cell(cell: Cell) -> None:
     """Close what is in a cell."""
+    if type(cell) is Number:  # whose program isn't forked
+        cell.close()
+        return
     with no_fork:
         cell.close()
 

@@ -46,6 +46,7 @@ def examine(body: bytes, pause: Callable[[], object] = no_pause) -> tuple[bytes,
     lengths no longer than needed, no key twice in a map, no tag but the handle's and no nesting deeper than
     :data:`MAX_DEPTH`. Keys are the same when their bytes are.
     """
+    pause()
     walk = _Walk(body, pause)
     try:
         end = walk.item(0, 0)
@@ -104,7 +105,7 @@ class _Walk:
             return self._map(start, position, argument, depth + 1)
         for number in range(argument):
             position = self.item(position, depth + 1)
-            if not number & _PAUSE_MASK:
+            if number & _PAUSE_MASK == _PAUSE_MASK:
                 self._pause()
         return position
 
@@ -133,7 +134,7 @@ class _Walk:
         keys = set()
         odd = False
         for number in range(pairs):
-            if not number & _PAUSE_MASK:
+            if number & _PAUSE_MASK == _PAUSE_MASK:
                 self._pause()
             key = position
             if body[key] < 24:  # small integers, most keys and many values, without a call

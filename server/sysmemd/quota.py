@@ -91,8 +91,9 @@ def check(kind: Kind, amount: int, *, connection: Tally, user: Tally, limits: Li
         limit = limits.get(counted)
         if limit is None:
             continue
-        share = share_of(limit, user[counted] - connection[counted])
-        if connection[counted] + amount > share:
+        own = connection._counts[counted]
+        share = share_of(limit, user._counts[counted] - own)
+        if own + amount > share:
             raise Exceeded(counted, limit, share)
 
 

@@ -180,7 +180,8 @@ class Account:
         If that is too much, the channel ends soon in which most waits of those made through this connection.
         """
         self.add(Kind.QUEUED_BYTES, size)
-        self.add(Kind.DESCRIPTORS, descriptors)
+        if descriptors:
+            self.add(Kind.DESCRIPTORS, descriptors)
         if queue.waiting_bytes:
             self._queues.add(queue)
         else:

@@ -147,7 +147,7 @@ def _outcome(negotiation: Negotiation) -> Negotiated | Refused:
         allocation.settings,
         allocation.buffer_count,
         tuple(have),
-        {name: got.rights if got.delivers_vmo else Rights(0) for name, got in have.items()},
+        {name: Rights(got.rights if got.delivers_vmo else 0) for name, got in have.items()},
         explain(allocation).report(),
     )
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from copy import copy
 
 from sysmem_protocol.formats import COLOR_RANK, Traits
-from sysmem_protocol.sysmem2 import NoneUsage
 
 from ..pause import giving_way
 from .entry import Entry, Terms, adjust, delivered_terms, traits_of
 from .normalise import Needs, check_counts, check_memory
 from .rules import Breach, Rule
+from .usage import PERMIT_ALLOCATION
 
 #: With block padding in height, max_size.width must stay below this.
 PAD_MAX_WIDTH = 0x8000_0000
@@ -35,7 +35,7 @@ def check_aggregate(
     was and is left as it is. `tolerate_absence` looks past what nobody said: usage, a specific format, a specific
     colour space.
     """
-    permits = total.usage.none & NoneUsage.NONE_USAGE_PERMIT_ALLOCATION
+    permits = total.usage.none & PERMIT_ALLOCATION
     if not (total.usage.uses or permits or settings_only or tolerate_absence):
         raise Breach(Rule.NOBODY_USES, "usage")
     if not settings_only:

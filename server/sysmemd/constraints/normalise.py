@@ -16,7 +16,6 @@ from sysmem_protocol.sysmem2 import (
     BufferMemoryConstraints,
     Heap,
     ImageFormatConstraints,
-    NoneUsage,
 )
 
 from ..pause import giving_way
@@ -25,7 +24,7 @@ from .finish import undominated
 from .flatten import flatten
 from .model import Access, HeapKey, Participant, Platform
 from .rules import Breach, Rule
-from .usage import NO_USAGE, UsageBits
+from .usage import NO_USAGE, NONE, PERMIT_ALLOCATION, UsageBits
 
 
 @dataclass(slots=True)
@@ -125,9 +124,7 @@ def _check_usage(usage: UsageBits) -> None:
         raise Breach(Rule.USAGE_MISSING, "usage")
     if usage.none and usage.uses:
         raise Breach(Rule.NONE_EXCLUDES_USAGE, "usage")
-    if usage.none & NoneUsage.NONE_USAGE_PERMIT_ALLOCATION and not (
-        usage.none & NoneUsage.NONE_USAGE
-    ):
+    if usage.none & PERMIT_ALLOCATION and not usage.none & NONE:
         raise Breach(Rule.PERMIT_REQUIRES_NONE, "usage.none", str(usage.none))
 
 

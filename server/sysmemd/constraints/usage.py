@@ -50,8 +50,11 @@ class UsageBits(NamedTuple):
 #: What a participant without constraints is: it takes part but doesn't use the buffers.
 NO_USAGE = UsageBits(none=int(NoneUsage.NONE_USAGE))
 
-_CPU_WRITES = CpuUsage.WRITE | CpuUsage.WRITE_OFTEN
-_VULKAN_WRITES = (
+# As numbers, because Python takes long to combine flags.
+NONE = int(NoneUsage.NONE_USAGE)
+PERMIT_ALLOCATION = int(NoneUsage.NONE_USAGE_PERMIT_ALLOCATION)
+_CPU_WRITES = int(CpuUsage.WRITE | CpuUsage.WRITE_OFTEN)
+_VULKAN_WRITES = int(
     VulkanUsage.IMAGE_TRANSFER_DST
     | VulkanUsage.IMAGE_STORAGE
     | VulkanUsage.IMAGE_COLOR_ATTACHMENT
@@ -61,7 +64,7 @@ _VULKAN_WRITES = (
     | VulkanUsage.BUFFER_STORAGE_TEXEL_BUFFER
     | VulkanUsage.BUFFER_STORAGE_BUFFER
 )
-_VIDEO_WRITES = (
+_VIDEO_WRITES = int(
     VideoUsage.HW_DECODER
     | VideoUsage.HW_ENCODER
     | VideoUsage.CAPTURE

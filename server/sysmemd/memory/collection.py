@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import Rights, SingleBufferSettings
@@ -14,6 +15,9 @@ from .buffer import Buffer, Hold, Surroundings
 from .locks import Kind
 from .one_file import OneFileBuffer
 from .signals import SignalSet
+
+_READ: Final = int(Rights.READ)
+_WRITE: Final = int(Rights.WRITE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ class Buffers:
 
     def hand_out(
         self,
-        rights: Rights,
+        rights: int,
         *,
         weak: bool,
         client: ClientInfo,
@@ -94,8 +98,8 @@ class Buffers:
 
         Raises `NoMemoryError`, everything closed again, when the daemon is out of descriptors or the like.
         """
-        delivers_vmo = delivers_vmo and bool(rights & Rights.READ)
-        writable = bool(rights & Rights.WRITE)
+        delivers_vmo = delivers_vmo and bool(rights & _READ)
+        writable = bool(rights & _WRITE)
         kind = Kind.WEAK if weak else Kind.STRONG
         self._look()
         delivered: list[DeliveredBuffer] = []

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sysmem_protocol.sysmem2 import Error, Rights
+from sysmem_protocol.sysmem2 import Error
 
 from ..constraints import Participant
 from ..pause import give_way
@@ -26,7 +26,7 @@ from .data import Cause, NodeData, PrunedSubtree
 from .failure import fail_subtree
 from .outcome import Allocated, Attempt
 from .ports import Buffers, Level
-from .rights import delivered_rights, wants_vmos
+from .rights import READ, delivered_rights, wants_vmos
 from .state import NodeKind
 from .walk import all_children, breadth_first
 
@@ -108,7 +108,7 @@ def _succeeded(
                 settings=allocation.settings,
                 count=allocation.buffer_count,
                 rights=rights,
-                delivers_vmo=wants_vmos(node.constraints) and bool(rights & Rights.READ),
+                delivers_vmo=wants_vmos(node.constraints) and bool(rights & READ),
                 weak=node.is_weak,
             )
         )

@@ -16,7 +16,6 @@ from typing import Any, Final
 from sysmem_protocol.sysmem2 import (
     BufferCollectionConstraints,
     Error,
-    Rights,
     SingleBufferSettings,
 )
 
@@ -26,7 +25,7 @@ from ..ports import ClientInfo, Clock, Closeable
 from .engine import Engine
 from .outcome import Allocated, Attempt
 from .ports import Buffers, Level, NoChannel, NodeChannel
-from .rights import ALL_RIGHTS, delivered_rights, wants_vmos
+from .rights import ALL_RIGHTS, READ, WRITE, delivered_rights, wants_vmos
 from .state import CONNECTED, RELEASED, Isolation, NodeKind, State
 from .trackings import Trackings
 
@@ -218,9 +217,9 @@ class NodeData:
     def _access(self) -> Access:
         """What this node's handles to the buffers will be like."""
         rights = delivered_rights(self.constraints, self.rights_mask)
-        if not wants_vmos(self.constraints) or not rights & Rights.READ:
+        if not wants_vmos(self.constraints) or not rights & READ:
             return NO_HANDLES
-        access = Access.WRITABLE if rights & Rights.WRITE else Access.READ_ONLY
+        access = Access.WRITABLE if rights & WRITE else Access.READ_ONLY
         return access | Access.WEAK if self.is_weak else access
 
     def answer(self) -> None:

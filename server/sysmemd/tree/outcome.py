@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sysmem_protocol.sysmem2 import Error, Rights, SingleBufferSettings
+from sysmem_protocol.sysmem2 import Error, SingleBufferSettings
 
 from ..constraints import Allocation, Participant
 from .engine import Diagnosis
@@ -23,7 +23,8 @@ class Allocated:
     #: How many there are.
     count: int
     #: The rights of a VMO delivered to this node.
-    rights: Rights
+    #: Bits of `Rights`.
+    rights: int
     #: Whether this node's participant gets VMOs at all: it uses buffers, and its rights let it read.
     delivers_vmo: bool
     #: Whether this node gets weak handles, each with a `close_weak_asap`.

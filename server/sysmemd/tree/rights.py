@@ -13,8 +13,10 @@ ALL_RIGHTS: Final = 0xFFFFFFFF
 #: Masks that attenuate nothing.
 NO_ATTENUATION: Final = frozenset({int(Rights.SAME_RIGHTS), ALL_RIGHTS})
 
+# Numbers, because Python takes long to combine flags.
+
 #: The most that a participant's VMO can have.
-_VMO_RIGHTS: Final = (
+_VMO_RIGHTS: Final = int(
     Rights.DUPLICATE
     | Rights.TRANSFER
     | Rights.WAIT
@@ -25,6 +27,9 @@ _VMO_RIGHTS: Final = (
     | Rights.SET_PROPERTY
     | Rights.MAP
 )
+READ: Final = int(Rights.READ)
+WRITE: Final = int(Rights.WRITE)
+_PERMIT_ALLOCATION: Final = int(NoneUsage.NONE_USAGE_PERMIT_ALLOCATION)
 
 
 def attenuated(parent: int, mask: int) -> int:
@@ -39,12 +44,10 @@ def _usage(constraints: BufferCollectionConstraints | None) -> BufferUsage | Non
 def wants_vmos(constraints: BufferCollectionConstraints | None) -> bool:
     """Whether a participant with these constraints is given VMOs: not with plain NONE, or nothing, as its usage."""
     usage = UsageBits.of(_usage(constraints))
-    return usage.uses or bool(usage.none & NoneUsage.NONE_USAGE_PERMIT_ALLOCATION)
+    return usage.uses or bool(usage.none & _PERMIT_ALLOCATION)
 
 
-def delivered_rights(constraints: BufferCollectionConstraints | None, mask: int) -> Rights:
+def delivered_rights(constraints: BufferCollectionConstraints | None, mask: int) -> int:
     """The rights of a VMO as delivered to the participant with these constraints on a node with this mask."""
-    rights = _VMO_RIGHTS
-    if not usage_writes(_usage(constraints)):
-        rights &= ~Rights.WRITE
-    return rights & Rights(mask & int(_VMO_RIGHTS))
+    rights = mask & _VMO_RIGHTS
+    return rights if usage_writes(_usage(constraints)) else rights & ~WRITE
