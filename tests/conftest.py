@@ -45,6 +45,20 @@ def pytest_runtest_makereport(
     return report
 
 
+#: Bytes of a directory's path that leave room for the longest name of a socket in a socket's address.
+_MAX_PATH_BYTES = 72
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """pytest's, or one whose path has room for a socket's name where that hasn't."""
+    if len(os.fsencode(tmp_path)) <= _MAX_PATH_BYTES:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as name:
+        yield Path(name)
+
+
 @pytest.fixture
 def open_path() -> Iterator[Path]:
     """A directory that every user can reach; pytest's own are closed to others."""

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 DIRECTORY = Path(__file__).parents[2] / "examples" / "camera_pipeline"
 SHOWN = list(range(0, 48, 6))
 DECODED = list(range(6, 48, 12))
-pytestmark = pytest.mark.timeout(300)
 LEFT = ["contact_sheet.png", "encoded.mp4", "index.html", "sysmemd.log"]
 RED, GREEN, BLUE, YELLOW = (220, 30, 40), (30, 160, 60), (40, 60, 200), (230, 220, 40)
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from .conftest import Runner
 
 
-@pytest.mark.timeout(300)
 def test_it_reads_a_buffer_on_the_gpu_or_says_what_is_missing(example: Runner) -> None:
     run = example.run("cuda")
     assert (run.returncode, run.stderr) == (0, "")

@@ -6,7 +6,6 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from ..gstreamer import SYSTEM_PYTHON, environment, require_gstreamer
@@ -14,8 +13,6 @@ from .conftest import EXAMPLES, PATIENCE
 
 if TYPE_CHECKING:
     from .conftest import Runner
-
-pytestmark = pytest.mark.timeout(300)
 
 
 def test_frames_go_through_a_pipeline_from_one_collection_to_another(example: Runner) -> None:

@@ -47,14 +47,12 @@ needs_strace = pytest.mark.skipif(
 
 
 @needs_strace
-@pytest.mark.timeout(300)
 def test_faults_that_once_broke_something(tmp_path: Path) -> None:
     broken = [str(error) for _, error in strike_all(tmp_path, "lazy", ONCE) if error]
     assert broken == []
 
 
 @needs_strace
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("allocation", ["lazy", "eager"])
 def test_a_sample_of_all_faults(tmp_path: Path, allocation: str) -> None:
     """The seed is the day, unless FAULTS_SEED says otherwise; a failure names the fault."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ParamSpec
 
 import sysmem
 import sysmem_protocol
 
+P = ParamSpec("P")
 _OURS = tuple(str(Path(str(package.__file__)).parent) for package in (sysmem, sysmem_protocol))
 
 
@@ -64,6 +67,21 @@ def at_every_instruction(act: Callable[[], None]) -> Iterator[AtInstruction]:
         yield at
         if not at.done:
             return
+
+
+def in_own_thread(test: Callable[P, None]) -> Callable[P, None]:
+    """Run a test in a thread of its own.
+
+    After an exception that comes between two instructions CPython may take that for the one that is handled now, in
+    the same thread, for good: it would be the context of whatever is raised in later tests.
+    """
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(test, *args, **kwargs).result()
+
+    return run
 
 
 def interrupt() -> None:

@@ -19,7 +19,7 @@ import sysmem
 from sysmem import blocking
 from sysmem.testing import Sysmemd
 
-WAIT = 20.0
+WAIT = 120.0
 READ_WRITE = sysmem.BufferCollectionConstraints(
     usage=sysmem.BufferUsage(cpu=sysmem.CpuUsage.READ_OFTEN | sysmem.CpuUsage.WRITE_OFTEN),
     min_buffer_count_for_camping=2,

@@ -11,7 +11,7 @@ import pytest
 import sysmem
 from sysmem.testing import Sysmemd
 
-WAIT = 20.0
+WAIT = 120.0
 READ_WRITE = sysmem.BufferCollectionConstraints(
     usage=sysmem.BufferUsage(cpu=sysmem.CpuUsage.READ | sysmem.CpuUsage.WRITE),
     min_buffer_count_for_camping=1,

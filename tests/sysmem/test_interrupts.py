@@ -29,7 +29,7 @@ from sysmem_protocol.owner import Owner
 from sysmem_protocol.runtime import socket_address
 
 from ..conftest import open_descriptors
-from .interrupting import Interrupt, at_every_instruction, interrupt
+from .interrupting import Interrupt, at_every_instruction, in_own_thread, interrupt
 
 pytestmark = [
     # What an exception drops is closed, and may be warned about; in a finalizer it is only reported.
@@ -178,6 +178,7 @@ CALLS: dict[str, tuple[Prepare, Callable[[Any], Any]]] = {
 
 
 @pytest.mark.parametrize(("prepare", "call"), CALLS.values(), ids=CALLS)
+@in_own_thread
 def test_an_exception_anywhere_in_a_call(prepare: Prepare, call: Callable[[Any], Any]) -> None:
     interrupts = 0
     for at in at_every_instruction(interrupt):
@@ -198,6 +199,7 @@ def test_an_exception_anywhere_in_a_call(prepare: Prepare, call: Callable[[Any],
 
 
 @pytest.mark.parametrize("kind", [TOKEN, sysmem.BufferCollectionToken, sysmem.Vmo])
+@in_own_thread
 def test_an_exception_anywhere_in_a_finalizer(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # What reports the exception must not keep the object alive.
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)

@@ -21,7 +21,7 @@ import sysmem
 from sysmem import blocking
 from sysmem_protocol.handles import eventpair
 
-WAIT = 20
+WAIT = 120
 CONSTRAINTS = sysmem.BufferCollectionConstraints(
     usage=sysmem.BufferUsage(cpu=sysmem.CpuUsage.READ_OFTEN | sysmem.CpuUsage.WRITE_OFTEN),
     min_buffer_count=1,

@@ -18,7 +18,7 @@ from sysmemd.closing import MAX_THREADS, PATIENCE_NS, ThreadClosing
 
 from .channels.support import RecordingLog
 
-PATIENCE = 10.0
+PATIENCE = 120.0
 
 
 class Clock:

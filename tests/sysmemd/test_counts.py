@@ -24,7 +24,7 @@ import sysmem
 from sysmem import blocking
 from sysmem.testing import Sysmemd
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 #: How many more participants, buffers or nodes are there, to see what one costs.
 MORE = 8
 NODES = 1000

@@ -22,7 +22,6 @@ pytestmark = [
         importlib.util.find_spec("basedpyright") is None,
         reason="basedpyright isn't installed: make pyright",
     ),
-    pytest.mark.timeout(300),
 ]
 
 

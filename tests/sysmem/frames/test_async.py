@@ -12,7 +12,7 @@ from sysmem import frames
 from sysmem.frames import EndOfStreamError, FrameReceiver, FrameSender
 from sysmem_protocol.owner import HandleClosedError
 
-WAIT = 20.0
+WAIT = 120.0
 Test = Callable[[FrameSender, FrameReceiver], Awaitable[None]]
 
 

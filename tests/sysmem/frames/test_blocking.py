@@ -21,7 +21,7 @@ from sysmem.blocking.frames import EndOfStreamError, FrameReceiver, FrameSender,
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.owner import HandleClosedError
 
-WAIT = 20.0
+WAIT = 120.0
 Ends = tuple[FrameSender, FrameReceiver]
 
 

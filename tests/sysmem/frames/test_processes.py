@@ -18,7 +18,7 @@ import sysmem
 from sysmem import blocking
 from sysmem.blocking.frames import EndOfStreamError, FrameReceiver, FrameSender, Policy, pair
 
-WAIT = 30.0
+WAIT = 120.0
 CONSUMER = Path(__file__).with_name("consumer.py")
 WIDTH, HEIGHT = 320, 180
 SIZE = WIDTH * HEIGHT * 3 // 2

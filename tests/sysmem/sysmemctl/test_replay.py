@@ -23,7 +23,6 @@ from sysmem.testing import Sysmemd
 from .conftest import Ctl, wants, watching
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-pytestmark = pytest.mark.timeout(300)
 
 Story = Callable[[Sysmemd, Path], object]
 

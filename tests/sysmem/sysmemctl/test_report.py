@@ -354,7 +354,6 @@ def test_more_time_takes_more_room_by_its_logarithm() -> None:
 
 
 @needs_chromium
-@pytest.mark.timeout(120)
 def test_a_browser_shows_it(sysmemd: Sysmemd, page: Any, tmp_path: Path) -> None:
     file, out = tmp_path / "capture.jsonl", tmp_path / "out.html"
     with capturing(sysmemd, file, '"explained"'):

@@ -21,7 +21,7 @@ from sysmem.testing import Sysmemd
 
 from .conftest import Held
 
-PATIENCE = 20.0
+PATIENCE = 120.0
 
 
 def played(

@@ -12,7 +12,7 @@ from sysmem import blocking
 
 CAMERA = sysmem.constraints("NV12 64x48", cpu="write often", hold=1)
 READER = sysmem.constraints("NV12", cpu="read often", hold=1)
-PATIENCE = 20.0
+PATIENCE = 120.0
 
 
 def initiator(runtime_dir: str, fds: list[int]) -> None:
