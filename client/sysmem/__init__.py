@@ -24,9 +24,10 @@ are. `close()` doesn't talk and isn't awaited.
 Everything with a `fileno()` owns a descriptor. It can't be copied or pickled. multiprocessing (spawn, forkserver,
 pipes, queues, pools) carries duplicates of VMOs, buffers, infos and node refs, and moves tokens, collections, groups
 and events: afterwards they are closed here, as after `detach()`. What goes through a pipe or queue stays alive in the
-sending process until the receiver has unpickled it. Channels and events belong to the process that made them: a
-forked child finds them closed, and nothing that it does touches the parent's. `close()` never waits, and may be
-called by a signal handler, in the middle of any call. What is dropped without `close()` is closed, and then warned
+sending process until the receiver has unpickled it. `multiprocessing.Queue.put()` returns before it has pickled
+anything, so leave what you put alone until the receiver has it. Channels and events belong to the process that made
+them: a forked child finds them closed, and nothing that it does touches the parent's. `close()` never waits, and may
+be called by a signal handler, in the middle of any call. What is dropped without `close()` is closed, and then warned
 about.
 """
 
@@ -72,7 +73,6 @@ from ._dma_buf import DmaBuf
 from ._errors import DaemonUnavailableError, HandleClosedError, PeerClosedError, SysmemError
 from ._handles import EventPair, NodeRef
 from ._plain import constraints
-from ._sharing import moves as _moves
 from ._vmo import BufferCollectionInfo, Mapping, Vmo, VmoBuffer, VmoInfo
 
 __all__ = [
@@ -124,8 +124,6 @@ __all__ = [
     "formats",
     "frames",
 ]
-
-_moves((BufferCollectionToken, BufferCollection, BufferCollectionTokenGroup), AsyncEventPair)
 
 if TYPE_CHECKING:
     from . import blocking as blocking

@@ -18,7 +18,6 @@ from sysmem_protocol.handles import Handle
 from sysmem_protocol.library import Table
 from sysmem_protocol.owner import CLOSED, channel_of
 
-from ._async.channel_object import ChannelObject
 from ._handles import EventPair, NodeRef
 from ._vmo import BufferCollectionInfo, Vmo, VmoBuffer, VmoInfo
 
@@ -48,6 +47,7 @@ def _move_node(node: Any) -> tuple[Any, ...]:
 
 def _settle(node: Any) -> None:
     """Wait until the daemon knows a node; a pickler can't await that."""
+    from ._async.channel_object import ChannelObject
     from ._blocking.nodes import Node
 
     if isinstance(node, Node):
@@ -111,11 +111,13 @@ def _received_table(kind: Callable[..., Any], fields: dict[str, Any], settings: 
     return table
 
 
-def moves(nodes: tuple[type[Any], ...], event: type[EventPair]) -> None:
-    """Have multiprocessing move the nodes and events of a face."""
-    for kind in nodes:
-        reduction.register(kind, _move_node)
-    reduction.register(event, _move)
+def moves(*kinds: type[Any]) -> None:
+    """Have multiprocessing move nodes, or events.
+
+    Each module says so of its own classes: a process that has unpickled one may not have imported more.
+    """
+    for kind in kinds:
+        reduction.register(kind, _move if issubclass(kind, EventPair) else _move_node)
 
 
 for _kind in (Vmo, NodeRef):

@@ -29,3 +29,13 @@ def first_byte(info: sysmem.BufferCollectionInfo) -> tuple[int, sysmem.Vmo | Non
     """The first byte of the first buffer, and its memory."""
     with info.buffers[0].map() as view:
         return view[0], info.buffers[0].vmo
+
+
+def answer(to: Any, back: Any) -> None:
+    """Write into the memory that comes through a queue, and send it back, and the token after it."""
+    with to.get() as vmo:
+        with vmo.map() as view:
+            view[0] += 1
+        back.put(vmo)
+        back.put(to.get())
+        to.get()

@@ -167,6 +167,31 @@ def test_a_token_moves_through_a_pipe(other_side: Any, allocator: blocking.Alloc
             assert not collection.wait_closed(0)
 
 
+def test_a_token_and_memory_go_through_a_queue_and_back(
+    context: Any, other_side: Any, info: sysmem.BufferCollectionInfo, allocator: blocking.Allocator
+) -> None:
+    """A thread of the queue's pickles them, after `put()` has returned."""
+    to, back = context.Queue(), context.Queue()
+    process = context.Process(target=other_side.answer, args=(to, back))
+    with allocator.allocate_shared_collection() as token, info.buffers[0].map() as view:
+        child = token.duplicate()
+        with allocator.bind_shared_collection(token) as collection:
+            with running(process):
+                to.put(info.buffers[0].vmo)
+                to.put(child)
+                with back.get(timeout=WAIT) as vmo, vmo.map() as other:
+                    assert (other[0], view[0]) == (1, 1)
+                with back.get(timeout=WAIT) as received:
+                    assert type(received) is blocking.BufferCollectionToken
+                    assert child.closed
+                    received.sync(timeout=WAIT)
+                    assert not collection.wait_closed(0)
+            assert collection.wait_closed(WAIT)
+    for queue in (to, back):
+        queue.close()
+        queue.join_thread()
+
+
 def test_events_and_async_nodes_move_in_a_queue() -> None:
     near, far = eventpair()
     queue = multiprocessing.get_context("spawn").SimpleQueue()

@@ -6,6 +6,7 @@ import anyio
 import anyio.lowlevel
 
 from .._handles import EventPair
+from .._sharing import moves
 from .._timeouts import seconds
 
 
@@ -35,3 +36,6 @@ class AsyncEventPair(EventPair):
             self._watches.pop(me, None)
             self._close_if_unused()
         return self.is_closed()
+
+
+moves(AsyncEventPair)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .._handles import EventPair
+from .._sharing import moves
 from .._timeouts import deadline, poll_seconds, remaining
 
 
@@ -32,3 +33,6 @@ class BlockingEventPair(EventPair):
             self._watches.pop(me, None)
             self._close_if_unused()
         return self.is_closed()
+
+
+moves(BlockingEventPair)

@@ -12,6 +12,7 @@ from sysmem_protocol import sysmem2 as m
 from sysmem_protocol.library import Method
 
 from .._handles import NodeRef
+from .._sharing import moves
 from .._timeouts import deadline, remaining
 from .._vmo import BufferCollectionInfo, Vmo, borrowed
 from . import passing
@@ -409,3 +410,6 @@ class BufferCollectionTokenGroup(Node):
     def all_children_present(self, *, timeout: float | None = None) -> None:
         """Say that no more children come; only then does allocation go on."""
         self._send(m.BufferCollectionTokenGroup.all_children_present, None, timeout)
+
+
+moves(BufferCollectionToken, BufferCollection, BufferCollectionTokenGroup)

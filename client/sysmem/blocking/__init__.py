@@ -22,7 +22,6 @@ from .._blocking.nodes import (
     BufferCollectionTokenGroup,
     Node,
 )
-from .._sharing import moves as _moves
 from . import frames
 
 __all__ = [
@@ -35,5 +34,3 @@ __all__ = [
     "connect",
     "frames",
 ]
-
-_moves((BufferCollectionToken, BufferCollection, BufferCollectionTokenGroup), EventPair)
