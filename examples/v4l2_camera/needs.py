@@ -25,11 +25,14 @@ def constraints(camera: Camera, width: int, height: int) -> sysmem.BufferCollect
             unknown.append(fourcc.to_bytes(4, "little").decode(errors="replace"))
             continue
         offered = camera.format(fourcc, width, height)
+        if offered.pieces != 1:  # a negotiated buffer is one piece of memory
+            unknown.append(f"{pixel_format.name} in {offered.pieces} pieces")
+            continue
         entries.append(_entry(camera, pixel_format, offered))
         largest = max(largest, offered.size_bytes)
     if not entries:
         raise CameraError(
-            f"{camera.name} has only formats that aren't known here: {', '.join(unknown)}"
+            f"{camera.name} has only formats that can't be used here: {', '.join(unknown)}"
         )
     return sysmem.BufferCollectionConstraints(
         usage=sysmem.BufferUsage(cpu=sysmem.CpuUsage.WRITE_OFTEN, video=sysmem.VideoUsage.CAPTURE),

@@ -39,14 +39,15 @@ def modules() -> Iterator[dict[str, ModuleType]]:
             del sys.modules[name]
 
 
-@pytest.fixture
-def camera(modules: dict[str, ModuleType]) -> Iterator[Any]:
-    """The first camera."""
-    paths = sorted(Path("/dev").glob("video*"))
-    if not paths:
-        pytest.skip("no camera: run `make devices`")
-    with closing(modules["v4l2"].Camera(str(paths[0]))) as opened:
-        yield opened
+@pytest.fixture(params=["single-planar", "multi-planar"])
+def camera(modules: dict[str, ModuleType], request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The first camera with this API."""
+    for path in sorted(Path("/dev").glob("video*")):
+        with closing(modules["v4l2"].Camera(str(path))) as opened:
+            if opened.multi_planar == (request.param == "multi-planar"):
+                yield opened
+                return
+    pytest.skip(f"no {request.param} camera: run `make devices`")
 
 
 def test_the_constraints_are_what_the_driver_says(

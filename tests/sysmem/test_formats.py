@@ -14,6 +14,8 @@ from sysmem_protocol.formats import PIXELS
 from ..gstreamer import run_with_gstreamer
 
 LINEAR = PixelFormatModifier.LINEAR
+#: What GStreamer 1.22 says of formats (size, strides and offsets of 64x32 pixels) and of colours.
+GSTREAMER = json.loads(Path(__file__).with_name("gstreamer.json").read_text())
 F = PixelFormat
 
 
@@ -125,43 +127,50 @@ def test_ffmpeg_s_names_of_colours_are_known_to_its_library() -> None:
             assert util.av_color_range_from_name(space.ffmpeg.range.encode()) > 0
 
 
-def test_gstreamer_has_the_formats_and_the_same_planes() -> None:
-    """Also the layout is compared: GStreamer's strides and offsets for a size that needs no padding."""
-    names = {m.name: m.gst_format for m in PixelFormat if m.gst_format}
-    colorimetries = {s.name: s.gst_colorimetry for s in ColorSpace if s.gst_colorimetry}
+def test_what_is_kept_of_gstreamer_is_what_it_says() -> None:
     told = run_with_gstreamer(
         """
         import json, sys
-        names, colorimetries = json.loads(sys.argv[1])
-        found = {}
-        for name, format in names.items():
+        kept = json.loads(sys.argv[1])
+        formats = {}
+        for name in kept["formats"]:
             info = GstVideo.VideoInfo()
-            assert info.set_format(GstVideo.VideoFormat.from_string(format), 64, 32), format
+            assert info.set_format(GstVideo.VideoFormat.from_string(name), 64, 32), name
             planes = info.finfo.n_planes
-            found[name] = [info.size, list(info.stride)[:planes], list(info.offset)[:planes]]
-        parsed = {}
-        for name, text in colorimetries.items():
+            formats[name] = [info.size, list(info.stride)[:planes], list(info.offset)[:planes]]
+        colorimetries = {}
+        for text in kept["colorimetries"]:
             colorimetry = GstVideo.VideoColorimetry()
             assert colorimetry.from_string(text), text
-            parsed[name] = [
+            colorimetries[text] = [
                 each.value_nick for each in (
                     colorimetry.primaries, colorimetry.transfer, colorimetry.matrix, colorimetry.range
                 )
             ]
-        print(json.dumps([found, parsed]))
+        print(json.dumps({"formats": formats, "colorimetries": colorimetries}))
         """,
-        json.dumps([names, colorimetries]),
+        json.dumps(GSTREAMER),
     )
-    found, parsed = json.loads(told)
-    for name, (size, strides, offsets) in found.items():
-        member = PixelFormat[name]
+    assert json.loads(told) == GSTREAMER
+
+
+def test_gstreamer_has_the_formats_and_the_same_planes() -> None:
+    """Also the layout is compared: GStreamer's strides and offsets for a size that needs no padding."""
+    found = {member: member.gst_format for member in PixelFormat if member.gst_format}
+    assert set(found.values()) == set(GSTREAMER["formats"])
+    for member, name in found.items():
+        size, strides, offsets = GSTREAMER["formats"][name]
         pixel = PIXELS[member]
         image = ImageFormat(member, SizeU(64, 32), 64 * pixel.stride_bytes)
         assert image.byte_size() == size, name
         planes = range(pixel.planes)
         assert [image.plane_row_bytes(plane) for plane in planes] == strides, name
         assert [image.plane_byte_offset(plane) for plane in planes] == offsets, name
-    assert parsed == {
+
+
+def test_gstreamer_has_the_colours() -> None:
+    texts = {space.name: space.gst_colorimetry for space in ColorSpace if space.gst_colorimetry}
+    assert {name: GSTREAMER["colorimetries"][text] for name, text in texts.items()} == {
         "SRGB": ["bt709", "srgb", "rgb", "0-255"],
         "REC601_NTSC": ["smpte170m", "bt601", "bt601", "16-235"],
         "REC601_NTSC_FULL_RANGE": ["smpte170m", "bt601", "bt601", "0-255"],

@@ -1,8 +1,8 @@
-"""Foreign names, against the headers that define their numbers (Debian's `libdrm-dev` and `linux-libc-dev`)."""
+"""Foreign names, against the numbers of the headers that define them (Debian's `libdrm-dev` and `linux-libc-dev`)."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +10,10 @@ import pytest
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.names import COLORS, FORMATS
 
-DRM_HEADERS = (Path("/usr/include/libdrm/drm_fourcc.h"), Path("/usr/include/drm/drm_fourcc.h"))
-V4L2_HEADERS = (Path("/usr/include/linux/videodev2.h"),)
+from . import headers
+
+DRM, V4L2 = headers.kept()[headers.DRM.name], headers.kept()[headers.V4L2.name]
+
 
 #: The macros by their bytes in memory, without DRM_FORMAT_ and V4L2_PIX_FMT_.
 MACROS = {
@@ -39,49 +41,33 @@ MACROS = {
 NEWER_THAN_DEBIAN_12 = {"ARGB2101010", "ABGR2101010"}
 
 
-def header(places: tuple[Path, ...], package: str) -> str:
-    for place in places:
-        if place.exists():
-            return place.read_text()
-    pytest.skip(f"{places[0]} isn't there: apt-get install {package}")
-
-
-def fourccs(text: str) -> dict[str, int]:
-    """The four-character codes that a header defines, by macro."""
-    pattern = r"#define\s+(\w+)\s+\w*fourcc(?:_code)?\('(.)',\s*'(.)',\s*'(.)',\s*'(.)'\)"
-    return {
-        name: sum(ord(character) << 8 * index for index, character in enumerate(characters))
-        for name, *characters in re.findall(pattern, text)
-    }
+@pytest.mark.parametrize(
+    ("path", "read", "package"),
+    [(headers.DRM, headers.drm, "libdrm-dev"), (headers.V4L2, headers.v4l2, "linux-libc-dev")],
+    ids=["DRM", "V4L2"],
+)
+def test_the_numbers_that_are_kept_are_those_of_the_header(
+    path: Path, read: Callable[[str], headers.Numbers], package: str
+) -> None:
+    if not path.exists():
+        pytest.skip(f"{path} isn't there: apt-get install {package}")
+    assert headers.kept()[path.name].items() <= read(path.read_text()).items()
 
 
 def test_drm_fourccs_are_those_of_the_header() -> None:
-    defined = fourccs(header(DRM_HEADERS, "libdrm-dev"))
-
-    expected = {
-        name: macro and defined[f"DRM_FORMAT_{macro}"] for name, (macro, _) in MACROS.items()
-    }
-
+    expected = {name: macro and DRM[f"DRM_FORMAT_{macro}"] for name, (macro, _) in MACROS.items()}
     assert {name: PixelFormat[name].drm_fourcc for name in FORMATS} == expected
 
 
 def test_v4l2_fourccs_are_those_of_the_header() -> None:
-    defined = fourccs(header(V4L2_HEADERS, "linux-libc-dev"))
     names = {name: macro for name, (_, macro) in MACROS.items() if macro}
-
-    found = {name for name, macro in names.items() if f"V4L2_PIX_FMT_{macro}" in defined}
-
-    assert {names[name] for name in names.keys() - found} <= NEWER_THAN_DEBIAN_12
+    found = {name for name, macro in names.items() if f"V4L2_PIX_FMT_{macro}" in V4L2}
+    assert {names[name] for name in names.keys() - found} == NEWER_THAN_DEBIAN_12
     for name in found:
-        assert PixelFormat[name].v4l2_fourcc == defined[f"V4L2_PIX_FMT_{names[name]}"], name
+        assert PixelFormat[name].v4l2_fourcc == V4L2[f"V4L2_PIX_FMT_{names[name]}"], name
 
 
 def test_colour_spaces_have_the_numbers_of_the_header() -> None:
-    text = header(V4L2_HEADERS, "linux-libc-dev")
-    defined = {
-        name: int(number)
-        for name, number in re.findall(r"(V4L2_(?:COLORSPACE|QUANTI|XFER)\w+)\s+= (\d+)", text)
-    }
     expected = {
         "SRGB": ("SRGB", "DEFAULT", "DEFAULT"),
         "REC601_NTSC": ("SMPTE170M", "DEFAULT", "DEFAULT"),
@@ -95,39 +81,25 @@ def test_colour_spaces_have_the_numbers_of_the_header() -> None:
     assert expected.keys() == COLORS.keys()
     for name, (colorspace, quantization, xfer_func) in expected.items():
         space = ColorSpace[name]
-        assert space.v4l2_colorspace == defined[f"V4L2_COLORSPACE_{colorspace}"], name
-        assert space.v4l2_quantization == defined[f"V4L2_QUANTIZATION_{quantization}"], name
-        assert space.v4l2_xfer_func == defined[f"V4L2_XFER_FUNC_{xfer_func}"], name
+        assert space.v4l2_colorspace == V4L2[f"V4L2_COLORSPACE_{colorspace}"], name
+        assert space.v4l2_quantization == V4L2[f"V4L2_QUANTIZATION_{quantization}"], name
+        assert space.v4l2_xfer_func == V4L2[f"V4L2_XFER_FUNC_{xfer_func}"], name
 
 
 def test_modifiers_have_drm_s_numbers_where_drm_has_the_layout() -> None:
-    text = header(DRM_HEADERS, "libdrm-dev")
+    intel, arm = (DRM[f"DRM_FORMAT_MOD_VENDOR_{vendor}"] for vendor in ("INTEL", "ARM"))
     afbc = {
-        name: eval(value.replace("ULL", ""), {})
-        for name, value in re.findall(r"#define AFBC_FORMAT_MOD_(\w+)\s+(\(\d+ULL.*?\))", text)
+        name: arm << 56 | DRM[f"AFBC_FORMAT_MOD_{name}"]
+        for name in ("BLOCK_SIZE_16x16", "BLOCK_SIZE_32x8", "SPLIT", "SPARSE", "YTR")
     }
-    vendors = {
-        name: int(number, 16)
-        for name, number in re.findall(
-            r"#define DRM_FORMAT_MOD_VENDOR_(\w+)\s+(0x[0-9a-f]+|0)", text
-        )
-    }
-    intel = {
-        name: (vendors["INTEL"] << 56) + int(number)
-        for name, number in re.findall(
-            r"#define I915_FORMAT_MOD_(\w+)\s+fourcc_mod_code\(INTEL, (\d+)\)", text
-        )
-    }
-    arm = vendors["ARM"] << 56
-    block = arm | afbc["BLOCK_SIZE_16x16"]
-
+    tiled = {name: intel << 56 | DRM[f"I915_FORMAT_MOD_{name}_TILED"] for name in ("X", "Y", "Yf")}
     assert {
-        PixelFormatModifier.INTEL_I915_X_TILED: intel["X_TILED"],
-        PixelFormatModifier.INTEL_I915_Y_TILED: intel["Y_TILED"],
-        PixelFormatModifier.INTEL_I915_YF_TILED: intel["Yf_TILED"],
-        PixelFormatModifier.ARM_AFBC_16X16: block,
-        PixelFormatModifier.ARM_AFBC_32X8: arm | afbc["BLOCK_SIZE_32x8"],
-        PixelFormatModifier.ARM_AFBC_16X16_SPLIT_BLOCK_SPARSE_YUV: block
+        PixelFormatModifier.INTEL_I915_X_TILED: tiled["X"],
+        PixelFormatModifier.INTEL_I915_Y_TILED: tiled["Y"],
+        PixelFormatModifier.INTEL_I915_YF_TILED: tiled["Yf"],
+        PixelFormatModifier.ARM_AFBC_16X16: afbc["BLOCK_SIZE_16x16"],
+        PixelFormatModifier.ARM_AFBC_32X8: afbc["BLOCK_SIZE_32x8"],
+        PixelFormatModifier.ARM_AFBC_16X16_SPLIT_BLOCK_SPARSE_YUV: afbc["BLOCK_SIZE_16x16"]
         | afbc["SPLIT"]
         | afbc["SPARSE"]
         | afbc["YTR"],
@@ -135,7 +107,7 @@ def test_modifiers_have_drm_s_numbers_where_drm_has_the_layout() -> None:
         modifier: int(modifier)
         for modifier in PixelFormatModifier
         # Bits of its own: transaction elimination, tiled headers and Intel's colour control surfaces.
-        if modifier >> 56 in (vendors["INTEL"], vendors["ARM"]) and not modifier & 0x0100_3000
+        if modifier >> 56 in (intel, arm) and not modifier & 0x0100_3000
     }
 
 
