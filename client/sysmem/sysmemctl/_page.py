@@ -19,6 +19,7 @@ from ._nodes import named, process_of
 from ._recording import Recording
 from ._show import constraints_table
 from ._source import ClientEnds, Data
+from ._steps import CLOSED
 from ._story import Stories, Story, seconds, service_connections
 from ._text import NEEDS_TOOLS, age, client, count, printable, report_parts, size
 from ._time_line import TimeLine, after, time_line
@@ -226,11 +227,13 @@ def _sentences(story: Story, collection: Data, ends: ClientEnds) -> Iterator[str
             process = process_of(collection, life.node, ends).removeprefix("made by ")
             when = age(life.states[-1][0] - story.began)
             yield f"{client(life.node)}{process and f', {process},'} died {when} after the beginning."
-    for line in dict.fromkeys(
-        life.failure["line"] for life in story.lives.values() if life.failure
-    ):
-        if line and refusal is None and line != (story.ended or {}).get("line"):
-            yield f"{line[0].upper()}{line[1:]}."
+    told = {None, (story.ended or {}).get("line")}
+    for life in story.lives.values():
+        if refusal is None and life.failure and life.failure["cause"] != CLOSED:
+            line = life.failure["line"]
+            if line not in told:
+                yield f"{line}."
+            told.add(line)
 
 
 def _end(story: Story, collection: Data, refusal: Data | None) -> str:
