@@ -9,7 +9,7 @@ DEMO_READY := $(VENV)/.demo
 FAULTS ?=
 SECONDS ?= 60
 
-.PHONY: faults fuzz demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site clean
+.PHONY: faults fuzz demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site lowest release clean
 
 demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/. CAMERA=/dev/video0 takes that
 	$(BIN)/python examples/camera_pipeline --out out $(if $(CAMERA),--video $(CAMERA))
@@ -86,6 +86,20 @@ pictures: $(READY)  ## run the pages with drawings, and draw what the daemon hol
 site: $(VENV)/.site  ## the documentation as pages in site/, to be opened from disk
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
+# The versions that pyproject.toml names, and of what these need the newest.
+lowest:  ## the tests with the lowest allowed versions of all dependencies (TESTS=tests/sysmem for some of them)
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.8"
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
+		--group dev --editable '.[av,pillow,testing,tools]'
+	directory=$$(mktemp -d /tmp/l.XXXXXX) && \
+		.venv-lowest/bin/python -m pytest -q -n auto -p no:cacheprovider --basetemp=$$directory/t $(TESTS); \
+		status=$$?; rm -rf $$directory; exit $$status
+
+release: $(VENV)/.release  ## build in dist/, check, and use what was built in environments of its own; a tag must be the version
+	rm -rf dist
+	$(BIN)/python packaging/release.py dist
+
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
@@ -111,9 +125,13 @@ $(VENV)/.site: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group site
 	touch $@
 
+$(VENV)/.release: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group release
+	touch $@
+
 $(VENV)/.pyright: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group pyright
 	touch $@
 
 clean:
-	rm -rf $(VENV) out build dist site .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest out build dist site .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
