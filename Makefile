@@ -9,7 +9,7 @@ DEMO_READY := $(VENV)/.demo
 FAULTS ?=
 SECONDS ?= 60
 
-.PHONY: faults fuzz demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site lowest release clean
+.PHONY: faults fuzz demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site lowest release help clean
 
 demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/. CAMERA=/dev/video0 takes that
 	$(BIN)/python examples/camera_pipeline --out out $(if $(CAMERA),--video $(CAMERA))
@@ -18,6 +18,9 @@ test: $(READY)  ## all tests
 	@# A path of its own, and a short one: sockets' addresses have no room for more.
 	directory=$$(mktemp -d /tmp/t.XXXXXX) && $(BIN)/python -m pytest -n auto --basetemp=$$directory/t $(OPTIONS); \
 		status=$$?; rm -rf $$directory; exit $$status
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 16
 
 check: format lint types test  ## what must pass before a commit
 
