@@ -22,6 +22,7 @@ import killed
 import negotiation
 import nodes
 import round_trip
+import snapshots
 import start
 from daemons import daemon
 from measure import machine
@@ -31,6 +32,7 @@ SECTIONS: dict[str, Callable[[Path, int], Any]] = {
     "sync_round_trip": round_trip.measure,
     "negotiation": negotiation.measure,
     "nodes": nodes.measure,
+    "snapshots": snapshots.measure,
     "killed": killed.measure,
     "start": lambda *_: start.measure(),
     "frames": frames.measure,

@@ -60,7 +60,7 @@ def _is_flat(value: Any) -> bool:
 
 def document(data: dict[str, Any]) -> Document:
     """Return JSON data as a document. Raises `OSError`."""
-    return Document("sysmem inspection", giving_way(encoded(data)))
+    return Document("sysmem inspection", giving_way(encoded(data), every=2))
 
 
 def user_names(uids: Iterable[int]) -> dict[int, str | None]:

@@ -144,6 +144,8 @@ def test_an_allocated_collection(look: Look) -> None:
         },
         "must_match": False,
         "outcome": "success",
+        "received": 2,
+        "sent": 0,
         "queued": 0,
     }
 
