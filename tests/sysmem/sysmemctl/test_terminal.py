@@ -115,10 +115,10 @@ def test_top_without_a_terminal_says_what_else_there_is(sysmemd: Sysmemd) -> Non
 
 # --- without what draws -----------------------------------------------------------------------------------------------
 
-#: Where neither rich nor textual can be imported.
+#: Where nothing that draws can be imported.
 BARE = """
 import sys
-sys.modules.update(dict.fromkeys(["rich", "textual", "resvg_py"]))
+sys.modules.update(dict.fromkeys(["jinja2", "rich", "textual", "resvg_py"]))
 from sysmem import sysmemctl
 """
 #: Runs one command there, and several.
@@ -166,6 +166,14 @@ def test_top_says_what_to_install(sysmemd: Sysmemd) -> None:
     with terminal(command, 80, environment()) as program:
         assert "pip install 'sysmem[tools]'" in program.read().replace("\r\n", " ")
         assert program.process.wait(PATIENCE) == 1
+
+
+def test_report_says_what_to_install(sysmemd: Sysmemd, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = run(ONE, "--runtime-dir", str(sysmemd.runtime_dir), "report", "-o", str(page))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("needs the extra of the tools: pip install 'sysmem[tools]'\n")
+    assert not page.exists()
 
 
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
