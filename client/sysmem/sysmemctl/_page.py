@@ -241,13 +241,13 @@ def _end(story: Story, collection: Data, refusal: Data | None) -> str:
     ended = story.ended
     assert ended is not None
     agreed = f" agreed on {buffers(collection)}" if collection["settings"] else ""
-    after = f" after {age(story.until - story.began)}" if story.lives else ""
+    when = f" after {age(story.until - story.began)}" if story.lives else ""
     if ended["how"] == "released":
-        return f"{named(collection)}{agreed}{' and' if agreed else ''} ended as planned{after}."
+        return f"{named(collection)}{agreed}{' and' if agreed else ''} ended as planned{when}."
     if ended["error"]:
         reason = _rule(refusal) if refusal else ended["line"]
-        return f"{named(collection)} was refused with {ended['error']}{after}: {reason}."
-    return f"{named(collection)}{agreed}{' and' if agreed else ''} failed{after}: {ended['line'] or ended['cause']}."
+        return f"{named(collection)} was refused with {ended['error']}{when}: {reason}."
+    return f"{named(collection)}{agreed}{' and' if agreed else ''} failed{when}: {ended['line'] or ended['cause']}."
 
 
 def _refusal(story: Story) -> Data | None:
@@ -283,7 +283,11 @@ def _tree(
 
 def _constraints(collection: Data, report: str, refusal: Data | None) -> list[list[Cell]]:
     """Return what each asked for beside what came out: the report's table, or what is known without one."""
-    tables = [part for part in report_parts(report) if not isinstance(part, str)]
+    parts = [part for part in report_parts(report) if not isinstance(part, str)]
+    # With a participant that has " | " in its name, a report has no table that can be read.
+    tables = [
+        part for part in parts if (part[0][0], part[0][-1]) == ("field", "result") and part[1:]
+    ]
     if not tables:
         header, *rows = constraints_table(collection)
         return [[Cell(cell) for cell in row] for row in (header, *rows)] if rows else []
@@ -337,7 +341,7 @@ def _given(story: Story) -> list[str]:
 
 
 def _messages(messages: list[Data], began: float) -> list[Message]:
-    """Return the rows of a table: the first messages and, if they are too many, the last ones."""
+    """Return the rows of a table: all messages, or the first and the last ones if they are too many."""
     half = _MOST_MESSAGES // 2
     kept = messages if len(messages) <= _MOST_MESSAGES else [*messages[:half], *messages[-half:]]
     return [_message(each, began) for each in kept]

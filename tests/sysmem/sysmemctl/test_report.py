@@ -236,6 +236,14 @@ def test_what_clients_said_is_only_text(sysmemd: Sysmemd, tmp_path: Path, page: 
     assert "http" not in policy
 
 
+def test_a_name_that_looks_like_two_columns(sysmemd: Sysmemd, page: Any) -> None:
+    refuse(sysmemd, "came | ra")
+    shown = page()
+    assert "These can't agree: came | ra (7) and display (8)." in shown.all("li")
+    assert "65536" in " ".join(shown.all("pre"))
+    assert shown.all("table", "constraints") == []
+
+
 def many(count: int) -> str:
     """A capture of this many collections, of which the first one failed."""
     snapshot = {
