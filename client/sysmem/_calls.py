@@ -190,14 +190,14 @@ class Calls:
 
         Raises :class:`MalformedMessage` for what is no answer to an outstanding call.
         """
-        return self._arrived(parse(data, handles))
+        return self._arrived(parse(data, handles, Answer))
 
     def lost(self, data: bytes) -> Call | None:
         """Take in a datagram whose descriptors this process had no room for: that call fails, the channel goes on."""
         if len(data) < HEADER.size:
             raise MalformedMessage("descriptors without a message")
         txid, flags, _, ordinal = HEADER.unpack_from(data)
-        message = Message(txid, ordinal, more=flags == FLAGS_MORE)
+        message = Answer(txid, ordinal, more=flags == FLAGS_MORE)
         call = self._outstanding.get(message.txid)
         if call is not None:
             call.error = OSError(
@@ -221,7 +221,7 @@ class Calls:
             )
         return call
 
-    def _arrived(self, message: Message) -> Call | None:
+    def _arrived(self, message: Answer) -> Call | None:
         if message.txid == 0:
             self._take_event(message)
             return None
@@ -237,12 +237,11 @@ class Calls:
         if message.more:
             call.parts += message.handles
         else:
-            message.handles[:0] = call.parts
-            call.parts = []
-            told, self._told = self._told, _UNTOLD
-            call.answer = Answer(
-                message.txid, message.ordinal, message.body, message.handles, told=told
-            )
+            if call.parts:
+                message.handles[:0] = call.parts
+                call.parts = []
+            message.told, self._told = self._told, _UNTOLD
+            call.answer = message
             del self._outstanding[message.txid]
         if call.abandoned or call.error is not None:
             self.abandon(call)

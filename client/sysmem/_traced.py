@@ -53,9 +53,9 @@ class TracedChannel(Channel):
             self._tell("in", bytes(data), len(handles))
         return sent
 
-    def receive(self) -> tuple[bytes, list[Handle]] | None:
+    def receive(self, *, wait: bool = False) -> tuple[bytes, list[Handle]] | None:
         """See :class:`.Channel`."""
-        received = super().receive()
+        received = super().receive(wait=wait)
         if received is not None:
             data, handles = received
             self._tell("out", data, len(handles))

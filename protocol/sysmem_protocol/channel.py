@@ -30,6 +30,7 @@ _INT_BYTES = array.array("i").itemsize
 _OTHER_CONTROL_BYTES = 4096
 _CONTROL_BYTES = socket.CMSG_SPACE(MAX_HANDLES * _INT_BYTES) + _OTHER_CONTROL_BYTES
 _RECEIVE_FLAGS = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+_WAIT_FLAGS = int(socket.MSG_CMSG_CLOEXEC)
 _SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 #: Control data that Python has no name for: a descriptor of the sending process, installed by the kernel when the
 #: socket has SO_PASSPIDFD. Whoever had the socket before may have set that.
@@ -210,8 +211,10 @@ class Channel:
         """Give this end a name, which the other end can then see. Raises `OSError` when it has one."""
         self._socket.bind(name)
 
-    def receive(self) -> tuple[bytes, list[Handle]] | None:
+    def receive(self, *, wait: bool = False) -> tuple[bytes, list[Handle]] | None:
         """Receive one datagram with its descriptors, which the caller then owns; None when there is none yet.
+
+        With `wait` the kernel waits for one, unless somebody has made the end one that doesn't block.
 
         Raises :class:`PeerClosedError` once everything that the other end sent has been received and it is closed, and
         :class:`MalformedMessage` for a datagram that is empty, larger than a message or lost descriptors
@@ -219,9 +222,8 @@ class Channel:
         """
         while not self._arrived:
             # `extend` calls `recvmsg` and keeps its result in one call of C.
-            receive = map(
-                self._socket.recvmsg, (MAX_MESSAGE_BYTES,), (_CONTROL_BYTES,), (_RECEIVE_FLAGS,)
-            )
+            flags = _WAIT_FLAGS if wait else _RECEIVE_FLAGS
+            receive = map(self._socket.recvmsg, (MAX_MESSAGE_BYTES,), (_CONTROL_BYTES,), (flags,))
             try:
                 with no_fork:
                     self._arrived.extend(receive)
@@ -299,6 +301,8 @@ class Channel:
             control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
         while True:
             try:
+                if not control:
+                    return self._socket.send(data, _SEND_FLAGS)
                 return self._socket.sendmsg([data], control, _SEND_FLAGS)
             except BlockingIOError:
                 return 0
@@ -319,8 +323,8 @@ class ServedChannel(Channel):
 
     __slots__ = ()
 
-    def receive(self) -> tuple[bytes, list[Handle]] | None:
-        """See :meth:`Channel.receive`."""
+    def receive(self, *, wait: bool = False) -> tuple[bytes, list[Handle]] | None:
+        """See :meth:`Channel.receive`. This one never waits."""
         while True:
             try:
                 received = self._socket.recvmsg(MAX_MESSAGE_BYTES, _CONTROL_BYTES, _RECEIVE_FLAGS)

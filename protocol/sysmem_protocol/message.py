@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar, overload
 
 from .handles import Handle
 
@@ -60,7 +61,14 @@ class Message:
         yield head + self.body, self.handles[start:]
 
 
-def parse(data: bytes, handles: list[Handle]) -> Message:
+M = TypeVar("M", bound=Message)
+
+
+@overload
+def parse(data: bytes, handles: list[Handle]) -> Message: ...
+@overload
+def parse(data: bytes, handles: list[Handle], kind: type[M]) -> M: ...
+def parse(data: bytes, handles: list[Handle], kind: type[Message] = Message) -> Message:
     """Make a message of a datagram; owns the handles from then on, and closes them when it raises.
 
     Raises :class:`MalformedMessage` for anything but a header of this format and what follows it.
@@ -79,4 +87,4 @@ def parse(data: bytes, handles: list[Handle]) -> Message:
         for handle in handles:
             handle.close()
         raise
-    return Message(txid, ordinal, data[HEADER.size :], handles, flags == FLAGS_MORE)
+    return kind(txid, ordinal, data[HEADER.size :], handles, flags == FLAGS_MORE)

@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -20,6 +21,7 @@ import pytest
 
 import sysmem
 from sysmem import blocking
+from sysmem._blocking import client_end
 from sysmem_protocol import sysmem2 as m
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.message import Message
@@ -366,6 +368,35 @@ def test_a_non_blocking_descriptor_is_waited_for(ends: Ends, until_asleep: Any) 
         until_asleep(waiting.thread)
         peer.send(request)
         waiting.outcome()
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_the_only_thread_of_a_process_waits_where_it_receives(
+    ends: Ends, until_asleep: Any, monkeypatch: pytest.MonkeyPatch, blocks: bool
+) -> None:
+    """Which is one system call less. An end that doesn't block is polled for from then on."""
+    polls: list[int] = []
+    poll = client_end._poll
+
+    def counted(fd: int, *arguments: Any) -> int:
+        polls.append(fd)
+        return poll(fd, *arguments)
+
+    monkeypatch.setattr("sysmem._blocking.client_end._thread._count", lambda: 0)
+    monkeypatch.setattr(client_end, "_poll", counted)
+    fd, peer = ends
+    os.set_blocking(fd, blocks)
+    with blocking.BufferCollectionToken.from_fd(fd) as token:
+        for _ in range(2):
+            waiting = Running(token.sync)
+            request = peer.receive()
+            until_asleep(waiting.thread)
+            peer.send(request)
+            waiting.outcome()
+        waiting = Running(partial(token.sync, timeout=60))
+        peer.send(peer.receive())
+        waiting.outcome()
+    assert polls == [fd] * (1 if blocks else 3)
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------

@@ -368,8 +368,8 @@ def test_an_interrupted_call_is_made_again() -> None:
                 raise InterruptedError
             return b"x", [], 0, None
 
-        def sendmsg(self, *_: object) -> int:
-            self.calls.append("sendmsg")
+        def send(self, *_: object) -> int:
+            self.calls.append("send")
             if len(self.calls) == 3:
                 raise InterruptedError
             return 1
@@ -381,7 +381,7 @@ def test_an_interrupted_call_is_made_again() -> None:
     channel = Channel(sock)  # type: ignore[arg-type] # as much of one as is asked for
     assert channel.receive() == (b"x", [])
     assert channel.send(b"x")
-    assert sock.calls == ["recvmsg"] * 2 + ["sendmsg"] * 2
+    assert sock.calls == ["recvmsg"] * 2 + ["send"] * 2
 
 
 def test_other_control_data_is_left_alone(near: Channel, raw: socket.socket) -> None:

@@ -11,6 +11,7 @@ one that the code holds which it interrupted. While a thread is inside a call th
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import select
 import socket
@@ -46,6 +47,7 @@ class ClientEnd:
         "_gone",
         "_inside",
         "_lead",
+        "_may_block",
     )
 
     def __init__(self, owned: int | socket.SocketType, interface: type[Interface]) -> None:
@@ -55,6 +57,8 @@ class ClientEnd:
         #: Why nothing more can be received.
         self._ended: PeerClosedError | None = None
         self._calls = Calls()
+        #: Whether the kernel waits when something is received; otherwise it must be polled for.
+        self._may_block = socket.getdefaulttimeout() is None
         #: Those inside a call, and the threads that they are in.
         self._inside: dict[object, int] = {}
         #: Who leads, if anybody, under the only key that there is: an election is one `setdefault`.
@@ -75,7 +79,7 @@ class ClientEnd:
 
     def call(self, method: Method, request: Table | None, timeout: float | None) -> Answer:
         """Send a request and wait for its answer, which the caller then owns. Handles as in :meth:`send`."""
-        end = deadline(timeout)
+        end = None if timeout is None else deadline(timeout)
         body, handles = encode_request(method, request)
         return self._within(lambda me: self._call(method, body, handles, end, me))
 
@@ -89,14 +93,16 @@ class ClientEnd:
         me = object()
         try:
             self._inside[me] = threading.get_ident()
-            self._check_own()  # a close() from here on sees that somebody is inside
+            if self._gone:  # a close() from here on sees that somebody is inside
+                self._check_own()
             return work(me)
         finally:
             # Without calls, between which a KeyboardInterrupt could come.
             if me in self._inside:
                 del self._inside[me]
             try:
-                self._left()
+                if self._gone or self._followers:
+                    self._left()
             except BaseException:
                 self._left()
                 raise
@@ -116,8 +122,9 @@ class ClientEnd:
         call = None
         try:
             call = self._calls.resume(method) or self._begin(method, body, handles, end, me)
-            while not call.done:
-                self._check_open()
+            while call.answer is None and call.error is None:
+                if self._gone or self._ended is not None:
+                    self._check_open()
                 if not self._wait(call, end, me) and not call.done:
                     raise TimeoutError(f"{method.name}() wasn't answered in time")
         except BaseException as error:
@@ -141,7 +148,8 @@ class ClientEnd:
 
     def _send(self, data: bytes, handles: list[Handle], end: float | None, me: object) -> None:
         """Send one datagram, waiting while the queue is full."""
-        self._check_open()
+        if self._gone or self._ended is not None:
+            self._check_open()
         while not self._sent(data, handles, end, me):
             if not self._wait_for_room(end, me):
                 raise TimeoutError("the daemon took no message in time; nothing was sent")
@@ -171,6 +179,8 @@ class ClientEnd:
 
     def _is_first(self, me: object) -> bool:
         """Whether this thread isn't inside another call already: a signal's handler has interrupted that one."""
+        if len(self._inside) == 1:
+            return True  # that is this one
         thread = threading.get_ident()
         return all(who is me or inside != thread for who, inside in tuple(self._inside.items()))
 
@@ -193,6 +203,11 @@ class ClientEnd:
 
     def _receive(self, end: float | None) -> bool:
         """Wait for a datagram, and take it in. False when it is too late."""
+        # Nobody else can fork meanwhile, which receiving keeps others from.
+        if end is None and self._may_block and not _thread._count():
+            if self._take_in(wait=True):
+                return True
+            self._may_block = False  # another process has made the end one that doesn't block
         while _poll(self._channel.fileno(), select.POLLIN, remaining(end)):
             if self._take_in():
                 return True
@@ -240,12 +255,12 @@ class ClientEnd:
 
     # --- what came ------------------------------------------------------------------------------------------------
 
-    def _take_in(self) -> bool:
+    def _take_in(self, *, wait: bool = False) -> bool:
         """Receive a datagram, if there is one, and give it to the call that it answers; for who leads."""
         arrived: tuple[bytes, list[Handle] | None] | None = None
         try:
             try:
-                arrived = self._channel.receive()
+                arrived = self._channel.receive(wait=wait)
             except DescriptorsLost as error:
                 arrived = error.data, None
             if arrived is not None:
@@ -262,7 +277,7 @@ class ClientEnd:
     def _dispatch(self, data: bytes, handles: list[Handle] | None) -> None:
         """Give a datagram to the call that it answers; without its handles if they are lost."""
         call = self._calls.lost(data) if handles is None else self._calls.arrived(data, handles)
-        if call is not None:
+        if call is not None and self._followers:
             self._wake(call)
 
     def _interrupted(self, data: bytes) -> None:
