@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -13,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ["protocol/sysmem_protocol", "server/sysmemd", "client/sysmem"]
 #: Modules with imports of ours that aren't at their top, with the reason. Only such an import may close a circle.
 HIDDEN = {
-    "sysmem": "the blocking face is there as an attribute, and loaded when it is used",
+    "sysmem": "a program that uses one face, or no plain constraints, does not load the rest",
+    "sysmem.blocking": "a program that sends no frames does not load what does",
     "sysmem._sharing": "a process that uses one face does not load the other",
     "sysmem.sysmemctl._top": "without textual the command says what to install",
     "sysmem._trace": "a client that is not traced does not load what writes traces",
@@ -98,3 +101,23 @@ def test_what_is_lower_does_not_know_what_is_higher(lower: str, higher: tuple[st
         if within(other, *higher)
     ]
     assert not found
+
+
+#: What a program does not load that imports the client, or one face of it: each costs milliseconds at its start.
+NOT_LOADED = {
+    "import sysmem": {"anyio", "multiprocessing", "difflib", "sysmem._async"},
+    "import sysmem.blocking": {"anyio", "difflib", "random", "sysmem._async", "sysmem._frames"},
+    "import sysmem; sysmem.connect": {"difflib", "random", "sysmem._blocking", "sysmem._frames"},
+    "import sysmem.sysmemctl._ping": {"anyio", "rich", "sysmem._async", "sysmem._frames"},
+    "import sysmem.frames, sysmem.blocking.frames": {"numpy", "PIL", "structlog", "sysmemd"},
+}
+
+
+@pytest.mark.parametrize("program", NOT_LOADED)
+def test_a_program_loads_what_it_uses(program: str) -> None:
+    listing = f"import sys; {program}; print(*sys.modules, sep=chr(10))"
+    command = [sys.executable, "-c", listing]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "sysmem" in loaded
+    assert not loaded & NOT_LOADED[program]

@@ -61,18 +61,8 @@ from sysmem_protocol.sysmem2 import (
     VulkanUsage,
 )
 
-from ._async.allocator import Allocator, connect
-from ._async.events import AsyncEventPair
-from ._async.nodes import (
-    BufferCollection,
-    BufferCollectionToken,
-    BufferCollectionTokenGroup,
-    Node,
-)
-from ._dma_buf import DmaBuf
 from ._errors import DaemonUnavailableError, HandleClosedError, PeerClosedError, SysmemError
 from ._handles import EventPair, NodeRef
-from ._plain import constraints
 from ._vmo import BufferCollectionInfo, Mapping, Vmo, VmoBuffer, VmoInfo
 
 __all__ = [
@@ -129,12 +119,40 @@ if TYPE_CHECKING:
     from . import blocking as blocking
     from . import formats as formats
     from . import frames as frames
+    from ._async.allocator import Allocator, connect
+    from ._async.events import AsyncEventPair
+    from ._async.nodes import (
+        BufferCollection,
+        BufferCollectionToken,
+        BufferCollectionTokenGroup,
+        Node,
+    )
+    from ._dma_buf import DmaBuf
+    from ._plain import constraints
 else:
+    #: Where to find what not every program needs, such as the face that it does not use.
+    _LATER = {
+        **dict.fromkeys(("blocking", "formats", "frames"), ""),
+        **dict.fromkeys(("Allocator", "connect"), "_async.allocator"),
+        "AsyncEventPair": "_async.events",
+        "BufferCollection": "_async.nodes",
+        "BufferCollectionToken": "_async.nodes",
+        "BufferCollectionTokenGroup": "_async.nodes",
+        "Node": "_async.nodes",
+        "DmaBuf": "_dma_buf",
+        "constraints": "_plain",
+    }
 
     def __getattr__(name):
-        """Import the blocking face and what not every program needs when it is asked for."""
-        if name not in ("blocking", "formats", "frames"):
+        """Import something of that when it is asked for."""
+        if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        return import_module(f"{__name__}.{name}")
+        module = import_module(f"{__name__}.{_LATER[name] or name}")
+        found = globals()[name] = getattr(module, name) if _LATER[name] else module
+        return found
+
+    def __dir__():
+        """Return the names of everything, imported or not."""
+        return sorted({*globals(), *_LATER})

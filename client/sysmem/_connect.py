@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import random
 import shlex
 import socket
 import struct
@@ -198,7 +197,9 @@ class Retries:
         left = self.left()
         if left is not None and left <= 0:
             return None
-        pause = self._pause * random.uniform(0.5, 1)
+        from random import uniform  # which takes milliseconds to import, for those who wait only
+
+        pause = self._pause * uniform(0.5, 1)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
         return pause if left is None else min(pause, left)
 

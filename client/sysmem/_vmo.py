@@ -17,9 +17,7 @@ from sysmem_protocol.library import table
 from sysmem_protocol.owner import UncopiedTable, WithBlock
 
 from ._arguments import descriptor
-from ._dma_buf import DmaBuf, dma_buf
 from ._handles import EventPair, Held
-from ._holders import holders
 from ._memory import Memory
 
 if TYPE_CHECKING:
@@ -28,6 +26,8 @@ if TYPE_CHECKING:
     from av import VideoFrame
     from numpy.typing import DTypeLike, NDArray
     from PIL.Image import Image
+
+    from ._dma_buf import DmaBuf
 
 
 class Vmo(Held):
@@ -85,6 +85,8 @@ class Vmo(Held):
             OSError: The device is missing, or this user may not open it, or the kernel refuses the size. The message
                 says which.
         """
+        from ._dma_buf import dma_buf
+
         return dma_buf(self, self.size)
 
 
@@ -135,6 +137,8 @@ class Mapping:
             # Nothing is lost: the last view that goes takes the mapping with it. But it is kept longer than the
             # with-block says, and so is the buffer; an exception on its way is the better news though, and its
             # traceback may be what holds the view.
+            from ._holders import holders
+
             told = (
                 f"the mapping is still in use after its with-block, by {holders(mapped, view, traceback)};"
                 " it stays until the last of those is gone"

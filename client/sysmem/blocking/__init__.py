@@ -14,6 +14,8 @@ answer is dropped. A call that `KeyboardInterrupt` or another exception ends lea
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .._blocking.allocator import Allocator, connect
 from .._blocking.events import BlockingEventPair as EventPair
 from .._blocking.nodes import (
@@ -22,7 +24,6 @@ from .._blocking.nodes import (
     BufferCollectionTokenGroup,
     Node,
 )
-from . import frames
 
 __all__ = [
     "Allocator",
@@ -34,3 +35,15 @@ __all__ = [
     "connect",
     "frames",
 ]
+
+if TYPE_CHECKING:
+    from . import frames as frames
+else:
+
+    def __getattr__(name):
+        """Import frames, which not every program needs, when they are asked for."""
+        if name != "frames":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return import_module(f"{__name__}.frames")
