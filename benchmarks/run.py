@@ -19,6 +19,7 @@ import constraints
 import fairness
 import frames
 import killed
+import kit
 import negotiation
 import nodes
 import round_trip
@@ -34,6 +35,7 @@ SECTIONS: dict[str, Callable[[Path, int], Any]] = {
     "nodes": nodes.measure,
     "snapshots": snapshots.measure,
     "killed": killed.measure,
+    "kit": kit.measure,
     "start": lambda *_: start.measure(),
     "frames": frames.measure,
     "aggregation": lambda *_: constraints.measure(repeat=1),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from docs.tools import generate, refusals
 from docs.tools.blocks import run, steps
 
@@ -132,11 +135,35 @@ def start_my_camera(token):
 """
 
 
+#: A program of the reader's own.
+_PROGRAM = """#!{python}
+import pathlib, sys
+from sysmem import blocking
+with blocking.connect(name=pathlib.Path(sys.argv[0]).name) as allocator:
+    allocator.allocate_non_shared_collection().release()
+"""
+
+
+@pytest.mark.timeout(300)  # it starts many processes
 def test_the_tests_of_the_page_about_testing_pass(tmp_path: Path) -> None:
-    """All but the one that runs programs of the reader's own."""
-    tests = [block for block in blocks("testing.md") if "kill_matrix" not in block]
-    (tmp_path / "test_page.py").write_text(_TESTING + "\n\n".join(tests))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--sysmem-update"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    """With the commands that it names for CI."""
+    [workflow] = re.findall(r"^```yaml\n(.*?)^```$", PAGES["testing.md"].read_text(), re.M | re.S)
+    install, *command = (shlex.split(step["run"]) for step in yaml.safe_load(workflow)["steps"])
+    assert install == ["pip", "install", "sysmem[testing]", "pytest-xdist"]
+    assert command == [["pytest", "-n", "auto"]]
+    (tmp_path / "test_page.py").write_text(_TESTING + "\n\n".join(blocks("testing.md")))
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("camera", "encoder"):
+        (programs / name).write_text(_PROGRAM.format(python=sys.executable))
+        (programs / name).chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-m", *command[0], "-q", "-p", "no:cacheprovider", "--sysmem-update"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "golden" / "pipeline.txt").exists()

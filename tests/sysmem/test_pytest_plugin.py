@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -178,3 +179,6 @@ def test_a_failed_test_tells_what_the_daemon_knows(pytester: pytest.Pytester) ->
             "*smallest conflicting set*",
         ]
     )
+    told = result.stdout.str().partition("- sysmemd: collections -")[2].splitlines()
+    ours = itertools.takewhile(lambda line: not line.startswith("____"), told)
+    assert [line for line in ours if len(line) > 80] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, Final, TypeAlias
@@ -40,7 +41,18 @@ def sections(
         told.append(("the last refusal", why(refused[0], explain(refused[0]["id"]))))
     if trace:
         told.append(("the last messages", messages(trace)))
-    return told
+    return [(title, folded(text)) for title, text in told]
+
+
+def folded(text: str) -> str:
+    """Fold lines that are too long for the width; what goes on is indented."""
+    lines = []
+    for line in text.splitlines():
+        indent = line[: len(line) - len(line.lstrip())] + "    "
+        lines += textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_on_hyphens=False) or [
+            ""
+        ]
+    return "\n".join(lines)
 
 
 def find(snapshot: Data, collection: int | str) -> Data:

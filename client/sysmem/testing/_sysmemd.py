@@ -173,7 +173,7 @@ class Sysmemd:
                 told = _story.sections(snapshot, explain, self.trace())
         except (OSError, SysmemError) as error:
             told.append(("the daemon doesn't answer", str(error)))
-        return [*told, ("the daemon's log", self.log[-_LOG_CHARACTERS:].rstrip())]
+        return [*told, ("the daemon's log", _story.folded(self.log[-_LOG_CHARACTERS:].rstrip()))]
 
     def _inspector(self) -> Inspector:
         return Inspector.connect(self.runtime_dir, timeout=PATIENCE_SECONDS)
@@ -216,7 +216,7 @@ class Sysmemd:
 
     def _told_of_leak(self, new: Counter[str], left: list[Leftover]) -> str:
         named = "".join(f"\n  {each}" for each in left)
-        return (
+        return _story.folded(
             f"sysmemd still holds {new.total()} descriptors more than at its start; a client is still open, or it "
             f"leaks:{named or ' ' + ', '.join(sorted(new))}\n{self.log}"
         )

@@ -55,12 +55,11 @@ class Listener(Protocol):
         """Whether it is told what messages say."""
 
     @property
-    def only(self) -> int | None:
-        """The only collection that it is told of, or None."""
-
-    @property
     def closed(self) -> bool:
         """Whether it is told nothing any more."""
+
+    def wants(self, collection: int | None, *, traffic: bool) -> bool:
+        """Whether to tell it of an event about this collection, which may be a message."""
 
     def tell(self, event: str) -> None:
         """Be told of an event, as JSON."""
@@ -210,14 +209,13 @@ class Events(Tracer):
     ) -> None:
         """Tell an event to those who want it. A fault in it is nobody else's trouble."""
         written: dict[bool, str] = {}
+        about = event.get("collection")
         try:
+            watchers = [each for each in self._watchers if each.wants(about, traffic=traffic)]
+            if not watchers:
+                return
             whole = {"event": kind, "at": rfc_3339(time.time(), "microseconds"), **event}
-            for watcher in self._watchers:
-                if traffic > watcher.traffic or watcher.only not in (
-                    None,
-                    event.get("collection"),
-                ):
-                    continue
+            for watcher in watchers:
                 bodies = traffic and watcher.bodies
                 if bodies not in written:
                     body = {} if not bodies else {"body": self._body(content)}

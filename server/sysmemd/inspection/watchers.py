@@ -113,6 +113,10 @@ class Watcher:
         """Whether the watch is over."""
         return self.connection.closed
 
+    def wants(self, collection: int | None, *, traffic: bool) -> bool:
+        """Whether this client is told of an event about this collection, which may be a message."""
+        return traffic <= self.traffic and self.only in (None, collection)
+
     # --- events -------------------------------------------------------------------------------------------------------
 
     def begin(self, first: str) -> None:

@@ -11,7 +11,6 @@ from sysmem_protocol.testing import Testing
 
 #: Messages that are kept.
 _MAX_MESSAGES: Final = 10_000
-_BEGINNING: Final = '{"event":"message",'
 
 
 class Trace:
@@ -19,7 +18,6 @@ class Trace:
 
     traffic = True
     bodies = False
-    only = None
     closed = False
 
     def __init__(self, now: Callable[[], int]) -> None:
@@ -28,11 +26,14 @@ class Trace:
         self._kept: deque[tuple[int, str]] = deque(maxlen=_MAX_MESSAGES)
         self._count = 0
 
+    def wants(self, collection: int | None, *, traffic: bool) -> bool:
+        """Messages only."""
+        return traffic
+
     def tell(self, event: str) -> None:
-        """Keep a message; any other event is ignored."""
-        if event.startswith(_BEGINNING):
-            self._count += 1
-            self._kept.append((self._now(), event))
+        """Keep a message."""
+        self._count += 1
+        self._kept.append((self._now(), event))
 
     def messages(self) -> list[dict[str, Any]]:
         """The messages of clients, as the Inspector tells of them, with a `number` from 1 and the daemon's time."""

@@ -294,10 +294,19 @@ def test_of_mine(sysmemd, allocator, peer, sysmem_zygote):
 """
 
 
-@pytest.mark.parametrize("end", ["SIGINT", "SIGKILL"])
-def test_nothing_is_left_when_the_tests_end_by(pytester: pytest.Pytester, end: str) -> None:
+@pytest.mark.parametrize(
+    ("end", "options"),
+    [
+        pytest.param("SIGINT", [], id="an interrupt"),
+        pytest.param("SIGKILL", [], id="a kill"),
+        pytest.param("SIGKILL", ["-n1", "--max-worker-restart=0"], id="a kill of xdist's worker"),
+    ],
+)
+def test_nothing_is_left_when_the_tests_end_by(
+    pytester: pytest.Pytester, end: str, options: list[str]
+) -> None:
     pytester.makepyfile(_TEST.replace("{signal}", end))
-    pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    pytester.runpytest_subprocess("-p", "no:cacheprovider", *options)
     pids = map(int, (pytester.path / "pids").read_text().split())
     for pid in pids:
         try:
