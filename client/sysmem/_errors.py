@@ -1,4 +1,4 @@
-"""Why a call failed.
+"""The exceptions of the client.
 
 ::
 
@@ -7,8 +7,8 @@
     DaemonUnavailableError       there is no daemon to connect to         (a ConnectionError)
     HandleClosedError            closed or given away by this program     (a ValueError)
 
-And of the built-in ones `TimeoutError` for a call past its timeout, `TypeError` and `ValueError` for arguments that
-can't be sent, `OSError` for what the kernel refuses (no descriptors left, say).
+Built-in exceptions are raised too: `TimeoutError` by a call past its timeout, `TypeError` and `ValueError` for
+arguments that can't be sent, and `OSError` if the kernel refuses, for example because no descriptor is left.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from sysmem_protocol.sysmem2 import Error
 __all__ = ["DaemonUnavailableError", "HandleClosedError", "PeerClosedError", "SysmemError"]
 
 _MEANINGS = {
-    Error.UNSPECIFIED: "the daemon says no more",
-    Error.PROTOCOL_DEVIATION: "the request isn't what the protocol allows",
-    Error.NOT_FOUND: "what was passed isn't known to the daemon",
+    Error.UNSPECIFIED: "the daemon gives no details",
+    Error.PROTOCOL_DEVIATION: "the request breaks a rule of the protocol",
+    Error.NOT_FOUND: "the daemon does not know what was passed",
     Error.HANDLE_ACCESS_DENIED: "the handle lacks a right",
     Error.NO_MEMORY: "the buffers couldn't be allocated",
     Error.CONSTRAINTS_INTERSECTION_EMPTY: "no settings satisfy all participants",
-    Error.PENDING: "allocation wasn't attempted yet",
+    Error.PENDING: "the allocation was not attempted yet",
     Error.TOO_MANY_GROUP_CHILD_COMBINATIONS: "too many combinations of group children failed",
     Error.NO_MORE_STRONG_VMO_HANDLES: "only weak handles to the buffer are left",
 }
@@ -36,9 +36,9 @@ class SysmemError(Exception):
     """The daemon answered with an error.
 
     Attributes:
-        error: Which error; a plain int when it has no name here.
-        reason: One line that says why, as the daemon's log does; None if it isn't known.
-        report: The full text about a refusal: what everybody asked for, and the conflict; None if it isn't known.
+        error: The error; a plain int if it has no name in this version.
+        reason: The reason in one line, as in the daemon's log; None if it is not known.
+        report: The full report of a refusal, with what everybody asked for and the conflict; None if there is none.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a participant holds descriptors in, apart from channels: proofs of nodes, and events."""
+"""Owners of descriptors other than channels: node refs and eventpairs."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class Arrived(Held):
 
 
 class NodeRef(Held):
-    """Proof of a node, for `is_alternate_for` on another one; an event that no other process can forge."""
+    """A proof of a node's identity, for `is_alternate_for` on another node. No other process can forge it."""
 
     __slots__ = ()
 
 
 class EventPair(Held, ABC):
-    """One end of an eventpair, which the daemon closes its end of when something has happened.
+    """One end of an eventpair. The daemon closes the other end when the event has happened.
 
-    Each face has its own kind, which differs in how it waits: :class:`sysmem.AsyncEventPair` and
-    :class:`sysmem.blocking.EventPair`. Both are this class to `isinstance`.
+    Each face has a class of its own, which differs in how it waits: :class:`sysmem.AsyncEventPair` and
+    :class:`sysmem.blocking.EventPair`. Both are subclasses of this one.
 
-    An event belongs to the process that made it: in a forked child it is closed. See :meth:`detach`.
+    An event belongs to the process that created it: in a forked child it is closed. See :meth:`detach`.
     """
 
     __slots__ = ("_watches",)
@@ -61,10 +61,14 @@ class EventPair(Held, ABC):
 
     @classmethod
     def from_fd(cls, fd: int) -> Self:
-        """Become the owner of an event's descriptor that came from another process, say.
+        """Return an event that owns a descriptor, for example one that came from another process.
 
-        Raises `TypeError` for what is no descriptor's number, and `ValueError` for a descriptor that can't be an event.
-        The descriptor is left alone then.
+        Args:
+            fd: The descriptor. The event owns it from now on, unless this raises.
+
+        Raises:
+            TypeError: `fd` is not a number.
+            ValueError: The descriptor can't be an event.
         """
         number = descriptor(fd)
         if not is_socketpair_end(number, *_EVENT_TYPES):
@@ -79,9 +83,12 @@ class EventPair(Held, ABC):
 
     @abstractmethod
     def wait_closed(self, timeout: float | None = None) -> Any:
-        """Wait until the other end is closed, `timeout` seconds at most: True, or False when the time is over.
+        """Wait until the other end is closed. Return True, or False if `timeout` seconds have passed.
 
-        Raises `HandleClosedError` when this end is closed, also by somebody else meanwhile. Awaited in the async face.
+        It is awaited in the async face.
+
+        Raises:
+            HandleClosedError: This end is closed, or somebody closes it meanwhile.
         """
 
     def _watch(self, waiter: object) -> select.epoll:
@@ -92,7 +99,7 @@ class EventPair(Held, ABC):
         return watch
 
     def take(self) -> int:
-        """Give the descriptor away. Raises `RuntimeError` while somebody waits on this event."""
+        """Return the descriptor and give up ownership. Raises `RuntimeError` while somebody waits on this event."""
         self._check_unused()
         return super().take()
 
@@ -101,16 +108,17 @@ class EventPair(Held, ABC):
             raise RuntimeError("somebody waits on this eventpair; it can't be given away")
 
     def detach(self) -> int:
-        """Give the descriptor away, to pass it to another process: the caller owns it, this object is closed.
+        """Return the descriptor and give up ownership, to pass it to another process. This object is closed.
 
-        Raises `RuntimeError` while somebody waits on this event.
+        Raises:
+            RuntimeError: Another thread or task waits on this event.
         """
         return self.take()
 
     def close(self) -> None:
-        """Close this end; those who wait on it get a HandleClosedError. Idempotent.
+        """Close this end. Calls that wait on it raise `HandleClosedError`. Idempotent.
 
-        It takes no lock and never waits, so a signal's handler may call it too.
+        It takes no lock and never waits, so a signal handler may call it.
         """
         self._gone = self._gone or CLOSED
         for watch in tuple(self._watches.values()):

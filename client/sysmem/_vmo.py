@@ -1,4 +1,4 @@
-"""Buffers as a participant holds them: memory to map, and the tables in which they are delivered."""
+"""Buffers of a participant: memory to map, and the tables that deliver it."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 
 
 class Vmo(Held):
-    """The memory of one buffer: a descriptor that is opened for what the participant's rights allow.
+    """The memory of one buffer: a descriptor, open for reading or for both reading and writing, as the rights allow.
 
-    A forked child inherits VMOs and their mappings, as it does all memory, and holds their buffers until it closes them
-    or ends. multiprocessing carries duplicates to other processes.
+    A forked child inherits VMOs and their mappings, like all memory, and keeps their buffers alive until it closes them
+    or ends. `multiprocessing` passes duplicates to other processes.
     """
 
     __slots__ = ()
 
     def fileno(self) -> int:
-        """The descriptor, still owned by this object.
+        """Return the descriptor. This object still owns it.
 
         Participants that want to lock the buffer against each other use `fcntl.flock`: each participant's VMO is an
         open file description of its own, so they exclude each other, in one process too.
 
         Of the locks that `fcntl` sets (`fcntl.lockf`, `F_SETLK`, `F_OFD_SETLK`) a program may use those on bytes below
-        2**62, with a length, for example `fcntl.lockf(vmo.fileno(), fcntl.LOCK_EX, 1)`. From byte 2**62 on the daemon
-        holds read locks for as long as it runs, by which it knows who still has the buffer. A length of 0, which is
+        2**62, with a length, for example `fcntl.lockf(vmo.fileno(), fcntl.LOCK_EX, 1)`. From byte 2**62 on, the daemon
+        holds read locks as long as it runs. They tell it who still has the buffer. A length of 0, which is
         the default, reaches to the end of these bytes: `fcntl.lockf(vmo.fileno(), fcntl.LOCK_EX)` waits for ever.
         Do not unlock the bytes from 2**62 on with `F_OFD_SETLK`: this counts as closing the buffer.
         """
@@ -55,31 +55,34 @@ class Vmo(Held):
 
     @property
     def size(self) -> int:
-        """Bytes of memory, padding included (`raw_vmo_size` of the settings)."""
+        """The size of the memory in bytes, padding included (`raw_vmo_size` of the settings)."""
         return os.fstat(self.fileno()).st_size
 
     @property
     def writable(self) -> bool:
-        """Whether the rights allow to write."""
+        """Whether the participant may write."""
         return fcntl.fcntl(self.fileno(), fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
 
     def map(self, length: int | None = None) -> Mapping:
-        """Map the first `length` bytes, all by default, within a with-block that yields a memoryview.
+        """Return a context manager that maps the first `length` bytes, or all, and yields a memoryview.
 
-        The view is writable iff the rights allow. The mapping keeps the buffer alive, also when this VMO is closed
-        meanwhile. Raises `ValueError` for a length that isn't in 1 to `size`.
+        The view is writable if the participant may write. The mapping keeps the buffer alive, also if this VMO is
+        closed meanwhile.
 
-        The end of the with-block raises `BufferError` when something still looks at the memory, a slice or a numpy
-        array made of the view; the mapping then stays until that is gone. An exception that ends it goes on, with
-        a note of it. Arrays that are to outlive a with-block are what :meth:`VmoBuffer.planes` gives.
+        The end of the with-block raises `BufferError` if a slice or an array made from the view still exists. The
+        mapping then stays until that is gone. If an exception ends the block, that exception is raised, with a note.
+        For arrays that outlive a with-block use :meth:`VmoBuffer.planes`.
+
+        Raises:
+            ValueError: `length` is not in 1 to `size`.
         """
         return Mapping(self, 0, length)
 
     def dma_buf(self) -> DmaBuf:
-        """Return the memory as a dma-buf, which drivers import; of a dma-heap's buffer, which is one, a duplicate.
+        """Return the memory as a dma-buf, which drivers import.
 
-        `/dev/udmabuf` makes it. It can be written to whatever the rights of this VMO are: rights are advisory for
-        users who may open that device.
+        A buffer of a dma-heap is a dma-buf already; this returns a duplicate. For other buffers `/dev/udmabuf` makes a
+        dma-buf. It is writable even if this VMO is read-only: rights are advisory for users who may open that device.
 
         Raises:
             OSError: The device is missing, or this user may not open it, or the kernel refuses the size. The message
@@ -91,7 +94,7 @@ class Vmo(Held):
 
 
 class Mapping:
-    """A part of a VMO in memory, for the time of a with-block."""
+    """A mapping of a VMO, or of a part of it, for the duration of a with-block."""
 
     __slots__ = ("_length", "_map", "_start", "_view", "_vmo")
 
@@ -187,8 +190,8 @@ class _Beside(sysmem2.VmoBuffer[Vmo, EventPair]):
 class VmoBuffer(_Beside, UncopiedTable):
     """One buffer as it is delivered to one participant.
 
-    Arrays of :meth:`planes` and :meth:`array`, and slices of :meth:`mapping`, keep the memory mapped and the buffer
-    alive as long as any of them is there, also when the buffer is closed meanwhile.
+    Arrays from :meth:`planes` and :meth:`array`, and slices of :meth:`mapping`, keep the memory mapped and the buffer
+    alive as long as one of them exists, also if the buffer is closed meanwhile.
     """
 
     def map(self, length: int | None = None) -> Mapping:
@@ -202,9 +205,8 @@ class VmoBuffer(_Beside, UncopiedTable):
     def mapping(self) -> memoryview:
         """Map the whole buffer, padding included, until :meth:`close`.
 
-        The view is writable if the rights allow it. It is the same one at every call.
-
-        `close()` releases the view. Slices and arrays that were made of it keep the memory until they are gone.
+        The view is writable if the participant may write. Every call returns the same view. `close()` releases it;
+        slices and arrays made from it keep the memory mapped until they are gone.
 
         Raises:
             ValueError: The buffer came without a VMO.
@@ -402,7 +404,7 @@ class VmoBuffer(_Beside, UncopiedTable):
 
 @table
 class BufferCollectionInfo(sysmem2.BufferCollectionInfo[VmoBuffer], WithBlock, UncopiedTable):
-    """The allocated buffers and what holds for each of them. Owns their descriptors; a with-block closes them."""
+    """The allocated buffers and their settings. It owns the descriptors of the buffers; a with-block closes them."""
 
     def __post_init__(self) -> None:
         buffers: Any = self.buffers  # a table that a program made itself may have anything there
@@ -459,7 +461,7 @@ def _image(
 
 @table
 class VmoInfo(sysmem2.VmoInfo[Vmo, EventPair], WithBlock, UncopiedTable):
-    """What the daemon knows of a VMO. Owns the descriptors in it; a with-block closes them."""
+    """What the daemon knows about a VMO. It owns the descriptors in it; a with-block closes them."""
 
     def close(self) -> None:
         """Close the weak VMO and the event. Idempotent."""

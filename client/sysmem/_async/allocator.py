@@ -1,4 +1,4 @@
-"""Where everything begins: connecting to the daemon, and what its Allocator can do."""
+"""Connecting to the daemon, and the Allocator: the object that every program begins with."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .readiness import sleep
 
 
 class Allocator(ChannelObject):
-    """A connection to the daemon, from :func:`connect`. Closing it has no effect on what was made through it."""
+    """A connection to the daemon, made by :func:`connect`. Nodes created through it stay when it is closed."""
 
     __slots__ = ("_meetings", "_open_service")
     _interface = m.Allocator
@@ -39,9 +39,9 @@ class Allocator(ChannelObject):
         self._meetings: set[Rendezvous] = set()
 
     def close(self) -> None:
-        """Close the connection. What was made through it stays. Idempotent.
+        """Close the connection. Nodes that were created through it stay. Idempotent.
 
-        Whoever waits on it, in `offer()` and `take()` too, gets a `HandleClosedError`.
+        Calls that wait on it, `offer()` and `take()` included, raise `HandleClosedError`.
         """
         super().close()
         for meeting in tuple(self._meetings):
@@ -49,14 +49,14 @@ class Allocator(ChannelObject):
 
     # of the async face only
     def __await__(self) -> Generator[None, None, Self]:
-        """Give the Allocator itself: `connect()` has connected already, and `await connect()` says the same."""
+        """Return the Allocator itself: `connect()` has already connected, so `await connect()` is the same."""
         yield from ()
         return self
 
     async def allocate_non_shared_collection(
         self, *, timeout: float | None = None
     ) -> BufferCollection:
-        """Make a collection with one participant."""
+        """Create a collection with one participant, and return that participant."""
         return await self._open(
             BufferCollection, m.Allocator.allocate_non_shared_collection, timeout
         )
@@ -64,7 +64,7 @@ class Allocator(ChannelObject):
     async def allocate_shared_collection(
         self, *, timeout: float | None = None
     ) -> BufferCollectionToken:
-        """Make a collection for several participants, and get its root token."""
+        """Create a collection for several participants, and return its root token."""
         return await self._open(
             BufferCollectionToken, m.Allocator.allocate_shared_collection, timeout
         )
@@ -72,10 +72,11 @@ class Allocator(ChannelObject):
     async def bind_shared_collection(
         self, token: BufferCollectionToken, *, timeout: float | None = None
     ) -> BufferCollection:
-        """Turn in a token, and get its participant's view of the collection.
+        """Turn in a token, and return the participant that it stands for.
 
-        The token is consumed: it is closed afterwards, unless this raises. Everything sent on it before counts. When
-        the daemon doesn't know the token, the new collection's channel closes, and its next call says so.
+        The token is consumed: it is closed afterwards, unless this raises. The daemon processes all messages that were
+        sent on it first. If the daemon does not know the token, it closes the channel of the new object, and the next
+        call on that raises `PeerClosedError`.
         """
         if not isinstance(token, BufferCollectionToken):
             raise wrong_kind(token, BufferCollectionToken)
@@ -90,7 +91,10 @@ class Allocator(ChannelObject):
     async def validate_buffer_collection_token(
         self, token_server_koid: int, *, timeout: float | None = None
     ) -> bool:
-        """Ask whether a token with this `server_koid` lives and wasn't turned in yet. It has no effect on it."""
+        """Return whether a token with this `server_koid` exists and was not turned in yet.
+
+        The call has no effect on the token.
+        """
         answer = await self._call(
             m.Allocator.validate_buffer_collection_token,
             m.AllocatorValidateBufferCollectionTokenRequest(token_server_koid=token_server_koid),
@@ -101,9 +105,14 @@ class Allocator(ChannelObject):
     async def set_debug_client_info(
         self, name: str, id: int | None = None, *, timeout: float | None = None
     ) -> None:
-        """Say who uses this connection, for logs: a name of at most 256 bytes of UTF-8 and a number, a pid usually.
+        """Set the client's name and number in logs and reports, for nodes created through this connection from now on.
 
-        Holds for nodes made through it from now on. `connect` has said the process's name and pid already.
+        `connect` has already sent the name and the pid of the process.
+
+        Args:
+            name: At most 256 bytes of UTF-8.
+            id: A number, usually the pid. Un-set is 0.
+            timeout: Seconds until `TimeoutError`.
         """
         await self._send(
             m.Allocator.set_debug_client_info,
@@ -122,13 +131,21 @@ class Allocator(ChannelObject):
         vmo_settings_to_check_ignore_size: bool | None = None,
         timeout: float | None = None,
     ) -> VmoInfo:
-        """Ask which buffer of which collection a VMO is. The VMOs passed aren't consumed; the caller closes the info.
+        """Return which buffer of which collection a VMO is. The caller closes the result.
 
-        On request also: a weak handle to the same buffer (`weak_vmo`, with `close_weak_asap`), its settings, whether
-        they satisfy `constraints_to_check` (`constraints_ok`), and whether the collection of
-        `vmo_settings_to_check` has the same ones (`vmo_settings_match`), sizes left out with the last argument.
+        Args:
+            vmo: The VMO, or its descriptor. It stays the caller's.
+            need_weak: Whether to return a weak handle to the same buffer: `weak_vmo`, with `close_weak_asap`.
+            need_single_buffer_settings: Whether to return the settings of the buffer.
+            constraints_to_check: Constraints to compare with the settings; the result has `constraints_ok`.
+            vmo_settings_to_check: Another VMO whose settings to compare; the result has `vmo_settings_match`. It stays
+                the caller's.
+            vmo_settings_to_check_ignore_size: Whether to leave sizes out of this comparison.
+            timeout: Seconds until `TimeoutError`.
 
-        Raises `SysmemError` with NOT_FOUND for memory that the daemon didn't allocate.
+        Raises:
+            SysmemError: NOT_FOUND for memory that the daemon did not allocate; NO_MORE_STRONG_VMO_HANDLES if
+                `need_weak` is set and no strong handle is left.
         """
         with borrowed(vmo, Vmo) as one, borrowed(vmo_settings_to_check, Vmo) as other:
             request = m.AllocatorGetVmoInfoRequest(
@@ -150,28 +167,29 @@ class Allocator(ChannelObject):
         to: int | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Offer a token to whoever takes it by this name, in any process, and wait until somebody has.
+        """Offer a token under a name, and wait until another process takes it with :meth:`take`.
 
-        The token moves: it is closed here, as after `detach()`, unless this raises. A token that was made here and that
-        the daemon has not heard of yet is synced first. The offer lasts as long as this call: it ends with a timeout,
-        with :meth:`close`, and with this process.
+        The token moves: it is closed here, as after `detach()`, unless this raises. If the daemon does not know the
+        token yet, this syncs first. The offer lasts as long as this call: it ends with a timeout, with :meth:`close`,
+        and with this process.
 
-        Anybody who may connect to the daemon can offer a token to any user under any name. Among users who don't trust
-        each other, agree on a name that nobody can guess.
+        Anybody who may connect to the daemon can offer a token to any user under any name. Users who don't trust each
+        other should agree on a name that nobody can guess.
 
-        Cancellation: nothing is offered any more, and the token is still usable here, unless it was taken at the last
-        moment and so is closed.
+        Cancellation: the offer ends, and the token can still be used here, unless it was taken at the last moment; then
+        it is closed.
 
         Args:
             name: The name, at most 256 bytes of UTF-8. Processes of one user share all names.
             token: The token.
-            to: The user who may take it, by uid; the own one by default. Root is a user like any other here.
-            timeout: Seconds until `TimeoutError`. The token is still usable here then.
+            to: The uid of the user who may take it; by default the user of this process. Root is a user like any
+                other here.
+            timeout: Seconds until `TimeoutError`. The token can still be used here then.
 
         Raises:
-            SysmemError: HANDLE_ACCESS_DENIED if the own user offers a token to this user under this name already.
-                NOT_FOUND if the daemon does not know the token, or if the token is lost while it is on offer, because
-                its collection has failed, say.
+            SysmemError: HANDLE_ACCESS_DENIED if this user already offers a token to that user under this name.
+                NOT_FOUND if the daemon does not know the token, or if the token fails while it is on offer, for example
+                because its collection failed.
             PeerClosedError: The token has failed, or the daemon has ended.
             DaemonUnavailableError: No daemon serves offers where this Allocator's daemon was.
         """
@@ -200,12 +218,12 @@ class Allocator(ChannelObject):
                 token.close()
 
     async def take(self, name: str, *, timeout: float | None = None) -> BufferCollectionToken:
-        """Take a token that is offered to this process's user under a name, and wait until there is one.
+        """Wait for a token that is offered to this process's user under a name, and return it.
 
-        Who waits longest gets the next token. The caller closes the token or turns it in.
+        Tokens go to those who wait in the order in which they came. The caller closes the token or turns it in.
 
-        Cancellation: nothing is awaited any more. A token that came at the last moment is closed, and so is lost to its
-        collection, as if this process had ended.
+        Cancellation: the wait ends. A token that came at the last moment is closed, which fails its node, as if this
+        process had ended.
 
         Args:
             name: The name.
@@ -284,18 +302,18 @@ def connect(
     `wait` it must be awaited, or entered by an `async with`.
 
     Args:
-        runtime_dir: Where the daemon's sockets are. By default the first of these where a daemon accepts connections:
-            `SYSMEM_RUNTIME_DIR`, `$XDG_RUNTIME_DIR/sysmem`, `/run/sysmem`.
-        name: Who connects, for the daemon's logs: the process's name by default, cut after 256 bytes.
-        id: A number beside the name, the process's pid by default.
-        wait: For how many seconds to try again until a daemon answers: one that is being started or restarted.
-            Un-set: it must be there now.
-        timeout: For how many seconds to wait for a daemon that is there and has no time to accept. With `wait`, that
-            counts instead.
+        runtime_dir: The directory of the daemon's sockets. By default the first of these in which a daemon accepts
+            connections: `SYSMEM_RUNTIME_DIR`, `$XDG_RUNTIME_DIR/sysmem`, `/run/sysmem`.
+        name: The client's name in the daemon's logs, cut after 256 bytes. By default the process's name.
+        id: The number beside that name. By default the process's pid.
+        wait: Seconds to try again until a daemon answers that is being started or restarted. By default the daemon must
+            be there now.
+        timeout: Seconds to wait for a daemon that is there but is too busy to accept. `wait` takes its place if it is
+            given.
 
     Raises:
-        DaemonUnavailableError: No daemon is there. The message lists where it was looked for, and what would help.
-        TimeoutError: A daemon is there and didn't accept within `timeout`.
+        DaemonUnavailableError: There is no daemon. The message lists the places that were looked in, and what to do.
+        TimeoutError: A daemon is there, but did not accept within `timeout`.
     """
 
     def reach(timeout: float | None) -> Allocator:

@@ -1,4 +1,4 @@
-"""What every object with a channel can do, and how its methods talk."""
+"""The base class of all objects that own a channel, and how their methods talk to the daemon."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _decoder = Decoder(
 class ChannelObject(Owner, WithBlock):
     """The client end of a channel to the daemon.
 
-    It belongs to the process that made it: in a forked child it is closed. See :meth:`detach`.
+    It belongs to the process that created it: in a forked child it is closed. See :meth:`detach`.
     """
 
     __slots__ = ("_end",)
@@ -51,16 +51,20 @@ class ChannelObject(Owner, WithBlock):
     _interface: ClassVar[type[Interface]]
 
     def __init__(self, owned: int | socket.SocketType) -> None:
-        """Become the owner of a descriptor, whatever it is (:meth:`from_fd` looks first), or of a socket."""
+        """Take ownership of a descriptor, unchecked (:meth:`from_fd` checks it), or of a socket."""
         self._end = ClientEnd(owned, self._interface)
         lost_by_forks(self)
 
     @classmethod
     def from_fd(cls, fd: int) -> Self:
-        """Become the owner of a client end that came from another process, say.
+        """Return an object that owns a client end, for example one that came from another process.
 
-        Raises `TypeError` for what is no descriptor's number (a socket object, say, whose `detach()` gives it), and
-        `ValueError` for a descriptor that can't be a client end. The descriptor is left alone then.
+        Args:
+            fd: The descriptor. The object owns it from now on, unless this raises.
+
+        Raises:
+            TypeError: `fd` is not a number. Of a socket object, pass what its `detach()` returns.
+            ValueError: The descriptor can't be a client end.
         """
         number = descriptor(fd)
         check_client_end(number)
@@ -68,7 +72,7 @@ class ChannelObject(Owner, WithBlock):
 
     @classmethod
     def _of(cls, end: Handle) -> Self:
-        """Take over a client end that has arrived."""
+        """Return an object for a client end that has arrived."""
         with end:
             made = channel_of(end.fileno())
             return cls(made.made[0])
@@ -76,16 +80,18 @@ class ChannelObject(Owner, WithBlock):
     # --- the descriptor -------------------------------------------------------------------------------------------
 
     def fileno(self) -> int:
-        """The descriptor, still owned by this object."""
+        """Return the descriptor. This object still owns it."""
         return self._end.fileno()
 
     def detach(self) -> int:
-        """Give the descriptor away, to pass it to another process: the caller owns it, this object is closed.
+        """Return the descriptor and give up ownership, to pass it to another process. This object is closed.
 
-        Close the number here as soon as it is passed on. While it is open in any process, the daemon takes the
-        participant for alive, so the others wait for it even if it has died. Tokens have `send()`, which sees to that.
+        Close the number here (`os.close`) as soon as it is passed on. As long as it is open in any process, the daemon
+        believes that the participant is alive, so the others wait for it even if it has died. `send()` of tokens does
+        this for you.
 
-        Raises `RuntimeError` while somebody waits on this object.
+        Raises:
+            RuntimeError: Another thread or task waits on this object.
         """
         return self._end.take()
 
@@ -95,24 +101,24 @@ class ChannelObject(Owner, WithBlock):
         return self._end.closed
 
     def close(self) -> None:
-        """Close this end, which for a node means that it fails unless it was released. Idempotent.
+        """Close this end. A node that was not released fails. Idempotent.
 
-        Whoever waits on it gets a `HandleClosedError`.
+        Calls that wait on this object raise `HandleClosedError`. It never waits, so a signal handler may call it.
         """
         self._end.close()
 
     @property
     def reason(self) -> str | None:
-        """Why the daemon answered with an error or closed the channel, in one line; None if that isn't known.
+        """Why the daemon answered with an error or closed the channel, in one line; None if it is not known.
 
-        It is known once an error was raised that says so, or :meth:`wait_closed` has returned True.
+        It is set when a call has raised the error, or :meth:`wait_closed` has returned True.
         """
         return self._end.reason
 
     async def wait_closed(self, timeout: float | None = None) -> bool:
-        """Wait until the daemon's end is closed, `timeout` seconds at most: True, or False when the time is over.
+        """Wait until the daemon closes its end. Return True, or False if `timeout` seconds have passed.
 
-        Answers to calls that others wait for still reach them.
+        Other calls on this object still get their answers meanwhile.
 
         Cancellation: nothing is lost.
         """
@@ -120,15 +126,15 @@ class ChannelObject(Owner, WithBlock):
 
     @property
     def server_koid(self) -> int:
-        """The daemon's number for its end of this channel; 0 when not known yet.
+        """The daemon's number for its end of this channel; 0 if it is not known yet.
 
-        It is known once the daemon has processed the message that made the channel.
+        It is known when the daemon has processed the message that created the channel.
         """
         number = self._end.peer_name().rpartition(b"/")[2]
         return int(number) if number.isdigit() else 0
 
     def _is_settled(self) -> bool:
-        """Whether this object can go to another process: no late answers to us would come there."""
+        """Return whether no late answer can arrive, so that the channel may move to another process."""
         return not self._end.outstanding
 
     def _check_unused(self) -> None:

@@ -1,4 +1,4 @@
-"""Eventpairs that tasks wait for."""
+"""The eventpair of the async face."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from .._timeouts import seconds
 
 
 class AsyncEventPair(EventPair):
-    """One end of an eventpair, which the daemon closes its end of when something has happened.
+    """One end of an eventpair. The daemon closes the other end when the event has happened.
 
-    For any number of tasks.
+    Any number of tasks may wait for it.
     """
 
     __slots__ = ()
 
     async def wait_closed(self, timeout: float | None = None) -> bool:
-        """Wait until the other end is closed, `timeout` seconds at most: True, or False when the time is over.
+        """Wait until the other end is closed. Return True, or False if `timeout` seconds have passed.
 
-        Raises `HandleClosedError` when this end is closed, also when another task does that meanwhile. Cancellation
-        changes nothing.
+        Cancellation: nothing changes.
+
+        Raises:
+            HandleClosedError: This end is closed, or another task closes it meanwhile.
         """
         allowed = seconds(timeout)
         await anyio.lowlevel.checkpoint()

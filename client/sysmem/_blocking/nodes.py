@@ -1,6 +1,6 @@
 # Made from _async/nodes.py by client/generate_blocking.py; change that one.
 
-"""Tokens, collections and groups: the nodes of a logical buffer collection's tree, as their clients use them."""
+"""Tokens, collections and groups: the client ends of the nodes in a collection's tree."""
 
 from __future__ import annotations
 
@@ -24,43 +24,51 @@ if TYPE_CHECKING:
 
 
 class Node(ChannelObject):
-    """What tokens, collections and groups have in common.
+    """The base class of tokens, collections and groups: the client end of one node.
 
-    Closing a node without `release()` makes it fail, and with it all nodes of its failure domain.
+    A node that is closed without `release()` fails, and all nodes of its failure domain fail with it.
     """
 
     __slots__ = ()
     _interface = m.Node
 
     def sync(self, *, timeout: float | None = None) -> None:
-        """Wait until the daemon has processed everything sent on this channel before.
+        """Wait until the daemon has processed all messages that were sent on this channel.
 
-        After it, what was made through this channel is known to the daemon, so that it may be given to others.
+        After that the daemon knows the tokens that were created through this channel, so they may be passed to other
+        processes.
         """
         self._call(m.Node.sync, None, timeout)
 
     def release(self, *, timeout: float | None = None) -> None:
-        """Leave without failing anything: announce it and close.
+        """Send Release and close: this participant leaves, and nothing fails.
 
-        What the node asked for stays valid. The object is closed afterwards, also when it raises `PeerClosedError`; not
-        when it raises `TimeoutError`.
+        Constraints that were set on the node still count. The object is closed afterwards, also if this raises
+        `PeerClosedError`. It stays open if this raises `TimeoutError`.
         """
         self._send_last(m.Node.release, timeout)
 
     def set_name(self, priority: int, name: str, *, timeout: float | None = None) -> None:
-        """Name the collection's buffers `<name>:<index>`, where memory use is looked at.
+        """Set the name of the collection. Buffers that are allocated later are called `<name>:<index>`.
 
-        The first name wins, unless a later one has a greater `priority` than every earlier one. At most 64 bytes of
-        UTF-8.
+        Tools such as `/proc` and `sysmemctl` show these names.
+
+        Args:
+            priority: A later name replaces an earlier one only if its priority is greater than every earlier one.
+            name: At most 64 bytes of UTF-8.
+            timeout: Seconds until `TimeoutError`.
         """
         self._send(m.Node.set_name, m.NodeSetNameRequest(priority=priority, name=name), timeout)
 
     def set_debug_client_info(
         self, name: str, id: int | None = None, *, timeout: float | None = None
     ) -> None:
-        """Say who uses this node, for logs: a name of at most 256 bytes of UTF-8 and a number, a pid usually.
+        """Set the name and number of this node's client in logs and reports. Children created later inherit them.
 
-        Children made later inherit it.
+        Args:
+            name: At most 256 bytes of UTF-8.
+            id: A number, usually the pid. Un-set is 0.
+            timeout: Seconds until `TimeoutError`.
         """
         self._send(
             m.Node.set_debug_client_info, m.SetDebugClientInfoRequest(name=name, id=id), timeout
@@ -69,10 +77,12 @@ class Node(ChannelObject):
     def set_debug_timeout_log_deadline(
         self, deadline: int, *, timeout: float | None = None
     ) -> None:
-        """Move the daemon's first warning that allocation is taking a while.
+        """Set the time of the daemon's first warning that the allocation is taking a while.
 
-        `deadline` is in nanoseconds of CLOCK_MONOTONIC (`time.monotonic_ns()`); 5 s after the collection's creation
-        by default.
+        Args:
+            deadline: Nanoseconds of CLOCK_MONOTONIC (`time.monotonic_ns()`). By default the warning comes 5 s after the
+                collection was created.
+            timeout: Seconds until `TimeoutError`.
         """
         self._send(
             m.Node.set_debug_timeout_log_deadline,
@@ -81,19 +91,25 @@ class Node(ChannelObject):
         )
 
     def set_verbose_logging(self, *, timeout: float | None = None) -> None:
-        """Have the daemon log the collection's constraints, tree and results from now on."""
+        """Make the daemon log the constraints, the tree and the results of this collection from now on."""
         self._send(m.Node.set_verbose_logging, None, timeout)
 
     def get_node_ref(self, *, timeout: float | None = None) -> NodeRef:
-        """Get proof of this node, for `is_alternate_for` on another one. The caller closes it."""
+        """Return a proof of this node's identity, for `is_alternate_for` on another node. The caller closes it."""
         answer = self._call(m.Node.get_node_ref, None, timeout)
         return self._field(answer, "node_ref", NodeRef)
 
     def is_alternate_for(self, node_ref: NodeRef | int, *, timeout: float | None = None) -> bool:
-        """Ask whether this node and that of `node_ref` are below different children of one group.
+        """Return whether this node and another one are below different children of the same group.
 
-        Then at most one of both takes part in the allocation. `node_ref` isn't consumed. Raises `SysmemError` with
-        NOT_FOUND for a node of another collection or one that is gone.
+        If they are, at most one of them takes part in the allocation.
+
+        Args:
+            node_ref: The other node's `get_node_ref()`, or its descriptor. It stays the caller's.
+            timeout: Seconds until `TimeoutError`.
+
+        Raises:
+            SysmemError: NOT_FOUND if the node is of another collection, or has left the tree.
         """
         with borrowed(node_ref, NodeRef) as handle:
             answer = self._call(
@@ -102,25 +118,29 @@ class Node(ChannelObject):
         return self._field(answer, "is_alternate", bool)
 
     def get_buffer_collection_id(self, *, timeout: float | None = None) -> int:
-        """Get the collection's id, which no other one has until the machine is started again."""
+        """Return the id of the collection. No other collection has it until the machine is booted again."""
         answer = self._call(m.Node.get_buffer_collection_id, None, timeout)
         return self._field(answer, "buffer_collection_id", int)
 
     def set_weak(self, *, timeout: float | None = None) -> None:
-        """Make this node weak: it gets buffers, but doesn't keep them alive. So are children made later.
+        """Make this node and children created later weak: they get buffers, but do not keep them alive.
 
-        For a token before it is bound or released, for a collection before `set_constraints`, for a group before
-        `all_children_present`; else the node fails.
+        Call it on a token before it is bound or released, on a collection before `set_constraints`, and on a group
+        before `all_children_present`. Otherwise the node fails.
         """
         self._send(m.Node.set_weak, None, timeout)
 
     def set_weak_ok(
         self, for_child_nodes_also: bool | None = None, *, timeout: float | None = None
     ) -> None:
-        """Promise that this client watches `close_weak_asap` of its buffers and closes them soon after it.
+        """State that this client watches `close_weak_asap` of its buffers, and closes a buffer soon after the event.
 
-        Needed before `wait_for_all_buffers_allocated` on a weak collection. With `for_child_nodes_also` the promise
-        also holds for all nodes made below this one later.
+        A weak collection must do this before `wait_for_all_buffers_allocated`, unless `set_weak` was called on this
+        node itself, or an ancestor did it with `for_child_nodes_also`.
+
+        Args:
+            for_child_nodes_also: Whether the statement also holds for all nodes that are created below this one later.
+            timeout: Seconds until `TimeoutError`.
         """
         self._send(
             m.Node.set_weak_ok,
@@ -129,10 +149,10 @@ class Node(ChannelObject):
         )
 
     def attach_node_tracking(self, *, timeout: float | None = None) -> BlockingEventPair:
-        """Get an event that closes when this node and all its children are gone from the tree.
+        """Return an event that closes when this node and all its children have left the tree.
 
-        The buffers that were counted for them are free for others then. The caller closes the event. At most 256 a
-        node.
+        The buffers that were counted for them are then free for others. A node can have at most 256 such events. The
+        caller closes the event.
         """
         return self._open(BlockingEventPair, m.Node.attach_node_tracking, timeout)
 
@@ -158,11 +178,10 @@ class Node(ChannelObject):
 
 
 class BufferCollectionToken(Node):
-    """A place in a collection, to be given to a participant, who turns it in with `bind_shared_collection`.
+    """A place in a collection. A participant turns it in with `bind_shared_collection`.
 
-    To another process it goes by `send()` and `receive()` over a Unix socket, or by `offer()` and `take()` of the
-    Allocator. Whatever else can pass a descriptor on takes the one that `detach()` gives; `from_fd()` makes a token of
-    it there.
+    There are three ways to pass it to another process: `send()` and `receive()` over a Unix socket; `offer()` and
+    `take()` of the Allocator; and `detach()` here and `from_fd()` there, if you pass the descriptor yourself.
     """
 
     __slots__ = ("_came_from_elsewhere",)
@@ -175,7 +194,7 @@ class BufferCollectionToken(Node):
 
     @classmethod
     def from_fd(cls, fd: int) -> Self:
-        """Become the owner of a token that came from another process; see :meth:`Node.from_fd`."""
+        """Return a token that owns a descriptor from another process. See :meth:`Node.from_fd`."""
         token = super().from_fd(fd)
         token._came_from_elsewhere = True
         return token
@@ -187,26 +206,26 @@ class BufferCollectionToken(Node):
         *,
         timeout: float | None = None,
     ) -> None:
-        """Send this token to whoever is at the other end of a connected Unix socket, and receives it there.
+        """Send this token over a connected Unix socket. The process at the other end calls :meth:`receive`.
 
-        The token moves: it is closed here, as after `detach()`, unless this raises. A token that was made here and that
-        the daemon has not heard of yet is synced first.
+        The token moves: it is closed here, as after `detach()`, unless this raises. If the daemon does not know the
+        token yet, this syncs first.
 
-        The socket stays the caller's. It may be of any type (stream, seqpacket, datagram) and of any library: anything
-        with a `fileno()`, or the descriptor itself. This waits also if the socket is a non-blocking one. A program that
-        receives with `socket.recv_fds` gets one descriptor for `from_fd()`, and the data.
+        The socket stays the caller's. It may be of any type (stream, seqpacket, datagram) and from any library:
+        anything with a `fileno()`, or the descriptor itself. This also waits if the socket is non-blocking. A program
+        that receives with `socket.recv_fds` gets one descriptor, for `from_fd()`, and the data.
 
         Args:
             sock: The socket.
-            data: What goes with the token, for the application: 1 byte to 32 KiB. On a stream socket the receiver gets
-                what was sent before and not read yet in front of it.
+            data: Data for the application, 1 byte to 32 KiB. On a stream socket the receiver gets bytes that were sent
+                earlier and not read yet in front of it.
             timeout: Seconds until `TimeoutError`. Nothing was sent then.
 
         Raises:
             BrokenPipeError: The other end of the socket is closed.
-            OSError: The kernel refuses: the socket is not connected, say.
+            OSError: The kernel refuses, for example because the socket is not connected.
             PeerClosedError: The token has failed.
-            TypeError, ValueError: `sock` is no Unix socket, or `data` can't go.
+            TypeError, ValueError: `sock` is not a Unix socket, or `data` can't be sent.
         """
         end = deadline(timeout)
         self._settle(remaining(end))
@@ -223,19 +242,20 @@ class BufferCollectionToken(Node):
     def receive(
         cls, sock: FileDescriptorLike, *, timeout: float | None = None
     ) -> tuple[Self, bytes]:
-        """Receive a token that somebody sent over a connected Unix socket, and the data that came with it.
+        """Receive a token, and the data that came with it, over a connected Unix socket.
 
-        The caller closes the token or turns it in. The socket is as for :meth:`send`; what is sent with
-        `socket.send_fds` arrives too. A datagram socket does not tell that its other end is closed, so give a timeout.
+        The caller closes the token or turns it in. The socket is as for :meth:`send`; a token that was sent with
+        `socket.send_fds` arrives too. A datagram socket does not report that its other end is closed, so use a timeout
+        with one.
 
         Args:
             sock: The socket.
-            timeout: Seconds until `TimeoutError`. What comes later is received by the next call.
+            timeout: Seconds until `TimeoutError`. The next call receives what comes later.
 
         Raises:
-            EOFError: The other end of the socket is closed, and all that it sent was received.
-            ValueError: What came is no token: no descriptor, several, or one of another kind. It is dropped and closed,
-                and the socket can be used on. Or `sock` is no Unix socket.
+            EOFError: The other end of the socket is closed, and everything that it sent has been received.
+            ValueError: The message has no descriptor, several, or one that is not a token. They are closed, and the
+                socket can still be used. Or `sock` is not a Unix socket.
             OSError: The kernel refuses: no descriptor is left (EMFILE; the token is lost), or the socket is not
                 connected.
         """
@@ -247,7 +267,7 @@ class BufferCollectionToken(Node):
         return token, data
 
     def _settle(self, timeout: float | None) -> None:
-        """Make sure that the daemon knows this token, and that no late answers to us come to its next owner."""
+        """Sync unless the daemon knows this token and no late answer can reach its next owner."""
         if not self._is_settled():
             self.sync(timeout=timeout)
 
@@ -260,9 +280,10 @@ class BufferCollectionToken(Node):
         *,
         timeout: float | None = None,
     ) -> BufferCollectionToken:
-        """Make a child token, whose participant gets this one's rights as far as the mask has them.
+        """Create a child token. The rights of its participant are this token's, limited by the mask.
 
-        It can be used at once here; `sync()` before it is given to somebody who turns it in on another channel.
+        It can be used at once in this process. Call `sync()` before you pass it to somebody who turns it in through
+        another Allocator.
         """
         return self._open(
             BufferCollectionToken,
@@ -277,19 +298,25 @@ class BufferCollectionToken(Node):
         *,
         timeout: float | None = None,
     ) -> list[BufferCollectionToken]:
-        """Make a child token per mask, at most 64, known to the daemon already; in the order of the masks."""
+        """Create one child token for each mask (at most 64) and return them in the same order.
+
+        The daemon already knows them, so no `sync()` is needed.
+        """
         return self._create_tokens(
             m.BufferCollectionToken.duplicate_sync, rights_attenuation_masks, timeout
         )
 
     def set_dispensable(self, *, timeout: float | None = None) -> None:
-        """Let this node's failure after allocation spare its parent. Before allocation it still reaches it."""
+        """Make the failure of this node stop here once the buffers are allocated.
+
+        Before that its failure still reaches its parent.
+        """
         self._send(m.BufferCollectionToken.set_dispensable, None, timeout)
 
     def create_buffer_collection_token_group(
         self, *, timeout: float | None = None
     ) -> BufferCollectionTokenGroup:
-        """Make a group as a child: of its own children exactly one takes part in the allocation."""
+        """Create a group as a child. Exactly one of the group's own children takes part in the allocation."""
         return self._open(
             BufferCollectionTokenGroup,
             m.BufferCollectionToken.create_buffer_collection_token_group,
@@ -298,7 +325,7 @@ class BufferCollectionToken(Node):
 
 
 class BufferCollection(Node):
-    """One participant's view of a collection: says what it needs, and gets the buffers."""
+    """A participant: its client end to set constraints and to get the buffers."""
 
     __slots__ = ()
     _interface = m.BufferCollection
@@ -310,10 +337,13 @@ class BufferCollection(Node):
         must_match_vmo: Vmo | int | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Say what this participant needs, once.
+        """Set what this participant needs. This is possible once.
 
-        Without `constraints` it uses nothing, constrains nothing and gets no VMOs. `must_match_vmo`, a VMO of any
-        collection, asks for buffers with its settings; it isn't consumed.
+        Args:
+            constraints: The needs. Without them the participant uses nothing, constrains nothing and gets no VMOs.
+            must_match_vmo: A buffer of any collection. The result must have the settings of that collection. It stays
+                the caller's.
+            timeout: Seconds until `TimeoutError`.
         """
         with borrowed(must_match_vmo, Vmo) as vmo:
             self._send(
@@ -327,18 +357,23 @@ class BufferCollection(Node):
     def wait_for_all_buffers_allocated(
         self, *, timeout: float | None = None
     ) -> BufferCollectionInfo:
-        """Wait for this node's allocation, and get the buffers. The caller closes the info.
+        """Wait until the buffers are allocated, and return them. The caller closes the result.
 
-        May be asked again; each answer has descriptors of its own. Raises `SysmemError` when the allocation failed,
-        `PeerClosedError` when the node failed for another reason or a group chose other children.
+        It may be called again; each result has descriptors of its own.
+
+        Raises:
+            SysmemError: The allocation failed. `reason` says why, `report` has the whole table.
+            PeerClosedError: The node failed for another reason, a group chose another child, or the refusal came before
+                this call. `reason` says which.
         """
         answer = self._call(m.BufferCollection.wait_for_all_buffers_allocated, None, timeout)
         return self._field(answer, "buffer_collection_info", BufferCollectionInfo)
 
     def check_all_buffers_allocated(self, *, timeout: float | None = None) -> None:
-        """Return when this node's allocation has succeeded.
+        """Return if the buffers are allocated.
 
-        Raises `SysmemError` with PENDING before it was attempted, and with the reason after it failed.
+        Raises:
+            SysmemError: PENDING if the allocation was not attempted yet; the allocation's error if it failed.
         """
         self._call(m.BufferCollection.check_all_buffers_allocated, None, timeout)
 
@@ -348,10 +383,10 @@ class BufferCollection(Node):
         *,
         timeout: float | None = None,
     ) -> BufferCollectionToken:
-        """Make a child token for somebody who comes later, before or after the allocation.
+        """Create a child token for a participant that joins later, before or after the allocation.
 
-        It takes no part in this node's allocation and doesn't fail it: it shares the buffers that exist if they
-        suffice for it.
+        The collection does not wait for it, and its failure does not reach this node. It gets the existing buffers if
+        they suit it. Call `sync()` before you pass it on other than by `send()` and `offer()`.
         """
         return self._open(
             BufferCollectionToken,
@@ -363,10 +398,10 @@ class BufferCollection(Node):
     def attach_lifetime_tracking(
         self, buffers_remaining: int = 0, *, timeout: float | None = None
     ) -> BlockingEventPair:
-        """Get an event that closes when at most `buffers_remaining` of the collection's buffers still exist.
+        """Return an event that closes when at most `buffers_remaining` of the collection's buffers still exist.
 
-        A buffer exists until every handle to it and every mapping of it is gone, in every process. The event outlives
-        this node; the caller closes it.
+        A buffer exists until every handle to it and every mapping of it is gone, in every process. The event also works
+        after this node has left. The caller closes it.
         """
         return self._open(
             BlockingEventPair,
@@ -377,7 +412,7 @@ class BufferCollection(Node):
 
 
 class BufferCollectionTokenGroup(Node):
-    """A choice: children in order of preference, of which exactly one takes part in an allocation."""
+    """A choice between child tokens, in order of preference. Exactly one takes part in an allocation."""
 
     __slots__ = ()
     _interface = m.BufferCollectionTokenGroup
@@ -388,7 +423,7 @@ class BufferCollectionTokenGroup(Node):
         *,
         timeout: float | None = None,
     ) -> BufferCollectionToken:
-        """Make a child token, tried after the earlier ones. Without a mask its rights are the group's."""
+        """Create a child token, which is tried after the earlier ones. Without a mask it has the group's rights."""
         return self._open(
             BufferCollectionToken,
             m.BufferCollectionTokenGroup.create_child,
@@ -402,13 +437,16 @@ class BufferCollectionTokenGroup(Node):
         *,
         timeout: float | None = None,
     ) -> list[BufferCollectionToken]:
-        """Make a child token per mask, at most 64, known to the daemon already; in the order of the masks."""
+        """Create one child token for each mask (at most 64) and return them in the same order.
+
+        The daemon already knows them, so no `sync()` is needed.
+        """
         return self._create_tokens(
             m.BufferCollectionTokenGroup.create_children_sync, rights_attenuation_masks, timeout
         )
 
     def all_children_present(self, *, timeout: float | None = None) -> None:
-        """Say that no more children come; only then does allocation go on."""
+        """State that the group has all its children. The collection is not allocated before."""
         self._send(m.BufferCollectionTokenGroup.all_children_present, None, timeout)
 
 
