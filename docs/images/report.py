@@ -63,10 +63,10 @@ def draw(picture: Path) -> None:
         os.environ["SYSMEM_RUNTIME_DIR"] = directory
         capture, page = Path(directory, "capture.jsonl"), Path(directory, "report.html")
         daemon = subprocess.Popen([sys.executable, "-m", "sysmemd"], stderr=subprocess.DEVNULL)
-        blocking.connect(wait=10).close()
+        blocking.connect(wait=60).close()
         command = [sys.executable, "-m", "sysmem.sysmemctl", "capture", str(capture)]
         with subprocess.Popen([*command, "--seconds", "6"]) as recorder:
-            while not capture.exists():
+            while not (capture.exists() and capture.stat().st_size):
                 time.sleep(0.1)
             negotiate()
             recorder.wait()
