@@ -125,7 +125,7 @@ _NO_SOCKET.close()
 class Channel:
     """The owner of one channel end."""
 
-    __slots__ = ("_arrived", "_closing", "_handle", "_own", "_socket")
+    __slots__ = ("_arrived", "_closing", "_handle", "_own", "_socket", "has_hung_up")
 
     def __init__(
         self,
@@ -145,6 +145,8 @@ class Channel:
         #: What the kernel gave and wasn't returned yet: the result of a `recvmsg`, and the cells of its descriptors
         #: so far. An exception may interrupt receiving anywhere; the next receive, or close, goes on from here.
         self._arrived: list[Any] = []
+        #: Whether the kernel has reported that the other end hung up, so that it needn't be asked.
+        self.has_hung_up = False
         self._socket = socket_over(owned) if isinstance(owned, int) else owned
 
     def fileno(self) -> int:
@@ -281,7 +283,7 @@ class Channel:
 
     def _at_end(self, handles: list[Handle]) -> bool:
         """Tell the end of what the peer sends from an empty datagram, which reads the same."""
-        return not handles and self.hung_up()
+        return not handles and (self.has_hung_up or self.hung_up())
 
     def hung_up(self) -> bool:
         """Whether the other end is closed or sends nothing more, also while there is something left to receive."""

@@ -384,8 +384,11 @@ class Turns:
         is_full = connection in self._full
         waiting = connection.waiting_bytes if is_full else 0
         try:
-            if is_full and events != _READABLE:
-                self._flush(connection)
+            if events != _READABLE:
+                if is_full:
+                    self._flush(connection)
+                if events & select.EPOLLHUP:
+                    connection.note_hang_up()
             if connection.reading:
                 for _ in range(RECEIVE_BUDGET):
                     if not connection.receive() or self._is_over():

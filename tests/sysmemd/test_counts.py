@@ -91,7 +91,7 @@ def counted(
 @needs_strace
 @pytest.mark.parametrize(
     ("participants", "buffers", "most"),
-    [pytest.param(MORE, 0, 52, id="participant"), pytest.param(0, MORE, 17, id="buffer")],
+    [pytest.param(MORE, 0, 51, id="participant"), pytest.param(0, MORE, 15, id="buffer")],
 )
 def test_system_calls(
     sysmemd: Sysmemd, tmp_path: Path, participants: int, buffers: int, most: int
@@ -124,7 +124,7 @@ def is_traced(task: Path) -> bool:
 
 @pytest.mark.parametrize(
     ("participants", "buffers", "most"),
-    [pytest.param(MORE, 0, 1150, id="participant"), pytest.param(0, MORE, 300, id="buffer")],
+    [pytest.param(MORE, 0, 880, id="participant"), pytest.param(0, MORE, 220, id="buffer")],
 )
 def test_python_calls(tmp_path: Path, participants: int, buffers: int, most: int) -> None:
     runtime_dir, number = tmp_path / "run", tmp_path / "number"

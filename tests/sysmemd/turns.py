@@ -67,6 +67,9 @@ class FakeConnection:
     def fileno(self) -> int:
         return self.near.fileno()
 
+    def note_hang_up(self) -> None:
+        """It is seen anyway."""
+
     def receive(self) -> bool:
         try:
             self.near.recv(1, socket.MSG_DONTWAIT)

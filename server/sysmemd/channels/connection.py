@@ -246,6 +246,10 @@ class Connection(Answering):
 
     # --- in ---
 
+    def note_hang_up(self) -> None:
+        """Note that the kernel has reported that the client's end is closed; what it has sent can still be received."""
+        self._channel.has_hung_up = True
+
     def receive(self) -> bool:
         """Process one message if one has arrived. Nothing is raised: what goes wrong ends this channel and no other.
 

@@ -307,7 +307,7 @@ class Buffer:
                     # Further closings carry no information, and each would wake the daemon.
                     self._surroundings.watch.watch_end(self._vmo.fileno())
             self._closing = True
-            self._surroundings.reclaimer.close_vmo(self._vmo, self._let_go)
+            self._surroundings.reclaimer.close_vmo(self._vmo, self._let_go, size=self.size)
 
     def _let_go(self) -> None:
         self._closing = False

@@ -38,10 +38,14 @@ class Reclaimer:
         #: By the number that has to be done.
         self._waiting: deque[tuple[int, _Callback]] = deque()
 
-    def close_vmo(self, vmo: Handle, done: _Callback) -> None:
-        """Take over and close a handle, and then call `done`: before this returns, or later from the loop."""
+    def close_vmo(self, vmo: Handle, done: _Callback, *, size: int | None = None) -> None:
+        """Take over and close a handle, and then call `done`: before this returns, or later from the loop.
+
+        The memory has at most `size` bytes, if that is known.
+        """
         fd = vmo.take()
-        if _is_large(fd) and self._pool.do(partial(self._close_large, fd, done)):
+        is_small = size is not None and size <= INLINE_BYTES
+        if not is_small and _is_large(fd) and self._pool.do(partial(self._close_large, fd, done)):
             self._given += 1
         else:
             os.close(fd)
