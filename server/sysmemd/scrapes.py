@@ -32,7 +32,7 @@ MAX_CONNECTIONS: Final = 8
 #: How long a connection lasts at most, in seconds.
 MAX_SECONDS: Final = 10.0
 #: How long after a connection the next one is accepted at the earliest, in seconds.
-_PAUSE_SECONDS: Final = 0.02
+PAUSE_SECONDS: Final = 0.02
 #: How long accepting pauses when something has run out.
 _EXHAUSTED_SECONDS: Final = 1.0
 #: Bytes of a request's line and headers.
@@ -62,7 +62,7 @@ class Scrapes:
                 while True:
                     await self._room.acquire()
                     nursery.start_soon(self._serve, await self._accept(listening))
-                    await trio.sleep(_PAUSE_SECONDS)
+                    await trio.sleep(PAUSE_SECONDS)
         finally:
             listening.detach()
 

@@ -23,9 +23,11 @@ from sysmem import blocking, sysmemctl
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.metrics import OPENMETRICS, PLAIN
 from sysmem_protocol.runtime import socket_address
+from sysmem_protocol.sysmem2 import Error
 from sysmemd.__main__ import configure, parser
+from sysmemd.channels.errors import Failed
 from sysmemd.config import ConfigError, MetricsAddress, parse
-from sysmemd.scrapes import MAX_CONNECTIONS, MAX_SECONDS, Scrapes, prefers_plain
+from sysmemd.scrapes import MAX_CONNECTIONS, MAX_SECONDS, PAUSE_SECONDS, Scrapes, prefers_plain
 from sysmemd.sockets import Permissions, StartError, metrics_listener
 from sysmemd.users import User
 
@@ -200,6 +202,25 @@ async def test_a_connection_lasts_a_bounded_time(
             assert late.closed
         nursery.cancel_scope.cancel()
     assert log.entries == []
+
+
+@pytest.mark.trio
+async def test_however_many_ask_the_daemon_answers_only_so_many_a_second(
+    nursery: trio.Nursery, autojump_clock: MockClock, log: RecordingLog
+) -> None:
+    class Failing:
+        def metrics(self, user: User, done: Callable[[Failed], None], *, plain: bool) -> None:
+            done(Failed(Error.UNSPECIFIED, "no"))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        scrapes = Scrapes(Failing(), log)  # type: ignore[arg-type] # all that it asks
+        nursery.start_soon(scrapes.serve, listener)
+        for _ in range(50):
+            async with await trio.open_tcp_stream(*listener.getsockname()) as scraper:
+                await scraper.send_all(b"GET /metrics HTTP/1.0\r\n\r\n")
+                assert (await scraper.receive_some()).startswith(b"HTTP/1.1 503 ")
+        assert trio.current_time() >= 49 * PAUSE_SECONDS
+        nursery.cancel_scope.cancel()
 
 
 # --- addresses --------------------------------------------------------------------------------------------------------
