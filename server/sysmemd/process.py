@@ -28,7 +28,6 @@ from .sockets import (
     StartError,
     TakenError,
     metrics_listener,
-    metrics_url,
     notify,
 )
 from .text import printable
@@ -111,8 +110,9 @@ async def run(
                 server.listen(interface, listener)
             log.info("serving", runtime_dir=str(directory), pid=os.getpid())
             if scraped is not None:
-                server.scrape(scraped)
-                log.info("serving metrics", url=metrics_url(scraped))
+                listener, url = scraped
+                server.scrape(listener)
+                log.info("serving metrics", url=url)
             stack.enter_context(_few_collections())
             notify(os.environ, "READY=1")
             on_ready()

@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Iterator
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -174,7 +175,10 @@ def _answer(
         (b"Date", formatdate(usegmt=True).encode()),
         (b"Connection", b"close"),
     ]
-    return h11.Response(status_code=status, headers=[*fields, *(headers or [])]), content
+    reason = HTTPStatus(status).phrase.encode()
+    return h11.Response(
+        status_code=status, reason=reason, headers=[*fields, *(headers or [])]
+    ), content
 
 
 def prefers_plain(accept: str) -> bool:

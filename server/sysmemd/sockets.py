@@ -171,8 +171,12 @@ def _refuse_served(path: Path, kind: socket.SocketKind) -> None:
 
 
 @contextlib.contextmanager
-def metrics_listener(address: MetricsAddress, permissions: Permissions) -> Iterator[socket.socket]:
+def metrics_listener(
+    address: MetricsAddress, permissions: Permissions
+) -> Iterator[tuple[socket.socket, str]]:
     """Listen where metrics are served, within the block; a Unix socket is removed then.
+
+    Gives the socket, and where metrics are as it is told to a scraper.
 
     Raises :class:`StartError`.
     """
@@ -183,7 +187,7 @@ def metrics_listener(address: MetricsAddress, permissions: Permissions) -> Itera
         listener, identity = _listen(path, socket.SOCK_STREAM, permissions.mode, gid)
         try:
             with listener:
-                yield listener
+                yield listener, f"unix:{path}"
         finally:
             _remove(path, identity)
         return
@@ -196,16 +200,9 @@ def metrics_listener(address: MetricsAddress, permissions: Permissions) -> Itera
             f"metrics can't be served at {where[0]} port {where[1]}: {error}"
         ) from None
     with listener:
-        yield listener
-
-
-def metrics_url(listener: socket.socket) -> str:
-    """Return where metrics are, as it is given to a scraper."""
-    name = listener.getsockname()
-    if listener.family == socket.AF_UNIX:
-        return f"unix:{name}"
-    host, port, *_ = name
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}{METRICS_PATH}"
+        host, port = listener.getsockname()[:2]
+        shown = host if address.ip.version == 4 else f"[{host}]"
+        yield listener, f"http://{shown}:{port}{METRICS_PATH}"
 
 
 def _remove(path: Path | str, identity: tuple[int, int], directory: int | None = None) -> None:

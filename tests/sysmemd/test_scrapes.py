@@ -244,11 +244,10 @@ def test_a_unix_socket_is_for_those_who_may_inspect_and_is_removed(
             received = b""
             while more := scraper.recv(65536):
                 received += more
-        assert received.startswith(b"HTTP/1.1 200 ")
+        assert received.startswith(b"HTTP/1.1 200 OK\r\n")
         assert received.endswith(b"# EOF\n")
-        assert daemon.wait_log(lambda line: line["event"] == "serving metrics")["url"].startswith(
-            "unix:"
-        )
+        told = daemon.wait_log(lambda line: line["event"] == "serving metrics")
+        assert told["url"] == f"unix:{path}"
         second = start(tmp_path / "second", f"unix:{path}")
         assert "somebody else listens" in second.stderr
     assert not path.exists()
