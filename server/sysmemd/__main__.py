@@ -17,6 +17,7 @@ from sysmem_protocol import __version__
 
 from . import config as configuration
 from . import log, process
+from .ports import Log
 from .sockets import StartError
 from .testing import Faults, tested
 
@@ -120,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         output.close()
         return 1
     logger, output = log.configure(config.log.format, config.log.level)
+    told_before, sys.unraisablehook = sys.unraisablehook, partial(_log_unraisable, logger)
     try:
         reload = Reload(arguments, output) if arguments.config is not None else None
         parts = tested(Faults()) if arguments.testing else None
@@ -134,8 +136,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.error("the daemon failed", exc_info=True)
         return 1
     finally:
+        sys.unraisablehook = told_before
         output.close()
     return 0
+
+
+def _log_unraisable(logger: Log, unraisable: sys.UnraisableHookArgs) -> None:
+    """Log what can't be raised. The interpreter would write it among the log's lines, and wait for their reader."""
+    logger.error(
+        "an exception could not be raised",
+        reason=repr(unraisable.exc_value),
+        where=repr(unraisable.object),
+    )
 
 
 def _open_standard_descriptors() -> None:

@@ -194,9 +194,14 @@ class Reloading:
         status = "the configuration was read again"
         try:
             self._read()
-        except ValueError as error:
+        except Exception as error:
             status = f"the configuration stays as it is: {error}"
-            self._log.error("the configuration stays as it is", reason=str(error))
+            unforeseen = not isinstance(error, (ValueError, OSError))
+            self._log.error(
+                "the configuration stays as it is",
+                reason=str(error),
+                exc_info=unforeseen and error,
+            )
         notify(os.environ, f"READY=1\nSTATUS={printable(status)}")
 
     def _read(self) -> None:

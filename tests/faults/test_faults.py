@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from .faults import ERRORS, Fault, plan, sample
 from .harness import Target, strike_all
+from .shortages import MOMENTS
 
 #: Those that once broke something, by what they stand for.
 ONCE = (
@@ -34,15 +37,18 @@ ONCE = (
     Fault("sendto", "ENOBUFS", 1, lasting=True),
 )
 SIZE = 8
+#: Which ones the suite tries; another one with FAULTS_SEED.
+SEED = int(os.environ.get("FAULTS_SEED", "20261201"))
 
 needs_strace = pytest.mark.skipif(
     shutil.which("strace") is None
+    or shutil.which("cc") is None
     or subprocess.run(
         ["strace", "-qq", "-o", "/dev/null", "-e", "inject=getppid:error=EPERM", "true"],
         check=False,
     ).returncode
     != 0,
-    reason="strace isn't installed, or may not trace",
+    reason="there is no strace that may trace, or no C compiler",
 )
 
 
@@ -55,16 +61,40 @@ def test_faults_that_once_broke_something(tmp_path: Path) -> None:
 @needs_strace
 @pytest.mark.parametrize("allocation", ["lazy", "eager"])
 def test_a_sample_of_all_faults(tmp_path: Path, allocation: str) -> None:
-    """The seed is the day, unless FAULTS_SEED says otherwise; a failure names the fault."""
+    """A failure names the fault."""
     target = Target(tmp_path / "counted", allocation)
     try:
         counts = target.counts()
     finally:
         target.close()
-    seed = int(os.environ.get("FAULTS_SEED", "20261201"))
-    faults = sample(plan(counts, 12), SIZE, seed)
+    faults = sample(plan(counts, 12), SIZE, SEED)
     broken = [str(error) for _, error in strike_all(tmp_path, allocation, faults) if error]
     assert broken == []
+
+
+@needs_strace
+@pytest.mark.timeout(300)
+def test_a_sample_of_other_bad_moments(tmp_path: Path) -> None:
+    chosen = [MOMENTS[0], *random.Random(SEED).sample(MOMENTS[1:-3], 2), *MOMENTS[-3:]]
+    broken = [str(error) for _, error in strike_all(tmp_path, "lazy", chosen) if error]
+    assert broken == []
+
+
+def test_the_page_names_what_is_tried() -> None:
+    """Each error of each call has a place in the table, and each moment that the specification names has a row."""
+    page = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
+    table = {
+        call: re.findall(r"([A-Z]{3,}) \d", errors)
+        for call, errors in re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE)
+    }
+    assert table.keys() <= ERRORS.keys()
+    for call, errors in table.items():
+        assert errors == list(ERRORS[call]), call
+    for moment in MOMENTS:
+        assert f"| {moment} |" in page
+    named = page.split("| moment | tried by |\n")[1].split("\n\n")[0]
+    for call, errors in re.findall(r"`(\w+)` ([A-Z, ]+)", named):
+        assert set(errors.strip(", ").split(", ")) <= set(table[call]), call
 
 
 def test_the_scenario_makes_most_of_the_calls_of_the_table() -> None:

@@ -21,7 +21,7 @@ from sysmem import blocking
 from sysmem._connect import Retries
 from sysmem.testing import Sysmemd
 
-from .scenario import ENOUGH, pool
+from .scenario import ENOUGH, buffers, participants, pool, vmo_of
 
 SOCKET = "fuchsia.sysmem2.Allocator"
 FACES = ["blocking", "trio", "asyncio"]
@@ -89,6 +89,35 @@ def test_a_client_connects_to_the_daemon_that_comes_after_another(
     sysmemd.process.wait(ENOUGH)
     with begun(tries, sysmemd.runtime_dir, "blocking"):
         sysmemd.start()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
+def test_a_restart_ends_trees_and_leaves_buffers_to_those_who_have_them(
+    sysmemd: Sysmemd, stop: signal.Signals
+) -> None:
+    """The new daemon knows nothing of them."""
+    with (
+        blocking.connect(sysmemd.runtime_dir) as allocator,
+        participants(allocator, 2) as (gate, collections),
+    ):
+        for each in collections:
+            each.set_constraints(buffers())
+        gate.release()
+        infos = [each.wait_for_all_buffers_allocated(timeout=ENOUGH) for each in collections]
+        sysmemd.process.send_signal(stop)
+        sysmemd.process.wait(ENOUGH)
+        assert all(each.wait_closed(ENOUGH) for each in collections)
+    vmos = [vmo_of(info) for info in infos]
+    with vmos[0].map() as written, vmos[1].map() as read:
+        written[:5] = b"after"
+        assert bytes(read[:5]) == b"after"
+    sysmemd.start()
+    with blocking.connect(sysmemd.runtime_dir) as allocator:
+        with pytest.raises(sysmem.SysmemError) as unknown:
+            allocator.get_vmo_info(vmos[0])
+        assert unknown.value.error == sysmem.Error.NOT_FOUND
+    for info in infos:
+        info.close()
 
 
 @pytest.mark.parametrize("face", FACES)

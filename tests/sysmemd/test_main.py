@@ -106,6 +106,26 @@ def test_the_end_in_order_is_0(
     assert capfd.readouterr() == ("", "")
 
 
+def test_what_nobody_can_be_told_of_is_a_line_of_the_log(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Bad:
+        def __del__(self) -> None:
+            raise KeyError("oh")
+
+    async def run(*_: object, **__: object) -> None:
+        Bad()
+
+    monkeypatch.setattr(daemon_process, "run", run)
+    assert main(["--log-format", "json"]) == 0
+    [line] = capfd.readouterr().err.splitlines()
+    said = json.loads(line)
+    assert (said["event"], said["reason"]) == (
+        "an exception could not be raised",
+        "KeyError('oh')",
+    )
+
+
 @pytest.mark.parametrize(
     ("error", "event", "reason"),
     [

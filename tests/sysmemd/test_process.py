@@ -275,6 +275,17 @@ async def test_a_file_with_a_fault_changes_nothing(tmp_path: Path, manager: sock
         assert source.applied == []
 
 
+async def test_whatever_else_reading_it_fails_with_changes_nothing(tmp_path: Path) -> None:
+    class Short(Source):
+        def read(self) -> Config:
+            raise MemoryError
+
+    async with running(tmp_path / "run", Short()) as made:
+        signal.raise_signal(signal.SIGHUP)
+        await made.said("the configuration stays as it is")
+        made.connect()
+
+
 async def test_a_hangup_without_a_file_changes_nothing(tmp_path: Path) -> None:
     async with running(tmp_path / "run") as made:
         signal.raise_signal(signal.SIGHUP)
