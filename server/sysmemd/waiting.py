@@ -27,18 +27,23 @@ class _InPlaceOfWaiting(trio.abc.Instrument):
         self._runner = runner
         self._serve = serve
         self._failed = failed
-        self._token = trio.lowlevel.current_trio_token()
 
     def before_io_wait(self, timeout: float) -> None:
         try:
             if not timeout:
                 self._serve(0)
             elif not self._serve_for(timeout):
-                # Trio would wait for as long as it meant to before.
-                self._token.run_sync_soon(_nothing, idempotent=True)
+                self._wake_trio()
         except Exception as error:  # trio would do without this from now on
             self._failed(error)
-            self._token.run_sync_soon(_nothing, idempotent=True)
+            self._wake_trio()
+
+    def _wake_trio(self) -> None:
+        """Have trio look for what has become due; it would wait for as long as it meant to before.
+
+        Not by `run_sync_soon`: its task waits anew each time, and a kernel that has no memory for that ends the loop.
+        """
+        self._runner.io_manager.force_wakeup()
 
     def _serve_for(self, seconds: float) -> bool:
         """Serve until trio has something to do; return whether trio finds that by itself."""
@@ -53,10 +58,6 @@ class _InPlaceOfWaiting(trio.abc.Instrument):
                 return False
             left = end - monotonic()
         return False
-
-
-def _nothing() -> None:
-    """Have trio look for what has become due."""
 
 
 @contextlib.contextmanager

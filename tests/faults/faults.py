@@ -51,6 +51,7 @@ INJECTED: Mapping[str, tuple[str, ...]] = {
     "pread64": ("EIO",),
     "read": ("EIO",),
     "readlink": ("ENOMEM", "ENOENT"),
+    "recvfrom": ("EINTR",),
     "recvmsg": ("ENOMEM", "EAGAIN", "ECONNRESET", "EINTR"),
     "sendmsg": ("ETOOMANYREFS", "EAGAIN", "ENOBUFS", "ENOMEM", "EPIPE"),
     "sendto": ("EAGAIN", "ENOBUFS", "ECONNREFUSED"),

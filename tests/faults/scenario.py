@@ -6,6 +6,8 @@ Any part may fail in any way that a client can meet. What must not fail are the 
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +20,15 @@ from ..wire.raw import Allocator, PeerClosed, Refused, Wire, constraints
 #: The heap with room for little more than one of the scenario's buffers.
 CAPPED_HEAP = "capped"
 CONFIGURATION = f"""
+mode = "0666"
+
 [[heap]]
 type = "{CAPPED_HEAP}"
 max_bytes = 65536
 """
 
+#: The user that is called so, and has no rights.
+_NOBODY = 65534
 #: What a client may meet when the daemon could not do what it was asked for.
 EXPECTED = (
     PeerClosed,
@@ -169,6 +175,25 @@ def meet(allocator: Allocator) -> None:
     allocator.bind(taken).sync()
 
 
+def another_user(allocator: Allocator) -> None:
+    """Somebody else, who comes and goes. Only root can be that."""
+    if os.geteuid() != 0:
+        return
+    before = os.getcwd()
+    os.chdir(allocator.wire.directory)  # the way there may be closed to others
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    os.seteuid(_NOBODY)
+    try:
+        connected.connect("fuchsia.sysmem2.Allocator")
+    except BaseException:
+        connected.close()
+        raise
+    finally:
+        os.seteuid(0)
+        os.chdir(before)
+    negotiate(Allocator(allocator.wire, connected))
+
+
 def stop_reading(allocator: Allocator) -> None:
     """Answers that wait, with and without descriptors."""
     silent = allocator.shared()
@@ -187,5 +212,6 @@ PARTS: tuple[Callable[[Allocator], None], ...] = (
     refuse,
     fill,
     meet,
+    another_user,
     stop_reading,
 )

@@ -95,7 +95,7 @@ def test_a_node_whose_channel_can_not_be_waited_for_fails(
     later: list[Callable[[], None]] = []
 
     def refuse(connection: Connection) -> None:
-        connection.refuse("the daemon can't wait for it")
+        connection.fail("the daemon can't wait for it")
         connection.close()
 
     monkeypatch.setattr(bench.reactor, "serve", refuse)
