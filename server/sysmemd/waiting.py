@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import trio
@@ -18,6 +18,8 @@ from trio._core import _run
 #: Called with how long to wait, in seconds, for somebody to serve. Returns how many were served, and whether trio is
 #: ready to go on.
 Serve = Callable[[float], tuple[int, bool]]
+#: How long to wait before trying again to wake trio, in seconds.
+_AGAIN_SECONDS = 0.01
 
 
 class _InPlaceOfWaiting(trio.abc.Instrument):
@@ -42,8 +44,26 @@ class _InPlaceOfWaiting(trio.abc.Instrument):
         """Have trio look for what has become due; it would wait for as long as it meant to before.
 
         Not by `run_sync_soon`: its task waits anew each time, and a kernel that has no memory for that ends the loop.
+        While the kernel has none for the wake-up either, users are served here.
         """
-        self._runner.io_manager.force_wakeup()
+        while True:
+            try:
+                self._runner.io_manager.force_wakeup()
+            except OSError:
+                if self._is_trio_ready_soon():
+                    return
+            else:
+                return
+
+    def _is_trio_ready_soon(self) -> bool:
+        """Serve for a moment; return whether trio won't wait."""
+        try:
+            served, is_trio_ready = self._serve(_AGAIN_SECONDS)
+        except Exception as error:
+            self._failed(error)
+            sleep(_AGAIN_SECONDS)
+            return False
+        return is_trio_ready and not served
 
     def _serve_for(self, seconds: float) -> bool:
         """Serve until trio has something to do; return whether trio finds that by itself."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 import trio.lowlevel
+from trio._core._wakeup_socketpair import WakeupSocketpair
 
 from sysmemd.daemon import TrioReactor
 from sysmemd.turns import Queue
@@ -125,6 +126,35 @@ def test_what_goes_wrong_while_serving_is_said_and_serving_goes_on(
             made.serve(fake.connection)
             fake.send()
             await trio.lowlevel.wait_readable(fake.far)
+            made.closing(fake.connection)
+
+    serve()
+    assert not failures
+
+
+def test_a_kernel_that_has_no_memory_to_wake_trio_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither the users, nor for longer than that the tasks."""
+    wake = WakeupSocketpair.wakeup_thread_and_signal_safe
+    failures = [OSError("no buffers")] * 3
+
+    def fails(pair: WakeupSocketpair) -> None:
+        if failures:
+            raise failures.pop()
+        wake(pair)
+
+    monkeypatch.setattr(WakeupSocketpair, "wakeup_thread_and_signal_safe", fails)
+
+    @alone
+    async def serve(made: TrioReactor, log: RecordingLog) -> None:
+        with FakeConnection() as fake:
+            came = trio.Event()
+            fake.on_receive = came.set
+            made.serve(fake.connection)
+            fake.send()
+            await came.wait()
+            await trio.sleep(0.01)
             made.closing(fake.connection)
 
     serve()
