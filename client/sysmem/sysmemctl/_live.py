@@ -120,10 +120,14 @@ def collection_rows(data: Data, rates: Rates, ends: ClientEnds) -> list[Row]:
     """Return a row for each collection."""
     rows = []
     for one in data["collections"]:
-        known = [rates.of((one["id"], node["number"])) for node in one["nodes"]]
-        rate = sum(each for each in known if each is not None) if any_known(known) else None
+        known = [
+            rate
+            for node in one["nodes"]
+            if (rate := rates.of((one["id"], node["number"]))) is not None
+        ]
+        rate = sum(known) if known else None
         taking_part = len(participants(one))
-        waiting = waits(one, ends)
+        waiting, memory = waits(one, ends), _memory(one)
         name = printable(one["name"]) or "–"
         cells = (
             name,
@@ -132,7 +136,7 @@ def collection_rows(data: Data, rates: Rates, ends: ClientEnds) -> list[Row]:
             age(one["age_s"]),
             str(taking_part),
             buffers(one),
-            size(_memory(one)),
+            size(memory),
             _rate(rate),
             waiting,
         )
@@ -143,7 +147,7 @@ def collection_rows(data: Data, rates: Rates, ends: ClientEnds) -> list[Row]:
             one["age_s"],
             taking_part,
             cells[5],
-            _memory(one),
+            memory,
             rate or 0.0,
             waiting,
         )
@@ -155,7 +159,7 @@ def participant_rows(data: Data, rates: Rates, ends: ClientEnds) -> list[Row]:
     """Return a row for each participant of each collection."""
     rows = []
     for one in data["collections"]:
-        waited = set(one["waiting_for"])
+        waited, memory = set(one["waiting_for"]), _memory(one)
         name = printable(one["name"]) or str(one["id"])
         for node in participants(one):
             rate = rates.of((one["id"], node["number"]))
@@ -166,19 +170,14 @@ def participant_rows(data: Data, rates: Rates, ends: ClientEnds) -> list[Row]:
                 name,
                 node["kind"],
                 node["state"],
-                size(_memory(one)),
+                size(memory),
                 _rate(rate),
                 must,
             )
-            order = (*cells[:5], _memory(one), rate or 0.0, must)
+            order = (*cells[:5], memory, rate or 0.0, must)
             state = "negotiating" if must else one["state"]
             rows.append(Row(f"{one['id']}/{node['number']}", one["id"], cells, order, state))
     return rows
-
-
-def any_known(rates: Sequence[float | None]) -> bool:
-    """Whether at least one rate is known."""
-    return any(each is not None for each in rates)
 
 
 def ordered(rows: Sequence[Row], column: int, *, descending: bool) -> list[Row]:

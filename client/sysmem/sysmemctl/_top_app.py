@@ -182,8 +182,7 @@ class Top(App[None]):
     def _look(self, data: Data) -> None:
         """Work out what to show."""
         self._rates.see(data)
-        waiting = [each for each in data["collections"] if each["waiting_for"]]
-        ends = ClientEnds(waiting)
+        ends = ClientEnds(data["collections"])
         opened = self._opened
         self.post_message(
             Seen(
@@ -192,7 +191,7 @@ class Top(App[None]):
                     collection_rows(data, self._rates, ends),
                     participant_rows(data, self._rates, ends),
                     opened,
-                    None if opened is None else _detail(data, opened),
+                    None if opened is None else _detail(data, opened, ends),
                 )
             )
         )
@@ -307,11 +306,10 @@ def _cell(column: Column, row: Row, index: int, width: int) -> Text:
     return Text(text, style=style, justify="right" if column.number else "left", no_wrap=True)
 
 
-def _detail(data: Data, id: int) -> Callable[[Console], None]:
+def _detail(data: Data, id: int, ends: ClientEnds) -> Callable[[Console], None]:
     """Return what prints a collection."""
     living = [each for each in data["collections"] if each["id"] == id]
     ended = [each for each in data["ended"] if each["id"] == id]
-    ends = ClientEnds(living)
 
     def draw(out: Console) -> None:
         for collection in living or ended:
