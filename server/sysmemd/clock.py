@@ -6,7 +6,7 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import trio
 
@@ -18,12 +18,10 @@ _LONGEST_WAIT_SECONDS = 86_400.0
 _FEW_CANCELLED = 64
 
 
-@dataclass(order=True, slots=True)
+@dataclass(slots=True)
 class _Timer:
-    deadline: int
-    number: int
     #: None once it was called or cancelled.
-    callback: Callable[[], None] | None = field(compare=False)
+    callback: Callable[[], None] | None
 
 
 class TrioClock:
@@ -33,7 +31,8 @@ class TrioClock:
         """`now` tells the time in nanoseconds, at the pace of trio's clock."""
         self._log = log
         self._now = now
-        self._timers: list[_Timer] = []
+        #: Each with its deadline and a number that no other has, the earliest first.
+        self._timers: list[tuple[int, int, _Timer]] = []
         self._numbers = itertools.count()
         self._earlier = trio.Event()
         self._cancelled = 0
@@ -44,9 +43,9 @@ class TrioClock:
 
     def call_at(self, deadline: int, callback: Callable[[], None]) -> Callable[[], None]:
         """Have `callback` called once, from :meth:`run`; what is returned cancels that."""
-        timer = _Timer(deadline, next(self._numbers), callback)
-        heapq.heappush(self._timers, timer)
-        if self._timers[0] is timer:
+        timer = _Timer(callback)
+        heapq.heappush(self._timers, (deadline, next(self._numbers), timer))
+        if self._timers[0][2] is timer:
             self._earlier.set()
 
         def cancel() -> None:
@@ -60,7 +59,7 @@ class TrioClock:
     def _sift(self) -> None:
         """Forget cancelled timers once they are the greater part; most are cancelled long before their time."""
         if self._cancelled > _FEW_CANCELLED and self._cancelled * 2 > len(self._timers):
-            self._timers = [timer for timer in self._timers if timer.callback is not None]
+            self._timers = [each for each in self._timers if each[2].callback is not None]
             heapq.heapify(self._timers)
             self._cancelled = 0
 
@@ -68,18 +67,27 @@ class TrioClock:
         """Make the calls when they are due, until cancelled. A call that raises is logged, and the others go on."""
         while True:
             self._earlier = trio.Event()
-            self._call_due()
-            if not self._timers:
+            self.call_due()
+            seconds = self.seconds_left()
+            if seconds is None:
                 await self._earlier.wait()
                 continue
-            seconds = max(0, self._timers[0].deadline - self.now()) / 1e9
-            with trio.move_on_after(min(seconds, _LONGEST_WAIT_SECONDS)):
+            with trio.move_on_after(seconds):
                 await self._earlier.wait()
 
-    def _call_due(self) -> None:
-        now = self.now()
-        while self._timers and self._timers[0].deadline <= now:
-            timer = heapq.heappop(self._timers)
+    def seconds_left(self) -> float | None:
+        """Return how long nothing is due, a day at most; None if nothing was asked for."""
+        if not self._timers:
+            return None
+        return min(max(0, self._timers[0][0] - self._now()) / 1e9, _LONGEST_WAIT_SECONDS)
+
+    def call_due(self) -> None:
+        """Make the calls that are due. For whoever waits in place of :meth:`run`."""
+        if not self._timers:
+            return
+        now = self._now()
+        while self._timers and self._timers[0][0] <= now:
+            _, _, timer = heapq.heappop(self._timers)
             callback, timer.callback = timer.callback, None
             if callback is None:
                 self._cancelled -= 1

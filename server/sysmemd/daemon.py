@@ -101,12 +101,14 @@ class TrioReactor:
     """
 
     def __init__(
-        self, nursery: trio.Nursery, queue: Queue, log: Log, *, alone: bool = False
+        self, nursery: trio.Nursery, queue: Queue, log: Log, *, alone: TrioClock | None = None
     ) -> None:
-        """`queue` tells who waits for a turn. If the daemon is `alone` in the loop, it serves in place of trio's wait.
+        """`queue` tells who waits for a turn.
 
-        That is quicker, but a test's loop must not wait where trio doesn't know of it.
+        If the daemon is `alone` in the loop, it serves in place of trio's wait, and makes the calls of that clock. That
+        is quicker, but a test's loop must not wait where trio doesn't know of it.
         """
+        self._clock = alone
         self._nursery = nursery
         self._log = log
         self._queue = queue
@@ -236,6 +238,18 @@ class TrioReactor:
 
         Returns how many were served, and whether trio is ready to go on.
         """
+        clock = self._clock
+        if clock is None:
+            return self._serve_users(seconds)
+        left = clock.seconds_left()
+        if left is None:
+            return self._serve_users(seconds)
+        try:
+            return self._serve_users(left if left < seconds else seconds)
+        finally:
+            clock.call_due()
+
+    def _serve_users(self, seconds: float) -> tuple[int, bool]:
         sole = self._sole
         if sole is not None:
             return self._serve_sole(sole, seconds)
@@ -473,7 +487,7 @@ async def serving(
         stack.callback(queue.close)
         queue.enter(memory.fileno())
         async with trio.open_nursery() as nursery:
-            reactor = TrioReactor(nursery, queue, log, alone=alone)
+            reactor = TrioReactor(nursery, queue, log, alone=clock if alone else None)
             limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             in_flight = InFlight(in_flight_to_all(limit), closing, reactor.in_turn)
             stack.callback(in_flight.close)
@@ -499,7 +513,8 @@ async def serving(
             inspection = Inspection(service, runtime_dir, ask)
             parts.ready(service, inspection)
             try:
-                nursery.start_soon(clock.run)
+                if not alone:
+                    nursery.start_soon(clock.run)
                 nursery.start_soon(_follow_memory, memory, log)
                 nursery.start_soon(_follow_in_flight, in_flight, log)
                 yield Serving(service, inspection, reactor, nursery, queue, config, parts)

@@ -13,6 +13,7 @@ import trio
 import trio.lowlevel
 from trio._core._wakeup_socketpair import WakeupSocketpair
 
+from sysmemd.clock import TrioClock
 from sysmemd.daemon import TrioReactor
 from sysmemd.turns import Queue
 
@@ -26,7 +27,7 @@ PATIENCE = 10.0
 async def reactor(log: RecordingLog) -> AsyncIterator[TrioReactor]:
     with contextlib.closing(Queue()) as queue, trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
-            yield TrioReactor(nursery, queue, log, alone=True)
+            yield TrioReactor(nursery, queue, log, alone=TrioClock(log))
             nursery.cancel_scope.cancel()
 
 
