@@ -249,14 +249,14 @@ class VmoBuffer(_Beside, UncopiedTable):
 
     def array(
         self,
-        dtype: DTypeLike,
+        dtype: DTypeLike = "u1",
         shape: SupportsIndex | Sequence[SupportsIndex] | None = None,
         offset: SupportsIndex = 0,
     ) -> NDArray[Any]:
         """Return a numpy array over the buffer, without a copy; writable if the rights allow it.
 
         Args:
-            dtype: The type of an element, as numpy takes it: `numpy.float32`, `"<u2"`.
+            dtype: The type of an element, as numpy takes it: `numpy.float32`, `"<u2"`; bytes by default.
             shape: The lengths of the axes; by default one axis of as many elements as `size_bytes` has.
             offset: Where the first element begins, in bytes from the buffer's start.
 

@@ -157,14 +157,14 @@ def test_an_array_has_the_elements_of_the_buffer_without_padding(
     assert array.dtype == numpy.float64
     array[:] = 1.5
     assert (buffer.array("<f8") == array).all()
-    assert buffer.array("u1", offset=8).shape == (992,)
+    assert buffer.array(offset=8).shape == (992,)
     assert buffer.array("<u4", offset=998).shape == (0,)
     assert buffer.array("u1", offset=2000).shape == (0,)
 
 
 def test_an_array_of_a_shape_from_an_offset(raw: sysmem.BufferCollectionInfo) -> None:
     buffer = raw.buffers[0]
-    buffer.array("u1")[:] = numpy.arange(1000) % 251
+    buffer.array()[:] = numpy.arange(1000) % 251
     array = buffer.array("u1", (2, 3), numpy.int64(7))
     assert array.tolist() == [[7, 8, 9], [10, 11, 12]]
     assert buffer.array("u1", 4, offset=1).tolist() == [1, 2, 3, 4]
