@@ -303,9 +303,7 @@ class Channel:
             control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
         while True:
             try:
-                if not control:
-                    return self._socket.send(data, _SEND_FLAGS)
-                return self._socket.sendmsg([data], control, _SEND_FLAGS)
+                return self._sendmsg(data, control)
             except BlockingIOError:
                 return 0
             except InterruptedError:
@@ -316,12 +314,20 @@ class Channel:
                 self._check_own()
                 raise
 
+    def _sendmsg(self, data: ReadableBuffer, control: Sequence[Any] = ()) -> int:
+        if not control:
+            return self._socket.send(data, _SEND_FLAGS)
+        return self._socket.sendmsg([data], control, _SEND_FLAGS)
+
     def __repr__(self) -> str:
         return f"<Channel fd {self.fileno()}>"
 
 
 class ServedChannel(Channel):
-    """A channel end of a daemon, which isn't forked while it serves, and whose signals interrupt nothing."""
+    """A channel end of a daemon, which isn't forked while it serves, and whose signals interrupt nothing.
+
+    What it asks the kernel it asks through methods of its own, in whose place a test can put some that fail.
+    """
 
     __slots__ = ()
 
@@ -329,7 +335,7 @@ class ServedChannel(Channel):
         """See :meth:`Channel.receive`. This one never waits."""
         while True:
             try:
-                received = self._socket.recvmsg(MAX_MESSAGE_BYTES, _CONTROL_BYTES, _RECEIVE_FLAGS)
+                received = self._recvmsg()
             except BlockingIOError:
                 return None
             except (ConnectionResetError, InterruptedError):
@@ -345,8 +351,14 @@ class ServedChannel(Channel):
         if handles:
             return super().send(data, handles)
         try:
-            return self._socket.send(data, _SEND_FLAGS)
+            return self._sendmsg(data)
         except BlockingIOError:
             return 0
         except (ConnectionError, InterruptedError):
             return super().send(data)  # which says what that means
+
+    def _recvmsg(self) -> tuple[bytes, list[Any], int, Any]:
+        return self._socket.recvmsg(MAX_MESSAGE_BYTES, _CONTROL_BYTES, _RECEIVE_FLAGS)
+
+    def _sendmsg(self, data: ReadableBuffer, control: Sequence[Any] = ()) -> int:
+        return super()._sendmsg(data, control)

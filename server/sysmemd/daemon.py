@@ -12,6 +12,7 @@ import errno
 import os
 import resource
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,7 +43,7 @@ from .memory import (
     Memory,
 )
 from .pause import Holder
-from .ports import Log, Peer
+from .ports import Clock, Log, Peer
 from .quota import Exceeded, Kind, descriptors_for_one, in_flight_to_all
 from .sockets import Permissions
 from .threads import Ask, Threads, ask_here
@@ -81,6 +82,10 @@ class Parts:
     )
     #: Called before anybody connects.
     ready: Callable[[Service, Inspection], None] = lambda service, inspection: None
+    #: Makes what closes descriptors that clients have had a hand in.
+    closing: Callable[[Clock, Log], ThreadClosing] = ThreadClosing
+    #: The time by which users take turns, in nanoseconds.
+    now: Callable[[], int] = time.monotonic_ns
 
 
 def socket_permissions(
@@ -101,15 +106,22 @@ class TrioReactor:
     """
 
     def __init__(
-        self, nursery: trio.Nursery, queue: Queue, log: Log, *, alone: TrioClock | None = None
+        self,
+        nursery: trio.Nursery,
+        queue: Queue,
+        log: Log,
+        now: Callable[[], int] = time.monotonic_ns,
+        *,
+        alone: TrioClock | None = None,
     ) -> None:
-        """`queue` tells who waits for a turn.
+        """`queue` tells who waits for a turn. Turns end by `now`, in nanoseconds.
 
         If the daemon is `alone` in the loop, it serves in place of trio's wait, and makes the calls of that clock. That
         is quicker, but a test's loop must not wait where trio doesn't know of it.
         """
         self._clock = alone
         self._nursery = nursery
+        self._now = now
         self._log = log
         self._queue = queue
         self._turns: dict[User, Turns] = {}
@@ -182,7 +194,7 @@ class TrioReactor:
     def _turns_of(self, user: User) -> Turns:
         turns = self._turns.get(user)
         if turns is None:
-            turns = Turns(self._queue, failed=self._say_failed)
+            turns = Turns(self._queue, self._now, failed=self._say_failed)
             self._turns[user] = turns
             self._users[turns.fileno()] = user
             self._find_sole()
@@ -474,7 +486,7 @@ async def serving(
     raised: BaseException | None = None
     parts = parts or Parts()
     with contextlib.ExitStack() as stack:
-        closing = ThreadClosing(clock, log)
+        closing = parts.closing(clock, log)
         stack.callback(closing.end)
         memory = parts.memory(
             [_make_heap(heap, stack) for heap in heap_settings(config)],
@@ -487,7 +499,9 @@ async def serving(
         stack.callback(queue.close)
         queue.enter(memory.fileno())
         async with trio.open_nursery() as nursery:
-            reactor = TrioReactor(nursery, queue, log, alone=clock if alone else None)
+            reactor = TrioReactor(
+                nursery, queue, log, parts.now, alone=clock if alone else None
+            )
             limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             in_flight = InFlight(in_flight_to_all(limit), closing, reactor.in_turn)
             stack.callback(in_flight.close)

@@ -20,7 +20,7 @@ from sysmem_protocol.handles import channel_pair
 from sysmem_protocol.library import Interface
 from sysmem_protocol.sysmem2 import Allocator as AllocatorInterface
 from sysmemd.clock import TrioClock
-from sysmemd.daemon import serving
+from sysmemd.daemon import Parts, serving
 from sysmemd.inspection import Inspection
 from sysmemd.ports import Log
 from sysmemd.testing import Faults, tested
@@ -160,9 +160,11 @@ class Daemon:
 
 @contextlib.asynccontextmanager
 async def running(
-    config: Configuration = None, clock: trio.abc.Clock | None = None
+    config: Configuration = None,
+    clock: trio.abc.Clock | None = None,
+    parts: Callable[[Faults], Parts] = tested,
 ) -> AsyncIterator[Core]:
-    """A daemon in this loop; see :func:`daemon`."""
+    """A daemon in this loop; see :func:`daemon`. `parts` are those of a daemon with such faults."""
     ours = trio.lowlevel.current_clock()
     if clock is not None and clock is not ours:
         raise ValueError("the clock must be that of the running loop: trio.run(…, clock=clock)")
@@ -182,7 +184,7 @@ async def running(
     faults = Faults()
     try:
         async with serving(
-            configuration(config), log, time, threads=threads, parts=tested(faults)
+            configuration(config), log, time, threads=threads, parts=parts(faults)
         ) as server:
             core = Core(server.connect, entries, faults, server.inspection)
             try:

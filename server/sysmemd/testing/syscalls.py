@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import ctypes
 import fcntl
@@ -10,6 +11,8 @@ import select
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any, Final
+
+from sysmem_protocol.channel import Channel, ServedChannel
 
 from .. import inotify
 
@@ -24,10 +27,10 @@ CALLS: Final[dict[str, tuple[Any, str]]] = {
     "eventfd2": (os, "eventfd"),
     "fcntl": (fcntl, "fcntl"),
     "accept4": (socket.socket, "accept"),
-    "sendmsg": (socket.socket, "sendmsg"),
-    "recvmsg": (socket.socket, "recvmsg"),
-    "socketpair": (socket, "socketpair"),
-    "bind": (socket.socket, "bind"),
+    "sendmsg": (ServedChannel, "_sendmsg"),
+    "recvmsg": (ServedChannel, "_recvmsg"),
+    "socketpair": (_socket, "socketpair"),
+    "bind": (Channel, "bind"),
     "epoll_create1": (select, "epoll"),
     "inotify_init1": (inotify._libc, "inotify_init1"),
     "inotify_add_watch": (inotify._libc, "inotify_add_watch"),
@@ -43,25 +46,33 @@ class Syscalls:
 
     def fail(self, name: str, errno: int, times: int) -> None:
         """Let a system call fail so many times; 0: from now on. Raises `KeyError` for one that isn't in the table."""
+        left = times or -1
+
+        def error() -> int | None:
+            nonlocal left
+            if not left:
+                return None
+            left -= 1
+            return errno
+
+        self.decide(name, error)
+
+    def decide(self, name: str, error: Callable[[], int | None]) -> None:
+        """Have each call of a kind fail with what `error` returns then, if that isn't None. Raises `KeyError`."""
         owner, attribute = CALLS[name]
         self._put_back(owner, attribute)
         right = getattr(owner, attribute)
         own = vars(owner).get(attribute) if isinstance(owner, type) else right
         self._replaced.append((owner, attribute, own))
-        setattr(
-            owner, attribute, self._failing(right, errno, times, isinstance(owner, ctypes.CDLL))
-        )
+        setattr(owner, attribute, self._failing(right, error, isinstance(owner, ctypes.CDLL)))
 
     def _failing(
-        self, right: Callable[..., Any], errno: int, times: int, by_ctypes: bool
+        self, right: Callable[..., Any], error: Callable[[], int | None], by_ctypes: bool
     ) -> Callable[..., Any]:
-        left = times or -1
-
         def call(*arguments: Any, **named: Any) -> Any:
-            nonlocal left
-            if self._suspended or not left:
+            errno = None if self._suspended else error()
+            if errno is None:
                 return right(*arguments, **named)
-            left -= 1
             if by_ctypes:
                 ctypes.set_errno(errno)
                 return -1

@@ -128,6 +128,19 @@ def test_a_system_call_fails_until_it_is_let_work(
     allocated(allocator)
 
 
+@pytest.mark.parametrize("name", ["recvmsg", "sendmsg"])
+def test_a_channel_whose_system_call_fails_closes(
+    sysmemd_session: Sysmemd, allocator: blocking.Allocator, name: str
+) -> None:
+    with allocator.allocate_shared_collection() as token:
+        token.sync()
+        sysmemd_session.faults.fail_syscall(name, "ENOMEM")
+        with pytest.raises(sysmem.PeerClosedError, match="Cannot allocate memory"):
+            token.sync(timeout=20)
+    sysmemd_session.faults.clear()
+    allocated(allocator)
+
+
 def test_a_system_call_that_cannot_fail_is_refused(sysmemd_session: Sysmemd) -> None:
     with pytest.raises(sysmem.SysmemError) as refused:
         sysmemd_session.faults.fail_syscall("getpid", "EPERM")

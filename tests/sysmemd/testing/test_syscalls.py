@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import socket
 
 import pytest
 
+from sysmem_protocol.channel import Channel, ServedChannel
+from sysmem_protocol.handles import channel_pair
 from sysmemd import inotify
 from sysmemd.testing.syscalls import CALLS, Syscalls
 
@@ -29,16 +30,33 @@ def test_a_call_fails_until_it_is_undone_and_not_while_suspended() -> None:
     calls = Syscalls()
     calls.fail("sendmsg", errno.EAGAIN, 1)
     calls.fail("sendmsg", errno.EPERM, 0)
-    near, far = socket.socketpair()
-    with near, far:
+    ends = [ServedChannel(end.detach()) for end in channel_pair()]
+    for end in ends:
         for _ in range(3):
             with pytest.raises(PermissionError):
-                near.sendmsg([b"x"])
+                end.send(b"x")
         with calls.suspended():
-            assert near.sendmsg([b"x"]) == 1
-        calls.undo()
-        assert near.sendmsg([b"x"]) == 1
-    assert "sendmsg" not in vars(socket.socket)
+            assert end.send(b"x") == 1
+    calls.undo()
+    for end in ends:
+        assert end.send(b"x") == 1
+    for end in ends:
+        end.close()
+
+
+def test_only_the_daemons_end_of_a_channel_fails() -> None:
+    calls = Syscalls()
+    for name in ("sendmsg", "recvmsg"):
+        calls.fail(name, errno.ENOMEM, 0)
+    near, far = channel_pair()
+    client, served = Channel(near.detach()), ServedChannel(far.detach())
+    assert client.send(b"x") == 1
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        served.receive()
+    calls.undo()
+    assert served.receive() == (b"x", [])
+    for end in (client, served):
+        end.close()
 
 
 def test_a_call_through_ctypes_fails_with_its_error() -> None:

@@ -315,6 +315,13 @@ class Model:
                 self._remove(node)
 
 
+class DaemonsModel(Model):
+    """The model with what the real constraint engine adds: no buffers at all is no agreement."""
+
+    def _aggregate(self, start: ModelNode, visible: list[ModelNode]) -> int | None:
+        return super()._aggregate(start, visible) or None
+
+
 def pruned(start: ModelNode) -> list[ModelNode]:
     """A start node and its descendants reached without passing an attached node; in depth-first pre-order."""
     found = [start]
