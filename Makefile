@@ -8,8 +8,9 @@ DEMO_READY := $(VENV)/.demo
 
 FAULTS ?=
 SECONDS ?= 60
+SEEDS ?= 0-5000
 
-.PHONY: faults fuzz demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site lowest release help clean
+.PHONY: simulate faults fuzz demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site lowest release help clean
 
 demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/. CAMERA=/dev/video0 takes that
 	$(BIN)/python examples/camera_pipeline --out out $(if $(CAMERA),--video $(CAMERA))
@@ -44,6 +45,9 @@ faults: $(READY)  ## every system call of the daemon fails, one at a time (takes
 
 fuzz: $(VENV)/.fuzz  ## inputs that break what reads them, guided by coverage (SECONDS=60 of all targets together)
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
+simulate: $(READY)  ## whole daemons with dozens of clients, from seeds: SEEDS=FIRST-LAST, or one that failed
+	$(BIN)/python -m tests.simulation $(SEEDS)
 
 coverage: $(READY)  ## the tests once more, and the lines and branches that none of them ran
 	$(BIN)/coverage run -m pytest

@@ -134,12 +134,15 @@ class TrioReactor:
     def serve(self, connection: Connection) -> None:
         """See :class:`sysmemd.channels.Reactor`."""
         try:
-            turns = self._turns_of(connection.account.user)
+            self._turns_of(connection.account.user).serve(connection)
         except OSError as error:
+            # Later: the connection is only being made, and so is what it serves.
+            self._nursery.start_soon(self._fail, connection, error)
+
+    async def _fail(self, connection: Connection, error: OSError) -> None:
+        if not connection.closed:
             connection.fail(f"the daemon can't wait for it: {error}")
             connection.close()
-        else:
-            turns.serve(connection)
 
     def in_turn(self, user: User, work: Callable[[], None]) -> None:
         """See :class:`sysmemd.channels.Reactor`."""
@@ -499,9 +502,7 @@ async def serving(
         stack.callback(queue.close)
         queue.enter(memory.fileno())
         async with trio.open_nursery() as nursery:
-            reactor = TrioReactor(
-                nursery, queue, log, parts.now, alone=clock if alone else None
-            )
+            reactor = TrioReactor(nursery, queue, log, parts.now, alone=clock if alone else None)
             limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             in_flight = InFlight(in_flight_to_all(limit), closing, reactor.in_turn)
             stack.callback(in_flight.close)

@@ -68,11 +68,15 @@ class Flight:
         self._retry = None
         self._in_flight.closing(self)
 
-    def keep_end(self) -> None:
-        """Keep the channel's end open, so that its client sees it closed. Raises `OSError`."""
+    def keep_end(self, closing: Closing) -> None:
+        """Keep the channel's end open, so that its client sees it closed. Raises `OSError`.
+
+        What the client has sent is dropped: it may wait for the other ends of that instead of receiving.
+        """
         self.fd = duplicate(self.fd)
-        shut_down(self.fd)
         self._uncharge = self.account.keep_descriptor()
+        shut_down(self.fd)
+        closing.stop_receiving(self.fd)
 
     def let_go(self, closing: Closing) -> None:
         """Close the end if it was kept open."""
@@ -158,7 +162,7 @@ class InFlight:
             return
         self._unwatch(flight)
         try:
-            flight.keep_end()
+            flight.keep_end(self._closing)
         except OSError:
             self._forget(flight)  # nobody can tell any more
         else:

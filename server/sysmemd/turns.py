@@ -242,12 +242,11 @@ class Turns:
     # --- what connections ask for; see `channels.Reactor` ---------------------------------------------------------
 
     def serve(self, connection: Connection) -> None:
-        """Read a new channel whenever it is readable. A channel that can't be waited for closes."""
+        """Read a new channel whenever it is readable. Raises `OSError` if it can't be waited for."""
         fd = connection.fileno()
+        self._epoll.register(fd, _READABLE)
         self._connections[fd] = connection
-        self._masks[fd] = 0
         self._has_new = True
-        self._update(connection)
 
     def flush(self, connection: Connection) -> None:
         """Send the answers that wait in a connection, in this user's next turn and whenever there is room."""
@@ -264,8 +263,8 @@ class Turns:
     def closing(self, connection: Connection) -> None:
         """Forget a channel that is about to close."""
         fd = connection.fileno()
-        del self._connections[fd]
-        if self._masks.pop(fd, _READABLE) and not self._epoll.closed:
+        served = self._connections.pop(fd, None) is connection
+        if served and self._masks.pop(fd, _READABLE) and not self._epoll.closed:
             # A client may have a copy of the descriptor, and that would keep it registered.
             with contextlib.suppress(OSError):
                 self._epoll.unregister(fd)

@@ -25,20 +25,13 @@ import sysmem
 from sysmem import blocking
 from sysmem.testing import Sysmemd
 
-from ..sysmemd.tree.model import Model, ModelNode, Wish
+from ..sysmemd.tree.model import DaemonsModel, ModelNode, Wish
 from ..wire import raw
 from .scenario import ENOUGH, begin_wait
 
 STEPS = 60
 EXAMPLES = int(os.environ.get("SYSMEM_TESTS_EXAMPLES", "20"))
 MASK = 0x80000000
-
-
-class DaemonsModel(Model):
-    """The model with what the real constraint engine adds: no buffers at all is no agreement."""
-
-    def _aggregate(self, start: ModelNode, visible: list[ModelNode]) -> int | None:
-        return super()._aggregate(start, visible) or None
 
 
 def any_descriptors(chance: random.Random, stack: ExitStack) -> list[int]:

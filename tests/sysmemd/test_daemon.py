@@ -19,6 +19,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from sysmem import testing
 from sysmem_protocol import codec, sysmem2
 from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.handles import Handle, channel_pair
@@ -32,6 +33,7 @@ from sysmem_protocol.sysmem2 import (
     Node,
 )
 from sysmemd import daemon, process
+from sysmemd.channels import Connection
 from sysmemd.clock import TrioClock
 from sysmemd.config import Config, FormatCostSection, HeapSection, Limits, UsageSection
 from sysmemd.daemon import TrioReactor, heap_settings, platform
@@ -40,7 +42,7 @@ from sysmemd.memory.requirements import Findings
 from sysmemd.pause import give_way
 from sysmemd.sockets import Listeners, StartError
 from sysmemd.tree.choose import Question
-from sysmemd.turns import Queue
+from sysmemd.turns import Queue, Turns
 
 from .turns import FakeConnection
 
@@ -390,9 +392,33 @@ async def test_a_user_who_can_not_be_waited_for_is_closed(
     monkeypatch.setattr(daemon, "Turns", no_turns)
     with FakeConnection() as fake:
         reactor.serve(fake.connection)
+        assert not fake.refusals, "it is only being made"
+        await wait_all_tasks_blocked()
         assert fake.refusals == ["the daemon can't wait for it: [Errno 24] Too many open files"]
         assert fake.closed
         reactor.closing(fake.connection)
+
+
+@pytest.mark.trio
+async def test_an_allocator_that_can_not_be_waited_for_is_closed_and_others_are_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the end the daemon has logged no fault of its own."""
+    right, errors = Turns.serve, [OSError(errno.ENOMEM, "no memory")]
+
+    def serve(turns: Turns, connection: Connection) -> None:
+        if errors:
+            raise errors.pop()
+        right(turns, connection)
+
+    monkeypatch.setattr(Turns, "serve", serve)
+    async with testing.daemon() as d:
+        async with d.connect() as refused:
+            with pytest.raises(PeerClosedError):
+                await refused.validate_buffer_collection_token(0)
+        async with d.connect() as served:
+            assert not await served.validate_buffer_collection_token(0)
+            assert d.snapshot()["totals"]["connections"] == 1
 
 
 @pytest.mark.trio

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -177,6 +178,20 @@ def test_descriptors_of_a_channel_that_closes_count_until_its_client_receives_th
     assert not other.outbox
     assert account.tally[Kind.DESCRIPTORS] == before
     assert other.receive() == 60
+
+
+def test_what_waits_unread_in_a_channel_that_closes_is_closed(daemon: Daemon) -> None:
+    """A client that waits for the other end of that would wait for ever, and so receive nothing."""
+    line = daemon.line()
+    line.send(1)
+    near, far = channel_pair()
+    with closing(Channel(near.detach())) as waiting, Handle(far.detach()) as server_end:
+        line.client.send(b"a token", [server_end])
+        server_end.close()
+        line.outbox.end()
+        line.server.close()
+        assert waiting.hung_up()
+    line.receive()
 
 
 def test_a_client_that_goes_has_received_everything(daemon: Daemon) -> None:

@@ -471,10 +471,21 @@ def test_outside_of_a_slice_nobody_gives_way() -> None:
         wait_for(Idle())
 
 
-def test_a_channel_that_can_not_be_waited_for_closes(made: Turns, tmp_path: str) -> None:
+def test_a_channel_that_can_not_be_waited_for_is_not_served(made: Turns, tmp_path: str) -> None:
     with FakeConnection() as fake, Handle(os.open(tmp_path, os.O_RDONLY)) as directory:
         fake.fileno = directory.fileno  # type: ignore[method-assign] # which epoll refuses
+        with pytest.raises(PermissionError):
+            made.serve(fake.connection)
+        assert made.connections() == []
+        made.closing(fake.connection)
+
+
+def test_a_channel_that_can_not_be_waited_for_any_more_closes(made: Turns, tmp_path: str) -> None:
+    with FakeConnection() as fake, Handle(os.open(tmp_path, os.O_RDONLY)) as directory:
         made.serve(fake.connection)
+        os.dup2(directory.fileno(), fake.fileno())  # which epoll refuses
+        idle = Idle()
+        made.hold(fake.connection, idle)
         assert fake.closed
         [reason] = fake.refusals
         assert "the daemon can't wait for it" in reason

@@ -55,8 +55,6 @@ class NodeServer:
         self.made_by = 0
         self._peer: Peer | None = None
         self._reported = False
-        #: Why the channel ended before there was a node.
-        self._failed_early: tuple[str, Cause] | None = None
         self.connection: Connection = service.connect(channel, self, account)
         self.connection.explained = explained
 
@@ -72,11 +70,6 @@ class NodeServer:
         node.collection.wants_reports |= self.connection.explained
         if self._service.tracer.active:
             self._service.tracer.served(self.connection, self.made_by)
-        if self._failed_early is not None:
-            # In a later turn: now the node's maker is being served.
-            self._service.reactor.in_turn(
-                self.account.user, partial(node.fail, *self._failed_early)
-            )
 
     def discard(self, reason: str) -> None:
         """The node wasn't made after all: close the channel."""
@@ -145,10 +138,7 @@ class NodeServer:
         self.node.fail(reason)
 
     def failed(self, reason: str) -> None:
-        if (node := self.node_or_none) is None:
-            self._failed_early = reason, Cause.BROKEN  # the daemon can't wait for the channel
-        else:
-            node.fail(reason, Cause.BROKEN)
+        self.node.fail(reason, Cause.BROKEN)
 
     def exceeded(self, error: Exceeded) -> None:
         self.node.fail(str(error), Cause.LIMIT)

@@ -272,7 +272,7 @@ class Service:
     def name_server_end(self, handle: Handle) -> tuple[int, Channel]:
         """Take over a server end that arrived, and name it; its koid and channel.
 
-        Raises :class:`Refused` when it has a name already.
+        Raises :class:`Refused` when it has a name already, and `OSError` when the kernel is short of memory.
         """
         try:
             channel = Channel(handle.as_socket())
@@ -287,6 +287,8 @@ class Service:
                     raise
                 return koid, ServedChannel(handle.take_socket(), self.closing)
         except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
             what = describe(handle.fileno())
             raise Refused(f"the server end, {what}, can't be named: {error}") from None
 

@@ -94,17 +94,15 @@ def test_a_node_whose_channel_can_not_be_waited_for_fails(
     parent = bench.token(allocator) if is_child else None
     later: list[Callable[[], None]] = []
 
-    def refuse(connection: Connection) -> None:
-        connection.fail("the daemon can't wait for it")
-        connection.close()
+    def serve(connection: Connection) -> None:
+        later.append(lambda: connection.fail("the daemon can't wait for it"))
 
-    monkeypatch.setattr(bench.reactor, "serve", refuse)
-    monkeypatch.setattr(bench.reactor, "in_turn", lambda user, work: later.append(work))
+    monkeypatch.setattr(bench.reactor, "serve", serve)
     child = bench.duplicate(parent) if parent else bench.token(allocator)
-    assert child.is_closed()
     assert bench.service.collections
     for work in later:
         work()
+    assert child.is_closed()
     bench.run()
     assert bench.service.collections == {}
     assert parent is None or parent.is_closed()

@@ -1,0 +1,240 @@
+"""One simulated run: a daemon and its clients in one loop, from a seed, step by step."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+import sysmem
+from sysmem._connect import hello
+from sysmem.testing._daemon import Core, running
+from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.sysmem2 import Allocator as AllocatorInterface
+from sysmemd.daemon import Parts
+from sysmemd.ports import Peer
+from sysmemd.quota import Kind
+from sysmemd.testing import Faults
+from sysmemd.tree import LogicalBufferCollection, Node
+
+from .clients import Client, World
+from .follower import FollowedConnection, FollowedMemory, Follower
+from .kernel import Kernel
+
+#: Small enough that a client that doesn't read is closed soon.
+CONFIG = "[limits]\nmax_outbox_messages = 64"
+#: What all clients together do in one run, on average.
+_STEPS: Final = 32
+#: How often the loop may go round while no time passes.
+_MAX_ROUNDS: Final = 5_000
+#: How long clients may take, in the daemon's time.
+_LONGEST_SECONDS: Final = 1_500.0
+#: After this long, in the daemon's time, nothing may be left of those who left.
+_AFTERWARDS_SECONDS = 30.0
+
+
+class Violation(AssertionError):
+    """Daemon and model disagree, or something is left over."""
+
+
+@dataclass
+class Trace:
+    """What happened, in order."""
+
+    seed: int
+    lines: list[str] = field(default_factory=list)
+    #: How often daemon and model were compared.
+    steps: int = 0
+    faults: int = 0
+
+    def digest(self) -> str:
+        """Return what is the same for the same run only."""
+        return hashlib.sha256("\n".join(self.lines).encode()).hexdigest()
+
+
+def simulate(seed: int) -> Trace:
+    """Run a seed. Raises :class:`Violation`, with the end of the trace."""
+    trace = Trace(seed)
+    before = os.listdir("/proc/self/fd")
+    with _without_garbage_collection():
+        violation = trio.run(_run, trace, clock=MockClock(autojump_threshold=0))
+    if violation is None and len(os.listdir("/proc/self/fd")) > len(before):
+        violation = f"{len(os.listdir('/proc/self/fd')) - len(before)} descriptors are left"
+    if violation is not None:
+        last = "\n".join(trace.lines[-40:])
+        raise Violation(f"seed {seed}: {violation}\n{last}")
+    return trace
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Have objects end when they are let go of, not when a collection happens to find them."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+class _Spinning(trio.abc.Instrument):
+    """Notices when the loop goes round without an end in no time."""
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+        self._time = -1.0
+        self._rounds = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        """See :class:`trio.abc.Instrument`."""
+        now = trio.current_time()
+        self._rounds = self._rounds + 1 if now == self._time else 0
+        self._time = now
+        if self._rounds == _MAX_ROUNDS:
+            self._follower.violated(
+                "a client waits for ever, or the loop goes round without an end"
+            )
+
+
+async def _run(trace: Trace) -> str | None:
+    def say(line: str) -> None:
+        trace.lines.append(f"{trio.current_time():.6f} {line}")
+
+    kernel = Kernel(trace.seed, say)
+    scope = trio.CancelScope()
+    follower = Follower(kernel, say, scope.cancel)
+
+    def parts(faults: Faults) -> Parts:
+        faults.delay_of = lambda method: kernel.lateness()  # type: ignore[method-assign]
+        return kernel.parts(
+            faults,
+            connection=partial(FollowedConnection, faults=faults, follower=follower),
+            memory=partial(FollowedMemory, faults=faults, follower=follower),
+        )
+
+    trio.lowlevel.add_instrument(_Spinning(follower))
+    with kernel.running(), _told_of_failures(follower):
+        async with running(CONFIG, parts=parts) as core:
+            with scope:
+                follower.service = core._inspection.daemon.service
+                # Processes that aren't simulated aren't looked for.
+                follower.service.who_has = lambda _, then: then({})
+                await _clients(trace.seed, kernel, follower, core, say)
+                await _nothing_is_left(follower, core)
+            kernel.calm()
+    trace.steps, trace.faults = follower.steps, kernel.faults
+    return follower.violation
+
+
+@contextlib.contextmanager
+def _told_of_failures(follower: Follower) -> Iterator[None]:
+    """Have the model hear of what fails by itself: not because of what came on a channel."""
+    collection_fails = LogicalBufferCollection._fail_without_strong_handles
+    node_fails = Node.fail
+
+    def fail_collection(collection: LogicalBufferCollection) -> None:
+        was_there = not collection.is_gone
+        collection_fails(collection)
+        if was_there:
+            follower.no_strong_handles(collection)
+
+    def fail_node(node: Node, *arguments: Any) -> None:
+        node_fails(node, *arguments)
+        follower.failed(node)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LogicalBufferCollection, "_fail_without_strong_handles", fail_collection)
+        patch.setattr(Node, "fail", fail_node)
+        yield
+
+
+async def _clients(
+    seed: int, kernel: Kernel, follower: Follower, core: Core, say: Callable[[str], None]
+) -> None:
+    chance = random.Random(f"clients {seed}")
+    numbers = range(1, 1 + chance.choice([3, 6, 12, 24, 36]))
+    steps_each = max(3, 2 * _STEPS // len(numbers))
+    users = {number: chance.choice([0, 1000, 1000, 1001]) for number in numbers}
+
+    def connect(number: int) -> sysmem.Allocator:
+        kernel.peer = Peer(number, users[number], users[number])
+        channel = Channel(core.open(AllocatorInterface))
+        for message in hello(f"client {number}", number):
+            with contextlib.suppress(PeerClosedError):  # the first call finds that out
+                channel.send(message)
+        return sysmem.Allocator(channel.take(), core.open_service)
+
+    with contextlib.ExitStack() as stack:
+        async with trio.open_nursery() as waits:
+            world = World(follower, {number: [] for number in numbers}, say, waits)
+            clients = [
+                Client(world, number, f"client {seed} {number}", partial(connect, number))
+                for number in numbers
+            ]
+            for client in clients:
+                stack.callback(client.leave)  # also when it has come to nothing
+            late = trio.CancelScope(deadline=trio.current_time() + _LONGEST_SECONDS)
+            with late:
+                async with trio.open_nursery() as steps:
+                    await _step(kernel, clients, steps, chance, steps_each)
+            follower.check(not late.cancelled_caught, "a client waits for ever")
+            kernel.calm()
+            await trio.sleep(5)  # what was late has come
+            follower.check_served()
+            for client in clients:
+                client.check_trackings()
+            waits.cancel_scope.cancel()
+        chance.shuffle(clients)
+        for client in clients:
+            client.leave()
+            if chance.random() < 0.3:
+                await trio.sleep(chance.random())
+
+
+async def _step(
+    kernel: Kernel,
+    clients: list[Client],
+    nursery: trio.Nursery,
+    chance: random.Random,
+    steps_each: int,
+) -> None:
+    """Have all clients take their steps, and run out of descriptors meanwhile now and then."""
+    for client in clients:
+        nursery.start_soon(client.run, chance.randrange(1, steps_each))
+    if chance.random() < 0.2:
+        await trio.sleep(chance.random())
+        kernel.run_out_of_descriptors(chance.random() * 2)
+
+
+async def _nothing_is_left(follower: Follower, core: Core) -> None:
+    """All that clients had is gone, and whoever comes next is served."""
+    await trio.sleep(_AFTERWARDS_SECONDS)
+    service = follower.service
+    follower.check(not service.collections, f"collections are left: {service.collections}")
+    follower.check(not service.lingering, f"buffers are left: {service.lingering}")
+    left = {
+        user.uid: {kind.value: user.tally[kind] for kind in Kind if user.tally[kind]}
+        for user in service.users
+        if not user.tally.is_empty()
+    }
+    follower.check(not left, f"users still pay: {left}")
+    for heap in service.memory.statistics().heaps:
+        follower.check(not heap.used_bytes, f"memory is left: {heap}")
+    allocator = sysmem.Allocator(core.allocator("afterwards", 0), core.open_service)
+    async with allocator, await allocator.allocate_non_shared_collection() as collection:
+        wish = sysmem.constraints(cpu="read", size_bytes=64, hold=1)
+        await collection.set_constraints(wish)
+        try:
+            with await collection.wait_for_all_buffers_allocated(timeout=10):
+                await collection.release()
+        except (OSError, sysmem.SysmemError) as error:
+            follower.violated(f"whoever comes afterwards isn't served: {error!r}")
