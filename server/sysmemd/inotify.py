@@ -25,8 +25,8 @@ IN_MASK_ADD: Final = 0x2000_0000
 
 #: `struct inotify_event`: watch, mask, cookie, length of the name that follows.
 _EVENT = struct.Struct("iIII")
-#: A full queue of the default length (16,384 events without names) in one read.
-_READ_BYTES = 16_384 * _EVENT.size
+#: A full queue of the default length: events without names, read at once.
+MAX_REPORTS = 16_384
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.inotify_init1.argtypes = [ctypes.c_int]
@@ -79,10 +79,10 @@ class Inotify:
         result = _libc.inotify_add_watch(self._fd, os.fsencode(path), mask)
         return _check("inotify_add_watch", result)
 
-    def read(self) -> list[Report]:
-        """Return what was reported since the last time, at most a full queue; never blocks."""
+    def read(self, most: int = MAX_REPORTS) -> list[Report]:
+        """Return what was reported since the last time, at most a full queue, or about `most`; never blocks."""
         with contextlib.suppress(BlockingIOError):
-            return list(_reports(os.read(self._fd, _READ_BYTES)))
+            return list(_reports(os.read(self._fd, most * _EVENT.size)))
         return []
 
 

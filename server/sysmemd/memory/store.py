@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Final, Literal
 
 from sysmem_protocol import sysmem2
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import SingleBufferSettings
 from sysmemd.ends import every
+from sysmemd.inotify import MAX_REPORTS
 from sysmemd.ports import NOBODY, Clock, Log, NoMemoryError, Payer
 
 from . import vmo
@@ -26,6 +27,8 @@ from .reserve import Reservations
 from .signals import Event
 from .watch import Hangups, InodeWatch, Reports
 
+#: How many reports are taken at a time; others are served before the next ones.
+_REPORTS_AT_ONCE: Final = 64
 #: How often in a row there may be nothing to read where the kernel had said so.
 _MAX_FRUITLESS = 64
 
@@ -305,18 +308,21 @@ class Memory:
 
     def _read_reported(self) -> None:
         """Read what the kernel says is there."""
-        self._fruitless = 0 if self._read_watch() else self._fruitless + 1
+        self._fruitless = 0 if self._read_watch(_REPORTS_AT_ONCE) else self._fruitless + 1
 
-    def _read_watch(self) -> bool:
-        """Take note of what the watch has reported; return whether that was anything. Raises `OSError`."""
+    def _read_watch(self, most: int = MAX_REPORTS) -> bool:
+        """Take note of what the watch has reported, or of about `most`; return whether that was anything.
+
+        Raises `OSError`.
+        """
         if self._closed:
             return False
-        reports = self._watch.read()
+        reports = self._watch.read(most)
         if not reports and not self._missed_some:
             return False
         self._take(reports)
         # Closings make the server let go of buffers, which ends them.
-        self._take(self._watch.read())
+        self._take(self._watch.read(most))
         return True
 
     def _take(self, reports: Reports) -> None:

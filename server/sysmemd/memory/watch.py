@@ -20,6 +20,7 @@ from ..inotify import (
     IN_DELETE_SELF,
     IN_IGNORED,
     IN_Q_OVERFLOW,
+    MAX_REPORTS,
     Inotify,
 )
 from .vmo import through_proc
@@ -76,10 +77,10 @@ class InodeWatch:
         """Report also each time when the last descriptor and mapping of one handle are gone."""
         return self._watch(fd, _CLOSINGS)
 
-    def read(self) -> Reports:
-        """What was reported since the last time, at most a full queue; never blocks."""
+    def read(self, most: int = MAX_REPORTS) -> Reports:
+        """What was reported since the last time, at most a full queue, or about `most`; never blocks."""
         reports = Reports()
-        for watch, mask in self._inotify.read():
+        for watch, mask in self._inotify.read(most):
             if mask & IN_IGNORED:
                 reports.ends.add(watch)
             elif mask & IN_Q_OVERFLOW:

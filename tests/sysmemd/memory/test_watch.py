@@ -50,6 +50,20 @@ def test_closings_are_reported_when_asked_for(own: Handle) -> None:
     inodes.close()
 
 
+def test_many_reports_can_be_taken_some_at_a_time() -> None:
+    inodes = InodeWatch()
+    buffers = [vmo.create(str(index), PAGE) for index in range(10)]
+    left = {inodes.watch_end(buffer.fileno()) for buffer in buffers}
+    for buffer in buffers:
+        buffer.close()
+    while left:
+        ended = inodes.read(4).ends
+        assert 1 <= len(ended) <= 4
+        left -= ended
+    assert not inodes.read(4)
+    inodes.close()
+
+
 def test_names_and_unknown_reports_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     event = struct.Struct("iIII")
     data = (
