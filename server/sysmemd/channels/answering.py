@@ -88,6 +88,8 @@ class Answering(ABC):
         self._calls: dict[int, int] = {}
         self._latencies = tracer.latencies
         self._stopped_receiving = False
+        #: Whether the last :meth:`flush` left something that waits until the client reads.
+        self._waits_for_room = False
         self._sending_ends = False
         self._said_held = False
         #: Whether the client asked to be told reasons.
@@ -324,6 +326,7 @@ class Answering(ABC):
         except Exception as error:
             self._cannot("an answer can't be sent", error)
             done = True
+        self._waits_for_room = not done
         if not done and not self.reading:
             self._be_patient()
         if not done and self._outbox.is_held:

@@ -476,7 +476,9 @@ class Connection(Answering):
         self.reading = False
         if not self._outbox:
             self.close(far)
-        # Otherwise `flush`, which is to come, closes it or is patient.
+        elif self._waits_for_room:
+            self._be_patient()
+        # Otherwise a `flush` is to come, which closes it or is patient.
 
     def close(self, far: Handle | None = None) -> None:
         """Close at once, and the client end too if that is given; answers that wait are dropped. Idempotent."""
