@@ -185,7 +185,9 @@ class InFlight:
         try:
             return unread_of(flight.fd) == 0
         except OSError:
-            return False
+            return (
+                True  # nobody can tell, also not later: the report of what is received comes once
+            )
 
     def _watch(self, flight: Flight) -> bool:
         """Have the kernel report when something is received on a channel; False if there is no memory for that."""

@@ -11,11 +11,17 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from ..wire.raw import Wire, constraints
-from .harness import LASTING_PATIENCE, PATIENCE, Broken, Moment, Target, patient
+from sysmem_protocol.runtime import service_path
+from sysmem_protocol.sysmem2 import Allocator
+
+from ..wire.raw import Wire, constraints, until
+from .harness import LASTING_PATIENCE, PATIENCE, RECOVERY, Broken, Moment, Target, patient
 
 #: How many more descriptors the daemon may open than it has.
 _DESCRIPTORS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 22, 30, 40)
+_FEW = (0, 1, 3)
+#: After so long the daemon has tried to make a socket again.
+_NOTICED_SECONDS = 0.5
 _YEARS = 365 * 86_400
 
 
@@ -37,6 +43,19 @@ def few_descriptors(more: int, target: Target) -> None:
     with patient(LASTING_PATIENCE), limited(target, resource.RLIMIT_NOFILE, limit):
         target.run(LASTING_PATIENCE)
         target.assert_idle(f"{more} descriptors left")
+
+
+def removed(more: int, target: Target) -> None:
+    """A service socket is removed while the daemon has descriptors for so many more; then it has enough."""
+    path = service_path(target.daemon.runtime_dir, Allocator)
+    limit = max(target.daemon.descriptors()) + 1 + more
+    with limited(target, resource.RLIMIT_NOFILE, limit):
+        path.unlink()
+        time.sleep(_NOTICED_SECONDS)
+        target.assert_idle(f"removed with {more} descriptors left")
+    for _ in until(RECOVERY):
+        if target.has_logged("the service sockets are there again"):
+            break
 
 
 def jump(seconds: int, target: Target) -> None:
@@ -75,6 +94,7 @@ def overflow(target: Target) -> None:
 
 MOMENTS = (
     *(Moment(f"{n} descriptors left", partial(few_descriptors, n)) for n in _DESCRIPTORS),
+    *(Moment(f"a socket is removed with {n} descriptors left", partial(removed, n)) for n in _FEW),
     Moment("inotify's queue overflows", overflow),
     Moment("the wall clock goes 20 years ahead", partial(jump, 20 * _YEARS)),
     Moment("the wall clock goes 20 years back", partial(jump, -20 * _YEARS)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from sysmem_protocol.channel import AT_ONCE, Channel
 from sysmem_protocol.handles import Handle, channel_pair
 from sysmem_protocol.message import Message
+from sysmemd import in_flight
 from sysmemd.channels.outbox import Outbox
 from sysmemd.in_flight import MAX_UNASKED, InFlight
 from sysmemd.ports import Peer
@@ -252,3 +254,17 @@ def test_an_end_that_cannot_be_kept_open_is_forgotten(
     line.outbox.end()
     assert daemon.in_flight.all.count == 0
     line.receive()
+
+
+def test_where_the_kernel_does_not_say_what_was_received_nothing_stays_counted(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(fd: int) -> int:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    line = daemon.line()
+    assert line.send(10)
+    with monkeypatch.context() as patch:
+        patch.setattr(in_flight, "unread_of", refuse)
+        line.outbox.end()
+    assert daemon.in_flight.all.count == 0
