@@ -55,7 +55,7 @@ _HARMLESS: Final = {errno.EAGAIN, errno.EINTR, errno.EADDRINUSE}
 _ENTRIES: Final = (
     (Turns, "take"),
     (Memory, "process_events"),
-    (TrioClock, "_call_due"),
+    (TrioClock, "call_due"),
     (InFlight, "take"),
     (daemon.Serving, "connect"),
 )
