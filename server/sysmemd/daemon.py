@@ -51,19 +51,20 @@ from .turns import Queue, Turns
 from .users import User
 from .waiting import in_place_of_waiting
 
-#: What accepting fails with when there was nothing, or nobody any more, to accept.
+#: Errors of `accept()` that mean that the connecting peer has already gone, or that nobody connects.
 _NOBODY = {errno.EAGAIN, errno.ECONNABORTED}
-#: With anything else something has run out. Accepting then goes on when a channel closed, or after this long.
+#: Any other error means that a resource is exhausted. Accepting resumes when a channel closes, or after this many
+#: seconds.
 _EXHAUSTED_SECONDS = 1.0
-#: How long news about buffers wait when they could not be processed.
+#: Seconds until events about buffers are processed again after that failed.
 _MEMORY_FAILED_SECONDS = 1.0
-#: How long a task sleeps that can't wait for a descriptor, because the kernel is short of memory.
+#: Seconds that a task sleeps if it can't wait for a descriptor, because the kernel is short of memory.
 _CAN_NOT_WAIT_SECONDS = 0.1
-#: How long a task sleeps for which the kernel reports what isn't there.
+#: Seconds that a task sleeps if the kernel reports an event that did not happen.
 _FRUITLESS_SECONDS = 0.01
-#: How often in a row accepting may find nobody, though the kernel reported somebody.
+#: How often in a row `accept()` may find nobody although the kernel reported a connection.
 _MAX_NOBODY = 16
-#: What serves a connection to the service socket of each interface: it owns the channel.
+#: The class that serves connections to the service socket of an interface. It owns the channel.
 SERVICES: Mapping[type[Interface], Callable[[Service, Channel, Peer], object]] = {
     Allocator: AllocatorServer,
     Rendezvous: RendezvousServer,
@@ -72,11 +73,11 @@ SERVICES: Mapping[type[Interface], Callable[[Service, Channel, Peer], object]] =
 
 @dataclass(frozen=True)
 class Parts:
-    """What a daemon is made of. A daemon that is itself under test has others."""
+    """The parts that a daemon is made of. Tests of the daemon replace some of them."""
 
     memory: Callable[..., Memory] = Memory
     connection: Callable[..., Connection] = Connection
-    #: What serves a connection to the service socket of each interface: it owns the channel.
+    #: The class that serves connections to the service socket of an interface. It owns the channel.
     services: Mapping[type[Interface], Callable[[Service, Channel, Peer], object]] = field(
         default_factory=lambda: SERVICES
     )

@@ -172,13 +172,13 @@ def look_up(table: Any, name: str) -> Any:
 
 
 def entries_of(participant: Participant) -> list[Any]:
-    """The image entries as sent."""
+    """Return the image entries as they were sent."""
     constraints = participant.constraints
     return [] if constraints is None else list(constraints.image_format_constraints or ())
 
 
 def standing_for(pair: Pair) -> tuple[Pair, ...]:
-    """The pairs that leave open at least what this one does, and otherwise say the same: those that it comes from."""
+    """Return the wildcard pairs that match this one, and the pair itself."""
     pixel_format, modifier = pair
     return (
         pair,
@@ -189,13 +189,13 @@ def standing_for(pair: Pair) -> tuple[Pair, ...]:
 
 
 def entry_for(needs: Needs, pair: Pair) -> Entry | None:
-    """The entry that has a say in a format: no two of one participant do."""
+    """Return the participant's entry for a format. There is at most one."""
     pairs = standing_for(pair)
     return next((entry for entry in giving_way(needs.entries, 256) if entry[:2] in pairs), None)
 
 
 def needs_of(case: Case) -> list[tuple[Participant, Needs]]:
-    """The needs of each participant whose own constraints break no rule."""
+    """Return the needs of each participant whose own constraints break no rule."""
     found = []
     for who in giving_way(case.participants):
         with suppress(Breach):

@@ -60,7 +60,7 @@ def through_proc(fd: int, use: Callable[[str], T]) -> T:
     try:
         return use(path)
     except PermissionError:
-        # A participant with the daemon's own uid may have changed the mode; that is not to be the others' trouble.
+        # A participant with the daemon's own uid may have changed the mode. Others must not be affected.
         os.fchmod(fd, _MODE)
         return use(path)
 

@@ -1,4 +1,4 @@
-"""What an attempt has to find out, apart from the tree.
+"""The part of an attempt that does not touch the tree: find the first selection that succeeds.
 
 A :class:`Question` holds all that the answer depends on, as it was when it was asked, because others go on with the
 tree while it is answered. What is costly is in the answer: the lines of the log too, because who is in conflict with
@@ -25,30 +25,30 @@ from .selection import Selection, Snapshot
 
 
 class Having:
-    """Those who have the buffers already, for attached attempts."""
+    """The participants that already have the buffers, for attached attempts."""
 
     def __init__(self, existing: Allocation, participants: Sequence[Participant]) -> None:
-        """`participants` have come to `existing` together."""
+        """`participants` have agreed on `existing`."""
         self.existing = existing
         self._participants: Sequence[Participant] = participants
         self._joining: Joining | None = None
 
     def joining(self, engine: Engine, platform: Platform) -> Joining:
-        """The attempts against what exists; made when it is first needed, which is work."""
+        """Return the engine's object for attached attempts. The first call makes it, which takes time."""
         if self._joining is None:
             self._joining = engine.joining(self._participants, self.existing, platform)
             self._participants = ()
         return self._joining
 
     def joined(self, newcomers: Sequence[Participant]) -> None:
-        """These have it too, from now on. Not before the attempt that they won."""
+        """Add participants that have joined. Call it after their successful attempt."""
         assert self._joining is not None
         self._joining.settle(newcomers)
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The first selection that suits everybody, and what it comes to."""
+    """The first selection on which all participants agree, and its result."""
 
     selection: Selection
     allocation: Allocation
@@ -72,7 +72,7 @@ class NoneChosen:
     report: str | None = None
 
     def reported(self) -> NoneChosen:
-        """Return the same with its report, which is work."""
+        """Return the same with its report. Making that takes time."""
         report = _told(self.refused[0].refusal.report)
         if len(self.refused) > 1:
             lines = (f"  {_told(entry.__str__)}" for entry in self.refused)
@@ -82,7 +82,7 @@ class NoneChosen:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Which selection suits everybody?"""
+    """The question which selection succeeds, with all that is needed to answer it."""
 
     snapshot: Snapshot
     participants: dict[NodeData, tuple[Participant, ...]]
@@ -95,7 +95,7 @@ class Question:
     having: Having | None
 
     def answer(self) -> Chosen | NoneChosen | Exception:
-        """The answer, or what went wrong in the search for it, which would be the daemon's fault."""
+        """Return the answer, or the exception that ended the search, which would be a fault of the daemon."""
         try:
             return self._answer()
         except Exception as error:
@@ -121,7 +121,7 @@ class Question:
             selection = selection.next()
 
     def _aggregate(self, selection: Selection) -> Allocation | Diagnosis:
-        """What the participants of a selection agree on; for an attached one, whether that is what exists."""
+        """Return the result of aggregating a selection; for an attached one, compared with what exists."""
         participants = [one for node in selection.visible() for one in self.participants[node]]
         if self.having is None:
             return self.engine.aggregate(participants, self.platform)

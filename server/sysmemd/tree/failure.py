@@ -1,4 +1,4 @@
-"""How far a failure goes, what goes with it, and how loudly that is said (`docs/spec/allocation.md`, "Failure")."""
+"""Failure: how far it goes, which nodes fail with it, and how it is logged (`docs/spec/allocation.md`, "Failure")."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .walk import all_children, breadth_first
 class Loudness(NamedTuple):
     """The level of a failure's log line, by what fails."""
 
-    #: The whole collection, before it has buffers: what developers look for.
+    #: The whole collection, before it has buffers: developers look for this.
     unallocated: Level
-    #: The whole collection, after: mostly the end of its work.
+    #: The whole collection, when it has buffers: usually the end of its work.
     allocated: Level
     #: A part of it, while the others go on.
     part: Level
 
 
-#: A failed allocation is no news here: its own line, with the reason, was written before.
+#: A failed allocation is not logged again here: its own line, with the reason, was written before.
 LOUDNESS: Final = {
     Cause.MISUSE: Loudness(Level.ERROR, Level.ERROR, Level.ERROR),
     # The line about the user was written before, unless there were too many.
@@ -44,7 +44,7 @@ LOUDNESS: Final = {
 
 
 def stopping_point(node: NodeData) -> NodeData:
-    """Where the failure of `node` stops: this node and everything below it fails."""
+    """Return the node at which the failure of `node` stops. It fails with all its descendants."""
     while node.parent is not None:
         if STOPS_FAILURE[node.isolation, node.has_allocated]:
             break
@@ -53,7 +53,7 @@ def stopping_point(node: NodeData) -> NodeData:
 
 
 def fail(node: NodeData, cause: Cause, reason: str = "") -> None:
-    """Fail `node` and, as far as isolation lets it, what is above it, with everything below."""
+    """Fail `node`, its ancestors as far as isolation allows, and all their descendants."""
     fail_subtree(stopping_point(node), cause, node, reason)
 
 
@@ -103,7 +103,7 @@ def fail_subtree(
 
 
 def _leave(node: NodeData, failure: Failure) -> None:
-    """Take a node out of the tree, after everything below it; close what it owned."""
+    """Remove a node from the tree, after its descendants, and close what it owned."""
     was_connected = node.is_connected
     node.failure = failure
     step(node, Event.FAIL)

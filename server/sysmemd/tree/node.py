@@ -1,4 +1,4 @@
-"""A node: one place in the tree, and what may be said to it.
+"""A node: one place in the tree, and the messages that it understands.
 
 Every message is a method. A method first checks, then changes, then lets the collection settle (fail what nobody is
 connected to any more, attempt what has become ready). What it refuses it refuses by raising `Misuse` before anything
@@ -63,16 +63,16 @@ class Node(NodeData):
     # --- messages that every node understands -----------------------------------------------------------------------
 
     def expect_message(self) -> None:
-        """Check that a message may come at all. Any message after Release is misuse."""
+        """Check that the node accepts messages. Any message after Release is misuse."""
         step(self.state, Event.MESSAGE)
 
     def set_name(self, priority: int, name: str) -> None:
-        """SetName: name the collection's buffers, unless an earlier name had the same or a greater priority."""
+        """SetName: name the collection, unless an earlier name had the same or a greater priority."""
         self.expect_message()
         self.collection.offer_name(priority, name)
 
     def set_debug_client_info(self, client: ClientInfo) -> None:
-        """SetDebugClientInfo: say who uses this node. The name it had stays visible as `new (was old)`."""
+        """SetDebugClientInfo: name the client. The previous name stays visible as `new (was old)`."""
         self.expect_message()
         self.client = renamed(self.client, client)
         self._participants = None
@@ -80,17 +80,17 @@ class Node(NodeData):
             self.collection.participants_changed()
 
     def set_debug_timeout_log_deadline(self, deadline: int) -> None:
-        """SetDebugTimeoutLogDeadline: move the first warning that allocation is taking a while (monotonic, ns)."""
+        """SetDebugTimeoutLogDeadline: set the time of the first warning (monotonic, ns)."""
         self.expect_message()
         self.collection.move_warning(deadline)
 
     def set_verbose_logging(self) -> None:
-        """SetVerboseLogging: log in detail from now on, for the whole collection."""
+        """SetVerboseLogging: log details of the whole collection from now on."""
         self.expect_message()
         self.collection.verbose = True
 
     def is_alternate_for(self, other: NodeData) -> bool:
-        """IsAlternateFor: whether the nearest common ancestor is a group, so that at most one of both is selected.
+        """IsAlternateFor: return whether the nearest common ancestor is a group, so that at most one node is selected.
 
         Raises :class:`NotInCollection` for a node of another collection or one that has left the tree.
         """
@@ -100,7 +100,7 @@ class Node(NodeData):
         return nearest_common_ancestor(self, other).kind is NodeKind.GROUP
 
     def set_weak(self) -> None:
-        """SetWeak: this node, and children made from now on, don't keep buffers alive. Implies its own SetWeakOk."""
+        """SetWeak: make this node and children created later weak. Implies SetWeakOk for this node."""
         step(self.state, Event.SET_WEAK)
         self._weak_ok = True
         if not self.is_weak:
@@ -109,13 +109,13 @@ class Node(NodeData):
             self.collection.settle()
 
     def set_weak_ok(self, for_child_nodes_also: bool = False) -> None:
-        """SetWeakOk: the client watches `close_weak_asap`, perhaps also for children made from now on. Never undone."""
+        """SetWeakOk: note that the client watches `close_weak_asap`, for this node or also for later children."""
         step(self.state, Event.SET_WEAK_OK)
         self._weak_ok = True
         self._weak_ok_for_children |= for_child_nodes_also
 
     def attach_node_tracking(self, event: Signal) -> None:
-        """AttachNodeTracking: close `event` once this node and all below it have left the tree."""
+        """AttachNodeTracking: close `event` when this node and all its descendants have left the tree."""
         with closed_if_refused(event):
             self.expect_message()
             self._trackings.add(event)
@@ -123,7 +123,7 @@ class Node(NodeData):
     # --- a token's ----------------------------------------------------------------------------------------------------
 
     def duplicate(self, channel: NodeChannel, mask: int) -> Node:
-        """Duplicate: a child token. The deprecated mask 0 attenuates nothing, and is logged as an error."""
+        """Duplicate: create a child token. The deprecated mask 0 attenuates nothing and is logged as an error."""
         step(self.state, Event.CREATE_TOKEN)
         if mask == 0:
             self.say(Level.ERROR, "Duplicate with rights_attenuation_mask 0, which is deprecated")
@@ -131,12 +131,12 @@ class Node(NodeData):
         return self._create_token(channel, mask)
 
     def duplicate_sync(self, channels: Sequence[NodeChannel], masks: Sequence[int]) -> list[Node]:
-        """DuplicateSync: a child token per mask, in order; all of them or, when it is refused, none."""
+        """DuplicateSync: create a child token for each mask, in order; all of them, or none if it is refused."""
         step(self.state, Event.CREATE_TOKEN)
         return self._create_tokens(channels, masks, "DuplicateSync")
 
     def create_group(self, channel: NodeChannel) -> Node:
-        """CreateBufferCollectionTokenGroup: a child group."""
+        """CreateBufferCollectionTokenGroup: create a child group."""
         step(self.state, Event.CREATE_GROUP)
         return Node(
             self.collection,
@@ -148,12 +148,12 @@ class Node(NodeData):
         )
 
     def set_dispensable(self) -> None:
-        """SetDispensable: let this node fail after allocation without failing its parent."""
+        """SetDispensable: after the allocation, this node's failure does not reach its parent."""
         step(self.state, Event.SET_DISPENSABLE)
         self.isolation = DISPENSABLE[self.isolation]
 
     def bind(self, channel: NodeChannel, client: ClientInfo | None) -> None:
-        """BindSharedCollection: the token becomes a collection, served on `channel`.
+        """BindSharedCollection: turn the token into a collection that is served on `channel`.
 
         The channel it had gets no call any more; the caller closes it. `client`, the Allocator's debug client info,
         replaces the token's if there is some.
@@ -171,7 +171,7 @@ class Node(NodeData):
         constraints: BufferCollectionConstraints | None,
         must_match: SingleBufferSettings | None,
     ) -> None:
-        """SetConstraints, once: what this participant needs. None is an empty table.
+        """SetConstraints: set what this participant needs, once. None is an empty table.
 
         `must_match` are the settings of must_match_vmo. This can be what the allocation was waiting for: then it is
         attempted before this returns.
@@ -192,7 +192,7 @@ class Node(NodeData):
         self.collection.settle()
 
     def wait_for_all_buffers_allocated(self) -> None:
-        """WaitForAllBuffersAllocated: check that it may be asked.
+        """WaitForAllBuffersAllocated: check that the client may ask for it.
 
         The answer is `outcome`, now if it is set, else when the channel is told `allocated()`.
         """
@@ -202,14 +202,14 @@ class Node(NodeData):
         census.step(self, Event.WAIT)
 
     def check_all_buffers_allocated(self) -> Error | None:
-        """CheckAllBuffersAllocated: PENDING, why there are no buffers, or None when they are there."""
+        """CheckAllBuffersAllocated: return PENDING, the error of the allocation, or None if there are buffers."""
         step(self.state, Event.CHECK)
         if self.outcome is None:
             return Error.PENDING
         return None if isinstance(self.outcome, Allocated) else self.outcome
 
     def attach_token(self, channel: NodeChannel, mask: int) -> Node:
-        """AttachToken: a child token that takes no part in this node's allocation and doesn't fail it."""
+        """AttachToken: create a child token that is not part of this node's allocation and can't fail it."""
         step(self.state, Event.ATTACH_TOKEN)
         if self.is_weak:
             raise Misuse("AttachToken on a weak collection")
@@ -230,7 +230,7 @@ class Node(NodeData):
     # --- a group's ----------------------------------------------------------------------------------------------------
 
     def create_child(self, channel: NodeChannel, mask: int) -> Node:
-        """CreateChild: a child token, tried after the earlier ones. An un-set mask is SAME_RIGHTS."""
+        """CreateChild: create a child token, which is tried after the earlier ones. An un-set mask is SAME_RIGHTS."""
         step(self.state, Event.CREATE_CHILD)
         _refuse_no_rights(mask, "CreateChild")
         return self._create_token(channel, mask)
@@ -238,12 +238,12 @@ class Node(NodeData):
     def create_children_sync(
         self, channels: Sequence[NodeChannel], masks: Sequence[int]
     ) -> list[Node]:
-        """CreateChildrenSync: a child token per mask, in order; all of them or, when it is refused, none."""
+        """CreateChildrenSync: create a child token for each mask, in order; all of them, or none if it is refused."""
         step(self.state, Event.CREATE_CHILD)
         return self._create_tokens(channels, masks, "CreateChildrenSync")
 
     def all_children_present(self) -> None:
-        """AllChildrenPresent: no more children come. This can be what the allocation was waiting for."""
+        """AllChildrenPresent: make the group ready. This may start the allocation."""
         step(self.state, Event.ALL_CHILDREN_PRESENT)
         if not self.children:
             raise Misuse("AllChildrenPresent on a group without children")
@@ -253,11 +253,11 @@ class Node(NodeData):
     # --- the end of a node --------------------------------------------------------------------------------------------
 
     def release(self) -> None:
-        """Release: the client end will close without failing anything. Takes effect when it does."""
+        """Release: the client end will close without a failure. It takes effect when the client end closes."""
         census.step(self, Event.RELEASE)
 
     def client_closed(self) -> None:
-        """The client end is closed and everything sent on it was processed: an orphan after Release, else a failure."""
+        """Handle the close of the client end: an orphan after Release, otherwise a failure."""
         if step(self.state, Event.CLOSE) is State.FAILED:
             if self.in_tree:
                 fail(self, Cause.CLOSED)
@@ -267,7 +267,7 @@ class Node(NodeData):
         self.collection.settle()
 
     def fail(self, reason: str, cause: Cause = Cause.MISUSE) -> None:
-        """Fail the node, mostly because its client broke the protocol; `reason` is for the log."""
+        """Fail the node, usually because its client broke the protocol. `reason` goes to the log."""
         if self.collection.is_changing:
             self.collection.when_idle(partial(self.fail, reason, cause))
             return

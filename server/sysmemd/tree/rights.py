@@ -8,14 +8,14 @@ from sysmem_protocol.sysmem2 import BufferCollectionConstraints, BufferUsage, No
 
 from ..constraints import UsageBits, usage_writes
 
-#: The mask of a root node, and a mask that clients compute when nothing is to be taken away.
+#: The mask of a root node. Clients also use it to take nothing away.
 ALL_RIGHTS: Final = 0xFFFFFFFF
 #: Masks that attenuate nothing.
 NO_ATTENUATION: Final = frozenset({int(Rights.SAME_RIGHTS), ALL_RIGHTS})
 
 # Numbers, because Python takes long to combine flags.
 
-#: The most that a participant's VMO can have.
+#: The rights that a participant's VMO can have at most.
 _VMO_RIGHTS: Final = int(
     Rights.DUPLICATE
     | Rights.TRANSFER
@@ -33,7 +33,7 @@ _PERMIT_ALLOCATION: Final = int(NoneUsage.NONE_USAGE_PERMIT_ALLOCATION)
 
 
 def attenuated(parent: int, mask: int) -> int:
-    """A child's mask: its parent's, less what `mask` takes away. Rights never grow down the tree."""
+    """Return a child's mask: its parent's mask AND `mask`. Rights never grow down the tree."""
     return parent if mask in NO_ATTENUATION else parent & mask
 
 
@@ -42,12 +42,12 @@ def _usage(constraints: BufferCollectionConstraints | None) -> BufferUsage | Non
 
 
 def wants_vmos(constraints: BufferCollectionConstraints | None) -> bool:
-    """Whether a participant with these constraints is given VMOs: not with plain NONE, or nothing, as its usage."""
+    """Return whether a participant with these constraints gets VMOs: not if its usage is plain NONE or empty."""
     usage = UsageBits.of(_usage(constraints))
     return usage.uses or bool(usage.none & _PERMIT_ALLOCATION)
 
 
 def delivered_rights(constraints: BufferCollectionConstraints | None, mask: int) -> int:
-    """The rights of a VMO as delivered to the participant with these constraints on a node with this mask."""
+    """Return the rights of a VMO that is delivered to a participant with these constraints and this mask."""
     rights = mask & _VMO_RIGHTS
     return rights if usage_writes(_usage(constraints)) else rights & ~WRITE

@@ -1,4 +1,4 @@
-"""Which child each group selects: the selections of a pruned subtree, from the most to the least preferred.
+"""Selections of a pruned subtree: which child each group selects, from the most to the least preferred.
 
 The groups of a selection are its visible ones: those not under a child that another group left out. They rank by
 depth-first pre-order. Selections are counted like numbers whose lowest digit is the lowest-ranking group, but which
@@ -16,7 +16,7 @@ from .walk import breadth_first, depth_first, joined_children
 
 
 class Snapshot:
-    """A pruned subtree as it is now: what comes and goes in the tree later doesn't change it."""
+    """A copy of a pruned subtree. Later changes of the tree do not affect it."""
 
     __slots__ = ("children", "groups", "start")
 
@@ -35,7 +35,7 @@ class Selection:
     __slots__ = ("_chosen", "_groups", "_snapshot")
 
     def __init__(self, snapshot: Snapshot, chosen: Mapping[NodeData, int] | None = None) -> None:
-        """The selection with the choices given, and child 0 in the groups that it doesn't name."""
+        """Create a selection with the given choices, and child 0 in all other groups."""
         self._snapshot = snapshot
         self._chosen = dict(chosen or {})
         #: Visible groups in order of rank, each with its children.
@@ -56,7 +56,7 @@ class Selection:
         return tuple(self._chosen.get(group, 0) for group in self._groups)
 
     def visible(self) -> Iterator[NodeData]:
-        """The nodes that take part, in breadth-first order."""
+        """The visible nodes, in breadth-first order."""
         return breadth_first(self._snapshot.start, self._visible_children)
 
     @property
@@ -75,7 +75,7 @@ class Selection:
             yield from ((child, selected) for child in children if child is not selected)
 
     def next(self) -> Selection | None:
-        """The selection after this one: the lowest-ranking visible group that can advance does; None when none can."""
+        """Return the next selection, or None. The lowest-ranking visible group that can advance does so."""
         groups = list(self._groups)
         while groups:
             group = groups.pop()

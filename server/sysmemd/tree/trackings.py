@@ -11,7 +11,7 @@ from ..ends import every
 from ..ports import Signal
 from .ports import Buffers, Misuse
 
-#: Eventpairs that one node may have attached by AttachNodeTracking; more is a client gone wild.
+#: Eventpairs that AttachNodeTracking may attach to one node. More is misuse.
 MAX_NODE_TRACKINGS: Final = 256
 
 
@@ -26,18 +26,18 @@ def closed_if_refused(event: Signal) -> Iterator[None]:
 
 
 class Trackings:
-    """Owns the events of one node until they are closed or, those of lifetimes, handed to the buffers."""
+    """Own the events of one node until they close or, for lifetime trackings, go to the buffers."""
 
     __slots__ = ("_count", "_lifetimes", "_node")
 
     def __init__(self) -> None:
-        #: How often there was a node tracking; those whose client is gone count too.
+        #: The number of node trackings so far, including those whose client is gone.
         self._count = 0
         self._node: dict[int, Signal] = {}
         self._lifetimes: dict[int, tuple[Signal, int]] = {}
 
     def add(self, event: Signal) -> None:
-        """Close `event` when the node leaves the tree. Raises `Misuse` when there are too many."""
+        """Close `event` when the node leaves the tree. Raises `Misuse` if there are too many."""
         if self._count >= MAX_NODE_TRACKINGS:
             raise Misuse(f"more than {MAX_NODE_TRACKINGS} AttachNodeTracking on one node")
         self._count += 1
@@ -52,7 +52,7 @@ class Trackings:
         event.when_gone(partial(self._lifetimes.pop, key))
 
     def hand_over(self, buffers: Buffers) -> None:
-        """The node has allocated: the buffers know from now on how many of them are left."""
+        """Pass the lifetime trackings to the buffers, because the node has allocated."""
         lifetimes, self._lifetimes = self._lifetimes, {}
         every(
             partial(buffers.track_lifetime, event, remaining)
@@ -60,7 +60,7 @@ class Trackings:
         )
 
     def close(self) -> None:
-        """The node has left the tree."""
+        """Close all events, because the node has left the tree."""
         events = [*self._node.values(), *(event for event, _ in self._lifetimes.values())]
         self._node.clear()
         self._lifetimes.clear()

@@ -1,4 +1,4 @@
-"""Orders of the tree. All walks are loops: a chain of thousands of nodes is as good as any other tree."""
+"""Traversal orders of the tree. All traversals are loops, so that a chain of thousands of nodes is no problem."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .data import NodeData
 def breadth_first(
     start: NodeData, children: Callable[[NodeData], Iterable[NodeData]]
 ) -> Iterator[NodeData]:
-    """`start` and all below it level by level, siblings in order of creation."""
+    """Yield `start` and its descendants in breadth-first order, siblings in order of creation."""
     level: list[NodeData] = [start]
     while level:
         yield from level
@@ -20,7 +20,7 @@ def breadth_first(
 def depth_first(
     start: NodeData, children: Callable[[NodeData], Iterable[NodeData]]
 ) -> Iterator[NodeData]:
-    """`start` and all below it in pre-order: parents before children, earlier siblings and all below before later."""
+    """Yield `start` and its descendants in depth-first pre-order."""
     stack = [start]
     while stack:
         node = stack.pop()
@@ -29,22 +29,22 @@ def depth_first(
 
 
 def all_children(node: NodeData) -> Iterable[NodeData]:
-    """Every child."""
+    """Return all children."""
     return node.children
 
 
 def joined_children(node: NodeData) -> Iterable[NodeData]:
-    """The children that allocate together with `node`: the attached ones left out."""
+    """Return the children that allocate together with `node`: all but attached ones."""
     return [child for child in node.children if child.subtree is node.subtree]
 
 
 def allocated_children(node: NodeData) -> Iterable[NodeData]:
-    """The children that have (logically) allocated."""
+    """Return the children that have (logically) allocated."""
     return [child for child in node.children if child.has_allocated]
 
 
 def compare_breadth_first(one: NodeData, other: NodeData) -> int:
-    """Negative, 0 or positive: whether `one` comes before, is, or comes after `other` in breadth-first order."""
+    """Compare two nodes by breadth-first order: negative, 0 or positive."""
     if one.depth != other.depth:
         return one.depth - other.depth
     while one.parent is not other.parent:
@@ -55,7 +55,7 @@ def compare_breadth_first(one: NodeData, other: NodeData) -> int:
 
 
 def nearest_common_ancestor(one: NodeData, other: NodeData) -> NodeData:
-    """The lowest node that has both below it; a node counts as its own ancestor."""
+    """Return the lowest node that is an ancestor of both. A node counts as its own ancestor."""
     while one is not other:
         deeper, shallower = (one, other) if one.depth >= other.depth else (other, one)
         assert deeper.parent is not None, "nodes of two trees"
