@@ -224,7 +224,7 @@ class TrioReactor:
         try:
             while True:
                 self._serve(0)
-                if self._queue.has_unfinished:
+                if self._queue.unfinished:
                     await trio.lowlevel.checkpoint()
                 else:
                     await readable(self._queue.fileno())
@@ -278,9 +278,9 @@ class TrioReactor:
         return len(due) - is_trio_ready, is_trio_ready
 
     def _serve_sole(self, turns: Turns, seconds: float) -> tuple[int, bool]:
-        queue, fd = self._queue, turns.fileno()
-        turns.loop_is_ready = queue.has_unfinished and queue.loop in queue.wait(0)
-        if not queue.has_unfinished and not turns.wait(seconds):
+        queue, fd = self._queue, turns.fd
+        turns.loop_is_ready = bool(queue.unfinished) and queue.loop in queue.wait(0)
+        if not queue.unfinished and not turns.wait(seconds):
             return 0, False
         self._take(fd, self._users[fd], turns)
         return 1, turns.loop_is_ready

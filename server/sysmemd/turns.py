@@ -60,7 +60,7 @@ class Queue:
                 self._users.close()
                 raise
         #: Those who have something to do that the kernel doesn't know of.
-        self._unfinished: dict[int, int] = {}
+        self.unfinished: dict[int, int] = {}
         #: Called when somebody comes to have something to do that the kernel doesn't know of.
         self.on_rouse: Callable[[], None] = lambda: None
 
@@ -86,7 +86,7 @@ class Queue:
 
     def leave(self, fd: int) -> None:
         """Forget somebody whose descriptor is about to close."""
-        self._unfinished.pop(fd, None)
+        self.unfinished.pop(fd, None)
         for epoll in (self._users, self._others):
             if epoll is not None and not epoll.closed:
                 with contextlib.suppress(OSError):  # it goes with the descriptor then
@@ -98,27 +98,15 @@ class Queue:
 
     def wait(self, seconds: float) -> dict[int, int]:
         """Wait at most so long until a user waits for a turn; return those that do, each with some number."""
-        due = self._unfinished.copy()
+        due = self.unfinished.copy()
         due.update(self._users.poll(0 if due else seconds, _MAX_EVENTS))
         return due
 
-    @property
-    def has_unfinished(self) -> bool:
-        """Whether somebody has something to do that the kernel doesn't know of."""
-        return bool(self._unfinished)
-
     def rouse(self, fd: int) -> None:
         """Note that a user has something to do, though `fd` isn't readable."""
-        if not self._unfinished:
+        if not self.unfinished:
             self.on_rouse()
-        self._unfinished[fd] = 0
-
-    def had_turn(self, fd: int, *, has_more: bool) -> None:
-        """Note that somebody had a turn, and whether another one is needed."""
-        if has_more:
-            self._unfinished[fd] = 0
-        else:
-            self._unfinished.pop(fd, None)
+        self.unfinished[fd] = 0
 
     def waits(self, fd: int) -> bool:
         """Return whether the kernel knows of something to do for the user with this descriptor."""
@@ -126,7 +114,7 @@ class Queue:
 
     def others_wait(self, fd: int) -> bool:
         """Return whether anybody else than `fd` waits."""
-        if self._unfinished and (len(self._unfinished) > 1 or fd not in self._unfinished):
+        if self.unfinished and (len(self.unfinished) > 1 or fd not in self.unfinished):
             return True
         if any(waiting != fd for waiting, _ in self._users.poll(0, 2)):
             return True
@@ -184,9 +172,10 @@ class Turns:
         #: Channels that the kernel reported and that haven't been served since: descriptor and events.
         self._ready: deque[tuple[int, int]] = deque()
         self._epoll = select.epoll()
-        self._fd = self._epoll.fileno()
+        #: As :meth:`fileno`.
+        self.fd = self._epoll.fileno()
         try:
-            queue.enter_user(self._fd)
+            queue.enter_user(self.fd)
         except OSError:
             self._epoll.close()
             raise
@@ -213,7 +202,7 @@ class Turns:
 
     def fileno(self) -> int:
         """Return the descriptor, owned by this object, that is readable when channels have something to do."""
-        return self._fd
+        return self.fd
 
     def give_up(self) -> None:
         """End what was interrupted."""
@@ -227,7 +216,7 @@ class Turns:
         """Give up, and stop waiting. The channels stay open. Idempotent."""
         self.give_up()
         if not self._epoll.closed:
-            self.queue.leave(self._fd)
+            self.queue.leave(self.fd)
             self._epoll.close()
 
     def connections(self) -> list[Connection]:
@@ -291,7 +280,10 @@ class Turns:
         if self._paused and not interrupted_first and not self._is_over():
             self._go_on(self._paused.popleft())
         more = bool(self._ready or self._to_flush or self._work or self._paused)
-        self.queue.had_turn(self._fd, has_more=more)
+        if more:
+            self.queue.unfinished[self.fd] = 0
+        elif self.queue.unfinished:
+            self.queue.unfinished.pop(self.fd, None)
         return more
 
     def _is_over(self) -> bool:
@@ -299,7 +291,7 @@ class Turns:
         now = self._now()
         if now < self._until:
             return False
-        if now < self._end and not self.queue.others_wait(self._fd):
+        if now < self._end and not self.queue.others_wait(self.fd):
             self._until = now + SLICE_NS
             return False
         return True
@@ -312,7 +304,7 @@ class Turns:
         if self._now() < self._until:
             return False
         channels_wait = self._ready or self._to_flush or self._work
-        return bool(channels_wait) or self.queue.waits(self._fd) or self._is_over()
+        return bool(channels_wait) or self.queue.waits(self.fd) or self._is_over()
 
     def _go_on(self, runner: Runner) -> None:
         was_paused = runner in self._interrupted
@@ -455,4 +447,4 @@ class Turns:
     def _rouse(self) -> None:
         """Have the owner take a turn."""
         if not self._epoll.closed:
-            self.queue.rouse(self._fd)
+            self.queue.rouse(self.fd)
