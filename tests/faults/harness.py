@@ -208,6 +208,7 @@ class Target:
         self._await(fault, "state", self.state, self.before, RECOVERY)
         self._await(fault, "descriptors", self.descriptors, self.before_descriptors, RECOVERY)
         self._await(fault, "too many threads", self._more_threads, [], THREADS_RECOVERY)
+        self._has_reloaded()  # what was said before
         self.daemon.process.send_signal(signal.SIGHUP)
         self._await(fault, "read the configuration", self._has_reloaded, True, RECOVERY)
 
