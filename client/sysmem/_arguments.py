@@ -12,7 +12,7 @@ _FACES = {"sysmem._async": "sysmem", "sysmem._blocking": "sysmem.blocking"}
 
 
 def named(kind: type) -> str:
-    """A class as a program names it; of the client's own, with the face that it belongs to."""
+    """Return a class as a program names it; of the client's own, with the face that it belongs to."""
     face = _FACES.get(kind.__module__.rpartition(".")[0])
     return kind.__name__ if face is None else f"{face}.{kind.__name__}"
 
@@ -27,7 +27,7 @@ def wrong_kind(value: object, expected: type) -> TypeError:
 
 
 def descriptor(value: Any, kind: type | None = None) -> int:
-    """A descriptor's number that a program passes, perhaps where it may pass a `kind` instead.
+    """Return a descriptor's number that a program passes, perhaps where it may pass a `kind` instead.
 
     Raises `TypeError` for what is no integer, and `ValueError` for a descriptor that isn't open.
     """

@@ -41,7 +41,7 @@ MAX_TXID = 0x7FFF_FFFF
 
 
 def encode_request(method: Method, request: Table | None) -> tuple[bytes, list[Handle]]:
-    """The body of a request and the handles in it, which stay the table's.
+    """Return the body of a request and the handles in it, which stay the table's.
 
     Raises `TypeError` or `ValueError` for what can't be sent, and for a required field that is un-set.
     """
@@ -53,7 +53,7 @@ def encode_request(method: Method, request: Table | None) -> tuple[bytes, list[H
 
 
 def datagram(method: Method, body: bytes, txid: int = 0) -> bytes:
-    """The bytes of a request; a txid of 0 makes it one-way."""
+    """Return the bytes of a request; a txid of 0 makes it one-way."""
     return HEADER.pack(txid, FLAGS, MAGIC, method.ordinal) + body
 
 
@@ -110,7 +110,7 @@ class Call:
         return self.answer is not None or self.error is not None
 
     def result(self) -> Answer:
-        """The answer, which the caller then owns, or what is raised instead."""
+        """Return the answer, which the caller then owns, or what is raised instead."""
         if self.error is not None:
             raise self.error
         assert self.answer is not None
@@ -156,7 +156,7 @@ class Calls:
         return call
 
     def resume(self, method: Method) -> Call | None:
-        """A call of `method` that was sent and put off, to be waited for again; None when there is none."""
+        """Return a call of `method` that was sent and put off, to be waited for again; None when there is none."""
         if method is not PUT_OFF:
             return None
         try:

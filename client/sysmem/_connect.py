@@ -52,7 +52,7 @@ def cut(name: str) -> str:
 
 
 def hello(name: str | None, id: int | None) -> tuple[bytes, bytes]:
-    """The first messages: who we are (this process, unless given), and that we want to be told reasons."""
+    """Return the first messages: who we are (this process, unless given), and that we want to be told reasons."""
     info = SetDebugClientInfoRequest(
         name=cut(process_name() if name is None else name), id=os.getpid() if id is None else id
     )

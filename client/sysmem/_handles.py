@@ -76,7 +76,7 @@ class EventPair(Held, ABC):
         return cls(number)
 
     def is_closed(self) -> bool:
-        """Whether the other end is closed, without waiting."""
+        """Return whether the other end is closed, without waiting."""
         poll = select.poll()
         poll.register(self.fileno(), select.POLLRDHUP)
         return bool(poll.poll(0))

@@ -58,7 +58,7 @@ def holders(mapped: mmap.mmap, view: memoryview, traceback: TracebackType | None
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
-    """The functions that are being called, in all threads, and those that an exception has ended.
+    """Yield the functions that are being called, in all threads, and those that an exception has ended.
 
     But for this package's; modules and classes don't count.
     """
@@ -82,7 +82,7 @@ def _is_function(frame: FrameType) -> bool:
 
 
 def _looks_at(held: Any, mapped: mmap.mmap, array: type | None) -> bool:
-    """Whether it is a memoryview of the mapping, or an `array` of numpy's over one."""
+    """Return whether it is a memoryview of the mapping, or an `array` of numpy's over one."""
     # Not `isinstance`, which asks objects for their class, and proxies and the like then run code of their own.
     while array is not None and issubclass(type(held), array):
         held = held.base
@@ -106,7 +106,7 @@ def _place(container: Any) -> str:
 
 
 def _variables(module: object) -> dict[str, Any]:
-    """A module's; those of a lazy one that isn't loaded yet as they are."""
+    """Return the variables of a module, without loading a lazy one."""
     if not issubclass(type(module), ModuleType):
         return {}
     variables: dict[str, Any] = object.__getattribute__(module, "__dict__")

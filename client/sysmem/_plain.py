@@ -217,7 +217,7 @@ def _pair(what: str, text: str | None) -> SizeU | None:
 
 
 def _flags(kind: type[F], what: str, given: F | str | None) -> F | None:
-    """The flags that are named; what isn't a name is checked when it is encoded."""
+    """Return the flags that are named; what isn't a name is checked when it is encoded."""
     if not isinstance(given, str):
         return given
     flags = kind(0)

@@ -9,12 +9,12 @@ _process = object()
 
 
 def this_process() -> object:
-    """An object that is another one in every child of a fork; cheaper than asking for the pid."""
+    """Return an object that is another one in every child of a fork; cheaper than asking for the pid."""
     return _process
 
 
 def process_name() -> str:
-    """The name of this process, as `ps` shows it."""
+    """Return the name of this process, as `ps` shows it."""
     try:
         name = Path("/proc/self/comm").read_bytes()
     except OSError:

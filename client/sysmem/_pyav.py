@@ -134,7 +134,7 @@ def _in_ffmpeg_s_order(planes: list[NDArray[Any]], of: ImageFormat) -> list[NDAr
 
 
 def _arrays(frame: VideoFrame, like: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    """The planes of a frame that PyAV has allocated, with the shapes and types of those of a buffer."""
+    """Return the planes of a frame that PyAV has allocated, with the shapes and types of those of a buffer."""
     import numpy as np
 
     found = []
@@ -145,7 +145,7 @@ def _arrays(frame: VideoFrame, like: Sequence[NDArray[Any]]) -> list[NDArray[Any
 
 
 def _converted(frame: VideoFrame, of: ImageFormat, name: str) -> VideoFrame:
-    """The frame itself if it has the size, format and colours of an image, else one that is made of it.
+    """Return the frame itself if it has the size, format and colours of an image, else one that is made of it.
 
     A frame that doesn't say what its Y, Cb and Cr mean is taken to have those of the image.
     """

@@ -82,7 +82,7 @@ def _move(owner: Any) -> tuple[Any, ...]:
 
 @cache
 def _starting(kind: Any) -> Any:
-    """A kind of `Popen` that closes here what moves, once its process has been started with all descriptors.
+    """Return a kind of `Popen` that closes here what moves, once its process has been started with all descriptors.
 
     If the process can't be started the objects stay.
     """

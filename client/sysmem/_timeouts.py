@@ -8,7 +8,7 @@ from typing import SupportsFloat, SupportsIndex
 
 
 def seconds(timeout: SupportsFloat | SupportsIndex | None) -> float | None:
-    """The seconds that a timeout allows, not negative; None for ever, which `math.inf` means too.
+    """Return the seconds that a timeout allows, not negative; None for ever, which `math.inf` means too.
 
     Raises `TypeError` for what is no number, and `ValueError` for NaN.
     """
@@ -41,10 +41,10 @@ def remaining(deadline: float | None) -> float | None:
 
 
 def milliseconds(seconds: float | None) -> int | None:
-    """A time for `poll`, never less than asked for but where that is weeks."""
+    """Return a time for `poll`, never less than asked for but where that is weeks."""
     return None if seconds is None else math.ceil(min(seconds * 1000, 0x7FFF_FFFF))
 
 
 def poll_seconds(seconds: float | None) -> float | None:
-    """A time for `epoll`, which takes weeks at most."""
+    """Return a time for `epoll`, which takes weeks at most."""
     return None if seconds is None else min(seconds, 0x7FFF_FFFF / 1000)

@@ -362,7 +362,7 @@ class VmoBuffer(_Beside, UncopiedTable):
         image_format: ImageFormat | sysmem2.ImageFormatConstraints | None,
         size: sysmem2.SizeU | None,
     ) -> tuple[Memory, int, ImageFormat]:
-        """The buffer's memory, its bytes without padding, and the image that it holds."""
+        """Return the buffer's memory, its bytes without padding, and the image that it holds."""
         if image_format is None:
             image = _image(self._settings, size)
         elif isinstance(image_format, ImageFormat):
@@ -444,7 +444,7 @@ class BufferCollectionInfo(sysmem2.BufferCollectionInfo[VmoBuffer], WithBlock, U
 def _image(
     settings: sysmem2.SingleBufferSettings | None, size: sysmem2.SizeU | None
 ) -> ImageFormat:
-    """The image of a size under settings; see :meth:`BufferCollectionInfo.image_of`."""
+    """Return the image of a size under settings; see :meth:`BufferCollectionInfo.image_of`."""
     if settings is None:
         raise ValueError("the settings of this buffer aren't known: pass an image format")
     if settings.image_format_constraints is None:

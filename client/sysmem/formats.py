@@ -130,7 +130,7 @@ _NEAR = 4
 
 
 def _by(pick: Callable[[FormatNames], str | None]) -> dict[str, PixelFormat]:
-    """The formats by one software's names; the first of several with the same."""
+    """Return the formats by one software's names; the first of several with the same."""
     found: dict[str, PixelFormat] = {}
     for name, names in FORMATS.items():
         other = pick(names)
@@ -146,7 +146,7 @@ _BY_FFMPEG = _by(lambda names: names.ffmpeg)
 
 
 def _characters(code: int | str) -> str:
-    """A fourcc as its four characters; numbers that aren't four ASCII characters in hexadecimal."""
+    """Return a fourcc as its four characters; numbers that aren't four ASCII characters in hexadecimal."""
     if isinstance(code, str):
         return code.ljust(4)
     if not 0 <= code < 1 << 32:

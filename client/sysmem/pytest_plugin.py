@@ -207,7 +207,7 @@ def sysmemd_session(
 
 
 def _daemon_of(request: pytest.FixtureRequest) -> Sysmemd:
-    """The daemon that a test uses: the session's if it asks for that one and for no other."""
+    """Return the daemon that a test uses: the session's if it asks for that one and for no other."""
     asked = request.fixturenames
     shared = "sysmemd_session" in asked and "sysmemd" not in asked
     daemon: Sysmemd = request.getfixturevalue("sysmemd_session" if shared else "sysmemd")

@@ -150,7 +150,7 @@ class Channel:
         self._socket = socket_over(owned) if isinstance(owned, int) else owned
 
     def fileno(self) -> int:
-        """The descriptor, still owned by this channel; -1 once closed."""
+        """Return the descriptor, still owned by this channel; -1 once closed."""
         return self._socket.fileno()
 
     def take(self) -> int:
@@ -196,7 +196,7 @@ class Channel:
             return  # as above, and then nobody waits
 
     def peer_name(self) -> bytes:
-        """The name of the other end: empty as long as nobody gave it one, or when there is no other end."""
+        """Return the name of the other end: empty as long as nobody gave it one, or when there is no other end."""
         try:
             name = self._socket.getpeername()
         except OSError:
@@ -258,7 +258,7 @@ class Channel:
             raise HandleClosedError("this channel was closed meanwhile")
 
     def _handles(self) -> list[Handle]:
-        """Every descriptor that arrived, each with an owner; one that wasn't sent is closed."""
+        """Return every descriptor that arrived, each with an owner; one that wasn't sent is closed."""
         arrived = self._arrived
         sent: list[int] = []
         others: list[int] = []

@@ -86,7 +86,7 @@ _encoders: dict[type, _Encode] = {}
 
 
 def encode(table: Table) -> tuple[bytes, list[Handle]]:
-    """A table's body and the handles in it, which stay the table's.
+    """Return a table's body and the handles in it, which stay the table's.
 
     Raises :class:`EncodeTypeError` or :class:`EncodeValueError`, the latter also for a table larger than a message.
     """
@@ -95,7 +95,7 @@ def encode(table: Table) -> tuple[bytes, list[Handle]]:
 
 
 def encode_response(method: Method, answer: Table | Error | None) -> tuple[bytes, list[Handle]]:
-    """The body of a method's answer and the handles in it, which stay the table's.
+    """Return the body of a method's answer and the handles in it, which stay the table's.
 
     `answer` is the response table, an error of a fallible method, or None where the method has nothing to say.
     """
@@ -279,7 +279,7 @@ class _Arrived:
         self.taken: list[Handle] = []
 
     def take(self, index: int, kind: type[Handle]) -> Handle:
-        """The handle with this index, as the class that a table holds it in."""
+        """Return the handle with this index, as the class that a table holds it in."""
         taken = self.handles[index].move(kind)
         self.taken.append(taken)
         return taken

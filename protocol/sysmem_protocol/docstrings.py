@@ -38,7 +38,7 @@ def attribute_docstrings(cls: type) -> Mapping[str, str]:
 
 @functools.cache
 def _of_module(name: str) -> Mapping[str, Mapping[str, str]]:
-    """The attributes' docstrings of each class at a module's top level."""
+    """Return the attributes' docstrings of each class at a module's top level."""
     try:
         tree = ast.parse(inspect.getsource(sys.modules[name]))
     except (KeyError, OSError, TypeError):

@@ -136,7 +136,7 @@ _LAYOUTS: dict[int, Layout] = {
 
 
 def layout(modifier: int) -> Layout | None:
-    """The layout of a modifier that some format is supported with; None for any other number."""
+    """Return the layout of a modifier that some format is supported with; None for any other number."""
     known = _LAYOUTS.get(modifier)
     if known is not None:
         return known
@@ -154,7 +154,7 @@ def layout(modifier: int) -> Layout | None:
 
 
 def is_supported(pixel_format: int, modifier: int) -> bool:
-    """Whether images of this format and modifier exist (`docs/spec/image-formats.md`, section 2.1).
+    """Return whether images of this format and modifier exist (`docs/spec/image-formats.md`, section 2.1).
 
     Goldfish is restricted to the linear set (quirk 7): anything else has no size.
     """
@@ -169,24 +169,24 @@ def is_supported(pixel_format: int, modifier: int) -> bool:
 
 
 def is_specific(pixel_format: int, modifier: int) -> bool:
-    """Whether neither member is DO_NOT_CARE."""
+    """Return whether neither member is DO_NOT_CARE."""
     return pixel_format != FORMAT_DO_NOT_CARE and modifier != MODIFIER_DO_NOT_CARE
 
 
 def is_compatible_with_protected_memory(modifier: int) -> bool:
-    """Whether secure buffers can hold this layout (2.10): transaction elimination can't live there."""
+    """Return whether secure buffers can hold this layout (2.10): transaction elimination can't live there."""
     if modifier & ~AFBC_BITS in (_BARE_ARM, _AFBC_16X16, _AFBC_32X8):
         return not modifier & TE_BIT
     return True
 
 
 def is_non_tiled_single_plane(pixel_format: int, modifier: int) -> bool:
-    """Whether padding to blocks is defined (2.11)."""
+    """Return whether padding to blocks is defined (2.11)."""
     return modifier == LINEAR and pixel_format in PIXELS and PIXELS[pixel_format].single_plane
 
 
 def has_alpha_or_x(pixel_format: int) -> bool:
-    """Whether `is_alpha_present` says anything about the format."""
+    """Return whether `is_alpha_present` says anything about the format."""
     return pixel_format in PIXELS and PIXELS[pixel_format].alpha
 
 
@@ -220,7 +220,7 @@ COLOR_RANK: dict[int, int] = {int(space): rank for rank, space in enumerate(COLO
 
 
 def supports_color_space(pixel_format: int, color_space: int) -> bool:
-    """Whether pixels of this format can be of this colour space (2.9). The modifier doesn't matter."""
+    """Return whether pixels of this format can be of this colour space (2.9). The modifier doesn't matter."""
     if color_space == PASSTHROUGH:
         return True
     if color_space not in _COLORS:
@@ -256,7 +256,7 @@ class Traits(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def traits(pixel_format: int, modifier: int) -> Traits:
-    """The traits of a supported pair; ValueError for any other."""
+    """Return the traits of a supported pair; ValueError for any other."""
     known = layout(modifier)
     if known is None or not is_supported(pixel_format, modifier):
         raise ValueError(f"not supported: format {pixel_format} with modifier {modifier:#x}")

@@ -60,7 +60,7 @@ class Handle(Owner):
         self._cell = Number(owned, close) if isinstance(owned, int) else owned
 
     def fileno(self) -> int:
-        """The descriptor, still owned by this handle. Raises :class:`HandleClosedError` if there is none."""
+        """Return the descriptor, still owned by this handle. Raises :class:`HandleClosedError` if there is none."""
         fd = (
             -1
             if self._gone
@@ -258,7 +258,7 @@ def drop_unread(fd: int) -> None:
 
 
 def holds_lock(fd: int, start: int = 0, length: int = 0) -> bool:
-    """Whether an open file description holds a lock on one of `length` bytes, or to the end where that is 0.
+    """Return whether an open file description holds a lock on one of `length` bytes, or to the end where that is 0.
 
     Raises `OSError`: EINVAL on kernels before 6.6, EBADF for a descriptor opened with O_PATH.
     """
@@ -330,7 +330,7 @@ def describe(fd: int) -> str:
 
 
 def is_socketpair_end(fd: int, *types: int) -> bool:
-    """Whether a descriptor is one end of a connected pair of nameless Unix sockets of one of the `types`."""
+    """Return whether a descriptor is one end of a connected pair of nameless Unix sockets of one of the `types`."""
     try:
         sock = BorrowedSocket(fd)
         return _is_nameless_end(sock, types) and sock.getsockname() == ""
@@ -355,7 +355,7 @@ def _is_nameless_end(sock: socket.SocketType, types: tuple[int, ...]) -> bool:
 
 
 def is_seqpacket(fd: int) -> bool:
-    """Whether a descriptor is a SOCK_SEQPACKET Unix socket, whatever its state."""
+    """Return whether a descriptor is a SOCK_SEQPACKET Unix socket, whatever its state."""
     if not _is_socket(fd):
         return False
     return _family_and_type(BorrowedSocket(fd)) == (socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -377,12 +377,12 @@ def is_vmo(fd: int) -> bool:
 
 
 def is_dma_buf(fd: int) -> bool:
-    """Whether a descriptor is a dma-buf."""
+    """Return whether a descriptor is a dma-buf."""
     return os.readlink(f"/proc/self/fd/{fd}").startswith("/dmabuf:")
 
 
 def is_kind(fd: int, kind: HandleKind) -> bool:
-    """Whether a descriptor can be what a field asks for, as far as the kernel can tell.
+    """Return whether a descriptor can be what a field asks for, as far as the kernel can tell.
 
     A client end is judged by its type alone: which of them are tokens is the server's knowledge. What an event is, the
     server decides too, by the objects it makes node_refs from.

@@ -134,7 +134,7 @@ class ImageFormat:
 
 
 def _number(name: str, value: object, kind: type[enum.Enum] | None = None) -> int:
-    """The number of a field; those of a member of another enum mean something else."""
+    """Return the number of a field; those of a member of another enum mean something else."""
     number = plain_int(value)
     if not isinstance(number, int) or type(number) not in (int, kind):
         expected = "an int" if kind is None else f"a {kind.__name__}"

@@ -109,7 +109,7 @@ def write_table(
 
 
 def _names(type_: Enumeration, value: int) -> Any:
-    """The name of a member, or the names of flags; numbers for what has none."""
+    """Return the name of a member, or the names of flags; numbers for what has none."""
     names = [part.name if isinstance(part, enum.Enum) else part for part in type_.parts(value)]
     return names if issubclass(type_.type, enum.IntFlag) else names[0]
 
@@ -125,7 +125,7 @@ def _integer(value: Any, minimum: int, maximum: int, bits: int, path: str) -> in
 def _member(
     type_: type[enum.IntEnum] | type[enum.IntFlag], value: Any, bits: int, path: str
 ) -> int:
-    """A member by name or number; an unknown number stays one, flags may be an array."""
+    """Return a member by name or number; an unknown number stays one, flags may be an array."""
     if isinstance(value, str):
         if value not in type_.__members__:
             raise JsonError(path, f"{type_.__name__} has no member {value}")
@@ -143,7 +143,7 @@ def _member(
 
 
 def _record(declared: Any, value: Any, path: str, handle: HandleData) -> Any:
-    """A table from an object; a struct from an object or an array, with all of its members."""
+    """Return a table from an object; a struct from an object or an array, with all of its members."""
     members = {member.name: member.field for member in declared.members}
     is_struct = issubclass(declared, Struct)
     if is_struct and isinstance(value, list):

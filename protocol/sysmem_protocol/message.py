@@ -51,7 +51,7 @@ class Message:
             handle.close()
 
     def datagrams(self) -> Iterator[tuple[bytes, list[Handle]]]:
-        """The bytes and descriptors to send, one pair a datagram; the handles stay this message's."""
+        """Yield the bytes and descriptors to send, one pair a datagram; the handles stay this message's."""
         start = 0
         while len(self.handles) - start > MAX_HANDLES:
             head = HEADER.pack(self.txid, FLAGS_MORE, MAGIC, self.ordinal)

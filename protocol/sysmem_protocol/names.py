@@ -100,7 +100,7 @@ COLORS: dict[str, ColorNames] = {
 
 
 def fourcc(name: str) -> int:
-    """The number of a four-character code, as DRM and V4L2 have it: the first character is the lowest byte."""
+    """Return the number of a four-character code, as DRM and V4L2 have it: the first character is the lowest byte."""
     return int.from_bytes(name.encode("ascii"), "little")
 
 

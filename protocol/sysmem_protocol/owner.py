@@ -56,7 +56,7 @@ class Number:
         self._socket: socket.SocketType | None = None
 
     def fileno(self) -> int:
-        """The number, -1 once closed."""
+        """Return the number, -1 once closed."""
         return self._fd
 
     def detach(self) -> int:
@@ -92,7 +92,7 @@ own: Callable[[int], Cell] = select.epoll.fromfd
 
 
 def owned(make: Callable[..., int], *arguments: Any) -> Cell:
-    """The cell of the descriptor that `make(*arguments)` returns, for a `make` written in C.
+    """Return the cell of the descriptor that `make(*arguments)` returns, for a `make` written in C.
 
     All in one call of C: Python looks for signals between its own instructions only.
     """
@@ -100,7 +100,7 @@ def owned(make: Callable[..., int], *arguments: Any) -> Cell:
 
 
 def number(cell: Cell) -> int:
-    """The number in a cell, -1 once it is closed."""
+    """Return the number in a cell, -1 once it is closed."""
     try:
         return cell.fileno()
     except ValueError:
@@ -199,7 +199,7 @@ class Owner(WithBlock, Uncopied):
         raise NotImplementedError
 
     def fileno(self) -> int:
-        """The descriptor, still owned by this object."""
+        """Return the descriptor, still owned by this object."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -313,17 +313,17 @@ def new_pair(kind: int) -> Making:
 
 
 def new_channel() -> Making:
-    """A channel's socket that isn't connected yet."""
+    """Return a channel's socket that isn't connected yet."""
     return Making(map(socket.SocketType, (socket.AF_UNIX,), (socket.SOCK_SEQPACKET,)))
 
 
 def channel_of(fd: int) -> Making:
-    """A channel's socket with a new descriptor of its own."""
+    """Return a channel's socket with a new descriptor of its own."""
     return channel_over(map(fcntl.fcntl, (fd,), (fcntl.F_DUPFD_CLOEXEC,), (0,)))
 
 
 def channel_over(fds: Iterable[int]) -> Making:
-    """A channel's socket that takes over the descriptor which an iterator written in C gives."""
+    """Return a channel's socket that takes over the descriptor which an iterator written in C gives."""
     return Making(map(socket.SocketType, (socket.AF_UNIX,), (socket.SOCK_SEQPACKET,), (0,), fds))
 
 

@@ -115,7 +115,7 @@ def find_holders(inodes: set[int], device: int | None = None, *, messages: bool 
 
 
 def _has_ended(pid: int) -> bool:
-    """Whether a process only waits for its parent to ask for its exit status; it has nothing open any more."""
+    """Return whether a process only waits for its parent to ask for its exit status; it has nothing open any more."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b") ")[2][:1] in (b"Z", b"X")

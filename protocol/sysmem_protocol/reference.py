@@ -69,7 +69,7 @@ INTERFACES: tuple[type[Interface], ...] = (
 
 
 def page() -> str:
-    """The whole page, in Markdown."""
+    """Return the whole page, in Markdown."""
     body = "\n".join(
         [
             prose.SERVICES,
@@ -99,7 +99,7 @@ def page() -> str:
 
 
 def _methods() -> Iterator[Method]:
-    """Every method once, with the interface that declares it."""
+    """Yield every method once, with the interface that declares it."""
     for interface in INTERFACES:
         yield from _own(interface)
 
@@ -110,7 +110,7 @@ def _own(interface: type[Interface]) -> list[Method]:
 
 
 def _types(kind: type[Table | Struct]) -> Iterator[WireType]:
-    """The wire types in a table, those of the tables in it included."""
+    """Yield the wire types in a table, those of the tables in it included."""
     for member in kind.members:
         wire = member.field.type
         if isinstance(wire, Vector):
@@ -126,7 +126,7 @@ def _all_types() -> list[WireType]:
 
 
 def _kinds(base: type[Table | Struct]) -> list[type[Table | Struct]]:
-    """The tables or structs inside of messages, each once, in the order in which they come up."""
+    """Return the tables or structs inside of messages, each once, in the order in which they come up."""
     nested = [declared(wire.type) for wire in _all_types() if isinstance(wire, Nested)]
     return [kind for kind in dict.fromkeys(nested) if issubclass(kind, base)]
 

@@ -51,7 +51,7 @@ def runtime_dir(
 
 
 def service_path(directory: Path, interface: type[Interface]) -> Path:
-    """The socket of a protocol in a runtime directory: its full name."""
+    """Return the socket of a protocol in a runtime directory: its full name."""
     return directory / interface.service_name()
 
 

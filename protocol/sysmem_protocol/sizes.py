@@ -28,12 +28,12 @@ _TILE_BYTES = 4096
 
 
 def round_up(value: int, multiple: int) -> int:
-    """The smallest multiple that is not less."""
+    """Return the smallest multiple that is not less."""
     return -(-value // multiple) * multiple
 
 
 def round_down(value: int, multiple: int) -> int:
-    """The greatest multiple that is not more."""
+    """Return the greatest multiple that is not more."""
     return value // multiple * multiple
 
 
@@ -216,7 +216,7 @@ def minimum_row(
     divisor: int = 1,
     max_bytes_per_row: int = U32_MAX,
 ) -> int | None:
-    """The least bytes per row of plane 0 at a width of more than 0 pixels."""
+    """Return the least bytes per row of plane 0 at a width of more than 0 pixels."""
     shape = of.layout
     if width == 0 or shape.family is Family.GOLDFISH:
         return None
@@ -246,7 +246,7 @@ def minimum_row(
 
 
 def minimum_row_bytes(constraints: ImageFormatConstraints, width: int) -> int | None:
-    """The least bytes per row that the constraints allow at this width (2.6); un-set fields have no effect."""
+    """Return the least bytes per row that the constraints allow at this width (2.6); un-set fields have no effect."""
     pixel_format, modifier = pair(constraints)
     if pixel_format is None or not is_supported(pixel_format, modifier):
         return None

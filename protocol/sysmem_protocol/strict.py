@@ -69,7 +69,7 @@ class _Walk:
         self.indices: list[int] = []
 
     def decodable(self) -> bytes:
-        """The body with null for each map that no table can be."""
+        """Return the body with null for each map that no table can be."""
         if not self._odd_maps:
             return self._body
         parts = []
@@ -110,7 +110,7 @@ class _Walk:
         return position
 
     def _argument(self, start: int, major: int, information: int) -> tuple[int, int]:
-        """The argument in the bytes after the initial one, and where those end."""
+        """Return the argument in the bytes after the initial one, and where those end."""
         least = _LEAST.get(information)
         if least is None:
             what = "an indefinite length" if information == 31 else "a reserved initial byte"

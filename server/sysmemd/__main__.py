@@ -25,7 +25,7 @@ _STDERR = 2
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; what it says wins over the configuration file."""
+    """Return the command line; what it says wins over the configuration file."""
     made = argparse.ArgumentParser(
         prog="sysmemd",
         description="Lets several processes agree on one set of shared memory buffers.",

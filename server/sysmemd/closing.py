@@ -123,7 +123,7 @@ class ThreadClosing:
 
 
 def _is_empty(fd: int) -> bool:
-    """Whether certainly no descriptors wait at an end that has stopped receiving."""
+    """Return whether certainly no descriptors wait at an end that has stopped receiving."""
     try:
         return descriptors_waiting(fd) == 0
     except OSError:
@@ -131,7 +131,7 @@ def _is_empty(fd: int) -> bool:
 
 
 def _is_read(end: Handle) -> bool:
-    """Whether certainly nothing waits to be received that one end has sent."""
+    """Return whether certainly nothing waits to be received that one end has sent."""
     try:
         return unread_of(end.fileno()) == 0
     except OSError:

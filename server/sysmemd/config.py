@@ -110,7 +110,7 @@ class HeapSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError("the system heap supports all domains; only its max_bytes can be set")
 
     def domain_names(self) -> list[Domain]:
-        """The domains, as given or by default."""
+        """Return the domains, as given or by default."""
         if self.domains is not None:
             return self.domains
         return ["inaccessible"] if self.secure else ["cpu", "ram", "inaccessible"]
@@ -126,7 +126,7 @@ class UsageSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     video: U32 = 0
 
     def table(self) -> BufferUsage:
-        """The bits as constraints have them."""
+        """Return the bits as constraints have them."""
         return BufferUsage(**msgspec.structs.asdict(self))
 
 
@@ -146,11 +146,11 @@ class FormatCostSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             raise ValueError(f"a cost must be a finite number, not {self.cost}")
 
     def format_number(self) -> int:
-        """The pixel format's number."""
+        """Return the pixel format's number."""
         return _member(PixelFormat, "pixel_format", self.pixel_format)
 
     def modifier_number(self) -> int:
-        """The modifier's number."""
+        """Return the modifier's number."""
         return _member(PixelFormatModifier, "pixel_format_modifier", self.pixel_format_modifier)
 
 
@@ -257,7 +257,7 @@ class InspectSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ended: Annotated[int, Meta(ge=0, le=4096)] = 64
 
     def socket_mode(self) -> int:
-        """The permissions as a number."""
+        """Return the permissions as a number."""
         return int(self.mode, 8)
 
 
@@ -338,7 +338,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             seen.add((heap.type, heap.id))
 
     def socket_mode(self) -> int:
-        """The permissions as a number."""
+        """Return the permissions as a number."""
         return int(self.mode, 8)
 
 
@@ -379,7 +379,7 @@ def parse(source: str | Mapping[str, object], name: str = "configuration") -> Co
 
 
 def override(config: Config, values: Mapping[str, object]) -> Config:
-    """A configuration with some of its top-level settings replaced, checked as those of a file are.
+    """Return a configuration with some of its top-level settings replaced, checked as those of a file are.
 
     Raises :class:`ConfigError`.
     """

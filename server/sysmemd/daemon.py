@@ -354,7 +354,7 @@ def platform(config: Config) -> Platform:
 
 
 def heap_settings(config: Config) -> list[HeapSettings]:
-    """The configured heaps, and the system's if it isn't among them."""
+    """Return the configured heaps, and the system's if it isn't among them."""
     heaps = [_heap(section) for section in config.heap]
     if not any((heap.heap_type, heap.id) == (SYSTEM_RAM.heap_type, 0) for heap in heaps):
         heaps.insert(0, SYSTEM_RAM)
@@ -362,7 +362,7 @@ def heap_settings(config: Config) -> list[HeapSettings]:
 
 
 def _make_heap(settings: HeapSettings, stack: contextlib.ExitStack) -> Heap:
-    """A heap, closed by `stack`. Raises `ConfigError` when its device can't be opened."""
+    """Return a heap, closed by `stack`. Raises `ConfigError` when its device can't be opened."""
     if settings.device is None:
         return MemfdHeap(settings)
     try:

@@ -117,7 +117,7 @@ class LineWriter:
                 self._changed.notify_all()
 
     def _next(self) -> str | None:
-        """The next line, waited for; None when there won't be one."""
+        """Return the next line, waited for; None when there won't be one."""
         with self._changed:
             self._changed.wait_for(lambda: self._lines or self._closing)
             if self._dropped:
@@ -166,7 +166,7 @@ class BlockRenderer:
         self._render = render
 
     def __call__(self, logger: Any, name: str, event: EventDict) -> str:
-        """The event as text."""
+        """Return the event as text."""
         blocks = {key: value for key, value in event.items() if isinstance(value, Block)}
         for key in blocks:
             del event[key]

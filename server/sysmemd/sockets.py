@@ -223,7 +223,7 @@ def _group_id(group: str | None) -> int | None:
 
 
 def inherited(environ: MutableMapping[str, str], log: Log) -> dict[str, socket.socket]:
-    """The listening sockets that a service manager handed over, by name; the variables are removed.
+    """Return the listening sockets that a service manager handed over, by name; the variables are removed.
 
     Raises :class:`StartError` for a descriptor that isn't a listening SOCK_SEQPACKET socket.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """A client's text on one line, whatever it holds: what isn't printable is escaped."""
+    """Return a client's text on one line, whatever it holds: what isn't printable is escaped."""
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 

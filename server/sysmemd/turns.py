@@ -181,7 +181,7 @@ class Turns:
             raise
 
     def __bool__(self) -> bool:
-        """Whether there is any channel, or anything to do."""
+        """Return whether there is any channel, or anything to do."""
         return bool(self._connections or self._work or self._interrupted)
 
     def wait(self, seconds: float) -> bool:

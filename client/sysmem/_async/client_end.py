@@ -214,12 +214,12 @@ class ClientEnd:
         return self._calls.outstanding
 
     def fileno(self) -> int:
-        """The descriptor, still owned by this end."""
+        """Return the descriptor, still owned by this end."""
         self._check_own()
         return self._channel.fileno()
 
     def peer_name(self) -> bytes:
-        """The name that the daemon gave its end, empty until then."""
+        """Return the name that the daemon gave its end, empty until then."""
         self._check_own()
         return self._channel.peer_name()
 

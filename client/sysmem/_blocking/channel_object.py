@@ -174,7 +174,7 @@ class ChannelObject(Owner, WithBlock):
         return answer
 
     def _field(self, answer: Any, name: str, kind: type[T]) -> T:
-        """A field of an answer that is always set."""
+        """Return a field of an answer that is always set."""
         value = getattr(answer, name)
         if not isinstance(value, kind):
             raise self._end.broken(ValueError(f"{name} is missing"))
@@ -207,7 +207,7 @@ def check_client_end(fd: int) -> None:
 
 
 def _server_end(method: Method) -> tuple[str, socket.SocketKind]:
-    """The field of a request that takes a server end, and the type of socket that it is."""
+    """Return the field of a request that takes a server end, and the type of socket that it is."""
     assert method.request is not None
     for member in method.request.members:
         match member.field.type:

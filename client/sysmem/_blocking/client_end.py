@@ -178,7 +178,7 @@ class ClientEnd:
     # --- waiting --------------------------------------------------------------------------------------------------
 
     def _is_first(self, me: object) -> bool:
-        """Whether this thread isn't inside another call already: a signal's handler has interrupted that one."""
+        """Return whether this thread isn't inside another call already: a signal's handler has interrupted that one."""
         if len(self._inside) == 1:
             return True  # that is this one
         thread = threading.get_ident()
@@ -296,7 +296,7 @@ class ClientEnd:
         self._wake_all()
 
     def broken(self, error: ValueError) -> PeerClosedError:
-        """An answer can't be read: use the channel no more. What to raise for it."""
+        """Close the channel, because an answer can't be read, and return the exception to raise."""
         self._end(MalformedMessage(str(error)))
         return PeerClosedError(f"the daemon's answer can't be read: {error}")
 
@@ -367,12 +367,12 @@ class ClientEnd:
         return self._calls.outstanding
 
     def fileno(self) -> int:
-        """The descriptor, still owned by this end."""
+        """Return the descriptor, still owned by this end."""
         self._check_own()
         return self._channel.fileno()
 
     def peer_name(self) -> bytes:
-        """The name that the daemon gave its end, empty until then."""
+        """Return the name that the daemon gave its end, empty until then."""
         self._check_own()
         return self._channel.peer_name()
 
@@ -395,7 +395,7 @@ class ClientEnd:
 
 
 def _poll(fd: int, events: int, seconds: float | None) -> int:
-    """The events that a descriptor is ready for; 0 when there are none in time."""
+    """Return the events that a descriptor is ready for; 0 when there are none in time."""
     poll = select.poll()
     poll.register(fd, events)
     ready = poll.poll(milliseconds(seconds))

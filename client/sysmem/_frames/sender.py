@@ -221,7 +221,7 @@ class Sender(End):
         return len(self._peers)
 
     def fileno(self) -> int:
-        """A descriptor that is readable when :meth:`process` has something to do; the sender owns it."""
+        """Return a descriptor that is readable when :meth:`process` has something to do; the sender owns it."""
         self._check_open()
         return self._epoll.fileno()
 

@@ -163,7 +163,7 @@ def render(recording: Recording, stories: Stories, *, live: bool) -> str:
 
 
 def _hash(text: str) -> str:
-    """The hash by which a Content-Security-Policy knows a script or a style sheet."""
+    """Return the hash by which a Content-Security-Policy knows a script or a style sheet."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 

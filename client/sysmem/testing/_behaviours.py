@@ -29,13 +29,13 @@ class Behaviour:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The behaviour as JSON data."""
+        """Return the behaviour as JSON data."""
         argument = self.argument.hex() if isinstance(self.argument, bytes) else self.argument
         return {"name": self.name, "at": self.at, "argument": argument}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Behaviour:
-        """The behaviour that :meth:`to_dict` made this data of."""
+        """Return the behaviour that :meth:`to_dict` made this data of."""
         argument = data["argument"]
         made = bytes.fromhex(argument) if isinstance(argument, str) else argument
         return cls(data["name"], data["at"], made)
@@ -139,7 +139,7 @@ _BY_NAME: Final = {
 
 
 def behaviours(given: Behaviours | None, at: str | None) -> list[Behaviour]:
-    """All behaviours, those that are named made; `at` is the step of named ones.
+    """Return all behaviours, those that are named made; `at` is the step of named ones.
 
     Raises `ValueError` for a name that is not a behaviour's.
     """

@@ -229,7 +229,7 @@ async def daemon(
 
 
 def _loop_time() -> Callable[[], int]:
-    """The loop's time in nanoseconds; it begins at CLOCK_MONOTONIC's, in which clients name deadlines."""
+    """Return the loop's time in nanoseconds; it begins at CLOCK_MONOTONIC's, in which clients name deadlines."""
     beginning, origin = trio.current_time(), monotonic_ns()
     return lambda: origin + round((trio.current_time() - beginning) * 1e9)
 

@@ -138,7 +138,7 @@ class Faults:
         return found
 
     def trace(self) -> list[dict[str, Any]]:
-        """The messages that the daemon has received and sent last; see :attr:`sysmem.testing.Daemon.trace`."""
+        """Return the messages that the daemon has received and sent last; see :attr:`sysmem.testing.Daemon.trace`."""
         found: list[dict[str, Any]] = self._told()["trace"]
         return found
 

@@ -94,7 +94,7 @@ class Matrix:
         return not any(cell.fault for cell in self.cells)
 
     def __str__(self) -> str:
-        """A line for each cell."""
+        """Return a line for each cell."""
         rows = [
             (
                 cell.victim,
@@ -178,7 +178,7 @@ def kill_matrix(
 
 
 def _told(matrix: Matrix) -> str:
-    """The table, and everything about the run with the worst fault."""
+    """Return the table, and everything about the run with the worst fault."""
     worst = max(matrix.cells, key=lambda cell: len(cell.fault))
     trace = _story.messages(worst.trace)
     which = f"{worst.victim}, after {worst.step} {worst.method}"

@@ -122,7 +122,7 @@ def work_out(participants: Participants, config: Configuration) -> Negotiated | 
 
 
 def configuration(config: Configuration) -> Config:
-    """A configuration in any of its forms. Raises `ConfigError`."""
+    """Return a configuration in any of its forms. Raises `ConfigError`."""
     if config is None:
         return Config()
     return config if isinstance(config, Config) else parse(config)

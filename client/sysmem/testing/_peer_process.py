@@ -150,7 +150,7 @@ class Participant:
         self._control.send(json.dumps(report).encode())
 
     def _raw(self) -> socket.socket:
-        """The channel itself, which blocks while the daemon does not read."""
+        """Return the channel itself, which blocks while the daemon does not read."""
         return socket.socket(fileno=os.dup(self._collection.fileno()))
 
     def _fill(self, pattern: bytes) -> None:

@@ -171,7 +171,7 @@ class Peer:
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _still_waits(self, step: str) -> bool:
-        """Whether it may still come to a step. Raises :class:`PeerFailed` if it never will."""
+        """Return whether it may still come to a step. Raises :class:`PeerFailed` if it never will."""
         __tracebackhide__ = True
         if step not in (*STEPS, FAILED):
             raise ValueError(f"there is no step {step!r}; they are {', '.join((*STEPS, FAILED))}")

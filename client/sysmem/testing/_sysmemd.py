@@ -160,7 +160,7 @@ class Sysmemd:
             return _golden.negotiated(inspector.explain(newest, timeout=PATIENCE_SECONDS))
 
     def trace(self) -> list[dict[str, Any]]:
-        """The messages since the test began; see :attr:`sysmem.testing.Daemon.trace`."""
+        """Return the messages since the test began; see :attr:`sysmem.testing.Daemon.trace`."""
         return [each for each in self.faults.trace() if each["number"] > self._traced_before]
 
     def story(self) -> list[_story.Section]:
@@ -237,7 +237,7 @@ class Sysmemd:
 
 
 def _is_ours(left: Leftover) -> bool:
-    """Whether nobody but this process is the reason."""
+    """Return whether nobody but this process is the reason."""
     return bool(left.holders) and all(each.pid == os.getpid() for each in left.holders)
 
 
@@ -316,7 +316,7 @@ def _wait_until_ready(notify: socket.socket, process: Process, log_path: Path) -
 
 
 def toml(data: Mapping[str, Any]) -> str:
-    """The TOML text of a configuration."""
+    """Return the TOML text of a configuration."""
     return "".join(f"{json.dumps(key)} = {_toml_value(value)}\n" for key, value in data.items())
 
 

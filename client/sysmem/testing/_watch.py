@@ -64,12 +64,12 @@ class Watch:
 
 
 def state(process: Path) -> str:
-    """The state of a process or thread, as `ps` shows it; empty if it is gone."""
+    """Return the state of a process or thread, as `ps` shows it; empty if it is gone."""
     return _read(process / "stat").rpartition(") ")[2][:1]
 
 
 def told(clients: list[dict[str, Any]]) -> dict[int, str]:
-    """The names of processes that have connected, by number, of what a daemon under test tells of messages."""
+    """Return the names of processes that have connected, by number, of what a daemon under test tells of messages."""
     return {client["pid"]: client["name"] for client in clients}
 
 

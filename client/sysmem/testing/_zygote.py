@@ -41,7 +41,7 @@ class Process:
         self._pidfd = os.pidfd_open(pid)
 
     def fileno(self) -> int:
-        """A descriptor that is readable once the process has ended."""
+        """Return a descriptor that is readable once the process has ended."""
         return self._pidfd
 
     def poll(self) -> int | None:
@@ -108,7 +108,7 @@ class Zygote:
         return shared
 
     def fileno(self) -> int:
-        """The descriptor over which processes are asked for. The zygote lives as long as any process has it."""
+        """Return the descriptor over which processes are asked for. The zygote lives as long as any process has it."""
         return self._socket.fileno()
 
     def start(

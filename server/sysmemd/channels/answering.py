@@ -32,7 +32,7 @@ class Maker(Protocol):
     """Makes an answer when it can be sent."""
 
     def make(self) -> Table | Error | None:
-        """The answer; asked once or more, for each attempt to send it anew."""
+        """Return the answer; asked once or more, for each attempt to send it anew."""
 
     def instead(self, error: OSError) -> Error:
         """What to answer when the descriptors can't be sent."""

@@ -83,7 +83,7 @@ class Reactor(Protocol):
     """Waits for channels, and calls their connections in turn."""
 
     def connections(self) -> Iterable[Connection]:
-        """All connections that it was to serve and that aren't closed."""
+        """Return all connections that it was to serve and that aren't closed."""
 
     def serve(self, connection: Connection) -> None:
         """Call `receive` whenever the channel is readable, until the connection is closed or no longer reading."""
@@ -226,7 +226,7 @@ class Connection(Answering):
         reactor.serve(self)
 
     def fileno(self) -> int:
-        """The descriptor to wait for."""
+        """Return the descriptor to wait for."""
         return self._channel.fileno()
 
     @property

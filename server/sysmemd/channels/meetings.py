@@ -67,7 +67,7 @@ class Offer(Deferred):
             self.end()
 
     def can_be_taken(self) -> bool:
-        """Whether the offering client still waits, and the token can be turned in; otherwise the offer ends.
+        """Return whether the offering client still waits, and the token can be turned in; otherwise the offer ends.
 
         Others may be served meanwhile, and end it.
         """

@@ -228,7 +228,7 @@ class NodeServer:
         self.node.attach_node_tracking(self._event(request.server_end))
 
     def _event(self, server_end: Handle | None) -> Event:
-        """A server end to be held until the event; nothing that its client sends stays in it meanwhile."""
+        """Return a server end to be held until the event; nothing that its client sends stays in it meanwhile."""
         assert server_end is not None
         closing = self._service.closing
         with ExitStack() as undo:

@@ -54,7 +54,7 @@ def flaw(method: Method, request: Table) -> str | None:
 
 
 def _may_be(handle: Handle, kind: HandleKind) -> bool:
-    """Whether a handle can be what a field asks for, as far as its method doesn't find out itself."""
+    """Return whether a handle can be what a field asks for, as far as its method doesn't find out itself."""
     match kind:
         case HandleKind.CLIENT_END:
             return True  # its method looks for the token first, see `Service.find_token`

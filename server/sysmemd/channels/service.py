@@ -69,7 +69,7 @@ class NodeRefs:
         self._nodes: dict[_Identity, Node] = {}
 
     def of(self, node: Node, account: Account) -> Handle:
-        """A node's ref, a descriptor to give to a client. A node has one ref for life, through bind and release.
+        """Return a node's ref, a descriptor to give to a client. A node has one ref for life, through bind and release.
 
         Raises `OSError` when the daemon has no descriptor left, :class:`.Exceeded` when `account` can't have one.
         """
@@ -85,7 +85,7 @@ class NodeRefs:
         return cast("_Ref", node.ref).handle.duplicate()
 
     def node(self, handle: Handle) -> Node | None:
-        """The node that a ref proves; None for any other object, and for a node that has left the tree."""
+        """Return the node that a ref proves; None for any other object, and for a node that has left the tree."""
         return self._nodes.get(_identity(handle.fileno()))
 
 
@@ -366,7 +366,7 @@ class Service:
         connection.explain(reason.error, reason.line, report)
 
     def _document(self, text: str) -> Document:
-        """A report as a document, which is kept for the others who get it in this turn."""
+        """Return a report as a document, which is kept for the others who get it in this turn."""
         if self._report is None or self._report[0] is not text:
             self._drop_report()
             self._report = text, Document("sysmem report", [text.encode()])
@@ -405,7 +405,7 @@ class Service:
             collection.shut_down()
 
     def find_token(self, client_end: Handle) -> Token | None:
-        """The token whose client end this is, once everything sent on it before has been processed.
+        """Return the token whose client end this is, once everything sent on it before has been processed.
 
         None for whatever isn't the client end of a live, un-bound token. The handle stays the caller's.
 
@@ -471,7 +471,7 @@ class Service:
 
 
 def is_event(handle: Handle) -> bool:
-    """Whether a descriptor is of the type of a node_ref, or an eventfd."""
+    """Return whether a descriptor is of the type of a node_ref, or an eventfd."""
     fd = handle.fileno()
     return (
         stat.S_ISFIFO(status(fd).mode)

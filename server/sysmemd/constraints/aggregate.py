@@ -68,7 +68,7 @@ def run(case: Case, *, tolerate_absence: bool = False) -> Allocation | Refusal:
 
 
 def refuse(case: Case, stage: Stage, breach: Breach, who: Participant | None = None) -> Refusal:
-    """The breach as a refusal."""
+    """Return the breach as a refusal."""
     return Refusal(
         stage,
         breach.rule,

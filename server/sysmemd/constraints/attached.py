@@ -33,7 +33,7 @@ EXISTING = "the existing buffers"
 
 
 def must_match(settings: SingleBufferSettings, name: str = "", id: int = 0) -> Participant:
-    """The synthetic participant of a must_match_vmo: pins that VMO's settings but not its buffer count.
+    """Return the synthetic participant of a must_match_vmo: pins that VMO's settings but not its buffer count.
 
     `settings` are delivered ones; `name` and `id` tell who asked for it.
     """
@@ -58,7 +58,7 @@ def must_match(settings: SingleBufferSettings, name: str = "", id: int = 0) -> P
 
 
 def pin(existing: Allocation) -> Participant:
-    """The synthetic participant of an attached attempt: pins settings and buffer count."""
+    """Return the synthetic participant of an attached attempt: pins settings and buffer count."""
     pinned = must_match(existing.settings, EXISTING)
     assert pinned.constraints is not None
     constraints = replace(
@@ -72,7 +72,7 @@ def pin(existing: Allocation) -> Participant:
 def aggregate_attached(
     participants: Sequence[Participant], existing: Allocation, platform: Platform
 ) -> Allocation | Refusal:
-    """An attached attempt: the participants allocated so far and the new ones, against what exists.
+    """Aggregate the participants allocated so far and the new ones, and compare the result with what exists.
 
     The pin is added here, behind the participants. A success is the existing settings and count again; a refusal
     names the settings that would have had to change.
@@ -111,7 +111,7 @@ _ASKING = {
 
 
 def _asking_for(difference: Difference) -> Iterator[str]:
-    """The fields of constraints that a setting comes from; of what only follows from other settings none."""
+    """Yield the fields of constraints that a setting comes from; of what only follows from other settings none."""
     parent, _, name = difference.path.rpartition(".")
     if not parent.endswith(_IMAGE):
         yield from _ASKING.get(name, ())
@@ -151,7 +151,7 @@ def settings_match(a: SingleBufferSettings, b: SingleBufferSettings, *, ignore_s
 
 
 def _differences(existing: Table, wanted: Table, path: str = "$") -> Iterator[Difference]:
-    """The fields in which two tables differ; required_max_size_list is compared as a set."""
+    """Yield the fields in which two tables differ; required_max_size_list is compared as a set."""
     for member in existing.members:
         a: Any = getattr(existing, member.name)
         b: Any = getattr(wanted, member.name)

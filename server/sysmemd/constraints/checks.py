@@ -75,7 +75,7 @@ def _check(terms: Terms, of: Traits | None, page_size: int) -> Terms:
 
 
 def _chosen(entries: list[Entry], *, tolerate_absence: bool) -> list[Entry]:
-    """The entries that somebody made specific, each with its most preferred colour space."""
+    """Return the entries that somebody made specific, each with its most preferred colour space."""
     specific = [entry for entry in giving_way(entries, 64) if not entry.wildcard]
     if not (specific or tolerate_absence):
         raise Breach(Rule.FORMAT_LEFT_OPEN, "pixel_format")

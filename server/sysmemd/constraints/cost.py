@@ -70,7 +70,7 @@ CostIndex = Mapping[tuple[int, int], Sequence[FormatCost]]
 
 
 def index_costs(costs: Iterable[FormatCost]) -> CostIndex:
-    """The table by (format, modifier), each format's entries in their order."""
+    """Return the table by (format, modifier), each format's entries in their order."""
     index: dict[tuple[int, int], list[FormatCost]] = {}
     for entry in costs:
         key = (int(entry.pixel_format), int(entry.pixel_format_modifier))

@@ -132,14 +132,14 @@ def traits_of(pair: Pair) -> Traits | None:
 
 
 def delivered_terms(entry: Entry) -> Terms:
-    """The terms as participants get them: is_alpha_present is un-set where the format has no A or X channel."""
+    """Return the terms as participants get them: is_alpha_present is un-set where the format has no A or X channel."""
     if entry.terms.is_alpha_present is None or has_alpha_or_x(entry.pixel_format):
         return entry.terms
     return replace(entry.terms, is_alpha_present=None)
 
 
 def read_terms(entry: ImageFormatConstraints) -> Terms:
-    """The terms as sent, with the defaults of section 1."""
+    """Return the terms as sent, with the defaults of section 1."""
     spaces = entry.color_spaces
     if not spaces:
         raise Breach(Rule.COLOR_SPACES_MISSING, "color_spaces")

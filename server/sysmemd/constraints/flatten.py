@@ -45,7 +45,7 @@ class Flat(NamedTuple):
 
 
 def flatten(entries: Sequence[ImageFormatConstraints], *, uses: bool) -> list[Flat]:
-    """Every format of every entry, checked. `uses`: the participant has usage other than none."""
+    """Return every format of every entry, checked. `uses`: the participant has usage other than none."""
     flat: list[Flat] = []
     for source, entry in enumerate(entries):
         pairs = entry.pixel_format_and_modifiers or ()
@@ -87,7 +87,7 @@ def _checked(flat: Flat) -> Flat:
 
 
 def combine_pairs(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int] | None:
-    """The pair that both stand for; None if they aren't combinable."""
+    """Return the pair that both stand for; None if they aren't combinable."""
     pixel_format = b[0] if a[0] == FORMAT_DO_NOT_CARE else a[0]
     modifier = b[1] if a[1] == MODIFIER_DO_NOT_CARE else a[1]
     if b[0] not in (pixel_format, FORMAT_DO_NOT_CARE) or b[1] not in (

@@ -117,7 +117,7 @@ def intersect(a: Sequence[Entry], b: Sequence[Entry]) -> list[Entry]:
 
 
 def _fill(entries: Sequence[Entry], others: Sequence[Entry], losses: list[Breach]) -> list[Entry]:
-    """Every entry with a DO_NOT_CARE member replaced by one copy per entry of `others` it is combinable with."""
+    """Replace each entry that has a DO_NOT_CARE by one copy per entry of `others` that it is combinable with."""
     filled: list[Entry] = []
     partners = _Partners(others if any(entry.wildcard for entry in entries) else ())
     narrowed: dict[tuple[int, frozenset[int]], Terms] = {}
@@ -171,7 +171,7 @@ class _Partners:
                 self._open_modifiers.append(other)
 
     def of(self, entry: Entry) -> Iterator[Entry]:
-        """The candidates for one entry."""
+        """Yield the candidates for one entry."""
         pixel_format, modifier = entry.pair
         if pixel_format != FORMAT_DO_NOT_CARE:
             yield from self._by_format.get(pixel_format, ())

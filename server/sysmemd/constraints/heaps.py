@@ -17,7 +17,7 @@ DOMAIN_FIELDS = tuple(
 
 
 def supported_domains(needs: Needs) -> frozenset[CoherencyDomain]:
-    """The domains that the participants support."""
+    """Return the domains that the participants support."""
     flags = (
         (CoherencyDomain.CPU, needs.cpu_domain),
         (CoherencyDomain.RAM, needs.ram_domain),
@@ -54,7 +54,7 @@ def choose_heap(total: Needs, platform: Platform) -> HeapProperties:
 
 
 def contiguous_heap(total: Needs, platform: Platform) -> HeapProperties | None:
-    """The heap whose memory is contiguous, as is required, and that can be used; None if there is none."""
+    """Return the heap whose memory is contiguous, as is required, and that can be used; None if there is none."""
     if not total.contiguous or total.secure:
         return None
     heaps = _possible(total, platform)
@@ -62,13 +62,13 @@ def contiguous_heap(total: Needs, platform: Platform) -> HeapProperties | None:
 
 
 def permitted_heaps(total: Needs, platform: Platform) -> list[HeapProperties]:
-    """The heaps that are configured and that everybody permits, in the participants' order if they have one."""
+    """Return the heaps that are configured and that everybody permits, in the participants' order if they have one."""
     permitted = tuple(platform.heaps_by_key) if total.heaps is None else total.heaps
     return [platform.heaps_by_key[key] for key in permitted if key in platform.heaps_by_key]
 
 
 def _possible(total: Needs, platform: Platform) -> list[HeapProperties]:
-    """Those of them that support a domain that the participants support."""
+    """Return those of them that support a domain that the participants support."""
     domains = supported_domains(total)
     return [heap for heap in permitted_heaps(total, platform) if heap.domains & domains]
 
@@ -95,7 +95,7 @@ def choose_domain(total: Needs, heap: HeapProperties) -> CoherencyDomain:
 
 
 def heap_fields(total: Needs, heap: HeapProperties) -> tuple[str, ...]:
-    """The fields that led to this heap; none for the system heap, which needs no reason."""
+    """Return the fields that led to this heap; none for the system heap, which needs no reason."""
     if total.secure:
         return (_SECURE,)
     if total.contiguous and heap.contiguous:

@@ -80,7 +80,7 @@ class Joining:
 
 
 def _pinned(participants: Sequence[Participant], needs: Sequence[Needs]) -> list[Entry]:
-    """The image entries of those participants that are pins."""
+    """Return the image entries of those participants that are pins."""
     return [
         entry
         for participant, own in zip(participants, needs, strict=True)

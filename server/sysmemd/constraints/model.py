@@ -85,7 +85,7 @@ class HeapProperties:
         return (self.heap_type, self.id)
 
     def suits(self, access: Access) -> bool:
-        """Whether its buffers can have such handles, all of them."""
+        """Return whether its buffers can have such handles, all of them."""
         if not self.one_file:
             return True
         return Access.WEAK not in access and access & _BOTH != _BOTH

@@ -162,7 +162,7 @@ class Breach(Exception):
         self.differences: tuple[Difference, ...] = ()
 
     def again(self) -> Breach:
-        """The same breach without the frames that this one was raised through."""
+        """Return the same breach without the frames that this one was raised through."""
         other = Breach(self.rule, self.fields, self.detail)
         other.pair, other.entry, other.image = self.pair, self.entry, self.image
         return other

@@ -48,7 +48,7 @@ def choose_settings(
     settings_only: bool = False,
     tolerate_absence: bool = False,
 ) -> tuple[SingleBufferSettings, int]:
-    """The settings, every field set, and the buffer count; Breach if there are none.
+    """Return the settings, every field set, and the buffer count; Breach if there are none.
 
     `settings_only` takes one buffer, `tolerate_absence` at least one.
     """
@@ -110,12 +110,12 @@ def buffer_count(total: Needs, *, tolerate_absence: bool = False) -> int:
 
 
 def kept_and_slack(total: Needs) -> int:
-    """The buffers that everybody keeps, and those beyond."""
+    """Return the buffers that everybody keeps, and those beyond."""
     return total.camping + total.dedicated_slack + total.shared_slack
 
 
 def count_fields(total: Needs) -> tuple[str, ...]:
-    """The fields that make the count: those of the larger of both numbers."""
+    """Return the fields that make the count: those of the larger of both numbers."""
     kept = kept_and_slack(total)
     if kept == total.min_buffer_count:
         return COUNT_FIELDS
@@ -233,7 +233,7 @@ def _check_limits(
 
 
 def _delivered(entry: Entry) -> ImageFormatSettings:
-    """The combined constraints as participants get them: every field set but for an open is_alpha_present."""
+    """Return the combined constraints as participants get them: every field set but for an open is_alpha_present."""
     t = delivered_terms(entry)
     assert t.color_spaces is not None
     return ImageFormatSettings(
@@ -260,7 +260,7 @@ def _delivered(entry: Entry) -> ImageFormatSettings:
 
 
 def _modifier(number: int) -> PixelFormatModifier | int:
-    """A member where the number has a name: AFBC takes combinations of bits that have none."""
+    """Return a member where the number has a name: AFBC takes combinations of bits that have none."""
     try:
         return PixelFormatModifier(number)
     except ValueError:

@@ -21,7 +21,7 @@ class UsageBits(NamedTuple):
 
     @classmethod
     def of(cls, usage: BufferUsage | None) -> UsageBits:
-        """The bits of a table; an un-set table has none."""
+        """Return the bits of a table; an un-set table has none."""
         if usage is None:
             return cls()
         return cls(
@@ -74,7 +74,7 @@ _VIDEO_WRITES = int(
 
 
 def usage_writes(usage: BufferUsage | None) -> bool:
-    """Whether a participant with this usage writes to buffers (`docs/spec/protocol.md`, "Rights").
+    """Return whether a participant with this usage writes to buffers (`docs/spec/protocol.md`, "Rights").
 
     Only those that do are given VMOs with the right to. No display usage writes.
     """

@@ -51,12 +51,12 @@ _Same = Callable[[Refusal, Refusal], bool]
 
 
 def _in_the_same_words(a: Refusal, b: Refusal) -> bool:
-    """Whether two refusals say the same to somebody who reads them."""
+    """Return whether two refusals say the same to somebody who reads them."""
     return (a.stage, a.rule, a.fields, a.pair) == (b.stage, b.rule, b.fields, b.pair)
 
 
 def _is_the_same_conflict(a: Refusal, b: Refusal) -> bool:
-    """Whether two refusals are about the same rule, and the same axis if they are about one."""
+    """Return whether two refusals are about the same rule, and the same axis if they are about one."""
     return _conflict_key(a) == _conflict_key(b)
 
 
@@ -113,7 +113,7 @@ class _Search:
         return members
 
     def conflicts(self, members: tuple[int, ...], same: _Same) -> bool:
-        """Whether these alone are refused for the same reason."""
+        """Return whether these alone are refused for the same reason."""
         participants = tuple(self.case.participants[index] for index in members)
         if not self.keeps_existing(participants):
             return False

@@ -54,7 +54,7 @@ class Explanation:
         return "\n".join(str(reason) for reason in self.reasons)
 
     def report(self, width: int = CELL_WIDTH) -> str:
-        """The reasons, then the table of all fields."""
+        """Return the reasons, then the table of all fields."""
         settings = [(reason.setting, reason.result) for reason in self.reasons]
         table = case_table(self.case, self.pair, settings=settings, width=width)
         return "\n".join([str(self), "", table, *format_lines(self.case)])

@@ -155,12 +155,12 @@ _COLLECTION_FIELDS = frozenset(m.name for m in BufferCollectionConstraints.membe
 
 
 def is_image_field(name: str) -> bool:
-    """Whether the name is relative to an image entry."""
+    """Return whether the name is relative to an image entry."""
     return name.split(".")[0] not in _COLLECTION_FIELDS
 
 
 def look_up(table: Any, name: str) -> Any:
-    """The value of a field of a table as sent; None if it, or what it is in, is un-set."""
+    """Return the value of a field of a table as sent; None if it, or what it is in, is un-set."""
     value = table
     for attribute, index in re.findall(r"([a-z_]+)(?:\[(\d+)\])?", name):
         if value is None:
@@ -205,7 +205,7 @@ def needs_of(case: Case) -> list[tuple[Participant, Needs]]:
 
 
 def deciding(name: str, pair: Pair | None, case: Case) -> tuple[Brought, ...]:
-    """The values of a field (of entries for a format) that make the combined one what it is."""
+    """Return the values of a field (of entries for a format) that make the combined one what it is."""
     return tuple(_deciding(name, list(values(name, pair, case))))
 
 
@@ -260,7 +260,7 @@ def exceeds(name: str, value: Any, existing: Any) -> bool:
 
 
 def _deciding(name: str, found: list[Brought]) -> list[Brought]:
-    """Those of the values that make the combined one what it is."""
+    """Return those of the values that make the combined one what it is."""
     match _COMBINES.get(name, Combines.TOGETHER):
         case Combines.LARGEST:
             most = max((value.value for value in found), default=0)

@@ -35,7 +35,7 @@ _ENLARGING = frozenset((*SIZE_FIELDS, *PAD_FIELDS, *COUNT_FIELDS))
 
 
 def brought(refusal: Refusal) -> tuple[Brought, ...]:
-    """The values a refusal is about, with who brought them: those that decide, by how the field combines."""
+    """Return the values a refusal is about, with who brought them: those that decide, by how the field combines."""
     if refusal.participant is not None:
         return tuple(_own_values(refusal, refusal.participant))
     case, pair, image, fields = refusal.case, refusal.pair, refusal.image, refusal.fields
@@ -111,7 +111,7 @@ def enlarges(name: str, value: Any) -> bool:
 
 
 def _is_idle(value: Brought, involved: Sequence[Brought]) -> bool:
-    """Whether it is an alignment that all sizes involved have anyway."""
+    """Return whether it is an alignment that all sizes involved have anyway."""
     table, _, axis = value.path.rpartition(".")
     if not table.endswith(".size_alignment"):
         return False
@@ -201,5 +201,5 @@ def _largest(name: str, pair: Pair, case: Case) -> int:
 
 
 def _rounds(lengths: Sequence[int], to: int) -> bool:
-    """Whether one of these, at least 1, isn't a multiple; no limit (0xFFFFFFFF) isn't rounded."""
+    """Return whether one of these, at least 1, isn't a multiple; no limit (0xFFFFFFFF) isn't rounded."""
     return any(max(length, 1) % to for length in lengths if length != U32_MAX)

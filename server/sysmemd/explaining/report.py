@@ -37,7 +37,7 @@ def case_table(
     settings: Sequence[tuple[str, str]] = (),
     width: int = CELL_WIDTH,
 ) -> str:
-    """All fields that somebody set, of image entries those for `pair`; then `settings`, which only came out."""
+    """Return all fields that somebody set, of image entries those for `pair`; then `settings`, which only came out."""
     columns = _columns(case, conflict)
     header = ["field", *(_mark(str(who), _is_in(who, conflict)) for who in columns)]
     hidden = len(case.participants) - len(columns)
@@ -81,24 +81,24 @@ def _first_image_row(rows: list[Row]) -> int:
 
 
 def _columns(case: Case, conflict: Sequence[Participant]) -> list[Participant]:
-    """The participants shown, in the order of the tree."""
+    """Return the participants shown, in the order of the tree."""
     everybody = case.participants
     kept = sorted(range(len(everybody)), key=lambda i: not _is_in(everybody[i], conflict))
     return [everybody[i] for i in sorted(kept[:MAX_COLUMNS])]
 
 
 def _is_in(who: Participant, participants: Sequence[Participant]) -> bool:
-    """Whether it is this very participant; another one may have asked for the same."""
+    """Return whether it is this very participant; another one may have asked for the same."""
     return any(who is other for other in participants)
 
 
 def _said(value: Brought) -> bool:
-    """Whether a value is worth a cell: domains come with every participant, also by default."""
+    """Return whether a value is worth a cell: domains come with every participant, also by default."""
     return value.value is not True or not value.path.endswith("_domain_supported")
 
 
 def _is_marked(path: str, marked: Set[str]) -> bool:
-    """Whether a field, or the struct that it is a member of, is marked."""
+    """Return whether a field, or the struct that it is a member of, is marked."""
     return path in marked or path.rpartition(".")[0] in marked
 
 
@@ -130,7 +130,7 @@ def reason(verdict: Verdict) -> str:
 
 
 def breach_text(breach: Breach) -> str:
-    """A breach in one phrase."""
+    """Return a breach in one phrase."""
     return f"{breach.rule.value}{f' ({breach.detail})' if breach.detail else ''}"
 
 

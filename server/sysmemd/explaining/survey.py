@@ -42,7 +42,7 @@ def combined_fields(case: Case) -> Needs | None:
 
 
 def terms_for(case: Case, pair: Pair) -> Iterator[tuple[Participant, Terms]]:
-    """The terms of each participant who has a say in a format, colour spaces that it can't have left out."""
+    """Yield the terms of each participant who has a say in a format, colour spaces that it can't have left out."""
     of = traits_of(pair)
     for who, needs in needs_of(case):
         entry = entry_for(needs, pair)

@@ -32,14 +32,14 @@ class Bits(int):
 
 
 def as_declared(type_: WireType, value: Any) -> Any:
-    """A field's value; of flags, which may come as a number, the :class:`Bits`."""
+    """Return a field's value; of flags, which may come as a number, the :class:`Bits`."""
     if isinstance(type_, Enumeration) and issubclass(type_.type, enum.IntFlag):
         return Bits(type_.type, value)
     return value
 
 
 def show(value: Any, max_shown: int | None = MAX_SHOWN) -> str:
-    """A value as people read it: `un-set`, `1280×720`, `NV12`, `system ram/0`.
+    """Return a value as people read it: `un-set`, `1280×720`, `NV12`, `system ram/0`.
 
     Of a list at most `max_shown` elements are.
     """
@@ -71,7 +71,7 @@ def show(value: Any, max_shown: int | None = MAX_SHOWN) -> str:
 
 
 def listing(table: Table | None) -> str:
-    """All fields of a table that are set, a line each, by their paths; "un-set" if there are none."""
+    """Return all fields of a table that are set, a line each, by their paths; "un-set" if there are none."""
     return "\n".join(giving_way(_lines(table, "$"))) or show(None)
 
 

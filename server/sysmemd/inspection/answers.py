@@ -53,7 +53,7 @@ def encoded(value: Any) -> Iterator[bytes]:
 
 
 def _is_flat(value: Any) -> bool:
-    """Whether a value is no object with lists or objects in it."""
+    """Return whether a value is no object with lists or objects in it."""
     members = value.values() if isinstance(value, dict) else ()
     return not any(isinstance(member, list | dict) for member in members)
 

@@ -202,7 +202,7 @@ def _explanation(allocation: Allocation) -> Json:
 
 
 def _value(value: Any) -> Any:
-    """A value that somebody brought, as JSON data."""
+    """Return a value that somebody brought, as JSON data."""
     if isinstance(value, list):
         return [_value(element) for element in value]
     if isinstance(value, Struct):

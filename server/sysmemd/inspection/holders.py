@@ -57,7 +57,7 @@ class HolderSearch:
 
 
 def _search(prefix: bytes, koids: set[int]) -> dict[int, str]:
-    """The processes that have the other ends of server ends with these numbers."""
+    """Return the processes that have the other ends of server ends with these numbers."""
     try:
         inodes = {
             inode: koid

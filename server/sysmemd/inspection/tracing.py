@@ -59,7 +59,7 @@ class Listener(Protocol):
         """Whether it is told nothing any more."""
 
     def wants(self, collection: int | None, *, traffic: bool) -> bool:
-        """Whether to tell it of an event about this collection, which may be a message."""
+        """Return whether to tell it of an event about this collection, which may be a message."""
 
     def tell(self, event: str) -> None:
         """Be told of an event, as JSON."""

@@ -114,7 +114,7 @@ class Watcher:
         return self.connection.closed
 
     def wants(self, collection: int | None, *, traffic: bool) -> bool:
-        """Whether this client is told of an event about this collection, which may be a message."""
+        """Return whether this client is told of an event about this collection, which may be a message."""
         return traffic <= self.traffic and self.only in (None, collection)
 
     # --- events -------------------------------------------------------------------------------------------------------

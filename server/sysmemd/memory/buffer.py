@@ -88,7 +88,7 @@ class Owner(Protocol):
     """What a buffer tells its collection; never in the midst of a change."""
 
     def label(self) -> dict[str, object]:
-        """The collection's id and name, for the log."""
+        """Return the collection's id and name, for the log."""
         ...
 
     def strong_handles_gone(self) -> None:
@@ -188,17 +188,17 @@ class Buffer:
     # --- handles ------------------------------------------------------------------------------------------------
 
     def has_strong(self) -> bool:
-        """Whether a strong handle is left, the server's own included, as of now."""
+        """Return whether a strong handle is left, the server's own included, as of now."""
         if self.hold is Hold.STRONG:
             return locks.any_left(self._vmo.fileno(), Kind.STRONG, self._given[Kind.STRONG])
         return self.hold is Hold.SERVER
 
     def is_strong(self, fd: int) -> bool:
-        """Whether a description of this buffer is one of the strong handles that were given out."""
+        """Return whether a description of this buffer is one of the strong handles that were given out."""
         return locks.kinds_held(fd, self._given) == {Kind.STRONG}
 
     def open(self, kind: Kind, client: ClientInfo, *, writable: bool) -> Handle:
-        """A new handle, to be called while `has_strong`. Raises `OSError` when something ran out."""
+        """Return a new handle, to be called while `has_strong`. Raises `OSError` when something ran out."""
         handle = vmo.reopen(self._vmo.fileno(), writable=writable)
         try:
             number = self._given[kind]
@@ -213,7 +213,7 @@ class Buffer:
         return handle
 
     def open_signal(self, payer: Payer) -> Handle:
-        """The client end of a new `close_weak_asap`, closed already when no strong handle is left.
+        """Return the client end of a new `close_weak_asap`, closed already when no strong handle is left.
 
         `payer` pays for the other end. Raises `OSError` when something ran out, `NoMemoryError` if it can't pay.
         """

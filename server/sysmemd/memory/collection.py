@@ -192,7 +192,7 @@ class Buffers:
     # --- what buffers tell ----------------------------------------------------------------------------------------
 
     def label(self) -> dict[str, object]:
-        """The collection's id and name, for the log."""
+        """Return the collection's id and name, for the log."""
         return {"collection_id": self.collection_id, "collection_name": self.name}
 
     def strong_handles_gone(self) -> None:

@@ -59,7 +59,7 @@ class HandleInfo:
         return self.buffers.count
 
     def close_weak_asap(self, payer: Payer = NOBODY) -> Handle:
-        """The client end of a new event, closed already when no strong handle is left; the caller owns it.
+        """Return the client end of a new event, closed already when no strong handle is left; the caller owns it.
 
         `payer` pays for the other end. Raises `NoMemoryError` when it can't, or the daemon is out of descriptors.
         """
@@ -70,7 +70,7 @@ class HandleInfo:
             raise NoMemoryError(f"an event for buffer {self.buffer_index}: {error}") from error
 
     def make_weak(self, client: ClientInfo, payer: Payer = NOBODY) -> DeliveredBuffer:
-        """A new weak handle with its `close_weak_asap`, owned by the caller.
+        """Return a new weak handle with its `close_weak_asap`, owned by the caller.
 
         It has no more rights than the one passed in; of one that can't be read, `vmo` is un-set. `client` is named in
         the log should the new handle leak. Raises `NoMoreStrongHandlesError`, or `NoMemoryError` when the daemon is out

@@ -66,7 +66,7 @@ def any_left(own_fd: int, kind: Kind, count: int) -> bool:
 
 
 def is_left(own_fd: int, kind: Kind, number: int) -> bool:
-    """Whether one certain handle is left."""
+    """Return whether one certain handle is left."""
     return _is_locked(own_fd, kind.first_byte + number, 1)
 
 

@@ -83,13 +83,13 @@ class OneFileBuffer:
     # --- handles ------------------------------------------------------------------------------------------------
 
     def has_strong(self) -> bool:
-        """Whether anybody has a handle, the server included, as of now."""
+        """Return whether anybody has a handle, the server included, as of now."""
         if self.hold is Hold.STRONG:
             return self._references() > _OWN_REFERENCES
         return self.hold is Hold.SERVER
 
     def is_strong(self, fd: int) -> bool:
-        """Whether a descriptor of this buffer is a strong handle: there are no others."""
+        """Return whether a descriptor of this buffer is a strong handle: there are no others."""
         return True
 
     def open(self, kind: Kind, client: ClientInfo, *, writable: bool) -> Handle:

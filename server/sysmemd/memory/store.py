@@ -265,7 +265,7 @@ class Memory:
         return None if found is None else HandleInfo(*found, fd)
 
     def event(self, server_end: Handle, closed: Callable[[], None] = lambda: None) -> Event:
-        """An event of which `server_end` is the server's end, taken over; for `track_lifetime`, say.
+        """Return an event of which `server_end` is the server's end, taken over; for `track_lifetime`, say.
 
         `closed` is called once, when that end has been closed, also when this raises.
         Raises `OSError` when the kernel is out of memory for it.
@@ -280,7 +280,7 @@ class Memory:
         return [(heap, counts[heap.properties]) for heap in self._heaps.values()]
 
     def statistics(self) -> MemoryStatistics:
-        """A snapshot for inspection."""
+        """Return a snapshot for inspection."""
         buffers: dict[str, int] = {}
         for _, buffer in self._by_identity.values():
             state = buffer.hold.name.lower()

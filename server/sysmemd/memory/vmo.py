@@ -28,7 +28,7 @@ _MODE = 0o600
 
 
 def create(name: str, size: int) -> Handle:
-    """A new zeroed VMO of `size` bytes, owned by the caller.
+    """Return a new zeroed VMO of `size` bytes, owned by the caller.
 
     Raises `OSError` when there are no descriptors left, with nothing kept.
     """
@@ -66,7 +66,7 @@ def through_proc(fd: int, use: Callable[[str], T]) -> T:
 
 
 def access(fd: int) -> tuple[bool, bool]:
-    """Whether a description may be read, and whether it may be written. Neither, for an O_PATH one."""
+    """Return whether a description may be read, and whether it may be written. Neither, for an O_PATH one."""
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     if flags & os.O_PATH:
         return False, False
@@ -81,7 +81,7 @@ def identity(fd: int) -> tuple[int, int]:
 
 
 def attenuation_is_advisory(uid: int) -> bool:
-    """Whether a participant with this uid can get around missing rights by reopening its handles through /proc.
+    """Return whether a participant with this uid can get around missing rights by reopening its handles through /proc.
 
     It is so for the daemon's own uid, which owns the memory, and for root. Such participants are trusted with writing;
     the daemon says so in its log when one connects.

@@ -40,7 +40,7 @@ class Reports:
     overflow: bool = False
 
     def __bool__(self) -> bool:
-        """Whether anything was reported."""
+        """Return whether anything was reported."""
         return bool(self.closings or self.ends or self.overflow)
 
 
@@ -90,7 +90,7 @@ class InodeWatch:
         return reports
 
     def alive(self) -> set[int]:
-        """The watches that haven't ended, for when reports were lost."""
+        """Return the watches that haven't ended, for when reports were lost."""
         self._fdinfo.seek(0)
         return {
             int(line.split()[1].removeprefix(b"wd:"), 16)

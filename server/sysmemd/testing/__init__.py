@@ -20,7 +20,7 @@ __all__ = ["Faults", "tested"]
 
 
 def tested(faults: Faults) -> Parts:
-    """The parts of a daemon with these faults, which it serves to tests."""
+    """Return the parts of a daemon with these faults, which it serves to tests."""
     return Parts(
         memory=partial(TestedMemory, faults=faults),
         connection=partial(TestedConnection, faults=faults),

@@ -76,7 +76,7 @@ class TestedConnection(Connection):
             self._faults.processed(self, method)
 
     def _name(self, data: bytes) -> str:
-        """The method of a message, as far as that can be told."""
+        """Return the method of a message, as far as that can be told."""
         if len(data) < HEADER.size:
             return ""
         *_, ordinal = HEADER.unpack_from(data)

@@ -126,11 +126,11 @@ class Faults:
         self._ends[client_name] = message, end
 
     def clients(self) -> list[Client]:
-        """The processes that have connected, and what came from each so far."""
+        """Return the processes that have connected, and what came from each so far."""
         return list(self._clients.values())
 
     def trace(self) -> list[dict[str, Any]]:
-        """The messages of all clients so far, or the newest of them; see :class:`Trace`."""
+        """Return the messages of all clients so far, or the newest of them; see :class:`Trace`."""
         return self._trace.messages()
 
     # --- how they come about --------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class Faults:
         return self._delays.get(method, 0)
 
     def has_ended(self, connection: TestedConnection) -> bool:
-        """Whether the process that a channel belongs to has come to its end."""
+        """Return whether the process that a channel belongs to has come to its end."""
         client = self._clients.get(connection.account.peer.pid)
         return client is not None and client.ended
 

@@ -25,5 +25,5 @@ def attached_to(parent: ClientInfo) -> ClientInfo:
 
 
 def _recorded(name: str, id: int) -> ClientInfo:
-    """The name cut to what is kept of it, at the end of a character."""
+    """Return the name cut to what is kept of it, at the end of a character."""
     return ClientInfo(name.encode()[:MAX_RECORDED_NAME_BYTES].decode(errors="ignore"), id)

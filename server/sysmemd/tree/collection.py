@@ -74,7 +74,7 @@ class LogicalBufferCollection(CollectionData):
     # --- for the daemon -----------------------------------------------------------------------------------------------
 
     def nodes(self) -> Iterator[NodeData]:
-        """All nodes in the tree, breadth first; none when the collection is gone."""
+        """Yield all nodes in the tree, breadth first; none when the collection is gone."""
         return iter(()) if self.is_gone else breadth_first(self.root, all_children)
 
     def when_idle(self, callback: Callable[[], None]) -> None:
@@ -182,7 +182,7 @@ class LogicalBufferCollection(CollectionData):
         )
 
     def _those_having(self, existing: Allocation, root: NodeData) -> Having:
-        """Those who have `existing` and are in the tree.
+        """Return those who have `existing` and are in the tree.
 
         These come breadth first, and after them those who have joined since, in the order in which they did.
         """

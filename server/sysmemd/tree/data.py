@@ -352,7 +352,7 @@ class CollectionData(ABC):
             del self.attempts[1]
 
     def next_node_number(self) -> int:
-        """The number of a new node: 1, 2, 3, …"""
+        """Return the number of a new node: 1, 2, 3, …"""
         self._last_node_number += 1
         return self._last_node_number
 

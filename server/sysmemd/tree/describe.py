@@ -16,7 +16,7 @@ MAX_INDENT: Final = 32
 
 
 def who(node: NodeData) -> dict[str, Any]:
-    """The fields that every log line about a node carries."""
+    """Return the fields that every log line about a node carries."""
     return {
         "node": f"{node.kind.value} {node.number}",
         "client_name": node.client.name,
@@ -25,7 +25,7 @@ def who(node: NodeData) -> dict[str, Any]:
 
 
 def tree(start: NodeData) -> Block:
-    """The tree from `start` down, one line a node, children indented under their parent."""
+    """Return the tree from `start` down, one line a node, children indented under their parent."""
     base = start.depth
     return Block(
         "\n".join(
@@ -78,7 +78,7 @@ def waiting_for(root: NodeData) -> dict[str, Any]:
 
 
 def waited_for(root: NodeData) -> list[NodeData]:
-    """The nodes that hold up the initial allocation."""
+    """Return the nodes that hold up the initial allocation."""
     return [
         node for node in giving_way(depth_first(root, joined_children)) if node.state not in READY
     ]
@@ -94,5 +94,5 @@ def held_by(nodes: Iterable[NodeData], processes: Mapping[int, str]) -> list[str
 
 
 def is_group(node: NodeData) -> bool:
-    """Whether a node is a group, connected or not."""
+    """Return whether a node is a group, connected or not."""
     return node.kind is NodeKind.GROUP

@@ -47,7 +47,7 @@ class Diagnosis(Protocol):
         ...
 
     def report(self) -> str:
-        """The full table."""
+        """Return the full table."""
         ...
 
 
@@ -79,11 +79,11 @@ class Engine(Protocol):
         ...
 
     def must_match(self, settings: SingleBufferSettings, name: str, id: int, /) -> Participant:
-        """The synthetic participant of a must_match_vmo."""
+        """Return the synthetic participant of a must_match_vmo."""
         ...
 
     def report(self, allocation: Allocation, /) -> str:
-        """The settings, and why they are what they are."""
+        """Return the settings, and why they are what they are."""
         ...
 
 

@@ -56,7 +56,7 @@ class Selection:
         return tuple(self._chosen.get(group, 0) for group in self._groups)
 
     def visible(self) -> Iterator[NodeData]:
-        """The visible nodes, in breadth-first order."""
+        """Yield the visible nodes, in breadth-first order."""
         return breadth_first(self._snapshot.start, self._visible_children)
 
     @property

@@ -131,7 +131,7 @@ def _same(state: State, *events: Event) -> dict[Event, State]:
 
 
 def _open(state: State, *events: Event) -> dict[Event, State]:
-    """An open node: what every node understands, and `events`; its close without Release is a failure."""
+    """Return the transitions of an open node: those of every node, and `events`."""
     return {
         **_same(state, Event.MESSAGE, *events),
         Event.CLOSE: State.FAILED,
@@ -187,7 +187,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
 
 
 def step(state: State, event: Event) -> State:
-    """The state that follows. Raises `Misuse` when the event isn't allowed in this state."""
+    """Return the state that follows. Raises `Misuse` when the event isn't allowed in this state."""
     following = TRANSITIONS[state].get(event)
     if following is None:
         raise Misuse(f"{event.value} on {state.value}")

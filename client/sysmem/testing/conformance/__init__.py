@@ -42,7 +42,7 @@ class Report:
         return all(flaw is None for _, flaw in self.results)
 
     def __str__(self) -> str:
-        """A line for each check, and below those that failed what is wrong."""
+        """Return a line for each check, and below those that failed what is wrong."""
         lines = []
         for check, flaw in self.results:
             lines.append(f"{'ok    ' if flaw is None else 'FAILED'} {check.rule}")

@@ -34,7 +34,7 @@ _UNKNOWN_ORDINAL: Final = 0x7001_0203_0405_0607
 
 
 def vmo(content: bytes = b"") -> Handle:
-    """A buffer's memory."""
+    """Return a buffer's memory."""
     fd = os.memfd_create("conformance", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.truncate(fd, _SIZE)
     os.pwrite(fd, content, 0)
@@ -42,7 +42,7 @@ def vmo(content: bytes = b"") -> Handle:
 
 
 def info(buffers: list[VmoBuffer]) -> BufferCollectionWaitForAllBuffersAllocatedResponse:
-    """The answer with these buffers."""
+    """Return the answer with these buffers."""
     memory = BufferMemorySettings(size_bytes=_SIZE, raw_vmo_size=_SIZE)
     return BufferCollectionWaitForAllBuffersAllocatedResponse(
         buffer_collection_info=BufferCollectionInfo(

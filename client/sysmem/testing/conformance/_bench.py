@@ -138,7 +138,7 @@ class Agent:
         return answer[len(expected) :].strip()
 
     def descriptors(self) -> dict[int, str]:
-        """The descriptors that the process has open."""
+        """Return the descriptors that the process has open."""
         found = {}
         for entry in Path(f"/proc/{self.process.pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):
@@ -146,7 +146,7 @@ class Agent:
         return found
 
     def flags(self, fd: int) -> int:
-        """The flags of one of its descriptors, as /proc shows them."""
+        """Return the flags of one of its descriptors, as /proc shows them."""
         text = Path(f"/proc/{self.process.pid}/fdinfo/{fd}").read_text()
         return int(text.partition("flags:")[2].split()[0], 8)
 
@@ -237,7 +237,7 @@ class End:
         return self._read(*received)
 
     def _read(self, data: bytes, handles: list[Handle]) -> Request:
-        """A datagram as the request that it must be."""
+        """Return a datagram as the request that it must be."""
         self._bench.own(*handles)
         try:
             message = parse(data, handles)

@@ -269,7 +269,7 @@ def give(bench: Bench, client_end: Handle) -> None:
 
 
 def received(bench: Bench) -> Handle:
-    """The token's client end that the agent has sent over its socket."""
+    """Return the token's client end that the agent has sent over its socket."""
     if not readable(bench.agent.socket, time.monotonic() + bench.patience):
         raise Flaw("no token came over the agent's socket")
     _, fds, _, _ = socket.recv_fds(bench.agent.socket, 4096, 4, socket.MSG_CMSG_CLOEXEC)
