@@ -30,7 +30,7 @@ def _participant(participant: Participant) -> int:
 
 
 def _entry(entry: ImageFormatConstraints) -> int:
-    """Return one entry for each format of an image entry. They share the lists."""
+    """Return the estimate for an image entry, which stands for one entry per format, each with the same lists."""
     lists = _length(entry.required_max_size_list) + _length(entry.color_spaces)
     return (1 + _length(entry.pixel_format_and_modifiers)) * (_ENTRY + lists)
 
