@@ -12,6 +12,7 @@ import pytest
 
 import sysmem
 from sysmem import blocking, testing
+from sysmem._inspector import Inspector
 from sysmem.pytest_plugin import Daemon
 from sysmem.sysmemctl._commands import COMMANDS
 from sysmem.testing._sysmemd import DaemonFaults
@@ -155,6 +156,47 @@ def test_the_keys_of_a_snapshot(sysmemd: Daemon, allocator: blocking.Allocator) 
         assert values
         for value in values:
             assert value.keys() == told[name], name
+
+
+def test_the_keys_of_an_explanation(sysmemd: Daemon, allocator: blocking.Allocator) -> None:
+    refused = allocator.allocate_non_shared_collection()
+    refused.set_constraints(sysmem.constraints("NV12 64x48", cpu="read", hold=0))
+    assert refused.wait_closed(timeout=20)
+    refused.close()
+    token = allocator.allocate_shared_collection()
+    [waiting] = token.duplicate_sync([sysmem.Rights.SAME_RIGHTS])
+    agreed = allocator.bind_shared_collection(token)
+    waiting.release()
+    agreed.set_constraints(sysmem.constraints("NV12 64x48", cpu="read", hold=1))
+    agreed.wait_for_all_buffers_allocated().close()
+    late = agreed.attach_token()
+    late.sync()
+    with Inspector.connect(sysmemd.runtime_dir) as inspector:
+        [ended] = inspector.snapshot()["ended"]
+        failure = inspector.explain(ended["id"])
+        success = inspector.explain(agreed.get_buffer_collection_id())
+    late.close()
+    agreed.release()
+    refusal = failure["attempts"][0]["selections"][0]["refusal"]
+    [selection] = success["attempts"][0]["selections"]
+    found = {
+        "the explanation": [failure, success],
+        "each of `attempts`": failure["attempts"] + success["attempts"],
+        "each of its `selections`": [selection],
+        "a `refusal`": [refusal],
+        "each of its `values`": refusal["values"],
+        "an `explanation`": [selection["explanation"]],
+        "each of `waiting_for`": success["waiting_for"],
+    }
+    told = keys("inspect.md", "Explain")
+    assert found.keys() == told.keys()
+    for name, values in found.items():
+        for value in values:
+            assert (
+                value.keys() <= told[name]
+                if name == "an `explanation`"
+                else value.keys() == told[name]
+            )
 
 
 def test_the_defaults_of_settings() -> None:
