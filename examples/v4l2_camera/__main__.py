@@ -48,7 +48,12 @@ def main() -> int:
 
                 directory = str(stack.enter_context(sysmemd()).runtime_dir)
             run(arguments, camera, directory)
-    except (CameraError, sysmem.DaemonUnavailableError, sysmem.SysmemError) as error:
+    except (
+        CameraError,
+        sysmem.DaemonUnavailableError,
+        sysmem.PeerClosedError,
+        sysmem.SysmemError,
+    ) as error:
         print(f"v4l2_camera: {error}", file=sys.stderr)
         return 1
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -40,14 +41,20 @@ def modules() -> Iterator[dict[str, ModuleType]]:
 
 
 @pytest.fixture(params=["single-planar", "multi-planar"])
-def camera(modules: dict[str, ModuleType], request: pytest.FixtureRequest) -> Iterator[Any]:
+def device(modules: dict[str, ModuleType], request: pytest.FixtureRequest) -> str:
     """The first camera with this API."""
     for path in sorted(Path("/dev").glob("video*")):
         with closing(modules["v4l2"].Camera(str(path))) as opened:
             if opened.multi_planar == (request.param == "multi-planar"):
-                yield opened
-                return
+                return str(path)
     pytest.skip(f"no {request.param} camera: run `make devices`")
+
+
+@pytest.fixture
+def camera(modules: dict[str, ModuleType], device: str) -> Iterator[Any]:
+    """The camera, open."""
+    with closing(modules["v4l2"].Camera(device)) as opened:
+        yield opened
 
 
 def test_the_constraints_are_what_the_driver_says(
@@ -134,3 +141,16 @@ def view(
                     picture = frame.buffer.video_frame(pts=frame.sequence)
                     packets = context.encode(picture.reformat(format="yuv420p"))
                     encoded.extend(bytes(packet) for packet in packets)
+
+
+def test_the_example_leaves_a_video_of_what_the_camera_saw(device: str, tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="PyAV isn't installed: pip install av")
+    video = tmp_path / "camera.mp4"
+    options = ["--device", device, "--size", "320x180", "--frames", "4", "--out", str(video)]
+    run = subprocess.run(
+        [sys.executable, str(EXAMPLE), *options], capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "capturing  by dma-buf, into the buffers themselves" in run.stdout
+    with av.open(str(video)) as container:
+        assert sum(1 for _ in container.decode(video=0)) >= 4

@@ -131,6 +131,23 @@ async def test_warnings_take_no_time_with_a_clock_that_jumps(autojump_clock: Moc
 
 
 @pytest.mark.trio
+async def test_leaks_take_no_time_with_a_clock_that_jumps(autojump_clock: MockClock) -> None:
+    async with testing.daemon() as d, d.connect() as allocator:
+        token = await allocator.allocate_shared_collection()
+        [other] = await token.duplicate_sync([sysmem.Rights.SAME_RIGHTS])
+        await other.set_weak()
+        strong, weak = [await allocator.bind_shared_collection(each) for each in (token, other)]
+        with strong, weak:
+            await strong.set_constraints(CAMERA)
+            await weak.set_constraints(CAMERA)
+            (await strong.wait_for_all_buffers_allocated()).close()
+            with await weak.wait_for_all_buffers_allocated():
+                await strong.release()
+                await trio.sleep(6)
+        assert events(d, "weak VMO handles leaked: still open 5 s after close_weak_asap")
+
+
+@pytest.mark.trio
 async def test_a_deadline_is_told_in_the_monotonic_clocks_time(autojump_clock: MockClock) -> None:
     async with testing.daemon() as d, d.connect() as allocator:
         async with await allocator.allocate_shared_collection() as token:
