@@ -143,6 +143,7 @@ def view(
                     encoded.extend(bytes(packet) for packet in packets)
 
 
+@pytest.mark.parametrize("device", ["multi-planar"], indirect=True)  # an emulated one is slow
 def test_the_example_leaves_a_video_of_what_the_camera_saw(device: str, tmp_path: Path) -> None:
     av = pytest.importorskip("av", reason="PyAV isn't installed: pip install av")
     video = tmp_path / "camera.mp4"
