@@ -228,11 +228,10 @@ class _Runs:
         except ConnectionError as error:
             fault = f"the daemon has ended: {error}"
         finally:
-            if fault:  # some may still run, and have connected since
-                with contextlib.suppress(ConnectionError):
-                    watch.add(told(daemon.faults.messages()))
-                for pid in watch.wait(0):
-                    _kill(pid)
+            with contextlib.suppress(ConnectionError):
+                watch.add(told(daemon.faults.messages()))
+            for pid in watch.wait(0):  # after a fault, or when this is interrupted
+                _kill(pid)
             watch.close()
             for process in processes.values():
                 process.kill()
