@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ PATIENCE = 120.0
 #: How many more participants, buffers or nodes are there, to see what one costs.
 MORE = 8
 NODES = 1000
+ROUND_TRIPS = 200
 #: A daemon that uses no time for so long has done all there is.
 SETTLED = 0.05
 
@@ -96,23 +98,42 @@ def counted(
 def test_system_calls(
     sysmemd: Sysmemd, tmp_path: Path, participants: int, buffers: int, most: int
 ) -> None:
-    trace = tmp_path / "trace"
-
-    def count(work: Callable[[], None]) -> int:
-        command = ["strace", "-f", "-qq", "-o", str(trace), "-p", str(sysmemd.pid)]
-        with subprocess.Popen(command) as tracer:
-            while not all(map(is_traced, Path(f"/proc/{sysmemd.pid}/task").iterdir())):
-                assert tracer.poll() is None
-                time.sleep(0.01)
-            work()
-            tracer.send_signal(signal.SIGINT)
-        calls = Counter(re.findall(r"^\d+ +(\w+)\(", trace.read_text(), re.MULTILINE))
-        print(calls)  # for whom a bound is too low
-        return calls.total()
-
+    count = partial(traced_calls, sysmemd.pid, tmp_path / "trace")
     few = counted(sysmemd.runtime_dir, sysmemd.pid, count, 1, 1)
     many = counted(sysmemd.runtime_dir, sysmemd.pid, count, 1 + participants, 1 + buffers)
     assert (many - few) / MORE <= most
+
+
+@needs_strace
+def test_system_calls_of_a_round_trip(sysmemd: Sysmemd, tmp_path: Path) -> None:
+    """To wait, to receive and to send; and, because tracing makes it slow, to see now and then whether others wait."""
+    with (
+        blocking.connect(sysmemd.runtime_dir) as allocator,
+        allocator.allocate_shared_collection() as token,
+    ):
+        token.sync()
+        settle(sysmemd.pid)
+        calls = traced_calls(sysmemd.pid, tmp_path / "trace", partial(round_trips, token))
+    assert calls / ROUND_TRIPS <= 4.5
+
+
+def traced_calls(pid: int, trace: Path, work: Callable[[], None]) -> int:
+    """Return how many system calls a process makes meanwhile."""
+    command = ["strace", "-f", "-qq", "-o", str(trace), "-p", str(pid)]
+    with subprocess.Popen(command) as tracer:
+        while not all(map(is_traced, Path(f"/proc/{pid}/task").iterdir())):
+            assert tracer.poll() is None
+            time.sleep(0.01)
+        work()
+        tracer.send_signal(signal.SIGINT)
+    calls = Counter(re.findall(r"^\d+ +(\w+)\(", trace.read_text(), re.MULTILINE))
+    print(calls)  # for whom a bound is too low
+    return calls.total()
+
+
+def round_trips(token: blocking.BufferCollectionToken) -> None:
+    for _ in range(ROUND_TRIPS):
+        token.sync()
 
 
 def is_traced(task: Path) -> bool:
@@ -145,11 +166,17 @@ def test_python_calls(tmp_path: Path, participants: int, buffers: int, most: int
                 work()
                 return total() - before
 
-            blocking.connect(runtime_dir, wait=PATIENCE).close()
+            with (
+                blocking.connect(runtime_dir, wait=PATIENCE) as allocator,
+                allocator.allocate_shared_collection() as token,
+            ):
+                token.sync()
+                each = count(partial(round_trips, token)) / ROUND_TRIPS
             few = counted(runtime_dir, daemon.pid, count, 1, 1)
             many = counted(runtime_dir, daemon.pid, count, 1 + participants, 1 + buffers)
         finally:
             daemon.terminate()
+    assert each <= 36
     assert (many - few) / MORE <= most
 
 
