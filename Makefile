@@ -9,8 +9,11 @@ DEMO_READY := $(VENV)/.demo
 FAULTS ?=
 SECONDS ?= 60
 SEEDS ?= 0-5000
+SEED ?= 1
+EVENTS ?=
+CYCLES ?= 1000000
 
-.PHONY: simulate faults fuzz demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site lowest release help clean
+.PHONY: simulate chaos soak faults fuzz demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site lowest release help clean
 
 demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/. CAMERA=/dev/video0 takes that
 	$(BIN)/python examples/camera_pipeline --out out $(if $(CAMERA),--video $(CAMERA))
@@ -48,6 +51,12 @@ fuzz: $(VENV)/.fuzz  ## inputs that break what reads them, guided by coverage (S
 
 simulate: $(READY)  ## whole daemons with dozens of clients, from seeds: SEEDS=FIRST-LAST, or one that failed
 	$(BIN)/python -m tests.simulation $(SEEDS)
+
+chaos: $(READY)  ## one daemon, hundreds of participants of several users who misbehave, stop and die (SECONDS=60 SEED=1)
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(if $(EVENTS),--events $(EVENTS))
+
+soak: $(READY)  ## a day's worth of negotiations of all kinds (CYCLES=1000000); draws soak.svg
+	$(BIN)/python -m tests.soak --cycles $(CYCLES) --json soak.json --plot soak.svg
 
 coverage: $(READY)  ## the tests once more, and the lines and branches that none of them ran
 	$(BIN)/coverage run -m pytest

@@ -80,9 +80,6 @@ Step: TypeAlias = "Callable[[], Awaitable[None]]"
 class Client:
     """One participant, or several nodes of one process."""
 
-    #: What else may go wrong in a step, and is no fault.
-    troubles: tuple[type[Exception], ...] = ()
-
     def __init__(
         self, world: World, number: int, seed: str, connect: Callable[[], sysmem.Allocator]
     ) -> None:

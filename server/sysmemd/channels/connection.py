@@ -138,8 +138,8 @@ class Tracer:
     def served(self, connection: Connection, by: int) -> None:
         """A node is served on this channel from now on, because of a message on the one with the number `by`."""
 
-    def left(self, connection: Connection) -> None:
-        """The node that is served here has failed, or its client has left it in peace."""
+    def left(self, connection: Connection, server: Server) -> None:
+        """The node that is or was served here has failed, or its client has left it in peace."""
 
     def closed(self, connection: Connection) -> None:
         """A channel is closed."""
@@ -151,7 +151,7 @@ class _Nobody:
     interface: ClassVar[type[Interface]] = Interface
 
     def about(self) -> dict[str, Any]:
-        return {}
+        return {"channel": "", "client_name": "", "client_id": 0}
 
     def held_by(self) -> None:
         """Nobody holds what is closed."""

@@ -163,7 +163,7 @@ class NodeServer:
             names = self._may_name_others()
             self.explain(reasons.of_failure(failure, self.node, names=names))
         if self._service.tracer.active:
-            self._service.tracer.left(self.connection)
+            self._service.tracer.left(self.connection, self)
 
     # --- Node ---
 

@@ -114,7 +114,8 @@ class Snapshot:
         connections = [
             self._connection(connection)
             for connection in giving_way(list(service.reactor.connections()))
-            if not isinstance(connection.server, NodeServer)
+            # Those that close while others are described have no server any more.
+            if not connection.closed and not isinstance(connection.server, NodeServer)
         ]
         collections = []
         for collection in [*service.collections.values(), *service.lingering.values()]:

@@ -30,7 +30,7 @@ from sysmem_protocol.library import HandleKind, HandleType, Method, Table
 from sysmem_protocol.sysmem2 import Error
 
 from ..channels import Connection
-from ..channels.connection import Tracer
+from ..channels.connection import Server, Tracer
 from ..channels.nodes import NodeServer
 from ..channels.reasons import told
 from ..ports import Log
@@ -117,14 +117,13 @@ class Events(Tracer):
         assert isinstance(connection.server, NodeServer)
         self._node(connection.server, by)
 
-    def left(self, connection: Connection) -> None:
+    def left(self, connection: Connection, server: Server) -> None:
         """See :class:`.Tracer`."""
-        server = connection.server
         assert isinstance(server, NodeServer)
         node = server.node
         self._states.pop(node, None)
         failure = node.failure
-        about = self._about(connection) | {
+        about = self._about(connection, server) | {
             "state": node.state.name.lower(),
             "cause": failure and failure.cause.value,
             "line": failure and _line(failure, node),
@@ -224,9 +223,9 @@ class Events(Tracer):
         except Exception:
             self._service.log.error("an event can't be told", kind=kind, exc_info=True)
 
-    def _about(self, connection: Connection) -> Json:
-        """Which channel an event is about, and whose it is."""
-        server = connection.server
+    def _about(self, connection: Connection, server: Server | None = None) -> Json:
+        """Which channel an event is about, and whose it is. One that is closed has no `server` any more."""
+        server = server or connection.server
         about: Json = {"connection": connection.number, "collection": None, "node": None}
         if isinstance(server, NodeServer):
             node = server.node_or_none

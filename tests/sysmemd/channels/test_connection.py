@@ -988,3 +988,10 @@ def test_another_nonce_is_a_malformed_message(line: Line) -> None:
     line.send_raw(b"m" * 32)
     assert not line.connection.receive_until(NONCE)
     assert line.reason
+
+
+def test_one_that_is_closed_says_nothing_of_its_client(line: Line) -> None:
+    """Whoever describes all connections finds what there always is."""
+    line.connection.close()
+    about = line.connection.server.about()
+    assert (about["client_name"], about["client_id"]) == ("", 0)

@@ -14,6 +14,7 @@ from sysmem_protocol import sysmem2
 from sysmem_protocol.inspector import Inspector, InspectorSnapshotRequest
 from sysmem_protocol.message import Message
 from sysmem_protocol.sysmem2 import BufferCollection, BufferCollectionToken, Error, Node
+from sysmemd.channels import Connection
 from sysmemd.documents import Document
 from sysmemd.inspection.answers import encoded
 from sysmemd.inspection.processes import command
@@ -303,6 +304,22 @@ def test_questions_that_wait_share_an_answer_but_not_with_those_under_way(
     assert before["collections"] == []
     assert after[0] == after[1]
     assert len(after[0]["collections"]) == 1
+
+
+def test_who_leaves_while_others_are_described_is_left_out(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [*others, leaves] = [look.bench.allocator() for _ in range(3)]
+
+    def others_go_on(connections: list[Connection]) -> Iterator[Connection]:
+        for connection in connections:
+            yield connection
+            if not connections[-1].closed:
+                connections[-1].close()
+
+    monkeypatch.setattr("sysmemd.inspection.snapshot.giving_way", others_go_on)
+    assert len(look.snapshot()["connections"]) == 1 + len(others)
+    leaves.close()
 
 
 def test_who_leaves_before_the_answer_is_no_trouble(look: Look) -> None:

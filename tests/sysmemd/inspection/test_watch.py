@@ -304,6 +304,20 @@ def test_a_watch_ends_with_its_channel(look: Look) -> None:
     assert "no method" in look.bench.log.refusal()["reason"]
 
 
+def test_a_node_whose_channel_has_closed_before_leaves_too(look: Look) -> None:
+    watch = Watch(look)
+    look.bench.token()
+    watch.events()
+    [collection] = look.bench.service.collections.values()
+    server: Any = collection.root.channel
+    server.connection.close()
+    collection.root.fail("it was not to be")
+    assert watch.kinds() == ["closed", "said", "left", "ended"]
+    assert "something failed while nodes ended" not in [
+        event for _, event, _ in look.bench.log.entries
+    ]
+
+
 def test_one_that_closes_at_once_is_no_trouble(look: Look) -> None:
     client, far = look.bench.client()
     client.close()

@@ -1,0 +1,28 @@
+"""Makes a sequence that fails shorter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def shrunk(items: Sequence[T], fails: Callable[[list[T]], bool], tries: int = 100) -> list[T]:
+    """Return items that still fail and of which no part can be left out, as far as so many `tries` tell.
+
+    Parts of half the length are left out first, then of a quarter, and so on.
+    """
+    left = list(items)
+    size = len(left) // 2
+    while size and tries:
+        start, shorter = 0, False
+        while start < len(left) and tries:
+            without = left[:start] + left[start + size :]
+            tries -= 1
+            if fails(without):
+                left, shorter = without, True
+            else:
+                start += size
+        size = min(size, len(left)) if shorter and size == 1 else size // 2
+    return left
