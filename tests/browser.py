@@ -47,6 +47,7 @@ class Browser:
         self._session = attached["sessionId"]
         for domain in ("Page", "Network", "Runtime", "Log"):
             self.call(f"{domain}.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def call(self, method: str, **parameters: Any) -> Any:
         """Call a method of the protocol, and return its result."""
@@ -85,8 +86,9 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.events.clear()
-        self.call("Page.navigate", url=page.as_uri())
-        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+        # Events of the page before it may still come; those of this one have its loader.
+        loader = self.call("Page.navigate", url=page.as_uri())["loaderId"]
+        while not any(_is_loaded(event, loader) for event in self.events):
             self._receive()
 
     def evaluate(self, expression: str) -> Any:
@@ -106,17 +108,25 @@ class Browser:
 
     @property
     def complaints(self) -> list[str]:
-        """What the browser's console says, such as a breach of the page's Content-Security-Policy."""
+        """The errors in the browser's console, such as a breach of the page's Content-Security-Policy."""
         return [
             event["params"]["entry"]["text"]
             for event in self.events
-            if event["method"] == "Log.entryAdded"
+            if event["method"] == "Log.entryAdded" and event["params"]["entry"]["level"] == "error"
         ]
 
     def picture(self) -> bytes:
         """Return the whole page as a PNG."""
         taken = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         return base64.b64decode(taken["data"])
+
+
+def _is_loaded(event: dict[str, Any], loader: str) -> bool:
+    about = event["params"]
+    return event["method"] == "Page.lifecycleEvent" and (about["name"], about["loaderId"]) == (
+        "load",
+        loader,
+    )
 
 
 @contextmanager
