@@ -13,7 +13,7 @@ SEED ?= 1
 EVENTS ?=
 CYCLES ?= 1000000
 
-.PHONY: simulate chaos soak faults fuzz demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site lowest release help clean
+.PHONY: test-strict simulate chaos soak faults fuzz demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site lowest release help clean
 
 demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/. CAMERA=/dev/video0 takes that
 	$(BIN)/python examples/camera_pipeline --out out $(if $(CAMERA),--video $(CAMERA))
@@ -25,6 +25,9 @@ test: $(READY)  ## all tests
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 16
+
+test-strict: $(READY)  ## all tests in Python's development mode, where every warning is an error, also in processes that they start
+	PYTHONDEVMODE=1 PYTHONWARNINGS=error $(MAKE) test
 
 check: format lint types test  ## what must pass before a commit
 

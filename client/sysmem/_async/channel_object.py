@@ -90,6 +90,9 @@ class ChannelObject(Owner, WithBlock):
         believes that the participant is alive, so the others wait for it even if it has died. `send()` of tokens does
         this for you.
 
+        A number has no owner: a KeyboardInterrupt just as this returns, before the caller has stored it, leaves it
+        open. Where that matters use `send()`, `offer()` or multiprocessing, which keep an owner at every moment.
+
         Raises:
             RuntimeError: Another thread or task waits on this object.
         """

@@ -130,4 +130,5 @@ class End(Owner):
             raise HandleClosedError(f"this end of a stream of frames {self._gone}")
 
     def _drop(self) -> None:
-        self.abandon()
+        if not self.closed:  # nor is everything here if __init__ didn't come so far
+            self.abandon()

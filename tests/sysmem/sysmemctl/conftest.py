@@ -60,7 +60,7 @@ def watching(
     """Run a command that watches the daemon in a process of its own, and wait until it does so."""
     command = [sys.executable, "-m", "sysmem.sysmemctl", "--runtime-dir", str(sysmemd.runtime_dir)]
     with Inspector.connect(sysmemd.runtime_dir) as inspector, inspector.watch() as events:
-        assert events.next(10)["event"] == "watching"
+        assert events.next(120)["event"] == "watching"
         with subprocess.Popen(
             [*command, *arguments],
             stdout=subprocess.PIPE,
@@ -69,7 +69,7 @@ def watching(
             env={**{k: v for k, v in os.environ.items() if k != "COLUMNS"}, **environment},
         ) as process:
             try:
-                while events.next(10).get("protocol") != "sysmem.Watcher":
+                while events.next(120).get("protocol") != "sysmem.Watcher":
                     pass
                 yield process
             finally:
