@@ -98,9 +98,12 @@ class Queue:
 
     def wait(self, seconds: float) -> dict[int, int]:
         """Wait at most so long until a user waits for a turn; return those that do, each with some number."""
-        due = self.unfinished.copy()
-        due.update(self._users.poll(0 if due else seconds, _MAX_EVENTS))
-        return due
+        unfinished = self.unfinished
+        if not unfinished:
+            return dict(self._users.poll(seconds, _MAX_EVENTS))
+        # Those who have had a turn and have more to do come after the others.
+        ready = self._users.poll(0, _MAX_EVENTS)
+        return {**{fd: events for fd, events in ready if fd not in unfinished}, **unfinished}
 
     def rouse(self, fd: int) -> None:
         """Note that a user has something to do, though `fd` isn't readable."""

@@ -206,6 +206,23 @@ def test_who_has_more_to_do_waits(made: Turns, time: Time, queue: Queue) -> None
     assert not queue.others_wait(-1)
 
 
+def test_who_has_more_to_do_comes_after_who_has_waited(
+    made: Turns, fake: FakeConnection, time: Time, queue: Queue
+) -> None:
+    def work() -> None:
+        time.slice_passes()
+        give_way()
+
+    with contextlib.closing(Turns(queue, time)) as others, FakeConnection() as other:
+        others.serve(other.connection)
+        made.in_turn(work)
+        made.take()
+        fake.send()
+        other.send()
+        assert list(queue.wait(0)) == [others.fileno(), made.fileno()]
+        others.closing(other.connection)
+
+
 def test_a_held_channel_is_left_alone_until_its_holder_is_idle(
     made: Turns, fake: FakeConnection
 ) -> None:
