@@ -33,6 +33,7 @@ SYSMEM = 950
 _CONTAINER = """
 import ctypes, json, os, runpy, signal, sys
 import sysmem.blocking, sysmem.sysmemctl, sysmemd.__main__
+sysmem.constraints  # loads its module
 spec = json.loads(sys.argv[1])
 libc = ctypes.CDLL(None, use_errno=True)
 def check(result):
@@ -158,9 +159,8 @@ def test_two_users_in_containers_share_a_buffer(volume: Path, first_id: int) -> 
         assert json.loads(daemon.stderr.readline())["event"] == "serving"
         with container("display", volume, first_id) as display:
             with container("camera", volume, first_id) as camera:
-                said = display.communicate(timeout=40)
-                assert said == ("hello read-only\n", "")
                 assert camera.communicate(timeout=40) == ("", "")
+                assert display.communicate(timeout=40) == ("hello read-only\n", "")
             assert (camera.returncode, display.returncode) == (0, 0)
         daemon.send_signal(signal.SIGTERM)
         out, log = daemon.communicate(timeout=40)
