@@ -70,6 +70,8 @@ class Story:
         encoded, written = self.arguments.out / "encoded.mp4", self.pictures / "written.nv12"
         with contextlib.ExitStack() as stack:
             collection, everybody = self.start(stack, video, encoded, written)
+            pids = ", ".join(f"{p.name} {p.process.pid}" for p in everybody)
+            self.tell("Three processes", pids)
             camera, encoder, display = everybody
             # Closes when no process has any of the buffers any more.
             buffers_gone = stack.enter_context(collection.attach_lifetime_tracking())
@@ -139,8 +141,6 @@ class Story:
             # The initiator doesn't use buffers, so it has no constraints. It stays to see how things go.
             collection = stack.enter_context(allocator.bind_shared_collection(root))
             collection.set_constraints()
-        pids = ", ".join(f"{p.name} {p.process.pid}" for p in participants)
-        self.tell("Three processes", pids)
         return collection, participants
 
     def check_file(self, encoder: Participant, encoded: Path, written: Path) -> None:
