@@ -81,6 +81,7 @@ def overflow(target: Target) -> None:
         handles = [info.vmo(index) for index in range(2)]
         os.kill(target.daemon.pid, signal.SIGSTOP)
         try:
+            os.waitid(os.P_PID, target.daemon.pid, os.WSTOPPED)
             # Alike reports that follow each other would be one.
             for number in range(events + 100):
                 os.close(os.open(f"/proc/self/fd/{handles[number % 2].fileno()}", os.O_RDONLY))
