@@ -18,8 +18,8 @@ def run(options: argparse.Namespace) -> int:
             return 0
         # The watch comes first, so that nothing is missed between both.
         with (
-            connected.watch(timeout=options.timeout) as events,
             contextlib.suppress(KeyboardInterrupt),
+            connected.watch(timeout=options.timeout) as events,
         ):
             _line(connected.snapshot(timeout=options.timeout))
             for event in happening(events):

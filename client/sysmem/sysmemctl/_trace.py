@@ -23,13 +23,13 @@ def run(options: argparse.Namespace) -> int:
             data = connected.snapshot(timeout=options.timeout)
             only = select(data, options.collection)["id"]
         with (
+            contextlib.suppress(KeyboardInterrupt),
             connected.watch(
                 traffic=True,
                 bodies=options.bodies,
                 buffer_collection_id=only,
                 timeout=options.timeout,
             ) as events,
-            contextlib.suppress(KeyboardInterrupt),
         ):
             for event in happening(events, options.seconds, timeout=options.timeout):
                 if event["event"] == "lost":
