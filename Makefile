@@ -1,4 +1,4 @@
-# Everything here sets itself up: Python >= 3.11 and make are all that must be there.
+# Everything here sets itself up. Python >= 3.11 and make must be there, and what the description of a target names.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -72,14 +72,14 @@ core-coverage: $(READY)  ## every branch of the pure core is run by its own test
 	$(BIN)/coverage report --data-file=.coverage.core --fail-under=100 \
 		--include='*/sysmemd/constraints/*,*/sysmemd/explaining/*,*/sysmemd/tree/*'
 
-devices: $(READY)  ## the tests that need dma-bufs, a camera and a graphics device, in a virtual machine that has them
+devices: $(READY)  ## the tests that need dma-bufs, a camera and a graphics device, in a virtual machine that has them (takes Debian on amd64)
 	tests/devices/run-vm --modules "vgem vivid,n_devs=2,node_types=0x1,0x1,multiplanar=1,2" --memory 1536 --timeout 1200 -- \
 		$(BIN)/python -m pytest -q -p no:cacheprovider -p no:xdist tests/devices
 
 # The suites of Debian and the kernels that `make kernels` boots.
 KERNELS ?= bookworm-backports:6.12 trixie-backports:7.3
 
-kernels: $(READY)  ## what the daemon takes for the kernel's truth, on other kernels in a virtual machine (20 minutes each)
+kernels: $(READY)  ## what the daemon takes for the kernel's truth, on other kernels in a virtual machine (20 minutes each; takes Debian on amd64)
 	for kernel in $(KERNELS); do \
 		tests/devices/run-vm --suite $${kernel%:*} --kernel $${kernel#*:} --memory 1536 --timeout 3600 -- \
 			$(BIN)/python -m pytest -q -p no:cacheprovider -p no:xdist --timeout 600 --basetemp=/tmp/k \
@@ -105,7 +105,7 @@ pictures: $(READY)  ## run the pages with drawings, and draw what the daemon hol
 site: $(VENV)/.site  ## the documentation as pages in site/, to be opened from disk
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-# The versions that pyproject.toml names, and of what these need the newest.
+# Direct dependencies have the lowest versions that pyproject.toml allows; what these need has the newest.
 lowest:  ## the tests with the lowest allowed versions of all dependencies (TESTS=tests/sysmem for some of them)
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.8"

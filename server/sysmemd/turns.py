@@ -111,10 +111,6 @@ class Queue:
             self.on_rouse()
         self.unfinished[fd] = 0
 
-    def waits(self, fd: int) -> bool:
-        """Return whether the kernel knows of something to do for the user with this descriptor."""
-        return any(waiting == fd for waiting, _ in self._users.poll(0, _MAX_EVENTS))
-
     def others_wait(self, fd: int) -> bool:
         """Return whether anybody else than `fd` waits."""
         if self.unfinished and (len(self.unfinished) > 1 or fd not in self.unfinished):
@@ -280,7 +276,7 @@ class Turns:
             self._go_on(self._paused.popleft())
         if not interrupted_first or not self._is_over():
             if self._runner is None:
-                self._runner = Runner(self._serve, self._must_pause, self._can_go_on)
+                self._runner = Runner(self._serve, self._is_over, self._can_go_on)
             self._go_on(self._runner)
         if self._paused and not interrupted_first and not self._is_over():
             self._go_on(self._paused.popleft())
@@ -300,16 +296,6 @@ class Turns:
             self._until = now + SLICE_NS
             return False
         return True
-
-    def _must_pause(self) -> bool:
-        """Return whether work in the middle of which this is asked has to let others go on.
-
-        A slice may be longer as long as nobody else waits, but this user's other channels are among those who wait.
-        """
-        if self._now() < self._until:
-            return False
-        channels_wait = self._ready or self._to_flush or self._work
-        return bool(channels_wait) or self.queue.waits(self.fd) or self._is_over()
 
     def _go_on(self, runner: Runner) -> None:
         was_paused = runner in self._interrupted

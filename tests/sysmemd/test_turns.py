@@ -348,32 +348,6 @@ def test_long_work_is_interrupted_and_others_are_served_meanwhile(
     assert len(steps) == 4  # it is served again
 
 
-def test_long_work_lets_the_users_other_channels_go_on_after_a_short_slice(
-    made: Turns, new: Callable[[], FakeConnection], time: Time
-) -> None:
-    busy, other = new(), new()
-    steps: list[int] = []
-
-    def work() -> None:
-        for step in range(4):
-            steps.append(step)
-            time.now += turns.SLICE_NS
-            give_way()
-
-    busy.on_receive = work
-    for fake in (busy, other):
-        made.serve(fake.connection)
-    busy.send()
-    assert not made.take()
-    assert len(steps) == 4, "nobody waited"
-    busy.send()
-    other.send()
-    assert made.take()
-    assert (len(steps), other.received) == (5, 0)
-    assert not made.take()
-    assert (len(steps), other.received) == (8, 1)
-
-
 def test_several_may_be_interrupted(
     made: Turns, new: Callable[[], FakeConnection], time: Time
 ) -> None:

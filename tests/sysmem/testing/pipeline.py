@@ -42,9 +42,9 @@ def participant(name: str, runtime_dir: str, fault: str, fds: list[int]) -> None
         link.settimeout(PATIENCE)
         token, _ = blocking.BufferCollectionToken.receive(link)
         allocator = stack.enter_context(blocking.connect(runtime_dir, name=name))
-        collection = stack.enter_context(allocator.bind_shared_collection(token))
-        collection.set_constraints(table)
         try:
+            collection = stack.enter_context(allocator.bind_shared_collection(token))
+            collection.set_constraints(table)
             info = collection.wait_for_all_buffers_allocated(timeout=PATIENCE)
         except (sysmem.SysmemError, sysmem.PeerClosedError):
             if fault == "ignores peer-closed":
