@@ -81,10 +81,11 @@ class TrioClock:
             return None
         return min(max(0, self._timers[0][0] - self._now()) / 1e9, _LONGEST_WAIT_SECONDS)
 
-    def call_due(self) -> None:
-        """Make the calls that are due. For whoever waits in place of :meth:`run`."""
+    def call_due(self) -> int:
+        """Make the calls that are due, and return how many. For whoever waits in place of :meth:`run`."""
         if not self._timers:
-            return
+            return 0
+        called = 0
         now = self._now()
         while self._timers and self._timers[0][0] <= now:
             _, _, timer = heapq.heappop(self._timers)
@@ -92,7 +93,9 @@ class TrioClock:
             if callback is None:
                 self._cancelled -= 1
                 continue
+            called += 1
             try:
                 callback()
             except Exception:
                 self._log.error("a call that was asked for later failed", exc_info=True)
+        return called

@@ -208,6 +208,8 @@ class TrioReactor:
         sole = None
         if len(self._turns) == 1 and self._queue.loop >= 0:
             [sole] = self._turns.values()
+            if sole.rests:
+                sole = None
         if sole is self._sole:
             return
         with contextlib.suppress(OSError):
@@ -252,7 +254,7 @@ class TrioReactor:
     def _serve(self, seconds: float) -> tuple[int, bool]:
         """Give a turn to each user who has something to do; wait for one at most so long.
 
-        Returns how many were served, and whether trio is ready to go on.
+        Returns how many were served or called, and whether trio is ready to go on.
         """
         clock = self._clock
         if clock is None:
@@ -261,9 +263,10 @@ class TrioReactor:
         if left is None:
             return self._serve_users(seconds)
         try:
-            return self._serve_users(left if left < seconds else seconds)
+            served, is_trio_ready = self._serve_users(left if left < seconds else seconds)
         finally:
-            clock.call_due()
+            called = clock.call_due()
+        return served + called, is_trio_ready
 
     def _serve_users(self, seconds: float) -> tuple[int, bool]:
         sole = self._sole
@@ -304,6 +307,8 @@ class TrioReactor:
     def _rest(self, fd: int, turns: Turns, seconds: float) -> None:
         """Give a user no turn for some time."""
         self._queue.leave(fd)
+        turns.rests = True
+        self._find_sole()
         self._nursery.start_soon(self._end_rest, fd, turns, seconds)
 
     async def _end_rest(self, fd: int, turns: Turns, seconds: float) -> None:
@@ -318,6 +323,8 @@ class TrioReactor:
             except OSError:
                 seconds = _CAN_NOT_WAIT_SECONDS
             else:
+                turns.rests = False
+                self._find_sole()
                 self._queue.rouse(fd)
                 return
 
@@ -502,12 +509,18 @@ async def serving(
         queue = Queue(alone=alone)
         stack.callback(queue.close)
         queue.enter(memory.fileno())
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        in_flight = InFlight(
+            in_flight_to_all(limit), closing, lambda user, work: reactor.in_turn(user, work)
+        )
+        stack.callback(in_flight.close)
+        queue.enter(in_flight.fileno())
+        asking = Threads(log) if threads else None
+        if asking is not None:
+            stack.callback(asking.close)
+        # Only from here on: the nursery would wrap what is raised for want of a descriptor.
         async with trio.open_nursery() as nursery:
             reactor = TrioReactor(nursery, queue, log, parts.now, alone=clock if alone else None)
-            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            in_flight = InFlight(in_flight_to_all(limit), closing, reactor.in_turn)
-            stack.callback(in_flight.close)
-            queue.enter(in_flight.fileno())
             service = Service(
                 limits=config.limits,
                 platform=platform(config),
@@ -521,9 +534,7 @@ async def serving(
                 make_connection=parts.connection,
             )
             ask: Ask = ask_here
-            if threads:
-                asking = Threads(log)
-                stack.callback(asking.close)
+            if asking is not None:
                 nursery.start_soon(_follow_threads, asking, log)
                 ask = asking.ask
             inspection = Inspection(service, runtime_dir, ask)

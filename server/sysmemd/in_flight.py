@@ -29,6 +29,9 @@ from .users import Account, User
 MAX_UNASKED: Final = 64
 #: How many news are taken at a time.
 _MAX_EVENTS: Final = 64
+#: Whatever waits takes more in the kernel. It reports that a datagram was received while that still counts as one byte,
+#: and doesn't report it again.
+_LEAST_BYTES: Final = 256
 #: Reported each time when something that was sent is received, and when the other end closes.
 _RECEIVED: Final = select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
@@ -36,7 +39,7 @@ _RECEIVED: Final = select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 class Flight:
     """What is in flight on one channel."""
 
-    __slots__ = ("_in_flight", "_retry", "_uncharge", "account", "fd", "share")
+    __slots__ = ("_in_flight", "_retry", "_uncharge", "account", "fd", "has_hung_up", "share")
 
     def __init__(
         self, in_flight: InFlight, account: Account, fd: int, retry: Callable[[], None]
@@ -47,11 +50,15 @@ class Flight:
         self._uncharge: Callable[[], None] | None = None
         self.account = account
         self.fd = fd
+        #: Whether the client has closed its end: then the kernel refuses what is sent, and that says so.
+        self.has_hung_up = False
         self.share = Share(account.in_flight)
 
     def may_send(self, count: int) -> bool:
         """Return whether so many descriptors may be sent now; otherwise `retry` is called when it may be possible."""
-        return self.share.has_room(count) or self._in_flight.make_room(self, count)
+        return (
+            self.has_hung_up or self.share.has_room(count) or self._in_flight.make_room(self, count)
+        )
 
     def sent(self, count: int) -> None:
         """Note that so many descriptors were sent."""
@@ -126,9 +133,11 @@ class InFlight:
 
     def take(self) -> None:
         """Take in what the kernel reports. Never blocks."""
-        for fd, _ in self._epoll.poll(0, _MAX_EVENTS):
+        for fd, events in self._epoll.poll(0, _MAX_EVENTS):
             flight = self._watched.get(fd)
             if flight is not None:
+                if events & select.EPOLLHUP:
+                    flight.has_hung_up = True
                 self._look(flight)
                 flight.retry()  # its client may have closed its end
 
@@ -177,13 +186,12 @@ class InFlight:
             return
         if self._is_received(flight):
             self._forget(flight)
-        else:
+        elif self._watch(flight):
             self._unasked.pop(flight, None)
-            self._watch(flight)
 
     def _is_received(self, flight: Flight) -> bool:
         try:
-            return unread_of(flight.fd) == 0
+            return unread_of(flight.fd) < _LEAST_BYTES
         except OSError:
             return (
                 True  # nobody can tell, also not later: the report of what is received comes once

@@ -58,14 +58,11 @@ class Scrapes:
         """Serve until cancelled. The listener stays the caller's."""
         listener.setblocking(False)
         listening = trio.socket.from_stdlib_socket(listener)
-        try:
-            async with trio.open_nursery() as nursery:
-                while True:
-                    await self._room.acquire()
-                    nursery.start_soon(self._serve, await self._accept(listening))
-                    await trio.sleep(PAUSE_SECONDS)
-        finally:
-            listening.detach()
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._room.acquire()
+                nursery.start_soon(self._serve, await self._accept(listening))
+                await trio.sleep(PAUSE_SECONDS)
 
     async def _accept(self, listening: trio.socket.SocketType) -> trio.socket.SocketType:
         while True:
@@ -112,7 +109,11 @@ class Scrapes:
             rest += len(more)
 
     async def _answer_to(self, request: h11.Request) -> tuple[h11.Response, bytes]:
-        if urlsplit(request.target).path != METRICS_PATH.encode():
+        try:
+            path = urlsplit(request.target).path
+        except ValueError as error:
+            return _answer(400, f"{error}\n")
+        if path != METRICS_PATH.encode():
             return _answer(404, f"there is nothing but {METRICS_PATH}\n")
         if request.method not in _METHODS:
             allowed = b", ".join(_METHODS)

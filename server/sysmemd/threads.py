@@ -42,7 +42,10 @@ def start(work: Callable[[], object]) -> None:
     end = weakref.ref(
         life, told.put
     )  # not a function in Python, which would need memory to be called
-    _thread.start_new_thread(_begin, (work, told, life))
+    try:
+        _thread.start_new_thread(_begin, (work, told, life))
+    except MemoryError:
+        raise RuntimeError("there is no memory for a thread") from None
     del life
     if told.get() is end:
         raise RuntimeError("there is no memory for a thread")

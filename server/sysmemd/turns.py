@@ -168,6 +168,8 @@ class Turns:
         self._has_new = False
         #: Whether the loop was reported among the channels.
         self.loop_is_ready = False
+        #: Whether the owner gives no turn for some time.
+        self.rests = False
         #: Channels that the kernel reported and that haven't been served since: descriptor and events.
         self._ready: deque[tuple[int, int]] = deque()
         self._epoll = select.epoll()

@@ -37,8 +37,12 @@ class _InPlaceOfWaiting(trio.abc.Instrument):
             elif not self._serve_for(timeout):
                 self._wake_trio()
         except Exception as error:  # trio would do without this from now on
-            self._failed(error)
+            self._say(error)
             self._wake_trio()
+
+    def _say(self, error: Exception) -> None:
+        with contextlib.suppress(Exception):  # there may be no memory to say it
+            self._failed(error)
 
     def _wake_trio(self) -> None:
         """Have trio look for what has become due; it would wait for as long as it meant to before.
@@ -60,7 +64,7 @@ class _InPlaceOfWaiting(trio.abc.Instrument):
         try:
             served, is_trio_ready = self._serve(_AGAIN_SECONDS)
         except Exception as error:
-            self._failed(error)
+            self._say(error)
             sleep(_AGAIN_SECONDS)
             return False
         return is_trio_ready and not served

@@ -266,7 +266,12 @@ class Answering(ABC):
 
     def _answer_bare(self, method: Method, txid: int, header: bytes) -> None:
         """Answer a call that has nothing to say: with its own header."""
-        if self._tracer.active or self.closed or not self._outbox.put_bytes(header):
+        try:
+            is_sent = not self._tracer.active and not self.closed and self._outbox.put_bytes(header)
+        except PeerClosedError:
+            self._answered(method, txid)  # as `answer` counts it: the txid is free again
+            raise
+        if not is_sent:
             self.answer(method, txid, None)
             return
         self.sent += 1
