@@ -19,10 +19,10 @@ class Runner:
     def __init__(
         self,
         work: Callable[[Runner], object],
-        is_over: Callable[[], bool],
+        is_over: Callable[[Runner], bool],
         on_idle: Callable[[Runner], None],
     ) -> None:
-        """`work` is called with this runner in its first slice; `is_over` returns whether the present slice is over.
+        """`work` is called with this runner in its first slice; `is_over` returns whether its present slice is over.
 
         `on_idle` is called if the work waits for somebody (:meth:`wait_for`) and can go on.
         """
@@ -33,6 +33,8 @@ class Runner:
         self.is_paused = False
         #: Whether the work waits for somebody.
         self.waits = False
+        #: Whether what is done now is apart from the messages of channels.
+        self.is_apart = False
 
     def go_on(self) -> None:
         """Do the work until it pauses, rests or ends. What it raises is raised here."""
@@ -61,7 +63,7 @@ class Runner:
 
     def give_way(self) -> None:
         """See :class:`sysmemd.pause.Sliced`."""
-        if self._is_over():
+        if self._is_over(self):
             self.is_paused = True
             self.rest()
 

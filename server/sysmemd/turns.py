@@ -111,6 +111,10 @@ class Queue:
             self.on_rouse()
         self.unfinished[fd] = 0
 
+    def waits(self, fd: int) -> bool:
+        """Return whether the kernel knows of something to do for the user with this descriptor."""
+        return any(waiting == fd for waiting, _ in self._users.poll(0, _MAX_EVENTS))
+
     def others_wait(self, fd: int) -> bool:
         """Return whether anybody else than `fd` waits."""
         if self.unfinished and (len(self.unfinished) > 1 or fd not in self.unfinished):
@@ -278,7 +282,7 @@ class Turns:
             self._go_on(self._paused.popleft())
         if not interrupted_first or not self._is_over():
             if self._runner is None:
-                self._runner = Runner(self._serve, self._is_over, self._can_go_on)
+                self._runner = Runner(self._serve, self._must_pause, self._can_go_on)
             self._go_on(self._runner)
         if self._paused and not interrupted_first and not self._is_over():
             self._go_on(self._paused.popleft())
@@ -298,6 +302,17 @@ class Turns:
             self._until = now + SLICE_NS
             return False
         return True
+
+    def _must_pause(self, runner: Runner) -> bool:
+        """Return whether a runner in the middle of something has to let others go on.
+
+        While no other user waits, messages are not interrupted for those of the user's other channels: their order
+        would be lost. What is apart from messages, such as a snapshot, is.
+        """
+        if self._now() < self._until:
+            return False
+        channels_wait = self._ready or self._to_flush or self.queue.waits(self.fd)
+        return bool(runner.is_apart and channels_wait) or self._is_over()
 
     def _go_on(self, runner: Runner) -> None:
         was_paused = runner in self._interrupted
@@ -341,7 +356,11 @@ class Turns:
 
     def _serve_next(self) -> None:
         if self._work:
+            runner = self._runner
+            assert runner is not None
+            runner.is_apart = True
             self._do(self._work.popleft())
+            runner.is_apart = False
         elif self._to_flush:
             self._flush(next(iter(self._to_flush)))
         else:

@@ -26,7 +26,7 @@ class SlowWork:
 
     def do(self, work: Callable[[], object]) -> None:
         """Do work until it pauses."""
-        self._go_on(Runner(lambda _: work(), lambda: False, self._paused.append))
+        self._go_on(Runner(lambda _: work(), lambda _: False, self._paused.append))
 
     def slow_down(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Have attempts to allocate pause before and after they are worked out."""

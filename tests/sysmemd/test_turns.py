@@ -348,6 +348,34 @@ def test_long_work_is_interrupted_and_others_are_served_meanwhile(
     assert len(steps) == 4  # it is served again
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_only_work_apart_from_messages_lets_the_users_other_channels_go_on_early(
+    made: Turns, new: Callable[[], FakeConnection], time: Time, apart: bool
+) -> None:
+    busy, other = new(), new()
+    steps: list[int] = []
+
+    def work() -> None:
+        for step in range(4):
+            steps.append(step)
+            time.now += turns.SLICE_NS
+            give_way()
+
+    busy.on_receive = work
+    for fake in (busy, other):
+        made.serve(fake.connection)
+    made.take()
+    if apart:
+        made.in_turn(work)
+    else:
+        busy.send()
+    other.send()
+    assert made.take() is apart
+    assert (len(steps), other.received) == ((1, 0) if apart else (4, 1))
+    assert not made.take()
+    assert (len(steps), other.received) == (4, 1)
+
+
 def test_several_may_be_interrupted(
     made: Turns, new: Callable[[], FakeConnection], time: Time
 ) -> None:
