@@ -62,8 +62,8 @@ from sysmem_protocol.sysmem2 import (
 )
 
 from ._errors import DaemonUnavailableError, HandleClosedError, PeerClosedError, SysmemError
-from ._handles import EventPair, NodeRef
-from ._vmo import BufferCollectionInfo, Mapping, Vmo, VmoBuffer, VmoInfo
+from ._handles import EventPair
+from ._vmo import Mapping
 
 __all__ = [
     "SYSTEM_RAM_HEAP",
@@ -128,7 +128,9 @@ if TYPE_CHECKING:
         Node,
     )
     from ._dma_buf import DmaBuf
+    from ._handles import NodeRef
     from ._plain import constraints
+    from ._vmo import BufferCollectionInfo, Vmo, VmoBuffer, VmoInfo
 else:
     #: Where to find what not every program needs, such as the face that it does not use.
     _LATER = {
@@ -141,6 +143,10 @@ else:
         "Node": "_async.nodes",
         "DmaBuf": "_dma_buf",
         "constraints": "_plain",
+        # By the module that tells multiprocessing how they travel.
+        **dict.fromkeys(
+            ("BufferCollectionInfo", "NodeRef", "Vmo", "VmoBuffer", "VmoInfo"), "_sharing"
+        ),
     }
 
     def __getattr__(name):

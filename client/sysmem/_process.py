@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-_process = object()
-
-
-def this_process() -> object:
-    """Return an object that is another one in every child of a fork; cheaper than asking for the pid."""
-    return _process
+from sysmem_protocol.owner import this_process as this_process
 
 
 def process_name() -> str:
@@ -20,11 +14,3 @@ def process_name() -> str:
     except OSError:
         return ""
     return name.decode(errors="replace").strip()
-
-
-def _renew() -> None:
-    global _process
-    _process = object()
-
-
-os.register_at_fork(after_in_child=_renew)

@@ -32,7 +32,7 @@ _STDERR: Final = 2
 class TracedChannel(Channel):
     """A client end whose messages are written."""
 
-    __slots__ = ("_interface", "_more")
+    __slots__ = ("_interface", "_more", "untold")
 
     def __init__(
         self,
@@ -45,6 +45,8 @@ class TracedChannel(Channel):
         self._interface = interface
         #: How many descriptors came with parts of answers that aren't complete, by txid.
         self._more: dict[int, int] = {}
+        #: What was received while it is being written, which an exception of a signal's handler may interrupt.
+        self.untold: bytes | None = None
 
     def send(self, data: Any, handles: Sequence[Handle] = ()) -> int:
         """See :class:`.Channel`."""
@@ -58,7 +60,9 @@ class TracedChannel(Channel):
         received = super().receive(wait=wait)
         if received is not None:
             data, handles = received
+            self.untold = data
             self._tell("out", data, len(handles))
+            self.untold = None
         return received
 
     def _tell(self, direction: str, data: bytes, descriptors: int) -> None:

@@ -8,6 +8,8 @@ import dataclasses
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -190,6 +192,18 @@ def test_a_token_and_memory_go_through_a_queue_and_back(
     for queue in (to, back):
         queue.close()
         queue.join_thread()
+
+
+def test_memory_goes_through_a_pipe_where_no_face_is_imported() -> None:
+    program = """
+import multiprocessing, os, sysmem
+ours, theirs = multiprocessing.Pipe()
+vmo = sysmem.Vmo(os.memfd_create("vmo", os.MFD_CLOEXEC))
+ours.send(vmo)
+theirs.recv().close()
+vmo.close()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_events_and_async_nodes_move_in_a_queue() -> None:

@@ -269,8 +269,9 @@ class ClientEnd:
             self._end(error)
             return True
         except BaseException:
-            if arrived is not None:
-                self._interrupted(arrived[0])
+            data = arrived[0] if arrived is not None else getattr(self._channel, "untold", None)
+            if data is not None:
+                self._interrupted(data)
             raise
         return arrived is not None
 

@@ -28,12 +28,12 @@ def run(options: argparse.Namespace) -> int:
         # The watch comes first, so that nothing is missed between both.
         with connected.watch(traffic=True, bodies=True, timeout=options.timeout) as events:
             file.write(header(connected.snapshot(timeout=options.timeout)))
-            remark(f"capturing into {options.file}")
             written = 0
             released: set[int] = set()
             why = _TIME
             trouble: Trouble | None = None
             try:
+                remark(f"capturing into {options.file}")
                 for event in happening(events, options.seconds):
                     file.write(event)
                     written += 1

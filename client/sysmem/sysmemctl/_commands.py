@@ -285,7 +285,7 @@ COMMANDS: Final = (
             ),
             _argument(
                 "--within",
-                type=float,
+                type=_timeout,
                 default=10.0,
                 metavar="SECONDS",
                 help="how long a run may go on without any process doing anything (default: 10)",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import subprocess
+import sys
 
 from ..testing import End, Sysmemd, kill_matrix
 from ._trouble import Trouble
@@ -14,7 +16,11 @@ def run(options: argparse.Namespace) -> int:
     """Run the matrix and print it. Exit status 1: a run was not as it should be."""
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
-        raise Trouble("a command that runs the pipeline is needed")
+        print(
+            "sysmemctl kill-matrix: error: a command that runs the pipeline is needed",
+            file=sys.stderr,
+        )
+        return 2
 
     def start(daemon: Sysmemd) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -26,7 +32,8 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         ends = [End[each.upper()] for each in options.end or ("killed",)]
-        print(kill_matrix(start, victims=options.victim or None, ends=ends, within=options.within))
+        within = math.inf if options.within is None else options.within
+        print(kill_matrix(start, victims=options.victim or None, ends=ends, within=within))
     except AssertionError as error:
         print(error)
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from ._look import end, explained, explicable
@@ -19,11 +20,14 @@ def run(options: argparse.Namespace) -> int:
     recording = _live(options) if options.file is None else read(options.file)
     try:
         stories = Stories(recording)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        page = render(recording, stories, live=options.file is None)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise Trouble(f"{options.file} isn't as docs/capture.md says: {error!r}") from error
-    page = render(recording, stories, live=options.file is None)
     output: Path = options.output
-    output.write_text(page, encoding="utf-8")
+    # Readable for its owner only, as a capture: it says what every client said.
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(page)
     remark(f"{output} shows {count(len(stories.collections), 'collection')}")
     return 0
 

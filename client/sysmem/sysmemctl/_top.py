@@ -23,5 +23,6 @@ def run(options: argparse.Namespace) -> int:
         if not (error.name or "").startswith(("textual", "rich")):
             raise
         raise Trouble(NEEDS_TOOLS) from None
-    Top(lambda seen, lost: Follower(options.runtime_dir, options.timeout, seen, lost)).run()
-    return 0
+    app = Top(lambda seen, lost: Follower(options.runtime_dir, options.timeout, seen, lost))
+    app.run()
+    return app.return_code or 0

@@ -10,6 +10,7 @@ from sysmem_protocol.inspector import Inspector
 from sysmem_protocol.processes import Process
 from sysmem_protocol.testing import Testing
 
+from .._traffic import printable
 from ..sysmemctl._holders import find
 from ..sysmemctl._nodes import named
 from ..sysmemctl._source import ClientEnds
@@ -26,7 +27,9 @@ class Leftover:
     holders: tuple[Process, ...]
 
     def __str__(self) -> str:
-        by = ", ".join(f"{each.command or 'process'} ({each.pid})" for each in self.holders)
+        by = ", ".join(
+            f"{printable(each.command) or 'process'} ({each.pid})" for each in self.holders
+        )
         return f"{self.what}, held by {by or 'nobody that can be seen'}"
 
 
@@ -39,7 +42,7 @@ def _connections(snapshot: dict[str, Any]) -> Iterator[Leftover]:
     for one in snapshot["connections"]:
         if one["protocol"] not in _LOOKING:
             holder = Process(one["pid"], one["uid"], one["command"] or "")
-            client = one["client_name"] or "a client without a name"
+            client = printable(one["client_name"]) or "a client without a name"
             yield Leftover(f"the connection of {client} to {one['protocol']}", (holder,))
 
 
@@ -48,7 +51,7 @@ def _nodes(snapshot: dict[str, Any]) -> Iterator[Leftover]:
     for collection in snapshot["collections"]:
         for node in collection["nodes"]:
             if node["connected"]:
-                client = node["client_name"] or "a client without a name"
+                client = printable(node["client_name"]) or "a client without a name"
                 what = f"{node['kind']} {node['number']} ({client}) of {named(collection)}"
                 yield Leftover(what, _unique(ends.of(collection, node)))
 

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from sysmem_protocol.testing import End
 
+from .._traffic import printable
 from . import _story
 from ._leaks import Leftover, leftovers
 from ._sysmemd import Sysmemd, sysmemd
@@ -97,7 +98,7 @@ class Matrix:
         """Return a line for each cell."""
         rows = [
             (
-                cell.victim,
+                printable(cell.victim),
                 f"{cell.step} {cell.method}",
                 cell.end.name.lower(),
                 f"{cell.seconds:.2f} s",
@@ -160,7 +161,8 @@ def kill_matrix(
             raise ValueError("nobody connected to the daemon that the pipeline was run with")
         names = list(clients) if victims is None else list(victims)
         if unknown := [name for name in names if name not in clients]:
-            raise ValueError(f"{', '.join(unknown)} never connects; {', '.join(clients)} do")
+            known = ", ".join(map(printable, clients))
+            raise ValueError(f"{', '.join(map(printable, unknown))} never connects; {known} do")
         wanted = None if steps is None else set(steps)
         cells = [
             (name, step, method, end)
@@ -181,7 +183,7 @@ def _told(matrix: Matrix) -> str:
     """Return the table, and everything about the run with the worst fault."""
     worst = max(matrix.cells, key=lambda cell: len(cell.fault))
     trace = _story.messages(worst.trace)
-    which = f"{worst.victim}, after {worst.step} {worst.method}"
+    which = f"{printable(worst.victim)}, after {worst.step} {worst.method}"
     return f"{matrix}\n\nthe worst, {which}:\n{worst.fault}\n\nits last messages:\n{trace}\n\n{worst.log}"
 
 
@@ -312,7 +314,10 @@ def _told_of_running(daemon: Sysmemd, running: Mapping[int, str]) -> str:
     lines = []
     for pid in order:
         held = ", ".join(each.what for each in by_pid.get(pid, []))
-        lines.append(f"{running[pid]} ({pid}) still runs" + (f", and holds {held}" if held else ""))
+        lines.append(
+            f"{printable(running[pid])} ({pid}) still runs"
+            + (f", and holds {held}" if held else "")
+        )
     return "\n".join(lines)
 
 

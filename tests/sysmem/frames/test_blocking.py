@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -368,8 +368,21 @@ def test_a_frame_that_is_dropped_is_released_and_warns(ends: Ends) -> None:
         sender.acquire(timeout=0)
 
 
-def test_a_child_of_a_fork_keeps_no_stream_alive(ends: Ends) -> None:
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_child_of_a_fork_keeps_no_stream_alive(
+    ends: Ends, waits: bool, until_asleep: Callable[..., None]
+) -> None:
     sender, receiver = ends
+    descriptors = sender.fileno(), receiver.fileno()
+
+    def until_the_end() -> None:
+        with suppress(EndOfStreamError):
+            drain(receiver)
+
+    waiting = threading.Thread(target=until_the_end)
+    if waits:
+        waiting.start()
+        until_asleep(waiting)
     far, near = os.pipe()
     child = os.fork()
     if child == 0:
@@ -378,6 +391,9 @@ def test_a_child_of_a_fork_keeps_no_stream_alive(ends: Ends) -> None:
             assert sender.closed
             with pytest.raises(HandleClosedError, match="is a fork: make it after the fork"):
                 receiver.receive()
+            for fd in descriptors:
+                with pytest.raises(OSError, match="Bad file descriptor"):
+                    os.fstat(fd)
             os.write(near, b"x")
             status = 0
             signal.pause()
@@ -388,6 +404,8 @@ def test_a_child_of_a_fork_keeps_no_stream_alive(ends: Ends) -> None:
         sender.abandon()
         with pytest.raises(EndOfStreamError, match="the producer died"):
             receiver.receive(timeout=WAIT)
+        if waits:
+            waiting.join()
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
