@@ -145,14 +145,14 @@ class TrioReactor:
             connection.fail(f"the daemon can't wait for it: {error}")
             connection.close()
 
-    def in_turn(self, user: User, work: Callable[[], None]) -> None:
+    def in_turn(self, user: User, work: Callable[[], None], *, apart: bool = False) -> None:
         """See :class:`sysmemd.channels.Reactor`."""
         try:
             turns = self._turns_of(user)
         except OSError:
             self._work(work)  # there is no descriptor left to wait for a turn
         else:
-            turns.in_turn(work)
+            turns.in_turn(work, apart=apart)
 
     def _work(self, work: Callable[[], None]) -> None:
         try:

@@ -161,7 +161,7 @@ class Turns:
         #: Connections with answers to send, in order.
         self._to_flush: dict[Connection, None] = {}
         #: What was asked for otherwise.
-        self._work: deque[Callable[[], object]] = deque()
+        self._work: deque[tuple[Callable[[], object], bool]] = deque()
         #: Serves channels; None while nothing has been served since the last one was interrupted.
         self._runner: Runner | None = None
         #: Interrupted in the middle of something; those in `_paused` can go on.
@@ -228,9 +228,9 @@ class Turns:
         """Return all channels."""
         return list(self._connections.values())
 
-    def in_turn(self, work: Callable[[], object]) -> None:
-        """Call `work` in this user's next turn."""
-        self._work.append(work)
+    def in_turn(self, work: Callable[[], object], *, apart: bool = False) -> None:
+        """Call `work` in this user's next turn; `apart` says whether it is apart from the messages of channels."""
+        self._work.append((work, apart))
         self._rouse()
 
     # --- what connections ask for; see `channels.Reactor` ---------------------------------------------------------
@@ -358,8 +358,8 @@ class Turns:
         if self._work:
             runner = self._runner
             assert runner is not None
-            runner.is_apart = True
-            self._do(self._work.popleft())
+            work, runner.is_apart = self._work.popleft()
+            self._do(work)
             runner.is_apart = False
         elif self._to_flush:
             self._flush(next(iter(self._to_flush)))

@@ -15,7 +15,7 @@ from ..mapping import BareMapping
 from .scenario import ENOUGH, descriptors, event_of, eventually, vmo_of
 
 CYCLES = 10_000
-WARM_UP = 500
+WARM_UP = 2000
 #: What caches and the allocator of the interpreter may still come to after the warm-up.
 SLACK_KIB = 4096
 

@@ -366,7 +366,7 @@ def test_only_work_apart_from_messages_lets_the_users_other_channels_go_on_early
         made.serve(fake.connection)
     made.take()
     if apart:
-        made.in_turn(work)
+        made.in_turn(work, apart=True)
     else:
         busy.send()
     other.send()

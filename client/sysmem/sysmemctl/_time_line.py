@@ -164,7 +164,9 @@ def _lane(story: Story, life: Life, scale: Scale, ends: ClientEnds) -> Lane:
     for (since, state), until in zip(life.states, untils, strict=True):
         label, kind = STATES.get(state, (state, "asked"))
         start = scale(since)
-        bars.append(Bar(start, round(scale(until) - start, 2), label, kind, scale.after(since)))
+        # Times of nodes are rounded: the last one may be after the end.
+        width = max(0.0, round(scale(until) - start, 2))
+        bars.append(Bar(start, width, label, kind, scale.after(since)))
     dots = [
         Dot(
             scale(seconds(message["at"])),

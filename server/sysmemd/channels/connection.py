@@ -100,8 +100,11 @@ class Reactor(Protocol):
     def closing(self, connection: Connection) -> None:
         """Forget the connection: it is about to close its channel."""
 
-    def in_turn(self, user: User, work: Callable[[], None]) -> None:
-        """Call `work`, which may take long, in a turn of `user`."""
+    def in_turn(self, user: User, work: Callable[[], None], *, apart: bool = False) -> None:
+        """Call `work`, which may take long, in a turn of `user`.
+
+        Other messages of the user may be processed in the middle of what is `apart` from messages.
+        """
 
 
 class Tracer:

@@ -75,7 +75,7 @@ class Inspection:
         service.on_attempt = self.counters.attempted
         service.collection_log = SaidLog(service.log, self.events)
         service.who_has = HolderSearch(service.name_prefix, ask).who_has
-        self._in_turn = service.reactor.in_turn
+        self._in_turn = partial(service.reactor.in_turn, apart=True)
         self._ask_for = ask
         self._jobs: deque[tuple[object, _Job]] = deque()
         self._busy = False

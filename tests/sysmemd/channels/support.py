@@ -125,7 +125,7 @@ class HandReactor:
         assert connection.fileno() >= 0
         self.closed.append(connection)
 
-    def in_turn(self, user: User, work: Callable[[], None]) -> None:
+    def in_turn(self, user: User, work: Callable[[], None], *, apart: bool = False) -> None:
         work()
 
     def run(self) -> None:
