@@ -93,7 +93,7 @@ def counted(
 @needs_strace
 @pytest.mark.parametrize(
     ("participants", "buffers", "most"),
-    [pytest.param(MORE, 0, 51, id="participant"), pytest.param(0, MORE, 15, id="buffer")],
+    [pytest.param(MORE, 0, 51, id="participant"), pytest.param(0, MORE, 17, id="buffer")],
 )
 def test_system_calls(
     sysmemd: Sysmemd, tmp_path: Path, participants: int, buffers: int, most: int
