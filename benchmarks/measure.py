@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -40,28 +39,6 @@ def cpu_seconds(pid: int) -> float:
         )
         / 1e9
     )
-
-
-def per_call(
-    call: Callable[[], object], server: int, *, calls: int, rounds: int
-) -> dict[str, float]:
-    """Microseconds a call, the median of some rounds, with the CPU time on both sides."""
-    for _ in range(calls // 5):
-        call()
-    walls, clients, servers = [], [], []
-    for _ in range(rounds):
-        client_cpu, server_cpu = cpu_seconds(os.getpid()), cpu_seconds(server)
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        walls.append(time.perf_counter() - start)
-        clients.append(cpu_seconds(os.getpid()) - client_cpu)
-        servers.append(cpu_seconds(server) - server_cpu)
-    return {
-        "wall_us": statistics.median(walls) / calls * 1e6,
-        "client_cpu_us": statistics.median(clients) / calls * 1e6,
-        "server_cpu_us": statistics.median(servers) / calls * 1e6,
-    }
 
 
 def settled_cpu_seconds(pid: int) -> float:

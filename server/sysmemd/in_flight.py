@@ -193,9 +193,8 @@ class InFlight:
         try:
             return unread_of(flight.fd) < _LEAST_BYTES
         except OSError:
-            return (
-                True  # nobody can tell, also not later: the report of what is received comes once
-            )
+            # Nobody can tell, and nobody will: what is received is reported once.
+            return True
 
     def _watch(self, flight: Flight) -> bool:
         """Have the kernel report when something is received on a channel; False if there is no memory for that."""

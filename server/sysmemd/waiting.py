@@ -86,9 +86,9 @@ class _InPlaceOfWaiting(trio.abc.Instrument):
 
 @contextlib.contextmanager
 def in_place_of_waiting(serve: Serve, failed: Callable[[Exception], None]) -> Iterator[int]:
-    """Have `serve` called whenever trio would wait, within the block. It must return once trio has something to do.
+    """Call `serve` whenever trio would wait, within the block. `serve` must return once trio has something to do.
 
-    The block gets the descriptor that is readable then.
+    Yields the descriptor that is readable then. `failed` is told what `serve` raises.
     """
     runner: Any = _run.GLOBAL_RUN_CONTEXT.runner
     instrument = _InPlaceOfWaiting(runner, serve, failed)

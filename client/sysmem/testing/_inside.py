@@ -5,29 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sysmemd.inspection import Inspection, explanation
-from sysmemd.inspection.answers import encoded
-from sysmemd.inspection.snapshot import Snapshot
+from sysmemd.inspection import Inspection
+from sysmemd.inspection.answers import encoded, name_users
 
 
 def snapshot(inspection: Inspection, id: int | None = None) -> dict[str, Any]:
-    """Return what the Inspector answers, but for the names of users."""
-    return _plain(Snapshot(inspection.daemon, id).gather())
+    """Return what the Inspector answers."""
+    return _plain(name_users(inspection.described(id)))
 
 
 def explain(inspection: Inspection, id: int) -> dict[str, Any]:
-    """Return why a collection is as it is, or ended as it did. Raises `KeyError` for one that isn't known."""
-    daemon = inspection.daemon
-    collection = daemon.find(id)
-    platform = daemon.service.platform
-    if collection is not None:
-        question = explanation.about(collection, daemon.wall_time, platform)
-    else:
-        ended = daemon.ended.find(id)
-        if ended is None:
-            raise KeyError(id)
-        question = explanation.about_ended(ended, daemon.wall_time, platform)
-    return _plain(question.answer())
+    """Return why a collection is as it is, or ended as it did. Raises :class:`.Failed` for one that isn't known."""
+    return _plain(inspection.explained(id))
 
 
 def _plain(data: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pwd
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -63,9 +63,11 @@ def document(data: dict[str, Any]) -> Document:
     return Document("sysmem inspection", giving_way(encoded(data), every=2))
 
 
-def user_names(uids: Iterable[int]) -> dict[int, str | None]:
-    """Return the names of users, which may take asking another machine; None for those who have none."""
-    return {uid: _user_name(uid) for uid in uids}
+def name_users(data: dict[str, Any]) -> dict[str, Any]:
+    """Add their names to the users in a snapshot, and return it. That may take asking another machine."""
+    for user in data.get("users", ()):
+        user["name"] = _user_name(user["uid"])
+    return data
 
 
 def _user_name(uid: int) -> str | None:

@@ -21,7 +21,7 @@ from ..threads import Ask, ask_here
 from ..tree import LogicalBufferCollection
 from ..users import Account, User
 from . import explanation
-from .answers import document, encoded, user_names
+from .answers import document, encoded, name_users
 from .counters import Counters
 from .ended import EndedCollection, EndedCollections
 from .holders import HolderSearch
@@ -91,9 +91,10 @@ class Inspection:
 
     def snapshot(self, id: int | None, user: User, done: Done) -> None:
         """Describe everything, or one collection, in the turns of `user`."""
-        self._ask(("snapshot", id), lambda: self._described(id), user, done)
+        self._ask(("snapshot", id), lambda: self.described(id), user, done)
 
-    def _described(self, id: int | None) -> Json:
+    def described(self, id: int | None) -> Json:
+        """Return what a Snapshot answers, but for the names of users, which is work; see :func:`.name_users`."""
         return {**Snapshot(self.daemon, id).gather(), "counters": self.counters.told()}
 
     def metrics(self, user: User, done: Done, *, plain: bool) -> None:
@@ -115,17 +116,18 @@ class Inspection:
 
     def explain(self, id: int, user: User, done: Done) -> None:
         """Explain a collection, in the turns of `user`."""
-        self._ask(("explanation", id), lambda: self._explained(id).answer(), user, done)
+        self._ask(("explanation", id), lambda: self.explained(id), user, done)
 
-    def _explained(self, id: int) -> explanation.Question:
+    def explained(self, id: int) -> Json:
+        """Return what Explain answers, which is work. Raises :class:`Failed` for a collection that isn't known."""
         daemon, platform = self.daemon, self.daemon.service.platform
         collection = daemon.find(id)
         if collection is not None:
-            return explanation.about(collection, daemon.wall_time, platform)
+            return explanation.about(collection, daemon.wall_time, platform).answer()
         ended = daemon.ended.find(id)
         if ended is None:
             raise _unknown(id)
-        return explanation.about_ended(ended, daemon.wall_time, platform)
+        return explanation.about_ended(ended, daemon.wall_time, platform).answer()
 
     def watch(
         self, server_end: Handle, account: Account, request: inspector.InspectorWatchRequest
@@ -142,13 +144,14 @@ class Inspection:
         self._in_turn(account.user, partial(self._begin, watcher))
 
     def _begin(self, watcher: Watcher) -> None:
-        snapshot: Json = {}
-        for details in (True, False):
-            snapshot = Snapshot(self.daemon, watcher.only, details=details).gather()
-            size = sum(map(len, encoded(snapshot)))
-            if size <= SMALL_BYTES:
-                break
-        else:
+        snapshot = Snapshot(self.daemon, watcher.only).gather()
+        self._name_users(snapshot, watcher.account.user, partial(self._tell_first, watcher))
+
+    def _tell_first(self, watcher: Watcher, snapshot: Json) -> None:
+        if not _is_small(snapshot):
+            less: Json = {"settings": None, "buffers": [], "nodes": []}
+            snapshot["collections"] = [{**one, **less} for one in snapshot["collections"]]
+        if not _is_small(snapshot):
             snapshot = {key: snapshot[key] for key in ("schema", "daemon", "totals")}
         at = rfc_3339(time.time(), "microseconds")
         first = b"".join(encoded({"event": "watching", "at": at, "snapshot": snapshot}))
@@ -191,16 +194,17 @@ class Inspection:
             data = job.make()
         except Exception as error:
             self._answer(job, error)
-            return
-        uids = [user["uid"] for user in data.get("users", ())]
+        else:
+            self._name_users(data, job.user, partial(self._write, job))
+
+    def _name_users(self, data: Json, user: User, then: Callable[[Json], None]) -> None:
+        """Name the users in a snapshot, and call `then` with it in a turn of `user`."""
         self._ask_for(
-            partial(user_names, uids),
-            lambda names: self._in_turn(job.user, partial(self._write, job, data, names)),
+            partial(name_users, data),
+            lambda named: self._in_turn(user, partial(then, named)),
         )
 
-    def _write(self, job: _Job, data: Json, names: dict[int, str | None]) -> None:
-        for user in data.get("users", ()):
-            user["name"] = names[user["uid"]]
+    def _write(self, job: _Job, data: Json) -> None:
         result: Document | Exception
         try:
             result = job.write(data)
@@ -230,6 +234,15 @@ class Inspection:
         log = self.daemon.service.log
         log.error("an inspector can't be answered", reason=repr(error), exc_info=error)
         return Failed(Error.UNSPECIFIED, f"the daemon failed: {error!r}")
+
+
+def _is_small(snapshot: Json) -> bool:
+    size = 0
+    for part in giving_way(encoded(snapshot)):
+        size += len(part)
+        if size > SMALL_BYTES:
+            return False
+    return True
 
 
 def _unknown(id: int) -> Failed:

@@ -99,12 +99,11 @@ def rfc_3339(seconds: float, to: str = "milliseconds") -> str:
 class Snapshot:
     """One look at everything, or at one collection."""
 
-    def __init__(self, daemon: Daemon, id: int | None = None, *, details: bool = True) -> None:
-        """Describe the collection `id` only, or all; without `details` no collection's nodes and settings."""
+    def __init__(self, daemon: Daemon, id: int | None = None) -> None:
+        """Describe the collection `id` only, or all."""
         self._daemon = daemon
         self._service = daemon.service
         self._id = id
-        self._details = details
         self._now = daemon.service.clock.now()
         self._commands = Commands()
 
@@ -225,11 +224,9 @@ class Snapshot:
             "uid": party.owner.user.uid,
             "state": state_of(collection),
             "waiting_for": [],
-            "settings": Shown(allocation.settings) if allocation and self._details else None,
+            "settings": Shown(allocation.settings) if allocation else None,
             "buffer_count": allocation and allocation.buffer_count,
-            "buffers": [_buffer(buffers, one) for one in existing]
-            if buffers and self._details
-            else [],
+            "buffers": [_buffer(buffers, one) for one in existing] if buffers else [],
             "nodes": [],
         }
         for node in giving_way(list(collection.nodes())):
@@ -239,8 +236,7 @@ class Snapshot:
             assert isinstance(server, NodeServer)
             if not node.subtree.allocated and node.state not in READY:
                 described["waiting_for"].append(node.number)
-            if self._details:
-                described["nodes"].append(self._node(node, server))
+            described["nodes"].append(self._node(node, server))
         return described
 
     def _node(self, node: NodeData, server: NodeServer) -> Json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import threading
 import time
@@ -275,7 +276,10 @@ def test_one_in_a_thread_tells_the_same() -> None:
     ):
         token.set_name(1, "video")
         token.sync()
-        assert [each["name"] for each in d.snapshot()["collections"]] == ["video"]
+        snapshot = d.snapshot()
+        assert [each["name"] for each in snapshot["collections"]] == ["video"]
+        assert [each["name"] for each in snapshot["users"]] == [pwd.getpwuid(os.getuid()).pw_name]
+        assert "messages" in snapshot["counters"]
         assert "video" in d.why("video")
         assert d.trace[-1]["method"] == "Sync"
 

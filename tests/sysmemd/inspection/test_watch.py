@@ -83,6 +83,7 @@ def test_the_first_event_has_a_snapshot(look: Look) -> None:
     assert event["event"] == "watching"
     assert event["at"].endswith("Z")
     assert event["snapshot"]["totals"]["collections"] == 1
+    assert all("name" in user for user in event["snapshot"]["users"])
     [collection] = event["snapshot"]["collections"]
     assert len(collection["nodes"]) == 1
 
