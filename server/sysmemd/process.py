@@ -18,9 +18,10 @@ from sysmem_protocol.runtime import runtime_dir
 
 from .clock import TrioClock
 from .config import Config, reloaded
-from .daemon import Parts, Serving, readable, serving, socket_permissions
+from .daemon import Parts, Serving, serving, socket_permissions
 from .memory import dma_buf_users, examine_kernel
 from .ports import Log
+from .reactor import readable
 from .signals import Received, received
 from .sockets import (
     Listeners,

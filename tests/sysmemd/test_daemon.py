@@ -11,9 +11,8 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import trio
@@ -36,40 +35,16 @@ from sysmemd import daemon, process
 from sysmemd.channels import Connection
 from sysmemd.clock import TrioClock
 from sysmemd.config import Config, FormatCostSection, HeapSection, Limits, UsageSection
-from sysmemd.daemon import TrioReactor, heap_settings, platform
+from sysmemd.daemon import heap_settings, platform
 from sysmemd.memory import SYSTEM_RAM
 from sysmemd.memory.requirements import Findings
 from sysmemd.pause import give_way
+from sysmemd.reactor import TrioReactor, readable
 from sysmemd.sockets import Listeners, StartError
 from sysmemd.tree.choose import Question
 from sysmemd.turns import Queue, Turns
 
-from .turns import FakeConnection
-
-
-class Log:
-    """Remembers what was logged: level, event, fields."""
-
-    def __init__(self) -> None:
-        self.entries: list[tuple[str, str, dict[str, Any]]] = []
-
-    def bind(self, **fields: Any) -> Self:
-        return self
-
-    def debug(self, event: str, **fields: Any) -> None:
-        self.entries.append(("debug", event, fields))
-
-    def info(self, event: str, **fields: Any) -> None:
-        self.entries.append(("info", event, fields))
-
-    def warning(self, event: str, **fields: Any) -> None:
-        self.entries.append(("warning", event, fields))
-
-    def error(self, event: str, **fields: Any) -> None:
-        self.entries.append(("error", event, fields))
-
-    def events(self, *levels: str) -> list[str]:
-        return [event for level, event, _ in self.entries if level in levels]
+from .memory.harness import RecordingLog
 
 
 class Client:
@@ -105,7 +80,7 @@ class Client:
 class Daemon:
     """A daemon in this process."""
 
-    def __init__(self, directory: Path, log: Log) -> None:
+    def __init__(self, directory: Path, log: RecordingLog) -> None:
         self.directory = directory
         self.log = log
         self.clients: list[Client] = []
@@ -131,7 +106,9 @@ class Daemon:
 
 
 @asynccontextmanager
-async def running(directory: Path, log: Log, config: Config | None = None) -> AsyncIterator[Daemon]:
+async def running(
+    directory: Path, log: RecordingLog, config: Config | None = None
+) -> AsyncIterator[Daemon]:
     """A daemon that serves; it is cancelled at the end, if it hasn't stopped by then."""
     made = Daemon(directory, log)
     ready = trio.Event()
@@ -152,16 +129,8 @@ async def running(directory: Path, log: Log, config: Config | None = None) -> As
 
 
 @pytest.fixture
-def log() -> Log:
-    return Log()
-
-
-@pytest.fixture
-async def reactor(log: Log) -> AsyncIterator[TrioReactor]:
-    with contextlib.closing(Queue()) as queue:
-        async with trio.open_nursery() as nursery:
-            yield TrioReactor(nursery, queue, log)
-            nursery.cancel_scope.cancel()
+def log() -> RecordingLog:
+    return RecordingLog()
 
 
 @pytest.fixture(autouse=True)
@@ -175,7 +144,9 @@ def descriptor_limit() -> Iterator[None]:
 
 
 @pytest.mark.trio
-async def test_it_serves_a_socket_pair_and_changes_nothing_of_the_process(log: Log) -> None:
+async def test_it_serves_a_socket_pair_and_changes_nothing_of_the_process(
+    log: RecordingLog,
+) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[0], 512), limits[1]))
     before = (sys.getswitchinterval(), signal.getsignal(signal.SIGTERM))
@@ -193,14 +164,14 @@ async def test_it_serves_a_socket_pair_and_changes_nothing_of_the_process(log: L
 
 
 @pytest.mark.trio
-async def test_what_the_block_raises_comes_out_as_it_is(log: Log) -> None:
+async def test_what_the_block_raises_comes_out_as_it_is(log: RecordingLog) -> None:
     with pytest.raises(KeyError, match="mine"):
         async with daemon.serving(Config(), log, TrioClock(log)):
             raise KeyError("mine")
 
 
 @pytest.mark.trio
-async def test_it_serves_from_the_moment_it_is_ready(tmp_path: Path, log: Log) -> None:
+async def test_it_serves_from_the_moment_it_is_ready(tmp_path: Path, log: RecordingLog) -> None:
     async with running(tmp_path, log) as made:
         collection = made.collection(made.connect())
         await collection.sync()
@@ -214,7 +185,9 @@ async def test_it_serves_from_the_moment_it_is_ready(tmp_path: Path, log: Log) -
 
 @pytest.mark.trio
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_stops_it_in_order(tmp_path: Path, log: Log, number: signal.Signals) -> None:
+async def test_a_signal_stops_it_in_order(
+    tmp_path: Path, log: RecordingLog, number: signal.Signals
+) -> None:
     async with running(tmp_path, log) as made:
         allocator = made.connect()
         collection = made.collection(allocator)
@@ -229,7 +202,7 @@ async def test_a_signal_stops_it_in_order(tmp_path: Path, log: Log, number: sign
 
 @pytest.mark.trio
 async def test_a_signal_that_comes_with_the_sockets_stops_it_in_order(
-    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, log: RecordingLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def signalled(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -242,7 +215,7 @@ async def test_a_signal_that_comes_with_the_sockets_stops_it_in_order(
 
 
 @pytest.mark.trio
-async def test_it_stops_with_a_thousand_connections(tmp_path: Path, log: Log) -> None:
+async def test_it_stops_with_a_thousand_connections(tmp_path: Path, log: RecordingLog) -> None:
     async with running(tmp_path, log) as made:
         allocators = [made.connect() for _ in range(500)]
         collections = [made.collection(allocator) for allocator in allocators]
@@ -255,7 +228,9 @@ async def test_it_stops_with_a_thousand_connections(tmp_path: Path, log: Log) ->
 
 
 @pytest.mark.trio
-async def test_answers_that_nobody_reads_do_not_hold_it_up(tmp_path: Path, log: Log) -> None:
+async def test_answers_that_nobody_reads_do_not_hold_it_up(
+    tmp_path: Path, log: RecordingLog
+) -> None:
     async with running(tmp_path, log) as made:
         lazy = made.collection(made.connect())
         for txid in range(1, 600):
@@ -275,7 +250,7 @@ async def test_answers_that_nobody_reads_do_not_hold_it_up(tmp_path: Path, log: 
 
 @pytest.mark.trio
 async def test_it_serves_others_and_stops_in_the_midst_of_an_attempt(
-    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, log: RecordingLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unwound = trio.Event()
 
@@ -302,7 +277,7 @@ async def test_it_serves_others_and_stops_in_the_midst_of_an_attempt(
 
 
 @pytest.mark.trio
-async def test_a_wait_is_answered_by_who_comes_later(tmp_path: Path, log: Log) -> None:
+async def test_a_wait_is_answered_by_who_comes_later(tmp_path: Path, log: RecordingLog) -> None:
     """The answer goes out in a turn of its own, and what was waited for closes when its holders are gone."""
     async with running(tmp_path, log) as made:
         collection = made.collection(made.connect())
@@ -333,73 +308,6 @@ async def test_a_wait_is_answered_by_who_comes_later(tmp_path: Path, log: Log) -
 
 
 @pytest.mark.trio
-async def test_a_user_is_waited_for_as_long_as_it_has_channels(reactor: TrioReactor) -> None:
-    await wait_all_tasks_blocked()
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(2):
-        with FakeConnection() as first, FakeConnection(first.account) as second:
-            reactor.serve(first.connection)
-            reactor.serve(second.connection)
-            await wait_all_tasks_blocked()
-            for fake in (first, second):
-                reactor.closing(fake.connection)
-            assert reactor.closed_one.is_set()
-        await wait_all_tasks_blocked()
-        assert len(os.listdir("/proc/self/fd")) == before
-
-
-@pytest.mark.trio
-async def test_a_user_may_close_the_last_channel_in_its_turn(reactor: TrioReactor) -> None:
-    with FakeConnection() as fake:
-        fake.on_receive = lambda: reactor.closing(fake.connection)
-        fake.send()
-        reactor.serve(fake.connection)
-        await wait_all_tasks_blocked()
-        assert fake.received == 1
-
-
-@pytest.mark.trio
-async def test_users_are_served_in_turn(
-    reactor: TrioReactor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However many channels of one user are ready: each user has one slice, then another one."""
-    for bound in ("SLICE_NS", "MAX_SLICE_NS"):
-        monkeypatch.setattr(f"sysmemd.turns.{bound}", 0)  # a message is a slice
-    order: list[str] = []
-    with contextlib.ExitStack() as stack:
-        one = stack.enter_context(FakeConnection(uid=1))
-        many = [stack.enter_context(FakeConnection(uid=2))]
-        many += [stack.enter_context(FakeConnection(many[0].account)) for _ in range(9)]
-        for fake in (*many, one):
-            fake.on_receive = partial(order.append, "one" if fake is one else "many")
-            fake.send(3)
-            reactor.serve(fake.connection)
-        await wait_all_tasks_blocked()
-        assert sorted(order[:2]) == sorted(order[2:4]) == sorted(order[4:6]) == ["many", "one"]
-        assert order[6:] == ["many"] * 27
-        for fake in (*many, one):
-            reactor.closing(fake.connection)
-    await wait_all_tasks_blocked()
-
-
-@pytest.mark.trio
-async def test_a_user_who_can_not_be_waited_for_is_closed(
-    reactor: TrioReactor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_turns(*_: object, **__: object) -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr(daemon, "Turns", no_turns)
-    with FakeConnection() as fake:
-        reactor.serve(fake.connection)
-        assert not fake.refusals, "it is only being made"
-        await wait_all_tasks_blocked()
-        assert fake.refusals == ["the daemon can't wait for it: [Errno 24] Too many open files"]
-        assert fake.closed
-        reactor.closing(fake.connection)
-
-
-@pytest.mark.trio
 async def test_an_allocator_that_can_not_be_waited_for_is_closed_and_others_are_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -419,37 +327,6 @@ async def test_an_allocator_that_can_not_be_waited_for_is_closed_and_others_are_
         async with d.connect() as served:
             assert not await served.validate_buffer_collection_token(0)
             assert d.snapshot()["totals"]["connections"] == 1
-
-
-@pytest.mark.trio
-async def test_work_that_fails_is_logged_and_stops_nobody(reactor: TrioReactor, log: Log) -> None:
-    with FakeConnection() as fake:
-        reactor.in_turn(fake.account.user, lambda: [].clear(1))  # type: ignore[call-arg] # fails
-        done = trio.Event()
-        reactor.in_turn(fake.account.user, done.set)
-        await done.wait()
-    assert log.events("error") == ["work of a user failed"]
-    await wait_all_tasks_blocked()
-
-
-@pytest.mark.trio
-async def test_the_reactor_closes_what_it_serves(log: Log) -> None:
-    """Also after its tasks were cancelled."""
-    for cancelled in (False, True):
-        with trio.CancelScope() as scope, contextlib.closing(Queue()) as queue:
-            async with trio.open_nursery() as inner:
-                reactor = TrioReactor(inner, queue, log)
-                with FakeConnection() as fake:
-                    reactor.serve(fake.connection)
-                    await wait_all_tasks_blocked()
-                    if cancelled:
-                        scope.cancel()
-                        with trio.CancelScope(shield=True):
-                            await wait_all_tasks_blocked()
-                    reactor.close()
-                    assert fake.closed
-                    reactor.closing(fake.connection)
-                inner.cancel_scope.cancel()
 
 
 # --- what fails -------------------------------------------------------------------------------------------------------
@@ -486,7 +363,7 @@ class Listener:
 
 async def accepting(
     nursery: trio.Nursery,
-    log: Log,
+    log: RecordingLog,
     between: Callable[[TrioReactor], object],
     *outcomes: OSError | None,
 ) -> list[float]:
@@ -520,7 +397,7 @@ async def accepting(
 
 @pytest.mark.trio
 async def test_accepting_pauses_without_descriptors_and_says_so_once(
-    nursery: trio.Nursery, autojump_clock: MockClock, log: Log
+    nursery: trio.Nursery, autojump_clock: MockClock, log: RecordingLog
 ) -> None:
     full = OSError(errno.EMFILE, "Too many open files")
     times = await accepting(nursery, log, lambda _: None, full, full, full, None)
@@ -533,7 +410,7 @@ async def test_accepting_pauses_without_descriptors_and_says_so_once(
 
 @pytest.mark.trio
 async def test_a_peer_that_is_always_gone_is_not_asked_after_without_end(
-    nursery: trio.Nursery, autojump_clock: MockClock, log: Log
+    nursery: trio.Nursery, autojump_clock: MockClock, log: RecordingLog
 ) -> None:
     gone = OSError(errno.ECONNABORTED, "Software caused connection abort")
     times = await accepting(nursery, log, lambda _: None, *[gone] * 20, None)
@@ -551,13 +428,13 @@ async def test_what_can_not_be_waited_for_is_tried_after_a_while(
 
     monkeypatch.setattr(trio.lowlevel, "wait_readable", fail)
     before = trio.current_time()
-    await daemon.readable(0)
+    await readable(0)
     assert 0 < trio.current_time() - before <= 1
 
 
 @pytest.mark.trio
 async def test_accepting_goes_on_when_a_channel_closed(
-    nursery: trio.Nursery, autojump_clock: MockClock, log: Log
+    nursery: trio.Nursery, autojump_clock: MockClock, log: RecordingLog
 ) -> None:
     full = OSError(errno.ENFILE, "Too many open files in system")
     times = await accepting(nursery, log, lambda reactor: reactor.closed_one.set(), full, None)
@@ -566,7 +443,7 @@ async def test_accepting_goes_on_when_a_channel_closed(
 
 @pytest.mark.trio
 async def test_whatever_accepting_fails_with_it_does_not_spin(
-    nursery: trio.Nursery, autojump_clock: MockClock, log: Log
+    nursery: trio.Nursery, autojump_clock: MockClock, log: RecordingLog
 ) -> None:
     times = await accepting(
         nursery, log, lambda _: None, OSError(errno.EINVAL, "Invalid argument"), None
@@ -576,7 +453,7 @@ async def test_whatever_accepting_fails_with_it_does_not_spin(
 
 @pytest.mark.trio
 async def test_a_connection_that_is_gone_is_nothing_to_wait_for(
-    nursery: trio.Nursery, autojump_clock: MockClock, log: Log
+    nursery: trio.Nursery, autojump_clock: MockClock, log: RecordingLog
 ) -> None:
     gone = OSError(errno.EAGAIN, "Resource temporarily unavailable")
     times = await accepting(nursery, log, lambda _: None, gone, None)
@@ -586,7 +463,7 @@ async def test_a_connection_that_is_gone_is_nothing_to_wait_for(
 
 @pytest.mark.trio
 async def test_connections_wait_while_the_process_has_no_descriptors(
-    tmp_path: Path, log: Log
+    tmp_path: Path, log: RecordingLog
 ) -> None:
     async with running(tmp_path, log) as made:
         first = made.connect()
@@ -606,7 +483,7 @@ async def test_connections_wait_while_the_process_has_no_descriptors(
 
 @pytest.mark.trio
 async def test_news_that_can_not_be_processed_do_not_stop_it_nor_spin(
-    nursery: trio.Nursery, autojump_clock: MockClock, log: Log
+    nursery: trio.Nursery, autojump_clock: MockClock, log: RecordingLog
 ) -> None:
     readable, far = socket.socketpair()
     far.send(b"x")
@@ -640,7 +517,7 @@ async def test_news_that_can_not_be_processed_do_not_stop_it_nor_spin(
 
 @pytest.mark.trio
 async def test_what_the_machine_lacks_is_said(
-    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, log: RecordingLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = Findings(["/proc must be mounted", "more"], [])
     monkeypatch.setattr(process, "examine_kernel", lambda: found)
@@ -649,14 +526,14 @@ async def test_what_the_machine_lacks_is_said(
 
 
 @pytest.mark.trio
-async def test_a_start_that_fails_leaves_nothing(tmp_path: Path, log: Log) -> None:
+async def test_a_start_that_fails_leaves_nothing(tmp_path: Path, log: RecordingLog) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StartError, match="can't be used"):
         await process.run(Config(runtime_dir=str(tmp_path / "file")), log)
 
 
 @pytest.mark.trio
-async def test_the_descriptor_limit_is_raised(tmp_path: Path, log: Log) -> None:
+async def test_the_descriptor_limit_is_raised(tmp_path: Path, log: RecordingLog) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard - 1, hard))
     async with running(tmp_path, log):
@@ -666,7 +543,7 @@ async def test_the_descriptor_limit_is_raised(tmp_path: Path, log: Log) -> None:
 @pytest.mark.trio
 @pytest.mark.parametrize("error", [ValueError("not allowed"), OSError(errno.EPERM, "not so")])
 async def test_a_limit_that_can_not_be_raised_stays(
-    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch, error: Exception
+    tmp_path: Path, log: RecordingLog, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def setrlimit(*_: object) -> None:
         raise error

@@ -28,7 +28,7 @@ from sysmemd.daemon import socket_permissions
 from sysmemd.process import UnreachableError
 from sysmemd.sockets import Listeners, Permissions, RuntimeDirectory
 
-from .test_daemon import Log
+from .memory.harness import RecordingLog
 
 pytestmark = pytest.mark.trio
 
@@ -43,7 +43,7 @@ class Entries(list[tuple[str, str, dict[str, Any]]]):
         self.changed.set()
 
 
-class HeardLog(Log):
+class HeardLog(RecordingLog):
     """A log that can be waited for."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ import trio.lowlevel
 from trio._core._wakeup_socketpair import WakeupSocketpair
 
 from sysmemd.clock import TrioClock
-from sysmemd.daemon import TrioReactor
+from sysmemd.reactor import TrioReactor
 from sysmemd.turns import Queue
 
 from .memory.harness import RecordingLog

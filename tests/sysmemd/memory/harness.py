@@ -87,7 +87,7 @@ class RecordingLog:
     entries: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
 
     def bind(self, **fields: Any) -> Self:
-        raise NotImplementedError
+        return self
 
     def debug(self, event: str, **fields: Any) -> None:
         self.entries.append(("debug", event, fields))
@@ -103,6 +103,9 @@ class RecordingLog:
 
     def errors(self) -> list[dict[str, Any]]:
         return [fields for level, _, fields in self.entries if level == "error"]
+
+    def events(self, *levels: str) -> list[str]:
+        return [event for level, event, _ in self.entries if level in levels]
 
 
 class Bench:

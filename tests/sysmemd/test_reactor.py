@@ -1,0 +1,132 @@
+"""Users are served in turn while trio runs, and none of them ends the others."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import AsyncIterator
+from functools import partial
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from sysmemd.reactor import TrioReactor
+from sysmemd.turns import Queue
+
+from .memory.harness import RecordingLog
+from .turns import FakeConnection
+
+
+@pytest.fixture
+def log() -> RecordingLog:
+    return RecordingLog()
+
+
+@pytest.fixture
+async def reactor(log: RecordingLog) -> AsyncIterator[TrioReactor]:
+    with contextlib.closing(Queue()) as queue:
+        async with trio.open_nursery() as nursery:
+            yield TrioReactor(nursery, queue, log)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_a_user_is_waited_for_as_long_as_it_has_channels(reactor: TrioReactor) -> None:
+    await wait_all_tasks_blocked()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        with FakeConnection() as first, FakeConnection(first.account) as second:
+            reactor.serve(first.connection)
+            reactor.serve(second.connection)
+            await wait_all_tasks_blocked()
+            for fake in (first, second):
+                reactor.closing(fake.connection)
+            assert reactor.closed_one.is_set()
+        await wait_all_tasks_blocked()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.trio
+async def test_a_user_may_close_the_last_channel_in_its_turn(reactor: TrioReactor) -> None:
+    with FakeConnection() as fake:
+        fake.on_receive = lambda: reactor.closing(fake.connection)
+        fake.send()
+        reactor.serve(fake.connection)
+        await wait_all_tasks_blocked()
+        assert fake.received == 1
+
+
+@pytest.mark.trio
+async def test_users_are_served_in_turn(
+    reactor: TrioReactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many channels of one user are ready: each user has one slice, then another one."""
+    for bound in ("SLICE_NS", "MAX_SLICE_NS"):
+        monkeypatch.setattr(f"sysmemd.turns.{bound}", 0)  # a message is a slice
+    order: list[str] = []
+    with contextlib.ExitStack() as stack:
+        one = stack.enter_context(FakeConnection(uid=1))
+        many = [stack.enter_context(FakeConnection(uid=2))]
+        many += [stack.enter_context(FakeConnection(many[0].account)) for _ in range(9)]
+        for fake in (*many, one):
+            fake.on_receive = partial(order.append, "one" if fake is one else "many")
+            fake.send(3)
+            reactor.serve(fake.connection)
+        await wait_all_tasks_blocked()
+        assert sorted(order[:2]) == sorted(order[2:4]) == sorted(order[4:6]) == ["many", "one"]
+        assert order[6:] == ["many"] * 27
+        for fake in (*many, one):
+            reactor.closing(fake.connection)
+    await wait_all_tasks_blocked()
+
+
+@pytest.mark.trio
+async def test_a_user_who_can_not_be_waited_for_is_closed(
+    reactor: TrioReactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_turns(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("sysmemd.reactor.Turns", no_turns)
+    with FakeConnection() as fake:
+        reactor.serve(fake.connection)
+        assert not fake.refusals, "it is only being made"
+        await wait_all_tasks_blocked()
+        assert fake.refusals == ["the daemon can't wait for it: [Errno 24] Too many open files"]
+        assert fake.closed
+        reactor.closing(fake.connection)
+
+
+@pytest.mark.trio
+async def test_work_that_fails_is_logged_and_stops_nobody(
+    reactor: TrioReactor, log: RecordingLog
+) -> None:
+    with FakeConnection() as fake:
+        reactor.in_turn(fake.account.user, lambda: [].clear(1))  # type: ignore[call-arg] # fails
+        done = trio.Event()
+        reactor.in_turn(fake.account.user, done.set)
+        await done.wait()
+    assert log.events("error") == ["work of a user failed"]
+    await wait_all_tasks_blocked()
+
+
+@pytest.mark.trio
+async def test_the_reactor_closes_what_it_serves(log: RecordingLog) -> None:
+    """Also after its tasks were cancelled."""
+    for cancelled in (False, True):
+        with trio.CancelScope() as scope, contextlib.closing(Queue()) as queue:
+            async with trio.open_nursery() as inner:
+                reactor = TrioReactor(inner, queue, log)
+                with FakeConnection() as fake:
+                    reactor.serve(fake.connection)
+                    await wait_all_tasks_blocked()
+                    if cancelled:
+                        scope.cancel()
+                        with trio.CancelScope(shield=True):
+                            await wait_all_tasks_blocked()
+                    reactor.close()
+                    assert fake.closed
+                    reactor.closing(fake.connection)
+                inner.cancel_scope.cancel()
