@@ -118,7 +118,7 @@ def _content(
                 value = value[SUCCESS]
         members = {} if table is None else {m.field.number: m.name for m in table.members}
         return {members[number]: each for number, each in value.items() if number in members}, None
-    except (ValueError, TypeError, KeyError, AttributeError, cbor2.CBORError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, cbor2.CBORError):
         return {}, None  # whoever reads it says what is wrong with it
 
 

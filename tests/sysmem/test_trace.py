@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cbor2
 import pytest
 
+from sysmem._traced import _content
 from sysmem.testing import Sysmemd
+from sysmem_protocol.sysmem2 import BufferCollection
 
 #: The columns of a message, as `sysmemctl trace` has them too.
 LINE = re.compile(
@@ -142,3 +145,9 @@ def test_a_file_that_can_not_be_written_is_told_once_and_harms_nothing(
 def test_nothing_is_written_or_loaded_without_it(sysmemd: Sysmemd, value: str | None) -> None:
     check = "import sys\nassert 'sysmem._traced' not in sys.modules\n"
     assert traced(BLOCKING + check, sysmemd, value) == ""
+
+
+@pytest.mark.parametrize("body", [[0], 5, "text", {}])
+def test_a_body_that_is_no_answer_is_left_to_whoever_reads_it(body: object) -> None:
+    method = BufferCollection.wait_for_all_buffers_allocated
+    assert _content(method, "out", cbor2.dumps(body)) == ({}, None)
