@@ -54,3 +54,9 @@ def wait_for(holder: Holder) -> None:
     """Let others go on until `holder` is idle. Only work that is done in slices can meet one that is not."""
     assert current is not None, f"{holder!r} is not idle, and nobody can make it so"
     current.wait_for(holder)
+
+
+def wait_while(held_by: Callable[[], Holder | None]) -> None:
+    """Let others go on until `held_by` returns nobody."""
+    while (holder := held_by()) is not None:
+        wait_for(holder)

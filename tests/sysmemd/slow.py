@@ -1,14 +1,17 @@
-"""Work that is interrupted where a test wants it, so that the test can do something meanwhile."""
+"""Work that is interrupted where a test wants it, and where it could be interrupted."""
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from sysmemd import pause
+from sysmemd.pause import Holder
 from sysmemd.runner import Runner
 from sysmemd.tree.choose import Chosen, NoneChosen, Question
 
@@ -60,3 +63,40 @@ class SlowWork:
         runner.go_on()
         if runner.is_paused and not runner.waits:
             self._paused.append(runner)
+
+
+class Stretches:
+    """Does work, and finds the longest stretch of it in which it doesn't give way.
+
+    A stretch is measured in calls of functions, of Python's and built-in ones: a measure of time that is the same on
+    every machine.
+    """
+
+    def __init__(self) -> None:
+        self.longest = 0
+        self._calls = 0
+
+    def do(self, work: Callable[[], object]) -> None:
+        """Do work from its beginning to its end."""
+        before, pause.current = pause.current, self
+        profile = sys.getprofile()
+        self._calls = 0
+        sys.setprofile(self._count)
+        try:
+            work()
+        finally:
+            sys.setprofile(profile)
+            pause.current = before
+        self.give_way()
+
+    def give_way(self) -> None:
+        """Begin a new stretch; see :class:`sysmemd.pause.Sliced`."""
+        self.longest = max(self.longest, self._calls)
+        self._calls = 0
+
+    def wait_for(self, holder: Holder) -> None:
+        """Nobody is held where all work is done at once; see :class:`sysmemd.pause.Sliced`."""
+        raise AssertionError(f"{holder!r} is held")
+
+    def _count(self, frame: FrameType, event: str, argument: object) -> None:
+        self._calls += event in ("call", "c_call")

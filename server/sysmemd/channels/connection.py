@@ -22,7 +22,7 @@ from sysmem_protocol.sysmem2 import Allocator, Error
 from ..config import Limits
 from ..ends import every
 from ..in_flight import InFlight
-from ..pause import Holder, give_way, wait_for
+from ..pause import Holder, give_way, wait_for, wait_while
 from ..ports import Log, Peer
 from ..quota import Exceeded
 from ..tree import Misuse
@@ -305,14 +305,14 @@ class Connection(Answering):
                 self._process(data, handles, held_by)
                 if nonce is None:
                     return True
-                _wait_while(held_by)
+                wait_while(held_by)
             return False
         finally:
             self._processed()
 
     def _may_read(self, held_by: _HeldBy) -> bool:
         """Wait while the channel is held; return whether it is still read then."""
-        _wait_while(held_by)
+        wait_while(held_by)
         return self.reading
 
     def when_idle(self, callback: Callable[[], None]) -> None:
@@ -546,8 +546,3 @@ class Connection(Answering):
         except Exception as error:
             self._log.error("a channel ended badly", reason=repr(error), exc_info=True)
             self.close()
-
-
-def _wait_while(held_by: _HeldBy) -> None:
-    while (holder := held_by()) is not None:
-        wait_for(holder)

@@ -19,7 +19,7 @@ from sysmem_protocol.sysmem2 import Error, Rights
 
 from ..ends import every
 from ..memory import Buffers, Event
-from ..pause import Holder
+from ..pause import Holder, give_way, wait_while
 from ..ports import ClientInfo, NoMemoryError, Peer
 from ..quota import Exceeded, Kind
 from ..tree import Allocated, Cause, Node, NodeChannel, NotInCollection
@@ -487,12 +487,15 @@ def _create_tokens(
             client_ends.append(undo.enter_context(client_end))
             with server_end:
                 children.append(parent.child(TokenServer, server_end))
+            give_way()
+        wait_while(parent.changed_by)  # others may have gone on with the tree
         nodes = make(children, masks)
         undo.pop_all()
     for child, node, charge in zip(children, nodes, charges, strict=True):
         node.charge = charge
         child.peer = parent.peer
         child.serve(node)
+    give_way()
     return sysmem2.CreateTokensResponse(tokens=client_ends)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from ..constraints import Access, Allocation, Platform
 from ..ends import every
+from ..pause import giving_way
 from ..ports import ClientInfo, Clock, Log, NoMemoryError
 from . import describe
 from .allocate import conclude, participants_of
@@ -57,7 +58,7 @@ class LogicalBufferCollection(CollectionData):
         self.max_group_selections = max_group_selections
         self._holds_strong = False
         self._having: Having | None = None
-        self._when_idle: list[Callable[[], None]] = []
+        self._when_idle: deque[Callable[[], None]] = deque()
         self._settling = False
         #: Whether the buffers are being made right now.
         self._allocating = False
@@ -244,8 +245,13 @@ class LogicalBufferCollection(CollectionData):
         self.settle()
 
     def _tell_idle(self) -> None:
+        # Of a large tree that failed as a whole each channel may have been held.
+        for callback in giving_way(self._waiting_for_idle(), 64):
+            callback()
+
+    def _waiting_for_idle(self) -> Iterator[Callable[[], None]]:
         while self._when_idle and not self.busy:
-            self._when_idle.pop(0)()
+            yield self._when_idle.popleft()
 
     def _fail_unattended(self) -> None:
         while domains := self.census.take_unattended():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Final, NamedTuple
 
 from ..ends import every
-from ..pause import give_way
+from ..pause import give_way, giving_way
 from .census import step
 from .data import Cause, Failure, NodeData
 from .describe import who
@@ -70,29 +71,28 @@ def fail_subtree(
     """
     collection = top.collection
     failure = Failure(cause, first.who(), reason, None if selected is None else selected.who())
-    leaving = [node for node in breadth_first(top, all_children) if node.in_tree]
     whole = top.parent is None
     unallocated, allocated, part = LOUDNESS[cause]
     level = (allocated if collection.is_allocated else unallocated) if whole else part
     if level is Level.DEBUG and collection.verbose:
         level = Level.INFO
     fields = {"reason": reason} if reason else {}
-    collection.say(
-        level,
-        "collection failed" if whole else "nodes failed",
-        first,
-        cause=cause.value,
-        up_to=who(top)["node"],
-        nodes=len(leaving),
-        **fields,
-    )
-    steps: list[Callable[[], None]] = [partial(_leave, node, failure) for node in reversed(leaving)]
-    if whole:
-        collection.failure = failure
-        steps.append(collection.end)
     with collection.changing():
+        nodes = breadth_first(top, all_children)
+        leaving = [node for node in giving_way(nodes, 64) if node.in_tree]
+        collection.say(
+            level,
+            "collection failed" if whole else "nodes failed",
+            first,
+            cause=cause.value,
+            up_to=who(top)["node"],
+            nodes=len(leaving),
+            **fields,
+        )
+        if whole:
+            collection.failure = failure
         try:
-            every(steps)
+            every(chain(_ends(leaving, failure), [collection.end] if whole else []))
         except Exception as error:
             collection.say(
                 Level.ERROR,
@@ -100,6 +100,12 @@ def fail_subtree(
                 reason=repr(error),
                 exc_info=not isinstance(error, OSError),
             )
+
+
+def _ends(leaving: list[NodeData], failure: Failure) -> Iterator[Callable[[], None]]:
+    """Yield the end of each node, the last one first. `leaving` loses each, so that not all are freed at one time."""
+    while leaving:
+        yield partial(_leave, leaving.pop(), failure)
 
 
 def _leave(node: NodeData, failure: Failure) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from .data import NodeData
@@ -11,10 +12,11 @@ def breadth_first(
     start: NodeData, children: Callable[[NodeData], Iterable[NodeData]]
 ) -> Iterator[NodeData]:
     """Yield `start` and its descendants in breadth-first order, siblings in order of creation."""
-    level: list[NodeData] = [start]
-    while level:
-        yield from level
-        level = [child for node in level for child in children(node)]
+    queue = deque([start])
+    while queue:
+        node = queue.popleft()
+        yield node
+        queue.extend(children(node))
 
 
 def depth_first(

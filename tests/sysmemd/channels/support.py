@@ -151,7 +151,9 @@ class HandReactor:
 
 
 def _readable(connection: Connection) -> bool:
-    return bool(select.select([connection.fileno()], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Client:

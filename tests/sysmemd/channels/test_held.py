@@ -238,6 +238,54 @@ def test_a_node_that_fails_while_its_message_is_decoded_gets_no_message(
     assert not bench.service.collections
 
 
+def ask_for_tokens(bench: Bench, token: Client, count: int) -> int:
+    """Ask for so many tokens; the call's txid."""
+    request = sysmem2.CreateTokensRequest(rights_attenuation_masks=[SAME_RIGHTS] * count)
+    txid = token.send(BufferCollectionToken.duplicate_sync, request)
+    bench.run()
+    return txid
+
+
+def test_a_tree_that_fails_while_tokens_are_made_gets_none_of_them(
+    bench: Bench, work: SlowWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = bench.token()
+    child = bench.duplicate(token)
+    monkeypatch.setattr("sysmemd.channels.nodes.give_way", work.pause)
+    ask_for_tokens(bench, token, 3)
+    child.close()
+    bench.run()
+    while work.pending:
+        work.go_on()
+    bench.run()
+    assert token.is_closed()
+    assert not bench.service.collections
+    assert not bench.service.tokens
+
+
+def test_tokens_are_made_once_a_change_of_the_tree_is_over(
+    bench: Bench, work: SlowWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = bench.token()
+    token = bench.duplicate(root)
+    attached = attach(bench, bench.bind(root))
+    monkeypatch.setattr("sysmemd.channels.nodes.give_way", work.pause)
+    txid = ask_for_tokens(bench, token, 1)
+    monkeypatch.setattr("sysmemd.tree.failure.give_way", work.pause)
+    attached.close()
+    bench.run()
+    work.go_on()  # with the tokens
+    [collection] = bench.service.collections.values()
+    assert collection.is_changing
+    assert len(list(collection.nodes())) == 2
+    while work.pending:
+        work.go_on()
+    bench.run()
+    assert len(list(collection.nodes())) == 3
+    [made] = token.answer(BufferCollectionToken.duplicate_sync, txid).tokens
+    made.close()
+
+
 def test_two_who_want_the_same_token_have_their_turn_one_after_the_other(
     bench: Bench, work: SlowWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
