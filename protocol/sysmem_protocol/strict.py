@@ -22,8 +22,8 @@ _NULL = b"\xf6"
 _LEAST = {24: 24, 25: 1 << 8, 26: 1 << 16, 27: 1 << 32}
 
 
-#: An item takes less than a microsecond; a pause is offered after some dozen of them.
-_PAUSE_MASK = 63
+#: An item takes less than a microsecond and has at least a byte; a pause is offered after about so many bytes.
+_PAUSE_BYTES = 128
 
 
 class NotStrictError(ValueError):
@@ -60,11 +60,13 @@ def examine(body: bytes, pause: Callable[[], object] = no_pause) -> tuple[bytes,
 class _Walk:
     """One pass over a body, and what it found."""
 
-    __slots__ = ("_body", "_odd_maps", "_pause", "indices")
+    __slots__ = ("_body", "_odd_maps", "_pause", "_pause_at", "indices")
 
     def __init__(self, body: bytes, pause: Callable[[], object]) -> None:
         self._body = body
         self._pause = pause
+        #: From where on the next pause is due.
+        self._pause_at = _PAUSE_BYTES
         self._odd_maps: list[tuple[int, int]] = []
         self.indices: list[int] = []
 
@@ -103,11 +105,15 @@ class _Walk:
             raise IndexError
         if major == _MAP:
             return self._map(start, position, argument, depth + 1)
-        for number in range(argument):
+        for _ in range(argument):
             position = self.item(position, depth + 1)
-            if number & _PAUSE_MASK == _PAUSE_MASK:
-                self._pause()
+            if position >= self._pause_at:
+                self._pause_before(position)
         return position
+
+    def _pause_before(self, position: int) -> None:
+        self._pause_at = position + _PAUSE_BYTES
+        self._pause()
 
     def _argument(self, start: int, major: int, information: int) -> tuple[int, int]:
         """Return the argument in the bytes after the initial one, and where those end."""
@@ -133,9 +139,9 @@ class _Walk:
         length = len(body)
         keys = set()
         odd = False
-        for number in range(pairs):
-            if number & _PAUSE_MASK == _PAUSE_MASK:
-                self._pause()
+        for _ in range(pairs):
+            if position >= self._pause_at:
+                self._pause_before(position)
             key = position
             if body[key] < 24:  # small integers, most keys and many values, without a call
                 position += 1
