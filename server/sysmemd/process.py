@@ -40,8 +40,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _REMOVAL_SECONDS = 0.2
 #: How long the daemon waits before it looks again, when the kernel could not tell it what it asked.
 _EXHAUSTED_SECONDS = 1.0
-#: Objects made after which the youngest are looked at, and how often that is done before older ones are, and all.
-_COLLECTION_THRESHOLDS = (1000, 10, 1_000_000)
+#: Objects made after which the youngest are looked at, and how often that is done before older ones are, and all. Each
+#: look holds everybody up, so that it must find few objects.
+_COLLECTION_THRESHOLDS = (500, 1, 1_000_000)
 #: How often the sockets are tried to be made again.
 _ATTEMPTS = 10
 
