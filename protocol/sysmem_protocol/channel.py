@@ -87,8 +87,11 @@ class Closing(Protocol):
     def close_end(self, fd: int) -> None:
         """Close one end of a socket pair, and what waits in it. The other end sees that at once."""
 
-    def close_channel(self, end: Handle, far: Handle | None) -> None:
-        """Close one end of a channel, and what waits in it; the other end too if that is given."""
+    def close_channel(self, end: Handle, far: Handle | None, *, hung_up: bool = False) -> None:
+        """Close one end of a channel, and what waits in it; the other end too if that is given.
+
+        `hung_up` tells that the kernel has reported the other end closed, so that this one is as good as shut down.
+        """
 
     def stop_receiving(self, fd: int) -> None:
         """Let nothing more come to one end of a socket pair, and drop what waits there. May raise `OSError`."""
@@ -103,7 +106,7 @@ class AtOnce:
 
     close_end = close
 
-    def close_channel(self, end: Handle, far: Handle | None) -> None:
+    def close_channel(self, end: Handle, far: Handle | None, *, hung_up: bool = False) -> None:
         """See :class:`Closing`."""
         end.close()
         if far is not None:
@@ -145,7 +148,8 @@ class Channel:
         #: What the kernel gave and wasn't returned yet: the result of a `recvmsg`, and the cells of its descriptors
         #: so far. An exception may interrupt receiving anywhere; the next receive, or close, goes on from here.
         self._arrived: list[Any] = []
-        #: Whether the kernel has reported that the other end hung up, so that it needn't be asked.
+        #: Whether the kernel has reported that the other end hung up (POLLHUP). It needn't be asked then, nor be told
+        #: of a shutdown: it has shut down both directions, and that is never undone.
         self.has_hung_up = False
         self._socket = socket_over(owned) if isinstance(owned, int) else owned
 
@@ -175,7 +179,7 @@ class Channel:
                 far.close()
         elif self._socket.fileno() >= 0:
             taken, self._socket = self._socket, _NO_SOCKET
-            self._closing.close_channel(Handle(taken), far)
+            self._closing.close_channel(Handle(taken), far, hung_up=self.has_hung_up)
 
     def stop_receiving(self) -> None:
         """Let nothing more come, and drop what waits. May raise `OSError`."""
@@ -183,6 +187,8 @@ class Channel:
 
     def shutdown_sending(self) -> None:
         """Let the other end see this one closed, while what it sends can still be received."""
+        if self.has_hung_up:
+            return
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:

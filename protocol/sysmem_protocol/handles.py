@@ -61,13 +61,8 @@ class Handle(Owner):
 
     def fileno(self) -> int:
         """Return the descriptor, still owned by this handle. Raises :class:`HandleClosedError` if there is none."""
-        fd = (
-            -1
-            if self._gone
-            else self._cell.fileno()
-            if type(self._cell) is Number
-            else number(self._cell)
-        )
+        cell = self._cell
+        fd = -1 if self._gone else cell.fd if type(cell) is Number else number(cell)
         if fd < 0:
             raise HandleClosedError(f"this {type(self).__name__} {self._gone or CLOSED}")
         return fd
@@ -81,7 +76,7 @@ class Handle(Owner):
         """Give the descriptor away: the caller owns it afterwards."""
         self.fileno()
         fd = detach(self._cell)
-        self._gone = CLOSED
+        self._gone, self._cell = CLOSED, _EMPTY
         return fd
 
     def as_socket(self) -> socket.SocketType:

@@ -48,20 +48,21 @@ class Cell(Protocol):
 class Number:
     """A cell with another way to close; not for programs that signals interrupt."""
 
-    __slots__ = ("_close", "_fd", "_socket")
+    __slots__ = ("_close", "_socket", "fd")
 
     def __init__(self, fd: int, close: Callable[[int], None] = os.close) -> None:
-        self._fd = fd
+        #: The number, -1 once closed.
+        self.fd = fd
         self._close = close
         self._socket: socket.SocketType | None = None
 
     def fileno(self) -> int:
         """Return the number, -1 once closed."""
-        return self._fd
+        return self.fd
 
     def detach(self) -> int:
         """Give the number away."""
-        fd, self._fd = self._fd, -1
+        fd, self.fd = self.fd, -1
         if self._socket is not None:
             self._socket.detach()
             self._socket = None
@@ -70,13 +71,13 @@ class Number:
     def as_socket(self) -> socket.SocketType:
         """Return a socket object over the number, always the same. It is of use while the number is here."""
         if self._socket is None:
-            self._socket = socket_over(self._fd)
+            self._socket = socket_over(self.fd)
         return self._socket
 
     def take_socket(self) -> socket.SocketType:
         """Give the number away, in a socket object that owns it afterwards."""
         taken = self.as_socket()
-        self._socket, self._fd = None, -1
+        self._socket, self.fd = None, -1
         return taken
 
     def close(self) -> None:

@@ -57,12 +57,13 @@ class ThreadClosing:
         shut_down(fd)
         self._close_quietly(fd, safe=_is_empty(fd))
 
-    def close_channel(self, end: Handle, far: Handle | None) -> None:
+    def close_channel(self, end: Handle, far: Handle | None, *, hung_up: bool = False) -> None:
         """Close one end of a channel, and the other one if that is given; both see that at once."""
-        try:  # noqa: SIM105 # each channel closes here, and a block takes three calls
-            end.as_socket().shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+        if not hung_up:
+            try:  # noqa: SIM105 # each channel closes here, and a block takes three calls
+                end.as_socket().shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
         if far is None:
             fd = end.take()
             self._close_quietly(fd, safe=_is_empty(fd))

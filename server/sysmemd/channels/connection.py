@@ -17,7 +17,7 @@ from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.library import Interface, Method, Table
 from sysmem_protocol.message import SERVER_TXID, MalformedMessage, Message, parse
-from sysmem_protocol.sysmem2 import Allocator, Error
+from sysmem_protocol.sysmem2 import Allocator, Error, Node
 
 from ..config import Limits
 from ..ends import every
@@ -214,6 +214,9 @@ class Connection(Answering):
         self._reactor = reactor
         self._max_calls = limits.max_unanswered_calls
         self._bare = bare_methods(server.interface)
+        #: Whether a message without an answer is mostly followed by another one at once. What is said to an Allocator
+        #: goes on elsewhere, on the channel that it makes.
+        self._comes_in_rows = issubclass(server.interface, Node)
         #: Tells this channel from all others that the daemon has served.
         self.number = number
         #: When it began to be served, by the daemon's clock.
@@ -260,7 +263,7 @@ class Connection(Answering):
 
         Returns:
             True if the next message has probably arrived too. A client that made a call mostly waits for the answer
-            before it sends anything more.
+            before it sends anything more. The kernel reports what has arrived all the same.
         """
         if not self.reading:
             return False
@@ -278,7 +281,7 @@ class Connection(Answering):
             self._process(*datagram, held_by)
         finally:
             self._processed()
-        return datagram[0].startswith(_ONE_WAY)
+        return datagram[0].startswith(_ONE_WAY) and self._comes_in_rows
 
     def receive_until(self, nonce: bytes | None) -> bool:
         """Process everything up to the datagram `nonce`, which somebody sent to the other end just now.
