@@ -41,6 +41,10 @@ SUCCESS = 1
 ERROR = 2
 
 _MAX_BODY_BYTES = MAX_MESSAGE_BYTES - HEADER.size
+#: Bodies that were parsed are remembered up to this size, and so many of them: most messages say what others said
+#: before, such as the same constraints or where the descriptors are.
+_MAX_REMEMBERED_BYTES = 512
+_MOST_REMEMBERED = 256
 
 Name = TypeVar("Name", bound=Table)
 
@@ -289,6 +293,17 @@ class _Arrived:
 _Decode = Callable[[Any, _Arrived], Any]
 
 
+#: What is remembered of a body that never came.
+_UNKNOWN = None, -1
+
+
+def _remember(bodies: dict[Any, Any], key: object, value: object, size: int) -> None:
+    if size <= _MAX_REMEMBERED_BYTES:
+        if len(bodies) >= _MOST_REMEMBERED:
+            bodies.clear()
+        bodies[key] = value
+
+
 class Decoder:
     """Bodies to tables, with the classes that the caller wants for tables and handles.
 
@@ -302,12 +317,24 @@ class Decoder:
         tables: Mapping[type[Table], type[Table]] | None = None,
         handles: Mapping[HandleKind, type[Handle]] | None = None,
         pause: Callable[[], object] = no_pause,
+        shared: bool = False,
     ) -> None:
-        """Decode to these classes. `pause` is called every now and then while a large body is being decoded."""
+        """Decode to these classes. `pause` is called every now and then while a large body is being decoded.
+
+        `shared` allows that equal bodies without handles become the same object, which its owners must not change.
+        """
         self._pause = pause
+        self._shared: dict[tuple[type[Table], bytes], Table] | None = {} if shared else None
         self._tables = dict(tables or {})
         self._handles = dict(handles or {})
         self._decoders: dict[type, _Decode] = {}
+        #: The values of bodies that came lately, which nobody changes, and how many descriptors go with each.
+        self._parsed: dict[bytes, tuple[Any, int]] = {}
+
+    @property
+    def remembered(self) -> int:
+        """How many bodies are remembered."""
+        return len(self._parsed) + len(self._shared or ())
 
     def request(self, method: Method, body: bytes, handles: list[Handle]) -> Table | None:
         """Decode a method's request; None for a method without one.
@@ -335,7 +362,14 @@ class Decoder:
 
     def table(self, kind: type[Name], body: bytes, handles: list[Handle]) -> Name:
         """Decode a body as a table of one kind. Handles as in :meth:`request`."""
-        return cast("Name", self._checked(body, handles, self._decoder_of(kind)))
+        shared = self._shared
+        if shared is None or handles:
+            return cast("Name", self._checked(body, handles, self._decoder_of(kind)))
+        found = shared.get((kind, body))
+        if found is None:
+            found = self._checked(body, handles, self._decoder_of(kind))
+            _remember(shared, (kind, body), found, len(body))
+        return cast("Name", found)
 
     def _payload(
         self, kind: type[Table] | None, body: bytes, handles: list[Handle]
@@ -352,23 +386,9 @@ class Decoder:
     def _checked(self, body: bytes, handles: list[Handle], decode: _Decode) -> Any:
         arrived = _Arrived(handles)
         try:
-            try:
-                decodable, indices = examine(body, self._pause)
-                if sorted(indices) != list(range(len(handles))):
-                    raise DecodeError(
-                        f"{len(handles)} descriptors came along, the body refers to "
-                        f"{indices!s:.80}; each must be referred to exactly once"
-                    )
-                value = cbor2.loads(
-                    decodable,
-                    allow_indefinite=False,
-                    allow_duplicate_keys=False,
-                    max_depth=2 * MAX_DEPTH,
-                )
-            except NotStrictError as error:
-                raise DecodeError(str(error)) from None
-            except cbor2.CBORDecodeError as error:
-                raise DecodeError(f"not CBOR: {error}") from None
+            value, count = self._parsed.get(body, _UNKNOWN)
+            if count != len(handles):
+                value = self._parse(body, len(handles))
             result = decode(value, arrived)
         except BaseException:
             for taken in arrived.taken:
@@ -378,6 +398,28 @@ class Decoder:
             for handle in handles:  # those that no known field took
                 handle.close()
         return result
+
+    def _parse(self, body: bytes, count: int) -> Any:
+        """Return the value of a body that came with so many descriptors."""
+        try:
+            decodable, indices = examine(body, self._pause)
+            if sorted(indices) != list(range(count)):
+                raise DecodeError(
+                    f"{count} descriptors came along, the body refers to "
+                    f"{indices!s:.80}; each must be referred to exactly once"
+                )
+            value = cbor2.loads(
+                decodable,
+                allow_indefinite=False,
+                allow_duplicate_keys=False,
+                max_depth=2 * MAX_DEPTH,
+            )
+        except NotStrictError as error:
+            raise DecodeError(str(error)) from None
+        except cbor2.CBORDecodeError as error:
+            raise DecodeError(f"not CBOR: {error}") from None
+        _remember(self._parsed, body, (value, count), len(body))
+        return value
 
     def _result(self, method: Method, value: Any, arrived: _Arrived) -> Any:
         if type(value) is not dict or len(value) != 1:

@@ -28,7 +28,11 @@ class Kind(enum.StrEnum):
 
 
 #: Each of these has one descriptor open in the daemon.
-HAS_DESCRIPTOR: Final = frozenset({Kind.CONNECTIONS, Kind.NODES, Kind.TRACKINGS, Kind.BUFFERS})
+_HAS_DESCRIPTOR: Final = frozenset({Kind.CONNECTIONS, Kind.NODES, Kind.TRACKINGS, Kind.BUFFERS})
+#: What is counted with one more of a kind.
+_COUNTED: Final = {
+    kind: (kind, Kind.DESCRIPTORS) if kind in _HAS_DESCRIPTOR else (kind,) for kind in Kind
+}
 
 #: What one user may have; None: as much as there is.
 Limits = Mapping[Kind, int | None]
@@ -68,9 +72,9 @@ class Tally:
 
     def add(self, kind: Kind, amount: int) -> None:
         """Count more, or less if `amount` is negative, of a kind and of the descriptors that this has."""
-        self._counts[kind] += amount
-        if kind in HAS_DESCRIPTOR:
-            self._counts[Kind.DESCRIPTORS] += amount
+        counts = self._counts
+        for counted in _COUNTED[kind]:
+            counts[counted] += amount
 
     def is_empty(self) -> bool:
         """Return whether nothing is counted."""
@@ -87,7 +91,7 @@ def share_of(limit: int, others: int) -> int:
 
 def check(kind: Kind, amount: int, *, connection: Tally, user: Tally, limits: Limits) -> None:
     """Raise :class:`Exceeded` if a connection can't have `amount` more of a kind, or of the descriptors for it."""
-    for counted in (kind, Kind.DESCRIPTORS) if kind in HAS_DESCRIPTOR else (kind,):
+    for counted in _COUNTED[kind]:
         limit = limits.get(counted)
         if limit is None:
             continue

@@ -102,13 +102,11 @@ class Account:
 
     def charge(self, kind: Kind, amount: int = 1) -> Charge:
         """Count more of a kind until what is returned is closed. Raises :class:`.Exceeded`, with nothing counted."""
-        self._check(kind, amount)
-        self.add(kind, amount)
-        return Charge(self, kind, amount)
-
-    def _check(self, kind: Kind, amount: int) -> None:
         user = self.user
         check(kind, amount, connection=self.tally, user=user.tally, limits=user.limits)
+        self.tally.add(kind, amount)
+        user.tally.add(kind, amount)
+        return Charge(self, kind, amount)
 
     def add(self, kind: Kind, amount: int) -> None:
         """Count more, or less, of a kind, whatever the limits."""
@@ -209,8 +207,9 @@ class Account:
                 fullest.overflow(error)
 
     def _excess(self, kind: Kind) -> Exceeded | None:
+        user = self.user
         try:
-            self._check(kind, 0)
+            check(kind, 0, connection=self.tally, user=user.tally, limits=user.limits)
         except Exceeded as error:
             return error
         return None

@@ -219,6 +219,39 @@ def test_handles_get_the_class_that_was_asked_for_their_kind() -> None:
     close_all(info)
 
 
+def test_a_body_that_came_before_is_checked_against_its_own_descriptors() -> None:
+    body = cbor({1: tag(0)})
+    for _ in range(2):
+        close_all(DECODER.table(VmoBuffer, body, handles(1)))
+        refused(VmoBuffer, body, "0 descriptors came along")
+        refused(VmoBuffer, body, "2 descriptors came along", handles(2))
+        refused(BufferUsage, body, r"^\$\.none: expected an integer", handles(1))
+
+
+def test_equal_bodies_become_one_table_only_if_that_is_allowed_and_they_bring_no_descriptors() -> (
+    None
+):
+    decoder = Decoder(shared=True)
+    plain, with_handle = cbor({1: 7}), cbor({1: tag(0)})
+    assert decoder.table(BufferUsage, plain, []) is decoder.table(BufferUsage, plain, [])
+    assert type(decoder.table(BufferMemorySettings, plain, [])) is BufferMemorySettings
+    assert DECODER.table(BufferUsage, plain, []) is not DECODER.table(BufferUsage, plain, [])
+    first, second = (decoder.table(VmoBuffer, with_handle, handles(1)) for _ in range(2))
+    assert first.vmo is not second.vmo
+    close_all(first)
+    close_all(second)
+
+
+def test_only_so_many_bodies_are_remembered_and_no_large_ones() -> None:
+    decoder = Decoder(shared=True)
+    large = cbor({1: "x" * 200, 2: 1, 900: "x" * 1000})
+    decoder.table(SetDebugClientInfoRequest, large, [])
+    assert not decoder.remembered
+    for number in range(2000):
+        decoder.table(SetDebugClientInfoRequest, cbor({2: number}), [])
+        assert decoder.remembered <= 2 * 256
+
+
 def test_a_closed_handle_is_refused_with_its_place() -> None:
     closed = handle()
     closed.close()

@@ -93,7 +93,7 @@ def counted(
 @needs_strace
 @pytest.mark.parametrize(
     ("participants", "buffers", "most"),
-    [pytest.param(MORE, 0, 51, id="participant"), pytest.param(0, MORE, 17, id="buffer")],
+    [pytest.param(MORE, 0, 45, id="participant"), pytest.param(0, MORE, 16, id="buffer")],
 )
 def test_system_calls(
     sysmemd: Sysmemd, tmp_path: Path, participants: int, buffers: int, most: int
@@ -145,7 +145,7 @@ def is_traced(task: Path) -> bool:
 
 @pytest.mark.parametrize(
     ("participants", "buffers", "most"),
-    [pytest.param(MORE, 0, 880, id="participant"), pytest.param(0, MORE, 220, id="buffer")],
+    [pytest.param(MORE, 0, 710, id="participant"), pytest.param(0, MORE, 165, id="buffer")],
 )
 def test_python_calls(tmp_path: Path, participants: int, buffers: int, most: int) -> None:
     runtime_dir, number = tmp_path / "run", tmp_path / "number"

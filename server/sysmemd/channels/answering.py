@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter_ns
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sysmem_protocol import codec
 from sysmem_protocol.channel import Channel, PeerClosedError
@@ -28,10 +28,20 @@ from .latencies import SUM, Latencies
 from .outbox import Outbox, OutboxFull
 
 
+class Encoded(NamedTuple):
+    """An answer that is encoded already."""
+
+    body: bytes
+    #: Those in it, for its owner.
+    handles: list[Handle]
+    #: Returns the answer itself, for those who watch.
+    table: Callable[[], Table]
+
+
 class Maker(Protocol):
     """Makes an answer when it can be sent."""
 
-    def make(self) -> Table | Error | None:
+    def make(self) -> Encoded | Table | Error | None:
         """Return the answer; asked once or more, for each attempt to send it anew."""
 
     def instead(self, error: OSError) -> Error:
@@ -305,8 +315,11 @@ class Answering(ABC):
             nonlocal traced
             answer = maker.make()
             if self._tracer.active and not traced:
-                self._trace(method, txid, answer)
+                told = answer.table() if isinstance(answer, Encoded) else answer
+                self._trace(method, txid, told)
                 traced = True  # it may be made again
+            if isinstance(answer, Encoded):
+                return Message(txid, method.ordinal, answer.body, answer.handles)
             return _message(method, txid, answer)
 
         self._outbox.put_later(

@@ -41,7 +41,7 @@ _ONE_WAY = bytes(TXID_BYTES)
 
 _HeldBy: TypeAlias = Callable[[], Holder | None]
 
-_decoder = codec.Decoder(pause=give_way)
+_decoder = codec.Decoder(pause=give_way, shared=True)
 
 
 class Server(Protocol):

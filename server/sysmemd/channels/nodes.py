@@ -13,8 +13,9 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar, cast
 
 from sysmem_protocol import sysmem2
+from sysmem_protocol.codec import encode_response
 from sysmem_protocol.handles import Handle, channel_ends, describe
-from sysmem_protocol.library import Interface
+from sysmem_protocol.library import Interface, Table
 from sysmem_protocol.sysmem2 import Error, Rights
 
 from ..ends import every
@@ -25,13 +26,16 @@ from ..quota import Exceeded, Kind
 from ..tree import Allocated, Cause, Node, NodeChannel, NotInCollection
 from ..users import Account, Charge, OverLimitError
 from . import reasons
+from .answering import Encoded
 from .connection import Connection
 from .deferred import Deferred
 from .errors import Failed, Refused
 from .reasons import Reason
-from .service import Service, is_event
+from .service import Party, Service, is_event
 
 S = TypeVar("S", bound="NodeServer")
+
+_WAIT = sysmem2.BufferCollection.wait_for_all_buffers_allocated
 
 
 class NodeServer:
@@ -51,6 +55,7 @@ class NodeServer:
         self.account = account
         self.koid, channel = service.name_server_end(server_end)
         self.node: Node
+        self.party: Party
         #: The number of the connection on which the node was asked for.
         self.made_by = 0
         self._peer: Peer | None = None
@@ -66,7 +71,8 @@ class NodeServer:
     def serve(self, node: Node) -> None:
         """Serve a node from now on."""
         self.node = node
-        self._service.parties[node.collection.id].uids.add(self.account.user.uid)
+        self.party = self._service.parties[node.collection.id]
+        self.party.uids.add(self.account.user.uid)
         node.collection.wants_reports |= self.connection.explained
         if self._service.tracer.active:
             self._service.tracer.served(self.connection, self.made_by)
@@ -388,7 +394,7 @@ class BuffersAnswer:
         self._server.cannot_hand_out(error)
         return Error.NO_MEMORY
 
-    def make(self) -> sysmem2.BufferCollectionWaitForAllBuffersAllocatedResponse | Error:
+    def make(self) -> Encoded | Error:
         """See :class:`.Maker`."""
         outcome = self._outcome
         if not isinstance(outcome, Allocated):
@@ -406,18 +412,35 @@ class BuffersAnswer:
             if isinstance(error, OverLimitError):
                 self._server.account.say(error.exceeded, self._server.about())
             return self.instead(error)
-        return sysmem2.BufferCollectionWaitForAllBuffersAllocatedResponse(
-            buffer_collection_info=sysmem2.BufferCollectionInfo(
-                settings=outcome.settings,
-                buffers=[
-                    sysmem2.VmoBuffer(
-                        vmo=buffer.vmo, vmo_usable_start=0, close_weak_asap=buffer.close_weak_asap
-                    )
-                    for buffer in delivered
-                ],
-                buffer_collection_id=node.collection.id,
+        handles: list[Handle] = []
+        shape = []
+        for buffer in delivered:
+            vmo, close_weak_asap = buffer.vmo, buffer.close_weak_asap
+            handles += [handle for handle in (vmo, close_weak_asap) if handle is not None]
+            shape.append((vmo is None, close_weak_asap is None))
+
+        def table() -> Table:
+            return sysmem2.BufferCollectionWaitForAllBuffersAllocatedResponse(
+                buffer_collection_info=sysmem2.BufferCollectionInfo(
+                    settings=outcome.settings,
+                    buffers=[
+                        sysmem2.VmoBuffer(
+                            vmo=buffer.vmo,
+                            vmo_usable_start=0,
+                            close_weak_asap=buffer.close_weak_asap,
+                        )
+                        for buffer in delivered
+                    ],
+                    buffer_collection_id=node.collection.id,
+                )
             )
-        )
+
+        answers = self._server.party.answers
+        settings, body = answers.get(key := tuple(shape), (None, b""))
+        if settings is not outcome.settings:
+            body, _ = encode_response(_WAIT, table())
+            answers[key] = outcome.settings, body
+        return Encoded(body, handles, table)
 
 
 def _buffers_of(outcome: Allocated) -> Buffers:

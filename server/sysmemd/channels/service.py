@@ -15,7 +15,7 @@ import secrets
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -25,6 +25,7 @@ from sysmem_protocol.explained import Explained, ExplainedOnExplainedEvent
 from sysmem_protocol.handles import Handle, describe, is_kind, status
 from sysmem_protocol.library import HandleKind
 from sysmem_protocol.message import Message
+from sysmem_protocol.sysmem2 import SingleBufferSettings
 
 from ..config import InspectSection, Limits
 from ..constraints import Platform
@@ -52,6 +53,9 @@ from .requests import flaw_of
 
 #: Which object a descriptor refers to.
 _Identity = tuple[int, int]
+
+#: Of each buffer, whether its VMO and its `close_weak_asap` are un-set.
+Shape = tuple[tuple[bool, bool], ...]
 
 #: Any client can see the names and bind the ones to come, if it can guess them.
 _KOID_RANDOM_BITS = 24
@@ -190,7 +194,10 @@ class Party:
     #: Who made the root, and pays for buffers.
     owner: Account
     #: All users who had a node in the tree.
-    uids: set[int]
+    uids: set[int] = field(default_factory=set)
+    #: What participants were answered who got buffers, with what is the same for all of them: the settings, and by
+    #: buffer which handles are left out.
+    answers: dict[Shape, tuple[SingleBufferSettings, bytes]] = field(default_factory=dict)
 
 
 class Service:
@@ -327,7 +334,7 @@ class Service:
         )
         collection.on_attempt = self.on_attempt
         self.collections[id] = collection
-        self.parties[id] = Party(charge.account, set())
+        self.parties[id] = Party(charge.account)
         return collection
 
     def _forget_collection(self, id: int, charge: Charge) -> None:

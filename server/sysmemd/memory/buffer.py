@@ -55,6 +55,8 @@ RECHECK_NS = (1_000_000, 10_000_000, 100_000_000, 1_000_000_000, 10_000_000_000)
 #: How long after the kernel could not be asked who holds a buffer it is asked again, at most.
 RETRY_NS = 1_000_000_000
 
+_KINDS = tuple(Kind)
+
 #: Records of weak handles are sifted when there are so many; after that, whenever they have doubled.
 _FEW_HANDLES = 32
 
@@ -160,7 +162,7 @@ class Buffer:
         self._vmo = handle
         self._owner: Owner = owner
         self._surroundings = surroundings
-        self._given = dict.fromkeys(Kind, 0)
+        self._given = dict.fromkeys(_KINDS, 0)
         self._weak_clients: dict[int, ClientInfo] = {}
         self._sift_at = _FEW_HANDLES
         self._signals = SignalSet()

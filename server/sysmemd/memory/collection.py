@@ -20,7 +20,7 @@ _READ: Final = int(Rights.READ)
 _WRITE: Final = int(Rights.WRITE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DeliveredBuffer:
     """One buffer as a participant gets it; whoever has this owns both handles."""
 
@@ -59,8 +59,13 @@ class Buffers:
         self._cancel_no_strong: Callable[[], None] | None = None
         self._surroundings = surroundings
         self._when_gone: Callable[[], None] | None = None
+        #: Whether the server was to stop being a strong holder, and whether it still is one, of all buffers.
         self._dropped = False
+        self._is_holder = True
         self._promised = 0
+        #: Of how many buffers the last strong handle is gone, and the memory.
+        self._without_strong = 0
+        self._gone = 0
         #: By the number of buffers at which they are signalled.
         self._trackers: dict[int, SignalSet] = {}
 
@@ -76,7 +81,7 @@ class Buffers:
     @property
     def existing(self) -> int:
         """How many of them still exist, as of the last event processed."""
-        return sum(buffer.hold is not Hold.GONE for buffer in self.buffers)
+        return len(self.buffers) - self._gone
 
     # --- handing out --------------------------------------------------------------------------------------------
 
@@ -110,8 +115,7 @@ class Buffers:
                 entry = DeliveredBuffer(None, signal)
                 delivered.append(entry)
                 if delivers_vmo and buffer.has_strong():
-                    vmo = buffer.open(kind, client, writable=writable)
-                    delivered[-1] = DeliveredBuffer(vmo, signal)
+                    entry.vmo = buffer.open(kind, client, writable=writable)
         except BaseException as error:
             for entry in delivered:
                 entry.close()
@@ -144,6 +148,7 @@ class Buffers:
 
     def _let_go(self) -> None:
         if self._dropped and not self._promised:
+            self._is_holder = False
             every(buffer.drop_strong for buffer in self.buffers)
 
     def track_lifetime(self, event: Signal, buffers_remaining: int) -> None:
@@ -178,12 +183,13 @@ class Buffers:
             self._cancel_no_strong()
         for buffer in self.buffers:
             buffer.close()
+        self._gone = len(self.buffers)
         for trackers in self._trackers.values():
             trackers.signal()
 
     def _look(self) -> None:
         """Be as far as the kernel is, also where its report hasn't been read or was a moment early."""
-        if all(buffer.hold is Hold.SERVER for buffer in self.buffers):
+        if self._is_holder:
             return  # nobody else matters
         for buffer in self.buffers:
             buffer.look()
@@ -197,12 +203,14 @@ class Buffers:
 
     def strong_handles_gone(self) -> None:
         """A buffer's last strong handle is gone; when it was so for all, say it, but not from within this call."""
-        if all(buffer.hold not in (Hold.SERVER, Hold.STRONG) for buffer in self.buffers):
+        self._without_strong += 1
+        if self._without_strong == len(self.buffers):
             clock = self._surroundings.clock
             self._cancel_no_strong = clock.call_at(clock.now(), self._say_no_strong)
 
     def buffer_gone(self) -> None:
         """A buffer's memory is reclaimed."""
+        self._gone += 1
         existing = self.existing
         for remaining in [remaining for remaining in self._trackers if existing <= remaining]:
             self._trackers.pop(remaining).signal()

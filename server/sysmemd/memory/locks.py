@@ -40,10 +40,9 @@ class Kind(enum.Enum):
     STRONG = 0
     WEAK = 1
 
-    @property
-    def first_byte(self) -> int:
-        """Where the range of the handles of this kind begins."""
-        return FIRST_BYTE + self.value * RANGE_BYTES
+    def __init__(self, number: int) -> None:
+        #: Where the range of the handles of this kind begins.
+        self.first_byte = FIRST_BYTE + number * RANGE_BYTES
 
 
 def guard(fd: int) -> None:

@@ -25,6 +25,8 @@ _MFD_NOEXEC_SEAL = 0x0008
 _MFD_FLAGS = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _MODE = 0o600
+_READ = os.O_RDONLY | os.O_CLOEXEC
+_READ_WRITE = os.O_RDWR | os.O_CLOEXEC
 
 
 def create(name: str, size: int) -> Handle:
@@ -50,8 +52,11 @@ def reopen(fd: int, *, writable: bool) -> Handle:
 
     Raises `OSError` when there are no descriptors left.
     """
-    flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC
-    return Handle(through_proc(fd, lambda path: os.open(path, flags)))
+    flags = _READ_WRITE if writable else _READ
+    try:
+        return Handle(os.open(f"/proc/self/fd/{fd}", flags))
+    except PermissionError:
+        return Handle(through_proc(fd, lambda path: os.open(path, flags)))
 
 
 def through_proc(fd: int, use: Callable[[str], T]) -> T:
