@@ -85,14 +85,18 @@ class DmaBuf(Held):
             self._vmo.close()
 
 
-def dma_buf(vmo: Handle, size: int) -> DmaBuf:
-    """Return the memory of a VMO of `size` bytes as a dma-buf; see :meth:`Vmo.dma_buf`."""
+def dma_buf(vmo: Handle, whole: int, offset: int, size: int | None) -> DmaBuf:
+    """Return memory of a VMO of `whole` bytes as a dma-buf; see :meth:`Vmo.dma_buf`."""
+    if size is None:
+        size = whole - offset
+    if (offset, size) != (0, whole):
+        _check_part(vmo, whole, offset, size)
     if is_dma_buf(vmo.fileno()):
         return vmo.duplicate().move(DmaBuf)
     kept = vmo.duplicate()
     try:
         with Handle(_open_device()) as device:
-            request = _CREATE.pack(kept.fileno(), _UDMABUF_FLAGS_CLOEXEC, 0, size)
+            request = _CREATE.pack(kept.fileno(), _UDMABUF_FLAGS_CLOEXEC, offset, size)
             made = owned(fcntl.ioctl, device.fileno(), _UDMABUF_CREATE, bytearray(request))
             return DmaBuf(made, kept)
     except BaseException as error:
@@ -100,6 +104,19 @@ def dma_buf(vmo: Handle, size: int) -> DmaBuf:
         if isinstance(error, OSError) and error.filename is None:
             raise OSError(error.errno, _why(error, size)) from error
         raise
+
+
+def _check_part(vmo: Handle, whole: int, offset: int, size: int) -> None:
+    """Raise `ValueError` unless a part of a VMO can be a dma-buf."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    if offset < 0 or size < 1 or offset + size > whole:
+        raise ValueError(f"{size} bytes from byte {offset} aren't a part of {whole} bytes")
+    if offset % page or size % page:
+        raise ValueError(
+            f"a dma-buf has whole pages of {page} bytes, and can't be {size} bytes from byte {offset}"
+        )
+    if is_dma_buf(vmo.fileno()):
+        raise ValueError("a buffer of a dma-heap is one dma-buf, and can't be divided")
 
 
 def _open_device() -> int:

@@ -78,19 +78,26 @@ class Vmo(Held):
         """
         return Mapping(self, 0, length)
 
-    def dma_buf(self) -> DmaBuf:
-        """Return the memory as a dma-buf, which drivers import.
+    def dma_buf(self, offset: int = 0, size: int | None = None) -> DmaBuf:
+        """Return the memory, or a part of it, as a dma-buf, which drivers import.
 
         A buffer of a dma-heap is a dma-buf already; this returns a duplicate. For other buffers `/dev/udmabuf` makes a
         dma-buf. It is writable even if this VMO is read-only: rights are advisory for users who may open that device.
 
+        Some drivers want a dma-buf for each plane of an image: call this for each of them.
+
+        Args:
+            offset: Where the part begins, in bytes: a multiple of the page size.
+            size: How many bytes it has, a multiple of the page size; by default all from `offset` on.
+
         Raises:
+            ValueError: The part isn't whole pages of this VMO, or the buffer of a dma-heap was to be divided.
             OSError: The device is missing, or this user may not open it, or the kernel refuses the size. The message
                 says which.
         """
         from ._dma_buf import dma_buf
 
-        return dma_buf(self, self.size)
+        return dma_buf(self, self.size, offset, size)
 
 
 class Mapping:

@@ -19,7 +19,7 @@ import report
 from sysmem import blocking
 
 HERE = Path(__file__).resolve().parent
-PATIENCE = 30.0  # seconds without news after which something must be wrong
+PATIENCE = 120.0  # seconds without news after which something must be wrong, also on a slow machine
 Message = dict[str, Any]
 
 
@@ -113,7 +113,6 @@ def own_daemon(out: Path) -> Iterator[str]:
         log = stack.enter_context((out / "sysmemd.log").open("wb"))
         ready = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         ready.bind(f"{directory}/ready")
-        ready.settimeout(PATIENCE)
         daemon = subprocess.Popen(
             [sys.executable, "-m", "sysmemd", "--runtime-dir", directory],
             stderr=log,
@@ -122,8 +121,8 @@ def own_daemon(out: Path) -> Iterator[str]:
         )
         stack.callback(daemon.wait)
         stack.callback(daemon.terminate)
-        try:
-            ready.recv(64)
-        except TimeoutError:
-            raise FailedError(f"the daemon doesn't start, see {log.name}") from None
+        ended = os.pidfd_open(daemon.pid)
+        stack.callback(os.close, ended)
+        if ready.fileno() not in select.select([ready.fileno(), ended], [], [], PATIENCE)[0]:
+            raise FailedError(f"the daemon doesn't start, see {log.name}")
         yield directory

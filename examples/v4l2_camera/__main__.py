@@ -1,10 +1,12 @@
 """A V4L2 camera captures into negotiated buffers, and another process makes a video file of them.
 
     python examples/v4l2_camera [--device /dev/video0] [--size 640x480] [--frames 60] [--memory auto|dma-buf|copy]
-                                [--out FILE.mp4] [--runtime-dir DIR]
+                                [--format NV12] [--out FILE.mp4] [--runtime-dir DIR]
 
 The constraints come from the driver, and what was negotiated is set on it. Where the kernel and the driver allow it,
-the driver writes into the buffers themselves (V4L2_MEMORY_DMABUF); else each frame is copied once from its own memory.
+the driver writes into the buffers themselves (V4L2_MEMORY_DMABUF). Otherwise each frame is copied once from the
+driver's memory. If the camera has this size only in a format that sysmem doesn't have, such as MJPEG, each frame is
+decoded into a buffer.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 
 import capture
 import needs
-from v4l2 import Camera, CameraError, Format
+from v4l2 import Camera, CameraError
 
 import sysmem
 from sysmem import blocking
@@ -35,7 +37,7 @@ def main() -> int:
     parser.add_argument("--size", default="640x480", help="the nearest one that the camera has")
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--memory", choices=["auto", "dma-buf", "copy"], default="auto")
-    parser.add_argument("--format", help="only this pixel format, such as NV12")
+    parser.add_argument("--format", help="only this one of the driver's formats, such as MJPG")
     parser.add_argument("--out", type=Path, default=Path("camera.mp4"))
     parser.add_argument("--runtime-dir", help="of a running daemon; by default one of its own")
     arguments = parser.parse_args()
@@ -61,16 +63,9 @@ def main() -> int:
 
 def run(arguments: argparse.Namespace, camera: Camera, directory: str) -> None:
     width, height = map(int, arguments.size.split("x"))
-    asked = needs.constraints(camera, width, height)
-    if arguments.format is not None:
-        only = sysmem.PixelFormat[arguments.format]
-        asked.image_format_constraints = [
-            entry for entry in asked.image_format_constraints or () if entry.pixel_format is only
-        ]
-    offered = [
-        sysmem.PixelFormat(e.pixel_format or 0).name for e in asked.image_format_constraints or ()
-    ]
-    print(f"camera     {camera.name}, offers {', '.join(offered)}")
+    offered = needs.offers(camera, width, height, arguments.format)
+    used = ", ".join(dict.fromkeys(offer.format.name for offer in offered.values()))
+    print(f"camera     {camera.name}, offers {used}")
     with contextlib.ExitStack() as stack:
         allocator = stack.enter_context(blocking.connect(directory, name="camera"))
         root = allocator.allocate_shared_collection()
@@ -89,18 +84,16 @@ def run(arguments: argparse.Namespace, camera: Camera, directory: str) -> None:
             )
         stack.callback(recorder.kill)
         collection = stack.enter_context(allocator.bind_shared_collection(root))
-        collection.set_constraints(asked)
+        collection.set_constraints(needs.constraints(camera, offered))
         info = stack.enter_context(collection.wait_for_all_buffers_allocated(timeout=WAIT))
         image = info.image
-        taken = needs.configure(camera, image)
+        taken = needs.configure(camera, offered, image)
         print(
             f"negotiated {image.pixel_format.name} {image.size.width}x{image.size.height},"
             f" {image.bytes_per_row} bytes a row, {image.color_space.name}, {len(info.buffers)} buffers"
         )
         sender = stack.enter_context(FrameSender(info, ours))
-        image_bytes = image.byte_size()
-        assert image_bytes is not None
-        frames = captured(arguments.memory, camera, info, sender, image_bytes, taken)
+        frames = captured(arguments.memory, camera, info, sender, taken)
         with contextlib.closing(frames):
             for _ in itertools.islice(frames, arguments.frames):
                 pass
@@ -115,15 +108,14 @@ def captured(
     camera: Camera,
     info: sysmem.BufferCollectionInfo,
     sender: FrameSender,
-    image_bytes: int,
-    taken: Format,
+    taken: needs.Offer,
 ) -> Generator[None, None, None]:
-    """Capture by dma-buf if that is possible and wanted, else by copying; tells which."""
+    """Capture by dma-buf if that is possible and wanted, otherwise by copying or decoding. Prints which."""
     if memory != "copy":
-        frames = capture.by_dma_buf(camera, info, sender, image_bytes)
+        frames = capture.by_dma_buf(camera, info, sender, taken)
         try:
             next(frames)
-        except (OSError, CameraError) as error:
+        except (OSError, ValueError, CameraError) as error:
             if memory == "dma-buf":
                 raise CameraError(str(error)) from error
             print(f"copying    {error}")
@@ -132,7 +124,7 @@ def captured(
             yield
             yield from frames
             return
-    yield from capture.by_copying(camera, info, sender, image_bytes, taken)
+    yield from capture.by_copying(camera, info, sender, taken)
 
 
 if __name__ == "__main__":

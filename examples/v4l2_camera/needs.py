@@ -2,63 +2,175 @@
 
 from __future__ import annotations
 
+import mmap
+from dataclasses import dataclass
+from typing import NamedTuple
+
 from v4l2 import Camera, CameraError, Format
 
 import sysmem
-from sysmem import ColorSpace, PixelFormat, formats
+from sysmem import ColorSpace, ImageFormat, PixelFormat, formats
 
 #: Buffers that the driver has, so that it always has one to fill: one being filled, one waiting, one being taken out.
 BUFFERS = 3
+#: Formats with a piece of memory for each plane, and the format that their planes make one after the other.
+IN_PIECES = {"NM12": PixelFormat.NV12, "YM12": PixelFormat.I420, "YM21": PixelFormat.YV12}
 
 
-def constraints(camera: Camera, width: int, height: int) -> sysmem.BufferCollectionConstraints:
-    """Return the camera's constraints: an image entry for each format that both it and sysmem know.
+class Decoder(NamedTuple):
+    """How FFmpeg reads a format that sysmem doesn't have."""
+
+    codec: str
+    #: FFmpeg's pixel format of frames that aren't compressed, and how many bytes of each row a pixel takes.
+    pixel_format: str | None = None
+    pixel_bytes: int = 0
+
+
+DECODERS = {
+    "MJPG": Decoder("mjpeg"),
+    "JPEG": Decoder("mjpeg"),
+    "UYVY": Decoder("rawvideo", "uyvy422", 2),
+    "YVYU": Decoder("rawvideo", "yvyu422", 2),
+    "NV21": Decoder("rawvideo", "nv21", 1),
+    "NV16": Decoder("rawvideo", "nv16", 1),
+}
+_YUV = [ColorSpace.REC601_NTSC_FULL_RANGE, ColorSpace.REC601_NTSC, ColorSpace.REC709]
+#: What frames can be decoded into, and with which colours: the other participants choose.
+DECODED = {
+    PixelFormat.NV12: _YUV,
+    PixelFormat.I420: _YUV,
+    PixelFormat.B8G8R8A8: [ColorSpace.SRGB],
+    PixelFormat.R8G8B8A8: [ColorSpace.SRGB],
+}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A format of the driver's, and the pixel format of the images that come of it."""
+
+    format: Format
+    pixel_format: PixelFormat
+
+    @property
+    def decoder(self) -> Decoder | None:
+        """None if the driver writes images of the pixel format itself."""
+        return DECODERS.get(self.format.name)
+
+
+def offers(
+    camera: Camera, width: int, height: int, only: str | None = None
+) -> dict[PixelFormat, Offer]:
+    """Return what the driver offers of the size that is nearest to the wanted one.
+
+    Formats that must be decoded are left out if the driver has others of this size.
+
+    Args:
+        camera: The camera.
+        width: The wanted one, in pixels.
+        height: The wanted one, in pixels.
+        only: The four characters of the only format that may be used.
 
     Raises:
         CameraError: There is none.
     """
-    entries, largest, unknown = [], 0, []
+    found, names = [], []
     for fourcc in dict.fromkeys(camera.fourccs()):
-        try:
-            pixel_format, _ = formats.from_v4l2(fourcc)
-        except ValueError:
-            unknown.append(fourcc.to_bytes(4, "little").decode(errors="replace"))
-            continue
         offered = camera.format(fourcc, width, height)
-        if offered.pieces != 1:  # a negotiated buffer is one piece of memory
-            unknown.append(f"{pixel_format.name} in {offered.pieces} pieces")
-            continue
-        entries.append(_entry(camera, pixel_format, offered))
-        largest = max(largest, offered.size_bytes)
-    if not entries:
+        names.append(offered.name)
+        if only in (None, offered.name):
+            found += [Offer(offered, pixel_format) for pixel_format in _made_of(offered)]
+    if not found:
         raise CameraError(
-            f"{camera.name} has only formats that can't be used here: {', '.join(unknown)}"
+            f"{camera.name} offers {', '.join(names) or 'no format'};"
+            f" {only or 'none of these'} can't be used here"
         )
+
+    def rank(offer: Offer) -> tuple[int, bool]:
+        far = abs(offer.format.width - width) + abs(offer.format.height - height)
+        return far, offer.decoder is not None
+
+    best = min(map(rank, found))
+    best_ones = [offer for offer in found if rank(offer) == best]
+    # If several formats make the same images, the last one stays: the one with the fewest pieces of memory.
+    best_ones.sort(key=lambda offer: -len(offer.format.pieces))
+    return {offer.pixel_format: offer for offer in best_ones}
+
+
+def _made_of(offered: Format) -> list[PixelFormat]:
+    """Return the pixel formats of the images that a driver's format can become."""
+    if offered.name in IN_PIECES:
+        return [IN_PIECES[offered.name]]
+    if offered.name in DECODERS:
+        return list(DECODED)
+    try:
+        return [formats.from_v4l2(offered.fourcc)[0]]
+    except ValueError:
+        return []
+
+
+def constraints(
+    camera: Camera, offered: dict[PixelFormat, Offer]
+) -> sysmem.BufferCollectionConstraints:
+    """Return the camera's constraints: an image entry for each pixel format that it can make."""
     return sysmem.BufferCollectionConstraints(
         usage=sysmem.BufferUsage(cpu=sysmem.CpuUsage.WRITE_OFTEN, video=sysmem.VideoUsage.CAPTURE),
         min_buffer_count_for_camping=BUFFERS,
-        # A driver may want more than the image takes.
-        buffer_memory_constraints=sysmem.BufferMemoryConstraints(min_size_bytes=largest),
-        image_format_constraints=entries,
+        # A driver may want more memory than the image takes.
+        buffer_memory_constraints=sysmem.BufferMemoryConstraints(
+            min_size_bytes=max(0 if o.decoder else o.format.size_bytes for o in offered.values())
+        ),
+        image_format_constraints=[_entry(camera, offer) for offer in offered.values()],
     )
 
 
-def _entry(
-    camera: Camera, pixel_format: PixelFormat, offered: Format
-) -> sysmem.ImageFormatConstraints:
+def _entry(camera: Camera, offer: Offer) -> sysmem.ImageFormatConstraints:
+    offered = offer.format
     size = sysmem.SizeU(offered.width, offered.height)
-    # Many drivers have one length of rows; those that take longer ones say so when they are asked.
-    longer = offered.bytes_per_row + 256
-    asked = camera.format(offered.fourcc, size.width, size.height, longer)
-    fixed = asked.bytes_per_row != longer or asked.width != size.width
-    return sysmem.ImageFormatConstraints(
-        pixel_format=pixel_format,
-        color_spaces=[color_space(pixel_format, offered)],
-        min_size=size,
-        max_size=size,
-        min_bytes_per_row=offered.bytes_per_row,
-        max_bytes_per_row=offered.bytes_per_row if fixed else None,
+    entry = sysmem.ImageFormatConstraints(
+        pixel_format=offer.pixel_format, min_size=size, max_size=size
     )
+    if offer.decoder:
+        entry.color_spaces = list(DECODED[offer.pixel_format])
+        return entry
+    entry.color_spaces = [color_space(offer.pixel_format, offered)]
+    entry.min_bytes_per_row = row = offered.rows[0]
+    divisor = _page_divisor(offer.pixel_format, size) if len(offered.pieces) > 1 else 1
+    whole_pages = -(-row // divisor) * divisor
+    if _takes(camera, offer, whole_pages):
+        entry.bytes_per_row_divisor = divisor
+    # Many drivers have one length of rows; those that take longer ones say so when they are asked.
+    if not _takes(camera, offer, row + 256):
+        entry.max_bytes_per_row = row
+    return entry
+
+
+def _page_divisor(pixel_format: PixelFormat, size: sysmem.SizeU) -> int:
+    """Return the divisor of the bytes per row with which each plane begins at a page, and so can be a dma-buf."""
+    divisor = 1
+    while any(
+        offset % mmap.PAGESIZE for offset in plane_offsets(ImageFormat(pixel_format, size, divisor))
+    ):
+        divisor *= 2
+    return divisor
+
+
+def _takes(camera: Camera, offer: Offer, bytes_per_row: int) -> bool:
+    """Whether the driver can write rows of this length."""
+    size = sysmem.SizeU(offer.format.width, offer.format.height)
+    rows = _rows(offer, ImageFormat(offer.pixel_format, size, bytes_per_row))
+    taken = camera.format(offer.format.fourcc, size.width, size.height, rows)
+    return taken.rows == rows and (taken.width, taken.height) == (size.width, size.height)
+
+
+def _rows(offer: Offer, image: ImageFormat) -> list[int]:
+    """Return the bytes per row of each piece of the driver's memory."""
+    return [image.plane_row_bytes(plane) or 0 for plane in range(len(offer.format.pieces))]
+
+
+def plane_offsets(image: ImageFormat) -> list[int]:
+    """Return where each plane of an image begins, in bytes."""
+    offsets = (image.plane_byte_offset(plane) for plane in range(4))
+    return [offset for offset in offsets if offset is not None]
 
 
 def color_space(pixel_format: PixelFormat, offered: Format) -> ColorSpace:
@@ -77,17 +189,17 @@ def color_space(pixel_format: PixelFormat, offered: Format) -> ColorSpace:
     )
 
 
-def configure(camera: Camera, image: sysmem.ImageFormat) -> Format:
-    """Set what was negotiated on the driver.
+def configure(camera: Camera, offered: dict[PixelFormat, Offer], image: ImageFormat) -> Offer:
+    """Set on the driver what was negotiated, and return which of its formats that is.
 
     Raises:
-        CameraError: It doesn't take it, though it said so before.
+        CameraError: The driver doesn't take it, though it said so before.
     """
-    fourcc = image.pixel_format.v4l2_fourcc
-    assert fourcc is not None, "only formats that V4L2 knows were offered"
-    width, height = image.size.width, image.size.height
-    taken = camera.format(fourcc, width, height, image.bytes_per_row, keep=True)
-    found = (taken.fourcc, taken.width, taken.height, taken.bytes_per_row)
-    if found != (fourcc, width, height, image.bytes_per_row):
+    offer = offered[image.pixel_format]
+    asked = offer.format
+    rows = asked.rows if offer.decoder else _rows(offer, image)
+    taken = camera.format(asked.fourcc, asked.width, asked.height, rows, keep=True)
+    found = (taken.fourcc, taken.width, taken.height, taken.rows)
+    if found != (asked.fourcc, image.size.width, image.size.height, rows):
         raise CameraError(f"{camera.name} was set to {image}, and takes {taken}")
-    return taken
+    return Offer(taken, image.pixel_format)

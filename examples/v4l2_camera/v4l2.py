@@ -1,4 +1,4 @@
-"""As much of V4L2 as a camera with one piece of memory a frame needs; `linux/videodev2.h`, 64-bit."""
+"""The part of V4L2 that a camera needs, of both its interfaces; `linux/videodev2.h`, 64-bit."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import fcntl
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 MMAP, DMABUF = 1, 4  # V4L2_MEMORY_*
 _CAPTURE, _CAPTURE_MPLANE = 1, 9  # V4L2_BUF_TYPE_VIDEO_*
@@ -29,9 +30,11 @@ _FMTDESC = struct.Struct("=III32sI16x")
 #: struct v4l2_format with v4l2_pix_format: type, width, height, pixelformat, field, bytesperline, sizeimage,
 #: colorspace, priv, flags, ycbcr_enc, quantization, xfer_func.
 _FORMAT = struct.Struct("=I4x12I152x")
-#: struct v4l2_format with v4l2_pix_format_mplane: type, width, height, pixelformat, field, colorspace, sizeimage and
-#: bytesperline of the first piece of memory, how many there are, flags, ycbcr_enc, quantization, xfer_func.
-_FORMAT_MPLANE = struct.Struct("=I4x5III12x140xBBBBB7x8x")
+#: struct v4l2_format with v4l2_pix_format_mplane: type, width, height, pixelformat, field, colorspace,
+#: v4l2_plane_pix_formats, how many there are, flags, ycbcr_enc, quantization, xfer_func.
+_FORMAT_MPLANE = struct.Struct("=I4x5I160sBBBBB7x8x")
+#: struct v4l2_plane_pix_format: sizeimage, bytesperline.
+_PIECE = struct.Struct("=II12x")
 #: struct v4l2_requestbuffers: count, type, memory.
 _REQUEST = struct.Struct("=III8x")
 #: struct v4l2_buffer: index, type, bytesused, flags, …, sequence, memory, then offset or descriptor, and length; or the
@@ -51,26 +54,54 @@ _STREAMON, _STREAMOFF = _ioctl(_WRITE, 18, 4), _ioctl(_WRITE, 19, 4)
 _TRY_FMT = _ioctl(_READ | _WRITE, 64, _FORMAT.size)
 _FIELD_ANY = 0
 _PRIV_MAGIC = 0xFEEDCAFE
+_FLAG_ERROR = 0x40  # V4L2_BUF_FLAG_ERROR
 
 
 class CameraError(Exception):
     """The device isn't a camera that can be used, or refused something."""
 
 
+class Piece(NamedTuple):
+    """One piece of the memory of a frame. The single-planar interface has one, which holds all planes."""
+
+    bytes_per_row: int  # 0 for compressed frames
+    size_bytes: int
+
+
 @dataclass(frozen=True)
 class Format:
-    """A format of images, as the driver says it."""
+    """A format of images, as the driver describes it."""
 
     fourcc: int
     width: int
     height: int
-    bytes_per_row: int
-    size_bytes: int
+    pieces: tuple[Piece, ...]
     colorspace: int
     quantization: int
     xfer_func: int
-    #: How many pieces of memory a frame takes.
-    pieces: int = 1
+
+    @property
+    def name(self) -> str:
+        """The four characters of its fourcc."""
+        return self.fourcc.to_bytes(4, "little").decode(errors="replace").rstrip()
+
+    @property
+    def rows(self) -> list[int]:
+        """The bytes per row of each piece."""
+        return [piece.bytes_per_row for piece in self.pieces]
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes all pieces of a frame have."""
+        return sum(piece.size_bytes for piece in self.pieces)
+
+
+class Filled(NamedTuple):
+    """A buffer that the driver has filled."""
+
+    number: int
+    filled: list[slice]  # which bytes of each piece are the frame's
+    damaged: bool  # the driver lost a part of the frame
 
 
 class Camera:
@@ -96,9 +127,10 @@ class Camera:
         self.name = f"{_text(card)} ({_text(driver)})"
         if capabilities & _DEVICE_CAPS:
             capabilities = device
-        #: Whether the driver speaks of several pieces of memory a frame (the multi-planar API), though it be one.
+        #: Whether the driver has the multi-planar interface, in which a frame may have several pieces of memory.
         self.multi_planar = not capabilities & _CAN_CAPTURE
         self._type = _CAPTURE_MPLANE if self.multi_planar else _CAPTURE
+        self._pieces = 1  # of a frame in the format that is set
         if (
             not capabilities & (_CAN_CAPTURE | _CAN_CAPTURE_MPLANE)
             or not capabilities & _CAN_STREAM
@@ -129,25 +161,40 @@ class Camera:
             yield _FMTDESC.unpack(request)[4]
 
     def format(
-        self, fourcc: int, width: int, height: int, bytes_per_row: int = 0, *, keep: bool = False
+        self, fourcc: int, width: int, height: int, rows: Sequence[int] = (), *, keep: bool = False
     ) -> Format:
-        """Return the format that comes nearest to what is asked for; with `keep` the driver also takes it."""
+        """Return the driver's format that is nearest to what is asked for.
+
+        Args:
+            fourcc: The pixel format.
+            width: In pixels.
+            height: In pixels.
+            rows: The bytes per row of each piece of memory; by default the driver chooses.
+            keep: Whether the driver also sets the format, for the buffers that are requested next.
+        """
         asked = (self._type, width, height, fourcc, _FIELD_ANY)
         if self.multi_planar:
-            packed = _FORMAT_MPLANE.pack(*asked, 0, 0, bytes_per_row, 1, 0, 0, 0, 0)
+            pieces = b"".join(_PIECE.pack(0, row) for row in rows)
+            packed = _FORMAT_MPLANE.pack(*asked, 0, pieces, len(rows), 0, 0, 0, 0)
         else:
-            packed = _FORMAT.pack(*asked, bytes_per_row, 0, 0, _PRIV_MAGIC, 0, 0, 0, 0)
+            row = rows[0] if rows else 0
+            packed = _FORMAT.pack(*asked, row, 0, 0, _PRIV_MAGIC, 0, 0, 0, 0)
         request = bytearray(packed)
         fcntl.ioctl(self._fd, _S_FMT if keep else _TRY_FMT, request)
         if self.multi_planar:
-            _, width, height, fourcc, _, color, size, row, pieces, _, _, quantization, xfer = (
+            _, width, height, fourcc, _, color, planes, count, _, _, quantization, xfer = (
                 _FORMAT_MPLANE.unpack(request)
             )
-            return Format(fourcc, width, height, row, size, color, quantization, xfer, pieces)
-        _, width, height, fourcc, _, row, size, color, _, _, _, quantization, xfer = _FORMAT.unpack(
-            request
-        )
-        return Format(fourcc, width, height, row, size, color, quantization, xfer)
+            each = list(_PIECE.iter_unpack(planes))[:count]
+        else:
+            _, width, height, fourcc, _, row, size, color, _, _, _, quantization, xfer = (
+                _FORMAT.unpack(request)
+            )
+            each = [(size, row)]
+        found = tuple(Piece(row, size) for size, row in each)
+        if keep:
+            self._pieces = len(found)
+        return Format(fourcc, width, height, found, color, quantization, xfer)
 
     def request_buffers(self, count: int, memory: int) -> int:
         """Have the driver know that many buffers, and return how many it takes; 0 lets go of all."""
@@ -156,39 +203,56 @@ class Camera:
         granted: int = _REQUEST.unpack(request)[0]
         return granted
 
-    def map_buffer(self, index: int) -> mmap.mmap:
-        """Map one of the driver's own buffers."""
-        _, _, offset, length = self._exchange(_QUERYBUF, index, MMAP)
-        return mmap.mmap(self._fd, length, offset=offset & 0xFFFF_FFFF, prot=mmap.PROT_READ)
+    def map_buffer(self, index: int) -> list[mmap.mmap]:
+        """Map one of the driver's own buffers: each of its pieces."""
+        _, pieces, _ = self._exchange(_QUERYBUF, index, MMAP)
+        return [
+            mmap.mmap(self._fd, piece.length, offset=piece.where & 0xFFFF_FFFF, prot=mmap.PROT_READ)
+            for piece in pieces
+        ]
 
-    def queue(self, index: int, memory: int, dma_buf: int = 0, size: int = 0) -> None:
-        """Give the driver a buffer to fill: one of its own, or a dma-buf of `size` bytes."""
-        self._exchange(_QBUF, index, memory, dma_buf, size)
+    def queue(self, index: int, memory: int, dma_bufs: Sequence[tuple[int, int]] = ()) -> None:
+        """Give the driver a buffer to fill: one of its own, or the descriptor and size of a dma-buf for each piece."""
+        self._exchange(_QBUF, index, memory, dma_bufs)
 
-    def dequeue(self, memory: int) -> tuple[int, int] | None:
-        """Take back a filled buffer: its index and how many bytes it holds; None if there is none yet."""
+    def dequeue(self, memory: int) -> Filled | None:
+        """Take back a filled buffer; None if there is none yet."""
         try:
-            index, filled, _, _ = self._exchange(_DQBUF, 0, memory)
+            index, pieces, flags = self._exchange(_DQBUF, 0, memory)
         except BlockingIOError:
             return None
-        return index, filled
+        filled = [slice(piece.begin, piece.end) for piece in pieces]
+        return Filled(index, filled, bool(flags & _FLAG_ERROR))
 
     def stream(self, on: bool) -> None:
         """Begin or end to capture; the end gives all queued buffers back."""
         fcntl.ioctl(self._fd, _STREAMON if on else _STREAMOFF, struct.pack("=i", self._type))
 
     def _exchange(
-        self, number: int, index: int, memory: int, where: int = 0, length: int = 0
-    ) -> tuple[int, int, int, int]:
-        """Tell or ask about a buffer: its index, how many bytes are filled, its offset or descriptor, its length."""
-        plane = ctypes.create_string_buffer(_PLANE.pack(0, length, where, 0), _PLANE.size)
-        about = (ctypes.addressof(plane), 1) if self.multi_planar else (where, length)
+        self, number: int, index: int, memory: int, dma_bufs: Sequence[tuple[int, int]] = ()
+    ) -> tuple[int, list[_Plane], int]:
+        """Tell or ask about a buffer: its index, its pieces and its flags."""
+        pieces = list(dma_bufs) or [(0, 0)] * self._pieces
+        planes = ctypes.create_string_buffer(
+            b"".join(_PLANE.pack(0, length, where, 0) for where, length in pieces)
+        )
+        about = (ctypes.addressof(planes), len(pieces)) if self.multi_planar else pieces[0]
         request = bytearray(_BUFFER.pack(index, self._type, 0, 0, 0, memory, *about))
         fcntl.ioctl(self._fd, number, request)
-        index, _, filled, _, _, _, where, length = _BUFFER.unpack(request)
-        if self.multi_planar:
-            filled, length, where, _ = _PLANE.unpack(plane)
-        return index, filled, where, length
+        index, _, filled, flags, _, _, where, length = _BUFFER.unpack(request)
+        if not self.multi_planar:
+            return index, [_Plane(filled, length, where, 0)], flags
+        size = len(pieces) * _PLANE.size
+        return index, [_Plane(*each) for each in _PLANE.iter_unpack(planes.raw[:size])], flags
+
+
+class _Plane(NamedTuple):
+    """A piece of a buffer, as the driver describes it."""
+
+    end: int
+    length: int
+    where: int  # its offset for mmap, or its descriptor
+    begin: int
 
 
 def _text(field: bytes) -> str:

@@ -224,6 +224,19 @@ def test_without_a_daemon_it_says_where_it_looked(example: Runner, quadrants: Pa
     assert "Traceback" not in run.stderr
 
 
+def test_a_daemon_that_ends_at_once_is_noticed_at_once(
+    modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    processes = modules["processes"]
+    monkeypatch.setattr(processes, "PATIENCE", None)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with (
+        pytest.raises(processes.FailedError, match=r"doesn't start, see .*/sysmemd.log"),
+        processes.own_daemon(tmp_path),
+    ):
+        pass
+
+
 @pytest.fixture
 def initiator(modules: dict[str, ModuleType]) -> Iterator[ModuleType]:
     """The initiator as a module."""
