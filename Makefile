@@ -73,7 +73,7 @@ core-coverage: $(READY)  ## every branch of the pure core is run by its own test
 		--include='*/sysmemd/constraints/*,*/sysmemd/explaining/*,*/sysmemd/tree/*'
 
 devices: $(READY)  ## the tests that need dma-bufs, a camera and a graphics device, in a virtual machine that has them (takes Debian on amd64)
-	tests/devices/run-vm --modules "vgem vivid,n_devs=2,node_types=0x1,0x1,multiplanar=1,2" --memory 1536 --timeout 1200 -- \
+	tests/devices/run-vm --modules "vgem vhci_hcd uvcvideo vivid,n_devs=2,node_types=0x1,0x1,multiplanar=1,2" --memory 1536 --timeout 1200 -- \
 		$(BIN)/python -m pytest -q -p no:cacheprovider -p no:xdist tests/devices
 
 # The suites of Debian and the kernels that `make kernels` boots.

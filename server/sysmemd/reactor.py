@@ -56,6 +56,7 @@ class TrioReactor:
         self._users: dict[int, User] = {}
         #: The only user, who is waited for directly.
         self._sole: Turns | None = None
+        self._stopped = False
         self.closed_one = trio.Event()
         nursery.start_soon(self._run_alone if alone else self._run)
 
@@ -74,6 +75,8 @@ class TrioReactor:
 
     def in_turn(self, user: User, work: Callable[[], None], *, apart: bool = False) -> None:
         """See :class:`sysmemd.channels.Reactor`."""
+        if self._stopped:  # there is no next turn, and nobody would close the user's descriptor
+            return
         try:
             turns = self._turns_of(user)
         except OSError:
@@ -173,6 +176,7 @@ class TrioReactor:
             self._stop()
 
     def _stop(self) -> None:
+        self._stopped = True
         for user, turns in tuple(self._turns.items()):
             turns.close()
             if not turns:  # those that have channels are left to `close`

@@ -40,6 +40,18 @@ def test_a_dma_buf_is_the_buffer_s_memory(allocator: blocking.Allocator) -> None
             stack.enter_context(dma_buf.sync(read=False))
 
 
+def test_a_dma_buf_may_be_a_part_of_the_buffer(allocator: blocking.Allocator) -> None:
+    [place], [info] = negotiated(allocator, RAW)
+    vmo = info.buffers[0].vmo
+    assert vmo is not None
+    with place, info, vmo.dma_buf(4096) as end, vmo.dma_buf(0, 4096) as begin, vmo.map() as view:
+        for dma_buf, offset in ((begin, 0), (end, 4096)):
+            assert dma_buf.size == 4096
+            with mmap.mmap(dma_buf.fileno(), dma_buf.size) as mapped:
+                mapped[5] = 7
+            assert view[offset + 5] == 7
+
+
 def test_the_buffer_lives_as_long_as_the_dma_buf(allocator: blocking.Allocator) -> None:
     [place], [info] = negotiated(allocator, RAW)
     vmo = info.buffers[0].vmo

@@ -49,6 +49,8 @@ def test_participants_share_a_dma_buf(allocator: blocking.Allocator) -> None:
         assert ours is not None
         assert theirs is not None
         assert is_dma_buf(ours.fileno())
+        with pytest.raises(ValueError, match="can't be divided"):
+            ours.dma_buf(4096)
         assert (ours.size, ours.writable, theirs.writable) == (8192, True, True)
         with ours.map() as view:
             assert bytes(view[:5]) == bytes(5)

@@ -80,3 +80,22 @@ def test_a_memfd_is_no_dma_buf_yet(vmo: sysmem.Vmo) -> None:
 
     assert is_vmo(vmo.fileno())
     assert not is_dma_buf(vmo.fileno())
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "told"),
+    [
+        (0, 4097, "aren't a part of 4096 bytes"),
+        (4096, None, "0 bytes from byte 4096 aren't a part"),
+        (-4096, 4096, "aren't a part"),
+        (2048, None, "has whole pages of 4096 bytes, and can't be 2048 bytes from byte 2048"),
+        (0, 100, "whole pages"),
+    ],
+)
+def test_a_part_that_is_no_pages_of_the_buffer_is_refused(
+    offset: int, size: int | None, told: str
+) -> None:
+    with closing(buffer(4096)) as made:
+        assert made.vmo is not None
+        with pytest.raises(ValueError, match=told):
+            made.vmo.dma_buf(offset, size)

@@ -113,6 +113,21 @@ async def test_work_that_fails_is_logged_and_stops_nobody(
 
 
 @pytest.mark.trio
+async def test_work_that_comes_after_the_end_opens_nothing(log: RecordingLog) -> None:
+    """Such as that of a timer which was due when the daemon stopped."""
+    done: list[None] = []
+    with FakeConnection() as fake, contextlib.closing(Queue()) as queue:
+        async with trio.open_nursery() as nursery:
+            reactor = TrioReactor(nursery, queue, log)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        before = os.listdir("/proc/self/fd")
+        reactor.in_turn(fake.account.user, partial(done.append, None))
+        assert os.listdir("/proc/self/fd") == before
+    assert not done
+
+
+@pytest.mark.trio
 async def test_the_reactor_closes_what_it_serves(log: RecordingLog) -> None:
     """Also after its tasks were cancelled."""
     for cancelled in (False, True):
