@@ -30,7 +30,7 @@ def finish(entries: list[Entry]) -> list[Entry]:
     """Complete and prune required_max_size_list of each entry; Breach if more than 64 sizes are left."""
     done: dict[int, Terms] = {}
     finished: list[Entry] = []
-    for entry in giving_way(entries):
+    for entry in giving_way(entries, 2):
         terms = entry.terms
         if id(terms) not in done:
             done[id(terms)] = _finish(entry)

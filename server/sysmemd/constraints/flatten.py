@@ -57,7 +57,7 @@ def flatten(entries: Sequence[ImageFormatConstraints], *, uses: bool) -> list[Fl
                 raise Breach(Rule.MODIFIER_WITHOUT_FORMAT, "pixel_format_modifier")
             elif not pairs:
                 raise Breach(Rule.FORMAT_MISSING, "pixel_format")
-            for position, pair in giving_way(enumerate(pairs), 64):
+            for position, pair in giving_way(enumerate(pairs)):
                 modifier = int(pair.pixel_format_modifier)
                 flat.append(_checked(Flat(int(pair.pixel_format), modifier, source, position)))
         except Breach as breach:

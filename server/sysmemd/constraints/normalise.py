@@ -233,7 +233,7 @@ def _entries(sent: Sequence[ImageFormatConstraints], page_size: int, *, uses: bo
     entries: list[Entry] = []
     raw: dict[int, Terms] = {}
     adjusted: dict[tuple[int, Traits | None], Terms] = {}
-    for pixel_format, modifier, source, _ in giving_way(flatten(sent, uses=uses)):
+    for pixel_format, modifier, source, _ in giving_way(flatten(sent, uses=uses), 4):
         of = traits_of((pixel_format, modifier))
         terms = adjusted.get((source, of))
         if terms is None:

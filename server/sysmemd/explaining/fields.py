@@ -197,7 +197,7 @@ def entry_for(needs: Needs, pair: Pair) -> Entry | None:
 def needs_of(case: Case) -> list[tuple[Participant, Needs]]:
     """Return the needs of each participant whose own constraints break no rule."""
     found = []
-    for who in giving_way(case.participants):
+    for who in giving_way(case.participants, 1):
         with suppress(Breach):
             needs = normalise(who, case.platform, settings_only=case.settings_only)
             found.append((who, needs))
@@ -216,7 +216,7 @@ def values(name: str, pair: Pair | None, case: Case) -> Iterator[Brought]:
     of participants whose own constraints break no rule.
     """
     if name == "pixel_format":
-        for who, needs in needs_of(case):
+        for who, needs in giving_way(needs_of(case), 8):
             if needs.entries:
                 pairs = [pair_name(entry.pair) for entry in needs.entries[:MAX_PAIRS]]
                 if len(needs.entries) > MAX_PAIRS:
@@ -225,14 +225,14 @@ def values(name: str, pair: Pair | None, case: Case) -> Iterator[Brought]:
     elif is_image_field(name):
         if pair is None:
             return
-        for who, needs in needs_of(case):
+        for who, needs in giving_way(needs_of(case), 8):
             entry = entry_for(needs, pair)
             value = None if entry is None else look_up(entries_of(who)[entry.source], name)
             if entry is not None and value is not None:
                 path = f"$.image_format_constraints[{entry.source}].{name}"
                 yield Brought(who, path, value)
     elif _COMBINES.get(name) is Combines.IF_ALL:
-        for who, needs in needs_of(case):
+        for who, needs in giving_way(needs_of(case), 8):
             yield Brought(who, f"$.{name}", _NEEDS[name](needs))
     else:
         for who in giving_way(case.participants):

@@ -136,11 +136,13 @@ def breach_text(breach: Breach) -> str:
 
 def render(rows: Sequence[Row], width: int = CELL_WIDTH) -> str:
     """Rows as aligned text, the first one a header. Longer cells are cut, but for the first and the last column."""
-    cut = [(row[0], *(_cut(cell, width) for cell in row[1:-1]), row[-1]) for row in rows]
+    cut = [
+        (row[0], *(_cut(cell, width) for cell in row[1:-1]), row[-1]) for row in giving_way(rows, 8)
+    ]
     widths = [max(len(row[i]) for row in cut if i < len(row)) for i in range(len(cut[0]))]
     lines = [
         " | ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
-        for row in cut
+        for row in giving_way(cut, 8)
     ]
     lines.insert(1, "-+-".join("-" * size for size in widths))
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from sysmem_protocol.formats import is_specific
 
@@ -32,7 +33,7 @@ def combined_fields(case: Case) -> Needs | None:
     if not all_needs:
         return None
     total = replace(all_needs[0], min_size_bytes=max(all_needs[0].min_size_bytes, 1), entries=[])
-    for needs in all_needs[1:]:
+    for needs in giving_way(all_needs[1:], 4):
         fold_fields(total, needs)
         try:
             total.heaps = intersect_heaps(total.heaps, needs.heaps)
@@ -44,7 +45,7 @@ def combined_fields(case: Case) -> Needs | None:
 def terms_for(case: Case, pair: Pair) -> Iterator[tuple[Participant, Terms]]:
     """Yield the terms of each participant who has a say in a format, colour spaces that it can't have left out."""
     of = traits_of(pair)
-    for who, needs in needs_of(case):
+    for who, needs in giving_way(needs_of(case), 8):
         entry = entry_for(needs, pair)
         if entry is not None:
             terms = entry.terms
@@ -104,7 +105,7 @@ class Verdict:
 def _on_the_way(lists: Sequence[Sequence[Entry]]) -> Iterator[Sequence[Entry]]:
     """What is left after each step of the fold, as far as it gets."""
     left: Sequence[Entry] = lists[0] if lists else ()
-    for more in lists[1:]:
+    for more in giving_way(lists[1:], 1):
         try:
             left = intersect(left, more)
         except Breach:
@@ -118,18 +119,17 @@ def verdicts(case: Case) -> list[Verdict]:
     lists = [needs.entries for _, needs in choosing]
     offered = dict.fromkeys(
         entry.pair
-        for entries in (*lists, *_on_the_way(lists))
-        for entry in giving_way(entries, 64)
+        for entry in giving_way(chain.from_iterable((*lists, *_on_the_way(lists))))
         if is_specific(*entry.pair)
     )
     takers: dict[Pair, set[int]] = {pair: set() for pair in offered}
     for index, (_, needs) in enumerate(choosing):
         own = {entry.pair for entry in giving_way(needs.entries, 64)}
-        for pair, taken_by in giving_way(takers.items(), 64):
+        for pair, taken_by in giving_way(takers.items()):
             if not own.isdisjoint(standing_for(pair)):
                 taken_by.add(index)
     found = []
-    for pair, taken_by in giving_way(takers.items()):
+    for pair, taken_by in giving_way(takers.items(), 1):
         refused_by = tuple(who for i, (who, _) in enumerate(choosing) if i not in taken_by)
         breach = None if refused_by else combined_terms(case, pair)[1]
         found.append(Verdict(pair, refused_by, breach))

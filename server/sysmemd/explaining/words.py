@@ -72,7 +72,7 @@ def show(value: Any, max_shown: int | None = MAX_SHOWN) -> str:
 
 def listing(table: Table | None) -> str:
     """Return all fields of a table that are set, a line each, by their paths; "un-set" if there are none."""
-    return "\n".join(giving_way(_lines(table, "$"))) or show(None)
+    return "\n".join(giving_way(_lines(table, "$"), 1)) or show(None)
 
 
 def _lines(value: Any, path: str) -> Iterator[str]:

@@ -142,7 +142,8 @@ class LogicalBufferCollection(CollectionData):
 
     def _attempt(self, subtree: PrunedSubtree) -> None:
         self.busy = True
-        question = self._question(subtree)
+        with self.changing():
+            question = self._question(subtree)
         answer = question.answer()
         if isinstance(answer, NoneChosen) and self.wants_reports and answer.report is None:
             # Only now: the report takes longer than all else, and most attempts succeed.
@@ -174,7 +175,7 @@ class LogicalBufferCollection(CollectionData):
         snapshot = Snapshot(start)
         return Question(
             snapshot=snapshot,
-            participants={node: node.participants() for node in snapshot.children},
+            participants={node: node.participants() for node in giving_way(snapshot.children)},
             engine=self.engine,
             platform=self.platform,
             max_selections=self.max_group_selections,

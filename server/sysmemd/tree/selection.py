@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from ..pause import giving_way
 from .data import NodeData
 from .describe import is_group
 from .walk import breadth_first, depth_first, joined_children
@@ -24,7 +25,8 @@ class Snapshot:
         self.start = start
         #: Every node in breadth-first order, with its children in order of creation.
         self.children: dict[NodeData, tuple[NodeData, ...]] = {
-            node: tuple(joined_children(node)) for node in breadth_first(start, joined_children)
+            node: tuple(joined_children(node))
+            for node in giving_way(breadth_first(start, joined_children))
         }
         self.groups = frozenset(filter(is_group, self.children))
 
