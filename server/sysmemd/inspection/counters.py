@@ -55,7 +55,7 @@ class Counters:
         tracer = self._tracer
         # A connection that closes while others are looked at would otherwise be counted twice.
         messages = [tracer.messages_in, tracer.messages_out]
-        for connection in giving_way(list(self._connections()), every=256):
+        for connection in giving_way(list(self._connections()), every=64):
             messages[0] += connection.received
             messages[1] += connection.sent
         return {

@@ -88,7 +88,7 @@ def about(
     """Return the question about a collection that lives."""
     waiting_for: list[Json] = []
     participants: dict[int, Sequence[Participant]] = {}
-    for node in giving_way(list(collection.nodes())):
+    for node in giving_way(collection.nodes()):
         participants[node.number] = node.participants()
         if node.in_tree and not node.subtree.allocated and node.state not in READY:
             client = node.client

@@ -229,7 +229,7 @@ class Snapshot:
             "buffers": [_buffer(buffers, one) for one in existing] if buffers else [],
             "nodes": [],
         }
-        for node in giving_way(list(collection.nodes())):
+        for node in giving_way(collection.nodes(), 8):
             if not node.in_tree:
                 continue  # it has left while others were described
             server = node.channel
