@@ -14,6 +14,8 @@ from .ports import Log
 
 #: A client chooses some deadlines; trio's own clock can't take the farthest of them.
 _LONGEST_WAIT_SECONDS = 86_400.0
+#: How many calls are made in a row.
+_CALLS_AT_ONCE = 8
 #: Cancelled timers that aren't worth sifting.
 _FEW_CANCELLED = 64
 
@@ -82,12 +84,15 @@ class TrioClock:
         return min(max(0, self._timers[0][0] - self._now()) / 1e9, _LONGEST_WAIT_SECONDS)
 
     def call_due(self) -> int:
-        """Make the calls that are due, and return how many. For whoever waits in place of :meth:`run`."""
+        """Make calls that are due, and return how many. For whoever waits in place of :meth:`run`.
+
+        If there are many, some are left: until these are called nothing is left of the time to wait.
+        """
         if not self._timers:
             return 0
         called = 0
         now = self._now()
-        while self._timers and self._timers[0][0] <= now:
+        while called < _CALLS_AT_ONCE and self._timers and self._timers[0][0] <= now:
             _, _, timer = heapq.heappop(self._timers)
             callback, timer.callback = timer.callback, None
             if callback is None:

@@ -7,14 +7,19 @@ millisecond (`docs/spec/robustness.md`, "Fair turns").
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, cast
 
 import pytest
 
 from sysmem_protocol import sysmem2
-from sysmem_protocol.images2 import ColorSpace, PixelFormat
-from sysmem_protocol.sysmem2 import BufferCollection, BufferCollectionToken
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.sysmem2 import BufferCollection, BufferCollectionToken, Node
+from sysmemd.clock import TrioClock
+from sysmemd.inspection.inspection import Inspection
 
-from .channels.support import SAME_RIGHTS, Bench, Client
+from .channels.support import SAME_RIGHTS, Bench, Client, RecordingLog
 from .slow import Stretches
 from .tree.world import World
 
@@ -72,26 +77,110 @@ def test_many_who_waited_for_a_collection(stretches: Stretches) -> None:
     assert stretches.longest <= MOST / 2
 
 
-def test_a_large_message(bench: Bench, stretches: Stretches) -> None:
+def wanting(
+    formats: list[sysmem2.ImageFormatConstraints] | None = None, **others: Any
+) -> sysmem2.BufferCollectionSetConstraintsRequest:
+    return sysmem2.BufferCollectionSetConstraintsRequest(
+        constraints=sysmem2.BufferCollectionConstraints(
+            usage=sysmem2.BufferUsage(cpu=sysmem2.CpuUsage.READ_OFTEN),
+            buffer_memory_constraints=sysmem2.BufferMemoryConstraints(min_size_bytes=4096),
+            image_format_constraints=formats,
+            **others,
+        )
+    )
+
+
+def one_of_many(number: int, sides: range) -> sysmem2.ImageFormatConstraints:
+    """An entry for a format that nobody has heard of, with short lists."""
+    return sysmem2.ImageFormatConstraints(
+        pixel_format=cast(PixelFormat, 1000 + number),
+        pixel_format_modifier=PixelFormatModifier.DO_NOT_CARE,
+        color_spaces=list(ColorSpace)[:16],
+        required_max_size_list=[sysmem2.SizeU(1000 + side, 2000 - side) for side in sides],
+    )
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_large_message_and_what_is_said_of_it(
+    bench: Bench, stretches: Stretches, verbose: bool
+) -> None:
     """No list in it is long."""
     collection = bench.collection()
-    formats = [
-        sysmem2.ImageFormatConstraints(
-            pixel_format=PixelFormat.DO_NOT_CARE,
-            color_spaces=list(ColorSpace)[:16],
-            required_max_size_list=[sysmem2.SizeU(side, side) for side in range(1, 33)],
-        )
-        for _ in range(64)
-    ]
-    stretches.longest = 0
+    if verbose:
+        collection.send(Node.set_verbose_logging)
     collection.send(
         BufferCollection.set_constraints,
-        sysmem2.BufferCollectionSetConstraintsRequest(
-            constraints=sysmem2.BufferCollectionConstraints(
-                usage=sysmem2.BufferUsage(cpu=sysmem2.CpuUsage.READ_OFTEN),
-                image_format_constraints=formats,
-            )
-        ),
+        wanting([one_of_many(number, range(32)) for number in range(64)]),
     )
     bench.run()
     assert stretches.longest <= MOST
+
+
+def test_many_participants_who_disagree(bench: Bench, stretches: Stretches) -> None:
+    root, allocator = bench.token(), bench.allocator()
+    tokens = duplicates(bench, root, AT_ONCE)
+    collections = [bench.bind(token, allocator) for token in tokens]
+    root.send(Node.set_verbose_logging)
+    root.send(Node.release)
+    bench.run()
+    root.close()
+    stretches.longest = 0
+    for number, collection in enumerate(collections):
+        formats = [one_of_many(format, range(2)) for format in range(4)]
+        disagreement = {"max_buffer_count" if number % 2 else "min_buffer_count": 1 + number % 2}
+        collection.send(
+            BufferCollection.set_constraints,
+            wanting(formats, **disagreement, min_buffer_count_for_camping=1),
+        )
+    bench.run()
+    assert collections[0].is_closed()
+    assert stretches.longest <= MOST * 1.25
+
+
+def test_many_buffers(bench: Bench, stretches: Stretches) -> None:
+    """They are made, handed out and let go of."""
+    collection = bench.collection()
+    collection.send(BufferCollection.set_constraints, wanting(min_buffer_count=AT_ONCE))
+    collection.send(BufferCollection.wait_for_all_buffers_allocated, txid=1)
+    bench.reactor.receive_all()
+    stretches.do(bench.run)
+    with ExitStack() as stack:
+        answer = collection.answer(BufferCollection.wait_for_all_buffers_allocated, 1)
+        for buffer in answer.buffer_collection_info.buffers:
+            stack.callback(buffer.vmo.close)
+    assert stretches.longest <= MOST
+    stretches.longest = 0
+    collection.close()
+    bench.run()
+    while bench.memory.statistics().collections:
+        stretches.do(bench.memory.process_events)
+        stretches.do(bench.clock.run_due)
+    assert stretches.longest <= MOST
+
+
+def test_a_snapshot_of_many_nodes(bench: Bench, stretches: Stretches) -> None:
+    duplicates(bench, bench.token(), MANY)
+    [collection] = bench.service.collections.values()
+    user = bench.service.parties[collection.id].owner.user
+    inspection = Inspection(bench.service)
+    made: list[Any] = []
+    stretches.longest = 0
+    stretches.do(lambda: inspection.snapshot(None, user, made.append))
+    stretches.do(lambda: inspection.explain(collection.id, user, made.append))
+    for document in made:
+        assert isinstance(document, Handle)
+        document.close()
+    assert stretches.longest <= MOST / 2
+
+
+def test_many_calls_that_are_due(stretches: Stretches) -> None:
+    clock = TrioClock(RecordingLog(), lambda: 1)
+    called: list[None] = []
+    for _ in range(MANY):
+        clock.call_at(1, lambda: called.append(None))
+    while len(called) < MANY:
+        assert clock.seconds_left() == 0
+        before = len(called)
+        clock.call_due()
+        assert len(called) - before <= 16
+    assert clock.seconds_left() is None

@@ -20,6 +20,7 @@ from sysmem_protocol.sysmem2 import Error
 
 from ..config import Limits
 from ..in_flight import Flight, InFlight
+from ..pause import give_way
 from ..ports import Log
 from ..quota import Exceeded
 from ..users import Account
@@ -100,6 +101,8 @@ class Answering(ABC):
         self._stopped_receiving = False
         #: Whether the last :meth:`flush` left something that waits until the client reads.
         self._waits_for_room = False
+        #: Whether a :meth:`flush` is under way, which may have given way to others.
+        self._is_flushing = False
         self._sending_ends = False
         self._said_held = False
         #: Whether the client asked to be told reasons.
@@ -319,8 +322,15 @@ class Answering(ABC):
                 self._trace(method, txid, told)
                 traced = True  # it may be made again
             if isinstance(answer, Encoded):
-                return Message(txid, method.ordinal, answer.body, answer.handles)
-            return _message(method, txid, answer)
+                message = Message(txid, method.ordinal, answer.body, answer.handles)
+            else:
+                message = _message(method, txid, answer)
+            try:
+                give_way()  # descriptors to a hundred buffers are much work even so
+            except BaseException:
+                message.close()
+                raise
+            return message
 
         self._outbox.put_later(
             make,
@@ -331,8 +341,9 @@ class Answering(ABC):
 
     def flush(self) -> bool:
         """Send what waits; True when there is nothing left to do before this is asked for again. Nothing is raised."""
-        if self.closed:
+        if self.closed or self._is_flushing:
             return True
+        self._is_flushing = True
         try:
             done = self._outbox.flush()
         except PeerClosedError:
@@ -344,6 +355,8 @@ class Answering(ABC):
         except Exception as error:
             self._cannot("an answer can't be sent", error)
             done = True
+        finally:
+            self._is_flushing = False
         self._waits_for_room = not done
         if not done and not self.reading:
             self._be_patient()

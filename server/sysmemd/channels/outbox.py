@@ -34,7 +34,17 @@ class OutboxFull(Exception):
 class _Entry:
     """One answer that waits: a maker of it, or what is left of its datagrams."""
 
-    __slots__ = ("_first", "descriptors", "done", "instead", "left", "make", "message", "size")
+    __slots__ = (
+        "_first",
+        "descriptors",
+        "done",
+        "instead",
+        "is_dropped",
+        "left",
+        "make",
+        "message",
+        "size",
+    )
 
     def __init__(
         self,
@@ -54,6 +64,8 @@ class _Entry:
         #: Datagrams to send, the next one last; empty as long as none was sent.
         self.left: list[tuple[bytes, list[Handle]]] = []
         self.size = _UNMADE_BYTES
+        #: Whether it won't be sent any more.
+        self.is_dropped = False
         #: How many wait in the daemon; those of an answer that isn't made yet don't.
         self.descriptors = 0
         if message is not None:
@@ -61,13 +73,19 @@ class _Entry:
             self.size = HEADER.size + len(message.body) + _DESCRIPTOR_BYTES * self.descriptors
 
     def send(self, send: _Send, may_send: Callable[[int], bool]) -> bool:
-        """Send as much as fits; True when nothing is left."""
+        """Send as much as fits; True when nothing is left.
+
+        Making a message may give way to others.
+        """
         if not self.left:
             if self.message is None:
                 if self._first and not may_send(self._first):
                     return False
                 assert self.make is not None
                 self.message = self.make()
+                if self.is_dropped:  # while others went on
+                    self.message.close()
+                    return True
             datagrams = list(self.message.datagrams())
             try:
                 sent = send(*datagrams[0])
@@ -200,6 +218,8 @@ class Outbox:
             if not entry.send(self._send, self._may_send):
                 self._check()
                 return False
+            if entry.is_dropped:
+                continue
             self._entries.popleft()
             self._count(entry, -1)
             entry.done()
@@ -209,6 +229,7 @@ class Outbox:
         """Drop everything that waits, and close its descriptors."""
         entries, self._entries = self._entries, deque()
         for entry in entries:
+            entry.is_dropped = True
             self._count(entry, -1)
         every(step for entry in entries for step in (entry.close, entry.done))
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import Rights, SingleBufferSettings
 from sysmemd.ends import every
+from sysmemd.pause import give_way, giving_way
 from sysmemd.ports import NOBODY, ClientInfo, NoMemoryError, Payer, Signal
 
 from .buffer import Buffer, Hold, Surroundings
@@ -18,6 +20,8 @@ from .signals import SignalSet
 
 _READ: Final = int(Rights.READ)
 _WRITE: Final = int(Rights.WRITE)
+#: Of how many buffers the server lets go in a row.
+_DROPPED_AT_ONCE: Final = 16
 
 
 @dataclass(slots=True)
@@ -62,6 +66,7 @@ class Buffers:
         #: Whether the server was to stop being a strong holder, and whether it still is one, of all buffers.
         self._dropped = False
         self._is_holder = True
+        self._cancel_dropping: Callable[[], None] | None = None
         self._promised = 0
         #: Of how many buffers the last strong handle is gone, and the memory.
         self._without_strong = 0
@@ -116,6 +121,7 @@ class Buffers:
                 delivered.append(entry)
                 if delivers_vmo and buffer.has_strong():
                     entry.vmo = buffer.open(kind, client, writable=writable)
+                give_way()
         except BaseException as error:
             for entry in delivered:
                 entry.close()
@@ -147,9 +153,18 @@ class Buffers:
         self._let_go()
 
     def _let_go(self) -> None:
-        if self._dropped and not self._promised:
+        if self._dropped and not self._promised and self._cancel_dropping is None:
             self._is_holder = False
-            every(buffer.drop_strong for buffer in self.buffers)
+            self._drop_some(0)
+
+    def _drop_some(self, first: int) -> None:
+        """Let go of some buffers, and of those after them when others have been served."""
+        self._cancel_dropping = None
+        end = first + _DROPPED_AT_ONCE
+        if end < len(self.buffers):
+            clock = self._surroundings.clock
+            self._cancel_dropping = clock.call_at(clock.now(), partial(self._drop_some, end))
+        every(buffer.drop_strong for buffer in self.buffers[first:end])
 
     def track_lifetime(self, event: Signal, buffers_remaining: int) -> None:
         """Close `event` as soon as at most `buffers_remaining` buffers exist, at once when it is so already.
@@ -179,8 +194,9 @@ class Buffers:
 
     def close(self) -> None:
         """Let go of everything: buffers, events, and the call that may be due. For the daemon's end."""
-        if self._cancel_no_strong is not None:
-            self._cancel_no_strong()
+        for cancel in (self._cancel_no_strong, self._cancel_dropping):
+            if cancel is not None:
+                cancel()
         for buffer in self.buffers:
             buffer.close()
         self._gone = len(self.buffers)
@@ -191,7 +207,7 @@ class Buffers:
         """Be as far as the kernel is, also where its report hasn't been read or was a moment early."""
         if self._is_holder:
             return  # nobody else matters
-        for buffer in self.buffers:
+        for buffer in giving_way(self.buffers):
             buffer.look()
         self._surroundings.refresh()
 

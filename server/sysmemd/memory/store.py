@@ -14,6 +14,7 @@ from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import SingleBufferSettings
 from sysmemd.ends import every
 from sysmemd.inotify import MAX_REPORTS
+from sysmemd.pause import give_way
 from sysmemd.ports import NOBODY, Clock, Log, NoMemoryError, Payer
 
 from . import vmo
@@ -28,7 +29,7 @@ from .signals import Event
 from .watch import Hangups, InodeWatch, Reports
 
 #: How many reports are taken at a time; others are served before the next ones.
-_REPORTS_AT_ONCE: Final = 64
+_REPORTS_AT_ONCE: Final = 8
 #: How often in a row there may be nothing to read where the kernel had said so.
 _MAX_FRUITLESS = 64
 
@@ -230,6 +231,7 @@ class Memory:
                     heap.delete(size)
                     raise
                 collection.buffers.append(buffer)
+                give_way()
         except BaseException as error:
             made = len(collection.buffers)
             collection.discard()

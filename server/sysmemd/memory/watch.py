@@ -28,6 +28,8 @@ from .vmo import through_proc
 _CLOSINGS = IN_CLOSE_WRITE | IN_CLOSE_NOWRITE
 # The end of a watch is reported whatever was asked for, but something must be asked for.
 _END_ONLY = IN_DELETE_SELF
+#: How many calls are made in a row.
+_CALLS_AT_ONCE = 16
 
 
 @dataclass(slots=True)
@@ -139,8 +141,8 @@ class Hangups:
                 self._epoll.unregister(fd)
 
     def process(self) -> None:
-        """Make the calls that are due; never blocks."""
-        for fd, _ in self._epoll.poll(0):
+        """Make some of the calls that are due; never blocks. :meth:`fileno` stays readable when there are more."""
+        for fd, _ in self._epoll.poll(0, _CALLS_AT_ONCE):
             # A callback may have removed one that comes later.
             if callback := self._callbacks.get(fd):
                 callback()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from tests.sysmemd.slow import SlowWork
@@ -284,6 +284,53 @@ def test_tokens_are_made_once_a_change_of_the_tree_is_over(
     assert len(list(collection.nodes())) == 3
     [made] = token.answer(BufferCollectionToken.duplicate_sync, txid).tokens
     made.close()
+
+
+def being_answered(
+    bench: Bench, work: SlowWork, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Client, Callable[[], bool]]:
+    """A collection that is in the middle of handing out its buffers, and what flushes its channel again."""
+    collection = bench.collection()
+    collection.send(BufferCollection.set_constraints, wanting())
+    bench.run()
+    work.finish()
+    collection.send(BufferCollection.wait_for_all_buffers_allocated, txid=1)
+    bench.reactor.receive_all()
+    [connection] = bench.reactor.to_flush
+    bench.reactor.to_flush.clear()
+    monkeypatch.setattr("sysmemd.memory.collection.give_way", work.pause)
+    work.do(connection.flush)
+    return collection, connection.flush
+
+
+def test_an_answer_that_takes_long_to_make_comes_before_later_ones(
+    bench: Bench, work: SlowWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection, flush = being_answered(bench, work, monkeypatch)
+    collection.send(Node.sync, txid=2)
+    bench.reactor.receive_all()
+    assert flush()  # somebody is at it
+    assert collection.message() is None
+    while work.pending:
+        work.go_on()
+    answer = collection.answer(BufferCollection.wait_for_all_buffers_allocated, 1)
+    for buffer in answer.buffer_collection_info.buffers:
+        buffer.vmo.close()
+    collection.answer(Node.sync, 2)
+
+
+def test_an_answer_is_dropped_if_its_client_leaves_while_it_is_made(
+    bench: Bench, work: SlowWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection, _ = being_answered(bench, work, monkeypatch)
+    collection.close()
+    bench.reactor.receive_all()
+    assert not bench.service.collections
+    while work.pending:
+        work.go_on()
+    bench.memory.process_events()
+    assert not bench.memory.statistics().collections
+    assert not bench.log.said("warning")
 
 
 def test_two_who_want_the_same_token_have_their_turn_one_after_the_other(
