@@ -26,7 +26,7 @@ from .pause import Holder
 from .runner import Runner
 
 #: How long one user is served at least before somebody else who waits is, in nanoseconds.
-SLICE_NS: Final = 250_000
+SLICE_NS: Final = 100_000
 #: How long one user is served at most, because those who wait for timers can't be seen.
 MAX_SLICE_NS: Final = 5_000_000
 #: How many messages of one channel are processed before the user's next channel is served.
@@ -311,8 +311,9 @@ class Turns:
         """
         if self._now() < self._until:
             return False
-        channels_wait = self._ready or self._to_flush or self.queue.waits(self.fd)
-        return bool(runner.is_apart and channels_wait) or self._is_over()
+        if runner.is_apart and (self._ready or self._to_flush or self.queue.waits(self.fd)):
+            return True
+        return self._is_over()
 
     def _go_on(self, runner: Runner) -> None:
         was_paused = runner in self._interrupted

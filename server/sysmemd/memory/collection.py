@@ -10,7 +10,7 @@ from typing import Final
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import Rights, SingleBufferSettings
 from sysmemd.ends import every
-from sysmemd.pause import give_way, giving_way
+from sysmemd.pause import giving_way
 from sysmemd.ports import NOBODY, ClientInfo, NoMemoryError, Payer, Signal
 
 from .buffer import Buffer, Hold, Surroundings
@@ -114,14 +114,13 @@ class Buffers:
         self._look()
         delivered: list[DeliveredBuffer] = []
         try:
-            for buffer in self.buffers:
+            for buffer in giving_way(self.buffers, 8):
                 has_signal = weak and buffer.hold is not Hold.GONE
                 signal = buffer.open_signal(payer) if has_signal else None
                 entry = DeliveredBuffer(None, signal)
                 delivered.append(entry)
                 if delivers_vmo and buffer.has_strong():
                     entry.vmo = buffer.open(kind, client, writable=writable)
-                give_way()
         except BaseException as error:
             for entry in delivered:
                 entry.close()

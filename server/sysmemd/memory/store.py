@@ -14,7 +14,7 @@ from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import SingleBufferSettings
 from sysmemd.ends import every
 from sysmemd.inotify import MAX_REPORTS
-from sysmemd.pause import give_way
+from sysmemd.pause import giving_way
 from sysmemd.ports import NOBODY, Clock, Log, NoMemoryError, Payer
 
 from . import vmo
@@ -223,7 +223,7 @@ class Memory:
         if self._eager:
             self._reservations.check(size * count)
         try:
-            for index in range(count):
+            for index in giving_way(range(count), 4):
                 handle = heap.allocate(collection.vmo_name(index), size, writable=writable)
                 try:
                     buffer = kind(index, size, heap, handle, collection, self._surroundings)
@@ -231,7 +231,6 @@ class Memory:
                     heap.delete(size)
                     raise
                 collection.buffers.append(buffer)
-                give_way()
         except BaseException as error:
             made = len(collection.buffers)
             collection.discard()

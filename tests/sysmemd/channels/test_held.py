@@ -298,7 +298,7 @@ def being_answered(
     bench.reactor.receive_all()
     [connection] = bench.reactor.to_flush
     bench.reactor.to_flush.clear()
-    monkeypatch.setattr("sysmemd.memory.collection.give_way", work.pause)
+    monkeypatch.setattr("sysmemd.channels.answering.give_way", work.pause)
     work.do(connection.flush)
     return collection, connection.flush
 
