@@ -367,4 +367,6 @@ class ServedChannel(Channel):
         return self._socket.recvmsg(MAX_MESSAGE_BYTES, _CONTROL_BYTES, _RECEIVE_FLAGS)
 
     def _sendmsg(self, data: ReadableBuffer, control: Sequence[Any] = ()) -> int:
-        return super()._sendmsg(data, control)
+        if not control:
+            return self._socket.send(data, _SEND_FLAGS)
+        return self._socket.sendmsg([data], control, _SEND_FLAGS)

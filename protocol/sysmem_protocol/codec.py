@@ -128,13 +128,18 @@ def _encoder_of(kind: type[Table] | type[Struct]) -> _Encode:
 
 
 def _table_encoder(kind: type[Any]) -> _Encode:
-    members = [(m.name, m.field.number, _encoder(m.field.type)) for m in kind.members]
+    members = [
+        (m.name, m.field.number, *_plain_range(m.field.type), _encoder(m.field.type))
+        for m in kind.members
+    ]
 
     def encode_table(value: Any, handles: list[Handle]) -> dict[int, Any]:
         body = {}
-        for name, number, encode_member in members:
+        for name, number, least, most, encode_member in members:
             member = getattr(value, name)
-            if member is not None:
+            if type(member) is int and least <= member <= most:
+                body[number] = member  # as its encoder does, without a call
+            elif member is not None:
                 try:
                     body[number] = encode_member(member, handles)
                 except _Located as error:
@@ -143,6 +148,16 @@ def _table_encoder(kind: type[Any]) -> _Encode:
         return body
 
     return encode_table
+
+
+def _plain_range(wire: WireType) -> tuple[int, int]:
+    """Return which integers are themselves on the wire: none if the type isn't a number."""
+    match wire:
+        case Integer():
+            return wire.minimum, wire.maximum
+        case Enumeration():
+            return 0, (1 << wire.bits) - 1
+    return 0, -1
 
 
 def _struct_encoder(kind: type[Any]) -> _Encode:
@@ -363,13 +378,13 @@ class Decoder:
     def table(self, kind: type[Name], body: bytes, handles: list[Handle]) -> Name:
         """Decode a body as a table of one kind. Handles as in :meth:`request`."""
         shared = self._shared
+        found: Any = None
         if shared is None or handles:
-            return cast("Name", self._checked(body, handles, self._decoder_of(kind)))
-        found = shared.get((kind, body))
-        if found is None:
+            found = self._checked(body, handles, self._decoder_of(kind))
+        elif (found := shared.get((kind, body))) is None:
             found = self._checked(body, handles, self._decoder_of(kind))
             _remember(shared, (kind, body), found, len(body))
-        return cast("Name", found)
+        return found  # type: ignore[no-any-return] # of this kind, as its decoder makes it
 
     def _payload(
         self, kind: type[Table] | None, body: bytes, handles: list[Handle]
@@ -446,8 +461,14 @@ class Decoder:
         return found
 
     def _table_decoder(self, kind: type[Any]) -> _Decode:
-        members: dict[int, tuple[str, _Decode]] = {
-            m.field.number: (m.name, self._decoder(m.field.type)) for m in kind.members
+        members: dict[int, tuple[str, int, int, _Decode]] = {
+            m.field.number: (
+                m.name,
+                # Some numbers become members of their enumeration.
+                *((0, -1) if isinstance(m.field.type, Enumeration) else _plain_range(m.field.type)),
+                self._decoder(m.field.type),
+            )
+            for m in kind.members
         }
 
         def decode_table(value: Any, arrived: _Arrived) -> Any:
@@ -461,7 +482,10 @@ class Decoder:
                     )
                 member = members.get(number)
                 if member is not None:
-                    name, decode_member = member
+                    name, least, most, decode_member = member
+                    if type(item) is int and least <= item <= most:
+                        fields[name] = item  # as its decoder does, without a call
+                        continue
                     try:
                         fields[name] = decode_member(item, arrived)
                     except DecodeError as error:
@@ -584,6 +608,7 @@ def _handle_decoder(kind: type[Handle]) -> _Decode:
     def decode_handle(value: Any, arrived: _Arrived) -> Handle:
         if type(value) is not cbor2.CBORTag:
             raise _not_declared("a handle", value)
-        return arrived.take(cast("int", value.value), kind)
+        index: int = value.value
+        return arrived.take(index, kind)
 
     return decode_handle

@@ -62,7 +62,15 @@ class Handle(Owner):
     def fileno(self) -> int:
         """Return the descriptor, still owned by this handle. Raises :class:`HandleClosedError` if there is none."""
         cell = self._cell
-        fd = -1 if self._gone else cell.fd if type(cell) is Number else number(cell)
+        if self._gone:
+            fd = -1
+        elif type(cell) is Number:
+            fd = cell.fd
+        else:
+            try:
+                fd = cell.fileno()
+            except ValueError:
+                fd = -1  # as `number` has it, without a call
         if fd < 0:
             raise HandleClosedError(f"this {type(self).__name__} {self._gone or CLOSED}")
         return fd

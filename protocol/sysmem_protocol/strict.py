@@ -22,6 +22,15 @@ _NULL = b"\xf6"
 _LEAST = {24: 24, 25: 1 << 8, 26: 1 << 16, 27: 1 << 32}
 
 
+#: The size of items that their initial byte tells, and that may always be there: integers below 24, texts and bytes
+#: shorter than that, simple values. 0 for those that have to be looked at.
+_SIZES = bytes(
+    1 + initial % 32 * (initial >> 5 in (2, 3))
+    if initial % 32 < 24 and initial >> 5 in (0, 1, 2, 3, _SIMPLE)
+    else 0
+    for initial in range(256)
+)
+
 #: An item takes less than a microsecond and has at least a byte; a pause is offered after about so many bytes.
 _PAUSE_BYTES = 128
 
@@ -106,9 +115,12 @@ class _Walk:
         if major == _MAP:
             return self._map(start, position, argument, depth + 1)
         for _ in range(argument):
-            position = self.item(position, depth + 1)
+            size = _SIZES[body[position]]
+            position = position + size if size else self.item(position, depth + 1)
             if position >= self._pause_at:
                 self._pause_before(position)
+        if position > len(body):
+            raise IndexError
         return position
 
     def _pause_before(self, position: int) -> None:
@@ -136,23 +148,22 @@ class _Walk:
 
     def _map(self, start: int, position: int, pairs: int, depth: int) -> int:
         body = self._body
-        length = len(body)
         keys = set()
         odd = False
         for _ in range(pairs):
             if position >= self._pause_at:
                 self._pause_before(position)
             key = position
-            if body[key] < 24:  # small integers, most keys and many values, without a call
+            if body[key] < 24:  # most of them
                 position += 1
             else:
                 odd |= body[key] >> 5 >= _ARRAY
                 position = self.item(key, depth)
             keys.add(body[key:position])
-            if position < length and body[position] < 24:
-                position += 1
-            else:
-                position = self.item(position, depth)
+            size = _SIZES[body[position]]
+            position = position + size if size else self.item(position, depth)
+        if position > len(body):
+            raise IndexError
         if len(keys) != pairs:
             raise NotStrictError(f"byte {start}: a key of this map occurs twice")
         if odd:

@@ -25,7 +25,7 @@ from sysmem_protocol.library import Interface, Method, Table
 from sysmem_protocol.message import MalformedMessage
 from sysmem_protocol.owner import CLOSED, HandleClosedError
 
-from .._calls import Answer, Call, Calls, datagram, encode_request
+from .._calls import PUT_OFF, Answer, Call, Calls, datagram, encode_request
 from .._handles import Arrived
 from .._timeouts import deadline, milliseconds, remaining
 from .._trace import traced
@@ -118,10 +118,14 @@ class ClientEnd:
     def _call(
         self, method: Method, body: bytes, handles: list[Handle], end: float | None, me: object
     ) -> Answer:
-        self._check_first(me)
+        if len(self._inside) > 1:
+            self._check_first(me)
         call = None
         try:
-            call = self._calls.resume(method) or self._begin(method, body, handles, end, me)
+            if method is PUT_OFF:
+                call = self._calls.resume(method)
+            if call is None:
+                call = self._begin(method, body, handles, end, me)
             while call.answer is None and call.error is None:
                 if self._gone or self._ended is not None:
                     self._check_open()
@@ -131,7 +135,7 @@ class ClientEnd:
             if call is not None:
                 (self._calls.put_off if type(error) is TimeoutError else self._calls.abandon)(call)
             raise
-        return call.result()
+        return call.answer or call.result()
 
     def _begin(
         self, method: Method, body: bytes, handles: list[Handle], end: float | None, me: object
