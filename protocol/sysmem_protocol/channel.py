@@ -87,7 +87,9 @@ class Closing(Protocol):
     def close_end(self, fd: int) -> None:
         """Close one end of a socket pair, and what waits in it. The other end sees that at once."""
 
-    def close_channel(self, end: Handle, far: Handle | None, *, hung_up: bool = False) -> None:
+    def close_channel(
+        self, end: socket.SocketType, far: Handle | None, *, hung_up: bool = False
+    ) -> None:
         """Close one end of a channel, and what waits in it; the other end too if that is given.
 
         `hung_up` tells that the kernel has reported the other end closed, so that this one is as good as shut down.
@@ -106,7 +108,9 @@ class AtOnce:
 
     close_end = close
 
-    def close_channel(self, end: Handle, far: Handle | None, *, hung_up: bool = False) -> None:
+    def close_channel(
+        self, end: socket.SocketType, far: Handle | None, *, hung_up: bool = False
+    ) -> None:
         """See :class:`Closing`."""
         end.close()
         if far is not None:
@@ -179,7 +183,7 @@ class Channel:
                 far.close()
         elif self._socket.fileno() >= 0:
             taken, self._socket = self._socket, _NO_SOCKET
-            self._closing.close_channel(Handle(taken), far, hung_up=self.has_hung_up)
+            self._closing.close_channel(taken, far, hung_up=self.has_hung_up)
 
     def stop_receiving(self) -> None:
         """Let nothing more come, and drop what waits. May raise `OSError`."""

@@ -57,21 +57,24 @@ class ThreadClosing:
         shut_down(fd)
         self._close_quietly(fd, safe=_is_empty(fd))
 
-    def close_channel(self, end: Handle, far: Handle | None, *, hung_up: bool = False) -> None:
+    def close_channel(
+        self, end: socket.SocketType, far: Handle | None, *, hung_up: bool = False
+    ) -> None:
         """Close one end of a channel, and the other one if that is given; both see that at once."""
         if not hung_up:
             try:  # noqa: SIM105 # each channel closes here, and a block takes three calls
-                end.as_socket().shutdown(socket.SHUT_RDWR)
+                end.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
         if far is None:
-            fd = end.take()
+            fd = end.detach()
             self._close_quietly(fd, safe=_is_empty(fd))
             return
         # Both have been shut down with that, so that nothing more comes.
-        end_is_empty, far_is_empty = _is_read(far), _is_read(end)
-        self._close_quietly(end.take(), safe=end_is_empty)
-        self._close_quietly(far.take(), safe=far_is_empty)
+        far_fd, fd = far.take(), end.detach()
+        is_empty, far_is_empty = _is_read(far_fd), _is_read(fd)
+        self._close_quietly(fd, safe=is_empty)
+        self._close_quietly(far_fd, safe=far_is_empty)
 
     def _close_quietly(self, fd: int, *, safe: bool) -> None:
         """Close an end at once, if that is safe because nothing waits in it."""
@@ -132,10 +135,10 @@ def _is_empty(fd: int) -> bool:
         return False
 
 
-def _is_read(end: Handle) -> bool:
+def _is_read(fd: int) -> bool:
     """Return whether certainly nothing waits to be received that one end has sent."""
     try:
-        return unread_of(end.fileno()) == 0
+        return unread_of(fd) == 0
     except OSError:
         return False
 
