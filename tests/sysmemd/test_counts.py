@@ -149,7 +149,7 @@ def is_traced(task: Path) -> bool:
 
 @pytest.mark.parametrize(
     ("participants", "buffers", "most"),
-    [pytest.param(MORE, 0, 710, id="participant"), pytest.param(0, MORE, 165, id="buffer")],
+    [pytest.param(MORE, 0, 650, id="participant"), pytest.param(0, MORE, 165, id="buffer")],
 )
 def test_python_calls(tmp_path: Path, participants: int, buffers: int, most: int) -> None:
     runtime_dir, number = tmp_path / "run", tmp_path / "number"
