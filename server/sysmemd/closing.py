@@ -8,6 +8,7 @@ channels in which no descriptor waits.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -86,11 +87,17 @@ class ThreadClosing:
     def stop_receiving(self, fd: int) -> None:
         """Let nothing more come to one end of a socket pair, and drop what waits there, some time soon.
 
-        Where that can't be done the other end sees this one closed. Raises `OSError` when no descriptors are left.
+        Where the kernel doesn't tell what waits there, because of what somebody has done to the end, the other end sees
+        this one closed. Raises `OSError` when something has run out; the other end sees nothing of that.
         """
         stop_receiving(fd)
-        if not _is_empty(fd):
-            self._run(partial(_drop, duplicate(fd)))
+        try:
+            if descriptors_waiting(fd) == 0:
+                return
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+        self._run(partial(_drop, duplicate(fd)))
 
     def end(self) -> None:
         """Close what is left, if that can be done at once; the threads that can't are left to themselves."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sysmem_protocol.handles import shut_down
+from sysmemd.channels.outbox import Outbox
 from sysmemd.closing import ThreadClosing
 
 from .run import Violation, simulate
@@ -82,3 +83,11 @@ def test_a_fault_of_the_daemon_is_noticed(monkeypatch: pytest.MonkeyPatch, fault
         list(map(simulate, range(20)))
     for fd in kept:
         os.close(fd)
+
+
+def test_a_run_that_does_not_get_on_fails_with_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time passes in some of these runs, and the loop goes round at each of its turns."""
+    monkeypatch.setattr(Outbox, "flush", lambda self: False)
+    for seed in range(4):
+        with pytest.raises(Violation, match=f"^seed {seed}: "):
+            simulate(seed)

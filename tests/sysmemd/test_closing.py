@@ -230,6 +230,24 @@ def test_where_nothing_waits_no_thread_is_asked(bench: Bench) -> None:
         assert bench.threads == 0
 
 
+def test_an_end_is_not_closed_because_something_has_run_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever holds the other end would take that for the event."""
+
+    def none_left(fd: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(closing, "descriptors_waiting", none_left)
+    near, far = socket.socketpair()
+    with near, far:
+        with pytest.raises(OSError, match="Too many open files"):
+            bench.closing.stop_receiving(near.fileno())
+        bench.closing.end()
+        with pytest.raises(BlockingIOError):
+            far.recv(1, socket.MSG_DONTWAIT)
+
+
 def test_an_end_that_can_not_be_emptied_ends(
     bench: Bench, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
