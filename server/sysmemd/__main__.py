@@ -108,37 +108,52 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 after SIGTERM or SIGINT, 1 when it can't start or go on, 2 for a wrong command line.
     """
-    _open_standard_descriptors()
     arguments = parser().parse_args(argv)
     # Before the log has a thread, which inherits this: a signal waits until serving begins, and one that comes when it
     # has ended (a second Ctrl-C, say) has nothing left to stop.
     signal.pthread_sigmask(signal.SIG_BLOCK, process.SIGNALS)
     try:
+        _open_standard_descriptors()
         config = configure(arguments)
-    except configuration.ConfigError as error:
+    except (configuration.ConfigError, OSError) as error:
         logger, output = log.configure(arguments.log_format or "console", "error")
         logger.error("can't start", reason=str(error))
         output.close()
         return 1
     logger, output = log.configure(config.log.format, config.log.level)
     told_before, sys.unraisablehook = sys.unraisablehook, partial(_log_unraisable, logger)
+    began: list[None] = []
     try:
         reload = Reload(arguments, output) if arguments.config is not None else None
         parts = tested(Faults()) if arguments.testing else None
-        trio.run(partial(process.run, config, logger, reload=reload, parts=parts, alone=True))
-    except (StartError, configuration.ConfigError, OSError) as error:
-        logger.error("can't start", reason=str(error))
-        return 1
+        on_ready = partial(began.append, None)
+        run = partial(process.run, config, logger, on_ready=on_ready, reload=reload, parts=parts)
+        trio.run(partial(run, alone=True))
     except process.UnreachableError as error:
         logger.error("can't go on", reason=str(error))
         return 1
-    except Exception:
-        logger.error("the daemon failed", exc_info=True)
+    except Exception as error:
+        reason = None if began else _why_not_started(error)
+        if reason is None:
+            logger.error("the daemon failed", exc_info=True)
+        else:
+            logger.error("can't start", reason=reason)
         return 1
     finally:
         sys.unraisablehook = told_before
         output.close()
     return 0
+
+
+def _why_not_started(error: Exception) -> str | None:
+    """Return in a sentence what the daemon lacked, if it could not start for want of something; otherwise None."""
+    if isinstance(error, trio.TrioInternalError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # it may be what trio's loop needs
+    if isinstance(error, MemoryError):
+        return "there is no memory left"
+    if isinstance(error, (StartError, configuration.ConfigError, OSError)):
+        return str(error)
+    return None
 
 
 def _log_unraisable(logger: Log, unraisable: sys.UnraisableHookArgs) -> None:
@@ -151,7 +166,10 @@ def _log_unraisable(logger: Log, unraisable: sys.UnraisableHookArgs) -> None:
 
 
 def _open_standard_descriptors() -> None:
-    """Have something open as stdin, stdout and stderr, lest a channel be one of them and the log be written to it."""
+    """Have something open as stdin, stdout and stderr, lest a channel be one of them and the log be written to it.
+
+    Raises `OSError`.
+    """
     while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         pass
     os.close(fd)

@@ -182,8 +182,9 @@ class Serving:
     def listen(self, interface: type[Interface], listener: socket.socket) -> Callable[[], None]:
         """Accept connections to an interface's service until the daemon ends. The listener stays the caller's.
 
-        What is returned ends that earlier, and has to before the listener closes.
+        What is returned ends that earlier, and has to before the listener closes. Raises `OSError`.
         """
+        listener.setblocking(False)
         scope = trio.CancelScope()
 
         async def accept() -> None:
@@ -202,10 +203,14 @@ class Serving:
         return stop
 
     def scrape(self, listener: socket.socket) -> None:
-        """Serve metrics over HTTP to who connects until the daemon ends. The listener stays the caller's."""
+        """Serve metrics over HTTP to who connects until the daemon ends. The listener stays the caller's.
+
+        Raises `OSError`.
+        """
         from .scrapes import Scrapes  # with an HTTP library, which other daemons do without
 
-        self._nursery.start_soon(Scrapes(self.inspection, self.service.log).serve, listener)
+        listening = trio.socket.from_stdlib_socket(listener)
+        self._nursery.start_soon(Scrapes(self.inspection, self.service.log).serve, listening)
 
     def connect(self, interface: type[Interface], connected: socket.socket) -> None:
         """Serve an interface on a connected SEQPACKET socket, which the daemon then owns, if its peer may connect."""
@@ -330,7 +335,7 @@ async def _follow_memory(memory: Memory, log: Log) -> None:
             log.error(
                 "news about buffers could not be processed",
                 reason=repr(error),
-                exc_info=not isinstance(error, OSError),
+                exc_info=not isinstance(error, (OSError, MemoryError)),
             )
             await trio.sleep(_MEMORY_FAILED_SECONDS)  # they are likely still there
         if memory.is_fruitless:
@@ -346,7 +351,7 @@ async def _follow_in_flight(in_flight: InFlight, log: Log) -> None:
             log.error(
                 "news about descriptors in flight could not be processed",
                 reason=repr(error),
-                exc_info=not isinstance(error, OSError),
+                exc_info=not isinstance(error, (OSError, MemoryError)),
             )
             await trio.sleep(_MEMORY_FAILED_SECONDS)
 
@@ -369,7 +374,6 @@ async def _accept(
     service: Service,
     reactor: TrioReactor,
 ) -> None:
-    listener.setblocking(False)
     waiting = False
     nobody = 0
     while listener.fileno() >= 0:

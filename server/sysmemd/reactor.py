@@ -91,7 +91,7 @@ class TrioReactor:
             self._say_failed(error)
 
     def _say_failed(self, error: Exception) -> None:
-        unforeseen = not isinstance(error, OSError)
+        unforeseen = not isinstance(error, (OSError, MemoryError))
         self._log.error("work of a user failed", reason=repr(error), exc_info=unforeseen and error)
 
     def hold(self, connection: Connection, holder: Holder) -> None:

@@ -54,10 +54,8 @@ class Scrapes:
         self._user = User(os.geteuid(), {}, Share())
         self._room = trio.Semaphore(MAX_CONNECTIONS)
 
-    async def serve(self, listener: socket.socket) -> None:
-        """Serve until cancelled. The listener stays the caller's."""
-        listener.setblocking(False)
-        listening = trio.socket.from_stdlib_socket(listener)
+    async def serve(self, listening: trio.socket.SocketType) -> None:
+        """Serve who connects to a listening socket, which stays the caller's, until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
                 await self._room.acquire()

@@ -64,19 +64,25 @@ class RuntimeDirectory:
             self._make()
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise StartError(f"the runtime directory {path} can't be used: {error}") from None
+            raise self._unusable(error) from None
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            status = os.fstat(self._fd)
+        except BlockingIOError:
             os.close(self._fd)
             raise TakenError(f"another sysmemd serves {path}") from None
-        status = os.fstat(self._fd)
+        except OSError as error:
+            os.close(self._fd)
+            raise self._unusable(error) from None
         if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
             log.warning(
                 "others may replace the sockets: the runtime directory is writable for them",
                 path=str(path),
                 mode=oct(stat.S_IMODE(status.st_mode)),
             )
+
+    def _unusable(self, error: OSError) -> StartError:
+        return StartError(f"the runtime directory {self.path} can't be used: {error}")
 
     def _make(self) -> None:
         with contextlib.suppress(FileExistsError):
@@ -122,7 +128,10 @@ def _listen(
     Raises :class:`StartError`.
     """
     fresh = path.with_name(f".{path.name}")
-    listener = socket.socket(socket.AF_UNIX, kind)
+    try:
+        listener = socket.socket(socket.AF_UNIX, kind)
+    except OSError as error:
+        raise StartError(f"{path}: can't listen: {error}") from None
     try:
         _refuse_served(path, kind)
         with contextlib.suppress(FileNotFoundError):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from .faults import ERRORS, LEFT_OUT, Fault, plan
 from .harness import PATIENCE, Broken, Moment, Strike, Target, strike_all
 from .shortages import LOGS, MOMENTS
+from .starts import Start, strike_starts
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 _BEGIN, _END = "<!-- faults -->", "<!-- /faults -->"
@@ -24,6 +27,7 @@ def main() -> int:
         "--most", type=int, default=12, help="occurrences of each call and error (0: all)"
     )
     parser.add_argument("--call", help="only this system call; `moments`: only the rest")
+    parser.add_argument("--starts", action="store_true", help="only while the daemon starts")
     parser.add_argument(
         "--write",
         action="store_true",
@@ -34,7 +38,11 @@ def main() -> int:
     broken: list[Broken] = []
     made: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="sysmem-faults-") as name:
-        for strike, error in strikes(Path(name), arguments.call, arguments.most or None, made):
+        directory, call, most = Path(name), arguments.call, arguments.most or None
+        tries = [starts(directory / "starts", call, most, made)]
+        if not arguments.starts:
+            tries.append(strikes(directory, call, most, made))
+        for strike, error in itertools.chain.from_iterable(tries):
             tried[strike] += 1
             if error is not None:
                 broken.append(error)
@@ -50,6 +58,20 @@ def main() -> int:
     if unknown:
         print(f"neither tried nor left out for a reason: {', '.join(sorted(unknown))}")
     return 1 if broken or unknown else 0
+
+
+def starts(
+    directory: Path, call: str | None, most: int | None, made: Counter[str]
+) -> Iterator[tuple[Fault, Broken | None]]:
+    """Try what can fail while a daemon starts."""
+    start = Start(directory)
+    counts = start.counts()
+    made += counts
+    faults = [
+        replace(fault, starting=True) for fault in plan(counts, most) if call in (None, fault.call)
+    ]
+    print(f"start: {len(faults)} faults", flush=True)
+    yield from strike_starts(start, faults)
 
 
 def strikes(
@@ -91,25 +113,27 @@ def tables(tried: Counter[Strike]) -> str:
     """Return how often each call failed with each error, and what else was tried, as tables."""
     once: Counter[tuple[str, str]] = Counter()
     lasting: Counter[tuple[str, str]] = Counter()
+    at_start: Counter[tuple[str, str]] = Counter()
     moments: Counter[str] = Counter()
     for strike, times in tried.items():
         if isinstance(strike, Fault):
-            counted = lasting if strike.lasting else once
+            counted = at_start if strike.starting else lasting if strike.lasting else once
             counted[strike.call, strike.error] += times
         else:
             moments[strike.name] += times
     lines = [
-        "| system call | errors: once, at so many places; and lasting, from so many |",
-        "| --- | --- |",
+        "| system call | errors: once, at so many places; and lasting, from so many | at the start |",
+        "| --- | --- | --- |",
     ]
     for call, errors in ERRORS.items():
-        found = [
+        running = [
             f"{error} {once[call, error]} + {lasting[call, error]}"
             for error in errors
             if once[call, error]
         ]
-        if found:
-            lines.append(f"| `{call}` | {', '.join(found)} |")
+        starting = [f"{error} {at_start[call, error]}" for error in errors if at_start[call, error]]
+        if running or starting:
+            lines.append(f"| `{call}` | {', '.join(running)} | {', '.join(starting)} |")
     lines += ["", "| bad moment | daemons |", "| --- | --- |"]
     lines += [f"| {name} | {times} |" for name, times in moments.items()]
     return "\n".join(lines) + "\n"

@@ -12,17 +12,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 #: Calls that a preloaded library makes fail, in the order of its numbers for them. Those of `mmap` are what the
-#: interpreter asks for; the daemon maps no memory.
+#: interpreter asks for; the daemon maps no memory. `send` is the C library's, whose call is `sendto`; of the byte that
+#: wakes the loop it can't report EAGAIN unless another byte waits there already.
 SHIMMED: Mapping[str, tuple[str, ...]] = {
     "close": ("EIO", "EINTR", "ENOSPC"),
     "mmap": ("ENOMEM",),
     "munmap": ("ENOMEM",),
+    "send": ("EAGAIN",),
     "shutdown": ("ENOTCONN",),
 }
 #: By system call; of a group of calls that strace names apart each one has its line.
 INJECTED: Mapping[str, tuple[str, ...]] = {
     "accept4": ("EMFILE", "ENFILE", "ENOMEM", "ECONNABORTED", "EAGAIN", "EPERM"),
     "bind": ("EADDRINUSE", "ENOMEM"),
+    "chmod": ("EPERM", "ENOMEM"),
     "clone3": ("EAGAIN",),
     "clone": ("EAGAIN",),
     "dup": ("EMFILE",),
@@ -33,8 +36,10 @@ INJECTED: Mapping[str, tuple[str, ...]] = {
     "fallocate": ("ENOSPC", "ENOMEM", "EINTR"),
     "fchmod": ("EPERM", "EIO"),
     "fcntl": ("ENOLCK", "EMFILE", "ENOMEM"),
+    "flock": ("ENOLCK", "EAGAIN"),
     "fstat": ("ENOMEM",),
     "ftruncate": ("ENOMEM", "EINTR"),
+    "getcwd": ("ENOMEM",),
     "getpeername": ("ENOBUFS",),
     "getsockname": ("ENOBUFS",),
     "getsockopt": ("ENOMEM",),
@@ -43,6 +48,7 @@ INJECTED: Mapping[str, tuple[str, ...]] = {
     "inotify_init1": ("EMFILE", "ENFILE", "ENOMEM"),
     "lseek": ("EINVAL",),
     "madvise": ("EAGAIN",),
+    "mkdir": ("ENOSPC", "EACCES"),
     "memfd_create": ("EMFILE", "ENFILE", "ENOMEM"),
     "newfstatat": ("ENOMEM",),
     "openat": ("EMFILE", "ENFILE", "ENOMEM", "EACCES"),
@@ -53,12 +59,15 @@ INJECTED: Mapping[str, tuple[str, ...]] = {
     "readlink": ("ENOMEM", "ENOENT"),
     "recvfrom": ("EINTR",),
     "recvmsg": ("ENOMEM", "EAGAIN", "ECONNRESET", "EINTR"),
+    "rename": ("ENOSPC", "EACCES"),
     "sendmsg": ("ETOOMANYREFS", "EAGAIN", "ENOBUFS", "ENOMEM", "EPIPE"),
-    "sendto": ("EAGAIN", "ENOBUFS", "ECONNREFUSED"),
+    "sendto": ("ENOBUFS", "ECONNREFUSED"),
     "setsockopt": ("ENOMEM",),
     "socket": ("EMFILE", "ENFILE", "ENOBUFS"),
     "socketpair": ("EMFILE", "ENFILE"),
     "statx": ("ENOMEM",),
+    "unlink": ("EACCES", "EIO"),
+    "unlinkat": ("EACCES", "EIO"),
     "write": ("EAGAIN", "ENOSPC", "EPIPE", "EIO"),
 }
 ERRORS: Mapping[str, tuple[str, ...]] = {**INJECTED, **SHIMMED}
@@ -84,7 +93,11 @@ LEFT_OUT: Mapping[str, str] = {
     **dict.fromkeys(
         (
             "clock_gettime",
+            "getdents64",
+            "getrandom",
+            "listen",
             "prlimit64",
+            "rt_sigaction",
             "geteuid",
             "getpid",
             "gettid",
@@ -92,6 +105,7 @@ LEFT_OUT: Mapping[str, str] = {
             "sched_yield",
             "sched_getaffinity",
             "sysinfo",
+            "umask",
         ),
         "can't fail",
     ),
@@ -110,6 +124,8 @@ class Fault:
     error: str
     occurrence: int
     lasting: bool = False
+    #: Whether it fails while the daemon starts.
+    starting: bool = False
 
     @property
     def injection(self) -> str:
@@ -118,7 +134,8 @@ class Fault:
         return f"{self.call}:error={self.error}:when={when}"
 
     def __str__(self) -> str:
-        return f"{self.call} {self.error} {self.occurrence}{' and later' if self.lasting else ''}"
+        when = f"{self.occurrence}{' and later' if self.lasting else ''}"
+        return f"{self.call} {self.error} {when}{' at the start' if self.starting else ''}"
 
 
 def plan(counts: Mapping[str, int], most: int | None = None) -> list[Fault]:

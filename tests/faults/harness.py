@@ -123,39 +123,11 @@ class Target:
 
     # --- strace -------------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def traced(self, *arguments: str) -> Iterator[None]:
-        """Have strace attached to all threads of the daemon."""
-        command = ["strace", "--follow-forks", *arguments, "--attach", str(self.daemon.pid)]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as tracer:
-            try:
-                assert tracer.stderr is not None
-                os.set_blocking(tracer.stderr.fileno(), False)
-                self._wait_attached(tracer)
-                yield
-            finally:
-                tracer.send_signal(signal.SIGTERM)
-                tracer.communicate(timeout=PATIENCE)
-
-    def _wait_attached(self, tracer: subprocess.Popen[bytes]) -> None:
-        assert tracer.stderr is not None
-        tasks = Path(f"/proc/{self.daemon.pid}/task")
-        for _ in until(PATIENCE):
-            select.select([tracer.stderr], [], [], 0.05)
-            statuses = [
-                Path(tasks, task, "status").read_text()
-                for task in os.listdir(tasks)
-                if Path(tasks, task).exists()
-            ]
-            if all("\nTracerPid:\t0\n" not in status for status in statuses):
-                return
-            assert tracer.poll() is None, tracer.stderr.read()
-
     def counts(self) -> Counter[str]:
         """Return how often the scenario has the daemon make each system call."""
         with tempfile.NamedTemporaryFile() as trace:
             self.shim.forget()
-            with self.traced("--quiet=all", "--output", trace.name):
+            with traced(self.daemon.pid, "--quiet=all", "--output", trace.name):
                 self.run(PATIENCE)
                 time.sleep(0.5)
             calls = re.findall(rb"^(?:\d+ +)?(\w+)\(", trace.read(), re.MULTILINE)
@@ -181,7 +153,7 @@ class Target:
             injected = self.shim.fails(fault)
         else:
             inject = (f"--trace={fault.call}", f"--inject={fault.injection}", "--output=/dev/null")
-            injected = self.traced("--quiet=all", *inject)
+            injected = traced(self.daemon.pid, "--quiet=all", *inject)
         with patient(patience), injected:
             self.run(patience)
             if fault.lasting:
@@ -249,6 +221,36 @@ class Target:
         """Stop the daemon."""
         self._wire.close()
         self.daemon.kill()
+
+
+@contextlib.contextmanager
+def traced(pid: int, *arguments: str) -> Iterator[None]:
+    """Have strace attached to all threads of a process."""
+    command = ["strace", "--follow-forks", *arguments, "--attach", str(pid)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as tracer:
+        try:
+            assert tracer.stderr is not None
+            os.set_blocking(tracer.stderr.fileno(), False)
+            _wait_attached(pid, tracer)
+            yield
+        finally:
+            tracer.send_signal(signal.SIGTERM)
+            tracer.communicate(timeout=PATIENCE)
+
+
+def _wait_attached(pid: int, tracer: subprocess.Popen[bytes]) -> None:
+    assert tracer.stderr is not None
+    tasks = Path(f"/proc/{pid}/task")
+    for _ in until(PATIENCE):
+        select.select([tracer.stderr], [], [], 0.05)
+        statuses = [
+            Path(tasks, task, "status").read_text()
+            for task in os.listdir(tasks)
+            if Path(tasks, task).exists()
+        ]
+        if all("\nTracerPid:\t0\n" not in status for status in statuses):
+            return
+        assert tracer.poll() is None, tracer.stderr.read()
 
 
 class Shim:

@@ -6,13 +6,14 @@
 #include <linux/magic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-enum call { CLOSE, MMAP, MUNMAP, SHUTDOWN, CALLS };
+enum call { CLOSE, MMAP, MUNMAP, SEND, SHUTDOWN, CALLS };
 
 static volatile struct control {
     int call, error, when, lasting;
@@ -52,6 +53,13 @@ static int may_fail(int fd) {
 int close(int fd) {
     int counts = may_fail(fd), result = syscall(SYS_close, fd);
     return counts && fails(CLOSE) ? -1 : result;
+}
+
+/* A single byte is what wakes the interpreter's loop. */
+ssize_t send(int fd, const void *data, size_t length, int flags) {
+    if (length > 1 && fails(SEND))
+        return -1;
+    return syscall(SYS_sendto, fd, data, length, flags, NULL, 0);
 }
 
 int shutdown(int fd, int how) {

@@ -14,6 +14,7 @@ import pytest
 from .faults import ERRORS, Fault, plan, sample
 from .harness import Target, strike_all
 from .shortages import MOMENTS
+from .starts import Start, strike_starts
 
 #: Those that once broke something, by what they stand for.
 ONCE = (
@@ -72,6 +73,26 @@ def test_a_sample_of_all_faults(tmp_path: Path, allocation: str) -> None:
     assert broken == []
 
 
+#: Those that once broke a start, by what they stand for.
+STARTS_ONCE = (
+    # a traceback in place of a sentence
+    Fault("openat", "EMFILE", 1),
+    Fault("fcntl", "ENOMEM", 1),
+    # sockets were left
+    Fault("socket", "EMFILE", 3, lasting=True),
+    # another daemon was said to serve there
+    Fault("flock", "ENOLCK", 1),
+)
+
+
+@needs_strace
+def test_a_sample_of_what_may_fail_at_the_start(tmp_path: Path) -> None:
+    start = Start(tmp_path)
+    faults = [*STARTS_ONCE, *sample(plan(start.counts(), 12), SIZE, SEED)]
+    broken = [str(error) for _, error in strike_starts(start, faults) if error]
+    assert broken == []
+
+
 @needs_strace
 @pytest.mark.timeout(300)
 def test_a_sample_of_other_bad_moments(tmp_path: Path) -> None:
@@ -85,7 +106,7 @@ def test_the_page_names_what_is_tried() -> None:
     page = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
     table = {
         call: re.findall(r"([A-Z]{3,}) \d", errors)
-        for call, errors in re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE)
+        for call, errors in re.findall(r"^\| `(\w+)` \| (.*) \| .*\|$", page, re.MULTILINE)
     }
     assert table.keys() <= ERRORS.keys()
     for call, errors in table.items():

@@ -21,7 +21,9 @@ def main() -> int:
     seeds = range(int(first), int(last or first) + 1)
     began = time.monotonic()
     failed, steps, faults = [], 0, 0
-    with multiprocessing.get_context("fork").Pool(min(len(seeds), 2 * (os.cpu_count() or 1))) as pool:
+    with multiprocessing.get_context("fork").Pool(
+        min(len(seeds), 2 * (os.cpu_count() or 1))
+    ) as pool:
         for seed, outcome in zip(seeds, pool.imap(_run, seeds, chunksize=8), strict=False):
             if isinstance(outcome, str):
                 failed.append(seed)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from sysmemd import process as daemon_process
 from sysmemd.__main__ import configure, main, parser
@@ -126,12 +127,22 @@ def test_what_nobody_can_be_told_of_is_a_line_of_the_log(
     )
 
 
+def in_the_loop(error: Exception) -> trio.TrioInternalError:
+    """What trio makes of an error where its own code can't bear one."""
+    made = trio.TrioInternalError("internal error in Trio")
+    made.__cause__ = error
+    return made
+
+
 @pytest.mark.parametrize(
     ("error", "event", "reason"),
     [
         (StartError("no place"), "can't start", "no place"),
         (OSError(24, "Too many open files"), "can't start", "[Errno 24] Too many open files"),
+        (MemoryError(), "can't start", "there is no memory left"),
+        (in_the_loop(OSError(12, "Cannot allocate memory")), "can't start", "[Errno 12] Cannot"),
         (UnreachableError("another one"), "can't go on", "another one"),
+        (in_the_loop(KeyError("oh")), "the daemon failed", "TrioInternalError"),
         (KeyError("oh"), "the daemon failed", "KeyError: 'oh'"),
         (ExceptionGroup("tasks", [KeyError("oh")]), "the daemon failed", "KeyError: 'oh'"),
     ],

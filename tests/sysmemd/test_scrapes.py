@@ -191,7 +191,7 @@ async def test_a_connection_lasts_a_bounded_time(
     inspection = Silent()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         scrapes = Scrapes(inspection, log)  # type: ignore[arg-type] # all that it asks
-        nursery.start_soon(scrapes.serve, listener)
+        nursery.start_soon(scrapes.serve, trio.socket.from_stdlib_socket(listener))
         async with await trio.open_tcp_stream(*listener.getsockname()) as scraper:
             await scraper.send_all(sent)
             assert await scraper.receive_some() == b""
@@ -214,7 +214,7 @@ async def test_however_many_ask_the_daemon_answers_only_so_many_a_second(
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         scrapes = Scrapes(Failing(), log)  # type: ignore[arg-type] # all that it asks
-        nursery.start_soon(scrapes.serve, listener)
+        nursery.start_soon(scrapes.serve, trio.socket.from_stdlib_socket(listener))
         for _ in range(50):
             async with await trio.open_tcp_stream(*listener.getsockname()) as scraper:
                 await scraper.send_all(b"GET /metrics HTTP/1.0\r\n\r\n")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import grp
+import itertools
 import os
 import socket
 import stat
@@ -18,8 +20,9 @@ import pytest
 
 from sysmem_protocol.library import Interface
 from sysmem_protocol.runtime import service_path, socket_address
+from sysmem_protocol.inspector import Inspector
 from sysmem_protocol.sysmem2 import Allocator
-from sysmemd.sockets import Listeners, Permissions, RuntimeDirectory, StartError, notify
+from sysmemd.sockets import Listeners, Permissions, RuntimeDirectory, StartError, TakenError, notify
 
 NAME = "fuchsia.sysmem2.Allocator"
 
@@ -254,6 +257,29 @@ def test_what_somebody_else_put_in_the_place_of_the_socket_is_not_removed(
     assert path.read_text() == "not ours"
 
 
+@pytest.mark.parametrize(("owner", "name"), [(fcntl, "flock"), (os, "fstat"), (socket, "socket")])
+def test_what_has_run_out_is_said_and_nothing_is_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Log, owner: Any, name: str
+) -> None:
+    """Nobody else is said to serve there, and the daemon can try again."""
+    right, calls = getattr(owner, name), itertools.count(1)
+    last = 2 if name == "socket" else 1
+
+    def fails(*arguments: Any, **named: Any) -> Any:
+        if next(calls) == last:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return right(*arguments, **named)
+
+    services = {Allocator: Permissions(), Inspector: Permissions()}
+    monkeypatch.setattr(owner, name, fails)
+    with pytest.raises(StartError, match="Cannot allocate memory") as raised:
+        Listeners(services, tmp_path, environ={}, log=log)  # type: ignore[arg-type] # as above
+    assert not isinstance(raised.value, TakenError)
+    assert list(tmp_path.iterdir()) == []
+    with serving(tmp_path, log), connect(tmp_path):
+        pass
+
+
 def test_the_lock_goes_with_the_daemon(tmp_path: Path, log: Log) -> None:
     made = RuntimeDirectory(tmp_path, {Allocator: Permissions()}, log)  # type: ignore[arg-type] # see above
     fd = os.open(tmp_path, os.O_RDONLY)
@@ -269,6 +295,7 @@ def test_the_lock_goes_with_the_daemon(tmp_path: Path, log: Log) -> None:
 _HAND_OVER = """
 import contextlib, os, socket, sys
 from pathlib import Path
+from sysmem_protocol.inspector import Inspector
 from sysmem_protocol.sysmem2 import Allocator
 from sysmemd.sockets import Listeners, Permissions, StartError
 class Log:
