@@ -202,15 +202,27 @@ class Serving:
         self._nursery.start_soon(accept)
         return stop
 
-    def scrape(self, listener: socket.socket) -> None:
+    def scrape(self, listener: socket.socket) -> Callable[[], None]:
         """Serve metrics over HTTP to who connects until the daemon ends. The listener stays the caller's.
 
-        Raises `OSError`.
+        What is returned ends that earlier, as for :meth:`listen`. Raises `OSError`.
         """
         from .scrapes import Scrapes  # with an HTTP library, which other daemons do without
 
         listening = trio.socket.from_stdlib_socket(listener)
-        self._nursery.start_soon(Scrapes(self.inspection, self.service.log).serve, listening)
+        scrapes = Scrapes(self.inspection, self.service.log)
+        scope = trio.CancelScope()
+
+        async def serve() -> None:
+            with scope, contextlib.suppress(trio.ClosedResourceError):
+                await scrapes.serve(listening)
+
+        def stop() -> None:
+            scope.cancel()
+            trio.lowlevel.notify_closing(listener)
+
+        self._nursery.start_soon(serve)
+        return stop
 
     def connect(self, interface: type[Interface], connected: socket.socket) -> None:
         """Serve an interface on a connected SEQPACKET socket, which the daemon then owns, if its peer may connect."""

@@ -25,10 +25,10 @@ from .reactor import readable
 from .signals import Received, received
 from .sockets import (
     Listeners,
+    MetricsSocket,
     Permissions,
     StartError,
     TakenError,
-    metrics_listener,
     notify,
 )
 from .text import printable
@@ -101,29 +101,29 @@ async def run(
         permissions = socket_permissions(config, parts.services)
         listeners = Listeners(permissions, directory, environ=os.environ, log=log)
         stack.callback(listeners.close)
-        scraped = None
+        metrics = None
         if address := config.metrics.parsed():
             inspectors = Permissions(config.inspect.socket_mode(), config.inspect.group)
-            scraped = stack.enter_context(metrics_listener(address, inspectors))
+            metrics = MetricsSocket(address, inspectors, log)
+            stack.callback(metrics.close)
         async with serving(
             config, log, TrioClock(log), alone=alone, runtime_dir=directory, parts=parts
         ) as server:
             for interface, listener in listeners.given.items():
                 server.listen(interface, listener)
             log.info("serving", runtime_dir=str(directory), pid=os.getpid())
-            if scraped is not None:
-                listener, url = scraped
-                server.scrape(listener)
-                log.info("serving metrics", url=url)
+            ends: list[Callable[[], Awaitable[UnreachableError | None]]] = [
+                partial(_stopped, signals, Reloading(config, server, reload, log), log),
+                partial(_unreachable, listeners, server, log),
+                partial(_feed_watchdog, os.environ),
+            ]
+            if metrics is not None:
+                ends.append(partial(_keep_metrics, metrics, server, log))
             stack.enter_context(_few_collections())
             notify(os.environ, "READY=1")
             on_ready()
             try:
-                error = await _first(
-                    partial(_stopped, signals, Reloading(config, server, reload, log), log),
-                    partial(_unreachable, listeners, server, log),
-                    partial(_feed_watchdog, os.environ),
-                )
+                error = await _first(*ends)
             finally:
                 notify(os.environ, "STOPPING=1")
     if error is not None:
@@ -249,7 +249,19 @@ async def _unreachable(listeners: Listeners, server: Serving, log: Log) -> Unrea
         log.info("the service sockets are there again")
 
 
-async def _make_again(listeners: Listeners, log: Log) -> Exception | None:
+async def _keep_metrics(metrics: MetricsSocket, server: Serving, log: Log) -> None:
+    """Serve metrics, and make their socket again when it is removed."""
+    while True:
+        stop_serving = server.scrape(metrics.listener)
+        log.info("serving metrics", url=metrics.url)
+        await _removal(metrics, log)
+        stop_serving()
+        if error := await _make_again(metrics, log):
+            log.error("metrics aren't served any more", reason=str(error))
+            await trio.sleep_forever()
+
+
+async def _make_again(listeners: Listeners | MetricsSocket, log: Log) -> Exception | None:
     """Make the sockets; return why that can't be done, if so. What may have been a passing shortage is tried again."""
     for _ in range(_ATTEMPTS):
         try:
@@ -258,14 +270,14 @@ async def _make_again(listeners: Listeners, log: Log) -> Exception | None:
             return error
         except (StartError, OSError) as error:
             failure = error
-            log.error("the service sockets can't be made again yet", reason=str(error))
+            log.error("sockets can't be made again yet", reason=str(error))
             await trio.sleep(_EXHAUSTED_SECONDS)
         else:
             return None
     return failure
 
 
-async def _removal(listeners: Listeners, log: Log) -> None:
+async def _removal(listeners: Listeners | MetricsSocket, log: Log) -> None:
     """Return when sockets that the daemon made were removed; say which."""
     if listeners.presence is None:
         await trio.sleep_forever()

@@ -8,7 +8,7 @@ import fcntl
 import os
 import socket
 import stat
-from collections.abc import Collection, Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -214,6 +214,48 @@ def metrics_listener(
         yield listener, f"http://{shown}:{port}{METRICS_PATH}"
 
 
+class MetricsSocket:
+    """The listening socket on which metrics are served over HTTP."""
+
+    #: None is ever handed over by a service manager.
+    handed_over: frozenset[Path] = frozenset()
+
+    def __init__(self, address: MetricsAddress, permissions: Permissions, log: Log) -> None:
+        """Raises :class:`StartError`."""
+        self._address = address
+        self._permissions = permissions
+        self._log = log
+        self._made = contextlib.ExitStack()
+        self.make()
+
+    def make(self) -> None:
+        """Make the socket, in place of the one that was made before, if any. Raises :class:`StartError`."""
+        self.close()
+        with contextlib.ExitStack() as made:
+            #: The socket, and where metrics are as it is told to a scraper.
+            self.listener, self.url = made.enter_context(
+                metrics_listener(self._address, self._permissions)
+            )
+            self.presence: Presence | None = None
+            if self._address.ip is None:
+                self.presence = _presence([self._address.path.absolute()], self._log)
+            if self.presence is not None:
+                made.callback(self.presence.close)
+            self._made = made.pop_all()
+
+    def close(self) -> None:
+        """Close the socket, and remove it if it is still there."""
+        self._made.close()
+
+
+def _presence(paths: Iterable[Path], log: Log) -> Presence | None:
+    try:
+        return Presence(paths)
+    except OSError as error:
+        log.warning("nothing will tell when a service socket is removed", reason=str(error))
+        return None
+
+
 def _remove(path: Path | str, identity: tuple[int, int], directory: int | None = None) -> None:
     """Remove a socket unless another file is in its place by now."""
     with contextlib.suppress(OSError):
@@ -318,14 +360,8 @@ class Listeners:
             self._made = RuntimeDirectory(self._directory, self._missing, self._log)
             for interface in self._missing:
                 self.made[interface] = self._made.listen(interface)
-        try:
-            self.presence = Presence(
-                self.handed_over.union(self._made.paths() if self._made else ())
-            )
-        except OSError as error:
-            self._log.warning(
-                "nothing will tell when a service socket is removed", reason=str(error)
-            )
+        made = self._made.paths() if self._made else ()
+        self.presence = _presence(self.handed_over.union(made), self._log)
 
     def _remove(self) -> None:
         if self.presence is not None:

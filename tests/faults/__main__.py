@@ -39,7 +39,9 @@ def main() -> int:
     made: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="sysmem-faults-") as name:
         directory, call, most = Path(name), arguments.call, arguments.most or None
-        tries = [starts(directory / "starts", call, most, made)]
+        tries: list[Iterator[tuple[Strike, Broken | None]]] = [
+            starts(directory / "starts", call, most, made)
+        ]
         if not arguments.starts:
             tries.append(strikes(directory, call, most, made))
         for strike, error in itertools.chain.from_iterable(tries):
@@ -62,7 +64,7 @@ def main() -> int:
 
 def starts(
     directory: Path, call: str | None, most: int | None, made: Counter[str]
-) -> Iterator[tuple[Fault, Broken | None]]:
+) -> Iterator[tuple[Strike, Broken | None]]:
     """Try what can fail while a daemon starts."""
     start = Start(directory)
     counts = start.counts()

@@ -20,6 +20,8 @@ from .harness import LASTING_PATIENCE, PATIENCE, RECOVERY, Broken, Moment, Targe
 #: How many more descriptors the daemon may open than it has.
 _DESCRIPTORS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 22, 30, 40)
 _FEW = (0, 1, 3)
+#: How much more memory the daemon may map than it has, in KiB. A thread's stack takes 8 MiB of that.
+_MEMORY_KIB = (0, 64, 256, 1024, 4096, 16_384)
 #: After so long the daemon has tried to make a socket again.
 _NOTICED_SECONDS = 0.5
 _YEARS = 365 * 86_400
@@ -43,6 +45,15 @@ def few_descriptors(more: int, target: Target) -> None:
     with patient(LASTING_PATIENCE), limited(target, resource.RLIMIT_NOFILE, limit):
         target.run(LASTING_PATIENCE)
         target.assert_idle(f"{more} descriptors left")
+
+
+def little_memory(kib: int, target: Target) -> None:
+    """The daemon may map so much more memory: what the C library and the interpreter ask for fails beyond that."""
+    pages = int(Path(f"/proc/{target.daemon.pid}/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + kib * 1024
+    with patient(LASTING_PATIENCE), limited(target, resource.RLIMIT_AS, limit):
+        target.run(LASTING_PATIENCE)
+        target.assert_idle(f"{kib} KiB of memory left")
 
 
 def removed(more: int, target: Target) -> None:
@@ -95,6 +106,7 @@ def overflow(target: Target) -> None:
 
 MOMENTS = (
     *(Moment(f"{n} descriptors left", partial(few_descriptors, n)) for n in _DESCRIPTORS),
+    *(Moment(f"{kib} KiB of memory left", partial(little_memory, kib)) for kib in _MEMORY_KIB),
     *(Moment(f"a socket is removed with {n} descriptors left", partial(removed, n)) for n in _FEW),
     Moment("inotify's queue overflows", overflow),
     Moment("the wall clock goes 20 years ahead", partial(jump, 20 * _YEARS)),

@@ -167,7 +167,7 @@ async def test_a_passing_shortage_is_waited_out_and_a_lasting_one_ends_it(
         shutil.rmtree(made.directory)
         await made.said("the service sockets are there again")
         made.connect()
-        assert made.log.events("error").count("the service sockets can't be made again yet") == 3
+        assert made.log.events("error").count("sockets can't be made again yet") == 3
         failures = 1000
         shutil.rmtree(made.directory)
         with trio.fail_after(30):

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import os
 import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -32,7 +33,7 @@ from sysmemd.sockets import Permissions, StartError, metrics_listener
 from sysmemd.users import User
 
 from ..wire.process import Daemon
-from ..wire.raw import PATIENCE
+from ..wire.raw import PATIENCE, until
 from .channels.support import RecordingLog
 
 #: What Prometheus 3 sends.
@@ -251,6 +252,41 @@ def test_a_unix_socket_is_for_those_who_may_inspect_and_is_removed(
         second = start(tmp_path / "second", f"unix:{path}")
         assert "somebody else listens" in second.stderr
     assert not path.exists()
+
+
+def test_a_unix_socket_that_is_removed_is_made_again(tmp_path: Path) -> None:
+    """Also with its directory; service sockets stay as they are meanwhile."""
+    path = tmp_path / "metrics" / "socket"
+    path.parent.mkdir()
+    with scraped(tmp_path / "d", f"unix:{path}") as daemon:
+        for times in (2, 3):
+            shutil.rmtree(path.parent) if times == 2 else path.unlink()
+            daemon.wait_log(lambda line: line.get("path") == str(path))
+            path.parent.mkdir(exist_ok=True)
+            for _ in until():
+                served = [line for line in daemon.log() if line["event"] == "serving metrics"]
+                if len(served) == times:
+                    break
+            with socket.socket(socket.AF_UNIX) as scraper:
+                scraper.settimeout(PATIENCE)
+                scraper.connect(str(path))
+                scraper.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+                assert scraper.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+        daemon.observer.sync()
+    assert not path.exists()
+
+
+def test_metrics_that_can_not_be_served_any_more_end_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "metrics"
+    with scraped(tmp_path / "d", f"unix:{path}") as daemon:
+        other = tmp_path / "other"
+        with socket.create_server(str(other), family=socket.AF_UNIX):
+            other.rename(path)
+            told = daemon.wait_log(lambda line: line["event"] == "metrics aren't served any more")
+            assert "somebody else listens" in told["reason"]
+            daemon.observer.sync()
+            daemon.baseline = daemon.descriptors()
+        assert path.exists()
 
 
 def test_ipv6(tmp_path: Path) -> None:

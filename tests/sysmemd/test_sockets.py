@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
+from sysmem_protocol.inspector import Inspector
 from sysmem_protocol.library import Interface
 from sysmem_protocol.runtime import service_path, socket_address
-from sysmem_protocol.inspector import Inspector
 from sysmem_protocol.sysmem2 import Allocator
 from sysmemd.sockets import Listeners, Permissions, RuntimeDirectory, StartError, TakenError, notify
 
