@@ -15,7 +15,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.channel import Channel, DescriptorsLost, PeerClosedError
 from sysmem_protocol.codec import DecodeError, Decoder, encode
 from sysmem_protocol.explained import Explained, ExplainedOnExplainedEvent
 from sysmem_protocol.handles import Handle
@@ -207,8 +207,33 @@ class Calls:
         self._arrived(message)
         return call
 
-    def interrupted(self, data: bytes) -> Call | None:
-        """A datagram that was being taken in came to nothing, or not: the call that fails, if it has no answer."""
+    def take_in(self, channel: Channel, *, wait: bool = False) -> Call | bool:
+        """Receive a datagram; False if there is none. Returns the call that it completes if somebody waits for that.
+
+        If an exception of a signal's handler comes meanwhile, the call that the datagram answers fails; it may be
+        another thread's or task's.
+
+        Raises :class:`PeerClosedError` and :class:`MalformedMessage` when there is nothing more to be received.
+        """
+        arrived: tuple[bytes, list[Handle]] | None = None
+        try:
+            try:
+                arrived = channel.receive(wait=wait)
+                return arrived is not None and (self.arrived(*arrived) or True)
+            except DescriptorsLost as error:
+                return self.lost(error.data) or True
+        except (PeerClosedError, MalformedMessage):
+            raise
+        except BaseException:
+            if arrived is None and channel.kept:  # the descriptor tells nobody else of it
+                with contextlib.suppress(PeerClosedError, MalformedMessage):
+                    arrived = channel.receive()
+            if arrived is not None:
+                self._interrupted(*arrived)
+            raise
+
+    def _interrupted(self, data: bytes, handles: list[Handle]) -> None:
+        """A datagram that was being taken in came to nothing, or not: its call fails if it has no answer."""
         call = (
             self._outstanding.pop(HEADER.unpack_from(data)[0], None)
             if len(data) >= HEADER.size
@@ -219,7 +244,7 @@ class Calls:
                 errno.EINTR,
                 f"a signal handler's exception came instead of the answer to {call.method.name}()",
             )
-        return call
+            _close(handles)
 
     def _arrived(self, message: Answer) -> Call | None:
         if message.txid == 0:

@@ -98,6 +98,13 @@ class EventPair(Held, ABC):
         self.fileno()  # a close() from here on sees the watch
         return watch
 
+    def _leave(self, waiter: object) -> None:
+        """Close what a waiter has waited on, and the descriptor if that was left to the last waiter."""
+        watch = self._watches.pop(waiter, None)
+        if watch is not None:
+            watch.close()  # the traceback of a cancellation may refer to it for long
+        self._close_if_unused()
+
     def take(self) -> int:
         """Return the descriptor and give up ownership. Raises `RuntimeError` while somebody waits on this event."""
         self._check_unused()

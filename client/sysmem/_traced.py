@@ -32,7 +32,7 @@ _STDERR: Final = 2
 class TracedChannel(Channel):
     """A client end whose messages are written."""
 
-    __slots__ = ("_interface", "_more", "untold")
+    __slots__ = ("_interface", "_more", "_untold")
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class TracedChannel(Channel):
         #: How many descriptors came with parts of answers that aren't complete, by txid.
         self._more: dict[int, int] = {}
         #: What was received while it is being written, which an exception of a signal's handler may interrupt.
-        self.untold: bytes | None = None
+        self._untold: tuple[bytes, list[Handle]] | None = None
 
     def send(self, data: Any, handles: Sequence[Handle] = ()) -> int:
         """See :class:`.Channel`."""
@@ -57,13 +57,25 @@ class TracedChannel(Channel):
 
     def receive(self, *, wait: bool = False) -> tuple[bytes, list[Handle]] | None:
         """See :class:`.Channel`."""
-        received = super().receive(wait=wait)
-        if received is not None:
-            data, handles = received
-            self.untold = data
-            self._tell("out", data, len(handles))
-            self.untold = None
+        if self._untold is None:
+            self._untold = super().receive(wait=wait)
+            if self._untold is not None:
+                data, handles = self._untold
+                self._tell("out", data, len(handles))
+        received, self._untold = self._untold, None
         return received
+
+    @property
+    def kept(self) -> bool:
+        """See :class:`.Channel`."""
+        return self._untold is not None or super().kept
+
+    def _drop_arrived(self) -> None:
+        if self._untold is not None:
+            for handle in self._untold[1]:
+                handle.close()
+            self._untold = None
+        super()._drop_arrived()
 
     def _tell(self, direction: str, data: bytes, descriptors: int) -> None:
         if len(data) < HEADER.size:

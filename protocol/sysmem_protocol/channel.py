@@ -157,6 +157,11 @@ class Channel:
         self.has_hung_up = False
         self._socket = socket_over(owned) if isinstance(owned, int) else owned
 
+    @property
+    def kept(self) -> bool:
+        """Whether something has come that an exception kept from being returned; :meth:`receive` returns it then."""
+        return bool(self._arrived)
+
     def fileno(self) -> int:
         """Return the descriptor, still owned by this channel; -1 once closed."""
         return self._socket.fileno()

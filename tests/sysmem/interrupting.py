@@ -1,25 +1,21 @@
-"""Doing something between any two instructions of our code, as a signal's handler may."""
+"""Doing something between any two instructions of our code, as a signal's handler may, which doesn't raise.
+
+For one that raises see :mod:`.places`.
+"""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
-from typing import Any, ParamSpec
+from typing import Any
 
 import sysmem
 import sysmem_protocol
 
-P = ParamSpec("P")
 _OURS = tuple(str(Path(str(package.__file__)).parent) for package in (sysmem, sysmem_protocol))
-
-
-class Interrupt(BaseException):
-    """What a signal's handler raises."""
 
 
 class AtInstruction:
@@ -67,23 +63,3 @@ def at_every_instruction(act: Callable[[], None]) -> Iterator[AtInstruction]:
         yield at
         if not at.done:
             return
-
-
-def in_own_thread(test: Callable[P, None]) -> Callable[P, None]:
-    """Run a test in a thread of its own.
-
-    After an exception that comes between two instructions CPython may take that for the one that is handled now, in
-    the same thread, for good: it would be the context of whatever is raised in later tests.
-    """
-
-    @functools.wraps(test)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(test, *args, **kwargs).result()
-
-    return run
-
-
-def interrupt() -> None:
-    """Raise what a signal's handler raises."""
-    raise Interrupt

@@ -7,7 +7,7 @@ import socket
 import anyio
 import anyio.lowlevel
 
-from sysmem_protocol.channel import AT_ONCE, Channel, DescriptorsLost, PeerClosedError
+from sysmem_protocol.channel import AT_ONCE, Channel, PeerClosedError
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.library import Interface, Method, Table
 from sysmem_protocol.message import MalformedMessage
@@ -140,14 +140,8 @@ class ClientEnd:
     def _take_in(self) -> None:
         try:
             while not self._gone and self._ended is None:
-                try:
-                    arrived = self._channel.receive()
-                except DescriptorsLost as error:
-                    self._calls.lost(error.data)
-                    continue
-                if arrived is None:
+                if not self._calls.take_in(self._channel):
                     return
-                self._calls.arrived(*arrived)
         except PeerClosedError as error:
             self._end(error)
         except MalformedMessage as error:

@@ -35,8 +35,7 @@ class AsyncEventPair(EventPair):
             with anyio.move_on_after(allowed):
                 await anyio.wait_readable(self._watch(me))
         finally:
-            self._watches.pop(me, None)
-            self._close_if_unused()
+            self._leave(me)
         return self.is_closed()
 
 

@@ -63,12 +63,22 @@ class Sleepers:
         except anyio.ClosedResourceError:
             return True  # the caller looks for what has happened
         finally:
-            if ready in self._turns:
+            if ready in self._turns:  # without calls, between which a KeyboardInterrupt could come
                 del self._turns[ready]
-            turn.set()
-            if self._closing:
-                self.close()
+            try:
+                turn.set()
+                if self._closing:
+                    self.close()
+            except BaseException:
+                self._woken(turn)
+                raise
         return True
+
+    def _woken(self, turn: anyio.Event) -> None:
+        """See to what remains to be done when somebody has woken up. Idempotent."""
+        turn.set()
+        if self._closing:
+            self.close()
 
     def use(self, work: Callable[[], None]) -> None:
         """Do something without waiting, in which the descriptor stays open."""
@@ -77,7 +87,7 @@ class Sleepers:
             self._busy[me] = None
             work()
         finally:
-            if me in self._busy:  # without calls, between which a KeyboardInterrupt could come
+            if me in self._busy:  # without calls, as above
                 del self._busy[me]
             if self._closing:
                 self.close()

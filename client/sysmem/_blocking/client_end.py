@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from sysmem_protocol.channel import AT_ONCE, Channel, DescriptorsLost, PeerClosedError
+from sysmem_protocol.channel import AT_ONCE, Channel, PeerClosedError
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.library import Interface, Method, Table
 from sysmem_protocol.message import MalformedMessage
@@ -261,35 +261,17 @@ class ClientEnd:
 
     def _take_in(self, *, wait: bool = False) -> bool:
         """Receive a datagram, if there is one, and give it to the call that it answers; for who leads."""
-        arrived: tuple[bytes, list[Handle] | None] | None = None
         try:
-            try:
-                arrived = self._channel.receive(wait=wait)
-            except DescriptorsLost as error:
-                arrived = error.data, None
-            if arrived is not None:
-                self._dispatch(*arrived)
+            came = self._calls.take_in(self._channel, wait=wait)
         except (PeerClosedError, MalformedMessage) as error:
             self._end(error)
             return True
         except BaseException:
-            data = arrived[0] if arrived is not None else getattr(self._channel, "untold", None)
-            if data is not None:
-                self._interrupted(data)
+            self._wake_all()  # the answer may have been another thread's
             raise
-        return arrived is not None
-
-    def _dispatch(self, data: bytes, handles: list[Handle] | None) -> None:
-        """Give a datagram to the call that it answers; without its handles if they are lost."""
-        call = self._calls.lost(data) if handles is None else self._calls.arrived(data, handles)
-        if call is not None and self._followers:
-            self._wake(call)
-
-    def _interrupted(self, data: bytes) -> None:
-        """An exception of a signal's handler came while this thread gave out an answer, maybe another thread's."""
-        call = self._calls.interrupted(data)
-        if call is not None:
-            self._wake(call)
+        if isinstance(came, Call) and self._followers:
+            self._wake(came)
+        return bool(came)
 
     def _end(self, error: PeerClosedError | MalformedMessage) -> None:
         """Nothing more comes: everybody is told."""

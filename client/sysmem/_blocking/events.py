@@ -30,8 +30,7 @@ class BlockingEventPair(EventPair):
             self.fileno()  # closed meanwhile
             raise
         finally:
-            self._watches.pop(me, None)
-            self._close_if_unused()
+            self._leave(me)
         return self.is_closed()
 
 

@@ -1,0 +1,647 @@
+"""Calls of the client, each interrupted at every place where that can happen: `python -m tests.sysmem.interrupted WAY`.
+
+A way is a face of the client, what interrupts it, and where:
+
+- `blocking`: a KeyboardInterrupt at every place of our code (:mod:`.places`);
+- `trio`, `asyncio`: the same in tasks. Real signals, which trio holds back where it is not to be interrupted itself;
+- `trio-pending`: SIGINT just before, or after, each step of a task; trio raises it at the next checkpoint;
+- `trio-cancelled`, `asyncio-cancelled`: a cancellation there.
+
+After each interrupt no descriptor may be left that nobody owns, another task that waits on the same object must get its
+answer, and a token has moved or it hasn't. This is a program, because our modules are rewritten in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import inspect
+import itertools
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeAlias
+
+from .places import at_every_place, rewrite
+
+rewrite()
+
+import anyio  # noqa: E402  # after that, like all that follows
+import sniffio  # noqa: E402
+import trio  # noqa: E402
+
+import sysmem  # noqa: E402
+from sysmem import blocking  # noqa: E402
+from sysmem import frames as async_frames  # noqa: E402
+from sysmem.blocking import frames as blocking_frames  # noqa: E402
+from sysmem_protocol import rendezvous as r  # noqa: E402
+from sysmem_protocol import sysmem2 as m  # noqa: E402
+from sysmem_protocol.codec import encode_response  # noqa: E402
+from sysmem_protocol.handles import Handle, channel_pair, eventpair  # noqa: E402
+from sysmem_protocol.library import Method, Table  # noqa: E402
+from sysmem_protocol.message import FLAGS, HEADER, MAGIC, MAX_MESSAGE_BYTES  # noqa: E402
+from sysmem_protocol.runtime import socket_address  # noqa: E402
+
+from ..conftest import open_descriptors  # noqa: E402
+
+#: After so many seconds something hangs.
+PATIENCE = 60
+
+
+@dataclass
+class Face:
+    """A face of the client."""
+
+    sysmem: ModuleType
+    frames: ModuleType
+
+
+BLOCKING = Face(blocking, blocking_frames)
+ASYNC = Face(sysmem, async_frames)
+
+
+@dataclass
+class Case:
+    """A call to interrupt."""
+
+    #: Makes what the call needs; the stack closes it.
+    prepare: Callable[[Trial], Any]
+    #: Returns what is made, or what is to be awaited for that.
+    call: Callable[[Any], Any]
+    #: Whether another task can wait for a Sync on the same object meanwhile.
+    shared: bool = False
+    #: Whether what a cancellation has left is the state before or after the call, given what it returned.
+    whole: Callable[[Any, Any], bool] = lambda given, made: True
+
+
+# --- what calls need ----------------------------------------------------------------------------------------------
+
+
+#: What makes the answers to calls.
+Answers: TypeAlias = dict[Method, Callable[[], Table] | None]
+
+
+class Peer:
+    """The server end of a channel, which answers without our code, for that is what is interrupted."""
+
+    def __init__(self, sock: socket.socket, answers: Answers) -> None:
+        self._sock = sock
+        self._handles: list[Handle] = []
+        self._answers: dict[int, tuple[bytes, list[int]]] = {}
+        for method, make in answers.items():
+            body, handles = encode_response(method, make and make())
+            self._handles += handles
+            self._answers[method.ordinal] = body, [handle.fileno() for handle in handles]
+
+    def answer(self, txid: int, ordinal: int) -> None:
+        """Answer a request."""
+        body, fds = self._answers[ordinal]
+        socket.send_fds(self._sock, [HEADER.pack(txid, FLAGS, MAGIC, ordinal) + body], fds)
+
+    def take_in(self, flags: int = 0) -> bool:
+        """Wait for a request, and answer it; False when the other end is closed."""
+        request = self._sock.recv(MAX_MESSAGE_BYTES, flags)
+        if not request:
+            return False
+        txid, _, _, ordinal = HEADER.unpack_from(request)
+        if txid:
+            self.answer(txid, ordinal)
+        return True
+
+    async def serve(self) -> None:
+        """Answer what comes, once all tasks wait, and all that has come at once; until the other end is closed."""
+        await anyio.wait_all_tasks_blocked()
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await anyio.wait_readable(self._sock)
+                with contextlib.suppress(BlockingIOError):
+                    while self.take_in(socket.MSG_DONTWAIT):
+                        pass
+                    return
+
+    def close(self) -> None:
+        """Close the end, and what is in the answers."""
+        self._sock.close()
+        for handle in self._handles:
+            handle.close()
+
+
+class Trial(ExitStack):
+    """What one call needs, and closes at the end."""
+
+    def __init__(self, face: Face, *, others: bool) -> None:
+        super().__init__()
+        self.face = face
+        #: Whether another task waits for a Sync on the same object.
+        self.others = others
+        #: The server end of the object's channel.
+        self.peer: Peer | None = None
+
+    def channel(self, answers: Answers) -> int:
+        """A client end whose first call will be answered so, or is already if no other task waits too."""
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.peer = self.enter_context(closing(Peer(far, answers)))
+        if not self.others:
+            for method in answers:
+                self.peer.answer(1, method.ordinal)
+        return near.detach()
+
+    def token(self) -> Any:
+        """A token that the daemon knows."""
+        return self.enter_context(self.face.sysmem.BufferCollectionToken.from_fd(self.channel({})))
+
+
+def node(kind: str, method: Method | None = None, answer: Callable[[], Table] | None = None) -> Any:
+    """Prepare a node whose first call will be answered so."""
+
+    def prepare(trial: Trial) -> Any:
+        answers: Answers = {} if method is None else {method: answer}
+        if trial.others:
+            answers[m.Node.sync] = None
+        return trial.enter_context(getattr(trial.face.sysmem, kind).from_fd(trial.channel(answers)))
+
+    return prepare
+
+
+def end() -> Handle:
+    """One end of a pair, to be sent."""
+    near, far = eventpair()
+    far.close()
+    return near
+
+
+def channel_end() -> Handle:
+    """A client end, to be sent."""
+    near, far = channel_pair()
+    far.close()
+    return Handle(near.detach())
+
+
+def memory() -> Handle:
+    """The memory of a buffer, to be sent."""
+    return Handle(os.memfd_create("buffer", os.MFD_CLOEXEC))
+
+
+def buffers() -> Table:
+    """An answer with a buffer and its event."""
+    made = [m.VmoBuffer(vmo=memory(), vmo_usable_start=0, close_weak_asap=end())]
+    info: Any = m.BufferCollectionInfo(buffers=made, buffer_collection_id=5)
+    return m.BufferCollectionWaitForAllBuffersAllocatedResponse(buffer_collection_info=info)
+
+
+def vmo_info() -> Table:
+    """An answer with weak memory and its event."""
+    return m.VmoInfo(weak_vmo=memory(), close_weak_asap=end(), buffer_index=0)
+
+
+def known() -> Table:
+    """An answer that no token has that number."""
+    return m.AllocatorValidateBufferCollectionTokenResponse(is_known=False)
+
+
+def tokens() -> Table:
+    """An answer with tokens."""
+    return m.CreateTokensResponse(tokens=[channel_end(), channel_end()])
+
+
+def event(trial: Trial) -> Any:
+    """An event that hasn't happened."""
+    near, far = eventpair()
+    trial.enter_context(far)
+    kind = blocking.EventPair if trial.face is BLOCKING else sysmem.AsyncEventPair
+    return trial.enter_context(kind(near.take()))
+
+
+def vmo(trial: Trial) -> sysmem.Vmo:
+    """A VMO with a page."""
+    made = trial.enter_context(sysmem.Vmo(memory().take()))
+    os.truncate(made.fileno(), 4096)
+    return made
+
+
+def listener(trial: Trial) -> tuple[Path, socket.socket]:
+    """The directory of a daemon that accepts connections, too long for an address, and its socket."""
+    directory = Path("/tmp") / f"sysmem-{os.getpid()}-{'d' * 120}"
+    directory.mkdir(exist_ok=True)
+    trial.callback(directory.rmdir)
+    path = directory / "fuchsia.sysmem2.Allocator"
+    listening = trial.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+    with socket_address(path) as address:
+        listening.bind(address)
+    trial.callback(path.unlink)
+    listening.listen()
+    return directory, listening
+
+
+def accepting(trial: Trial) -> Callable[..., Any]:
+    """What connects to a daemon that accepts."""
+    directory, _ = listener(trial)
+    return lambda: trial.face.sysmem.connect(directory)
+
+
+def answering(trial: Trial) -> Callable[..., Any]:
+    """What connects to a daemon, and waits until it has answered."""
+    directory, listening = listener(trial)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                accepted, _ = listening.accept()
+                with closing(
+                    Peer(accepted, {m.Allocator.validate_buffer_collection_token: known})
+                ) as peer:
+                    while peer.take_in():
+                        pass
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    trial.callback(serving.join)
+    trial.callback(listening.shutdown, socket.SHUT_RDWR)
+    return lambda: trial.face.sysmem.connect(directory, wait=PATIENCE)
+
+
+def meeting(method: Method, answer: Callable[[], Table] | None = None) -> Any:
+    """Prepare an Allocator whose meeting place answers so, and a token that the daemon knows."""
+
+    def prepare(trial: Trial) -> Any:
+        place = trial.enter_context(socket.socket(fileno=trial.channel({method: answer})))
+        allocator = trial.face.sysmem.Allocator(
+            trial.channel({}), lambda *_: socket.SocketType(fileno=place.detach())
+        )
+        return trial.enter_context(allocator), trial.token()
+
+    return prepare
+
+
+def bound(trial: Trial) -> Any:
+    """An Allocator and a token to turn in there."""
+    return trial.enter_context(trial.face.sysmem.Allocator(trial.channel({}))), trial.token()
+
+
+def passing(trial: Trial) -> Any:
+    """A token, and a socket to send it over, at whose other end one waits."""
+    near, far = socket.socketpair()
+    trial.enter_context(near)
+    trial.enter_context(far)
+    with channel_end() as token:
+        socket.send_fds(far, [b"data"], [token.fileno()])
+    near.setblocking(False)
+    far.setblocking(False)
+    return trial.token(), near, far
+
+
+def stream(trial: Trial, count: int = 2) -> Any:
+    """Both ends of a stream with some buffers, one of which holds a frame on its way."""
+    near, far = trial.face.frames.pair()
+    sender = trial.enter_context(contextlib.closing(trial.face.frames.FrameSender(count, near)))
+    receiver = trial.enter_context(contextlib.closing(trial.face.frames.FrameReceiver(far)))
+    sender.send(sender._take())
+    return sender, receiver
+
+
+def lent(trial: Trial) -> Any:
+    """A frame that was received."""
+    _, receiver = stream(trial)
+    return trial.enter_context(receiver._take())
+
+
+def left(trial: Trial) -> Any:
+    """A producer with one buffer, whose consumer has it and is gone."""
+    sender, receiver = stream(trial, 1)
+    receiver.close()
+    return sender
+
+
+def frame_ends(trial: Trial) -> Any:
+    """A face's frames, and both ends of a connection for frames."""
+    near, far = trial.face.frames.pair()
+    return trial.face.frames, trial.enter_context(near), trial.enter_context(far)
+
+
+def token(trial: Trial) -> Any:
+    """A token that nothing else refers to."""
+    return trial.face.sysmem.BufferCollectionToken.from_fd(trial.channel({}))
+
+
+def frame_end(trial: Trial) -> Any:
+    """A consumer's end that nothing else refers to."""
+    near, far = trial.face.frames.pair()
+    trial.enter_context(near)
+    return trial.face.frames.FrameReceiver(far)
+
+
+def dropped(make: Callable[[Trial], Any]) -> Any:
+    """Prepare a list with the only reference to something."""
+    return lambda trial: [make(trial)]
+
+
+def arrived(sock: socket.socket) -> bool:
+    """Whether a token waits in a socket, which is closed."""
+    with contextlib.suppress(BlockingIOError):
+        _, fds, _, _ = socket.recv_fds(sock, 100, 1)
+        for fd in fds:
+            os.close(fd)
+        return bool(fds)
+    return False
+
+
+CASES: dict[str, Case] = {
+    "sync": Case(
+        node("BufferCollectionToken", m.Node.sync), lambda token: token.sync(), shared=True
+    ),
+    "sync in time": Case(
+        node("BufferCollectionToken", m.Node.sync),
+        lambda token: token.sync(timeout=PATIENCE),
+        shared=True,
+    ),
+    "duplicate": Case(node("BufferCollectionToken"), lambda token: token.duplicate(), shared=True),
+    "duplicate_sync": Case(
+        node("BufferCollectionToken", m.BufferCollectionToken.duplicate_sync, tokens),
+        lambda token: token.duplicate_sync([1, 1]),
+        shared=True,
+    ),
+    "get_node_ref": Case(
+        node(
+            "BufferCollection",
+            m.Node.get_node_ref,
+            lambda: m.NodeGetNodeRefResponse(node_ref=end()),
+        ),
+        lambda node: node.get_node_ref(),
+    ),
+    "attach_node_tracking": Case(
+        node("BufferCollectionToken"), lambda token: token.attach_node_tracking()
+    ),
+    "wait_for_all_buffers_allocated": Case(
+        node("BufferCollection", m.BufferCollection.wait_for_all_buffers_allocated, buffers),
+        lambda collection: collection.wait_for_all_buffers_allocated(),
+        shared=True,
+    ),
+    "wait_closed": Case(
+        node("BufferCollectionToken"), lambda token: token.wait_closed(0.001), shared=True
+    ),
+    "release": Case(node("BufferCollectionToken"), lambda token: token.release(), shared=True),
+    "close": Case(node("BufferCollectionToken"), lambda token: token.close(), shared=True),
+    "bind_shared_collection": Case(bound, lambda both: both[0].bind_shared_collection(both[1])),
+    "get_vmo_info": Case(
+        lambda trial: (
+            node("Allocator", m.Allocator.get_vmo_info, vmo_info)(trial),
+            vmo(trial),
+        ),
+        lambda both: both[0].get_vmo_info(both[1], need_weak=True),
+    ),
+    "send": Case(
+        passing,
+        lambda given: given[0].send(given[1]),
+        whole=lambda given, _: given[0].closed == arrived(given[2]),
+    ),
+    "receive": Case(
+        passing,
+        lambda given: type(given[0]).receive(given[1]),
+        whole=lambda given, made: (made is None) == arrived(given[1]),
+    ),
+    "offer": Case(meeting(r.Rendezvous.offer), lambda both: both[0].offer("name", both[1])),
+    "take": Case(
+        meeting(r.Rendezvous.take, lambda: r.RendezvousTakeResponse(token=channel_end())),
+        lambda both: both[0].take("name"),
+    ),
+    "connect": Case(accepting, lambda connect: connect()),
+    "connect and wait": Case(answering, lambda connect: connect()),
+    "wait_closed of an event": Case(event, lambda event: event.wait_closed(0.001)),
+    "duplicate of an event": Case(event, lambda event: event.duplicate()),
+    "duplicate of a VMO": Case(vmo, lambda vmo: vmo.duplicate()),
+    "map": Case(vmo, lambda vmo: vmo.map().__enter__().release()),
+    "FrameSender": Case(frame_ends, lambda given: given[0].FrameSender(1, *given[1:])),
+    "FrameReceiver": Case(frame_ends, lambda given: given[0].FrameReceiver(given[1])),
+    "a frame": Case(stream, lambda ends: ends[1].receive()),
+    "release of a frame": Case(lent, lambda frame: frame.release()),
+    "acquire": Case(
+        stream,
+        lambda ends: ends[0].acquire(),
+        whole=lambda ends, made: ends[0].statistics().acquired == (made is not None),
+    ),
+    "acquire when a consumer has left": Case(left, lambda sender: sender.acquire()),
+    "close of a FrameSender": Case(stream, lambda ends: ends[0].close()),
+    "drop of a token": Case(dropped(token), list.clear),
+    "drop of a VMO": Case(dropped(lambda *_: sysmem.Vmo(memory().take())), list.clear),
+    "drop of a frame's end": Case(dropped(frame_end), list.clear),
+}
+
+
+# --- ways to interrupt --------------------------------------------------------------------------------------------
+
+
+def interrupt() -> None:
+    """What a user does who types Ctrl-C."""
+    signal.raise_signal(signal.SIGINT)
+
+
+class AtStep:
+    """Do something just before, or just after, a task has given way to others for the time with this number."""
+
+    def __init__(self, number: int) -> None:
+        self.done = False
+        self.where = f"{'after' if number % 2 else 'before'} step {number // 2}"
+        self.act: Callable[[], None] = interrupt
+        self._left = number
+
+    def __enter__(self) -> AtStep:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    # trio holds back a signal that comes in what is so protected.
+    @trio.lowlevel.enable_ki_protection
+    def _pass_by(self) -> None:
+        self._left -= 1
+        if self._left == -1:
+            self.done = True
+            self.act()
+
+    async def watch(self, made: Awaitable[Any]) -> Any:
+        """Await something in steps."""
+        return await _Steps(made, self._pass_by)
+
+
+class _Steps:
+    def __init__(self, made: Awaitable[Any], pass_by: Callable[[], None]) -> None:
+        self._made = made
+        self._pass_by = pass_by
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        steps: Any = self._made.__await__()
+        resume, value = steps.send, None
+        while True:
+            try:
+                given = resume(value)
+            except StopIteration as end:
+                return end.value
+            self._pass_by()
+            try:
+                value = yield given
+                resume = steps.send
+            except BaseException as error:
+                value, resume = error, steps.throw
+            self._pass_by()
+
+
+def at_every_step() -> Iterator[AtStep]:
+    """For each step of what is awaited: one that does something there. Ends when there was no such step any more."""
+    for number in itertools.count():
+        at = AtStep(number)
+        yield at
+        if not at.done:
+            return
+
+
+# --- doing it -----------------------------------------------------------------------------------------------------
+
+
+def in_blocking(case: Case, given: Any, at: Any) -> Any:
+    """Make the call."""
+    with contextlib.suppress(KeyboardInterrupt), at:
+        return case.call(given)
+
+
+async def in_task(case: Case, given: Any, at: Any, cancels: bool, peer: Peer | None) -> Any:
+    """Make the call in a task, while perhaps another one waits on the same object."""
+    result = None
+    with anyio.fail_after(PATIENCE / 4):
+        async with anyio.create_task_group() as group:
+            answered = anyio.Event()
+            if peer is not None:
+                group.start_soon(wait_too, given, answered)
+                await anyio.wait_all_tasks_blocked()
+                group.start_soon(peer.serve)
+            with contextlib.suppress(*INTERRUPTS), anyio.CancelScope() as scope, at:
+                if cancels:
+                    task = sniffio.current_async_library() == "asyncio" and asyncio.current_task()
+                    at.act = task.cancel if task else scope.cancel
+                result = case.call(given)
+                if inspect.isawaitable(result):
+                    made, result = result, None
+                    result = await (at.watch(made) if isinstance(at, AtStep) else made)
+                await anyio.lowlevel.checkpoint()  # where a cancellation comes at the latest
+            if cancels and task:
+                task.uncancel()
+            # trio holds back an interrupt that comes in a finalizer, and asyncio a second cancellation.
+            with contextlib.suppress(*INTERRUPTS):
+                await anyio.lowlevel.checkpoint()
+            if peer is not None:
+                await answered.wait()
+                group.cancel_scope.cancel()
+    return result
+
+
+#: How an interrupt ends a call; trio's cancellations end at their scope.
+INTERRUPTS = (KeyboardInterrupt, InterruptedError, asyncio.CancelledError)
+
+
+async def wait_too(given: Any, answered: anyio.Event) -> None:
+    """Wait for the answer to a Sync, on an object that may be closed meanwhile, or be interrupted."""
+    with contextlib.suppress(sysmem.HandleClosedError, *INTERRUPTS):
+        await given.sync()
+    answered.set()
+
+
+def run_trio(*arguments: Any) -> Any:
+    """Make the call in trio's main task."""
+    return trio.run(in_task, *arguments)
+
+
+def run_asyncio(*arguments: Any) -> Any:
+    """Make the call in a loop of asyncio that leaves signals to Python."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(in_task(*arguments))
+    finally:
+        loop.close()
+
+
+#: How the call is made, and whether what comes at its steps is a cancellation; None for what comes at all places.
+WAYS: dict[str, tuple[Callable[..., Any], bool | None]] = {
+    "trio": (run_trio, None),
+    "trio-pending": (run_trio, False),
+    "trio-cancelled": (run_trio, True),
+    "asyncio": (run_asyncio, None),
+    "asyncio-cancelled": (run_asyncio, True),
+}
+
+
+def trials(way: str, name: str, others: bool) -> Iterator[str | None]:
+    """Make a call as often as it can be interrupted. Yields, for each interrupt, what was wrong, None if nothing."""
+    case = CASES[name]
+    run, cancels = WAYS.get(way, (None, None))
+    for at in at_every_place(interrupt) if cancels is None else at_every_step():
+        before = open_descriptors()
+        wrong = None
+        with Trial(BLOCKING if run is None else ASYNC, others=others) as trial:
+            given = case.prepare(trial)
+            made = None
+            try:
+                if run is None:
+                    made = in_blocking(case, given, at)
+                else:
+                    made = run(case, given, at, bool(cancels), trial.peer if others else None)
+                if cancels:
+                    assert case.whole(given, made), "it is half done"
+                close(made)
+            except KeyboardInterrupt:
+                assert at.done  # trio has held it back until everything was done
+            except (Exception, BaseExceptionGroup) as error:
+                wrong = "".join(traceback.format_exception(error))
+            made = given = None
+        if wrong is None:
+            after = open_descriptors().items()
+            left = [what for fd, what in after if before.get(fd) != what]
+            wrong = f"left open: {left}" if left else None
+        if at.done or wrong:
+            yield wrong and f"{name}{' beside another task' * others}, {at.where}: {wrong}"
+        if wrong:
+            return
+
+
+def close(made: Any) -> None:
+    """Close what a call has made."""
+    for each in made if isinstance(made, list | tuple) else [made]:
+        ending = getattr(each, "close", None) or getattr(each, "release", None)
+        if ending is not None:
+            ending()
+
+
+def main() -> int:
+    """Interrupt all calls, or those that are named, in a way. The exit status is 1 if something was wrong."""
+    way, *names = sys.argv[1:]
+    faulthandler.enable()
+    warnings.simplefilter("ignore")  # what an interrupt drops is closed, and may be warned about
+    sys.unraisablehook = lambda _: None  # what interrupts a finalizer is only reported
+    wrong: list[str] = []
+    total = 0
+    for name in names or CASES:
+        case = CASES[name]
+        for others in (False, True) if case.shared and way in WAYS else (False,):
+            faulthandler.dump_traceback_later(PATIENCE, exit=True)
+            count = 0
+            for found in trials(way, name, others):
+                count += 1
+                if found:
+                    wrong.append(found)
+            total += count
+            print(f"{count:5} {name}{' beside another task' * others}", flush=True)
+    print(*wrong, sep="\n")
+    print(f"{total} interrupts, {len(wrong)} of {len(names or CASES)} calls were wrong")
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
