@@ -139,7 +139,7 @@ def render(rows: Sequence[Row], width: int = CELL_WIDTH) -> str:
     cut = [
         (row[0], *(_cut(cell, width) for cell in row[1:-1]), row[-1]) for row in giving_way(rows, 8)
     ]
-    widths = [max(len(row[i]) for row in cut if i < len(row)) for i in range(len(cut[0]))]
+    widths = [max(map(len, column)) for column in zip(*cut, strict=True)]
     lines = [
         " | ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
         for row in giving_way(cut, 8)

@@ -24,13 +24,12 @@ def who(node: NodeData) -> dict[str, Any]:
     }
 
 
-def tree(start: NodeData) -> Block:
-    """Return the tree from `start` down, one line a node, children indented under their parent."""
-    base = start.depth
+def tree(root: NodeData) -> Block:
+    """Return the tree, one line a node, children indented under their parent."""
     return Block(
         "\n".join(
-            "  " * min(node.depth - base, MAX_INDENT) + describe(node)
-            for node in giving_way(depth_first(start, all_children))
+            "  " * min(node.depth, MAX_INDENT) + describe(node)
+            for node in giving_way(depth_first(root, all_children))
         )
     )
 

@@ -8,12 +8,19 @@ import pytest
 
 from sysmem_protocol.images2 import ColorSpace, PixelFormat
 from sysmem_protocol.sysmem2 import BufferUsage
-from sysmemd.constraints import Participant, Platform, Refusal, Rule, aggregate
+from sysmemd.constraints import (
+    Participant,
+    Platform,
+    Refusal,
+    Rule,
+    aggregate,
+    aggregate_attached,
+)
 from sysmemd.constraints.aggregate import run
 from sysmemd.constraints.model import Case
 from sysmemd.explaining import Diagnosis, conflict, diagnosis
 
-from ..constraints.support import PLATFORM, diagnosed, image, memory, size, wants
+from ..constraints.support import PLATFORM, agree, diagnosed, image, memory, people, size, wants
 
 F, C = PixelFormat, ColorSpace
 
@@ -145,6 +152,16 @@ def test_a_participant_that_takes_part_twice() -> None:
     result = aggregate([twice, Participant(wants(), "other"), twice], PLATFORM)
     assert isinstance(result, Refusal)
     assert names(Diagnosis(result)) == ["twice", "twice"]
+
+
+def test_what_exists_takes_part_in_a_conflict_of_those_who_attach() -> None:
+    existing = agree(wants(image(min_size=size(4, 4)), count=3, min_size_bytes=9000))
+    kept = [wants(count=2), wants(count=None), wants(count=2)]
+    wide = [wants(image(min_size=size(width, 1)), count=None) for width in (30, 20)]
+    for newcomers, blamed in ((kept, ["p0", "p2"]), (wide, ["p0"])):
+        refusal = aggregate_attached(people(*newcomers), existing, PLATFORM)
+        assert isinstance(refusal, Refusal)
+        assert names(Diagnosis(refusal)) == [*blamed, "the existing buffers"]
 
 
 def test_it_is_worked_out_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,6 +144,22 @@ def test_why_this_heap() -> None:
     assert because("is_secure", base).why == "nobody requires it"
 
 
+def test_only_who_requires_contiguous_memory_makes_the_heap_contiguous() -> None:
+    blocks = HeapProperties("test.blocks", contiguous=True)
+    platform = Platform(heaps=(blocks,))
+    listed = wants(
+        buffer_memory_constraints=memory(min_size_bytes=1, permitted_heaps=[heap(blocks)])
+    )
+    picky = because("heap", listed, platform=platform)
+    assert picky.why == "the first permitted heap; the system heap is not permitted"
+    required = wants(buffer_memory_constraints=memory(physically_contiguous_required=True))
+    reason = because("heap", listed, required, platform=platform)
+    assert reason.why == "the first permitted heap that is contiguous"
+    assert who(reason) == ["p1 physically_contiguous_required"]
+    simulated = because("heap", wants(min_size_bytes=1), required)
+    assert simulated.why == "everybody permits the system heap"
+
+
 def test_why_not_an_earlier_heap() -> None:
     other = HeapProperties("a.other", secure=True)
     platform = Platform(heaps=(SECURE_HEAP, other, DEVICE_HEAP))

@@ -29,21 +29,45 @@ from ..constraints.support import PLATFORM, diagnosed, image, memory, people, si
 F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
 
 
-def test_a_report_marks_fields_and_participants_in_conflict() -> None:
-    low = wants(image(F.R8, min_size=size(99, 1)))
-    report = diagnosed(low, wants(image(F.R8)), wants(image(F.R8, max_size=size(98, 98)))).report()
-    lines = report.splitlines()
-    assert lines[0].startswith("4 aggregate: min_size must be at most max_size")
-    assert lines[1] == "smallest conflicting set: p0 (0), p2 (2)"
-    header = next(line for line in lines if line.startswith("field"))
-    columns = [cell.strip() for cell in header.split("|")]
-    assert columns == ["field", "p0 (0)*", "p1 (1)", "p2 (2)*", "result"]
-    marked = [[cell.strip() for cell in line.split("|")] for line in lines if line[0:1] == ">"]
-    assert marked == [
-        [">   .min_size.width", "99", "", "", "99 > 98"],
-        [">   .max_size.width", "", "", "98", "99 > 98"],
+def test_a_report_is_a_table_that_marks_fields_and_participants_in_conflict() -> None:
+    report = diagnosed(
+        wants(image(F.R8, min_size=size(99, 1))),
+        wants(image(F.R8, [C.SRGB, C.PASSTHROUGH])),
+        wants(
+            image(F.R8, max_size=size(98, 98)),
+            buffer_memory_constraints=memory(cpu_domain_supported=False, ram_domain_supported=True),
+        ),
+    ).report()
+    assert report.splitlines() == [
+        "4 aggregate: min_size must be at most max_size, R8 LINEAR (99 > 98); "
+        "p0 (0) $.image_format_constraints[0].min_size.width = 99; "
+        "p2 (2) $.image_format_constraints[0].max_size.width = 98",
+        "smallest conflicting set: p0 (0), p2 (2)",
+        "",
+        *TABLE.splitlines()[1:],
+        "",
+        "formats that dropped out:",
+        "  R8 LINEAR: min_size must be at most max_size (99 > 98)",
     ]
-    assert "  R8 LINEAR: min_size must be at most max_size (99 > 98)" in lines
+
+
+# A domain that is supported takes no cell.
+TABLE = """
+field                                                     | p0 (0)*       | p1 (1)              | p2 (2)*       | result
+----------------------------------------------------------+---------------+---------------------+---------------+--------------
+  usage.cpu                                               | READ_OFTEN    | READ_OFTEN          | READ_OFTEN    | READ_OFTEN
+  min_buffer_count_for_camping                            | 1             | 1                   | 1             | 3
+  buffer_memory_constraints.cpu_domain_supported          |               |                     | false         | false
+  buffer_memory_constraints.ram_domain_supported          | false         | false               |               | false
+  buffer_memory_constraints.inaccessible_domain_supported | false         | false               | false         | false
+  image_format_constraints                                | [R8 LINEAR]   | [R8 LINEAR]         | [R8 LINEAR]   | []
+  R8 LINEAR                                               |               |                     |               |
+    .color_spaces                                         | [PASSTHROUGH] | [SRGB, PASSTHROUGH] | [PASSTHROUGH] | [PASSTHROUGH]
+>   .min_size.width                                       | 99            |                     |               | 99 > 98
+    .min_size.height                                      | 1             |                     |               | 1
+>   .max_size.width                                       |               |                     | 98            | 99 > 98
+    .max_size.height                                      |               |                     | 98            | 98
+"""  # noqa: E501 - as wide as it is
 
 
 def test_a_report_of_one_participants_own_breach() -> None:

@@ -96,6 +96,16 @@ def test_a_strong_handle_that_also_took_a_weak_byte_is_called_weak(
 
 
 @pytest.mark.usefixtures("kernel")
+def test_a_byte_that_no_handle_was_given_counts_for_nothing(bench: Bench, peer: Peer) -> None:
+    buffers = bench.allocate()
+    (strong,) = bench.strong(buffers)
+    bench.weak(buffers)
+    peer.send(strong)
+    peer.run(f"lock(fds[0], fcntl.F_RDLCK, {FIRST_BYTE + RANGE_BYTES + 1}, 1)")
+    assert not identify(bench, strong).is_weak
+
+
+@pytest.mark.usefixtures("kernel")
 def test_locks_that_do_not_concern_us_change_nothing(bench: Bench, peer: Peer) -> None:
     ((weak, _),) = bench.weak(bench.allocate())
     peer.send(weak)

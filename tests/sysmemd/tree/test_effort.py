@@ -29,6 +29,8 @@ def test_what_is_listed_counts() -> None:
     assert of(BufferCollectionConstraints(buffer_memory_constraints=memory)) == nothing + 60
     one = image(ImageFormatConstraints())
     assert nothing < one
+    listing = ImageFormatConstraints(required_max_size_list=[SizeU(1, 1)] * 64, color_spaces=[1, 2])
+    assert image(listing) == one + 66
     assert image(ImageFormatConstraints(), ImageFormatConstraints()) - one == one - nothing
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from sysmem_protocol.sysmem2 import (
@@ -39,6 +41,41 @@ def allocated(node: Node) -> Allocated:
 
 def is_closed(event: Event) -> bool:
     return event.closed
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        lambda node: node.set_name(1, "late"),
+        lambda node: node.set_debug_client_info(ClientInfo("late")),
+        lambda node: node.set_debug_timeout_log_deadline(1),
+        lambda node: node.set_verbose_logging(),
+        lambda node: node.is_alternate_for(node),
+        lambda node: node.set_weak(),
+        lambda node: node.set_weak_ok(),
+        lambda node: node.attach_node_tracking(Event()),
+        lambda node: node.duplicate(Channel(), SAME_RIGHTS),
+        lambda node: node.duplicate_sync([], []),
+        lambda node: node.create_group(Channel()),
+        lambda node: node.set_dispensable(),
+        lambda node: node.bind(Channel(), None),
+        lambda node: node.set_constraints(None, None),
+        lambda node: node.wait_for_all_buffers_allocated(),
+        lambda node: node.check_all_buffers_allocated(),
+        lambda node: node.attach_token(Channel(), SAME_RIGHTS),
+        lambda node: node.attach_lifetime_tracking(Event(), 0),
+        lambda node: node.create_child(Channel(), SAME_RIGHTS),
+        lambda node: node.create_children_sync([], []),
+        lambda node: node.all_children_present(),
+        lambda node: node.release(),
+    ],
+)
+def test_any_message_after_release_is_misuse(
+    world: World, message: Callable[[Node], object]
+) -> None:
+    world.root.release()
+    with pytest.raises(Misuse, match="on a released token"):
+        message(world.root)
 
 
 # --- SetName ---
@@ -341,12 +378,6 @@ def test_binding_keeps_place_mask_and_marks(world: World) -> None:
 def test_the_allocators_debug_client_info_replaces_the_tokens(world: World) -> None:
     world.bind(world.root, client=ClientInfo("display", 3))
     assert world.root.client == ClientInfo("display", 3)
-
-
-def test_binding_a_released_token_is_misuse(world: World) -> None:
-    world.root.release()
-    with pytest.raises(Misuse, match="BindSharedCollection on a released token"):
-        world.bind(world.root)
 
 
 def test_set_dispensable_never_weakens_a_stronger_isolation(world: World) -> None:
