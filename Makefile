@@ -12,8 +12,9 @@ SEEDS ?= 0-5000
 SEED ?= 1
 EVENTS ?=
 CYCLES ?= 1000000
+MUTANTS ?=
 
-.PHONY: test-strict simulate chaos soak faults fuzz demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site lowest release help clean
+.PHONY: test-strict simulate chaos soak faults fuzz mutants demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site lowest release help clean
 
 demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/. CAMERA=/dev/video0 takes that
 	$(BIN)/python examples/camera_pipeline --out out $(if $(CAMERA),--video $(CAMERA))
@@ -51,6 +52,9 @@ faults: $(READY)  ## every system call of the daemon fails, one at a time (takes
 
 fuzz: $(VENV)/.fuzz  ## inputs that break what reads them, guided by coverage (SECONDS=60 of all targets together)
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
+mutants: $(VENV)/.mutants  ## change single places of the code and see whether the package's own tests notice (MUTANTS="--seed 2 --count 30 tree")
+	$(BIN)/python -m tests.mutants $(MUTANTS)
 
 simulate: $(READY)  ## whole daemons with dozens of clients, from seeds: SEEDS=FIRST-LAST, or one that failed
 	$(BIN)/python -m tests.simulation $(SEEDS)
@@ -138,6 +142,10 @@ $(VENV)/.peers: $(READY)
 
 $(VENV)/.fuzz: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
+	touch $@
+
+$(VENV)/.mutants: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group mutants
 	touch $@
 
 $(VENV)/.site: $(READY)

@@ -1,0 +1,272 @@
+"""`make mutants`: change single places of the code, and see whether the tests of its package notice.
+
+Places are drawn at random, the same number in each package, and one change for each: one of cosmic-ray's, or the
+statement is deleted. Only the tests that run the place are tried, the fastest first, until one fails. Everything
+happens in a copy of the source. The exit status is 1 if a mutant survived.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import itertools
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from difflib import unified_diff
+from pathlib import Path
+
+import coverage
+import hypothesis.stateful  # noqa: F401 - here, for all forks
+import parso
+import pytest
+import trio  # noqa: F401 - likewise
+from cosmic_ray.ast import ast_nodes
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.operators.operator import Operator
+from cosmic_ray.plugins import get_operator, operator_names
+
+_ROOT = Path(__file__).parents[2]
+#: Where the code of each package is, and where its tests are.
+_PACKAGES = {
+    **{
+        name: (f"server/sysmemd/{name}", [f"tests/sysmemd/{name}"])
+        for name in ("constraints", "memory", "tree", "channels")
+    },
+    # Refusals of attached attempts are told there.
+    "explaining": (
+        "server/sysmemd/explaining",
+        ["tests/sysmemd/explaining", "tests/sysmemd/constraints/test_attached.py"],
+    ),
+    "protocol": ("protocol/sysmem_protocol", ["tests/sysmem_protocol"]),
+}
+#: Operators that need arguments, and those whose changes almost never change what the code does.
+_LEFT_OUT = ("Variable", "_Is_Eq", "_IsNot_NotEq", "_Eq_Is", "_NotEq_IsNot")
+#: Seconds that a test of a mutant may wait, and seconds of CPU time for its tests beyond twice the usual.
+_PATIENCE = 30
+#: Bytes of address space that the tests of a mutant may use.
+_ADDRESS_SPACE = 16 << 30
+#: How tests are run. What this process has imported already isn't rewritten; that is no fault.
+_PYTEST = (
+    *("-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", f"--timeout={_PATIENCE}"),
+    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
+)
+_TIMES = itertools.count(1)
+#: Arguments of `dataclass`, `Struct` and `zip` that change costs, or find mistakes only.
+_OPTIONS = ("eq", "frozen", "gc", "kw_only", "slots", "strict")
+_COMPOUND = ("file_input", "suite", "if_stmt", "for_stmt", "while_stmt", "try_stmt", "with_stmt")
+
+_Place = tuple[int, int]
+
+
+class DeleteStatement(Operator):  # type: ignore[misc]  # cosmic-ray has no types
+    """Replace a statement of a function by `pass`, unless this would only leave a name unbound."""
+
+    def mutation_positions(self, node: parso.tree.NodeOrLeaf) -> Iterator[tuple[_Place, _Place]]:
+        if node.type != "simple_stmt" or not parso.tree.search_ancestor(node, "funcdef"):
+            return
+        match ast.parse("async def _():\n while 1:\n  " + node.get_code().strip()).body[0]:
+            case ast.AsyncFunctionDef(body=[ast.While(body=[statement])]):
+                pass
+        match statement:
+            case ast.Pass() | ast.Import() | ast.ImportFrom() | ast.Nonlocal() | ast.Global():
+                pass
+            case ast.Assign(targets=[ast.Name() | ast.Tuple()]) | ast.AnnAssign(target=ast.Name()):
+                pass
+            case ast.Expr(value=ast.Constant()) | ast.Assert():
+                pass
+            case _:
+                yield node.children[0].start_pos, node.children[0].end_pos
+
+    def mutate(self, node: parso.tree.BaseNode, index: int) -> parso.tree.BaseNode:
+        first = node.get_first_leaf()
+        node.children[0] = parso.python.tree.Name("pass", first.start_pos, first.prefix)
+        return node
+
+    @classmethod
+    def examples(cls) -> tuple[()]:
+        return ()
+
+
+_OPERATORS = [
+    DeleteStatement(),
+    *(get_operator(name)() for name in operator_names() if not any(map(name.count, _LEFT_OUT))),
+]
+
+
+def places(source: str) -> dict[_Place, list[tuple[Operator, int]]]:
+    """Return where the source can be changed (line, column), and how: operators, and the how manieth occurrence."""
+    found = defaultdict(list)
+    occurrences = Counter[Operator]()
+    for node in ast_nodes(parso.parse(source)):
+        for operator in _OPERATORS if node.type not in ("name", "newline", "string") else ():
+            for begin, _end in operator.mutation_positions(node):
+                if not is_declaration(node):
+                    found[begin].append((operator, occurrences[operator]))
+                occurrences[operator] += 1
+    return found
+
+
+def is_declaration(node: parso.tree.NodeOrLeaf) -> bool:
+    """Tell whether the node is a part of a type annotation, or of an option that a class is declared with."""
+    while (parent := node.parent) is not None:
+        if (
+            (parent.type == "tfpdef" and node is not parent.children[0])
+            or (parent.type == "annassign" and node is parent.children[1])
+            or (parent.type == "funcdef" and node is parent.annotation)
+            or (parent.type == "argument" and parent.children[0].get_code().strip() in _OPTIONS)
+        ):
+            return True
+        node = parent
+    return False
+
+
+class Package:
+    """A package in the copy, and which of its tests run which line."""
+
+    def __init__(self, copy: Path, name: str) -> None:
+        self.copy, self.name = copy, name
+        source, tests = _PACKAGES[name]
+        self.files = sorted((copy / source).rglob("*.py"))
+        data, durations = copy / f".coverage.{name}", copy / f".durations.{name}.json"
+        if not durations.exists():
+            coverage_run = ("coverage", "run", f"--data-file={data}", f"--source={source}")
+            subprocess.run(
+                [
+                    *(sys.executable, "-m", *coverage_run, "--rcfile=/dev/null"),
+                    *("--concurrency=thread,greenlet", "-m", "pytest", *_PYTEST),
+                    *("-p", "tests.mutants.contexts", *tests),
+                ],
+                cwd=copy,
+                env={**os.environ, **environment(copy), "SYSMEM_DURATIONS": str(durations)},
+                check=True,
+            )
+        self.durations: dict[str, float] = json.loads(durations.read_text())
+        self.recorded = coverage.CoverageData(str(data))
+        self.recorded.read()
+
+    def tests_of(self, file: Path, lines: range) -> list[str]:
+        """Return the tests that run one of the lines, fastest first; those of the whole file if its import does."""
+        by_line = self.recorded.contexts_by_lineno(str(file))
+        found = {context for line in lines for context in by_line.get(line, ())}
+        if "" in found:
+            found = {context for contexts in by_line.values() for context in contexts} - {""}
+        return sorted(found, key=self.durations.__getitem__)
+
+    def survives(self, file: Path, mutated: str, tests: list[str]) -> bool:
+        """Tell whether all the tests pass with another text in the file."""
+        original = file.read_text()
+        status = file.stat()
+        seconds = _PATIENCE + 2 * sum(map(self.durations.__getitem__, tests))
+        try:
+            file.write_text(mutated)
+            # No compiled file is ever taken for another: they are told apart by this.
+            os.utime(file, (0, next(_TIMES)))
+            return passes(self.copy, tests, int(seconds))
+        finally:
+            file.write_text(original)
+            os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def environment(copy: Path) -> dict[str, str]:
+    """Return the variables with which Python takes the code of the copy."""
+    paths = [str(copy / directory) for directory in ("client", "protocol", "server")]
+    return {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": ""}
+
+
+def passes(copy: Path, tests: list[str], seconds: int) -> bool:
+    """Run tests in a fork of this process, which has imported what takes longest; return whether all pass."""
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            os.setpgid(0, 0)
+            os.chdir(copy)
+            os.environ.update(environment(copy))
+            sys.dont_write_bytecode = False
+            sys.path[:0] = [str(copy), *environment(copy)["PYTHONPATH"].split(os.pathsep)]
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+            resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
+            with open(copy / ".output", "wb") as output:
+                for fd in (1, 2):
+                    os.dup2(output.fileno(), fd)
+            status = pytest.main([*_PYTEST, "-x", *tests])
+        finally:
+            os._exit(status)
+    with contextlib.suppress(ProcessLookupError):
+        os.setpgid(child, child)
+    _, status = os.waitpid(child, 0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)  # what the tests left behind
+    return status == 0
+
+
+def lines_around(source: str, place: _Place) -> range:
+    """Return the lines of the statement there, or of the part there of the head of a compound statement."""
+    node = parso.parse(source).get_leaf_for_position(place)
+    while node.parent.type not in (*_COMPOUND, "funcdef", "classdef"):
+        node = node.parent
+    return range(node.start_pos[0], node.get_last_leaf().start_pos[0] + 1)
+
+
+def draw(package: Package, count: int, seed: str) -> Iterator[tuple[Path, _Place, str]]:
+    """Yield files of the package with a place in each, and the text of the file with that place changed."""
+    chance = random.Random(seed)
+    sources = {file: file.read_text() for file in package.files}
+    sites = [(file, place) for file in sources for place in places(sources[file])]
+    for file, place in chance.sample(sites, len(sites)):
+        operator, occurrence = chance.choice(places(sources[file])[place])
+        mutated = mutate_code(sources[file], operator, occurrence)
+        try:
+            ast.parse(mutated)
+        except SyntaxError:
+            continue  # cosmic-ray doesn't know all of Python
+        yield file, place, mutated
+        count -= 1
+        if not count:
+            break
+
+
+def main() -> int:
+    """Try mutants; the exit status says whether any survived."""
+    parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int, default=30, help="mutants of each package")
+    parser.add_argument("packages", nargs="*", help=f"some of {', '.join(_PACKAGES)}")
+    arguments = parser.parse_args()
+    survivors: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
+        copy = Path(directory) / "copy"
+        hidden = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "out", "site")
+        shutil.copytree(_ROOT, copy, ignore=hidden, symlinks=True)
+        for name in arguments.packages or _PACKAGES:
+            package = Package(copy, name)
+            tried = Counter[str]()
+            for file, place, mutated in draw(package, arguments.count, f"{name}{arguments.seed}"):
+                source = file.read_text()
+                tests = package.tests_of(file, lines_around(source, place))
+                outcome = "survived" if package.survives(file, mutated, tests) else "killed"
+                tried[outcome] += 1
+                where = f"{file.relative_to(copy)}:{place[0]}"
+                print(f"{outcome}\t{where}\t{len(tests)} tests", flush=True)
+                if outcome == "survived":
+                    lines = unified_diff(
+                        source.splitlines(), mutated.splitlines(), where, where, n=1, lineterm=""
+                    )
+                    survivors.append("\n".join(lines))
+                    print(survivors[-1], flush=True)
+            print(f"{name}: {tried['killed']} of {tried.total()} killed", flush=True)
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""A pytest plugin for runs under coverage: each test is a context, and durations go to the file `$SYSMEM_DURATIONS`."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import coverage
+import pytest
+
+_durations: dict[str, float] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    recorder = coverage.Coverage.current()
+    assert recorder is not None, "must run under `coverage run`"
+    recorder.switch_context(item.nodeid)
+    begun = time.perf_counter()
+    try:
+        return (yield)
+    finally:
+        _durations[item.nodeid] = time.perf_counter() - begun
+        recorder.switch_context("")
+
+
+def pytest_sessionfinish() -> None:
+    Path(os.environ["SYSMEM_DURATIONS"]).write_text(json.dumps(_durations))
