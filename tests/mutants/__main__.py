@@ -164,6 +164,8 @@ class Package:
 
     def survives(self, file: Path, mutated: str, tests: list[str]) -> bool:
         """Tell whether all the tests pass with another text in the file."""
+        if not tests:
+            return True
         original = file.read_text()
         status = file.stat()
         seconds = _PATIENCE + 2 * sum(map(self.durations.__getitem__, tests))
