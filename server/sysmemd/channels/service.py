@@ -241,6 +241,8 @@ class Service:
         self.lingering: dict[int, LogicalBufferCollection] = {}
         #: Who takes part in each of either kind.
         self.parties: dict[int, Party] = {}
+        #: Told of each collection that fails as a whole, before any client is.
+        self.on_failure: Callable[[CollectionData], None] = lambda _: None
         #: Told of each collection that has ended.
         self.on_ended: Callable[[LogicalBufferCollection], None] = lambda _: None
         #: Told of each attempt to allocate that has finished.
@@ -333,6 +335,7 @@ class Service:
             who_has=lambda nodes, then: self.who_has(nodes, then),
         )
         collection.on_attempt = self.on_attempt
+        collection.on_failure = self.on_failure
         self.collections[id] = collection
         self.parties[id] = Party(charge.account)
         return collection

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ..channels.reasons import told
-from ..tree import Attempt, Cause, LogicalBufferCollection
+from ..tree import Attempt, Cause, CollectionData
 from ..tree.effort import effort
 
 #: What all attempts together may weigh that are kept of collections which ended, in the unit of `tree/effort.py`: their
@@ -37,8 +37,8 @@ class EndedCollection:
     weight: int
 
     @classmethod
-    def of(cls, collection: LogicalBufferCollection) -> EndedCollection:
-        """Return what is kept of a collection that has just ended."""
+    def of(cls, collection: CollectionData) -> EndedCollection:
+        """Return what is kept of a collection that fails as a whole, or has just done so."""
         failure = collection.failure
         assert failure is not None
         released = collection.is_allocated and failure.cause in _IN_PEACE

@@ -18,7 +18,7 @@ from ..channels.errors import Failed
 from ..documents import Document
 from ..pause import giving_way
 from ..threads import Ask, ask_here
-from ..tree import LogicalBufferCollection
+from ..tree import CollectionData, LogicalBufferCollection
 from ..users import Account, User
 from . import explanation
 from .answers import document, encoded, name_users
@@ -60,6 +60,7 @@ class Inspection:
     ) -> None:
         """`ask` asks for names of users, which may come from another machine."""
         ended = EndedCollections(service.inspect.ended)
+        service.on_failure = self._failed
         service.on_ended = self._ended
         self.daemon = Daemon(
             service=service,
@@ -157,12 +158,15 @@ class Inspection:
         first = b"".join(encoded({"event": "watching", "at": at, "snapshot": snapshot}))
         watcher.begin(first.decode())
 
-    def _ended(self, collection: LogicalBufferCollection) -> None:
+    def _failed(self, collection: CollectionData) -> None:
+        """Record the end of a collection. Whoever is told of it may look here at once."""
         ended = EndedCollection.of(collection)
         self.daemon.ended.add(ended)
         self.counters.ended(ended)
+
+    def _ended(self, collection: LogicalBufferCollection) -> None:
         if self.events.active:
-            self.events.ended(self.daemon.told(ended))
+            self.events.ended(self.daemon.told(EndedCollection.of(collection)))
 
     def _ask(
         self,

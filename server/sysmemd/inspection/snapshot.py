@@ -270,8 +270,8 @@ _COUNTED: Final = (Kind.CONNECTIONS, Kind.COLLECTIONS, Kind.NODES, Kind.BUFFERS,
 
 
 def state_of(collection: LogicalBufferCollection) -> str:
-    if collection.is_gone:
-        return "failing"  # what is left of it is buffers that somebody holds
+    if collection.failure is not None:
+        return "failing"  # or has failed, and what is left of it is buffers that somebody holds
     return "allocated" if collection.is_allocated else "negotiating"
 
 

@@ -22,7 +22,7 @@ from ..ports import NoMemoryError
 from ..text import Block
 from .census import consider
 from .choose import Chosen, NoneChosen, Question
-from .data import Cause, NodeData, PrunedSubtree
+from .data import Cause, Failure, NodeData, PrunedSubtree
 from .failure import fail_subtree
 from .outcome import Allocated, Attempt
 from .ports import Buffers, Level
@@ -136,6 +136,8 @@ def _failed(start: NodeData, attempt: Attempt, fields: Mapping[str, Any]) -> Non
     start.say(level, "allocation failed", error=error.name, reason=attempt.reason, **fields)
     if attempt.report is not None and collection.verbose:
         start.say(Level.INFO, "combined result", report=Block(attempt.report))
+    if start.parent is None:
+        collection.begin_failure(Failure(Cause.ALLOCATION, start.who(), ""))
     for node in breadth_first(start, all_children):
         if node.kind is NodeKind.COLLECTION:
             node.outcome = error

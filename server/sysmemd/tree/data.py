@@ -320,8 +320,10 @@ class CollectionData(ABC):
         self.on_attempt: Callable[[CollectionData, Attempt], None] = lambda *_: None
         #: Whether the full text of a refusal is to be made.
         self.wants_reports = False
-        #: Why the root failed; None before.
+        #: Why the root failed, or is about to; None before.
         self.failure: Failure | None = None
+        #: Told that the root fails, before any client is.
+        self.on_failure: Callable[[CollectionData], None] = lambda _: None
         #: Whether an attempt or a change is under way. Until it is over nobody may say anything to a node.
         self.busy = False
         #: Whether the tree is being changed. Until that is done nobody may do anything to it.
@@ -350,6 +352,12 @@ class CollectionData(ABC):
         self.on_attempt(self, attempt)
         if len(self.attempts) > MAX_ATTEMPTS:
             del self.attempts[1]
+
+    def begin_failure(self, failure: Failure) -> None:
+        """Take note of why the root fails, before any client is told. The first reason counts."""
+        if self.failure is None:
+            self.failure = failure
+            self.on_failure(self)
 
     def next_node_number(self) -> int:
         """Return the number of a new node: 1, 2, 3, …"""

@@ -89,10 +89,9 @@ def fail_subtree(
             nodes=len(leaving),
             **fields,
         )
-        if whole:
-            collection.failure = failure
+        begin = [partial(collection.begin_failure, failure)] if whole else []
         try:
-            every(chain(_ends(leaving, failure), [collection.end] if whole else []))
+            every(chain(begin, _ends(leaving, failure), [collection.end] if whole else []))
         except Exception as error:
             collection.say(
                 Level.ERROR,

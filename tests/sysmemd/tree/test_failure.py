@@ -10,7 +10,7 @@ import pytest
 
 from sysmem_protocol.sysmem2 import Error
 from sysmemd.ports import ClientInfo, Signal
-from sysmemd.tree import Cause, Failure, Node
+from sysmemd.tree import Cause, CollectionData, Failure, Node
 from sysmemd.tree.ports import Buffers, NodeChannel
 
 from .world import IMPOSSIBLE, Event, Line, World, wanting
@@ -47,6 +47,26 @@ def test_a_broken_rule_fails_like_a_close(world: World) -> None:
     child.fail("again")
     child.client_closed()
     assert world.times_gone() == 1
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_why_a_root_fails_is_known_before_anybody_is_told(world: World, refused: bool) -> None:
+    child = world.token(world.root)
+    told: list[tuple[Cause, int, int]] = []
+
+    def on_failure(collection: CollectionData) -> None:
+        assert collection.failure is not None
+        channels = [world.channels[node] for node in (world.root, child)]
+        answers, closes = sum(one.answers for one in channels), sum(one.closes for one in channels)
+        told.append((collection.failure.cause, answers, closes))
+
+    world.collection.on_failure = on_failure
+    if refused:
+        world.ready(world.root, child, constraints=IMPOSSIBLE)
+    else:
+        child.client_closed()
+    assert world.times_gone() == 1
+    assert told == [(Cause.ALLOCATION if refused else Cause.CLOSED, 0, 0)]
 
 
 @pytest.mark.parametrize("allocated", [False, True])
