@@ -21,7 +21,7 @@ from sysmemd.inspection.inspection import Inspection
 
 from .channels.support import SAME_RIGHTS, Bench, Client, RecordingLog
 from .slow import Stretches
-from .tree.world import World
+from .tree.world import Event, World
 
 MOST = 2000
 #: How many nodes one message makes at most.
@@ -98,6 +98,19 @@ def one_of_many(number: int, sides: range) -> sysmem2.ImageFormatConstraints:
         color_spaces=list(ColorSpace)[:16],
         required_max_size_list=[sysmem2.SizeU(1000 + side, 2000 - side) for side in sides],
     )
+
+
+@pytest.mark.parametrize("allocated", [False, True])
+def test_many_trackings_of_one_node(stretches: Stretches, allocated: bool) -> None:
+    """They go to the buffers, or close with the node."""
+    world = World()
+    world.bind(world.root)
+    events = [Event() for _ in range(MANY)]
+    for event in events:
+        world.root.attach_lifetime_tracking(event, 0)
+    stretches.do(lambda: world.ready(world.root) if allocated else world.root.client_closed())
+    assert [event.closed for event in events] == [not allocated] * MANY
+    assert stretches.longest <= MOST / 2
 
 
 @pytest.mark.parametrize("verbose", [False, True])

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 from ..ends import every
+from ..pause import give_way
 from ..ports import Signal
 from .ports import Buffers, Misuse
 
@@ -55,13 +56,17 @@ class Trackings:
         """Pass the lifetime trackings to the buffers, because the node has allocated."""
         lifetimes, self._lifetimes = self._lifetimes, {}
         every(
-            partial(buffers.track_lifetime, event, remaining)
+            step
             for event, remaining in lifetimes.values()
+            for step in (partial(buffers.track_lifetime, event, remaining), give_way)
         )
 
     def close(self) -> None:
         """Close all events, because the node has left the tree."""
-        events = [*self._node.values(), *(event for event, _ in self._lifetimes.values())]
+        if not self._node and not self._lifetimes:
+            return  # as of most nodes
+        lifetimes = [event for event, _ in self._lifetimes.values()]
+        events = [*self._node.values(), *lifetimes]
         self._node.clear()
         self._lifetimes.clear()
-        every(event.close for event in events)
+        every(step for event in events for step in (event.close, give_way))
