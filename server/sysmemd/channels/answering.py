@@ -6,7 +6,7 @@ import contextlib
 import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from time import perf_counter_ns
 from typing import Any, NamedTuple, Protocol
 
@@ -189,20 +189,24 @@ class Answering(ABC):
 
         Owns `report`. A reason that can't be sent, for the client doesn't read, is dropped. Nothing is raised.
         """
-        content = ExplainedOnExplainedEvent(error=error, line=line, report=report)
         if not self.explained:
-            _close_handles(content)
+            if report is not None:
+                report.close()
             return
         with contextlib.suppress(OSError, OutboxFull):
             # A channel that closes must not stay for a client that doesn't read.
-            self.send_event(Explained.on_explained, content, wait=error is not None)
+            wait = error is not None
+            if report is not None or self._tracer.active:
+                content = ExplainedOnExplainedEvent(error=error, line=line, report=report)
+                self.send_event(Explained.on_explained, content, wait=wait)
+            else:
+                self._send_event(explanation(error, line), wait=wait)
 
     def explain_next(self, error: Error, line: str) -> None:
         """Tell a client that asked for it why an error is answered instead, when its answer is the next to be sent."""
         if self.explained:
-            body, _ = codec.encode(ExplainedOnExplainedEvent(error=error, line=line))
             with contextlib.suppress(OSError):
-                self._outbox.try_put(Message(0, Explained.on_explained.ordinal, body))
+                self._outbox.try_put(explanation(error, line))
 
     def send_event(self, event: Event, content: Table, *, wait: bool = True) -> bool:
         """Send an event; owns its handles. False if it is dropped.
@@ -213,7 +217,9 @@ class Answering(ABC):
         if self._tracer.active:
             self._trace(event, 0, content)
         body, handles = codec.encode(content)
-        message = Message(0, event.ordinal, body, handles)
+        return self._send_event(Message(0, event.ordinal, body, handles), wait=wait)
+
+    def _send_event(self, message: Message, *, wait: bool) -> bool:
         if self.closed or self._sending_ends:
             message.close()
             return False
@@ -382,10 +388,15 @@ class Answering(ABC):
                 self.close()  # too few descriptors
 
 
-def _close_handles(table: Table) -> None:
-    for _, value in table.set_fields():
-        if isinstance(value, Handle):
-            value.close()
+def explanation(error: Error | None, line: str) -> Message:
+    """Return the event with a reason and no report."""
+    return Message(0, Explained.on_explained.ordinal, _explanation_body(error, line))
+
+
+@lru_cache(maxsize=1)  # all participants of a tree that fails are told the same
+def _explanation_body(error: Error | None, line: str) -> bytes:
+    body, _ = codec.encode(ExplainedOnExplainedEvent(error=error, line=line))
+    return body
 
 
 def _message(method: Method, txid: int, answer: Table | Error | None) -> Message:

@@ -20,11 +20,8 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from sysmem_protocol.channel import AT_ONCE, Channel, Closing, ServedChannel
-from sysmem_protocol.codec import encode
-from sysmem_protocol.explained import Explained, ExplainedOnExplainedEvent
 from sysmem_protocol.handles import Handle, describe, is_kind, status
 from sysmem_protocol.library import HandleKind
-from sysmem_protocol.message import Message
 from sysmem_protocol.sysmem2 import SingleBufferSettings
 
 from ..config import InspectSection, Limits
@@ -45,6 +42,7 @@ from ..tree import (
     WhoHas,
 )
 from ..users import Account, Charge, OverLimitError, Users
+from .answering import explanation
 from .connection import Connection, Reactor, Server, Tracer
 from .errors import Refused
 from .meetings import Meetings
@@ -394,8 +392,7 @@ class Service:
         The handle stays the caller's, who closes it and does not shut the end down: a client may have kept a duplicate,
         with which the pair can be used again.
         """
-        body, _ = encode(ExplainedOnExplainedEvent(line=cut(line)))
-        [(data, _)] = Message(0, Explained.on_explained.ordinal, body).datagrams()
+        [(data, _)] = explanation(None, cut(line)).datagrams()
         channel = Channel(server_end.fileno())
         try:
             channel.send(data)
