@@ -11,13 +11,14 @@ SECONDS ?= 60
 SEEDS ?= 0-5000
 SEED ?= 1
 EVENTS ?=
+OUT ?= out
 CYCLES ?= 1000000
 MUTANTS ?=
 
 .PHONY: test-strict simulate chaos soak faults fuzz mutants demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site lowest release help clean
 
-demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/. CAMERA=/dev/video0 takes that
-	$(BIN)/python examples/camera_pipeline --out out $(if $(CAMERA),--video $(CAMERA))
+demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/ (OUT=). CAMERA=/dev/video0 takes that
+	$(BIN)/python examples/camera_pipeline --out $(OUT) $(if $(CAMERA),--video $(CAMERA))
 
 test: $(READY)  ## all tests
 	@# A path of its own, and a short one: sockets' addresses have no room for more.
@@ -76,7 +77,10 @@ core-coverage: $(READY)  ## every branch of the pure core is run by its own test
 	$(BIN)/coverage report --data-file=.coverage.core --fail-under=100 \
 		--include='*/sysmemd/constraints/*,*/sysmemd/explaining/*,*/sysmemd/tree/*'
 
+# The emulated processor takes a minute to compile what these first two lines compile in two seconds.
 devices: $(READY)  ## the tests that need dma-bufs, a camera and a graphics device, in a virtual machine that has them (takes Debian on amd64)
+	unset PYTHONDONTWRITEBYTECODE; $(BIN)/python -m compileall -q client protocol server examples
+	unset PYTHONDONTWRITEBYTECODE; $(BIN)/python -m pytest -q -p no:cacheprovider -p no:xdist --collect-only tests/devices >/dev/null
 	tests/devices/run-vm --modules "vgem vhci_hcd uvcvideo vivid,n_devs=2,node_types=0x1,0x1,multiplanar=1,2" --memory 1536 --timeout 1200 -- \
 		$(BIN)/python -m pytest -q -p no:cacheprovider -p no:xdist tests/devices
 

@@ -84,10 +84,9 @@ class _Pinned:
 def pinned(memory: np.ndarray[Any, Any], torch: Any) -> Iterator[Any]:
     """Pin memory (cudaHostRegister) within a with-block, and yield a tensor on the device over it, without a copy."""
     runtime, address = torch.cuda.cudart(), memory.ctypes.data
-    torch.cuda.init()
     error = runtime.cudaHostRegister(address, memory.nbytes, _PORTABLE_AND_MAPPED)
     if int(error):
-        raise SystemExit(f"cudaHostRegister failed with {error}")
+        raise SystemExit(f"cudaHostRegister: {runtime.cudaGetErrorString(error)}")
     try:
         yield torch.as_tensor(_Pinned(memory), device="cuda")
         torch.cuda.synchronize()

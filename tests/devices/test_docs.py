@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sysmem.testing import sysmemd
+from sysmem import blocking
+from sysmem.testing.blocking import daemon
 
 from .conftest import needs_udmabuf
 
@@ -19,8 +20,8 @@ def test_the_python_block_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     page = Path(__file__).parents[2] / "docs" / "devices.md"
     blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S)
     assert blocks
-    with sysmemd() as daemon:
-        monkeypatch.setenv("SYSMEM_RUNTIME_DIR", str(daemon.runtime_dir))
+    with daemon() as running:
+        monkeypatch.setattr(blocking, "connect", running.connect)
         names: dict[str, Any] = {}
         for block in blocks:
             exec(compile(block, "devices.md", "exec"), names)

@@ -223,3 +223,24 @@ def test_the_example_leaves_a_video_of_what_the_camera_saw(device: str, tmp_path
     assert "capturing  by dma-buf, into the buffers themselves" in run.stdout
     with av.open(str(video)) as container:
         assert sum(1 for _ in container.decode(video=0)) >= 4
+
+
+def test_one_command_makes_a_video_of_what_a_laptop_s_camera_sees(
+    usb_device: str, tmp_path: Path
+) -> None:
+    av = pytest.importorskip("av", reason="PyAV isn't installed: pip install av")
+    run = subprocess.run(
+        ["make", "demo", f"CAMERA={usb_device}", f"OUT={tmp_path}", f"VENV={sys.prefix}"],
+        cwd=EXAMPLE.parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, ""), run.stdout
+    assert "48 frames" in run.stdout
+    assert "found each byte intact" in run.stdout
+    with av.open(str(tmp_path / "encoded.mp4")) as container:
+        corners = [frame.to_ndarray(format="rgb24")[40, 20] for frame in container.decode(video=0)]
+    assert len(corners) == 48
+    for color in (RED, GREEN):
+        assert any(np.abs(np.subtract(corner, color)).max() < 25 for corner in corners), corners
