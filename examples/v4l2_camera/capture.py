@@ -144,7 +144,6 @@ def _writer(
     codec, pixel_format, pixel_bytes = taken.decoder
     context = av.CodecContext.create(codec, "r")
     assert isinstance(context, av.VideoCodecContext)
-    context.thread_count = 1  # with more it would return a frame when the next one has come
     if pixel_format is not None:
         context.pix_fmt, context.width, context.height = (
             *(pixel_format, taken.format.width),
@@ -156,6 +155,8 @@ def _writer(
         if pixel_bytes:  # the decoder knows no padding of rows
             row, width = taken.format.rows[0], taken.format.width * pixel_bytes
             data = data[: len(data) // row * row].reshape(-1, row)[:, :width]
+        if not data.size:  # to the decoder, nothing is the end
+            return False
         with suppress(av.error.InvalidDataError):
             for frame in context.decode(av.Packet(data.tobytes())):
                 buffer.fill_from(frame)
