@@ -145,15 +145,14 @@ def _writer(
     context = av.CodecContext.create(codec, "r")
     assert isinstance(context, av.VideoCodecContext)
     if pixel_format is not None:
-        context.pix_fmt, context.width, context.height = (
-            *(pixel_format, taken.format.width),
-            taken.format.height,
-        )
+        context.pix_fmt = pixel_format
+        context.width, context.height = taken.format.width, taken.format.height
 
     def decode(buffer: sysmem.VmoBuffer, parts: _Parts) -> bool:
         [data] = parts
         if pixel_bytes:  # the decoder knows no padding of rows
-            row, width = taken.format.rows[0], taken.format.width * pixel_bytes
+            width = taken.format.width * pixel_bytes
+            row = taken.format.rows[0] or width
             data = data[: len(data) // row * row].reshape(-1, row)[:, :width]
         if not data.size:  # to the decoder, nothing is the end
             return False
