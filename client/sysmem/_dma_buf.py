@@ -33,17 +33,17 @@ _SYNC_READ, _SYNC_WRITE, _SYNC_START, _SYNC_END = 1, 2, 0, 4
 class DmaBuf(Held):
     """A buffer's memory as a dma-buf: a descriptor that V4L2, DRM and other drivers import.
 
-    It keeps the buffer alive as long as itself. The daemon sees that through a handle that this object has besides:
-    once it is closed, the buffer may be gone for the daemon while a device still has the dma-buf's pages, so close it
-    when the device is done.
+    The buffer lives at least as long as this object. The daemon doesn't see the dma-buf itself, but a handle of the VMO
+    that this object has, too. After `close()` it may take the buffer for free while a device still uses the pages, so
+    close this object when the device is done.
 
-    Whoever has a dma-buf may write into it, also if the VMO that it was made of is read-only.
+    Everybody who has a dma-buf may write into it, even if the VMO is read-only.
     """
 
     __slots__ = ("_vmo",)
 
     def __init__(self, owned: int | Cell, vmo: Handle | None = None) -> None:
-        """Become the owner of a descriptor, or of what is in a cell, and of the VMO whose memory it is."""
+        """Take ownership of a descriptor, or of the one in a cell, and of a handle of the VMO whose memory it is."""
         self._vmo = vmo
         super().__init__(owned)
 
@@ -54,16 +54,16 @@ class DmaBuf(Held):
 
     @contextlib.contextmanager
     def sync(self, *, read: bool = True, write: bool = False) -> Iterator[None]:
-        """Let the CPU see what devices wrote, and devices what the CPU writes, within a with-block.
+        """Make devices' writes visible to the CPU at the start of a with-block, and the CPU's to devices at its end.
 
-        Accesses through a mapping must be inside, and a device's must be outside (DMA_BUF_IOCTL_SYNC).
+        Accesses through a mapping must be inside of the block, and accesses by a device outside (DMA_BUF_IOCTL_SYNC).
 
         Args:
             read: Whether the CPU reads.
             write: Whether the CPU writes.
 
         Raises:
-            ValueError: It does neither.
+            ValueError: Both are false.
             OSError: The driver failed.
         """
         flags = _SYNC_READ * read | _SYNC_WRITE * write
@@ -142,7 +142,7 @@ def _missing(error: OSError) -> str:
 
 
 def _why(error: OSError, size: int) -> str:
-    """Why the kernel makes no dma-buf of a VMO of `size` bytes."""
+    """Return why the kernel makes no dma-buf of `size` bytes of a VMO."""
     with contextlib.suppress(OSError, ValueError):
         with open(_SIZE_LIMIT) as file:
             limit = int(file.read())

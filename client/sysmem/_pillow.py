@@ -14,7 +14,7 @@ from ._rgb import to_rgb
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: Pillow's modes of pixels that lie in memory as Pillow has them.
+#: Pillow's modes for the formats whose pixels Pillow stores in the same way.
 _SHARED_MODES: dict[int, str] = {
     PixelFormat.R8G8B8A8: "RGBA",
     PixelFormat.R8G8B8X8: "RGBX",

@@ -27,25 +27,25 @@ class Plane(NamedTuple):
 
     #: numpy's name of a sample's type.
     dtype: str = "u1"
-    #: Samples at each place, the last axis of the array; 0 is one sample and no axis.
+    #: The number of samples at each place, which is the array's last axis. 0 means one sample, and no axis for it.
     channels: int = 0
-    #: Pixels that one place spans.
+    #: How many pixels of a row one place covers.
     across: int = 1
     #: Rows for each two rows of the image.
     rows_of_two: int = 2
 
     @property
     def steps(self) -> tuple[int, int]:
-        """Columns and rows of pixels that share a sample, so that a part of the image can't begin between them."""
+        """How many columns and rows of pixels share a sample. A part of the image must begin at a multiple of these."""
         rows = 1 if self.rows_of_two == 2 else 2
-        # Of M420, whose rows of luma and chroma alternate, the chroma is as wide as in NV12.
+        # In M420 rows of luma and chroma alternate; its chroma samples are as wide as those of NV12.
         return (2 if self.rows_of_two == 3 else self.across), rows
 
 
 _CHROMA = Plane(across=2, rows_of_two=1)
 _F = PixelFormat
 
-#: The planes of every format of the linear set. Samples of P010 are in the host's order, all else is little-endian.
+#: The planes of every linear format. Samples of P010 are in the host's byte order, all others are little-endian.
 PLANES: dict[int, tuple[Plane, ...]] = {
     _F.R8G8B8A8: (Plane(channels=4),),
     _F.R8G8B8X8: (Plane(channels=4),),
@@ -98,7 +98,7 @@ def planes(memory: Memory, size: int, image: ImageFormat) -> list[NDArray[Any]]:
         assert row is not None
         dtype = numpy.dtype(plane.dtype)
         place = dtype.itemsize * max(plane.channels, 1)
-        # Of an odd number of pixels the chroma covers the last one too.
+        # If the number of pixels is odd, a last chroma sample covers the last pixel.
         shape = [-(-height * plane.rows_of_two // 2), -(-width // plane.across)]
         strides = [row, place]
         if plane.channels:
@@ -110,7 +110,7 @@ def planes(memory: Memory, size: int, image: ImageFormat) -> list[NDArray[Any]]:
 
 
 def _refusals(image: ImageFormat) -> Iterator[str]:
-    """Why there are no planes of an image."""
+    """Yield the reasons why an image has no planes."""
     pair = (image.pixel_format, image.pixel_format_modifier)
     if pair[0] not in PLANES or pair[1] not in (LINEAR, ARM_LINEAR_TE):
         yield f"{pair_name(pair)} has no planes of rows"
@@ -167,7 +167,7 @@ def array(
     shape: SupportsIndex | Sequence[SupportsIndex] | None,
     offset: SupportsIndex,
 ) -> NDArray[Any]:
-    """Return an array over the memory from a byte on; by default of as many elements as `size` bytes have.
+    """Return an array over the memory from byte `offset` on. By default it has all elements that fit `size` bytes.
 
     Raises:
         TypeError: The elements aren't plain data.

@@ -1,7 +1,7 @@
 """Images in buffers as frames of PyAV, and back; needs the extra `sysmem[av]`.
 
-PyAV takes over the memory of numpy arrays. A participant who may only read gets a private mapping: FFmpeg writes into
-frames where it likes to, which must neither crash nor reach the others.
+PyAV shares the memory of numpy arrays. FFmpeg may write into frames, which must neither crash nor change what others
+see, so the frames of a participant that may only read are over a private mapping.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PACKED = frozenset({_F.R8G8B8A8, _F.B8G8R8A8, _F.R8G8B8, _F.B8G8R8, _F.R3G3B2})
 
 
 class _Codes(NamedTuple):
-    """FFmpeg's numbers of a colour space, which are those of ITU-T H.273; the range is 1 (limited) or 2 (full)."""
+    """FFmpeg's numbers of a colour space. They are those of ITU-T H.273; the range is 1 (limited) or 2 (full)."""
 
     primaries: int
     transfer: int
@@ -45,7 +45,7 @@ _RANGES = {"tv": 1, "pc": 2}
 
 
 def color_codes(color_space: ColorSpace) -> _Codes | None:
-    """Return FFmpeg's numbers of a colour space; None for one that says nothing about colours."""
+    """Return FFmpeg's numbers of a colour space, or None if it says nothing about colours."""
     names = color_space.ffmpeg
     if names is None:
         return None
@@ -58,7 +58,7 @@ def color_codes(color_space: ColorSpace) -> _Codes | None:
 
 
 def color_space(frame: Any) -> ColorSpace | None:
-    """Return the colour space of a frame or codec context, as far as its matrix and range tell."""
+    """Return the colour space that has the matrix and range of a frame or codec context, or None."""
     for space in ColorSpace:
         codes = color_codes(space)
         if codes and (codes.matrix, codes.range) == (frame.colorspace, frame.color_range):
@@ -115,7 +115,7 @@ def fill(memory: Memory, size: int, of: ImageFormat, frame: VideoFrame) -> None:
 
 
 def ffmpeg_name(of: ImageFormat) -> str:
-    """Return FFmpeg's name of an image's format. YV12 has the one of I420, with its planes in another order.
+    """Return FFmpeg's name of an image's format. YV12 has the name of I420; its planes are in another order.
 
     Raises:
         ValueError: FFmpeg has no such format.
@@ -145,9 +145,9 @@ def _arrays(frame: VideoFrame, like: Sequence[NDArray[Any]]) -> list[NDArray[Any
 
 
 def _converted(frame: VideoFrame, of: ImageFormat, name: str) -> VideoFrame:
-    """Return the frame itself if it has the size, format and colours of an image, else one that is made of it.
+    """Return the frame itself if it has the size, format and colours of an image, otherwise a converted frame.
 
-    A frame that doesn't say what its Y, Cb and Cr mean is taken to have those of the image.
+    A frame that doesn't say which colours its Y, Cb and Cr mean is assumed to have those of the image.
     """
     _, _, width, height = of.display_rect
     codes = color_codes(of.color_space)
@@ -166,7 +166,7 @@ def _converted(frame: VideoFrame, of: ImageFormat, name: str) -> VideoFrame:
     )
 
 
-#: FFmpeg's matrices that need a word: none, unknown, and the two of BT.601, for which its scaler has one number.
+#: FFmpeg's numbers of special matrices: RGB, unknown, and the two of BT.601, for which its scaler has one number.
 _RGB = 0
 _UNSPECIFIED = 2
 _MATRICES_OF_601 = (5, 6)

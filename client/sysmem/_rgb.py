@@ -1,7 +1,7 @@
 """The colours of an image as R, G and B of 8 bits, computed with numpy from its planes.
 
-For people to look at: transfer functions and primaries are left as they are, so SDR colours are right, and those of
-REC2020 and REC2100 are as a display without colour management shows them.
+The result is for people to look at. Transfer functions and primaries are not converted, so SDR colours are right, and
+colours of REC2020 and REC2100 look as on a display without colour management.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _C = ColorSpace
 _F = PixelFormat
 
-#: The weights of R and B in Y; that of G is the rest (BT.601, BT.709, BT.2020).
+#: The weights of R and B in Y. The weight of G is the rest to 1 (BT.601, BT.709, BT.2020).
 _WEIGHTS: dict[int, tuple[float, float]] = {
     _C.REC601_NTSC: (0.299, 0.114),
     _C.REC601_NTSC_FULL_RANGE: (0.299, 0.114),
@@ -49,12 +49,12 @@ _PACKED: dict[int, list[tuple[int, int]]] = {
 
 
 def to_rgb(planes: Sequence[NDArray[Any]], pixel_format: int, color_space: int) -> NDArray[Any]:
-    """Return a copy of an image: (height, width) for L8 and R8, else with a third axis of R, G, B and maybe A.
+    """Return a copy of an image: (height, width) for L8 and R8, otherwise with a third axis of R, G, B and maybe A.
 
     Args:
-        planes: As `VmoBuffer.planes()` gives them.
-        pixel_format: That of the planes.
-        color_space: What the numbers mean, which matters for Y, Cb and Cr only.
+        planes: The planes that `VmoBuffer.planes()` returns.
+        pixel_format: The pixel format of the planes.
+        color_space: The colour space; it matters only for Y, Cb and Cr.
 
     Raises:
         ValueError: The numbers are Y, Cb and Cr of an unknown colour space.
@@ -86,7 +86,7 @@ def _unpacked(pixels: NDArray[Any], fields: list[tuple[int, int]]) -> NDArray[An
 def _ycbcr(
     planes: Sequence[NDArray[Any]], pixel_format: int
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Y, Cb and Cr as 8-bit numbers, maybe with fractions; Cb and Cr as often as they are stored."""
+    """Return Y, Cb and Cr on a scale of 8 bits, maybe with fractions. Cb and Cr have as many samples as are stored."""
     import numpy as np
 
     first = planes[0]

@@ -1,7 +1,7 @@
 """What PyAV's codecs need of buffers; needs the extra `sysmem[av]`.
 
-Frames themselves are methods of a buffer: `buffer.video_frame(pts=…)` for encoders, `buffer.fill_from(frame)` for what
-decoders and cameras give.
+The frames come from methods of a buffer: `buffer.video_frame(pts=…)` makes a frame for an encoder, and
+`buffer.fill_from(frame)` writes a frame of a decoder or camera.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
 
 __all__ = ["constraints"]
 
-#: Bytes at which FFmpeg likes rows to begin: its vector instructions read as many at once.
+#: FFmpeg's vector instructions are fastest if rows begin at multiples of this many bytes.
 ROW_ALIGNMENT = 64
-#: Old names for formats with full range, which the context's colour range says as well.
+#: Old names of formats with full range. The context's colour range also says that it is full.
 _FULL_RANGE = {"yuvj420p": "yuv420p"}
 
 
 def constraints(context: VideoCodecContext, *, hold: int = 2) -> BufferCollectionConstraints:
     """Return the constraints of a participant that encodes or decodes with a codec context.
 
-    The images have the context's pixel format and size. An encoder reads buffers, a decoder writes them with
-    `fill_from()`, so it offers its own format only because that needs no conversion: other formats can be added to
-    `image_format_constraints` of the result.
+    The images have the context's pixel format and size. An encoder reads buffers, and a decoder writes them with
+    `fill_from()`, which converts. So a decoder may add other formats to `image_format_constraints` of the result; its
+    own needs no conversion.
 
     Args:
         context: A `VideoCodecContext` whose width, height and pixel format are known.
-        hold: How many buffers it uses at once.
+        hold: How many buffers the participant uses at once.
 
     Raises:
-        ValueError: The size or the format isn't known yet, or there is no such pixel format here.
+        ValueError: The size or the format isn't known yet, or sysmem has no such pixel format.
     """
     if not context.width or not context.height or not context.pix_fmt:
         raise ValueError(
@@ -60,7 +60,7 @@ def constraints(context: VideoCodecContext, *, hold: int = 2) -> BufferCollectio
             ImageFormatConstraints(
                 pixel_format=pixel_format,
                 pixel_format_modifier=PixelFormatModifier.LINEAR,
-                # A context that says nothing about colours takes them as the others have them.
+                # A context that says nothing about colours takes those of the other participants.
                 color_spaces=[ColorSpace.DO_NOT_CARE if space is None else space],
                 min_size=size,
                 max_size=size,

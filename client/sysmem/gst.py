@@ -1,7 +1,7 @@
 """Buffers in GStreamer pipelines, without a copy; needs the system's PyGObject and GStreamer (`python3-gst-1.0`).
 
-A pipeline that is fed from a collection gets its caps from :func:`caps` and its buffers from :func:`wrap`. One that
-ends in a collection is copied into it by :func:`fill`.
+A pipeline that reads from a collection gets its caps from :func:`caps` and its buffers from :func:`wrap`. :func:`fill`
+copies the result of a pipeline into a collection's buffer.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def caps(
     """Return the `Gst.Caps` of images in a collection's buffers.
 
     Args:
-        of: An image, or the settings of a collection, whose smallest image is meant.
+        of: An image, or the settings of a collection, which mean their smallest image.
         framerate: Frames a second; 0 if it varies.
 
     Raises:
@@ -76,15 +76,15 @@ def wrap(
 ) -> Any:
     """Return a `Gst.Buffer` over the memory of a buffer, with a GstVideoMeta that says where its planes are.
 
-    It has a descriptor of its own, so it may outlive `buffer`, the collection and the daemon. Where the rights don't
-    allow to write, its memory is read-only, and an element that wants to write copies it.
+    It has its own descriptor, so it may outlive `buffer`, the collection and the daemon. If the rights don't allow
+    writing, its memory is read-only, and an element that has to write makes a copy.
 
     Args:
-        buffer: What to wrap.
-        image_format: What it holds, as for `buffer.planes()`.
+        buffer: The buffer.
+        image_format: The image in it, as for `buffer.planes()`.
         size: As for `buffer.planes()`.
-        pts: The frame's time, in nanoseconds.
-        duration: How long it is shown, in nanoseconds.
+        pts: The frame's presentation time, in nanoseconds.
+        duration: How long the frame is shown, in nanoseconds.
 
     Raises:
         ValueError: As for `buffer.planes()`; or GStreamer has no such format, or not in this layout.
@@ -131,12 +131,12 @@ def fill(
     image_format: ImageFormat | ImageFormatConstraints | None = None,
     size: SizeU | None = None,
 ) -> None:
-    """Copy the image of a `Gst.Sample`, from an appsink say, into a buffer.
+    """Copy the image of a `Gst.Sample`, for example from an appsink, into a buffer.
 
     Args:
-        buffer: Where to write it.
-        sample: An image of the buffer's format and size: have `caps(info)` before the appsink.
-        image_format: What the buffer is to hold, as for `buffer.planes()`.
+        buffer: The buffer to write into.
+        sample: An image with the buffer's format and size. `caps(info)` before the appsink takes care of that.
+        image_format: The image that the buffer then holds, as for `buffer.planes()`.
         size: As for `buffer.planes()`.
 
     Raises:
@@ -191,7 +191,7 @@ def _format(image: ImageFormat) -> str:
 
 
 def _planes(image: ImageFormat) -> tuple[list[int], list[int]]:
-    """Where the planes of the visible part begin, in bytes from the image's start, and their rows' lengths."""
+    """Return the offsets of the planes of the visible part, from the image's start, and their bytes per row."""
     x, y, _, _ = image.display_rect
     offsets, strides = [], []
     for index, plane in enumerate(PLANES[image.pixel_format]):

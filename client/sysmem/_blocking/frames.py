@@ -24,15 +24,15 @@ class FrameSender(Sender):
                 ...  # write into info.buffers[index]
                 sender.send(index, metadata={"exposure": 0.01})
 
-    A buffer that was sent is the producer's again when each consumer has released it, closed its end or died. Nothing
-    is copied, and the daemon has no part in it. `close()` ends the stream, and the end of a with-block does; if this
-    process dies, the consumers learn it from the kernel.
+    The producer gets a buffer back when each consumer has released its frame, closed its end or died. Nothing is
+    copied, and the daemon has no part in it. `close()` ends the stream, and so does the end of a with-block. If this
+    process dies, the kernel tells the consumers.
 
     Args:
-        buffers: The collection's buffers, which stay the caller's; or their number.
-        socks: The producer's ends of connections to consumers, which the sender owns from then on (:meth:`add`).
+        buffers: The collection's buffers, which the caller still owns, or their number.
+        socks: The producer's ends of connections to consumers (:meth:`add`). The sender takes ownership.
         policy: What happens to a new frame when such a consumer has as many as it may hold.
-        hold: The most frames that such a consumer has at once; see :meth:`add`.
+        hold: The greatest number of frames that such a consumer may have at once; see :meth:`add`.
     """
 
     _waiter: Waiter
@@ -41,10 +41,10 @@ class FrameSender(Sender):
     def acquire(self, *, timeout: float | None = None) -> int:
         """Wait for a buffer that nobody uses, and return its index: the producer may write into it.
 
-        Then `send()` it, or `cancel()`. The producer may have several at once.
+        `send()` or `cancel()` must follow. The producer may have several buffers at once.
 
         Raises:
-            TimeoutError: None was free after `timeout` seconds; the text says who has them.
+            TimeoutError: No buffer became free within `timeout` seconds. The text says who has them.
         """
         return self._waiter.until(self._take, timeout, self._nothing_free)
 
@@ -59,13 +59,13 @@ class FrameReceiver(Receiver, WithBlock):
                 with frame:  # releases it at the end
                     ...  # read frame.size bytes of frame.buffer
 
-    Iteration stops when the producer closes the stream, and raises :class:`EndOfStreamError` when it dies. Frames that
-    weren't released until then stay readable: the memory lives as long as it is mapped.
+    Iteration stops when the producer closes the stream, and raises :class:`EndOfStreamError` if the producer dies.
+    Frames that aren't released by then stay readable, because the memory lives as long as it is mapped.
 
     Args:
-        sock: The consumer's end of the connection, which the receiver owns from then on.
-        buffers: This participant's buffers of the same collection, for `frame.buffer`; they stay the caller's. With
-            them, a stream of another collection is refused.
+        sock: The consumer's end of the connection. The receiver takes ownership.
+        buffers: This participant's buffers of the same collection, for `frame.buffer`. The caller still owns them. If
+            they are given, a stream of another collection is refused.
     """
 
     _waiter: Waiter
@@ -75,8 +75,8 @@ class FrameReceiver(Receiver, WithBlock):
         """Wait for the next frame, and return it. The caller releases it.
 
         Raises:
-            EndOfStreamError: There are no more frames. So says every call from then on.
-            TimeoutError: None came in `timeout` seconds.
+            EndOfStreamError: There are no more frames. All later calls raise it too.
+            TimeoutError: No frame came within `timeout` seconds.
         """
         return self._waiter.until(self._take, timeout, lambda: "no frame came in time")
 

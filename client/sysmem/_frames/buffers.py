@@ -11,7 +11,7 @@ from .._vmo import BufferCollectionInfo, VmoBuffer
 
 
 class Buffers(NamedTuple):
-    """What an end of a stream knows of the buffers."""
+    """What an end of a stream knows about the buffers."""
 
     #: Bytes of each, None where that isn't known.
     sizes: list[int | None]
@@ -22,7 +22,7 @@ class Buffers(NamedTuple):
 
     @classmethod
     def of(cls, given: BufferCollectionInfo | Sequence[VmoBuffer] | int) -> Self:
-        """Return what is known of buffers; a number of them is the least.
+        """Return what is known about buffers that are given as a collection, as a list, or by their number alone.
 
         Raises:
             ValueError: No collection has that many buffers.

@@ -32,8 +32,8 @@ class EndOfStreamError(EOFError):
     """There are no more frames.
 
     Attributes:
-        reason: Why, in words: what the producer said when it closed the stream, or what happened to it.
-        closed: Whether the producer closed the stream. It is gone without that, or sent garbage, otherwise.
+        reason: The reason that the producer gave when it closed the stream, or what happened to the producer.
+        closed: Whether the producer closed the stream. False means that it died, failed or sent garbage.
     """
 
     def __init__(self, reason: str, *, closed: bool) -> None:
@@ -45,17 +45,17 @@ class EndOfStreamError(EOFError):
 def pair() -> tuple[socket.socket, socket.socket]:
     """Return both ends of a new connection between a producer and a consumer.
 
-    Either may be passed to another process; what passes tokens (`socket.send_fds`, `Popen(pass_fds=…)`) passes
-    them too. The caller owns both.
+    Either end may be passed to another process, in the same ways as a token (`socket.send_fds`, `Popen(pass_fds=…)`).
+    The caller owns both.
     """
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def own(end: socket.socket | Handle | int) -> Making:
-    """Take over an end, which the caller doesn't own any more: its socket, which the receiver of this owns.
+    """Take an end over from the caller, and return its socket, which the caller of this function owns.
 
     Raises:
-        ValueError: It isn't a connected SOCK_SEQPACKET Unix socket; the caller still owns it then.
+        ValueError: It isn't a connected SOCK_SEQPACKET Unix socket. The caller still owns the end then.
         TypeError: It is another kind of object.
     """
     fd = end.fileno() if isinstance(end, socket.socket | Handle) else descriptor(end, socket.socket)
@@ -81,7 +81,7 @@ def _connected(fd: int) -> bool:
 
 
 class Waits(Closes, Protocol):
-    """What waits until a descriptor is readable."""
+    """An object that waits until a descriptor is readable."""
 
     def wake(self) -> None: ...
 
@@ -99,13 +99,13 @@ class End(Owner):
         self._lock = threading.RLock()
 
     def _open(self, cell: Cell) -> None:
-        """Wait on a descriptor from now on, which is closed with this end."""
+        """Begin to wait for a descriptor. Closing this end closes it."""
         self._waiter = self._make_waiter(cell.fileno(), cell.close)
         self._gone = None
         lost_by_forks(self)
 
     def _make_waiter(self, fd: int, close: Callable[[], None]) -> Waits:
-        """Return what waits until the descriptor is readable, and calls `close` in the end, maybe twice."""
+        """Return an object that waits until the descriptor is readable. Its `close()` calls `close`, maybe twice."""
         raise NotImplementedError
 
     @property
@@ -114,7 +114,7 @@ class End(Owner):
         return self._gone is not None
 
     def abandon(self) -> None:
-        """Close without a word, as if the process had died. Idempotent."""
+        """Close without sending a reason, as if the process had died. Idempotent."""
         if self._gone is None:
             self._gone = CLOSED
             self._waiter.close()
@@ -130,5 +130,7 @@ class End(Owner):
             raise HandleClosedError(f"this end of a stream of frames {self._gone}")
 
     def _drop(self) -> None:
-        if not self.closed:  # nor is everything here if __init__ didn't come so far
+        if (
+            not self.closed
+        ):  # if __init__ raised early, attributes are missing, and there is nothing to close
             self.abandon()

@@ -44,13 +44,13 @@ class Consumer:
 
     def __init__(self, policy: Policy, hold: int, transmit: Callable[[bytes], bool]) -> None:
         self.policy = policy
-        #: The most frames that were handed to it and not released.
+        #: The greatest number of frames that it may have at once.
         self.hold = hold
-        #: Hands a message over; False when there is no room for it now.
+        #: Sends a message; returns False if there is no room for it.
         self.transmit = transmit
-        #: Frames that were handed to it, by sequence number.
+        #: Frames that it has, by sequence number.
         self.held: dict[int, Lent] = {}
-        #: Frames that wait to be handed to it.
+        #: Frames that wait to be sent to it.
         self.waiting: deque[Lent] = deque()
         self.delivered = 0
         self.dropped = 0
@@ -65,13 +65,13 @@ class Lending:
         self.free = deque(range(count))
         self.taken: set[int] = set()
         self.consumers: list[Consumer] = []
-        #: Frames so far, and so the next sequence number.
+        #: How many frames were sent, which is also the next sequence number.
         self.sent = 0
 
     def take(self) -> int | None:
-        """Return a free buffer, which is the producer's then; None while there is none.
+        """Return a free buffer, which then belongs to the producer, or None if no buffer is free.
 
-        A frame that only waits for consumers who may miss it is dropped if that frees a buffer.
+        If none is free, a frame that only waits for consumers that may miss it is dropped, which frees its buffer.
         """
         if not self.free:
             self._reclaim()
@@ -82,17 +82,17 @@ class Lending:
         return index
 
     def cancel(self, index: int) -> None:
-        """Take a buffer back from the producer without a frame in it. Raises `ValueError` if it hasn't taken it."""
+        """Take back a buffer that the producer did not send. Raises `ValueError` if the producer doesn't have it."""
         self.check_taken(index)
         self.taken.remove(index)
         self.free.appendleft(index)
 
     def lend(self, index: int, message: bytes) -> None:
-        """Give the frame in a buffer that the producer has taken to all consumers."""
+        """Send the frame in a buffer that the producer has taken to all consumers."""
         self.taken.remove(index)
         lent = Lent(index, self.sent, message)
         self.sent += 1
-        lent.borrowers += 1  # this method, so that the buffer isn't freed half-way
+        lent.borrowers += 1  # for the time of this method, so that the buffer isn't freed too early
         for consumer in self.consumers:
             if consumer.policy is Policy.DROP_NEWEST and len(consumer.held) >= consumer.hold:
                 consumer.dropped += 1
@@ -105,7 +105,7 @@ class Lending:
         self._returned(lent)
 
     def release(self, consumer: Consumer, sequence: int) -> None:
-        """Take a frame back from a consumer, who gets what waits for it. Raises `KeyError` if it hasn't got it."""
+        """Take a frame back from a consumer, and send it what waits for it. Raises `KeyError` if it doesn't have it."""
         self._returned(consumer.held.pop(sequence))
         self._hand_over(consumer)
 
@@ -119,7 +119,7 @@ class Lending:
             self.consumers.remove(consumer)
 
     def flush(self) -> None:
-        """Hand over all that waits, however much the consumers hold: nothing comes after it."""
+        """Send all frames that wait, even beyond what consumers may hold, because the stream ends after them."""
         for consumer in self.consumers:
             consumer.hold += len(consumer.waiting)
             self._hand_over(consumer)
@@ -133,13 +133,13 @@ class Lending:
         while consumer.waiting and len(consumer.held) < consumer.hold:
             lent = consumer.waiting[0]
             if not consumer.transmit(lent.message):
-                return  # what fills the queue are frames, and the release of one is when to try again
+                return  # the queue is full of frames: try again when one of them is released
             consumer.waiting.popleft()
             consumer.held[lent.sequence] = lent
             consumer.delivered += 1
 
     def _reclaim(self) -> None:
-        """Drop the oldest frame whose buffer is free without those who wait for it and may miss it."""
+        """Free a buffer: drop the oldest frame that only waits for consumers that may miss it."""
         waiting: dict[Lent, list[Consumer]] = {}
         for consumer in self.consumers:
             if consumer.policy is not Policy.WAIT:

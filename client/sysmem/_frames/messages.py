@@ -1,4 +1,4 @@
-"""What producers and consumers of frames say to each other (docs/frames.md has it for other languages).
+"""The messages between producers and consumers of frames (docs/frames.md describes them for other languages).
 
 A consumer's socket is a SOCK_SEQPACKET pair; each datagram is one message in the machine's byte order. The producer
 sends START first, then FRAMEs, and END or FAILED before it closes. The consumer sends the sequence numbers that it
@@ -16,11 +16,11 @@ import cbor2
 
 from sysmem_protocol.strict import MAX_DEPTH, NotStrictError, examine
 
-#: Bytes of a frame's metadata. Frames for all buffers of a collection, with this much each, fit a socket's queue.
+#: The most bytes of a frame's metadata. A socket's queue has room for a frame of each buffer with this much.
 MAX_METADATA_BYTES = 1024
-#: Bytes of UTF-8 of the reason in END and FAILED.
+#: The most bytes of the reason in END and FAILED, as UTF-8.
 MAX_REASON_BYTES = 1024
-#: More than any message has.
+#: More bytes than any message has.
 RECEIVE_BYTES = 4096
 
 VERSION = 1
@@ -42,12 +42,12 @@ class Kind(enum.IntEnum):
 
 
 class StreamError(ValueError):
-    """The other end sent what is no message of a stream of frames."""
+    """The other end sent something that isn't a message of a stream of frames."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a producer says first."""
+    """The first message of a producer."""
 
     #: Buffers of the collection; indices are below this.
     buffer_count: int
@@ -57,7 +57,7 @@ class Start:
 
 @dataclass(slots=True)
 class FrameHeader:
-    """One frame, as a message has it."""
+    """The fields of a FRAME message."""
 
     index: int
     sequence: int
@@ -71,7 +71,7 @@ class End:
     """The last message: why there are no more frames."""
 
     reason: str
-    #: Whether the producer closed the stream; it failed otherwise.
+    #: Whether the producer closed the stream; if not, it failed.
     closed: bool
 
 
@@ -101,21 +101,21 @@ def encode_frame(index: int, sequence: int, timestamp: int, size: int, metadata:
         raise ValueError(
             f"the metadata take {len(data)} bytes, at most {MAX_METADATA_BYTES} may be"
         )
-    _decode_metadata(data)  # refused here rather than at every consumer
+    _decode_metadata(data)  # so that the producer gets the error, and not every consumer
     return head + data
 
 
 def encode_end(end: End) -> bytes:
-    """Return the message, with the reason cut to what fits."""
+    """Return the message. A reason that is too long is cut."""
     text = end.reason.encode(errors="replace")[:MAX_REASON_BYTES]
     return _KIND.pack(Kind.END if end.closed else Kind.FAILED) + text
 
 
 def decode(message: bytes) -> Start | FrameHeader | End:
-    """Return what a producer's message says.
+    """Return the content of a producer's message.
 
     Raises:
-        StreamError: It is none.
+        StreamError: It isn't a producer's message.
     """
     kind = _KIND.unpack_from(message)[0] if len(message) >= _KIND.size else 0
     if kind == Kind.FRAME and len(message) >= _FRAME.size:
@@ -147,7 +147,7 @@ def decode_release(message: bytes) -> int:
     """Return the sequence number in a consumer's message.
 
     Raises:
-        StreamError: It is none.
+        StreamError: It isn't a consumer's message.
     """
     if len(message) != _SEQUENCE.size:
         raise StreamError(f"{len(message)} bytes that release no frame: {message[:16].hex()}")

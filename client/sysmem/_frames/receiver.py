@@ -21,9 +21,9 @@ from .statistics import ReceiverStatistics
 
 @documented
 class Frame(WithBlock):
-    """One frame in a buffer, which the producer doesn't touch until this consumer releases it.
+    """One frame in a buffer. The producer doesn't write into the buffer until this consumer releases the frame.
 
-    A with-block releases it at its end. A frame that is dropped without that is released too, with a warning.
+    The end of a with-block releases the frame. So does the garbage collector, with a `ResourceWarning`.
     """
 
     __slots__ = (
@@ -61,7 +61,7 @@ class Frame(WithBlock):
 
     @property
     def buffer(self) -> VmoBuffer:
-        """The buffer that holds it. Raises `ValueError` if the receiver was made without buffers."""
+        """The buffer that holds the frame. Raises `ValueError` if the receiver was made without buffers."""
         return self._receiver.buffer(self.index)
 
     def release(self) -> None:
@@ -112,7 +112,7 @@ class Receiver(End):
         return self._buffers.list[index]
 
     def give_back(self, sequence: int) -> None:
-        """Release a frame by its number; of no effect once the stream is over."""
+        """Release a frame by its number. Does nothing after the end of the stream."""
         with self._lock:
             if sequence not in self._held:
                 return
@@ -133,24 +133,24 @@ class Receiver(End):
             )
 
     def fileno(self) -> int:
-        """The descriptor of the socket, which is readable when there is a frame, or the end; the receiver owns it."""
+        """The descriptor of the socket, readable when a frame or the stream's end has come. The receiver owns it."""
         self._check_open()
         return self._sock.fileno()
 
     def close(self) -> None:
-        """Leave the stream: the producer gets all buffers back. Idempotent."""
+        """Leave the stream. The producer gets all buffers back. Idempotent."""
         with self._lock:
             self.abandon()
 
     def abandon(self) -> None:
-        """Close without a word, as if the process had died. Idempotent."""
+        """Close without sending a reason, as if the process had died. Idempotent."""
         self._held.clear()
         super().abandon()
 
     # --- for the faces ------------------------------------------------------------------------------------------------
 
     def _take(self) -> Frame | None:
-        """Return the next frame, or None when there is none now; raise the end of the stream."""
+        """Return the next frame, or None if there is none yet. Raises `EndOfStreamError` at the end of the stream."""
         with self._lock:
             self._check_open()
             if self._end is not None:
@@ -163,7 +163,7 @@ class Receiver(End):
                 except BlockingIOError:
                     return None
                 except ConnectionResetError:
-                    continue  # said once when the producer left with releases unread
+                    continue  # the kernel reports this once if the producer left and had not read all releases
                 try:
                     frame = self._arrived(message)
                 except StreamError as error:
@@ -219,13 +219,13 @@ class Receiver(End):
     def _raise_end(self, reason: str, closed: bool) -> NoReturn:
         self._end = reason, closed
         self._held.clear()
-        self._waiter.wake()  # others who wait, as the socket may have nothing more to tell
+        self._waiter.wake()  # the socket may not become readable again, so others who wait must be woken
         raise EndOfStreamError(reason, closed=closed)
 
     def _send_releases(self) -> None:
-        """Send what was released, as far as the socket has room: for as many as there are buffers, usually."""
+        """Send the releases for which the socket has room. Usually it has room for one of each buffer."""
         while self._unsent:
-            # Taken out first: the garbage collector may release another frame in the middle of this.
+            # Remove it first: the garbage collector may release another frame while this one is being sent.
             sequence = self._unsent.pop()
             try:
                 self._sock.send(
@@ -234,7 +234,7 @@ class Receiver(End):
             except BlockingIOError:
                 self._unsent.append(sequence)
                 return
-            except OSError:  # the producer is gone, which the next look for a frame finds out
+            except OSError:  # the producer is gone; the next receive reports that
                 self._unsent.clear()
 
     def __repr__(self) -> str:

@@ -19,7 +19,7 @@ from .lending import Consumer, Lending, Policy
 from .messages import RECEIVE_BYTES, Start, StreamError
 from .statistics import ConsumerStatistics, SenderStatistics
 
-#: Frames that a consumer who may miss some holds, unless it is said: the one it works on and the next.
+#: By default a consumer that may miss frames holds this many: the one that it works on and the next one.
 DEFAULT_HOLD = 2
 _GONE = "it closed its end, or died"
 
@@ -39,25 +39,25 @@ class _Peer:
         self._broken = broken
 
     def transmit(self, message: bytes) -> bool:
-        """Send a message; False when the queue is full, or nobody receives any more, which is noted."""
+        """Send a message. Returns False if the queue is full, or the consumer is gone, which `_broken` then lists."""
         try:
             self.sock.send(message, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except ConnectionError:
             self._broken.append(self)
             return False
-        except OSError:  # the queue is full, or the kernel short of memory
+        except OSError:  # the queue is full, or the kernel has no memory
             return False
         return True
 
     def receive(self) -> bytes | None:
-        """Return a message, empty at the end; None if there is none now."""
+        """Return a message, or empty bytes if the consumer is gone, or None if there is no message yet."""
         while True:
             try:
                 return self.sock.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return None
             except ConnectionResetError:
-                continue  # said once when it left with frames unread
+                continue  # the kernel reports this once if the consumer left and had not read all frames
 
 
 class Sender(End):
@@ -76,12 +76,12 @@ class Sender(End):
         self._start = messages.encode_start(Start(len(known.sizes), known.collection_id))
         self._lending = Lending(len(self._sizes))
         self._peers: dict[int, _Peer] = {}
-        #: Consumers to whom a message couldn't be sent because they don't receive any more.
+        #: Consumers that are gone, found while sending to them.
         self._broken: list[_Peer] = []
         self._all_peers: list[_Peer] = []
         self._waits = 0
         self._waited = 0.0
-        #: Since when there is no buffer for the producer.
+        #: The time at which `acquire()` first found no free buffer; None if there was one.
         self._since: float | None = None
         self._epoll = select.epoll()
         self._open(self._epoll)
@@ -100,19 +100,19 @@ class Sender(End):
         hold: int | None = None,
         name: str | None = None,
     ) -> None:
-        """Add a consumer, who gets the frames that are sent from now on.
+        """Add a consumer. It gets the frames that are sent from now on.
 
         Args:
-            sock: The producer's end of a connection to it, as :func:`pair` makes; the sender owns it afterwards.
+            sock: The producer's end of a connection to it, which :func:`pair` makes. The sender takes ownership.
             policy: What happens to a new frame when the consumer has as many as it may hold.
-            hold: The most frames that the consumer has at once, those included that wait in its socket. By default
-                all buffers with `Policy.WAIT`, otherwise 2. Consumers who may miss frames must leave the producer
-                a buffer even if they never release one.
+            hold: The greatest number of frames that the consumer may have at once, including those that wait in its
+                socket. The default is all buffers with `Policy.WAIT`, and otherwise 2. Consumers that may miss frames
+                must together leave one buffer to the producer, even if they never release a frame.
             name: What `statistics()` calls it; by default "consumer" and a number.
 
         Raises:
-            ValueError: Its end isn't a connected SOCK_SEQPACKET Unix socket, or `hold` isn't possible. The caller
-                still owns the end then.
+            ValueError: The end isn't a connected SOCK_SEQPACKET Unix socket, or `hold` is too small or too large. The
+                caller still owns the end then.
         """
         with self._lock:
             self._check_open()
@@ -126,7 +126,9 @@ class Sender(End):
                 name = name or f"consumer {len(self._all_peers)}"
                 peer = _Peer(owned, name, policy, hold, self._broken)
                 self._all_peers.append(peer)
-            except BaseException:  # a peer is a reference cycle, which keeps its socket
+            except (
+                BaseException
+            ):  # a peer is in a reference cycle, which would keep its socket open
                 taken.close()
                 raise
             self._epoll.register(owned, select.EPOLLIN | select.EPOLLRDHUP)
@@ -144,13 +146,13 @@ class Sender(End):
     ) -> int:
         """Send the frame in a buffer to all consumers, and return its sequence number. Never waits.
 
-        The producer must not write into the buffer until `acquire()` returns it again: at once, if there are no
-        consumers.
+        The producer must not write into the buffer until `acquire()` returns it again. Without consumers the buffer is
+        free at once.
 
         Args:
             index: A buffer that `acquire()` returned.
             size: Bytes of the frame, from the start of the buffer; the whole buffer by default.
-            timestamp: When it was taken, in nanoseconds of CLOCK_MONOTONIC; now by default.
+            timestamp: The time of the frame, in nanoseconds of CLOCK_MONOTONIC. The default is now.
             metadata: Plain data for the consumers: None, numbers, texts, bytes, lists, and dicts with texts or
                 integers as keys; at most 1024 bytes of CBOR.
 
@@ -178,7 +180,7 @@ class Sender(End):
             return sequence
 
     def cancel(self, index: int) -> None:
-        """Give a buffer back that `acquire()` returned, without a frame.
+        """Give back a buffer that `acquire()` returned, without sending a frame.
 
         Raises:
             ValueError: The buffer isn't the producer's.
@@ -189,10 +191,10 @@ class Sender(End):
             self._waiter.wake()
 
     def process(self) -> None:
-        """Take in what consumers released, hand over what waits for them, and note who is gone. Never waits.
+        """Receive releases, send the frames that wait for them, and remove consumers that are gone. Never waits.
 
-        `acquire()` and `send()` do this too. It helps a producer that calls neither for a long time, if a consumer
-        holds few frames: the sender's descriptor is readable when there is something to process.
+        `acquire()` and `send()` do this too. A producer that calls neither for a long time should call it when the
+        sender's descriptor is readable, so that consumers that hold few frames get the next ones.
         """
         with self._lock:
             self._check_open()
@@ -217,18 +219,18 @@ class Sender(End):
 
     @property
     def consumers(self) -> int:
-        """How many consumers there are, as far as was noticed."""
+        """How many consumers there are. One that is gone counts until the sender has noticed it."""
         return len(self._peers)
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable when :meth:`process` has something to do; the sender owns it."""
+        """Return a descriptor that is readable when :meth:`process` has something to do. The sender owns it."""
         self._check_open()
         return self._epoll.fileno()
 
     def close(self, reason: str = "the producer closed the stream") -> None:
-        """End the stream: consumers get what waits for them, then the reason. Idempotent, and never waits.
+        """End the stream: consumers get the frames that wait for them, and then the reason. Idempotent. Never waits.
 
-        Frames that consumers have stay valid: the sender knows nothing of them any more.
+        Frames that consumers hold stay valid.
         """
         self._close(messages.End(reason, closed=True))
 
@@ -241,14 +243,14 @@ class Sender(End):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close the stream; consumers learn it when an exception is the reason, and by its type which."""
+        """Close the stream. If an exception ended the with-block, consumers get the name of its type as the reason."""
         if kind is None:
             self.close()
         else:
             self._close(messages.End(f"the producer failed: {kind.__name__}", closed=False))
 
     def abandon(self) -> None:
-        """Close without a word, as if the process had died. Idempotent."""
+        """Close without sending a reason, as if the process had died. Idempotent."""
         for peer in self._all_peers:
             peer.sock.close()
         self._peers.clear()
@@ -257,7 +259,7 @@ class Sender(End):
     # --- for the faces ------------------------------------------------------------------------------------------------
 
     def _take(self) -> int | None:
-        """Return a buffer for the producer, or None when there is none."""
+        """Return a buffer for the producer, or None if no buffer is free."""
         with self._lock:
             self._check_open()
             self._process_all()
@@ -274,7 +276,7 @@ class Sender(End):
             return index
 
     def _nothing_free(self) -> str:
-        """Return why there is no buffer, in words."""
+        """Return an error text that says who has the buffers."""
         having = [
             f"{peer.name} has {len(peer.consumer.held)} and waits for {len(peer.consumer.waiting)}"
             for peer in self._peers.values()
@@ -316,7 +318,7 @@ class Sender(End):
     def _remove(self, peer: _Peer, reason: str) -> None:
         if peer.gone is not None:
             return
-        # In this order: if an exception interrupts it, epoll tells of the consumer again, or nothing is missing.
+        # The order matters: if an exception interrupts this, epoll reports the consumer again, or all is done.
         self._lending.remove(peer.consumer)
         self._epoll.unregister(peer.sock)
         del self._peers[peer.sock.fileno()]

@@ -1,4 +1,4 @@
-"""What the ends of a stream of frames count."""
+"""The statistics of both ends of a stream of frames."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SenderStatistics:
     lent: int
     """How many buffers consumers have or wait for."""
     consumers: tuple[ConsumerStatistics, ...]
-    """All consumers there ever were, in the order in which they came."""
+    """All consumers, including those that are gone, in the order in which they were added."""
 
 
 @documented
