@@ -52,12 +52,12 @@ _PACKAGES = {
 #: Operators that need arguments, and those whose changes almost never change what the code does.
 _LEFT_OUT = ("Variable", "_Is_Eq", "_IsNot_NotEq", "_Eq_Is", "_NotEq_IsNot")
 #: Seconds that a test of a mutant may wait, and seconds of CPU time for its tests beyond twice the usual.
-_PATIENCE = 30
+_PATIENCE = 60
 #: Bytes of address space that the tests of a mutant may use.
 _ADDRESS_SPACE = 16 << 30
 #: How tests are run. What this process has imported already isn't rewritten; that is no fault.
 _PYTEST = (
-    *("-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", f"--timeout={_PATIENCE}"),
+    *("-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
 )
 _TIMES = itertools.count(1)
@@ -69,15 +69,16 @@ _Place = tuple[int, int]
 
 
 class DeleteStatement(Operator):  # type: ignore[misc]  # cosmic-ray has no types
-    """Replace a statement of a function by `pass`, unless this would only leave a name unbound."""
+    """Replace a statement of a function by `pass`, unless this changes nothing or only leaves a name unbound."""
 
     def mutation_positions(self, node: parso.tree.NodeOrLeaf) -> Iterator[tuple[_Place, _Place]]:
         if node.type != "simple_stmt" or not parso.tree.search_ancestor(node, "funcdef"):
             return
-        match ast.parse("async def _():\n while 1:\n  " + node.get_code().strip()).body[0]:
-            case ast.AsyncFunctionDef(body=[ast.While(body=[statement])]):
-                pass
+        statement = ast.parse(node.get_code(include_prefix=False)).body[0]
+        is_last = node.get_next_sibling() is None and node.parent.parent.type == "funcdef"
         match statement:
+            case ast.Return(value=None | ast.Constant(value=None)) if is_last:
+                pass
             case ast.Pass() | ast.Import() | ast.ImportFrom() | ast.Nonlocal() | ast.Global():
                 pass
             case ast.Assign(targets=[ast.Name() | ast.Tuple()]) | ast.AnnAssign(target=ast.Name()):
@@ -201,7 +202,7 @@ def passes(copy: Path, tests: list[str], seconds: int) -> bool:
             with open(copy / ".output", "wb") as output:
                 for fd in (1, 2):
                     os.dup2(output.fileno(), fd)
-            status = pytest.main([*_PYTEST, "-x", *tests])
+            status = pytest.main([*_PYTEST, "-x", f"--timeout={_PATIENCE}", *tests])
         finally:
             os._exit(status)
     with contextlib.suppress(ProcessLookupError):

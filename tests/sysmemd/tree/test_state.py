@@ -65,11 +65,6 @@ def test_a_message_is_allowed_where_the_protocol_says_so(state: State, event: Ev
             step(state, event)
 
 
-@pytest.mark.parametrize("state", RELEASED_BUT_OPEN, ids=lambda state: state.name)
-def test_any_message_after_release_is_misuse_a_second_release_too(state: State) -> None:
-    assert set(TRANSITIONS[state]) == NOT_MESSAGES
-
-
 @pytest.mark.parametrize("state", OPEN, ids=lambda state: state.name)
 def test_a_close_without_release_is_a_failure(state: State) -> None:
     assert step(state, Event.CLOSE) is State.FAILED
