@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from .attached import aggregate_attached, pin, settings_match
 from .checks import check_aggregate
-from .entry import Entry
 from .finish import finish
 from .fold import fold
 from .model import Allocation, Participant, Platform
@@ -35,8 +34,6 @@ class Joining:
         #: What all of them need together: one element, or none as long as there is nobody. None: they can't be folded
         #: any more, for somebody who narrowed the choice of formats has left.
         self._folded: list[Needs] | None = []
-        #: The entries of those that are pins.
-        self._pinned: list[Entry] = []
         self.settle(participants)
 
     def attempt(self, newcomers: Sequence[Participant]) -> Refusal | None:
@@ -54,7 +51,6 @@ class Joining:
         """The newcomers have joined."""
         needs = [normalise(participant, self._platform) for participant in newcomers]
         self._participants += newcomers
-        self._pinned += _pinned(newcomers, needs)
         if self._folded is not None and needs:
             try:
                 self._folded = [fold([*self._folded, *needs])]
@@ -64,26 +60,16 @@ class Joining:
     def _suits(self, newcomers: Sequence[Participant]) -> bool:
         if self._folded is None:
             return False
-        more = [*newcomers, self._pin]
         try:
-            needs = [normalise(participant, self._platform) for participant in more]
-            total = fold([*self._folded, *needs])
+            needs = [normalise(participant, self._platform) for participant in newcomers]
+            own = normalise(self._pin, self._platform)
+            total = fold([*self._folded, *needs, own])
             total.entries = finish(total.entries)
-            pinned = [*self._pinned, *_pinned(more, needs)]
-            check_aggregate(total, self._platform.page_size, pinned)
+            # Other pins don't matter: what would be delivered like one of them, but not like this, isn't what exists.
+            check_aggregate(total, self._platform.page_size, own.entries)
             settings, count = choose_settings(total, self._platform)
         except Breach:
             return False
         return count == self._existing.buffer_count and settings_match(
             settings, self._existing.settings, ignore_size=False
         )
-
-
-def _pinned(participants: Sequence[Participant], needs: Sequence[Needs]) -> list[Entry]:
-    """Return the image entries of those participants that are pins."""
-    return [
-        entry
-        for participant, own in zip(participants, needs, strict=True)
-        if participant.pinned
-        for entry in own.entries
-    ]

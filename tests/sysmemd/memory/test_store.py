@@ -23,7 +23,7 @@ from sysmemd.memory.buffer import RETRY_NS
 from sysmemd.memory.watch import InodeWatch
 from sysmemd.ports import NoMemoryError
 
-from .harness import CAMERA, PAGE, READ, Bench, few_descriptors, is_closed, pair
+from .harness import CAMERA, PAGE, READ, Bench, few_descriptors, is_closed, pair, settings
 
 TEE = HeapSettings("vendor.HEAP_TYPE.TEE", 3, secure=True, max_bytes=8 * PAGE)
 
@@ -68,6 +68,24 @@ def test_a_heap_that_is_not_there(tee: MemfdHeap, heap: Heap) -> None:
     bench = Bench(tee)
     with pytest.raises(NoMemoryError, match="there is no heap"):
         bench.allocate(heap=heap)
+    bench.close()
+
+
+def test_that_contiguous_memory_is_simulated_is_said_once() -> None:
+    bench = Bench(MemfdHeap(HeapSettings("vendor.BLOCKS", contiguous=True)))
+    for heap in (Heap(heap_type="vendor.BLOCKS"), SYSTEM_RAM_HEAP, SYSTEM_RAM_HEAP):
+        wanted = settings(PAGE, heap)
+        wanted.buffer_settings.is_physically_contiguous = True
+        bench.memory.allocate(
+            collection_id=42,
+            name="frames",
+            settings=wanted,
+            count=1,
+            on_no_strong=lambda: None,
+            done=lambda _: None,
+        )
+        assert bool(bench.log.events("info")) == (heap is SYSTEM_RAM_HEAP)
+    assert len(bench.log.events("info")) == 1
     bench.close()
 
 
