@@ -15,6 +15,7 @@ import pytest
 
 from sysmem_protocol import codec, sysmem2
 from sysmem_protocol.channel import AT_ONCE, Channel, PeerClosedError
+from sysmem_protocol.explained import Explained, ExplainedOnExplainedEvent
 from sysmem_protocol.handles import Handle, channel_pair, eventpair
 from sysmem_protocol.library import Interface, Method, Table
 from sysmem_protocol.message import FLAGS_MORE, MAX_MESSAGE_BYTES, Message, parse
@@ -684,6 +685,30 @@ def test_a_deferred_answer_to_a_closed_channel_is_dropped(line: Line) -> None:
     call.answer_with(made)
     assert made.times_done == 1
     assert line.reactor.to_flush == []
+
+
+def test_an_event_of_a_stream_is_made_when_there_is_room(line: Line) -> None:
+    happened: list[str] = []
+
+    def make() -> Table:
+        happened.append("made")
+        return ExplainedOnExplainedEvent(line="x")
+
+    def stream() -> None:
+        line.connection.stream(Explained.on_explained, make, lambda: happened.append("done"))
+
+    stream()
+    assert happened == []
+    line.reactor.run()
+    assert happened == ["made", "done"]
+    message = line.receive()
+    assert message is not None
+    assert (message.txid, message.ordinal) == (0, Explained.on_explained.ordinal)
+    assert line.connection.sent == 1
+    line.connection.close()
+    stream()
+    assert happened == ["made", "done", "done"]
+    assert line.connection.sent == 1
 
 
 def test_more_deferred_answers_than_the_bound_close_the_channel(

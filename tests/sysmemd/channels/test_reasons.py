@@ -27,6 +27,8 @@ from sysmem_protocol.sysmem2 import (
 )
 from sysmemd.channels.reasons import Reason
 from sysmemd.config import InspectSection
+from sysmemd.memory import Buffers
+from sysmemd.ports import NoMemoryError
 from sysmemd.quota import Kind
 
 from .support import SAME_RIGHTS, STRANGER, Bench, Client, wanting
@@ -158,6 +160,25 @@ def test_too_little_memory_is_told_without_a_report(bench: Bench) -> None:
     assert reason.error is Error.NO_MEMORY
     assert "there is no heap" in reason.line
     assert reason.report is None
+
+
+def test_what_keeps_buffers_from_being_handed_out_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hand_out(*_: object, **__: object) -> None:
+        raise NoMemoryError("out of descriptors")
+
+    collection = bench.collection(asking(bench))
+    collection.send(BufferCollection.set_constraints, wanting())
+    bench.run()
+    monkeypatch.setattr(Buffers, "hand_out", hand_out)
+    txid = collection.send(BufferCollection.wait_for_all_buffers_allocated)
+    bench.run()
+    assert told(collection.message()) == Told(
+        Error.NO_MEMORY, "buffers can't be handed out: out of descriptors", None
+    )
+    answer = collection.answer(BufferCollection.wait_for_all_buffers_allocated, txid)
+    assert answer is Error.NO_MEMORY
 
 
 def test_pending_says_who_is_waited_for(bench: Bench) -> None:
