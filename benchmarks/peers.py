@@ -3,7 +3,8 @@
 Services on dbus-fast (through a dbus-daemon of their own), on asyncvarlink and on multiprocessing.managers with
 SharedMemory, each used as its users know to use it best. In each, processes tell how many buffers of what size they
 need; the service takes the most of either, makes the buffers when everyone has told, and answers with them. They know
-no rules besides, and leak when a participant dies; what that is worth isn't measured here.
+no rules besides, and leak when a participant dies; what that is worth isn't measured here. The *floor* is the same as
+sysmem but for the daemon, which has no logic: what it takes no change of the daemon can save.
 
 A round begins when the participants are told to begin, and ends when all of them have all buffers mapped.
 """
@@ -37,6 +38,7 @@ import asyncvarlink
 from daemons import daemon
 from dbus_fast import Message, MessageType
 from dbus_fast.aio import MessageBus
+from floors import negotiation_floor
 from measure import machine
 
 import sysmem
@@ -131,6 +133,22 @@ class Sysmem:
                     with buffer.map():
                         pass
             collection.release()
+
+
+class Floor(Sysmem):
+    """The same client and the same messages, with a daemon that has no logic (:func:`floors.negotiation_floor`)."""
+
+    def __init__(self, where: Path) -> None:
+        self._allocator = blocking.connect(where)
+
+    def echo(self) -> None:
+        """It answers no Sync."""
+
+
+@contextmanager
+def _serve_floor(where: Path, participants: int) -> Iterator[Path]:
+    with negotiation_floor(where, buffers=BUFFERS, size=BUFFER_BYTES):
+        yield where
 
 
 @contextmanager
@@ -387,8 +405,11 @@ def _serve_managers(where: Path, participants: int) -> Iterator[Path]:
 
 # --- the rounds -----------------------------------------------------------------------------------------------------
 
+#: Not a peer, but the least that sysmem's messages and kernel objects take.
+FLOOR = "floor"
 SUBJECTS: dict[str, tuple[Callable[[Path, int], Any], Callable[[Path], Participant]]] = {
     "sysmem": (_serve_sysmem, Sysmem),
+    FLOOR: (_serve_floor, Floor),
     "dbus_fast": (_serve_dbus, DBus),
     "asyncvarlink": (_serve_varlink, Varlink),
     "managers": (_serve_managers, Managers),
@@ -497,23 +518,24 @@ def _measure(count: int) -> dict[str, dict[str, float]]:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             where = stack.enter_context(serve(directory, count))
             controls = stack.enter_context(_participants(make, where, count))
-            allocator = stack.enter_context(blocking.connect(where)) if name == "sysmem" else None
+            has_tokens = name in ("sysmem", FLOOR)
+            allocator = stack.enter_context(blocking.connect(where)) if has_tokens else None
             at[name] = controls, allocator
             _round(controls, allocator)
         for _ in range(ROUNDS):
             for name, subject in at.items():
                 taken[name].append(_round(*subject))
         for name, (controls, _) in at.items():
-            controls[0].send(_ECHO)
-            [echo] = array.array("d", controls[0].recv(8))
-            found[name] = {
-                "negotiation_ms": statistics.median(taken[name]) * 1e3,
-                "round_trip_us": echo * 1e6,
-            }
+            found[name] = {"negotiation_ms": statistics.median(taken[name]) * 1e3}
+            if name != FLOOR:
+                controls[0].send(_ECHO)
+                [echo] = array.array("d", controls[0].recv(8))
+                found[name]["round_trip_us"] = echo * 1e6
     ours = found["sysmem"]
     for name, values in found.items():
         if name != "sysmem":
             values["negotiation_ratio"] = ours["negotiation_ms"] / values["negotiation_ms"]
+        if name not in ("sysmem", FLOOR):
             values["round_trip_ratio"] = ours["round_trip_us"] / values["round_trip_us"]
     return found
 

@@ -78,13 +78,14 @@ def _peers(rows: Results, left: Any, right: Any) -> None:
     for index, name in enumerate(names):
         places = [place + index * width for place in range(len(counts))]
         left.bar(places, [rows[count][name]["negotiation_ms"] for count in counts], width)
-        right.bar(index, min(rows[count][name]["round_trip_us"] for count in counts))
+        if "round_trip_us" in rows[counts[0]][name]:
+            right.bar(index, min(rows[count][name]["round_trip_us"] for count in counts))
     left.set(title="until all have 4 buffers mapped", ylabel="ms", yscale="log")
     left.set_xticks([place + 0.3 for place in range(len(counts))], counts)
     left.set(xlabel="participants")
     left.legend(names)
     right.set(title="a round trip", ylabel="µs")
-    right.set_xticks(range(len(names)), names)
+    right.set_xticks(range(len(names)), names, rotation=20)
     for axis in (left, right):
         axis.grid(visible=True, axis="y", alpha=0.3)
 

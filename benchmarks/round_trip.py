@@ -1,6 +1,8 @@
 """A Sync round trip through the blocking client, beside echoes that do next to nothing.
 
-All on one core, in turn, the least of many rounds: so what else the machine does matters least.
+Two more tell where the rest goes: the client with an echo that returns the bytes, which is what answers a Sync, and
+the daemon with bytes that are made once. All on one core, in turn, the least of many rounds: so what else the machine
+does matters least.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from floors import echo_process, raw_echo, trio_cbor2_echo
 from measure import cpu_seconds, pinned
 
 from sysmem import blocking
-from sysmem_protocol.message import HEADER
+from sysmem_protocol.message import FLAGS, HEADER, MAGIC
+from sysmem_protocol.sysmem2 import Node
 
 CALLS = 600
 ROUNDS = 16
-_REQUEST = bytes(HEADER.size)
+_REQUEST = HEADER.pack(1, FLAGS, MAGIC, Node.sync.ordinal)
 _BODY = {1: 0}
 
 
@@ -46,25 +49,31 @@ def measure(runtime_dir: Path, daemon: int) -> dict[str, Any]:
     with (
         echo_process(raw_echo) as (raw_end, raw_pid),
         echo_process(trio_cbor2_echo) as (bare_end, bare_pid),
+        echo_process(raw_echo) as (other_end, other_pid),
         blocking.connect(runtime_dir) as allocator,
         allocator.allocate_shared_collection() as token,
+        blocking.BufferCollectionToken.from_fd(os.dup(other_end.fileno())) as echoed,
+        socket.socket(fileno=os.dup(token.fileno())) as daemon_end,
     ):
+        token.sync()
         subjects: dict[str, tuple[Callable[[], object], int]] = {
             "sync": (token.sync, daemon),
             "trio_cbor2_echo": (_cbor2_call(bare_end), bare_pid),
             "raw_echo": (_raw_call(raw_end), raw_pid),
+            "client_with_raw_echo": (echoed.sync, other_pid),
+            "daemon_with_raw_client": (_raw_call(daemon_end), daemon),
         }
         found = {
             name: dict.fromkeys(("wall_us", "client_cpu_us", "server_cpu_us"), float("inf"))
             for name in subjects
         }
         cpu = max(os.sched_getaffinity(0))
-        with pinned(cpu, daemon, raw_pid, bare_pid):
+        with pinned(cpu, daemon, raw_pid, bare_pid, other_pid):
             for _ in range(ROUNDS):
                 for name, (call, server) in subjects.items():
                     for what, taken in _round(call, server).items():
                         found[name][what] = min(found[name][what], taken)
-    sync, bare_echo, raw = (found[name] for name in subjects)
+    sync, bare_echo, raw, *_ = (found[name] for name in subjects)
     return {
         **found,
         "ratio_to_trio_cbor2_echo": sync["wall_us"] / bare_echo["wall_us"],

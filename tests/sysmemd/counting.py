@@ -1,6 +1,8 @@
 """A daemon that counts the Python functions it calls: `python counting.py FILE ARGUMENT ...`.
 
-At each SIGUSR1 it writes the number so far to FILE.
+At each SIGUSR1 it writes the number so far to FILE. If that is empty, it counts nothing: so something else may count.
+
+Its slices don't end. Otherwise it would look whether others wait the more often, the slower counting makes it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,10 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from sysmemd import turns
 from sysmemd.__main__ import main
+
+_HOUR_NS = 3600 * 10**9
 
 _calls = itertools.count()
 
@@ -30,6 +35,8 @@ def _write(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGUSR1, _write)
-    sys.setprofile(_count)
+    turns.SLICE_NS = turns.MAX_SLICE_NS = _HOUR_NS  # type: ignore[misc] # not constant here
+    if sys.argv[1]:
+        signal.signal(signal.SIGUSR1, _write)
+        sys.setprofile(_count)
     sys.exit(main(sys.argv[2:]))

@@ -18,9 +18,10 @@ from ..ports import ClientInfo, NoMemoryError, Peer
 from ..quota import Exceeded, Kind
 from ..tree import Misuse
 from ..users import Charge, OverLimitError
+from .collection import CollectionServer
 from .connection import Connection
 from .errors import Failed
-from .nodes import CollectionServer, NodeServer, S, TokenServer, adopt, client_info, discard
+from .nodes import NodeServer, S, TokenServer, adopt, client_info, discard
 from .service import Service
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 from time import perf_counter_ns
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from sysmem_protocol import codec
 from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.handles import Handle
-from sysmem_protocol.library import Interface, Method, Table
+from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import SERVER_TXID, MalformedMessage, Message, parse
 from sysmem_protocol.sysmem2 import Allocator, Error, Node
 
@@ -33,6 +33,7 @@ from .errors import Failed, Refused
 from .latencies import Latencies
 from .outbox import OutboxFull
 from .requests import TXID_BYTES, bare_methods, flaw, handle_members
+from .server import NOBODY, Server
 
 T = TypeVar("T")
 
@@ -42,41 +43,6 @@ _ONE_WAY = bytes(TXID_BYTES)
 _HeldBy: TypeAlias = Callable[[], Holder | None]
 
 _decoder = codec.Decoder(pause=give_way, shared=True)
-
-
-class Server(Protocol):
-    """What serves a connection: a method for each of its interface's, named alike, and these.
-
-    A method takes its request table, or nothing, and returns its answer: a table, None, an `Error`, or a
-    :class:`.Deferred` that is answered later. It owns no handle that it doesn't take. It may raise :class:`Failed`, and
-    :class:`Refused` or the tree's :class:`Misuse`, which mean the same.
-    """
-
-    interface: ClassVar[type[Interface]]
-
-    def about(self) -> dict[str, Any]:
-        """Fields for log lines: which channel this is, and who its client says it is."""
-
-    def held_by(self) -> Holder | None:
-        """Return what has to be over before anything more is processed, be it a message or the client's close."""
-
-    def changed_by(self) -> Holder | None:
-        """Return what has to be over before anybody may do anything to what this serves."""
-
-    def expect_message(self) -> None:
-        """Raise :class:`Refused` when no message at all may come any more."""
-
-    def refuse(self, reason: str) -> None:
-        """A rule was broken: end the channel and what depends on it."""
-
-    def failed(self, reason: str) -> None:
-        """The daemon can't serve the channel: end it and what depends on it."""
-
-    def exceeded(self, error: Exceeded) -> None:
-        """The user has as much as it may have, which is logged already: end what depends on what was asked for."""
-
-    def peer_closed(self) -> None:
-        """The client's end is closed and everything that it sent was processed."""
 
 
 class Reactor(Protocol):
@@ -146,38 +112,6 @@ class Tracer:
 
     def closed(self, connection: Connection) -> None:
         """A channel is closed."""
-
-
-class _Nobody:
-    """The server of a connection that is closed."""
-
-    interface: ClassVar[type[Interface]] = Interface
-
-    def about(self) -> dict[str, Any]:
-        return {"channel": "", "client_name": "", "client_id": 0}
-
-    def held_by(self) -> None:
-        """Nobody holds what is closed."""
-
-    changed_by = held_by
-
-    def expect_message(self) -> None:
-        """No message comes."""
-
-    def refuse(self, reason: str) -> None:
-        """What is closed ends no more."""
-
-    def failed(self, reason: str) -> None:
-        """What is closed ends no more."""
-
-    def exceeded(self, error: Exceeded) -> None:
-        """What is closed ends no more."""
-
-    def peer_closed(self) -> None:
-        """What is closed ends no more."""
-
-
-_NOBODY = _Nobody()
 
 
 class Connection(Answering):
@@ -329,7 +263,7 @@ class Connection(Answering):
         self._processing = False
         self._claims -= 1
         if self.closed and not self._claims:
-            self._server = _NOBODY  # so that both are freed at once
+            self._server = NOBODY  # so that both are freed at once
         if self._when_idle:
             callbacks, self._when_idle = self._when_idle, ()
             for callback in callbacks:
@@ -508,7 +442,7 @@ class Connection(Answering):
             if self._charge is not None:
                 self._charge.close()
             if not self._claims:
-                self._server = _NOBODY
+                self._server = NOBODY
 
     def overflow(self, error: Exceeded) -> None:
         """See :class:`.Queue`."""

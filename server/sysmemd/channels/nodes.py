@@ -10,32 +10,28 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
 from sysmem_protocol import sysmem2
-from sysmem_protocol.codec import encode_response
 from sysmem_protocol.handles import Handle, channel_ends, describe
-from sysmem_protocol.library import Interface, Table
+from sysmem_protocol.library import Interface
 from sysmem_protocol.sysmem2 import Error, Rights
 
 from ..ends import every
-from ..memory import Buffers, Event
+from ..memory import Event
 from ..pause import Holder, give_way, wait_while
-from ..ports import ClientInfo, NoMemoryError, Peer
+from ..ports import ClientInfo, Peer
 from ..quota import Exceeded, Kind
-from ..tree import Allocated, Cause, Node, NodeChannel, NotInCollection
-from ..users import Account, Charge, OverLimitError
+from ..tree import Cause, Node, NodeChannel, NotInCollection
+from ..users import Account, Charge
 from . import reasons
-from .answering import Encoded
 from .connection import Connection
-from .deferred import Deferred
-from .errors import Failed, Refused
+from .errors import Failed
+from .node_refs import is_event
 from .reasons import Reason
-from .service import Party, Service, is_event
+from .service import Party, Service
 
 S = TypeVar("S", bound="NodeServer")
-
-_WAIT = sysmem2.BufferCollection.wait_for_all_buffers_allocated
 
 
 class NodeServer:
@@ -297,154 +293,6 @@ class TokenServer(NodeServer):
         assert request.group_request is not None
         child = self.child(GroupServer, request.group_request)
         adopt(child, partial(self.node.create_group, child))
-
-
-class CollectionServer(NodeServer):
-    """One participant's view of a collection."""
-
-    interface = sysmem2.BufferCollection
-
-    def __init__(
-        self, service: Service, server_end: Handle, account: Account, *, explained: bool
-    ) -> None:
-        super().__init__(service, server_end, account, explained=explained)
-        self._waiting: list[Deferred] = []
-
-    def allocated(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for call in waiting:
-            self._explain_outcome()
-            call.answer_with(BuffersAnswer(self))
-
-    def set_constraints(self, request: sysmem2.BufferCollectionSetConstraintsRequest) -> None:
-        must_match = None
-        if request.must_match_vmo is not None:
-            known = self._service.memory.identify(request.must_match_vmo.fileno())
-            if known is None:
-                raise Refused("$.must_match_vmo is no VMO of this daemon's")
-            must_match = known.settings
-        self.node.set_constraints(request.constraints, must_match)
-
-    def wait_for_all_buffers_allocated(self) -> Deferred:
-        self.node.wait_for_all_buffers_allocated()
-        if self.node.outcome is not None:
-            self._explain_outcome()
-            return Deferred(BuffersAnswer(self))
-        call = Deferred()
-        self._waiting.append(call)
-        return call
-
-    def check_all_buffers_allocated(self) -> Error | None:
-        error = self.node.check_all_buffers_allocated()
-        if error is Error.PENDING:
-            if self.connection.explained:
-                names = self._may_name_others()
-                self.explain(reasons.of_pending(self.node, names=names))
-        else:
-            self._explain_outcome()
-        return error
-
-    def _explain_outcome(self) -> None:
-        """Tell the client why it gets an error, if it does."""
-        attempt = self.node.collection.last_attempt
-        if isinstance(self.node.outcome, Error) and attempt is not None:
-            names = self._may_name_others()
-            self.explain(reasons.of_attempt(attempt, self.node, names=names))
-
-    def attach_token(self, request: sysmem2.BufferCollectionAttachTokenRequest) -> None:
-        assert request.token_request is not None
-        assert request.rights_attenuation_mask is not None
-        child = self.child(TokenServer, request.token_request)
-        adopt(child, partial(self.node.attach_token, child, request.rights_attenuation_mask))
-
-    def attach_lifetime_tracking(
-        self, request: sysmem2.BufferCollectionAttachLifetimeTrackingRequest
-    ) -> None:
-        assert request.buffers_remaining is not None
-        event = self._event(request.server_end)
-        self.node.attach_lifetime_tracking(event, request.buffers_remaining)
-
-    def cannot_hand_out(self, error: Exception) -> None:
-        """Say that this client's buffers exist, but that there are no descriptors for it."""
-        self._service.log.error("buffers can't be handed out", reason=str(error), **self.about())
-        self.connection.explain_next(Error.NO_MEMORY, f"buffers can't be handed out: {error}")
-
-
-class BuffersAnswer:
-    """What a wait is answered with: a participant's own descriptors to every buffer, or the error.
-
-    As long as it isn't sent it is as good as the strong handles that it brings: the buffers stay, whoever leaves.
-    """
-
-    def __init__(self, server: CollectionServer) -> None:
-        """An answer to this collection's client, whose node has its outcome."""
-        self._server = server
-        self._outcome = outcome = server.node.outcome
-        self._redeem: Callable[[], None] | None = None
-        if isinstance(outcome, Allocated) and outcome.delivers_vmo and not outcome.weak:
-            self._redeem = _buffers_of(outcome).promise_strong()
-
-    def done(self) -> None:
-        """See :class:`.Maker`."""
-        if self._redeem is not None:
-            self._redeem()
-
-    def instead(self, error: Exception) -> Error:
-        """See :class:`.Maker`."""
-        self._server.cannot_hand_out(error)
-        return Error.NO_MEMORY
-
-    def make(self) -> Encoded | Error:
-        """See :class:`.Maker`."""
-        outcome = self._outcome
-        if not isinstance(outcome, Allocated):
-            return Error.UNSPECIFIED if outcome is None else outcome
-        node = self._server.node
-        try:
-            delivered = _buffers_of(outcome).hand_out(
-                outcome.rights,
-                weak=outcome.weak,
-                client=node.client,
-                delivers_vmo=outcome.delivers_vmo,
-                payer=self._server.account,
-            )
-        except NoMemoryError as error:
-            if isinstance(error, OverLimitError):
-                self._server.account.say(error.exceeded, self._server.about())
-            return self.instead(error)
-        handles: list[Handle] = []
-        shape = []
-        for buffer in delivered:
-            vmo, close_weak_asap = buffer.vmo, buffer.close_weak_asap
-            handles += [handle for handle in (vmo, close_weak_asap) if handle is not None]
-            shape.append((vmo is None, close_weak_asap is None))
-
-        def table() -> Table:
-            return sysmem2.BufferCollectionWaitForAllBuffersAllocatedResponse(
-                buffer_collection_info=sysmem2.BufferCollectionInfo(
-                    settings=outcome.settings,
-                    buffers=[
-                        sysmem2.VmoBuffer(
-                            vmo=buffer.vmo,
-                            vmo_usable_start=0,
-                            close_weak_asap=buffer.close_weak_asap,
-                        )
-                        for buffer in delivered
-                    ],
-                    buffer_collection_id=node.collection.id,
-                )
-            )
-
-        answers = self._server.party.answers
-        settings, body = answers.get(key := tuple(shape), (None, b""))
-        if settings is not outcome.settings:
-            body, _ = encode_response(_WAIT, table())
-            answers[key] = outcome.settings, body
-        return Encoded(body, handles, table)
-
-
-def _buffers_of(outcome: Allocated) -> Buffers:
-    return cast("Buffers", outcome.buffers)  # the tree only knows what it needs of them
 
 
 class GroupServer(NodeServer):

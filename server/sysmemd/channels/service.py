@@ -12,7 +12,6 @@ import errno
 import itertools
 import os
 import secrets
-import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from sysmem_protocol.channel import AT_ONCE, Channel, Closing, ServedChannel
-from sysmem_protocol.handles import Handle, describe, is_kind, status
+from sysmem_protocol.handles import Handle, describe, is_kind
 from sysmem_protocol.library import HandleKind
 from sysmem_protocol.sysmem2 import SingleBufferSettings
 
@@ -30,7 +29,6 @@ from ..documents import Document
 from ..in_flight import InFlight
 from ..memory import Buffers, Memory, attenuation_is_advisory
 from ..ports import ClientInfo, Clock, Log
-from ..quota import Kind
 from ..refusals import Refusals
 from ..tree import (
     Attempt,
@@ -43,14 +41,13 @@ from ..tree import (
 )
 from ..users import Account, Charge, OverLimitError, Users
 from .answering import explanation
-from .connection import Connection, Reactor, Server, Tracer
+from .connection import Connection, Reactor, Tracer
 from .errors import Refused
 from .meetings import Meetings
+from .node_refs import NodeRefs
 from .reasons import Reason, cut
 from .requests import flaw_of
-
-#: Which object a descriptor refers to.
-_Identity = tuple[int, int]
+from .server import Server
 
 #: Of each buffer, whether its VMO and its `close_weak_asap` are un-set.
 Shape = tuple[tuple[bool, bool], ...]
@@ -62,58 +59,6 @@ _NONCE_BYTES = 32
 _RANDOM_BYTES = 4096
 #: How often room is made for a nonce in the queue to a token, before whoever keeps filling it is refused.
 _NONCE_ATTEMPTS = 16
-
-
-class NodeRefs:
-    """Proofs of nodes: for each node that was asked for one an unforgeable object, the read end of a pipe."""
-
-    def __init__(self) -> None:
-        self._nodes: dict[_Identity, Node] = {}
-
-    def of(self, node: Node, account: Account) -> Handle:
-        """Return a node's ref, a descriptor to give to a client. A node has one ref for life, through bind and release.
-
-        Raises `OSError` when the daemon has no descriptor left, :class:`.Exceeded` when `account` can't have one.
-        """
-        if node.ref is None:
-            charge = account.charge(Kind.DESCRIPTORS)
-            try:
-                near, far = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            except OSError:
-                charge.close()
-                raise
-            os.close(far)
-            node.ref = _Ref(Handle(near), node, self._nodes, charge)
-        return cast("_Ref", node.ref).handle.duplicate()
-
-    def node(self, handle: Handle) -> Node | None:
-        """Return the node that a ref proves; None for any other object, and for a node that has left the tree."""
-        return self._nodes.get(_identity(handle.fileno()))
-
-
-class _Ref:
-    """What the tree keeps for a node and closes when that leaves."""
-
-    def __init__(
-        self, handle: Handle, node: Node, nodes: dict[_Identity, Node], charge: Charge
-    ) -> None:
-        """Take over `handle` and `charge`, also when this raises (`OSError`), and be found in `nodes`."""
-        self.handle = handle
-        self._nodes = nodes
-        self._charge = charge
-        try:
-            self._identity = _identity(handle.fileno())
-        except OSError:
-            handle.close()
-            charge.close()
-            raise
-        nodes[self._identity] = node
-
-    def close(self) -> None:
-        if not self.handle.closed:
-            del self._nodes[self._identity]
-            self.handle.close()
-            self._charge.close()
 
 
 class PaidMemory:
@@ -475,17 +420,3 @@ class Service:
     def _koid(self, name: bytes) -> int | None:
         koid = name.removeprefix(self._prefix)
         return int(koid) if koid != name and koid.isdigit() else None
-
-
-def is_event(handle: Handle) -> bool:
-    """Return whether a descriptor is of the type of a node_ref, or an eventfd."""
-    fd = handle.fileno()
-    return (
-        stat.S_ISFIFO(status(fd).mode)
-        or os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]"
-    )
-
-
-def _identity(fd: int) -> _Identity:
-    _, device, inode = status(fd)
-    return device, inode

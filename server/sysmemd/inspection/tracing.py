@@ -30,9 +30,10 @@ from sysmem_protocol.library import HandleKind, HandleType, Method, Table
 from sysmem_protocol.sysmem2 import Error
 
 from ..channels import Connection
-from ..channels.connection import Server, Tracer
+from ..channels.connection import Tracer
 from ..channels.nodes import NodeServer
 from ..channels.reasons import told
+from ..channels.server import Server
 from ..ports import Log
 from ..tree import Cause, Failure, NodeData, State
 from .processes import command

@@ -15,7 +15,7 @@ from sysmem_protocol.sysmem2 import Error
 from sysmem_protocol.testing import End
 
 from ..channels import Service
-from ..channels.connection import Server
+from ..channels.server import Server
 from ..inspection import Inspection
 from ..ports import Clock, NoMemoryError
 from ..users import Account

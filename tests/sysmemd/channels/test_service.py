@@ -17,7 +17,8 @@ from sysmem_protocol.channel import Channel
 from sysmem_protocol.handles import Handle, channel_pair, eventpair
 from sysmem_protocol.sysmem2 import BufferCollection, Node
 from sysmemd.channels.errors import Refused
-from sysmemd.channels.service import CollectionIds, Random, Token, is_event
+from sysmemd.channels.node_refs import is_event
+from sysmemd.channels.service import CollectionIds, Random, Token
 
 from .support import Bench, Client, header, wanting
 
