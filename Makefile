@@ -15,7 +15,7 @@ OUT ?= out
 CYCLES ?= 1000000
 MUTANTS ?=
 
-.PHONY: test-strict simulate chaos soak faults fuzz mutants demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site lowest release help clean
+.PHONY: test-strict versions simulate chaos soak faults fuzz mutants demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site lowest release help clean
 
 demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/ (OUT=). CAMERA=/dev/video0 takes that
 	$(BIN)/python examples/camera_pipeline --out $(OUT) $(if $(CAMERA),--video $(CAMERA))
@@ -123,6 +123,9 @@ lowest:  ## the tests with the lowest allowed versions of all dependencies (TEST
 		.venv-lowest/bin/python -m pytest -q -n auto -p no:cacheprovider --basetemp=$$directory/t $(TESTS); \
 		status=$$?; rm -rf $$directory; exit $$status
 
+versions: $(READY)  ## the tests with every CPython from 3.11 on that is installed (PYTHONS="/path/to/python3.14", TESTS=tests/sysmem for some)
+	$(BIN)/python packaging/versions.py $(addprefix --python ,$(PYTHONS)) -- $(OPTIONS) $(TESTS)
+
 release: $(VENV)/.release  ## build in dist/, check, and use what was built in environments of its own; a tag must be the version
 	rm -rf dist
 	$(BIN)/python packaging/release.py dist
@@ -165,4 +168,4 @@ $(VENV)/.pyright: $(READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-lowest out build dist site .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest .venv-3.* out build dist site .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -184,6 +184,7 @@ class Calls:
         _close(call.parts)
         if call.answer is not None:
             call.answer.close()
+            call.answer = None
 
     def arrived(self, data: bytes, handles: list[Handle]) -> Call | None:
         """Take in a datagram and own its handles; the call that it completes and that somebody waits for, if any.

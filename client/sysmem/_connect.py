@@ -26,7 +26,7 @@ from sysmem_protocol.sysmem2 import MAX_DEBUG_NAME_BYTES, Allocator, SetDebugCli
 
 from ._calls import datagram, encode_request
 from ._errors import DaemonUnavailableError
-from ._process import process_name
+from ._process import process_name, reserve_standard_descriptors
 from ._timeouts import deadline, remaining, seconds
 from ._trace import traced
 
@@ -84,6 +84,7 @@ def open_service(
         OSError: This process or the machine has run out of something.
     """
     timeout = seconds(timeout)
+    reserve_standard_descriptors()
     failures: dict[Path, OSError] = {}
     for directory in directories:
         path = service_path(directory.absolute(), interface)

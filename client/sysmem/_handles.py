@@ -12,6 +12,7 @@ from sysmem_protocol.handles import Handle, describe, is_socketpair_end
 from sysmem_protocol.owner import CLOSED, FORKED, Cell, close_cell, lost_by_forks, own
 
 from ._arguments import descriptor
+from ._process import reserve_standard_descriptors
 
 
 class Held(Handle):
@@ -148,4 +149,6 @@ class EventPair(Held, ABC):
         self._cell.close()
 
 
+with contextlib.suppress(OSError):  # of programs that connect to no daemon
+    reserve_standard_descriptors()
 _EVENT_TYPES = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)

@@ -7,6 +7,7 @@ asyncio or `poll`. Nothing relies on O_NONBLOCK, because another owner of the op
 from __future__ import annotations
 
 import array
+import errno
 import os
 import select
 import socket
@@ -249,8 +250,8 @@ class Channel:
             except (ConnectionResetError, InterruptedError):
                 # Said once when the peer closed with data of ours unread; what it had sent is still queued behind.
                 continue
-            except OSError:
-                self._check_own()
+            except OSError as error:
+                self._check_own(error)
                 raise
         data, ancillary, flags, _ = self._arrived[0]
         handles = self._handles() if ancillary else []
@@ -267,10 +268,15 @@ class Channel:
             raise PeerClosedError("the peer closed the channel")
         return data, handles
 
-    def _check_own(self) -> None:
-        """Raise `HandleClosedError` when this end was closed meanwhile, in a signal's handler or another thread."""
-        if self.fileno() < 0:
+    def _check_own(self, error: OSError) -> None:
+        """Raise `HandleClosedError` when this end was closed, which may be why the kernel refuses something."""
+        if self.fileno() < 0:  # in a signal's handler or another thread
             raise HandleClosedError("this channel was closed meanwhile")
+        if error.errno in (errno.EBADF, errno.ENOTSOCK):
+            raise HandleClosedError(
+                f"descriptor {self.fileno()} was closed, but not by this channel, which owns it: a program that "
+                "closes all descriptors, to become a daemon for example, must do so before it connects"
+            ) from error
 
     def _handles(self) -> list[Handle]:
         """Return every descriptor that arrived, each with an owner; one that wasn't sent is closed."""
@@ -325,8 +331,8 @@ class Channel:
                 continue
             except ConnectionError as error:
                 raise PeerClosedError("the peer closed the channel") from error
-            except OSError:
-                self._check_own()
+            except OSError as error:
+                self._check_own(error)
                 raise
 
     def _sendmsg(self, data: ReadableBuffer, control: Sequence[Any] = ()) -> int:

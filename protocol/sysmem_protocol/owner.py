@@ -285,7 +285,10 @@ def close_cell(cell: Cell) -> None:
         cell.close()
         return
     with no_fork:
-        cell.close()
+        try:
+            cell.close()
+        except OSError:
+            return  # the program has closed that number itself
 
 
 class Making:

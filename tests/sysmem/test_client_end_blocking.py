@@ -663,10 +663,11 @@ def test_what_cannot_be_encoded_is_refused_before_anything_is_sent(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the same limit bounds what users may have in flight")
+@pytest.mark.parametrize("buffers", [1, 128])  # one datagram, or several
 def test_a_process_without_descriptors_loses_the_answer_and_no_more(
-    collection: Any, peer: Any, make_witness: Any
+    collection: Any, peer: Any, make_witness: Any, buffers: int
 ) -> None:
-    witnesses, info = _info(make_witness, 128)
+    witnesses, info = _info(make_witness, buffers)
     method = Collection.wait_for_all_buffers_allocated
     answer = m.BufferCollectionWaitForAllBuffersAllocatedResponse(buffer_collection_info=info)
     waiting = Running(collection.wait_for_all_buffers_allocated)

@@ -25,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns the exit status: 0 when it is done; 1 without a daemon, without such a collection, or for a check that
     failed. A wrong command line exits with 2.
     """
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # it was closed when this began
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115  # as long as this runs
     options = parser().parse_args(arguments)
     try:
         status: int = options.run(options)

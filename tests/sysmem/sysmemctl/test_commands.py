@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -345,6 +346,14 @@ def test_a_reader_that_has_seen_enough_is_no_error(sysmemd: Sysmemd, collections
     ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["ping", "dump", "nonsense"])
+def test_it_runs_without_stdout_and_stderr(sysmemd: Sysmemd, command: str) -> None:
+    program = f"{shlex.quote(sys.executable)} -m sysmem.sysmemctl {command} <&- >&- 2>&-"
+    environment = {**os.environ, "SYSMEM_RUNTIME_DIR": str(sysmemd.runtime_dir)}
+    ended = subprocess.run(program, shell=True, env=environment)
+    assert ended.returncode == (2 if command == "nonsense" else 0)
 
 
 def test_the_commands_of_the_readme_answer_as_it_says(
