@@ -74,6 +74,8 @@ class Stretches:
 
     def __init__(self) -> None:
         self.longest = 0
+        #: How many calls there were in all.
+        self.total = 0
         self._calls = 0
 
     def do(self, work: Callable[[], object]) -> None:
@@ -92,6 +94,7 @@ class Stretches:
     def give_way(self) -> None:
         """Begin a new stretch; see :class:`sysmemd.pause.Sliced`."""
         self.longest = max(self.longest, self._calls)
+        self.total += self._calls
         self._calls = 0
 
     def wait_for(self, holder: Holder) -> None:

@@ -6,10 +6,12 @@ are to be.
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,6 +32,7 @@ PATIENCE = 120.0
 #: How many more participants, buffers or nodes are there, to see what one costs.
 MORE = 8
 NODES = 1000
+FRAMES = 4 * 60
 ROUND_TRIPS = 200
 #: A daemon that uses no time for so long has done all there is.
 SETTLED = 0.05
@@ -194,6 +197,61 @@ def test_python_calls(tmp_path: Path, participants: int, buffers: int, most: int
     print(each, (many - few) / MORE)
     assert each <= 34
     assert (many - few) / MORE <= most
+
+
+# --- nothing ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(sysmemd: Sysmemd) -> Iterator[list[blocking.BufferCollectionToken]]:
+    """Many nodes that do nothing."""
+    with blocking.connect(sysmemd.runtime_dir) as allocator, ExitStack() as stack:
+        root = stack.enter_context(allocator.allocate_shared_collection())
+        tokens: list[blocking.BufferCollectionToken] = []
+        while len(tokens) < NODES:
+            tokens += root.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * 50)
+        for token in tokens:
+            stack.callback(token.close)
+        yield tokens
+
+
+@pytest.mark.usefixtures("kept")
+def test_nothing_happens_while_nodes_are_idle_and_frames_are_passed_around(
+    sysmemd: Sysmemd,
+) -> None:
+    with (
+        blocking.connect(sysmemd.runtime_dir) as allocator,
+        allocator.allocate_non_shared_collection() as collection,
+    ):
+        collection.set_constraints(
+            sysmem.BufferCollectionConstraints(
+                usage=sysmem.BufferUsage(cpu=sysmem.CpuUsage.READ_OFTEN),
+                min_buffer_count=4,
+                buffer_memory_constraints=sysmem.BufferMemoryConstraints(min_size_bytes=4096),
+            )
+        )
+        with collection.wait_for_all_buffers_allocated() as buffers:
+            near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with near, far:
+                settle(sysmemd.pid)
+                used, woken = cpu_seconds(sysmemd.pid), switches(sysmemd.pid)
+                for number in range(FRAMES):
+                    vmo = buffers.buffers[number % 4].vmo
+                    assert vmo is not None
+                    socket.send_fds(near, [b"frame"], [vmo.fileno()])
+                    _, [fd], _, _ = socket.recv_fds(far, 16, 1)
+                    with mmap.mmap(fd, 4096, prot=mmap.PROT_READ) as frame:
+                        assert len(frame) == 4096
+                    os.close(fd)
+                settle(sysmemd.pid)
+                assert (cpu_seconds(sysmemd.pid), switches(sysmemd.pid)) == (used, woken)
+
+
+def switches(pid: int) -> int:
+    """Return how often a process has gone to sleep."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    [number] = re.findall(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.MULTILINE)
+    return int(number)
 
 
 # --- bytes ----------------------------------------------------------------------------------------------------------
