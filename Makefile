@@ -141,6 +141,7 @@ $(DEMO_READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --disable-pip-version-check --group demo --editable .
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --group photograph
 	touch $@
 
 $(VENV)/.peers: $(READY)
