@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -207,6 +208,41 @@ def test_an_answer_that_was_begun_is_finished_and_not_made_anew() -> None:
         assert received is not None
         parse(*received).close()
     client.close()
+
+
+class Room:
+    """Stands for a flight: has room for so many descriptors."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def may_send(self, count: int) -> bool:
+        return count <= self.left
+
+    def sent(self, count: int) -> None:
+        self.left -= count
+
+
+def test_descriptors_are_held_while_there_is_no_room_in_flight(pair: Pair) -> None:
+    room: Any = Room(2)
+    outbox = Outbox(pair.server, 8, 1 << 20, open_flight=lambda: room)
+    outbox.put(answer(1, handles=2))
+    assert not outbox.is_held
+    outbox.put(answer(2, handles=1))
+    assert outbox.is_held
+    assert not outbox.flush()
+    assert outbox.is_held
+    room.left = 1
+    assert outbox.flush()
+    assert not outbox.is_held
+    assert room.left == 0
+    assert txids(pair) == [1, 2]
+    pair.fill()
+    room.left = 1
+    outbox.put(answer(3, handles=1))
+    assert not outbox.is_held, "it waits for its client to read"
+    assert len(outbox) == 1
+    outbox.close()
 
 
 def test_more_messages_than_the_bound_are_refused(new_pair: Callable[..., Pair]) -> None:

@@ -18,6 +18,15 @@ def test_a_new_collection_is_one_token(  # AllocateSharedCollection
     assert not world.collection.is_allocated
 
 
+def test_a_collection_and_its_nodes_know_when_they_were_made() -> None:
+    world = World()
+    made = world.clock.now()
+    world.clock.advance(1)
+    later = world.token(world.root)
+    assert (world.collection.created, world.root.created) == (made, made)
+    assert later.created == world.clock.now() > made
+
+
 def test_a_collection_for_one_is_a_root_token_bound_at_once_on_the_same_channel() -> None:
     world = World()
     channel = world.channels[world.root]
