@@ -399,6 +399,8 @@ def test_a_token_that_can_not_be_sent_stays_on_offer(
             patch.setattr(Channel, "send", refuse)
         bench.run()
     assert unlucky.is_closed()
+    _, said = bench.log.said("warning", "error")[-1]
+    assert "out of it" in said["reason"]
     assert here.message() is None
     taking = take(there)
     bench.run()
