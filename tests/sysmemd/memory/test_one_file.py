@@ -84,6 +84,7 @@ def test_references_are_counted_after_growing_pauses_until_only_the_servers_is_l
     references[:] = [1]
     bench.clock.run_next()
     bench.wait(lambda: bench.no_strong == [42])
+    assert bench.clock.next_due() is None
     assert bench.states() == {}
     assert heap.used_bytes == 0
 
