@@ -33,6 +33,7 @@ from sysmemd.config import Limits
 from sysmemd.in_flight import InFlight
 from sysmemd.pause import Holder
 from sysmemd.ports import Peer
+from sysmemd.quota import Exceeded, Kind
 from sysmemd.tree import Misuse
 
 from ..accounts import new_users
@@ -647,6 +648,18 @@ def test_a_refused_client_gets_no_more_answers(line: Line) -> None:
     line.serve()
     assert line.reason
     line.drain_until_closed()
+
+
+def test_a_queue_beyond_its_users_limit_closes_a_channel_that_is_about_to_end_too(
+    line: Line,
+) -> None:
+    line.fill()
+    line.send(Node.sync, txid=1)
+    line.serve()
+    line.connection.finish()
+    before = line.connection.closed
+    line.connection.overflow(Exceeded(Kind.QUEUED_BYTES, 1, 1))
+    assert (before, line.connection.closed) == (False, True)
 
 
 def test_a_deferred_answer_is_sent_by_the_next_flush(line: Line) -> None:

@@ -226,15 +226,15 @@ class Room:
 def test_descriptors_are_held_while_there_is_no_room_in_flight(pair: Pair) -> None:
     room: Any = Room(2)
     outbox = Outbox(pair.server, 8, 1 << 20, open_flight=lambda: room)
-    outbox.put(answer(1, handles=2))
-    assert not outbox.is_held
-    outbox.put(answer(2, handles=1))
-    assert outbox.is_held
-    assert not outbox.flush()
-    assert outbox.is_held
-    room.left = 1
-    assert outbox.flush()
-    assert not outbox.is_held
+    held = []
+    for txid in (1, 2):
+        outbox.put(answer(txid, handles=3 - txid))
+        held.append(outbox.is_held)
+    for left in (0, 1):
+        room.left = left
+        outbox.flush()
+        held.append(outbox.is_held)
+    assert held == [False, True, True, False]
     assert room.left == 0
     assert txids(pair) == [1, 2]
     pair.fill()
