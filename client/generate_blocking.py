@@ -1,7 +1,7 @@
-"""Write the blocking face from the async one: `python client/generate_blocking.py`, with `--check` only compare.
+"""Generate the blocking face from the async one: `python client/generate_blocking.py`; `--check` only compares.
 
-Each module below is the async one without `async` and `await`, with the names of the blocking face. Paragraphs of
-docstrings that begin with "Cancellation:" speak of tasks only and are left out.
+Each module below is the async one without `async` and `await`, with the names of the blocking face. Docstring
+paragraphs that begin with "Cancellation:" are about tasks only, so they are removed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RULES = (
 
 
 def blocking(name: str) -> str:
-    """The text of a module of the blocking face."""
+    """Return the text of a module of the blocking face."""
     text = (PACKAGE / "_async" / name).read_text()
     for pattern, replacement in RULES:
         text = re.sub(pattern, replacement, text, flags=re.DOTALL)
@@ -52,7 +52,7 @@ def blocking(name: str) -> str:
 
 
 def main() -> int:
-    """Write what differs, or with `--check` tell about it; the exit status."""
+    """Write the modules that differ, or with `--check` report them. Return the exit status."""
     check = "--check" in sys.argv[1:]
     status = 0
     for name in MODULES:
@@ -61,7 +61,7 @@ def main() -> int:
         if path.exists() and path.read_text() == made:
             continue
         if check:
-            print(f"{path} isn't what client/generate_blocking.py makes")
+            print(f"{path} differs from what client/generate_blocking.py generates")
             status = 1
         else:
             path.write_text(made)

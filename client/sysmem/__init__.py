@@ -16,19 +16,23 @@
 :mod:`sysmem.blocking` has the same names as plain blocking calls; tables, enums, errors and handles are the ones from
 here.
 
-Every call takes a `timeout` in seconds; past it, it raises `TimeoutError`. A timeout or a cancellation leaves the
-object usable: a request that was sent takes effect, and its late answer is dropped with all descriptors in it. An
-object belongs to the event loop of the tasks that wait on it, and isn't for several threads; those of the blocking face
-are. `close()` doesn't talk and isn't awaited.
+Every call takes a `timeout` in seconds and raises `TimeoutError` after it. A timeout or a cancellation leaves the
+object usable: a request that was sent takes effect, and its late response is dropped with all descriptors in it. An
+object belongs to the event loop of the tasks that wait on it and must not be used from several threads; objects of
+the
+blocking face may. `close()` does no I/O and is not awaited.
 
-Everything with a `fileno()` owns a descriptor. It can't be copied or pickled. multiprocessing (spawn, forkserver,
-pipes, queues, pools) carries duplicates of VMOs, buffers, infos and node refs, and moves tokens, collections, groups
-and events: afterwards they are closed here, as after `detach()`. What goes through a pipe or queue stays alive in the
-sending process until the receiver has unpickled it. `multiprocessing.Queue.put()` returns before it has pickled
-anything, so leave what you put alone until the receiver has it. Channels and events belong to the process that made
-them: a forked child finds them closed, and nothing that it does touches the parent's. `close()` never waits, and may
-be called by a signal handler, in the middle of any call. What is dropped without `close()` is closed, and then warned
-about.
+Every object with a `fileno()` owns a descriptor, and cannot be copied or pickled. multiprocessing (spawn, forkserver,
+pipes, queues, pools) passes duplicates of VMOs, buffers, infos and node refs. It moves tokens, collections, groups
+and
+events: afterwards they are closed here, as after `detach()`. An object in a pipe or queue stays alive in the sending
+process until the receiver has unpickled it. `multiprocessing.Queue.put()` returns before it has pickled the object,
+so
+do not use the object again until the receiver has it. Channels and events belong to the process that created them: in
+a forked child they are closed, and nothing that the child does affects the parent's. `close()` never waits, and may
+be
+called by a signal handler during any call. An object that is garbage-collected without `close()` is closed with a
+ResourceWarning.
 """
 
 from __future__ import annotations
@@ -132,7 +136,7 @@ if TYPE_CHECKING:
     from ._plain import constraints
     from ._vmo import BufferCollectionInfo, Vmo, VmoBuffer, VmoInfo
 else:
-    #: Where to find what not every program needs, such as the face that it does not use.
+    #: The modules of names that not every program needs, such as the other face. They are imported on demand.
     _LATER = {
         **dict.fromkeys(("blocking", "formats", "frames"), ""),
         **dict.fromkeys(("Allocator", "connect"), "_async.allocator"),
@@ -143,14 +147,14 @@ else:
         "Node": "_async.nodes",
         "DmaBuf": "_dma_buf",
         "constraints": "_plain",
-        # By the module that tells multiprocessing how they travel.
+        # These are found in the module that defines how multiprocessing passes them.
         **dict.fromkeys(
             ("BufferCollectionInfo", "NodeRef", "Vmo", "VmoBuffer", "VmoInfo"), "_sharing"
         ),
     }
 
     def __getattr__(name):
-        """Import something of that when it is asked for."""
+        """Import a name on demand."""
         if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
@@ -160,5 +164,5 @@ else:
         return found
 
     def __dir__():
-        """Return the names of everything, imported or not."""
+        """Return all names, including those that are not imported yet."""
         return sorted({*globals(), *_LATER})

@@ -1,10 +1,13 @@
-"""The calls outstanding on one client end, without I/O.
+"""The outstanding calls of one client end, without I/O.
 
-A call gets a txid when it begins, and its answer finds it by that. Who gives up waiting abandons the call: its answer
-may still come, and is then closed with all descriptors in it. Both faces of the client drive this and add the waiting.
+A call gets a txid when it begins, and its response is matched by that. A caller that stops waiting abandons the call:
+its response may still arrive, and is then closed with all descriptors in it. Both faces of the client use this module
+and add the waiting.
 
-The one call that may take arbitrarily long is put off instead: who asks again takes it up where it is. So a program may
-ask as often as it likes, though the daemon closes a channel with more than 1,024 unanswered calls.
+The one call that may take arbitrarily long is put off instead of abandoned: the next caller of the same method takes
+it
+up again. So a program may call it with a timeout as often as it likes, although the daemon closes a channel with more
+than 1,024 unanswered calls.
 """
 
 from __future__ import annotations
@@ -31,19 +34,19 @@ from sysmem_protocol.message import (
 )
 from sysmem_protocol.sysmem2 import BufferCollection
 
-#: The call that is answered when others are ready, and the same whenever it was asked.
+#: The method that may take arbitrarily long. Its response does not depend on when it was called.
 PUT_OFF = BufferCollection.wait_for_all_buffers_allocated
 
 _decoder = Decoder()
 
-#: The greatest txid of a client; the bit above is the server's.
+#: The greatest txid of a client. The next higher bit marks the server's.
 MAX_TXID = 0x7FFF_FFFF
 
 
 def encode_request(method: Method, request: Table | None) -> tuple[bytes, list[Handle]]:
-    """Return the body of a request and the handles in it, which stay the table's.
+    """Return the body of a request, and the handles in it. The table keeps ownership of the handles.
 
-    Raises `TypeError` or `ValueError` for what can't be sent, and for a required field that is un-set.
+    Raises `TypeError` or `ValueError` if a value can't be sent, or if a required field is not set.
     """
     if request is None:
         return b"", []
@@ -58,9 +61,9 @@ def datagram(method: Method, body: bytes, txid: int = 0) -> bytes:
 
 
 def last_message(channel: Channel) -> Message | None:
-    """Close an end of a channel; return what had come there, which the caller then owns, or None.
+    """Close an end of a channel. Return the message that had arrived there, which the caller owns, or None.
 
-    From then on nothing can be sent to this end, and whoever tries notices: what isn't returned here has not been sent.
+    Afterwards any attempt to send to this end fails, so a message that is not returned here was not sent.
     """
     try:
         channel.shut_down()
@@ -73,7 +76,7 @@ def last_message(channel: Channel) -> Message | None:
 
 
 class Told(NamedTuple):
-    """Why an error is answered or the channel closes, as the daemon says it."""
+    """The daemon's reason for an error or for the end of the channel."""
 
     reason: str | None = None
     report: str | None = None
@@ -84,13 +87,13 @@ _UNTOLD: Final = Told()
 
 @dataclass(slots=True)
 class Answer(Message):
-    """The answer to a call."""
+    """The response to a call."""
 
     told: Told = _UNTOLD
 
 
 class Call:
-    """A request that was or will be sent, and its answer when that has come."""
+    """A request that was or will be sent, and its response once it has arrived."""
 
     __slots__ = ("abandoned", "answer", "error", "method", "parts", "txid")
 
@@ -98,19 +101,19 @@ class Call:
         self.method = method
         self.txid = txid
         self.answer: Answer | None = None
-        #: Why there is no answer though one came.
+        #: The reason why there is no response although one arrived.
         self.error: OSError | None = None
-        #: Descriptors of a split answer of which more is to come.
+        #: The descriptors so far of a split response that is not complete.
         self.parts: list[Handle] = []
         self.abandoned = False
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing to wait for any more."""
+        """Whether the call has a response or has failed."""
         return self.answer is not None or self.error is not None
 
     def result(self) -> Answer:
-        """Return the answer, which the caller then owns, or what is raised instead."""
+        """Return the response, which the caller owns, or raise the error."""
         if self.error is not None:
             raise self.error
         assert self.answer is not None
@@ -118,45 +121,45 @@ class Call:
 
 
 class Calls:
-    """Which calls wait for an answer.
+    """The calls that have no response yet.
 
-    Threads may call in any order, but one at a time takes in what arrives. There is no lock, for a signal's handler
-    could interrupt who holds it: what two threads may do at once ends the same whichever of them is first.
+    Threads may begin calls concurrently, but only one at a time processes what arrives. There is no lock, because a
+    signal handler could interrupt its holder. Concurrent operations have the same result in any order.
     """
 
     __slots__ = ("_last", "_outstanding", "_put_off", "_told", "_txids", "origin")
 
     def __init__(self) -> None:
-        #: What was told last and belongs to an answer that is still to come, or to the end.
+        #: The last reason from the daemon. It belongs to the next error, or to the end of the channel.
         self._told = _UNTOLD
-        #: What was told last, of whatever it was.
+        #: The last reason from the daemon, used or not.
         self._last = _UNTOLD
-        #: Why the token had failed already that this channel was made from; None if it hadn't.
+        #: The reason of the failure of the token from which this channel was created; None if it had not failed.
         self.origin: str | None = None
         self._outstanding: dict[int, Call] = {}
-        #: Those of them that are put off, of whose answers nothing has come.
+        #: Those of the outstanding calls that are put off, and of whose responses nothing has arrived.
         self._put_off: dict[int, Call] = {}
         self._txids = itertools.count()
 
     @property
     def reason(self) -> str | None:
-        """The reason that was told last; once the channel has ended, the reason for that."""
+        """The last reason from the daemon; after the end of the channel, the reason for its end."""
         return self._last.reason
 
     @property
     def outstanding(self) -> bool:
-        """Whether answers are still to come, also of calls that nobody waits for any more."""
+        """Whether responses are outstanding, including those of abandoned calls."""
         return bool(self._outstanding)
 
     def begin(self, method: Method) -> Call:
-        """Note a call that is about to be sent, with a txid that no other outstanding one has."""
+        """Register a call before it is sent, with a txid that no outstanding call has."""
         while (txid := next(self._txids) % MAX_TXID + 1) in self._outstanding:
             pass
         call = self._outstanding[txid] = Call(method, txid)
         return call
 
     def resume(self, method: Method) -> Call | None:
-        """Return a call of `method` that was sent and put off, to be waited for again; None when there is none."""
+        """Return a call of `method` that was sent and put off, to wait for it again. None if there is none."""
         if method is not PUT_OFF:
             return None
         try:
@@ -165,21 +168,21 @@ class Calls:
             return None
 
     def put_off(self, call: Call) -> None:
-        """Nobody waits for now for this call, which was sent: as :meth:`abandon`, but it may be taken up again."""
+        """Put off a sent call that no caller waits for: as :meth:`abandon`, but it may be taken up again."""
         if call.method is not PUT_OFF or call.parts:
             self.abandon(call)
             return
         self._put_off[call.txid] = call
-        # Who takes it out has the call: another caller, or its answer, which may have come before it was put in.
+        # The one that removes the call owns it: another caller, or its response, which may have arrived before.
         if call.done and self._put_off.pop(call.txid, None) is not None:
             self.abandon(call)
 
     def forget(self, call: Call) -> None:
-        """Drop a call that was never sent: no answer will come."""
+        """Remove a call that was not sent. No response will arrive."""
         self._outstanding.pop(call.txid, None)
 
     def abandon(self, call: Call) -> None:
-        """Nobody waits for this call any more: close its answer, now or when it comes."""
+        """Abandon a call that no caller waits for: close its response, now or when it arrives."""
         call.abandoned = True
         _close(call.parts)
         if call.answer is not None:
@@ -187,14 +190,14 @@ class Calls:
             call.answer = None
 
     def arrived(self, data: bytes, handles: list[Handle]) -> Call | None:
-        """Take in a datagram and own its handles; the call that it completes and that somebody waits for, if any.
+        """Process a datagram and take ownership of its handles. Return the call that it completes, unless abandoned.
 
-        Raises :class:`MalformedMessage` for what is no answer to an outstanding call.
+        Raises :class:`MalformedMessage` if it is not the response to an outstanding call.
         """
         return self._arrived(parse(data, handles, Answer))
 
     def lost(self, data: bytes) -> Call | None:
-        """Take in a datagram whose descriptors this process had no room for: that call fails, the channel goes on."""
+        """Process a datagram whose descriptors were lost. Its call fails, and the channel stays usable."""
         if len(data) < HEADER.size:
             raise MalformedMessage("descriptors without a message")
         txid, flags, _, ordinal = HEADER.unpack_from(data)
@@ -202,7 +205,7 @@ class Calls:
         call = self._outstanding.get(message.txid)
         if call is not None:
             call.error = OSError(
-                errno.EMFILE, f"no descriptors are left for the answer to {call.method.name}()"
+                errno.EMFILE, f"no descriptors are left for the response to {call.method.name}()"
             )
             _close(call.parts)
         self._arrived(message)
@@ -243,7 +246,7 @@ class Calls:
         if call is not None and not call.done:
             call.error = InterruptedError(
                 errno.EINTR,
-                f"a signal handler's exception came instead of the answer to {call.method.name}()",
+                f"a signal handler raised an exception during the response to {call.method.name}()",
             )
             _close(handles)
 
@@ -255,8 +258,8 @@ class Calls:
         if call is None or call.method.ordinal != message.ordinal:
             message.close()
             raise MalformedMessage(
-                f"an answer with txid {message.txid} and ordinal {message.ordinal:#x}, "
-                "which is to no outstanding call"
+                f"a response with txid {message.txid} and ordinal {message.ordinal:#x}, "
+                "which belongs to no outstanding call"
             )
         if self._put_off.pop(message.txid, None) is not None:
             self.abandon(call)
@@ -275,30 +278,30 @@ class Calls:
         return None if message.more else call
 
     def _take_event(self, message: Message) -> None:
-        """Keep what an event says of the answer or the end that follows it. Other events are of a later version."""
+        """Keep the reason in an event for the error or end that follows it. Unknown events are of later versions."""
         if message.ordinal != Explained.on_explained.ordinal:
             message.close()
             return
         try:
             event = _decoder.table(ExplainedOnExplainedEvent, message.body, message.handles)
         except DecodeError:
-            return  # it isn't worth more than the channel
+            return  # an invalid reason is no reason to close the channel
         reason = event.line
         if reason is not None and self.origin is not None:
             reason = f"{reason}; what became of the token: {self.origin}"
         report = None if event.report is None else _read(event.report)
         if report is None and reason == self._last.reason:
-            report = self._last.report  # it is sent once
+            report = self._last.report  # the daemon sends it only once
         self._told = self._last = Told(reason, report)
 
     def ended(self, error: PeerClosedError) -> PeerClosedError:
-        """Return the error for the end of the channel, with what was told of it; no answer comes any more."""
+        """Return the error for the end of the channel, with its reason. No more responses arrive."""
         self.clear()
         self._last = self._told
         return error.again(*self._told)
 
     def clear(self) -> None:
-        """No answer comes any more: close what has come of incomplete ones."""
+        """Close the parts of incomplete responses, because no more responses arrive."""
         for call in tuple(self._outstanding.values()):
             _close(call.parts)
         self._outstanding.clear()
@@ -313,6 +316,6 @@ def _read(report: Handle) -> str | None:
 
 
 def _close(handles: list[Handle]) -> None:
-    with contextlib.suppress(IndexError):  # another thread closes them too
+    with contextlib.suppress(IndexError):  # another thread may close them at the same time
         while handles:
             handles.pop().close()

@@ -1,4 +1,4 @@
-"""Reaching the daemon."""
+"""Connecting to the daemon's sockets."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from ._process import process_name, reserve_standard_descriptors
 from ._timeouts import deadline, remaining, seconds
 from ._trace import traced
 
-#: Errors that are no word about the place that is looked at.
+#: Errors that say nothing about the place that is tried.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
-#: What errors mean here, where the kernel's own words don't say it.
+#: Explanations of errors for which the kernel's text is not enough.
 _REASONS = {
     errno.EPROTOTYPE: "a socket of another type is there; sysmemd's are SOCK_SEQPACKET",
     errno.EACCES: "Permission denied; a service is open to the users in its group",
@@ -42,7 +42,7 @@ _LONGEST_PAUSE_SECONDS = 0.1
 
 
 def cut(name: str) -> str:
-    """As much of a name as the protocol lets a client say, whole characters only."""
+    """Return as much of a name as the protocol allows, without partial characters."""
     if not isinstance(name, str):
         raise TypeError(f"a name is a str, not {type(name).__name__}")
     written = name.encode()
@@ -52,7 +52,7 @@ def cut(name: str) -> str:
 
 
 def hello(name: str | None, id: int | None) -> tuple[bytes, bytes]:
-    """Return the first messages: who we are (this process, unless given), and that we want to be told reasons."""
+    """Return the first messages: the client's name and id (by default this process's), and a request for reasons."""
     info = SetDebugClientInfoRequest(
         name=cut(process_name() if name is None else name), id=os.getpid() if id is None else id
     )
@@ -73,15 +73,16 @@ def open_service(
     may_wait: bool,
     timeout: float | None = None,
 ) -> tuple[Channel, Path]:
-    """Connect to a service of the first daemon that is found; return the channel and the daemon's directory.
+    """Connect to a service of the first daemon that is found. Return the channel and the daemon's directory.
 
-    A directory without a socket that accepts connections is passed over. With `may_wait` this waits up to `timeout`
-    seconds for a daemon that many connect to at once; otherwise such a daemon counts as one that refuses.
+    A directory without a socket that accepts connections is skipped. With `may_wait`, wait up to `timeout` seconds
+    for a
+    daemon whose queue of connections is full. Otherwise treat such a daemon as one that refuses.
 
     Raises:
-        DaemonUnavailableError: No daemon accepts connections; the message lists the places and says what to do.
-        TimeoutError: A daemon is there and did not accept in time.
-        OSError: This process or the machine has run out of something.
+        DaemonUnavailableError: No daemon accepts connections. The message lists the places and a remedy.
+        TimeoutError: There is a daemon, but it did not accept in time.
+        OSError: A resource of this process or the machine is exhausted.
     """
     timeout = seconds(timeout)
     reserve_standard_descriptors()
@@ -94,19 +95,21 @@ def open_service(
             if error.errno in _EXHAUSTED:
                 raise
             if may_wait and isinstance(error, BlockingIOError):
-                raise TimeoutError(f"the sysmem daemon at {path} didn't accept in time") from error
+                raise TimeoutError(f"the sysmem daemon at {path} did not accept in time") from error
             failures[path] = error
             if isinstance(error, BlockingIOError):
-                break  # this is the daemon to use, and it is busy
-    raise DaemonUnavailableError(_unavailable(failures)) from None  # the reasons are in it
+                break  # this is the right daemon, and it is busy
+    raise DaemonUnavailableError(
+        _unavailable(failures)
+    ) from None  # its message contains the reasons
 
 
-#: Connects to a service of a daemon, within a time; returns the socket or descriptor, which the caller owns.
+#: Connects to a service of a daemon, with a timeout. Returns the socket or descriptor, which the caller owns.
 Opener: TypeAlias = Callable[[type[Interface], float | None], int | socket.SocketType]
 
 
 def opener(directories: Sequence[Path], *, may_wait: bool) -> Opener:
-    """Return what connects to the services of a daemon; see :func:`open_service`."""
+    """Return a function that connects to the services of a daemon; see :func:`open_service`."""
 
     def open_within(interface: type[Interface], timeout: float | None) -> socket.SocketType:
         channel, _ = open_service(directories, interface, may_wait=may_wait, timeout=timeout)
@@ -135,7 +138,7 @@ def _connected(
 
 
 def _unavailable(failures: Mapping[Path, OSError]) -> str:
-    """Say where no daemon is, and what would help."""
+    """Return a message that lists where no daemon is, with a remedy."""
     reasons = [
         f"{path}: {_REASONS.get(error.errno or 0) or error.strerror or error}"
         for path, error in failures.items()
@@ -155,10 +158,11 @@ def connected(
     may_wait: bool,
     timeout: float | None = None,
 ) -> tuple[socket.SocketType, Path]:
-    """Return the socket of a new Allocator channel on which was said who we are, and the daemon's directory.
+    """Connect to the Allocator and send the client's name. Return the channel's socket and the daemon's directory.
 
-    The caller owns the socket. Arguments and errors are those of :func:`open_service`, but that `runtime_dir` is
-    the only directory if it is given.
+    The caller owns the socket. Arguments and errors are those of :func:`open_service`, except that `runtime_dir` is
+    the
+    only directory if it is given.
     """
     first = hello(name, id)
     channel, directory = open_service(
@@ -177,28 +181,29 @@ def connected(
 
 
 class Retries:
-    """When to connect again to a daemon that isn't there yet: after pauses that grow, for a time.
+    """The pauses between attempts to connect to a daemon that is not there yet. They grow, up to a total time.
 
-    A watch of the file system would not do: the directory may not be there yet either, a service manager's socket is
-    there before its daemon, and there can be three places. The pauses cost little, about ten attempts a second at most,
-    and they are drawn at random, so that many clients of a daemon that was restarted don't all come at once.
+    A watch of the file system would not do: the directory may not exist yet, the socket of a service manager exists
+    before its daemon, and there can be three places. The pauses cost little, at most about ten attempts a second.
+    They
+    are random, so that many clients of a restarted daemon do not connect all at once.
     """
 
     def __init__(self, wait: float) -> None:
-        """Go on for `wait` seconds from now."""
+        """Allow attempts for `wait` seconds from now."""
         self._end = deadline(wait)
         self._pause = _FIRST_PAUSE_SECONDS
 
     def left(self) -> float | None:
-        """Return how many seconds are left; None for any number."""
+        """Return the remaining seconds; None if there is no limit."""
         return remaining(self._end)
 
     def pause(self) -> float | None:
-        """Return for how many seconds to wait before the next attempt; None if the time is over."""
+        """Return the seconds until the next attempt, or None if the time is over."""
         left = self.left()
         if left is not None and left <= 0:
             return None
-        from random import uniform  # which takes milliseconds to import, for those who wait only
+        from random import uniform  # takes milliseconds to import, so only programs that wait do
 
         pause = self._pause * uniform(0.5, 1)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
@@ -206,9 +211,10 @@ class Retries:
 
 
 def _set_send_timeout(sock: socket.SocketType, seconds: float) -> None:
-    """Bound how long this socket connects; 0 for ever.
+    """Limit the time that this socket's connect may take; 0 means no limit.
 
-    `socket.settimeout` won't do: it polls a non-blocking socket, and one of AF_UNIX refuses at once instead.
+    `socket.settimeout` would not work: it makes the socket non-blocking and polls, but a non-blocking AF_UNIX socket
+    refuses immediately.
     """
     microseconds = max(0, math.ceil(min(seconds, 1e9) * 1_000_000))
     whole, rest = divmod(microseconds, 1_000_000)

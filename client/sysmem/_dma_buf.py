@@ -1,4 +1,4 @@
-"""A buffer as a dma-buf, for devices: exported by `/dev/udmabuf`, or one already.
+"""A buffer as a dma-buf, for devices: exported by `/dev/udmabuf`, unless the buffer is a dma-buf already.
 
 The numbers are those of `linux/udmabuf.h` and `linux/dma-buf.h`.
 """
@@ -49,7 +49,7 @@ class DmaBuf(Held):
 
     @property
     def size(self) -> int:
-        """Bytes of memory."""
+        """The size of the memory in bytes."""
         return os.lseek(self.fileno(), 0, os.SEEK_END)
 
     @contextlib.contextmanager
@@ -68,7 +68,7 @@ class DmaBuf(Held):
         """
         flags = _SYNC_READ * read | _SYNC_WRITE * write
         if not flags:
-            raise ValueError("sync() is for reading, for writing, or for both")
+            raise ValueError("sync() needs read=True, write=True, or both")
         self._sync(flags | _SYNC_START)
         try:
             yield
@@ -130,13 +130,15 @@ def _missing(error: OSError) -> str:
     match error.errno:
         case errno.ENOENT:
             return (
-                "a dma-buf needs a kernel with CONFIG_UDMABUF (`modprobe udmabuf` if it is a module), and /dev of the"
-                " machine; there is no device"
+                "a dma-buf needs a kernel with CONFIG_UDMABUF (`modprobe udmabuf` if it is a module), and the machine's"
+                " /dev; there is no such device"
             )
         case errno.ENODEV | errno.ENXIO:
-            return "the driver of the device isn't loaded: modprobe udmabuf"
+            return "the driver of the device is not loaded: modprobe udmabuf"
         case errno.EACCES | errno.EPERM:
-            return f"user {os.geteuid()} may not open the device (often it is the group kvm's)"
+            return (
+                f"user {os.geteuid()} has no permission to open the device (its group is often kvm)"
+            )
         case _:
             return os.strerror(error.errno or 0)
 
@@ -148,12 +150,14 @@ def _why(error: OSError, size: int) -> str:
             limit = int(file.read())
         if error.errno == errno.EINVAL and size > limit << 20:
             return (
-                f"{size} bytes are more than the {limit} MiB that the kernel makes a dma-buf of"
+                f"{size} bytes are more than the kernel's limit for a dma-buf, {limit} MiB"
                 f" ({_SIZE_LIMIT} may be raised)"
             )
     page = os.sysconf("SC_PAGE_SIZE")
     if size % page:
-        return f"a dma-buf has whole pages, and the VMO has {size} bytes, not a multiple of {page}"
+        return f"a dma-buf consists of whole pages, and the VMO has {size} bytes, not a multiple of {page}"
     if error.errno in (errno.EINVAL, errno.EBADFD):
-        return f"only a memfd that is sealed against shrinking becomes a dma-buf ({error.strerror})"
+        return (
+            f"only a memfd that is sealed against shrinking can become a dma-buf ({error.strerror})"
+        )
     return f"the kernel makes no dma-buf of this VMO: {error.strerror}"

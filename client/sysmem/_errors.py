@@ -21,10 +21,10 @@ __all__ = ["DaemonUnavailableError", "HandleClosedError", "PeerClosedError", "Sy
 
 _MEANINGS = {
     Error.UNSPECIFIED: "the daemon gives no details",
-    Error.PROTOCOL_DEVIATION: "the request breaks a rule of the protocol",
-    Error.NOT_FOUND: "the daemon does not know what was passed",
+    Error.PROTOCOL_DEVIATION: "the request violates a rule of the protocol",
+    Error.NOT_FOUND: "the daemon does not know the given object",
     Error.HANDLE_ACCESS_DENIED: "the handle lacks a right",
-    Error.NO_MEMORY: "the buffers couldn't be allocated",
+    Error.NO_MEMORY: "the buffers could not be allocated",
     Error.CONSTRAINTS_INTERSECTION_EMPTY: "no settings satisfy all participants",
     Error.PENDING: "the allocation was not attempted yet",
     Error.TOO_MANY_GROUP_CHILD_COMBINATIONS: "too many combinations of group children failed",
@@ -38,7 +38,7 @@ class SysmemError(Exception):
     Attributes:
         error: The error; a plain int if it has no name in this version.
         reason: The reason in one line, as in the daemon's log; None if it is not known.
-        report: The full report of a refusal, with what everybody asked for and the conflict; None if there is none.
+        report: The full report of a refusal, with all constraints and the conflict marked; None if there is none.
     """
 
     def __init__(
@@ -56,4 +56,4 @@ class SysmemError(Exception):
 
 
 class DaemonUnavailableError(ConnectionError):
-    """No daemon accepts connections at the path that the message names."""
+    """No daemon accepts connections. The message lists the paths that were tried."""

@@ -16,17 +16,17 @@ from ._process import reserve_standard_descriptors
 
 
 class Held(Handle):
-    """A handle of a program, which signals interrupt: its cell is an object written in C."""
+    """A handle of a program. Its cell is an object written in C, so that a signal cannot interrupt its operations."""
 
     __slots__ = ()
 
     def __init__(self, owned: int | Cell) -> None:
-        """Become the owner of a descriptor, or of what is in a cell."""
+        """Take ownership of a descriptor, or of that in a cell."""
         super().__init__(own(owned) if isinstance(owned, int) else owned)
 
 
 class Arrived(Held):
-    """A descriptor that has just come; what it is, the message that it came with says."""
+    """A descriptor that was just received. Its message determines its kind."""
 
     __slots__ = ()
 
@@ -54,8 +54,8 @@ class EventPair(Held, ABC):
     _instead = "detach() and from_fd() give it to another process, duplicate() makes another one"
 
     def __init__(self, owned: int | Cell) -> None:
-        """Become the owner of a descriptor, or of what is in a cell."""
-        #: For each of those who wait what they wait on. The descriptor isn't closed before all are gone.
+        """Take ownership of a descriptor, or of that in a cell."""
+        #: The epoll of each waiter. The descriptor is not closed before all waiters have left.
         self._watches: dict[object, select.epoll] = {}
         super().__init__(owned)
         lost_by_forks(self)
@@ -89,14 +89,14 @@ class EventPair(Held, ABC):
         It is awaited in the async face.
 
         Raises:
-            HandleClosedError: This end is closed, or somebody closes it meanwhile.
+            HandleClosedError: This end is closed, or is closed by another caller meanwhile.
         """
 
     def _watch(self, waiter: object) -> select.epoll:
-        """What tells a waiter that the other end is closed, or this one."""
+        """Return an epoll that becomes readable when the other end or this one is closed."""
         watch = self._watches[waiter] = select.epoll()
         watch.register(self.fileno(), select.EPOLLRDHUP)
-        self.fileno()  # a close() from here on sees the watch
+        self.fileno()  # a close() after this point sees the epoll
         return watch
 
     def _leave(self, waiter: object) -> None:
@@ -107,13 +107,15 @@ class EventPair(Held, ABC):
         self._close_if_unused()
 
     def take(self) -> int:
-        """Return the descriptor and give up ownership. Raises `RuntimeError` while somebody waits on this event."""
+        """Return the descriptor and give up ownership. Raises `RuntimeError` while a thread or task waits on it."""
         self._check_unused()
         return super().take()
 
     def _check_unused(self) -> None:
         if self._watches:
-            raise RuntimeError("somebody waits on this eventpair; it can't be given away")
+            raise RuntimeError(
+                "another thread or task waits on this eventpair; it can't be given away"
+            )
 
     def detach(self) -> int:
         """Return the descriptor and give up ownership, to pass it to another process. This object is closed.
@@ -133,18 +135,18 @@ class EventPair(Held, ABC):
             with contextlib.suppress(OSError, ValueError):
                 watch.modify(
                     self._cell.fileno(), select.EPOLLOUT
-                )  # which it is ready for: that wakes the waiter
+                )  # it is always writable, so this wakes the waiter
         self._close_if_unused()
 
     def _close_if_unused(self) -> None:
-        """Close the descriptor if this end is closed and nobody waits on it any more."""
+        """Close the descriptor if this end is closed and no thread or task waits on it."""
         if self._gone and not self._watches:
             close_cell(self._cell)
 
     def _lose(self, why: str = FORKED) -> None:
         self._gone = self._gone or why
         for watch in self._watches.values():
-            watch.close()  # the parent watches the same events with it
+            watch.close()  # a forked child shares the parent's epoll, so it must not change it
         self._watches.clear()
         self._cell.close()
 

@@ -1,4 +1,4 @@
-"""Who still looks at a mapping: for the error that a with-block ends with when somebody does."""
+"""The objects that still use a mapping, for the error at the end of its with-block."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from collections.abc import Iterator
 from types import FrameType, ModuleType, TracebackType
 from typing import Any
 
-#: Holders that are named.
+#: The maximum number of holders that are named.
 MAX_NAMED = 4
-#: The frame's to its copy of its variables, this function's, and that of whoever counts them.
+#: References from the frame to its copy of its variables, from this function, and from the caller of getrefcount.
 _REFERENCES_TO_OURS = 3
 
 
 def holders(mapped: mmap.mmap, view: memoryview, traceback: TracebackType | None) -> str:
-    """The memoryviews and numpy arrays over `mapped`, `view` left out, and where they are, as far as can be found out.
+    """Return a description of the memoryviews and numpy arrays over `mapped` except `view`, and where they are.
 
-    Where is a variable of a function that is being called, or the kind of object that has it. To look at all objects
-    takes time, up to seconds in a large process; with the `traceback` of an exception on its way, which isn't about
-    this, only variables are looked at, also those of the functions that it has ended.
+    The place is a variable of a running function, or the kind of object that contains the holder. Examining all
+    objects
+    takes up to seconds in a large process. So if an unrelated exception is being raised, given by its `traceback`,
+    only
+    variables are examined, including those of the functions that the exception has ended.
     """
     array = _variables(sys.modules.get("numpy")).get("ndarray")
     names: dict[int, str] = {}
@@ -41,8 +43,8 @@ def holders(mapped: mmap.mmap, view: memoryview, traceback: TracebackType | None
         for name, held in counted.items():
             note(held, f"'{name}' of {frame.f_code.co_qualname}()")
         if type(variables) is dict:
-            # Until Python 3.12 this is a copy that the frame keeps: not to be what keeps the mapping, or anything else.
-            # It may be what locals() returned, too; then no more goes than has to.
+            # Until Python 3.12 this is a copy that the frame keeps. Clear it, so that it does not keep the mapping or
+            # anything else. It may also be a result of locals() that the program has; then clear only what is needed.
             is_ours = sys.getrefcount(variables) <= _REFERENCES_TO_OURS
             for name in tuple(variables if is_ours else counted):
                 variables.pop(name, None)
@@ -51,16 +53,16 @@ def holders(mapped: mmap.mmap, view: memoryview, traceback: TracebackType | None
             if counts(held):
                 note(held, _place(container))
     found = [f"{names[key]} in {' and '.join(dict.fromkeys(places[key]))}" for key in names]
-    # What is left are views that are in objects which Python can't look into.
+    # The remaining views are in objects that cannot be examined from Python.
     found = found or [_name(each) for each in objects if counts(each)]
     more = [f"{len(found) - MAX_NAMED} more"] if len(found) > MAX_NAMED else []
-    return ", ".join(found[:MAX_NAMED] + more) or "an object that isn't known"
+    return ", ".join(found[:MAX_NAMED] + more) or "an unknown object"
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
-    """Yield the functions that are being called, in all threads, and those that an exception has ended.
+    """Yield the running functions of all threads, and those that an exception has ended.
 
-    But for this package's; modules and classes don't count.
+    Functions of this package, modules and class bodies are left out.
     """
     for frame in sys._current_frames().values():
         caller: FrameType | None = frame
@@ -68,8 +70,10 @@ def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
             if _is_function(caller):
                 yield caller
             caller = caller.f_back
-    del frame  # the last of them is this function's own
-    ended = traceback and traceback.tb_next  # the first has the with-block, and is being called
+    del frame  # the last frame is this function's own
+    ended = (
+        traceback and traceback.tb_next
+    )  # the first entry has the with-block, and is still running
     while ended is not None:
         if _is_function(ended.tb_frame):
             yield ended.tb_frame
@@ -82,8 +86,8 @@ def _is_function(frame: FrameType) -> bool:
 
 
 def _looks_at(held: Any, mapped: mmap.mmap, array: type | None) -> bool:
-    """Return whether it is a memoryview of the mapping, or an `array` of numpy's over one."""
-    # Not `isinstance`, which asks objects for their class, and proxies and the like then run code of their own.
+    """Return whether an object is a memoryview of the mapping, or a numpy array over one."""
+    # Not `isinstance`: it asks objects for their class, which runs code of proxies.
     while array is not None and issubclass(type(held), array):
         held = held.base
     try:
@@ -106,7 +110,7 @@ def _place(container: Any) -> str:
 
 
 def _variables(module: object) -> dict[str, Any]:
-    """Return the variables of a module, without loading a lazy one."""
+    """Return the variables of a module, without loading a lazy module."""
     if not issubclass(type(module), ModuleType):
         return {}
     variables: dict[str, Any] = object.__getattribute__(module, "__dict__")

@@ -1,6 +1,6 @@
-"""Looking inside a running daemon: the client of the Inspector protocol (`docs/spec/inspect.md`).
+"""The client of the Inspector protocol (`docs/spec/inspect.md`), which examines a running daemon.
 
-Blocking calls only: what uses this are commands and tests.
+It has only blocking calls, because its users are commands and tests.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ class Inspector(ChannelObject):
     def snapshot(
         self, buffer_collection_id: int | None = None, *, timeout: float | None = None
     ) -> dict[str, Any]:
-        """Return what the daemon holds, or only one of its collections. Raises `SysmemError` with NOT_FOUND."""
+        """Return the daemon's state, or only one of its collections. Raises `SysmemError` with NOT_FOUND."""
         request = InspectorSnapshotRequest(buffer_collection_id=buffer_collection_id)
         answer = self._call(Interface.snapshot, request, timeout)
         return _read(self._field(answer, "snapshot", Vmo))
 
     def explain(self, buffer_collection_id: int, *, timeout: float | None = None) -> dict[str, Any]:
-        """Return why a collection is as it is, or ended as it did. Raises `SysmemError` with NOT_FOUND."""
+        """Return the explanation of a collection's state or end. Raises `SysmemError` with NOT_FOUND."""
         request = InspectorExplainRequest(buffer_collection_id=buffer_collection_id)
         answer = self._call(Interface.explain, request, timeout)
         return _read(self._field(answer, "explanation", Vmo))
@@ -77,11 +77,11 @@ class Inspector(ChannelObject):
         buffer_collection_id: int | None = None,
         timeout: float | None = None,
     ) -> Events:
-        """Have the daemon report what happens from now on. The caller closes what this returns.
+        """Make the daemon report events from now on. The caller closes the result.
 
         Args:
             traffic: Report each message too.
-            bodies: Report what the messages say.
+            bodies: Report the contents of messages too.
             buffer_collection_id: The only collection to report on; None for all.
             timeout: How long sending the request may take, in seconds.
         """
@@ -103,19 +103,19 @@ class Inspector(ChannelObject):
 
 
 class Events:
-    """What a daemon reports. An iterator over single events, which ends when the daemon ends the report."""
+    """A daemon's report: an iterator over events. It stops when the daemon ends the report."""
 
     def __init__(self, channel: Channel) -> None:
-        """Become the owner of the client end of a Watcher."""
+        """Take ownership of the client end of a Watcher."""
         self._channel = channel
         self._pending: list[dict[str, Any]] = []
-        #: What has come of an event that is too long for one message.
+        #: The parts so far of an event that is too long for one message.
         self._parts: list[str] = []
-        #: How many events the daemon dropped so far because they were not read in time.
+        #: The number of events that the daemon dropped because they were not read in time.
         self.lost = 0
 
     def fileno(self) -> int:
-        """Return the descriptor, still owned by this object, that is readable when there are more events."""
+        """Return the descriptor, which is readable when there are more events. This object keeps ownership."""
         return self._channel.fileno()
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class Events:
         """Return the next event.
 
         Raises:
-            TimeoutError: None came within `timeout` seconds.
+            TimeoutError: No event arrived within `timeout` seconds.
             PeerClosedError: The daemon has ended the report.
         """
         end = deadline(timeout)
@@ -147,7 +147,7 @@ class Events:
         poll.register(self._channel.fileno(), select.POLLIN)
         while not self._pending:
             if not poll.poll(milliseconds(remaining(end))):
-                raise TimeoutError("nothing happened in time")
+                raise TimeoutError("no event arrived in time")
             arrived = self._channel.receive()
             if arrived is not None:
                 self._take(*arrived)
@@ -177,7 +177,7 @@ class Events:
 
 
 def _read(document: Vmo) -> dict[str, Any]:
-    """Return the JSON in a VMO, which this closes."""
+    """Return the JSON in a VMO, and close the VMO."""
     with document, open(document.fileno(), "rb", closefd=False) as file:
         content: dict[str, Any] = json.load(file)
     return content

@@ -1,4 +1,4 @@
-"""A token on its way over a socket of the program's own, without the waiting."""
+"""Sending and receiving a token over a socket of the program, without waiting."""
 
 from __future__ import annotations
 
@@ -15,37 +15,40 @@ from ._handles import Arrived
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike, ReadableBuffer
 
-#: Bytes that may go with a token. Linux keeps so many together also on a stream socket, in whose pieces of 36 KiB the
-#: first one carries the descriptor and a receive call ends after it.
+#: The maximum number of bytes that accompany a token. Linux keeps so many together also on a stream socket: the first
+#: piece of 36 KiB carries the descriptor, and a receive call ends after it.
 MAX_DATA_BYTES = 32 * 1024
 
 
 def channel_over(sock: FileDescriptorLike) -> Channel:
-    """Return a channel over a duplicate of the descriptor of a socket, which stays the caller's.
+    """Return a channel over a duplicate of a socket's descriptor. The caller keeps ownership of the socket.
 
-    The duplicate keeps the socket open under a call that waits, whatever other threads do. Raises `TypeError` for what
-    is neither a descriptor nor has a `fileno()`, and `ValueError` for what is no Unix socket.
+    The duplicate stays open during a waiting call, whatever other threads do with the socket. Raises `TypeError` if
+    the
+    value is not a descriptor and has no `fileno()`, and `ValueError` if it is not a Unix socket.
     """
     number = descriptor(sock.fileno() if hasattr(sock, "fileno") else sock)
     if not is_unix_socket(number):
         raise ValueError(
-            f"a token goes over a Unix socket; descriptor {number} is {describe(number)}"
+            f"a token can only be sent over a Unix socket; descriptor {number} is {describe(number)}"
         )
     return Channel(channel_of(number).made[0], handle=Arrived)
 
 
 def checked(data: ReadableBuffer) -> memoryview:
-    """Return the bytes that go with a token. Raises `TypeError` or `ValueError` for what can't go."""
+    """Return the data for a token as bytes. Raises `TypeError` or `ValueError` if it can't be sent."""
     view = memoryview(data).cast("B")
     if not 0 < len(view) <= MAX_DATA_BYTES:
-        raise ValueError(f"1 to {MAX_DATA_BYTES} bytes go with a token, not {len(view)}")
+        raise ValueError(
+            f"the data with a token must have 1 to {MAX_DATA_BYTES} bytes, not {len(view)}"
+        )
     return view
 
 
 def send(channel: Channel, data: memoryview, handles: list[Handle]) -> int:
-    """Send what goes without waiting; return the number of bytes. The handles stay the caller's.
+    """Send as much as possible without waiting, and return the number of bytes. The caller keeps the handles.
 
-    Raises `BrokenPipeError` if the other end is closed, and `OSError` for what the kernel refuses otherwise.
+    Raises `BrokenPipeError` if the other end is closed, and `OSError` if the kernel refuses for another reason.
     """
     try:
         return channel.send(data, handles)
@@ -54,17 +57,18 @@ def send(channel: Channel, data: memoryview, handles: list[Handle]) -> int:
 
 
 def receive(channel: Channel) -> tuple[Handle, bytes] | None:
-    """Receive what has come without waiting: one descriptor, which the caller then owns, and the bytes with it.
+    """Receive without waiting: one descriptor, which the caller owns, and its data. Return None if there is nothing.
 
-    Raises `EOFError`, `ValueError` or `OSError` as :meth:`sysmem.BufferCollectionToken.receive` says. Nothing that
-    came is left open then.
+    Raises `EOFError`, `ValueError` or `OSError` as :meth:`sysmem.BufferCollectionToken.receive` does. In that case
+    all
+    received descriptors are closed.
     """
     try:
         arrived = channel.receive()
     except PeerClosedError:
-        raise EOFError("the other end of the socket is closed, and no token came") from None
+        raise EOFError("the other end of the socket is closed, and no token arrived") from None
     except DescriptorsLost:
-        raise OSError(errno.EMFILE, "no descriptor is left for the token that came") from None
+        raise OSError(errno.EMFILE, "no descriptor is left for the token that arrived") from None
     if arrived is None:
         return None
     data, handles = arrived
@@ -72,4 +76,6 @@ def receive(channel: Channel) -> tuple[Handle, bytes] | None:
         return handles[0], data
     for handle in handles:
         handle.close()
-    raise ValueError(f"{len(handles) or 'no'} descriptors came with {data!r:.60}; a token is one")
+    raise ValueError(
+        f"{len(handles) or 'no'} descriptors arrived with {data!r:.60}; a token is one descriptor"
+    )

@@ -32,7 +32,7 @@ def image(memory: Memory, size: int, of: ImageFormat, *, copy: bool | None) -> I
     planes = _planes.planes(memory, size, of)
     mode = _SHARED_MODES.get(of.pixel_format)
     if copy:
-        refusal = "a copy was asked for"
+        refusal = "copy=True requires a copy"
     elif mode is None:
         modes = ", ".join(PixelFormat(each).name for each in _SHARED_MODES)
         refusal = f"Pillow can share the memory of {modes}, not of {of.pixel_format.name}"
@@ -44,7 +44,7 @@ def image(memory: Memory, size: int, of: ImageFormat, *, copy: bool | None) -> I
             shared = Image.frombuffer(mode, (width, height), rows, "raw", mode, of.bytes_per_row, 1)
             shared.readonly = int(not memory.writable)
             return shared
-        refusal = "Pillow needs whole rows, and the last one of this part ends after the memory"
+        refusal = "Pillow needs whole rows, and the last row of this part ends beyond the memory"
     if copy is False:
         raise ValueError(refusal)
     return Image.fromarray(to_rgb(planes, of.pixel_format, of.color_space))

@@ -1,4 +1,4 @@
-"""Constraints from a plain description, for the common cases."""
+"""Constraints from a short textual description, for the common cases."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def constraints(
     contiguous: bool | None = None,
     secure: bool | None = None,
 ) -> BufferCollectionConstraints:
-    """Return the constraints of a participant that is described in a few words.
+    """Return the constraints of a participant from a short description.
 
     ::
 
@@ -64,32 +64,35 @@ def constraints(
         sysmem.constraints("NV12, B8G8R8A8 up to 1920x1080", display="layer", hold=2)
         sysmem.constraints(cpu="read, write", size_bytes=65536, hold=1)
 
-    The result is an ordinary table: what has no word here can be set on it afterwards.
+    The result is an ordinary table. Fields that have no argument here can be set on it afterwards.
 
     Args:
         image: Pixel formats, separated by commas, and the size in pixels. A format is a name of `PixelFormat`, or
             one with the name of a `PixelFormatModifier` (`B8G8R8A8:INTEL_I915_X_TILED`). The size is exact
             (`1280x720`), or has one or two limits (`from 16x16`, `up to 1920x1080`, `from 16x16 to 1920x1080`);
             without a size any will do. Without `image` the buffers are raw memory.
-        cpu: How the CPU uses the buffers: names of flags of `CpuUsage`, separated by commas, as in
-            `"read often, write"`; or flags. So `vulkan`, `display` and `video`. Without any usage the participant
-            doesn't use the buffers itself.
-        hold: How many buffers the participant holds at once (`min_buffer_count_for_camping`).
-        slack: How many more would help, whoever has them (`min_buffer_count_for_shared_slack`).
-        count: The least number of buffers of the collection.
-        max_count: The greatest number of buffers of the collection.
-        align: Bytes of which each row's length must be a multiple (`bytes_per_row_divisor`).
-        size_align: Pixels of which width and height must be multiples, as `"16x16"`.
-        color: The colour spaces that will do, by member or name. Each format takes those that suit it. By default
-            SRGB, or REC709 for formats that aren't RGB.
-        size_bytes: The least number of bytes of a buffer.
-        heap: The type of the heap that the memory must come from, with the id 0.
-        contiguous: Whether the memory must be physically contiguous.
-        secure: Whether the memory must be secure.
+            cpu: How the CPU uses the buffers: names of flags of `CpuUsage`, separated by commas, as in
+                `"read often, write"`; or flags. The same holds for `vulkan`, `display` and `video`. Without any usage
+                the
+                participant does not use the buffers itself.
+            hold: How many buffers the participant holds at once (`min_buffer_count_for_camping`).
+            slack: How many further buffers would help, whichever participant has them
+                (`min_buffer_count_for_shared_slack`).
+            count: The minimum number of buffers of the collection.
+            max_count: The maximum number of buffers of the collection.
+            align: The length of each row must be a multiple of this number of bytes (`bytes_per_row_divisor`).
+            size_align: Width and height must be multiples of these numbers of pixels, given as `"16x16"`.
+            color: The acceptable colour spaces, by member or name. Each format takes those that it can have. By
+                default
+                SRGB, or REC709 for formats that are not RGB.
+            size_bytes: The minimum size of a buffer in bytes.
+            heap: The type of the heap that the memory must come from, with the id 0.
+            contiguous: Whether the memory must be physically contiguous.
+            secure: Whether the memory must be secure.
 
-    Raises:
-        ValueError: The description can't be read, or no image is like it.
-        TypeError: A usage is of another kind of flags.
+        Raises:
+            ValueError: The description is invalid, or no image can match it.
+            TypeError: A usage is of another kind of flags.
     """
     usage = BufferUsage(
         cpu=_flags(CpuUsage, "cpu", cpu),
@@ -111,7 +114,7 @@ def constraints(
     else:
         for name, value in (("align", align), ("size_align", size_align), ("color", color)):
             if value is not None:
-                raise ValueError(f"{name} is about images, but no pixel format is named")
+                raise ValueError(f"{name} applies to images, but no pixel format is given")
     return BufferCollectionConstraints(
         usage=usage,
         min_buffer_count_for_camping=hold,
@@ -129,12 +132,12 @@ def _images(
     size_align: str | None,
     color: ColorSpace | str | Sequence[ColorSpace | str] | None,
 ) -> list[ImageFormatConstraints]:
-    """One entry for each format, as their colour spaces differ."""
+    """Return one entry for each format, because formats differ in their colour spaces."""
     parts = _FORMATS.match(image)
     size = _SIZE.match(parts["size"].rstrip()) if parts else None
     if parts is None or size is None:
         raise ValueError(
-            f"can't read the image {image!r}: expected formats and a size,"
+            f"invalid image {image!r}: expected formats and a size,"
             ' as in "NV12 1280x720" or "NV12, B8G8R8A8 up to 1920x1080"'
         )
     least = _pair("the size", size["exact"] or size["least"])
@@ -217,7 +220,7 @@ def _pair(what: str, text: str | None) -> SizeU | None:
 
 
 def _flags(kind: type[F], what: str, given: F | str | None) -> F | None:
-    """Return the flags that are named; what isn't a name is checked when it is encoded."""
+    """Return the flags for names. A value that is not text is checked when it is encoded."""
     if not isinstance(given, str):
         return given
     flags = kind(0)
@@ -225,7 +228,7 @@ def _flags(kind: type[F], what: str, given: F | str | None) -> F | None:
         spelled = "_".join(name.upper().split())
         if spelled not in kind.__members__:
             known = ", ".join(each.lower().replace("_", " ") for each in kind.__members__)
-            raise ValueError(f"{what}={given!r}: {name.strip()!r} is none of {known}")
+            raise ValueError(f"{what}={given!r}: {name.strip()!r} is not one of {known}")
         flags |= kind[spelled]
     return flags
 
@@ -234,6 +237,6 @@ def _member(kind: type[E], name: str) -> E:
     spelled = name.strip().upper()
     if spelled not in kind.__members__:
         near = difflib.get_close_matches(spelled, kind.__members__, n=4, cutoff=0.4)
-        hint = f"; near it are {', '.join(near)}" if near else ""
+        hint = f"; similar names: {', '.join(near)}" if near else ""
         raise ValueError(f"{kind.__name__} has no member {name.strip()!r}{hint}")
     return kind[spelled]

@@ -1,4 +1,4 @@
-"""Which process this is: its name, and an identity that a fork does not take along."""
+"""The identity of this process: its name, and an object that a forked child does not share."""
 
 from __future__ import annotations
 

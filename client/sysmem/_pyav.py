@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 _F = PixelFormat
 
-#: Formats whose planes PyAV takes by DLPack, each plane by itself.
+#: Formats whose planes PyAV accepts by DLPack, each plane separately.
 _PLANAR = frozenset({_F.NV12, _F.P010, _F.I420, _F.YV12, _F.L8, _F.R8})
-#: Formats whose only plane PyAV takes as an array.
+#: Formats whose only plane PyAV accepts as an array.
 _PACKED = frozenset({_F.R8G8B8A8, _F.B8G8R8A8, _F.R8G8B8, _F.B8G8R8, _F.R3G3B2})
 
 
@@ -106,7 +106,7 @@ def fill(memory: Memory, size: int, of: ImageFormat, frame: VideoFrame) -> None:
     if not isinstance(frame, av.VideoFrame):
         raise TypeError(f"expected an av.VideoFrame, not {type(frame).__name__}")
     if not memory.writable:
-        raise ValueError("the rights don't allow to write into this buffer")
+        raise ValueError("the rights do not allow writing to this buffer")
     name = ffmpeg_name(of)
     planes = _in_ffmpeg_s_order(_planes.planes(memory, size, of), of)
     converted = _converted(frame, of, name)
@@ -134,7 +134,7 @@ def _in_ffmpeg_s_order(planes: list[NDArray[Any]], of: ImageFormat) -> list[NDAr
 
 
 def _arrays(frame: VideoFrame, like: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Return the planes of a frame that PyAV has allocated, with the shapes and types of those of a buffer."""
+    """Return the planes of a frame that PyAV has allocated, with the shapes and types of a buffer's planes."""
     import numpy as np
 
     found = []

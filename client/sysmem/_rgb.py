@@ -29,7 +29,7 @@ _WEIGHTS: dict[int, tuple[float, float]] = {
     _C.REC2100: (0.2627, 0.0593),
 }
 _FULL_RANGE = frozenset({_C.REC601_NTSC_FULL_RANGE, _C.REC601_PAL_FULL_RANGE})
-#: Where R, G, B and A are in the third axis of a plane.
+#: The indices of R, G, B and A in the third axis of a plane.
 _CHANNELS: dict[int, list[int]] = {
     _F.R8G8B8A8: [0, 1, 2, 3],
     _F.B8G8R8A8: [2, 1, 0, 3],
@@ -57,7 +57,7 @@ def to_rgb(planes: Sequence[NDArray[Any]], pixel_format: int, color_space: int) 
         color_space: The colour space; it matters only for Y, Cb and Cr.
 
     Raises:
-        ValueError: The numbers are Y, Cb and Cr of an unknown colour space.
+        ValueError: The samples are Y, Cb and Cr of an unknown colour space.
     """
     import numpy as np
 
@@ -93,7 +93,7 @@ def _ycbcr(
     match pixel_format:
         case _F.NV12:
             return first, planes[1][..., 0], planes[1][..., 1]
-        case _F.P010:  # 10 bits at the top of 16
+        case _F.P010:  # the 10 bits are the highest of 16
             pairs = planes[1].astype(np.float32) / 256
             return first.astype(np.float32) / 256, pairs[..., 0], pairs[..., 1]
         case _F.I420:
@@ -107,7 +107,7 @@ def _ycbcr(
             luma = np.delete(first, np.s_[2::3], axis=0)
             return luma, chroma[:, 0::2], chroma[:, 1::2]
         case _:
-            raise ValueError(f"{format_name(pixel_format)} has no colours that are known here")
+            raise ValueError(f"the colours of {format_name(pixel_format)} are not known here")
 
 
 def _from_ycbcr(
@@ -117,8 +117,8 @@ def _from_ycbcr(
 
     if color_space not in _WEIGHTS:
         raise ValueError(
-            f"{color_name(color_space)} tells nothing about Y, Cb and Cr:"
-            " pass an image format with the colour space that they have"
+            f"{color_name(color_space)} does not define Y, Cb and Cr:"
+            " pass an image format with the right colour space"
         )
     red, blue = _WEIGHTS[color_space]
     green = 1 - red - blue

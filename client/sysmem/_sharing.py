@@ -1,9 +1,10 @@
-"""What multiprocessing carries to another process: duplicates of memory, and nodes and events themselves.
+"""Support for multiprocessing, which duplicates memory, and moves nodes and events, to another process.
 
-Its own pickler does that (`multiprocessing.reduction.ForkingPickler`): for the arguments of a process that is started
-by spawn or forkserver, and for pipes, queues and pools. A descriptor goes to a process that is being started together
-with it. Through a pipe or a queue it goes when the receiver unpickles the object, from a thread of the sending process.
-Until then the sending process has it.
+It works with multiprocessing's own pickler (`multiprocessing.reduction.ForkingPickler`): for the arguments of a
+process
+that is started by spawn or forkserver, and for pipes, queues and pools. The descriptors in arguments are passed when
+the process is started. Those in a pipe or a queue are passed by a thread of the sending process when the receiver
+unpickles the object. Until then the sending process has them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ._handles import EventPair, NodeRef
 from ._vmo import BufferCollectionInfo, Vmo, VmoBuffer, VmoInfo
 
 T = TypeVar("T")
-#: Where a process that is being started remembers what it takes away from this one.
+#: The attribute in which a process that is being started keeps the objects that move to it.
 _MOVING = "_sysmem_moving"
 
 
@@ -46,7 +47,7 @@ def _move_node(node: Any) -> tuple[Any, ...]:
 
 
 def _settle(node: Any) -> None:
-    """Wait until the daemon knows a node; a pickler can't await that."""
+    """Wait until the daemon knows a node. A pickler cannot await this."""
     from ._async.channel_object import ChannelObject
     from ._blocking.nodes import Node
 
@@ -58,7 +59,7 @@ def _settle(node: Any) -> None:
             same.sync()
     else:
         raise RuntimeError(
-            f"late answers to {node!r} would come to its new owner: await its sync() first"
+            f"late responses to {node!r} would reach its new owner: await its sync() first"
         )
 
 
@@ -82,12 +83,12 @@ def _move(owner: Any) -> tuple[Any, ...]:
 
 @cache
 def _starting(kind: Any) -> Any:
-    """Return a kind of `Popen` that closes here what moves, once its process has been started with all descriptors.
+    """Return a kind of `Popen` that closes moved objects here once its process has been started with all descriptors.
 
-    If the process can't be started the objects stay.
+    If the process can't be started, the objects stay open here.
     """
 
-    class Starting(kind):  # type: ignore[misc]  # of any method to start processes
+    class Starting(kind):  # type: ignore[misc]  # for any start method
         def __setattr__(self, name: str, value: object) -> None:
             super().__setattr__(name, value)
             if name == "sentinel":
@@ -112,9 +113,10 @@ def _received_table(kind: Callable[..., Any], fields: dict[str, Any], settings: 
 
 
 def moves(*kinds: type[Any]) -> None:
-    """Have multiprocessing move nodes, or events.
+    """Make multiprocessing move objects of these classes.
 
-    Each module says so of its own classes: a process that has unpickled one may not have imported more.
+    Each module calls this for its own classes, because a process that unpickles an object may import only that
+    module.
     """
     for kind in kinds:
         reduction.register(kind, _move if issubclass(kind, EventPair) else _move_node)

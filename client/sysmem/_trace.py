@@ -1,6 +1,6 @@
-"""Whether this process writes a trace of its own messages: `SYSMEM_TRACE` in its environment.
+"""Whether this process writes a trace of its own messages: the variable `SYSMEM_TRACE` in its environment.
 
-It is looked at once, when sysmem is imported. Without it nothing more is loaded, and no message costs anything.
+The variable is read once, when sysmem is imported. Without it no further module is loaded, and messages cost nothing.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from ._traced import TracedChannel
 
-#: `1` writes to stderr, a path to the end of that file; empty or `0` is as un-set.
+#: `1` writes to stderr, and a path appends to that file. Empty and `0` have the same effect as no variable.
 VARIABLE: Final = "SYSMEM_TRACE"
 
-#: What client ends have as their channel instead of a plain one; None without a trace.
+#: The class for the channels of client ends; None without a trace.
 traced: type[TracedChannel] | None = None
 
 if os.environ.get(VARIABLE, "0") not in ("", "0"):

@@ -1,4 +1,4 @@
-"""A client's own trace: each message that it sends and receives as a line, as in `sysmemctl trace`."""
+"""A client's own trace: a line for each message that it sends and receives, as in `sysmemctl trace`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STDERR: Final = 2
 
 
 class TracedChannel(Channel):
-    """A client end whose messages are written."""
+    """A client end that writes its messages to the trace."""
 
     __slots__ = ("_interface", "_more", "_untold")
 
@@ -40,10 +40,10 @@ class TracedChannel(Channel):
         interface: type[Interface],
         handle: type[Handle] = Arrived,
     ) -> None:
-        """Become the owner of a client end of a protocol."""
+        """Take ownership of a client end of a protocol."""
         super().__init__(owned, AT_ONCE, handle)
         self._interface = interface
-        #: How many descriptors came with parts of answers that aren't complete, by txid.
+        #: The number of descriptors in the parts so far of incomplete responses, by txid.
         self._more: dict[int, int] = {}
         #: What was received while it is being written, which an exception of a signal's handler may interrupt.
         self._untold: tuple[bytes, list[Handle]] | None = None
@@ -114,7 +114,7 @@ def _method(interface: type[Interface], ordinal: int) -> Method | None:
 def _content(
     method: Method | None, direction: str, body: bytes
 ) -> tuple[dict[str, object], str | None]:
-    """Return the fields that a message sets, and the error that it answers."""
+    """Return the fields that a message sets, and the error in it."""
     if method is None or not body:
         return {}, None
     table: type[Table] | None = method.request
@@ -131,11 +131,11 @@ def _content(
         members = {} if table is None else {m.field.number: m.name for m in table.members}
         return {members[number]: each for number, each in value.items() if number in members}, None
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, cbor2.CBORError):
-        return {}, None  # whoever reads it says what is wrong with it
+        return {}, None  # the receiver of the message reports what is wrong with it
 
 
 class _Who:
-    """Who writes, by the name that it told the daemon, and which of its channels this is."""
+    """The client's name, as it told the daemon, and the numbers of its channels."""
 
     def __init__(self) -> None:
         self._said: tuple[str, int] | None = None
@@ -147,7 +147,7 @@ class _Who:
         self._said = None
 
     def named(self, method: Method | None, fields: dict[str, object]) -> tuple[str, int]:
-        """Return name and id, after a message."""
+        """Return the client's name and id after a message."""
         if method is Allocator.set_debug_client_info:
             name, id = fields.get("name"), fields.get("id")
             self._said = (
@@ -157,21 +157,21 @@ class _Who:
         return self._said or (process_name(), os.getpid())
 
     def number(self, fd: int) -> int:
-        """Return the number of a channel in this process, in order of their first messages."""
+        """Return the number of a channel in this process, in the order of first messages."""
         try:
             inode = os.fstat(fd).st_ino
         except OSError:
-            return 0  # it was closed meanwhile
+            return 0  # the channel was closed meanwhile
         if inode not in self._numbers:
             self._numbers[inode] = next(self._next)
         return self._numbers[inode]
 
 
 class _Sink:
-    """Where lines are written, whole ones each: to stderr, or to the end of a file.
+    """The destination of the trace, stderr or a file. Each line is written whole.
 
-    The file is opened for each line, so there is no descriptor for forks, for programs that are run, and for those who
-    close all that they don't know.
+    The file is opened for each line. So no descriptor stays open that a fork or an executed program would inherit, or
+    that a program might close because it does not know it.
     """
 
     def __init__(self, where: str) -> None:
@@ -179,10 +179,10 @@ class _Sink:
         self._complained = False
 
     def write(self, text: str) -> None:
-        """Write a line. What fails is told once, on stderr; it doesn't keep the program from anything."""
+        """Write a line. A failure is reported once, on stderr, and does not affect the program."""
         data = f"{text}\n".encode(errors="backslashreplace")
         if self._path is None:
-            if sys.stderr is not None:  # with what else could be open there
+            if sys.stderr is not None:  # otherwise another file may be open as descriptor 2
                 with contextlib.suppress(OSError):
                     os.write(_STDERR, data)
             return
@@ -196,7 +196,7 @@ class _Sink:
         except OSError as error:
             if not self._complained and sys.stderr is not None:
                 self._complained = True
-                told = f"sysmem: the trace can't be written: {error}\n"
+                told = f"sysmem: the trace could not be written: {error}\n"
                 with contextlib.suppress(OSError):
                     os.write(_STDERR, told.encode(errors="backslashreplace"))
 
@@ -206,7 +206,7 @@ _sink = _Sink("1")
 
 
 def writing_to(where: str) -> type[TracedChannel]:
-    """Have traces written to stderr (`1`) or to a file; return what channels are made of."""
+    """Set the destination of traces, stderr (`1`) or a file, and return the class for channels."""
     global _sink
     _sink = _Sink(where)
     return TracedChannel

@@ -1,6 +1,6 @@
-"""Messages as lines that a person reads: what `sysmemctl trace` and a client's own trace have in common.
+"""Messages as readable lines, for `sysmemctl trace` and a client's own trace.
 
-A message is what the Inspector reports of it (`docs/spec/inspect.md`), as JSON data.
+A message is given as JSON data in the format of the Inspector (`docs/spec/inspect.md`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ def line(message: dict[str, Any]) -> str:
     """Return a message as a line.
 
     Its columns are the time of day (UTC), the connection's number, the client, the direction (→ to the daemon, ← from
-    it), the txid, protocol and method with the fields that are set, the number of descriptors, and an answer's error.
+    it), the txid, protocol and method with the fields that are set, the number of descriptors, and a response's
+    error.
     """
     time = message["at"].partition("T")[2].rstrip("Z")
     client = f"{printable(message['client_name']) or '–'} ({message['client_id']})"
@@ -26,7 +27,7 @@ def line(message: dict[str, Any]) -> str:
 
 
 def call(message: dict[str, Any]) -> str:
-    """Return what a message is: protocol and method with the fields that are set, descriptors, and an error."""
+    """Return a message's protocol and method with the fields that are set, its number of descriptors, and its error."""
     parts = [f"{message['protocol']}.{message['method']}({', '.join(message['fields'])})"]
     if message["descriptors"]:
         count = message["descriptors"]
@@ -37,11 +38,11 @@ def call(message: dict[str, Any]) -> str:
 
 
 def body(message: dict[str, Any]) -> str | None:
-    """Return what a message says as compact JSON; None if it says nothing, or that was not reported."""
+    """Return a message's content as compact JSON, or None if it is empty or was not reported."""
     said = message.get("body")
     return json.dumps(said, separators=(",", ":")) if said else None
 
 
 def printable(text: str) -> str:
-    """Return what a client said, with every character escaped that could move the cursor or hide something."""
+    """Return a client's text with every character escaped that could move the cursor or hide text."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

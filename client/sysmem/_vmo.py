@@ -42,13 +42,14 @@ class Vmo(Held):
     def fileno(self) -> int:
         """Return the descriptor. This object still owns it.
 
-        Participants that want to lock the buffer against each other use `fcntl.flock`: each participant's VMO is an
-        open file description of its own, so they exclude each other, in one process too.
+        Participants that want to lock the buffer against each other use `fcntl.flock`. Each participant's VMO is an
+        open file description of its own, so the locks exclude each other, even within one process.
 
-        Of the locks that `fcntl` sets (`fcntl.lockf`, `F_SETLK`, `F_OFD_SETLK`) a program may use those on bytes below
-        2**62, with a length, for example `fcntl.lockf(vmo.fileno(), fcntl.LOCK_EX, 1)`. From byte 2**62 on, the daemon
-        holds read locks as long as it runs. They tell it who still has the buffer. A length of 0, which is
-        the default, reaches to the end of these bytes: `fcntl.lockf(vmo.fileno(), fcntl.LOCK_EX)` waits for ever.
+        Of the locks that `fcntl` sets (`fcntl.lockf`, `F_SETLK`, `F_OFD_SETLK`), a program may use those on bytes
+        below
+        2**62, with a length, for example `fcntl.lockf(vmo.fileno(), fcntl.LOCK_EX, 1)`. The daemon always holds read
+        locks on the bytes from 2**62 on. By these locks it detects which processes still have the buffer. A length of
+        0, the default, includes these bytes, so `fcntl.lockf(vmo.fileno(), fcntl.LOCK_EX)` waits forever.
         Do not unlock the bytes from 2**62 on with `F_OFD_SETLK`: this counts as closing the buffer.
         """
         return super().fileno()
@@ -122,7 +123,7 @@ class Mapping:
 
     def __enter__(self) -> memoryview:
         if self._map is not None:
-            raise ValueError("this mapping is entered already; call map() again for another")
+            raise ValueError("this mapping is already entered; call map() again for another one")
         access = mmap.ACCESS_WRITE if self._vmo.writable else mmap.ACCESS_READ
         end = self._start + self._length
         self._map = mmap.mmap(self._vmo.fileno(), end, access=access)
@@ -144,9 +145,9 @@ class Mapping:
             view.release()
             mapped.close()
         except BufferError:
-            # Nothing is lost: the last view that goes takes the mapping with it. But it is kept longer than the
-            # with-block says, and so is the buffer; an exception on its way is the better news though, and its
-            # traceback may be what holds the view.
+            # This is not fatal: the mapping is released with the last view. But it exists longer than the with-block,
+            # and so does the buffer. An exception that is being raised is more important, and its traceback may be
+            # what holds the view.
             from ._holders import holders
 
             told = (
@@ -163,9 +164,9 @@ H = TypeVar("H", bound=Handle)
 
 @contextlib.contextmanager
 def borrowed(value: Handle | int | None, kind: type[H] | None = None) -> Iterator[Handle | None]:
-    """A handle to put into a request, for an object or a descriptor that stays the caller's.
+    """Yield a handle for a request, for an object or a descriptor that the caller keeps.
 
-    Raises `TypeError` for another kind of object, `ValueError` for a descriptor that isn't open.
+    Raises `TypeError` for another kind of object, and `ValueError` if the descriptor is not open.
     """
     if value is None or (kind is not None and isinstance(value, kind)):
         yield value
@@ -175,21 +176,21 @@ def borrowed(value: Handle | int | None, kind: type[H] | None = None) -> Iterato
 
 
 def _leave_open(fd: int) -> None:
-    """A borrowed descriptor is its owner's to close."""
+    """Do not close a borrowed descriptor; its owner does."""
 
 
-# --- tables with something to do ------------------------------------------------------------------------------------
+# --- tables with methods --------------------------------------------------------------------------------------------
 
 
 class _Beside(sysmem2.VmoBuffer[Vmo, EventPair]):
-    """What a buffer knows beside its fields."""
+    """The attributes of a buffer that are not fields."""
 
     __slots__ = ("_kept", "_settings")
 
     def __post_init__(self) -> None:
-        #: Those of the collection; None for a buffer that didn't come with them.
+        #: The settings of the collection; None if the buffer did not arrive with them.
         self._settings: sysmem2.SingleBufferSettings | None = None
-        #: The view of `mapping()`. A list, because only one of several threads may take it out.
+        #: The view of `mapping()`. It is a list, so that only one of several threads can remove it.
         self._kept: list[memoryview] = []
 
 
@@ -205,7 +206,7 @@ class VmoBuffer(_Beside, UncopiedTable):
         """Map the buffer's first `length` bytes, or all of them, starting at `vmo_usable_start`; see :meth:`Vmo.map`.
 
         Raises:
-            ValueError: The buffer came without a VMO, or the length isn't in 1 to what there is.
+            ValueError: The buffer came without a VMO, or the length is not between 1 and the buffer's length.
         """
         return Mapping(self._mappable(), self.vmo_usable_start or 0, length)
 
@@ -231,24 +232,26 @@ class VmoBuffer(_Beside, UncopiedTable):
     ) -> list[NDArray[Any]]:
         """Return the planes of an image in the buffer, one numpy array each, without a copy.
 
-        Rows are the first axis and columns the second. Where several samples share a place (the channels of B8G8R8A8,
+        Rows are the first axis and columns the second. If several samples share a position (the channels of B8G8R8A8,
         Cb and Cr of NV12, the Y0, U, Y1, V of YUY2), they are the third. Packed pixels (R5G6B5, A2R10G10B10) are one
-        integer each. For M420 rows of luma and chroma alternate as they do in memory, 2 and 1. The arrays are writable
-        if the rights allow it.
+        integer each. For M420, rows of luma and chroma alternate as in memory, 2 and 1. The arrays are writable if
+        the
+        rights allow it.
 
-        Of an image with a `display_rect` the arrays are those of that part. In a plane that has one sample for several
-        pixels, a number of pixels that isn't a multiple is rounded up.
+        For an image with a `display_rect` the arrays cover that part. If a plane has one sample for several pixels
+        and
+        the part's size is not a multiple, the number of samples is rounded up.
 
         Args:
-            image_format: An :class:`ImageFormat`, or constraints, of which the image has the least bytes per row; by
-                default those of the settings.
-            size: The size of an image under constraints, in pixels; by default the least that is allowed.
+            image_format: An :class:`ImageFormat`, or constraints, which stand for an image with the minimum bytes per
+                row; by default those of the settings.
+            size: The size of an image under constraints, in pixels; by default the minimum that is allowed.
 
         Raises:
-            ValueError: The buffers are raw; the format isn't in rows; the size, the rows or the part aren't possible,
-                or don't fit the buffer; or the buffer came without a VMO. The message tells which, and what would be
+            ValueError: The buffers are raw; the format does not have rows; the size, the rows or the part are invalid
+                or do not fit the buffer; or the buffer came without a VMO. The message says which, and what would be
                 right.
-            ImportError: numpy isn't installed (`pip install 'sysmem[numpy]'`).
+            ImportError: numpy is not installed (`pip install 'sysmem[numpy]'`).
         """
         from . import _planes
 
@@ -265,7 +268,7 @@ class VmoBuffer(_Beside, UncopiedTable):
         Args:
             dtype: The type of an element, as numpy takes it: `numpy.float32`, `"<u2"`; bytes by default.
             shape: The lengths of the axes; by default one axis of as many elements as `size_bytes` has.
-            offset: Where the first element begins, in bytes from the buffer's start.
+            offset: The position of the first element, in bytes from the buffer's start.
 
         Raises:
             ValueError: The array doesn't fit the buffer, or the buffer came without a VMO.
@@ -284,20 +287,20 @@ class VmoBuffer(_Beside, UncopiedTable):
         *,
         copy: bool | None = None,
     ) -> Image:
-        """Return the image in the buffer as Pillow's.
+        """Return the image in the buffer as a Pillow image.
 
-        Images of R8G8B8A8, R8G8B8X8, L8 and R8 share the buffer's memory: what anybody writes shows in both, and
-        Pillow may write if the rights allow it. They keep the memory mapped. All others are copies, in R, G and B.
+        Images of R8G8B8A8, R8G8B8X8, L8 and R8 share the buffer's memory, and keep it mapped. Writes to either are
+        visible in both, and Pillow may write if the rights allow it. All other images are copies, in R, G and B.
 
         Args:
-            image_format: What the buffer holds, as for :meth:`planes`.
+            image_format: The image in the buffer, as for :meth:`planes`.
             size: As for :meth:`planes`.
-            copy: False refuses to copy, True always copies; by default it copies where Pillow can't share.
+            copy: False refuses to copy, True always copies; by default it copies if Pillow can't share.
 
         Raises:
             ValueError: As for :meth:`planes`; or the image would be a copy, and `copy` is False; or it has Y, Cb
-                and Cr of a colour space that says nothing about colours.
-            ImportError: Pillow or numpy isn't installed (`pip install 'sysmem[pillow]'`).
+                and Cr of a colour space that does not define colours.
+            ImportError: Pillow or numpy is not installed (`pip install 'sysmem[pillow]'`).
         """
         from . import _pillow
 
@@ -315,23 +318,23 @@ class VmoBuffer(_Beside, UncopiedTable):
         """Return the image in the buffer as a frame of PyAV, with its colour space, for encoders and filters.
 
         Frames of NV12, P010, I420, YV12 (as yuv420p), R8G8B8A8, B8G8R8A8, R8G8B8, B8G8R8, R3G3B2, L8 and R8 share
-        the buffer's memory, and keep it mapped. All others are copies. Where the rights don't allow to write, what
-        FFmpeg writes into the frame stays in this process.
+        the buffer's memory, and keep it mapped. All other frames are copies. If the rights do not allow writing,
+        FFmpeg's writes into the frame are visible only in this process.
 
         An encoder has read the frame when `encode()` returns, unless it encodes several frames at once
-        (`thread_type` FRAME): then the buffer must not be given back before the packets have come.
+        (`thread_type` FRAME). In that case do not release the buffer before the packets have arrived.
 
         Args:
-            image_format: What the buffer holds, as for :meth:`planes`.
+            image_format: The image in the buffer, as for :meth:`planes`.
             size: As for :meth:`planes`.
             pts: The frame's time, in units of `time_base`.
             time_base: The unit, in seconds.
-            copy: False refuses to copy, True always copies; by default it copies where PyAV can't share.
+            copy: False refuses to copy, True always copies; by default it copies if PyAV can't share.
 
         Raises:
             ValueError: As for :meth:`planes`; or FFmpeg has no such format; or the frame would be a copy, and `copy`
                 is False.
-            ImportError: PyAV or numpy isn't installed (`pip install 'sysmem[av]'`).
+            ImportError: PyAV or numpy is not installed (`pip install 'sysmem[av]'`).
         """
         from . import _pyav
 
@@ -345,20 +348,21 @@ class VmoBuffer(_Beside, UncopiedTable):
         image_format: ImageFormat | sysmem2.ImageFormatConstraints | None = None,
         size: sysmem2.SizeU | None = None,
     ) -> None:
-        """Write a frame of PyAV into the buffer, from a decoder or a camera, say.
+        """Write a frame of PyAV into the buffer, for example from a decoder or a camera.
 
-        A frame of another size, format or colour space is converted. One that doesn't say what its Y, Cb and Cr mean
-        is taken to have the colours of the buffer.
+        A frame of another size, format or colour space is converted. A frame that does not define the meaning of its
+        Y,
+        Cb and Cr is assumed to have the buffer's colour space.
 
         Args:
             frame: An `av.VideoFrame`.
-            image_format: What the buffer is to hold, as for :meth:`planes`.
+            image_format: The image to write, as for :meth:`planes`.
             size: As for :meth:`planes`.
 
         Raises:
-            ValueError: As for :meth:`planes`; or FFmpeg has no such format; or the rights don't allow to write.
-            TypeError: It isn't an `av.VideoFrame`.
-            ImportError: PyAV or numpy isn't installed (`pip install 'sysmem[av]'`).
+            ValueError: As for :meth:`planes`; or FFmpeg has no such format; or the rights do not allow writing.
+            TypeError: `frame` is not an `av.VideoFrame`.
+            ImportError: PyAV or numpy is not installed (`pip install 'sysmem[av]'`).
         """
         from . import _pyav
 
@@ -384,7 +388,7 @@ class VmoBuffer(_Beside, UncopiedTable):
     def _mappable(self) -> Vmo:
         if self.vmo is None:
             raise ValueError(
-                "this buffer was delivered without a VMO: the usage or the rights say so"
+                "this buffer was delivered without a VMO, because of the usage or the rights"
             )
         return self.vmo
 
@@ -393,7 +397,7 @@ class VmoBuffer(_Beside, UncopiedTable):
         return Memory(vmo.fileno(), start, vmo.size - start, vmo.writable)
 
     def _size(self, memory: Memory) -> int:
-        """Bytes of the buffer without padding, or with it where that isn't known."""
+        """Return the buffer's size in bytes without padding, or with it if that is not known."""
         if self._settings is None:
             return memory.size
         return min(self._settings.buffer_settings.size_bytes, memory.size)
@@ -404,7 +408,7 @@ class VmoBuffer(_Beside, UncopiedTable):
             if handle is not None:
                 handle.close()
         while self._kept:
-            # Another thread may be first, and what looks at the memory keeps it.
+            # Another thread may have removed it, and objects that use the memory prevent its release.
             with contextlib.suppress(IndexError, BufferError):
                 self._kept.pop().release()
 
@@ -414,14 +418,14 @@ class BufferCollectionInfo(sysmem2.BufferCollectionInfo[VmoBuffer], WithBlock, U
     """The allocated buffers and their settings. It owns the descriptors of the buffers; a with-block closes them."""
 
     def __post_init__(self) -> None:
-        buffers: Any = self.buffers  # a table that a program made itself may have anything there
+        buffers: Any = self.buffers  # in a table that a program created, this may be anything
         for buffer in buffers if isinstance(buffers, list) else ():
             if isinstance(buffer, VmoBuffer):
                 buffer._settings = self.settings
 
     @property
     def image(self) -> ImageFormat:
-        """The smallest image that the settings allow, with the least bytes per row: what most participants use.
+        """The smallest image that the settings allow, with the minimum bytes per row, which most participants use.
 
         All participants have the same settings, and so the same image.
 
@@ -431,29 +435,29 @@ class BufferCollectionInfo(sysmem2.BufferCollectionInfo[VmoBuffer], WithBlock, U
         return _image(self.settings, None)
 
     def image_of(self, size: sysmem2.SizeU) -> ImageFormat:
-        """Return the image of a size that the settings allow, with the least bytes per row.
+        """Return the image of a given size that the settings allow, with the minimum bytes per row.
 
         Args:
             size: Width and height in pixels.
 
         Raises:
-            ValueError: The buffers are raw, or the settings don't allow the size. The message tells which field, and
+            ValueError: The buffers are raw, or the settings do not allow the size. The message says which field, and
                 which sizes are allowed.
         """
         return _image(self.settings, size)
 
     def close(self) -> None:
         """Close all VMOs and events, as :meth:`VmoBuffer.close` does. Idempotent."""
-        for buffer in self.buffers or ():  # a table that a program made itself may lack them
+        for buffer in self.buffers or ():  # in a table that a program created, they may be missing
             buffer.close()
 
 
 def _image(
     settings: sysmem2.SingleBufferSettings | None, size: sysmem2.SizeU | None
 ) -> ImageFormat:
-    """Return the image of a size under settings; see :meth:`BufferCollectionInfo.image_of`."""
+    """Return the image of a given size under settings; see :meth:`BufferCollectionInfo.image_of`."""
     if settings is None:
-        raise ValueError("the settings of this buffer aren't known: pass an image format")
+        raise ValueError("the settings of this buffer are not known: pass an image format")
     if settings.image_format_constraints is None:
         raise ValueError("the buffers are raw: no participant asked for an image format")
     image = ImageFormat.of(settings.image_format_constraints, size)
@@ -468,7 +472,7 @@ def _image(
 
 @table
 class VmoInfo(sysmem2.VmoInfo[Vmo, EventPair], WithBlock, UncopiedTable):
-    """What the daemon knows about a VMO. It owns the descriptors in it; a with-block closes them."""
+    """The daemon's information about a VMO. It owns the descriptors in it; a with-block closes them."""
 
     def close(self) -> None:
         """Close the weak VMO and the event. Idempotent."""

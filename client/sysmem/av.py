@@ -1,4 +1,4 @@
-"""What PyAV's codecs need of buffers; needs the extra `sysmem[av]`.
+"""Constraints for PyAV's codecs; needs the extra `sysmem[av]`.
 
 The frames come from methods of a buffer: `buffer.video_frame(pts=…)` makes a frame for an encoder, and
 `buffer.fill_from(frame)` writes a frame of a decoder or camera.
@@ -47,7 +47,7 @@ def constraints(context: VideoCodecContext, *, hold: int = 2) -> BufferCollectio
     """
     if not context.width or not context.height or not context.pix_fmt:
         raise ValueError(
-            "the codec context doesn't know its images yet: set width, height and pix_fmt,"
+            "the codec context has no image format yet: set width, height and pix_fmt,"
             " or decode a frame first"
         )
     pixel_format, _ = from_ffmpeg(_FULL_RANGE.get(context.pix_fmt, context.pix_fmt))

@@ -3,8 +3,8 @@
 The other direction is a property of each member: `PixelFormat.NV12.drm_fourcc`, `.drm_name`, `.v4l2_fourcc`,
 `.gst_format`, `.ffmpeg_name`; `ColorSpace.REC709.v4l2_colorspace`, `.gst_colorimetry`, `.ffmpeg`.
 
-The names of V4L2, GStreamer and FFmpeg mean images in rows, so their modifier is always LINEAR. Where two of our
-formats share a name, the name means the one that others have: `GREY`, `GRAY8` and `gray` are L8, DRM's `R8` is R8.
+The names of V4L2, GStreamer and FFmpeg stand for images in rows, so their modifier is always LINEAR. If two sysmem
+formats share a name, the name stands for the usual one: `GREY`, `GRAY8` and `gray` are L8, DRM's `R8` is R8.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def from_drm(fourcc: int | str, modifier: int = 0) -> tuple[PixelFormat, _Modifi
     without a name stays an integer.
 
     Raises:
-        ValueError: The fourcc is unknown, or the format doesn't exist with this modifier.
+        ValueError: The fourcc is unknown, or the format does not exist with this modifier.
     """
     pixel_format = _find("DRM", _BY_DRM, _characters(fourcc))
     if not is_supported(pixel_format, modifier):
         suitable = [each for each in PixelFormatModifier if is_supported(pixel_format, each)]
         vendor = [each for each in suitable if each >> 56 == modifier >> 56] or suitable
         raise ValueError(
-            f"{pixel_format.name} doesn't exist with the modifier {modifier:#018x}; near it are "
+            f"{pixel_format.name} does not exist with the modifier {modifier:#018x}; similar ones: "
             + ", ".join(f"{each.name} ({each:#x})" for each in vendor)
         )
     try:
@@ -64,7 +64,7 @@ def from_v4l2(fourcc: int | str) -> tuple[PixelFormat, PixelFormatModifier]:
 
 
 def from_gst(name: str) -> tuple[PixelFormat, PixelFormatModifier]:
-    """Return the pixel format and modifier of GStreamer's name, the field `format` of `video/x-raw` caps.
+    """Return the pixel format and modifier of a GStreamer name, the field `format` of `video/x-raw` caps.
 
     Raises:
         ValueError: The name is unknown.
@@ -73,7 +73,7 @@ def from_gst(name: str) -> tuple[PixelFormat, PixelFormatModifier]:
 
 
 def from_ffmpeg(name: str) -> tuple[PixelFormat, PixelFormatModifier]:
-    """Return the pixel format and modifier of FFmpeg's name, as `ffmpeg -pix_fmts` lists it and PyAV uses it.
+    """Return the pixel format and modifier of an FFmpeg name, as `ffmpeg -pix_fmts` lists it and PyAV uses it.
 
     Raises:
         ValueError: The name is unknown.
@@ -84,7 +84,7 @@ def from_ffmpeg(name: str) -> tuple[PixelFormat, PixelFormatModifier]:
 def color_space_from_v4l2(
     colorspace: int, quantization: int = 0, xfer_func: int = 0
 ) -> ColorSpace | None:
-    """Return the colour space of what a V4L2 driver says, or None if there is none like it.
+    """Return the colour space that corresponds to a V4L2 driver's values, or None if there is none.
 
     Zeros are the defaults of the colour space (`V4L2_QUANTIZATION_DEFAULT`, `V4L2_XFER_FUNC_DEFAULT`).
     """
@@ -98,7 +98,7 @@ def color_space_from_v4l2(
 
 
 def color_space_from_gst(colorimetry: str) -> ColorSpace | None:
-    """Return the colour space of the field `colorimetry` of caps, or None if there is none like it."""
+    """Return the colour space of the field `colorimetry` of caps, or None if there is none."""
     return next(
         (ColorSpace[name] for name, names in COLORS.items() if names.gst == colorimetry), None
     )
@@ -107,9 +107,9 @@ def color_space_from_gst(colorimetry: str) -> ColorSpace | None:
 def color_space_from_ffmpeg(
     *, matrix: str, range: str = "tv", primaries: str | None = None, transfer: str | None = None
 ) -> ColorSpace | None:
-    """Return the colour space of FFmpeg's names, or None if there is none like it.
+    """Return the colour space of FFmpeg's names, or None if there is none.
 
-    The matrix and the range decide; primaries and transfer are compared only if they are given.
+    The matrix and the range determine it; primaries and transfer are compared only if they are given.
     """
     for name, names in COLORS.items():
         colors = names.ffmpeg
@@ -125,12 +125,12 @@ def color_space_from_ffmpeg(
 # --- look-up --------------------------------------------------------------------------------------------------------
 
 _FULL_RANGE = 1
-#: How many near names an error lists.
+#: The maximum number of similar names that an error lists.
 _NEAR = 4
 
 
 def _by(pick: Callable[[FormatNames], str | None]) -> dict[str, PixelFormat]:
-    """Return the formats by one software's names; the first of several with the same."""
+    """Return the formats by one software's names. If several share a name, the first one wins."""
     found: dict[str, PixelFormat] = {}
     for name, names in FORMATS.items():
         other = pick(names)
@@ -146,7 +146,7 @@ _BY_FFMPEG = _by(lambda names: names.ffmpeg)
 
 
 def _characters(code: int | str) -> str:
-    """Return a fourcc as its four characters; numbers that aren't four ASCII characters in hexadecimal."""
+    """Return a fourcc as its four characters, or in hexadecimal if it is not four ASCII characters."""
     if isinstance(code, str):
         return code.ljust(4)
     if not 0 <= code < 1 << 32:
@@ -162,4 +162,4 @@ def _find(whose: str, known: Mapping[str, PixelFormat], name: str) -> PixelForma
     folded = {each.casefold(): each for each in known}
     near = difflib.get_close_matches(name.casefold(), folded, n=_NEAR, cutoff=0.4) or list(folded)
     listed = ", ".join(f"{folded[each]} ({known[folded[each]].name})" for each in near)
-    raise ValueError(f"no pixel format has the {whose} name {name!r}; near it are {listed}")
+    raise ValueError(f"no pixel format has the {whose} name {name!r}; similar names: {listed}")

@@ -1,9 +1,10 @@
 """Frames from one producer to several consumers, through the buffers of a collection: the async face.
 
-Negotiation ends where frames begin. Here a frame is an index of a buffer, a sequence number, a timestamp, a size and
-small metadata; it goes over a socket pair between the producer and each consumer, and comes back when it is released.
+Frames begin after the negotiation. A frame consists of a buffer's index, a sequence number, a timestamp, a size and
+small metadata. It is sent over a socket pair between the producer and each consumer, and comes back when it is
+released.
 
-`sysmem.blocking.frames` has the same names as plain blocking calls. docs/frames.md tells more.
+`sysmem.blocking.frames` has the same names as plain blocking calls. docs/frames.md has more details.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def wrap(
     pts: int | None = None,
     duration: int | None = None,
 ) -> Any:
-    """Return a `Gst.Buffer` over the memory of a buffer, with a GstVideoMeta that says where its planes are.
+    """Return a `Gst.Buffer` over the memory of a buffer, with a GstVideoMeta that describes its planes.
 
     It has its own descriptor, so it may outlive `buffer`, the collection and the daemon. If the rights don't allow
     writing, its memory is read-only, and an element that has to write makes a copy.
@@ -93,7 +93,9 @@ def wrap(
     name = _format(image)
     needed = image.byte_size()
     if needed is None or needed > available:
-        raise ValueError(f"an image of {needed} bytes doesn't fit the {available} of the buffer")
+        raise ValueError(
+            f"an image of {needed} bytes does not fit into the buffer's {available} bytes"
+        )
     offsets, strides = _planes(image)
     fd = os.dup(memory.fd)
     wrapped = GstAllocators.FdAllocator.alloc(
@@ -101,7 +103,7 @@ def wrap(
     )
     if wrapped is None:
         os.close(fd)
-        raise MemoryError("GStreamer doesn't take the buffer's descriptor")
+        raise MemoryError("GStreamer did not accept the buffer's descriptor")
     wrapped.resize(memory.start, needed)
     if not memory.writable:
         wrapped.mini_object.flags |= int(Gst.MiniObjectFlags.LOCK_READONLY)
@@ -140,17 +142,17 @@ def fill(
         size: As for `buffer.planes()`.
 
     Raises:
-        ValueError: As for `buffer.planes()`; or the sample has another format or size, or the rights don't allow to
-            write.
+        ValueError: As for `buffer.planes()`; or the sample has another format or size, or the rights do not allow
+            writing.
     """
     import numpy as np
 
     memory, _, image = buffer._memory_of(image_format, size)
     if not memory.writable:
-        raise ValueError("the rights don't allow to write into this buffer")
+        raise ValueError("the rights do not allow writing to this buffer")
     info = GstVideo.VideoInfo.new_from_caps(sample.get_caps())
     if info is None:
-        raise ValueError(f"not the caps of video: {sample.get_caps().to_string()}")
+        raise ValueError(f"these are not caps of video: {sample.get_caps().to_string()}")
     _, _, width, height = image.display_rect
     found = (info.finfo.name, info.width, info.height)
     if found != (_format(image), width, height):
@@ -164,7 +166,7 @@ def fill(
     offsets, strides = (meta.offset, meta.stride) if meta else (info.offset, info.stride)
     readable, mapped = content.map(Gst.MapFlags.READ)
     if not readable:
-        raise ValueError("the sample's memory can't be mapped")
+        raise ValueError("the sample's memory could not be mapped")
     try:
         for number, plane in enumerate(ours):
             layout = (strides[number], *plane.strides[1:])
@@ -196,7 +198,9 @@ def _planes(image: ImageFormat) -> tuple[list[int], list[int]]:
     offsets, strides = [], []
     for index, plane in enumerate(PLANES[image.pixel_format]):
         offset, row = image.plane_byte_offset(index), image.plane_row_bytes(index)
-        assert offset is not None, "every plane of the table is one of the arithmetic"
+        assert offset is not None, (
+            "the plane has an offset, because the image format has this plane"
+        )
         assert row is not None
         place = int(plane.dtype[-1]) * max(plane.channels, 1)
         offsets.append(offset + y * plane.rows_of_two // 2 * row + x // plane.across * place)

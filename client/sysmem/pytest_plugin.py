@@ -1,6 +1,7 @@
-"""Fixtures to test participants with: real daemons, and other participants in processes of their own.
+"""Fixtures for tests of participants: real daemons, and other participants in processes of their own.
 
-Installed with the package; pytest finds it by itself. The fixtures start nothing unless a test asks for them::
+The plugin is installed with the package, and pytest finds it automatically. The fixtures start nothing unless a test
+requests them::
 
     def test_the_camera_survives_a_dying_encoder(sysmemd, allocator, peer):
         token = allocator.allocate_shared_collection()
@@ -66,7 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note a failed test, because what it left open is no news then, and tell what its daemons have to say."""
+    """Mark a failed test, because its leaks are not reported, and add its daemons' reports."""
     report = yield
     if report.failed:
         item.stash[_failed] = True
@@ -86,7 +87,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def sysmem_zygote() -> Iterator[Zygote]:
-    """The process from which daemons and participants are forked; they end when it does."""
+    """The process that forks daemons and participants. They end with it."""
     from .testing import Zygote
 
     with contextlib.closing(Zygote()) as zygote:
@@ -102,13 +103,13 @@ class Factory(Protocol):
         config: Mapping[str, Any] | str | None = None,
         arguments: Sequence[str | os.PathLike[str]] = (),
     ) -> Sysmemd:
-        """Start a daemon of its own with a configuration, as data or TOML text, and more of a command line."""
+        """Start another daemon with a configuration, as TOML data or text, and further command line arguments."""
         ...
 
 
 @pytest.fixture
 def sysmemd_factory(request: pytest.FixtureRequest, sysmem_zygote: Zygote) -> Iterator[Factory]:
-    """Start more daemons: `sysmemd_factory(config={...}, arguments=[...])`, each as `sysmemd` is."""
+    """Start further daemons with the checks of `sysmemd`: `sysmemd_factory(config={...}, arguments=[...])`."""
     from .testing import sysmemd
 
     with contextlib.ExitStack() as stack:
@@ -127,7 +128,7 @@ def sysmemd_factory(request: pytest.FixtureRequest, sysmem_zygote: Zygote) -> It
 
 
 def _end(request: pytest.FixtureRequest, daemon: Sysmemd) -> None:
-    """Find a daemon without a leak and stop it, unless the test has ended it itself or has failed."""
+    """Check a daemon for leaks and stop it, unless the test has stopped it or has failed."""
     if daemon.process.poll() is None and not request.node.stash.get(_failed, False):
         with _told():
             daemon.check_for_leaks()
@@ -136,7 +137,7 @@ def _end(request: pytest.FixtureRequest, daemon: Sysmemd) -> None:
 
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
-    """Fail with what an assertion of the kit says, without its traceback."""
+    """Fail with the text of an assertion of the kit, without its traceback."""
     told: str | None = None
     try:
         yield
@@ -148,17 +149,19 @@ def _told() -> Iterator[None]:
 
 @pytest.fixture
 def sysmemd(request: pytest.FixtureRequest, sysmemd_factory: Factory) -> Sysmemd:
-    """A real daemon of the test's own: `.runtime_dir`, `.pid`, `.log`.
+    """A real daemon for one test, with `.runtime_dir`, `.pid` and `.log`.
 
-    At the end it must hold nothing for clients any more (they must all be closed), stop on SIGTERM with status 0 and
-    remove its sockets. A test may stop or kill it itself; then nothing is checked.
+    At the end of the test all clients must be closed. The fixture then checks that the daemon holds nothing for
+    clients,
+    stops on SIGTERM with status 0 and removes its sockets. If the test has stopped or killed the daemon itself, the
+    fixture checks nothing.
     """
     marker = request.node.get_closest_marker("sysmemd")
     return sysmemd_factory(**(marker.kwargs if marker else {}))
 
 
 class _Shared:
-    """A daemon for many tests, started when one needs it and it does not run."""
+    """A daemon for many tests. It is started when a test needs it and it does not run."""
 
     def __init__(self, zygote: Zygote) -> None:
         self._zygote = zygote
@@ -183,7 +186,7 @@ class _Shared:
 @pytest.fixture(scope="session")
 def _sysmemd_of_session(sysmem_zygote: Zygote) -> Iterator[_Shared]:
     with contextlib.closing(_Shared(sysmem_zygote)) as shared:
-        shared.daemon()  # now, and not as part of the test that needs it first
+        shared.daemon()  # start it here, not during the first test that needs it
         yield shared
 
 
@@ -191,9 +194,9 @@ def _sysmemd_of_session(sysmem_zygote: Zygote) -> Iterator[_Shared]:
 def sysmemd_session(
     request: pytest.FixtureRequest, _sysmemd_of_session: _Shared
 ) -> Iterator[Sysmemd]:
-    """One daemon for all tests of the session that ask for it; with pytest-xdist one for each worker.
+    """One daemon for all tests of the session that request it; with pytest-xdist, one for each worker.
 
-    After each test it must hold nothing more for clients than before.
+    After each test it must hold nothing for clients that it did not hold before.
     """
     daemon = _sysmemd_of_session.daemon()
     daemon.begin()
@@ -207,7 +210,7 @@ def sysmemd_session(
 
 
 def _daemon_of(request: pytest.FixtureRequest) -> Sysmemd:
-    """Return the daemon that a test uses: the session's if it asks for that one and for no other."""
+    """Return the test's daemon: the session's if the test requests that one and no other."""
     asked = request.fixturenames
     shared = "sysmemd_session" in asked and "sysmemd" not in asked
     daemon: Sysmemd = request.getfixturevalue("sysmemd_session" if shared else "sysmemd")
@@ -216,8 +219,8 @@ def _daemon_of(request: pytest.FixtureRequest) -> Sysmemd:
 
 @pytest.fixture
 def allocator(request: pytest.FixtureRequest, sysmem_zygote: Zygote) -> Iterator[Allocator]:
-    """A blocking Allocator, connected to the test's daemon: `sysmemd`, or `sysmemd_session` if that is asked for."""
-    # The zygote is an argument so that the session has it before the test begins, and the test leaves nothing open.
+    """A blocking Allocator, connected to the test's daemon: `sysmemd`, or `sysmemd_session` if that is requested."""
+    # Requesting the zygote here starts it before the test begins, so that it does not count as a leak of the test.
     from . import blocking
 
     with blocking.connect(_daemon_of(request).runtime_dir) as connected:
@@ -226,7 +229,7 @@ def allocator(request: pytest.FixtureRequest, sysmem_zygote: Zygote) -> Iterator
 
 @pytest.fixture
 def kill_matrix(sysmem_zygote: Zygote) -> Callable[..., Matrix]:
-    """End each participant of a pipeline at each of its steps: :func:`sysmem.testing.kill_matrix`."""
+    """Run a pipeline repeatedly and end each participant at each of its steps: :func:`sysmem.testing.kill_matrix`."""
     from .testing import kill_matrix
 
     return partial(kill_matrix, zygote=sysmem_zygote)
@@ -236,7 +239,7 @@ class CompareGolden(Protocol):
     """Compares negotiations with stored texts."""
 
     def __call__(self, name: str, negotiation: Negotiated | str | None = None) -> None:
-        """Compare a negotiation with `golden/NAME.txt` next to the test; `--sysmem-update` writes that.
+        """Compare a negotiation with `golden/NAME.txt` next to the test; with `--sysmem-update`, write that file.
 
         Args:
             name: The stored text's name.
@@ -248,7 +251,7 @@ class CompareGolden(Protocol):
 
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> CompareGolden:
-    """Pin what was negotiated: `golden(name)` fails with the difference when it comes out differently."""
+    """Compare the result of a negotiation with a stored text: `golden(name)` fails with a diff if it is different."""
     from .testing import Golden
 
     update = request.config.getoption("--sysmem-update")
@@ -281,21 +284,21 @@ class StartPeer(Protocol):
         It turns in the token, sets the constraints, waits for the buffers, maps them, and stays.
 
         Args:
-            name: What it calls itself to the daemon.
-            constraints: What it asks for; None for one that uses nothing.
-            token: Its place in the collection, of either face of the client; given away.
-            behaviour: What else it does, and when: one or several of `sysmem.testing`'s behaviours (`dies`, `hangs`,
-                `writes`, …), or names of such.
+            name: The client name that it sends to the daemon.
+            constraints: Its constraints; None for a participant that sets none of its own.
+            token: Its token, from either face of the client. The function takes ownership.
+            behaviour: Further actions: one or several of `sysmem.testing`'s behaviours (`dies`, `hangs`, `writes`,
+                …), or names of them.
             at: The step of behaviours that are given by name.
-            daemon: Where it connects; the test's `sysmemd` or `sysmemd_session` by default. A daemon of
-                `sysmem.testing.daemon()` is one too.
+            daemon: The daemon to connect to; by default the test's `sysmemd` or `sysmemd_session`. It may also be a
+                daemon of `sysmem.testing.daemon()`.
         """
         ...
 
 
 @pytest.fixture
 def peer(request: pytest.FixtureRequest, sysmem_zygote: Zygote) -> Iterator[StartPeer]:
-    """Start other participants: `peer(name, constraints, token=…, behaviour=…)`. They are gone at the end."""
+    """Start other participants: `peer(name, constraints, token=…, behaviour=…)`. They are ended after the test."""
     from .testing import start_peer
 
     with contextlib.ExitStack() as stack:
@@ -317,7 +320,7 @@ def peer(request: pytest.FixtureRequest, sysmem_zygote: Zygote) -> Iterator[Star
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Daemon":  # its name before there was `sysmem.testing`
+    if name == "Daemon":  # a former name, from before `sysmem.testing` existed
         from .testing import Sysmemd
 
         return Sysmemd

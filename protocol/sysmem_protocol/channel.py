@@ -1,7 +1,7 @@
 """One end of a channel: datagrams with their descriptors, sent and received without blocking.
 
-A channel is an AF_UNIX SOCK_SEQPACKET pair (`docs/spec/linux.md`, "Channels"). The caller does the waiting, with trio,
-asyncio or `poll`. Nothing relies on O_NONBLOCK, because another owner of the open file description may set or clear it.
+A channel is an AF_UNIX SOCK_SEQPACKET pair (`docs/spec/linux.md`, "Channels"). The caller waits with trio, asyncio or
+`poll`. Nothing relies on O_NONBLOCK, because another owner of the open file description may set or clear it.
 """
 
 from __future__ import annotations
@@ -26,15 +26,18 @@ if TYPE_CHECKING:
 #: `struct ucred`: process, user and group of a peer.
 _UCRED = struct.Struct("iII")
 _INT_BYTES = array.array("i").itemsize
-#: For what another owner of the end may have asked for: credentials, a security label. In a buffer that they fill the
-#: kernel has no room for the last descriptors, and closes them, which may take as long as they like.
+#: Room for control data that another owner of the end may have enabled: credentials, a security label. If these
+#: filled
+#: the buffer, the kernel would have no room for the last descriptors and would close them, which may take arbitrarily
+#: long.
 _OTHER_CONTROL_BYTES = 4096
 _CONTROL_BYTES = socket.CMSG_SPACE(MAX_HANDLES * _INT_BYTES) + _OTHER_CONTROL_BYTES
 _RECEIVE_FLAGS = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
 _WAIT_FLAGS = int(socket.MSG_CMSG_CLOEXEC)
 _SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-#: Control data that Python has no name for: a descriptor of the sending process, installed by the kernel when the
-#: socket has SO_PASSPIDFD. Whoever had the socket before may have set that.
+#: Control data that Python has no name for: a descriptor of the sending process, which the kernel adds if the socket
+#: has
+#: SO_PASSPIDFD. A previous owner of the socket may have set that.
 _SCM_PIDFD = 4
 _TRUNCATED = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 
@@ -43,9 +46,10 @@ class PeerClosedError(ConnectionError):
     """The other end of the channel is closed.
 
     Attributes:
-        reason: One line that says why, as the daemon's log does; None if it isn't known.
-        report: The full text about a refused negotiation: what everybody asked for, and the conflict; None if there is
-            none, or it isn't known.
+        reason: The reason in one line, as in the daemon's log; None if it is not known.
+        report: The full report of a refused negotiation, with all constraints and the conflict marked; None if there
+            is
+            none, or it is not known.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class PeerClosedError(ConnectionError):
         reason: str | None = None,
         report: str | None = None,
     ) -> None:
-        super().__init__(message)  # more would be an error number and a file name
+        super().__init__(message)  # further arguments would be an error number and a file name
         self.reason = reason
         self.report = report
 
@@ -63,45 +67,45 @@ class PeerClosedError(ConnectionError):
         return f"{message}: {self.reason}" if self.reason else str(message)
 
     def again(self, reason: str | None = None, report: str | None = None) -> PeerClosedError:
-        """Return the same error to be raised once more, with what is known of the reason by now."""
+        """Return an equal error to raise once more, with the reason that is known by now."""
         error = PeerClosedError(self.args[0], self.reason or reason, self.report or report)
         error.__cause__ = self.__cause__
         return error
 
 
 class DescriptorsLost(MalformedMessage):
-    """Descriptors of a datagram were dropped by the kernel: too many, or more than this process may have open."""
+    """The kernel dropped descriptors of a datagram: there were too many for a message, or for this process's limit."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(
-            "control data was truncated: more descriptors came along than a message or this process can have"
+            "control data was truncated: there were more descriptors than a message or this process can have"
         )
         self.data = data
 
 
 class Closing(Protocol):
-    """How descriptors are closed that somebody else has had a hand in, which may take as long as they like."""
+    """How to close descriptors that came from another process, because closing these may take arbitrarily long."""
 
     def close(self, fd: int) -> None:
         """Close a descriptor that was received."""
 
     def close_end(self, fd: int) -> None:
-        """Close one end of a socket pair, and what waits in it. The other end sees that at once."""
+        """Close one end of a socket pair and the messages queued in it. The other end sees this immediately."""
 
     def close_channel(
         self, end: socket.SocketType, far: Handle | None, *, hung_up: bool = False
     ) -> None:
         """Close one end of a channel, and what waits in it; the other end too if that is given.
 
-        `hung_up` tells that the kernel has reported the other end closed, so that this one is as good as shut down.
+        If `hung_up` is true, the kernel has reported that the other end is closed, so no shutdown is needed.
         """
 
     def stop_receiving(self, fd: int) -> None:
-        """Let nothing more come to one end of a socket pair, and drop what waits there. May raise `OSError`."""
+        """Shut down receiving at one end of a socket pair, and drop the messages queued there. May raise `OSError`."""
 
 
 class AtOnce:
-    """Closes everything on the spot."""
+    """Closes everything immediately."""
 
     def close(self, fd: int) -> None:
         """See :class:`Closing`."""
@@ -141,20 +145,22 @@ class Channel:
         closing: Closing = AT_ONCE,
         handle: type[Handle] = Handle,
     ) -> None:
-        """Become the owner of one end of a SEQPACKET pair, a descriptor or a socket.
+        """Take ownership of one end of a SEQPACKET pair, given as a descriptor or a socket.
 
-        `closing` closes it, and what is received, which is put into objects of the class `handle`.
+        `closing` closes the end and received descriptors. Received descriptors are put into objects of the class
+        `handle`.
 
-        Raises `OSError` for a descriptor that is no socket, and then owns nothing.
+        Raises `OSError` if the descriptor is not a socket, and then does not take ownership.
         """
         self._closing = closing
         self._own = own if closing is AT_ONCE else partial(Number, close=closing.close)
         self._handle = handle
-        #: What the kernel gave and wasn't returned yet: the result of a `recvmsg`, and the cells of its descriptors
-        #: so far. An exception may interrupt receiving anywhere; the next receive, or close, goes on from here.
+        #: Received data that was not returned yet: the result of a `recvmsg`, and the cells of its descriptors so
+        #: far.
+        #: An exception may interrupt receiving at any point. The next receive, or close, continues from here.
         self._arrived: list[Any] = []
-        #: Whether the kernel has reported that the other end hung up (POLLHUP). It needn't be asked then, nor be told
-        #: of a shutdown: it has shut down both directions, and that is never undone.
+        #: Whether the kernel has reported that the other end hung up (POLLHUP). This state is final, so later queries and
+        #: shutdowns are unnecessary.
         self.has_hung_up = False
         self._socket = socket_over(owned) if isinstance(owned, int) else owned
 
@@ -164,23 +170,23 @@ class Channel:
         return bool(self._arrived)
 
     def fileno(self) -> int:
-        """Return the descriptor, still owned by this channel; -1 once closed."""
+        """Return the descriptor, or -1 after close. This channel keeps ownership."""
         return self._socket.fileno()
 
     def take(self) -> int:
-        """Give the descriptor away: the caller owns it afterwards."""
+        """Give up ownership of the descriptor and return it."""
         return self.take_socket().detach()
 
     def take_socket(self) -> socket.SocketType:
-        """Give the socket away that owns the descriptor."""
+        """Give up ownership of the socket and return it."""
         self._drop_arrived()
         taken, self._socket = self._socket, _NO_SOCKET
         return taken
 
     def close(self, far: Handle | None = None) -> None:
-        """Close this end; the other one sees peer-closed. Idempotent.
+        """Close this end. The other end sees peer-closed. Idempotent.
 
-        `far` is the other end, where that is at hand and to be closed too.
+        `far` is the other end, if this process has it and it must be closed too.
         """
         self._drop_arrived()
         if self._closing is AT_ONCE:
@@ -192,27 +198,27 @@ class Channel:
             self._closing.close_channel(taken, far, hung_up=self.has_hung_up)
 
     def stop_receiving(self) -> None:
-        """Let nothing more come, and drop what waits. May raise `OSError`."""
+        """Shut down receiving, and drop queued messages. May raise `OSError`."""
         self._closing.stop_receiving(self.fileno())
 
     def shutdown_sending(self) -> None:
-        """Let the other end see this one closed, while what it sends can still be received."""
+        """Shut down sending, so that the other end sees peer-closed. Its messages can still be received."""
         if self.has_hung_up:
             return
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
-            return  # the other end is gone already
+            return  # the other end is already gone
 
     def shut_down(self) -> None:
-        """Let the other end see this one closed, and whoever waits for a message here, or polls, see the end."""
+        """Shut down both directions. The other end sees peer-closed, and any call that waits on this end wakes up."""
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
-            return  # as above, and then nobody waits
+            return  # the other end is already gone, so no call waits
 
     def peer_name(self) -> bytes:
-        """Return the name of the other end: empty as long as nobody gave it one, or when there is no other end."""
+        """Return the name of the other end. It is empty if the other end has no name or does not exist."""
         try:
             name = self._socket.getpeername()
         except OSError:
@@ -220,26 +226,26 @@ class Channel:
         return name if isinstance(name, bytes) else name.encode(errors="surrogateescape")
 
     def peer_credentials(self) -> tuple[int, int, int]:
-        """Return process, user and group of whoever connected, or made the pair. Raises `OSError`."""
+        """Return pid, uid and gid of the process that connected or created the pair. Raises `OSError`."""
         made = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         pid, uid, gid = _UCRED.unpack(made)
         return pid, uid, gid
 
     def bind(self, name: bytes) -> None:
-        """Give this end a name, which the other end can then see. Raises `OSError` when it has one."""
+        """Bind this end to a name, which the other end can then see. Raises `OSError` if it already has one."""
         self._socket.bind(name)
 
     def receive(self, *, wait: bool = False) -> tuple[bytes, list[Handle]] | None:
-        """Receive one datagram with its descriptors, which the caller then owns; None when there is none yet.
+        """Receive one datagram with its descriptors, which the caller owns. Return None if none has arrived.
 
-        With `wait` the kernel waits for one, unless somebody has made the end one that doesn't block.
+        With `wait`, block until one arrives, unless another owner has made the socket non-blocking.
 
-        Raises :class:`PeerClosedError` once everything that the other end sent has been received and it is closed, and
+        Raises :class:`PeerClosedError` if the other end is closed and everything that it sent has been received, and
         :class:`MalformedMessage` for a datagram that is empty, larger than a message or lost descriptors
-        (:class:`DescriptorsLost`); the others are closed.
+        (:class:`DescriptorsLost`). Remaining descriptors of such a datagram are closed.
         """
         while not self._arrived:
-            # `extend` calls `recvmsg` and keeps its result in one call of C.
+            # `extend` calls `recvmsg` and stores its result in one C call, which no signal handler can interrupt.
             flags = _WAIT_FLAGS if wait else _RECEIVE_FLAGS
             receive = map(self._socket.recvmsg, (MAX_MESSAGE_BYTES,), (_CONTROL_BYTES,), (flags,))
             try:
@@ -248,7 +254,8 @@ class Channel:
             except BlockingIOError:
                 return None
             except (ConnectionResetError, InterruptedError):
-                # Said once when the peer closed with data of ours unread; what it had sent is still queued behind.
+                # Reported once if the peer closed with unread data. Its own messages are still queued behind this
+                # error.
                 continue
             except OSError as error:
                 self._check_own(error)
@@ -279,7 +286,7 @@ class Channel:
             ) from error
 
     def _handles(self) -> list[Handle]:
-        """Return every descriptor that arrived, each with an owner; one that wasn't sent is closed."""
+        """Return every received descriptor with an owner. Close those that were not sent by SCM_RIGHTS."""
         arrived = self._arrived
         sent: list[int] = []
         others: list[int] = []
@@ -287,7 +294,7 @@ class Channel:
             if level == socket.SOL_SOCKET and kind in (socket.SCM_RIGHTS, _SCM_PIDFD):
                 fds = array.array("i")
                 fds.frombytes(data[: len(data) - len(data) % _INT_BYTES])
-                # A descriptor of a process may be a negative error number.
+                # A process's descriptor may be a negative error number instead.
                 (sent if kind == socket.SCM_RIGHTS else others).extend(fd for fd in fds if fd >= 0)
         arrived.extend(map(self._own, (sent + others)[len(arrived) - 1 :]))
         handles = [self._handle(cell) for cell in arrived[1 : 1 + len(sent)]]
@@ -296,27 +303,27 @@ class Channel:
         return handles
 
     def _drop_arrived(self) -> None:
-        """Close what came and was never returned, because an exception interrupted that."""
+        """Close received descriptors that were not returned because of an exception."""
         while self._arrived:
             for handle in self._handles():
                 handle.close()
             self._arrived = []
 
     def _at_end(self, handles: list[Handle]) -> bool:
-        """Tell the end of what the peer sends from an empty datagram, which reads the same."""
+        """Return whether an empty read is the end of the stream, not an empty datagram."""
         return not handles and (self.has_hung_up or self.hung_up())
 
     def hung_up(self) -> bool:
-        """Whether the other end is closed or sends nothing more, also while there is something left to receive."""
+        """Return whether the other end is closed or has stopped sending, even if messages are still queued."""
         poll = select.poll()
         poll.register(self._socket, select.POLLRDHUP)
         return bool(poll.poll(0))
 
     def send(self, data: ReadableBuffer, handles: Sequence[Handle] = ()) -> int:
-        """Send one datagram and return its size; 0 if the queue is full. The handles stay the caller's.
+        """Send one datagram and return its size, or 0 if the queue is full. The caller keeps the handles.
 
-        Raises :class:`PeerClosedError` when the other end is closed, and `OSError` for what the kernel refuses
-        otherwise (a datagram over the send buffer, too many descriptors in flight).
+        Raises :class:`PeerClosedError` if the other end is closed, and `OSError` if the kernel refuses for another
+        reason (a datagram larger than the send buffer, too many descriptors in flight).
         """
         control = []
         if handles:
@@ -345,22 +352,22 @@ class Channel:
 
 
 class ServedChannel(Channel):
-    """A channel end of a daemon, which isn't forked while it serves, and whose signals interrupt nothing.
+    """A channel end of a daemon, which is not forked while it serves, and is not interrupted by signals.
 
-    What it asks the kernel it asks through methods of its own, in whose place a test can put some that fail.
+    It makes system calls through methods of its own, which a test can replace by failing ones.
     """
 
     __slots__ = ()
 
     def receive(self, *, wait: bool = False) -> tuple[bytes, list[Handle]] | None:
-        """See :meth:`Channel.receive`. This one never waits."""
+        """Receive as :meth:`Channel.receive` does, but never wait."""
         while True:
             try:
                 received = self._recvmsg()
             except BlockingIOError:
                 return None
             except (ConnectionResetError, InterruptedError):
-                continue  # as in any channel
+                continue  # as in Channel.receive
             data, ancillary, flags, _ = received
             if data and not ancillary and not flags & _TRUNCATED:
                 return data, []
@@ -376,7 +383,7 @@ class ServedChannel(Channel):
         except BlockingIOError:
             return 0
         except (ConnectionError, InterruptedError):
-            return super().send(data)  # which says what that means
+            return super().send(data)  # it raises the right error
 
     def _recvmsg(self) -> tuple[bytes, list[Any], int, Any]:
         return self._socket.recvmsg(MAX_MESSAGE_BYTES, _CONTROL_BYTES, _RECEIVE_FLAGS)

@@ -1,11 +1,12 @@
 """Docstrings of fields and members: the string literals below them in the source.
 
-Editors show such a literal for the attribute above it. Python itself drops it, so this module reads the source again,
-once for each module and only when somebody asks: importing costs nothing. ``help()`` and `inspect.getdoc` find the
-docstrings where they look for those of any class:
+Editors show such a literal for the attribute above it, but Python discards it. So this module reads the source again,
+once for each module and only on demand: importing costs nothing. ``help()`` and `inspect.getdoc` find the docstrings
+at
+the usual places:
 
-- of a field in the class's ``__slots__``, which is a :class:`Docstrings`;
-- of an enum's member in its ``__doc__``, and of all members in that of the enum.
+- those of fields in the class's ``__slots__``, which is a :class:`Docstrings`;
+- that of an enum's member in its ``__doc__``, and those of all members in the enum's ``__doc__``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ T = TypeVar("T")
 def attribute_docstrings(cls: type) -> Mapping[str, str]:
     """Return the docstrings of a class's attributes by their names, inherited ones included.
 
-    It is empty for a class without source.
+    The result is empty for a class without source.
     """
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
@@ -42,7 +43,7 @@ def _of_module(name: str) -> Mapping[str, Mapping[str, str]]:
     try:
         tree = ast.parse(inspect.getsource(sys.modules[name]))
     except (KeyError, OSError, TypeError):
-        return {}  # the module isn't loaded, has no source, or is built in
+        return {}  # the module is not loaded, has no source, or is built in
     return {
         node.name: dict(_of_body(node.body)) for node in tree.body if isinstance(node, ast.ClassDef)
     }
@@ -61,7 +62,7 @@ def _of_body(body: list[ast.stmt]) -> Iterable[tuple[str, str]]:
 
 
 class Docstrings(dict[str, str]):
-    """A class's ``__slots__`` with a docstring for each, read when it is asked for."""
+    """A class's ``__slots__`` with a docstring for each slot, read on demand."""
 
     def __init__(self, cls: type, slots: Iterable[str]) -> None:
         super().__init__(dict.fromkeys(slots, ""))
@@ -72,7 +73,7 @@ class Docstrings(dict[str, str]):
 
 
 class _DeclaredAnew:
-    """A field that a derived class declares anew, over the slot that it inherits: so it has a docstring of its own."""
+    """A field that a derived class declares again over the inherited slot, to give it a docstring of its own."""
 
     def __init__(self, cls: type, name: str) -> None:
         self._slot = getattr(cls, name)
@@ -86,14 +87,14 @@ class _DeclaredAnew:
         self._slot.__set__(instance, value)
 
     @property
-    def __doc__(self) -> str:  # type: ignore[override]  # read when it is asked for
+    def __doc__(self) -> str:  # type: ignore[override]  # a property, to read it on demand
         return attribute_docstrings(self.__objclass__).get(self.__name__, "")
 
 
 class _EnumDoc(str):
     """The ``__doc__`` of an enum and of its members.
 
-    It is a str, because pydoc takes it from the enum's ``__dict__``. There it shows the members by themselves.
+    It is a str because pydoc takes it from the enum's ``__dict__``. In that case pydoc lists the members itself.
     """
 
     __slots__ = ()
@@ -101,12 +102,12 @@ class _EnumDoc(str):
     def __get__(self, member: enum.Enum | None, cls: type[enum.Enum]) -> str:
         docs = attribute_docstrings(cls)
         if member is not None:
-            return docs.get(member.name, str(self))  # a combination of flags is no member
+            return docs.get(member.name, str(self))  # a combination of flags is not a member
         return "\n\n".join([self, *(f"{name}: {doc}" for name, doc in docs.items())])
 
 
 def documented(cls: type[T]) -> type[T]:
-    """Give each member of an enum, or each attribute of a class with slots, the docstring below it."""
+    """Give each member of an enum, or each attribute of a class with slots, the docstring below it. Return the class."""
     made: Any = cls
     if issubclass(cls, enum.Enum):
         made.__doc__ = _EnumDoc(inspect.cleandoc(cls.__doc__ or ""))
@@ -115,7 +116,7 @@ def documented(cls: type[T]) -> type[T]:
         fields = [field.name for field in dataclasses.fields(cls)]
         for name in inspect.get_annotations(cls).keys() & (set(fields) - set(made.__slots__)):
             setattr(cls, name, _DeclaredAnew(cls, name))
-        made._fields = tuple(fields)  # pydoc keeps this order
+        made._fields = tuple(fields)  # pydoc lists fields in this order
         made.__init__.__signature__ = _INIT_SIGNATURE
         if not hasattr(cls, "__signature__"):
             made.__signature__ = FieldsSignature()
@@ -131,18 +132,18 @@ def summary(cls: type) -> str:
 # --- signatures ---------------------------------------------------------------------------------------------------
 
 
-#: A longer signature gets a line for each parameter.
+#: A longer signature is printed with one line for each parameter.
 _MAX_WIDTH = 80
-#: What stands before the names of types and of type variables, and around those that are text.
+#: Prefixes of types and type variables, and the quotes of forward references.
 _MODULES = r"['~]|\b(?:\w+\.)+(?=\w)"
 
 
 class FieldsSignature:
-    """The `__signature__` of dataclasses, made when it is asked for."""
+    """The `__signature__` of dataclasses, computed on demand."""
 
     def __get__(self, instance: object, cls: type[Any]) -> inspect.Signature | None:
         if not dataclasses.is_dataclass(cls):
-            return None  # a base class of theirs
+            return None  # a base class of the dataclasses
         types = {
             variable: chosen
             for base in cls.__mro__
@@ -170,7 +171,7 @@ def _parameter(field: dataclasses.Field[Any], types: Mapping[Any, Any]) -> inspe
 
 
 class _Signature(inspect.Signature):
-    """A signature in lines that aren't too long, and with types that don't say which modules they are from."""
+    """A signature that is printed in short lines, without module names of types."""
 
     def __str__(self) -> str:
         shown = [re.sub(_MODULES, "", str(parameter)) for parameter in self.parameters.values()]
@@ -180,11 +181,11 @@ class _Signature(inspect.Signature):
         return line if len(line) <= _MAX_WIDTH else "(\n    " + ",\n    ".join(shown) + ",\n)"
 
     def format(self, **_: object) -> str:
-        """Return the same, whatever width is asked for (pydoc does, from Python 3.13 on)."""
+        """Return the text for the fixed width, although pydoc requests another (from Python 3.13 on)."""
         return str(self)
 
 
-#: What `__init__` of all of them looks like; the signature of their class says more.
+#: The signature of all their `__init__` methods. The signature of the class is more precise.
 _INIT_SIGNATURE = inspect.Signature(
     [
         inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),

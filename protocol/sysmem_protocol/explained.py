@@ -1,6 +1,7 @@
-"""The `Explained` protocol of the library `sysmem`: why a call failed or a channel closes (`docs/spec/inspect.md`).
+"""The `Explained` protocol of the library `sysmem`: reasons for failed calls and closed channels.
 
-It is spoken on the channels of `fuchsia.sysmem2`, with clients that ask for it. For others nothing changes.
+It is used on the channels of `fuchsia.sysmem2` with clients that request it (`docs/spec/inspect.md`). Nothing changes
+for other clients.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from .library import (
     table,
 )
 
-#: Bytes of UTF-8 of a reason.
+#: The maximum length of a reason in bytes of UTF-8.
 MAX_REASON_BYTES = 4096
 
 
 @table
 class ExplainedSetExplainRequest(Table):
-    """Whether reasons are wanted."""
+    """Whether to send reasons."""
 
     explain: Annotated[bool | None, Field(1, BOOL, required=True)] = None
-    """Whether to send reasons."""
+    """True to send reasons, false to stop."""
 
 
 @table
@@ -40,29 +41,29 @@ class ExplainedOnExplainedEvent(Table):
     """A reason."""
 
     error: Annotated[int | None, Field(1, Enumeration(sysmem2.Error))] = None
-    """The error of the answer that follows; un-set before a channel closes for a reason that has no error."""
+    """The error of the response that follows. Un-set before a channel closes for a reason that has no error."""
     line: Annotated[str | None, Field(2, String(MAX_REASON_BYTES))] = None
     """The reason, in one line."""
     report: Annotated[Handle | None, Field(3, HandleType(HandleKind.VMO))] = None
-    """Of a refused negotiation everything that was asked for, as UTF-8 text."""
+    """For a refused negotiation, the report with all constraints, as UTF-8 text."""
 
 
 class Explained(Interface, library="sysmem"):
-    """Reasons, for clients that ask for them.
+    """Reasons for errors and closed channels, for clients that request them.
 
-    SetExplain is sent on an Allocator's channel. OnExplained comes on that channel and on those of nodes.
+    SetExplain is sent on an Allocator's channel. OnExplained is sent on that channel and on those of nodes.
     """
 
     set_explain = Method(
-        "Send reasons on this channel, and on those of nodes that are made or turned in through it from now on and of "
-        "their children, or stop doing so for later ones.",
+        "Send reasons on this channel, and on those of nodes that are created or turned in through it from now on "
+        "and of their children; or do not send them for later ones.",
         ExplainedSetExplainRequest,
     )
     on_explained = Event(
-        "Give the reason for the error in the next answer, or for the close that follows.",
+        "Report the reason for the error in the next response, or for the close that follows.",
         ExplainedOnExplainedEvent,
     )
 
 
 class Allocator(sysmem2.Allocator, Explained):
-    """The Allocator as it is served."""
+    """The Allocator as the daemon serves it."""

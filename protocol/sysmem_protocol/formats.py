@@ -1,4 +1,4 @@
-"""Facts about pixel formats, modifiers and colour spaces.
+"""Properties of pixel formats, modifiers and colour spaces.
 
 The tables and rules are those of `docs/spec/image-formats.md`, sections 1, 2.1 and 2.8 to 2.11.
 """
@@ -24,7 +24,7 @@ PASSTHROUGH = int(ColorSpace.PASSTHROUGH)
 
 
 class ColorType(enum.Flag):
-    """What the samples of a pixel are."""
+    """The meaning of a pixel's samples."""
 
     RGB = enum.auto()
     YUV = enum.auto()
@@ -44,9 +44,9 @@ class Pixel(NamedTuple):
     sample_alignment: int
     sample_bits: int
     color_type: ColorType
-    #: One plane, not subsampled: what padding to blocks works on. P010 isn't, despite the reference's flag.
+    #: One plane, not subsampled: the formats that allow padding to blocks. P010 is not, despite the reference's flag.
     single_plane: bool
-    #: Has an A or X channel.
+    #: Whether it has an A or X channel.
     alpha: bool
 
 
@@ -79,7 +79,7 @@ PIXELS: dict[int, Pixel] = {
 }
 #: Two chroma samples per 2 × 2 pixels follow the luma: the image is one and a half times plane 0.
 HALF_AGAIN = frozenset({_F.I420, _F.M420, _F.NV12, _F.YV12, _F.P010})
-#: The formats with 32 bits of RGB and A or X: those that tiled and compressed modifiers take.
+#: The formats with 32 bits of RGB and A or X, which tiled and compressed modifiers support.
 RGB32 = frozenset({_F.R8G8B8A8, _F.R8G8B8X8, _F.B8G8R8A8, _F.B8G8R8X8})
 
 
@@ -87,7 +87,7 @@ RGB32 = frozenset({_F.R8G8B8A8, _F.R8G8B8X8, _F.B8G8R8A8, _F.B8G8R8X8})
 
 
 class Family(enum.Enum):
-    """Kinds of layout; each supported modifier belongs to one."""
+    """A kind of layout. Each supported modifier belongs to one."""
 
     LINEAR = enum.auto()
     LINEAR_TE = enum.auto()
@@ -97,10 +97,10 @@ class Family(enum.Enum):
 
 
 class Layout(NamedTuple):
-    """What a modifier says about memory, in the units of its family."""
+    """The memory layout of a modifier, in the units of its family."""
 
     family: Family
-    #: INTEL: bytes × rows of a tile. AFBC: pixels × pixels of a block.
+    #: INTEL: the tile's bytes × rows. AFBC: the block's pixels × pixels.
     tile_width: int = 1
     tile_height: int = 1
     #: AFBC: width and height are rounded up to these, pixels.
@@ -114,7 +114,7 @@ class Layout(NamedTuple):
     ccs: bool = False
 
 
-#: YUV | SPLIT_BLOCK | SPARSE | BCH | TE | TILED_HEADER: bits that any AFBC base takes.
+#: YUV | SPLIT_BLOCK | SPARSE | BCH | TE | TILED_HEADER: the bits that can be combined with any AFBC base.
 AFBC_BITS = 0x3870
 TE_BIT = 0x1000
 TILED_HEADER_BIT = 0x2000
@@ -136,7 +136,7 @@ _LAYOUTS: dict[int, Layout] = {
 
 
 def layout(modifier: int) -> Layout | None:
-    """Return the layout of a modifier that some format is supported with; None for any other number."""
+    """Return the layout of a modifier that some format supports, or None for any other number."""
     known = _LAYOUTS.get(modifier)
     if known is not None:
         return known
@@ -156,7 +156,7 @@ def layout(modifier: int) -> Layout | None:
 def is_supported(pixel_format: int, modifier: int) -> bool:
     """Return whether images of this format and modifier exist (`docs/spec/image-formats.md`, section 2.1).
 
-    Goldfish is restricted to the linear set (quirk 7): anything else has no size.
+    Goldfish is restricted to the linear set (quirk 7), because other formats have no size.
     """
     known = layout(modifier)
     if known is None:
@@ -174,7 +174,7 @@ def is_specific(pixel_format: int, modifier: int) -> bool:
 
 
 def is_compatible_with_protected_memory(modifier: int) -> bool:
-    """Return whether secure buffers can hold this layout (2.10): transaction elimination can't live there."""
+    """Return whether secure buffers can have this layout (2.10). Those with transaction elimination can't."""
     if modifier & ~AFBC_BITS in (_BARE_ARM, _AFBC_16X16, _AFBC_32X8):
         return not modifier & TE_BIT
     return True
@@ -186,14 +186,14 @@ def is_non_tiled_single_plane(pixel_format: int, modifier: int) -> bool:
 
 
 def has_alpha_or_x(pixel_format: int) -> bool:
-    """Return whether `is_alpha_present` says anything about the format."""
+    """Return whether `is_alpha_present` is meaningful for the format."""
     return pixel_format in PIXELS and PIXELS[pixel_format].alpha
 
 
 # --- 1.4 colour spaces --------------------------------------------------------------------------------------------
 
 _C = ColorSpace
-#: Bits per sample and type of the colour spaces that mean something; PASSTHROUGH goes with anything.
+#: Bits per sample and type of the colour spaces that define colours; PASSTHROUGH is possible with any format.
 _COLORS: dict[int, tuple[frozenset[int], ColorType]] = {
     _C.SRGB: (frozenset({8, 10, 12, 16}), ColorType.RGB),
     _C.REC601_NTSC: (frozenset({8, 10}), ColorType.YUV),
@@ -204,7 +204,7 @@ _COLORS: dict[int, tuple[frozenset[int], ColorType]] = {
     _C.REC2020: (frozenset({10, 12}), ColorType.YUV),
     _C.REC2100: (frozenset({10, 12}), ColorType.YUV),
 }
-#: Preference after aggregation, the best first (`docs/spec/constraints.md`, section 4).
+#: The preference after aggregation, best first (`docs/spec/constraints.md`, section 4).
 COLOR_PREFERENCE: tuple[int, ...] = (
     _C.SRGB,
     _C.REC2100,
@@ -220,12 +220,12 @@ COLOR_RANK: dict[int, int] = {int(space): rank for rank, space in enumerate(COLO
 
 
 def supports_color_space(pixel_format: int, color_space: int) -> bool:
-    """Return whether pixels of this format can be of this colour space (2.9). The modifier doesn't matter."""
+    """Return whether this format can have this colour space (2.9). The modifier does not matter."""
     if color_space == PASSTHROUGH:
         return True
     if color_space not in _COLORS:
         return False
-    if pixel_format == PixelFormat.MJPEG:  # a row of the colour table only: it is never supported
+    if pixel_format == PixelFormat.MJPEG:  # it is only in the colour table, and is never supported
         sample_bits, color_type = 8, ColorType.RGB
     elif pixel_format in PIXELS:
         pixel = PIXELS[pixel_format]
@@ -236,14 +236,13 @@ def supports_color_space(pixel_format: int, color_space: int) -> bool:
     return sample_bits in bits and bool(type_ & color_type)
 
 
-# --- what checks and sizes need to know of one supported pair -----------------------------------------------------
+# --- the properties of a supported pair that checks and sizes depend on -------------------------------------------
 
 
 class Traits(NamedTuple):
-    """All that constraints depend on of a supported (format, modifier): equal traits, equal outcome.
+    """The properties of a supported (format, modifier) on which constraints depend. Equal traits have equal results.
 
-    Entries that share their terms and have equal traits are worked out once, which keeps long lists of
-    formats cheap.
+    Entries with the same terms and equal traits are computed only once, which keeps long lists of formats cheap.
     """
 
     stride_bytes: int
@@ -256,7 +255,7 @@ class Traits(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def traits(pixel_format: int, modifier: int) -> Traits:
-    """Return the traits of a supported pair; ValueError for any other."""
+    """Return the traits of a supported pair. Raises `ValueError` for any other."""
     known = layout(modifier)
     if known is None or not is_supported(pixel_format, modifier):
         raise ValueError(f"not supported: format {pixel_format} with modifier {modifier:#x}")
@@ -275,7 +274,7 @@ def traits(pixel_format: int, modifier: int) -> Traits:
 
 
 def format_name(pixel_format: int) -> str:
-    """`NV12`; an unknown number as such."""
+    """Return the name, such as `NV12`, or an unknown number as text."""
     try:
         return PixelFormat(pixel_format).name
     except ValueError:
@@ -283,7 +282,7 @@ def format_name(pixel_format: int) -> str:
 
 
 def modifier_name(modifier: int) -> str:
-    """`LINEAR`; an unknown number in hexadecimal."""
+    """Return the name, such as `LINEAR`, or an unknown number in hexadecimal."""
     try:
         return PixelFormatModifier(modifier).name
     except ValueError:
@@ -291,12 +290,12 @@ def modifier_name(modifier: int) -> str:
 
 
 def pair_name(pair: tuple[int, int]) -> str:
-    """`NV12 LINEAR`."""
+    """Return the names of both members, such as `NV12 LINEAR`."""
     return f"{format_name(pair[0])} {modifier_name(pair[1])}"
 
 
 def color_name(color_space: int) -> str:
-    """`REC709`; an unknown number as such."""
+    """Return the name, such as `REC709`, or an unknown number as text."""
     try:
         return ColorSpace(color_space).name
     except ValueError:

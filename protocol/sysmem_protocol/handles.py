@@ -1,8 +1,9 @@
-"""Descriptors with an owner, and what kind of object a descriptor is.
+"""Descriptors with an owner, and the kinds of objects that descriptors refer to.
 
-A :class:`Handle` owns one descriptor. It is given on with :meth:`Handle.move` or :meth:`Handle.take`, and closed
-otherwise; dropping one that is still open closes it and warns. Everything that receives descriptors wraps them at once,
-so that every path, an exception's included, has an owner that closes them.
+A :class:`Handle` owns one descriptor. Ownership is passed on with :meth:`Handle.move` or :meth:`Handle.take`;
+otherwise
+the handle must be closed. An open handle that is garbage-collected is closed with a warning. Code that receives
+descriptors wraps them immediately, so that on every path, including exceptions, an owner closes them.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ from .owner import (
 #: `struct flock`: type, whence, start, length, process; the 0q pads it as C does.
 FLOCK = struct.Struct("hhqqi0q")
 _INT = struct.Struct("i")
-#: What is dropped of a stream at a time.
+#: How much is dropped from a stream at a time.
 _DROP_BYTES = 64 * 1024
 _CHANNEL_TYPE = int(socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-#: More than the kernel has to say of a socket.
+#: More than the kernel's text about a socket.
 _FDINFO_BYTES = 4096
 
 
@@ -55,12 +56,12 @@ class Handle(Owner):
     __slots__ = ("_cell", "_gone")
 
     def __init__(self, owned: int | Cell, close: Callable[[int], None] = os.close) -> None:
-        """Become the owner of a descriptor, or of what is in a cell; `close` closes a descriptor."""
+        """Take ownership of a descriptor, or of that in a cell. `close` is the function that closes a descriptor."""
         self._gone: str | None = None
         self._cell = Number(owned, close) if isinstance(owned, int) else owned
 
     def fileno(self) -> int:
-        """Return the descriptor, still owned by this handle. Raises :class:`HandleClosedError` if there is none."""
+        """Return the descriptor. This handle keeps ownership. Raises :class:`HandleClosedError` if it has none."""
         cell = self._cell
         if self._gone:
             fd = -1
@@ -81,17 +82,18 @@ class Handle(Owner):
         return self._gone is not None or number(self._cell) < 0
 
     def take(self) -> int:
-        """Give the descriptor away: the caller owns it afterwards."""
+        """Give up ownership of the descriptor and return it."""
         self.fileno()
         fd = detach(self._cell)
         self._gone, self._cell = CLOSED, _EMPTY
         return fd
 
     def as_socket(self) -> socket.SocketType:
-        """Return a socket object over the descriptor, which belongs to this handle.
+        """Return a socket object over the descriptor. This handle keeps ownership.
 
-        There is one, because each new one asks the kernel for a name that nobody wants to know. Raises `OSError` if the
-        descriptor is no socket, or was opened with O_PATH.
+        Every call returns the same object, because each new one asks the kernel for an unneeded name. Raises
+        `OSError`
+        if the descriptor is not a socket, or was opened with O_PATH.
         """
         self.fileno()
         if isinstance(self._cell, socket.SocketType):
@@ -99,9 +101,9 @@ class Handle(Owner):
         return self._with_socket().as_socket()
 
     def take_socket(self) -> socket.SocketType:
-        """Give the descriptor away, in a socket object that owns it afterwards.
+        """Give up ownership of the descriptor, and return a socket object that owns it.
 
-        Raises `OSError`, with nothing given away, if it is no socket.
+        Raises `OSError` if it is not a socket. This handle then keeps ownership.
         """
         self.fileno()
         taken = (
@@ -113,27 +115,27 @@ class Handle(Owner):
         return taken
 
     def _with_socket(self) -> Number:
-        """Return the cell, as one that lends its descriptor to a socket object."""
+        """Return the cell in a form that can lend its descriptor to a socket object."""
         if not isinstance(self._cell, Number):
             self._cell = Number(detach(self._cell))
         return self._cell
 
     def move(self, kind: type[H]) -> H:
-        """Give the descriptor to a new owner, of this kind."""
+        """Give the descriptor to a new owner of this class, and return that."""
         self.fileno()
         moved = kind(self._cell)
         self._gone, self._cell = CLOSED, _EMPTY
         return moved
 
     def duplicate(self) -> Self:
-        """Another handle to the same object, with its own descriptor.
+        """Return another handle to the same object, with its own descriptor.
 
-        Raises `OSError` when the process has no descriptor left.
+        Raises `OSError` if the process has no descriptor left.
         """
         return type(self)(owned(fcntl.fcntl, self.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
 
     def close(self) -> None:
-        """Close the descriptor; nothing happens when that was done before."""
+        """Close the descriptor. Idempotent."""
         self._gone = self._gone or CLOSED
         cell = self._cell
         if cell is not _EMPTY:
@@ -141,7 +143,7 @@ class Handle(Owner):
             self._cell = _EMPTY
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
-        # Most are closed by then; the long way costs more than closing.
+        # Most handles are closed by then, and the complete check would cost more than closing.
         if getattr(self, "_cell", _EMPTY) is not _EMPTY:
             super().__del__(_warn)
 
@@ -154,15 +156,15 @@ _EMPTY = Number(-1)
 
 
 class BorrowedSocket(socket.SocketType):
-    """A socket object over a descriptor that somebody else owns, and that isn't closed with this object.
+    """A socket object over a descriptor that another object owns. The descriptor is not closed with this object.
 
-    Not even if an exception comes just when it is made: `detach` is written in C.
+    This holds even if an exception occurs right after its creation, because `detach` is written in C.
     """
 
     __slots__ = ()
 
     def __init__(self, fd: int) -> None:
-        """Raises `OSError` for what is no socket."""
+        """Raises `OSError` if the descriptor is not a socket."""
         super().__init__(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
         never_wait(self)
 
@@ -170,55 +172,58 @@ class BorrowedSocket(socket.SocketType):
 
 
 def channel_pair() -> tuple[socket.socket, socket.socket]:
-    """Both ends of a new channel, neither blocking nor inherited by programs that are started."""
+    """Return both ends of a new channel. They are non-blocking and close-on-exec."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
 
 
 def channel_ends() -> tuple[Handle, Handle]:
-    """Both ends of a new channel, as :func:`channel_pair` makes them, with less to ask the kernel."""
+    """Return both ends of a new channel, as :func:`channel_pair` does, with fewer system calls."""
     near, far = _socket.socketpair(socket.AF_UNIX, _CHANNEL_TYPE)
     return Handle(near), Handle(far)
 
 
 def eventpair() -> tuple[Handle, Handle]:
-    """Both ends of a new eventpair: an end is signalled when every descriptor of the other one is closed."""
+    """Return both ends of a new eventpair. An end is signalled when every descriptor of the other end is closed."""
     near, far = _socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     return Handle(near), Handle(far)
 
 
 def duplicate(fd: int) -> int:
-    """Another descriptor of the same object. Raises `OSError` when the process has none left."""
+    """Return another descriptor of the same object. Raises `OSError` if the process has no descriptor left."""
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
 
 
 def stop_receiving(fd: int) -> None:
-    """Let nothing more come to one end of a socket pair. Raises nothing.
+    """Shut down receiving at one end of a socket pair. Raises nothing.
 
-    The other end notices nothing but that it can't send.
+    The other end only notices that it can no longer send.
     """
     with contextlib.suppress(OSError):
         BorrowedSocket(fd).shutdown(socket.SHUT_RD)
 
 
 def shut_down(fd: int) -> None:
-    """Let the other end of a socket pair see this one closed. Raises nothing."""
+    """Shut down both directions of one end of a socket pair, so that the other end sees it closed. Raises nothing."""
     with contextlib.suppress(OSError):
         BorrowedSocket(fd).shutdown(socket.SHUT_RDWR)
 
 
 def descriptors_waiting(fd: int) -> int:
-    """How many descriptors wait to be received at one end of a socket pair.
+    """Return the number of descriptors queued at one end of a socket pair.
 
-    They stay open as long as the end does, and among them may be what keeps it open: its other end. A look at the queue
-    wouldn't do, for whoever had the end before, or still has it, decides what a look shows (SO_PEEK_OFF, MSG_OOB).
+    They stay open as long as the end does, and one of them may even keep it open: its other end. Peeking at the queue
+    would not be reliable, because every owner of the end, past or present, can change what peeking shows
+    (SO_PEEK_OFF,
+    MSG_OOB).
 
-    Raises `OSError` when that can't be told: this process has no descriptor left, or somebody has put locks on the end,
-    all of which the kernel would write out first.
+    Raises `OSError` if the number cannot be determined: this process has no descriptor left, or there are locks on
+    the
+    end, all of which the kernel would list first.
     """
     try:
         hidden = holds_lock(fd)
     except OSError:
-        hidden = False  # nor can it be told whether it is: the kernel is older than 6.6
+        hidden = False  # the kernel is older than 6.6, and cannot tell
     if not hidden:
         fdinfo = os.open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -227,27 +232,27 @@ def descriptors_waiting(fd: int) -> int:
             os.close(fdinfo)
         if found:
             return int(number.split()[0])
-    raise OSError(errno.EIO, "the kernel doesn't tell how many descriptors wait")
+    raise OSError(errno.EIO, "the kernel does not report the number of queued descriptors")
 
 
 def unread_of(fd: int) -> int:
-    """Return how much of what one end of a socket pair has sent was not received yet, 0 for nothing. Raises `OSError`.
+    """Return how much of the data sent by one end of a socket pair is unread; 0 means none. Raises `OSError`.
 
-    Empty datagrams count too, and so does whatever is being received right now.
+    Empty datagrams count too, and so does a datagram that is being received right now.
     """
     waiting: int = _INT.unpack(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(_INT.size)))[0]
     return waiting
 
 
 def drop_unread(fd: int) -> None:
-    """Drop what waits at an end that has stopped receiving, up to the last descriptor in it.
+    """Drop what is queued at an end that has stopped receiving, up to the last descriptor in it.
 
-    Raises `OSError` when that can't be done.
+    Raises `OSError` if that is not possible.
     """
     sock = BorrowedSocket(fd)
     _, kind = _family_and_type(sock)
     is_stream = kind == socket.SOCK_STREAM
-    # Of a datagram all goes that isn't read. In both there is no room for descriptors.
+    # The unread rest of a datagram is dropped. In both cases there is no room for descriptors, so they are closed.
     size = _DROP_BYTES if is_stream else 1
     while descriptors_waiting(fd):
         if is_stream:
@@ -255,27 +260,27 @@ def drop_unread(fd: int) -> None:
         try:
             dropped = sock.recv(size, socket.MSG_DONTWAIT)
         except ConnectionResetError:
-            continue  # said once; what was sent is still there
+            continue  # reported once; what was sent is still queued
         if is_stream and not dropped:
-            raise OSError(errno.EIO, "descriptors that can't be received")
+            raise OSError(errno.EIO, "descriptors that cannot be received")
 
 
 def holds_lock(fd: int, start: int = 0, length: int = 0) -> bool:
-    """Return whether an open file description holds a lock on one of `length` bytes, or to the end where that is 0.
+    """Return whether an open file description holds a lock in a range of `length` bytes; 0 means up to the end.
 
-    Raises `OSError`: EINVAL on kernels before 6.6, EBADF for a descriptor opened with O_PATH.
+    Raises `OSError`: EINVAL on kernels before 6.6, EBADF for a descriptor that was opened with O_PATH.
     """
-    # Asking for F_UNLCK asks for the description's own locks.
+    # A query for F_UNLCK finds the description's own locks.
     query = FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, start, length, 0)
     kind: int = FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, query))[0]
     return kind != fcntl.F_UNLCK
 
 
-# --- what it is -----------------------------------------------------------------------------------------------------
+# --- status ---------------------------------------------------------------------------------------------------------
 
 
 class Status(NamedTuple):
-    """What a descriptor refers to: type and permissions, device, inode."""
+    """The object of a descriptor: type and permissions, device, inode."""
 
     mode: int
     device: int
@@ -283,9 +288,9 @@ class Status(NamedTuple):
 
 
 def status(fd: int) -> Status:
-    """What a descriptor refers to, as far as is known without asking anybody: a file system may never answer.
+    """Return the object of a descriptor, from information that the kernel has cached: a file system may never answer.
 
-    A mode of 0 where not even that much is known. Raises `OSError` for no open descriptor, and when memory is short.
+    The mode is 0 if not even that is known. Raises `OSError` if the descriptor is not open, or if memory is short.
     """
     if _statx is None:
         found = os.fstat(fd)
@@ -300,13 +305,13 @@ def status(fd: int) -> Status:
     return Status(mode, os.makedev(major, minor), inode)
 
 
-# From linux/stat.h and fcntl.h. Of `struct statx`: mode, inode, major and minor number of the device.
+# From linux/stat.h and fcntl.h. The used fields of `struct statx`: mode, inode, major and minor number of the device.
 _AT_EMPTY_PATH = 0x1000
 _AT_STATX_DONT_SYNC = 0x4000
 _STATX_TYPE = 0x0001
 _STATX_INO = 0x0100
 _STATX = struct.Struct("=28xH2xQ96x2I112x")
-#: None where the C library doesn't know it.
+#: None if the C library does not have it.
 _statx = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
 
 
@@ -314,7 +319,7 @@ _statx = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
 
 
 def describe(fd: int) -> str:
-    """What a descriptor is, in words for an error message."""
+    """Return what a descriptor is, in words for an error message."""
     if _only_a_path(fd):
         return "a descriptor opened with O_PATH"
     mode = status(fd).mode
@@ -329,7 +334,7 @@ def describe(fd: int) -> str:
     ):
         if test(mode):
             return name
-    return os.readlink(f"/proc/self/fd/{fd}")  # anon_inode:[eventfd], say
+    return os.readlink(f"/proc/self/fd/{fd}")  # for example anon_inode:[eventfd]
 
 
 def is_socketpair_end(fd: int, *types: int) -> bool:
@@ -342,9 +347,9 @@ def is_socketpair_end(fd: int, *types: int) -> bool:
 
 
 def is_nameless_end(handle: Handle, *types: int) -> bool:
-    """Return whether a handle is one end of a connected Unix socket pair of one of the `types`, the other end nameless.
+    """Return whether a handle is one end of a connected Unix socket pair of one of the `types`, with a nameless peer.
 
-    Whether the end itself has a name is not asked.
+    The end itself may have a name.
     """
     try:
         return _is_nameless_end(handle.as_socket(), types)
@@ -353,26 +358,26 @@ def is_nameless_end(handle: Handle, *types: int) -> bool:
 
 
 def _is_nameless_end(sock: socket.SocketType, types: tuple[int, ...]) -> bool:
-    # Only a Unix socket's address is a text.
+    # Only the address of a Unix socket is a str.
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) in types and sock.getpeername() == ""
 
 
 def is_seqpacket(fd: int) -> bool:
-    """Return whether a descriptor is a SOCK_SEQPACKET Unix socket, whatever its state."""
+    """Return whether a descriptor is a SOCK_SEQPACKET Unix socket, in any state."""
     if not _is_socket(fd):
         return False
     return _family_and_type(BorrowedSocket(fd)) == (socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def is_unix_socket(fd: int) -> bool:
-    """Return whether a descriptor is an AF_UNIX socket of any type, whatever its state."""
+    """Return whether a descriptor is an AF_UNIX socket of any type, in any state."""
     if not _is_socket(fd):
         return False
     return _family_and_type(BorrowedSocket(fd))[0] == socket.AF_UNIX
 
 
 def is_vmo(fd: int) -> bool:
-    """Whether a descriptor is a memfd, a regular file or a dma-buf, opened so that something can be done with it."""
+    """Return whether a descriptor is a memfd, a regular file or a dma-buf, and was not opened with O_PATH."""
     mode = status(fd).mode
     return (stat.S_ISREG(mode) or (not stat.S_IFMT(mode) and is_dma_buf(fd))) and not _only_a_path(
         fd
@@ -385,10 +390,10 @@ def is_dma_buf(fd: int) -> bool:
 
 
 def is_kind(fd: int, kind: HandleKind) -> bool:
-    """Return whether a descriptor can be what a field asks for, as far as the kernel can tell.
+    """Return whether a descriptor can be of a kind, as far as the kernel can tell.
 
-    A client end is judged by its type alone: which of them are tokens is the server's knowledge. What an event is, the
-    server decides too, by the objects it makes node_refs from.
+    A client end is checked only by its type, because only the server knows which ones are tokens. Events are also
+    checked by the server, which recognises the objects that it made node_refs from.
     """
     match kind:
         case HandleKind.CLIENT_END:
@@ -404,7 +409,7 @@ def is_kind(fd: int, kind: HandleKind) -> bool:
 
 
 def _only_a_path(fd: int) -> bool:
-    """Whether a descriptor was opened with O_PATH: it shows the type of what it names, but can't be used as that."""
+    """Return whether a descriptor was opened with O_PATH. It shows the type of its object, but cannot be used."""
     return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH)
 
 
@@ -421,7 +426,7 @@ def _family_and_type(sock: socket.SocketType) -> tuple[int, int]:
 
 def _describe_socket(sock: socket.SocketType) -> str:
     family, kind = _family_and_type(sock)
-    # Not every number that the kernel knows has a name in Python.
+    # Python does not have a name for every number that the kernel knows.
     names = {int(name): name.name for name in socket.AddressFamily}
     types = {int(name): name.name for name in socket.SocketKind}
     what = f"{names.get(family, f'family {family}')} {types.get(kind, f'type {kind}')} socket"

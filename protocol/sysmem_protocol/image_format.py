@@ -1,4 +1,4 @@
-"""One image in a buffer, and why constraints allow no image of a size.
+"""One image in a buffer, and the reasons why constraints do not allow an image of a given size.
 
 The rules are those of `docs/spec/image-formats.md`, sections 1.2 and 2.7.
 """
@@ -40,22 +40,22 @@ _ENUMS = {
 @documented
 @dataclass(frozen=True, slots=True, repr=False)
 class ImageFormat:
-    """One image in a buffer: what a producer and a consumer must know of it.
+    """One image in a buffer: its format, size and layout.
 
-    Participants that take the image of the settings (`BufferCollectionInfo.image`) agree on it without a message,
-    because all have the same settings. For another size, they tell each other the size.
+    Participants that use the image of the settings (`BufferCollectionInfo.image`) need no message to agree on it,
+    because all have the same settings. For an image of another size, they must send each other the size.
     """
 
     pixel_format: PixelFormat
-    """What a pixel is."""
+    """The pixel format."""
     size: SizeU
-    """Width and height in pixels, of all that is stored."""
+    """Width and height in pixels, of the whole stored image."""
     bytes_per_row: int
     """The distance from one row of the first plane to the next, in bytes."""
     pixel_format_modifier: PixelFormatModifier | int = PixelFormatModifier.LINEAR
-    """How the pixels are laid out in memory. A layout that has no name is a plain number."""
+    """The layout of the pixels in memory. A layout without a name is a plain number."""
     color_space: ColorSpace = ColorSpace.PASSTHROUGH
-    """How the numbers of a pixel become a colour. By default the participants know it from elsewhere."""
+    """The colour space of the pixels. By default the participants know it from elsewhere."""
     display_rect: tuple[int, int, int, int] = _WHOLE
     """The visible part: x and y of its first pixel, width and height, in pixels. By default the whole image."""
 
@@ -71,7 +71,7 @@ class ImageFormat:
         for name, wire in _ENUMS.items():
             [member] = wire.parts(_number(name, getattr(self, name), wire.type))
             if type(member) is int and name != "pixel_format_modifier":
-                raise ValueError(f"{name}: {member} isn't the number of a {wire.type.__name__}")
+                raise ValueError(f"{name}: {member} is not a number of a {wire.type.__name__}")
             self._set(name, member)
 
     def _set(self, name: str, value: object) -> None:
@@ -79,14 +79,14 @@ class ImageFormat:
 
     @classmethod
     def of(cls, constraints: ImageFormatConstraints, size: SizeU | None = None) -> ImageFormat:
-        """Return the image of a size that constraints allow, with the least bytes per row.
+        """Return the image of a given size that constraints allow, with the minimum bytes per row.
 
         Args:
-            constraints: Usually those that were negotiated: `info.settings.image_format_constraints`.
-            size: The size in pixels; by default the least one that is allowed.
+            constraints: Usually the negotiated ones: `info.settings.image_format_constraints`.
+            size: The size in pixels; by default the minimum that is allowed.
 
         Raises:
-            ValueError: The constraints allow no such image, for the reason that the message tells.
+            ValueError: The constraints allow no such image. The message has the reason.
         """
         if not isinstance(constraints, ImageFormatConstraints):
             raise TypeError(
@@ -101,7 +101,7 @@ class ImageFormat:
         if refused:
             raise ValueError(refused)
         image = constraints_to_format(constraints, size.width, size.height)
-        assert image is not None, "what isn't refused is allowed"
+        assert image is not None, "an image that is not refused is allowed"
         return image
 
     def plane_byte_offset(self, plane: int) -> int | None:
@@ -117,7 +117,7 @@ class ImageFormat:
         return image_size(*self._layout())
 
     def _layout(self) -> tuple[int, int, int, int, int]:
-        """What the arithmetic needs of the image."""
+        """Return the arguments for the arithmetic."""
         return (
             self.pixel_format,
             self.pixel_format_modifier,
@@ -134,7 +134,7 @@ class ImageFormat:
 
 
 def _number(name: str, value: object, kind: type[enum.Enum] | None = None) -> int:
-    """Return the number of a field; those of a member of another enum mean something else."""
+    """Return the number of a field. Members of other enums are refused, because they mean something else."""
     number = plain_int(value)
     if not isinstance(number, int) or type(number) not in (int, kind):
         expected = "an int" if kind is None else f"a {kind.__name__}"
@@ -145,7 +145,7 @@ def _number(name: str, value: object, kind: type[enum.Enum] | None = None) -> in
 def constraints_to_format(
     constraints: ImageFormatConstraints, width: int, height: int
 ) -> ImageFormat | None:
-    """Return the image of this size that constraints allow, with the least bytes per row (2.7); None if they do not."""
+    """Return the image of this size that constraints allow, with the minimum bytes per row (2.7); None if there is none."""
     low = constraints.min_size or SizeU(0, 0)
     high = constraints.max_size or SizeU(U32_MAX, U32_MAX)
     align = constraints.size_alignment or SizeU(1, 1)
@@ -167,27 +167,27 @@ def constraints_to_format(
     )
 
 
-# --- why not ------------------------------------------------------------------------------------------------------
+# --- reasons ------------------------------------------------------------------------------------------------------
 
 
 def smallest_size(constraints: ImageFormatConstraints) -> SizeU:
-    """Return the least size that constraints allow. Raises `ValueError` if they have none."""
+    """Return the minimum size that constraints allow. Raises `ValueError` if they have none."""
     least = constraints.min_size or SizeU(0, 0)
     multiple = constraints.size_alignment or SizeU(1, 1)
     size = SizeU(round_up(least.width, multiple.width), round_up(least.height, multiple.height))
     if not size.width or not size.height:
-        raise ValueError("the constraints have no min_size: say which size the image has")
+        raise ValueError("the constraints have no min_size: pass the size of the image")
     return size
 
 
 def refusals(constraints: ImageFormatConstraints, size: SizeU) -> Iterator[str]:
-    """Yield why constraints allow no image of a size: the field, its value, and what would be right."""
+    """Yield the reasons why constraints allow no image of a size: the field, its value, and an allowed value."""
     pixel_format, modifier = pair(constraints)
     if pixel_format is None:
         yield "the constraints have no pixel_format"
         return
     if not is_supported(pixel_format, modifier):
-        yield f"{pair_name((pixel_format, modifier))} isn't a format of images"
+        yield f"{pair_name((pixel_format, modifier))} is not a format of images"
         return
     of = traits(pixel_format, modifier)
     low = constraints.min_size or SizeU(0, 0)
@@ -207,7 +207,7 @@ def refusals(constraints: ImageFormatConstraints, size: SizeU) -> Iterator[str]:
     if wrong or minimum_row_bytes(constraints, size.width) is not None:
         return
     if of.layout.family is Family.GOLDFISH:
-        yield f"{modifier_name(modifier)} doesn't tell how long a row is"
+        yield f"{modifier_name(modifier)} does not define the length of a row"
     else:
         most = constraints.max_bytes_per_row
         yield (
@@ -219,7 +219,7 @@ def refusals(constraints: ImageFormatConstraints, size: SizeU) -> Iterator[str]:
 def axis_refusals(
     axis: str, value: int, divisor: int, low: int = 0, high: int = U32_MAX, align: int = 1
 ) -> Iterator[str]:
-    """Yield why an image can't have this width or height, both the format and the constraints considered."""
+    """Yield the reasons why an image can't have this width or height, from the format and the constraints."""
     multiple = math.lcm(divisor, align)
     if multiple == 0:
         yield f"size_alignment.{axis} is 0"

@@ -1,6 +1,7 @@
 """The enums of `fuchsia.images2`: pixel formats, modifiers, colour spaces (`docs/spec/image-formats.md`, section 1).
 
-All three are flexible: a number without a name is carried as a plain integer, and the constraint checks decide about
+All three are flexible: a number without a name is passed on as a plain integer, and the constraint checks decide
+about
 it.
 """
 
@@ -14,9 +15,10 @@ from .names import NamedColors, NamedFormat
 
 @documented
 class PixelFormat(NamedFormat, enum.IntEnum):
-    """What a pixel is; 32 bits on the wire.
+    """The format of a pixel; 32 bits on the wire.
 
-    Bytes are named in the order of their addresses, bits of a word from its top; words are little-endian.
+    Bytes are named in the order of their addresses. Bits of a word are named from the most significant one; words are
+    little-endian.
     """
 
     INVALID = 0
@@ -70,9 +72,9 @@ class PixelFormat(NamedFormat, enum.IntEnum):
 
 @documented
 class PixelFormatModifier(enum.IntEnum):
-    """How pixels are laid out in memory; 64 bits on the wire, of which the top 8 tell whose layout it is.
+    """The layout of pixels in memory; 64 bits on the wire. The top 8 bits identify the vendor of the layout.
 
-    Of Arm's AFBC layouts every combination of bits is supported, also those without a name here.
+    Of Arm's AFBC layouts every combination of bits is supported, including those without a name here.
     """
 
     LINEAR = 0
@@ -117,9 +119,9 @@ class PixelFormatModifier(enum.IntEnum):
 
 @documented
 class ColorSpace(NamedColors, enum.IntEnum):
-    """How the numbers of a pixel become a colour; 32 bits on the wire.
+    """The colour space of pixels; 32 bits on the wire.
 
-    Where all participants can use several, the result has the first of SRGB, REC2100, REC2020, REC709,
+    If all participants support several, the result has the first of SRGB, REC2100, REC2020, REC709,
     REC601_PAL_FULL_RANGE, REC601_PAL, REC601_NTSC_FULL_RANGE, REC601_NTSC and PASSTHROUGH.
     """
 
@@ -142,6 +144,6 @@ class ColorSpace(NamedColors, enum.IntEnum):
     REC2100 = 8
     """ITU-R BT.2100 (high dynamic range), for P010."""
     PASSTHROUGH = 9
-    """The participants agree on the colour space in another way, or need none. It goes with every format."""
+    """The participants agree on the colour space in another way, or need none. It is possible with every format."""
     DO_NOT_CARE = 0xFFFFFFFE
     """Any colour space. Only constraints have it, as the only entry; the result has one that others asked for."""

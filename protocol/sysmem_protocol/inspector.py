@@ -1,6 +1,6 @@
-"""The `Inspector` protocol of the library `sysmem`: what a running daemon holds, and why (`docs/spec/inspect.md`).
+"""The `Inspector` protocol of the library `sysmem`, which describes a running daemon (`docs/spec/inspect.md`).
 
-Answers are VMOs: sealed, read-only memfds of UTF-8 JSON, from offset 0 and as long as the file.
+Responses contain VMOs: sealed, read-only memfds with UTF-8 JSON from offset 0 to the end of the file.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .library import (
     table,
 )
 
-#: The version of the JSON that answers and events contain.
+#: The version of the JSON in responses and events.
 SCHEMA = 1
-#: Bytes of one event's JSON: it fits a message, and many small events share one.
+#: The maximum number of bytes of an OnEvents message's JSON. Many small events share one message.
 MAX_EVENTS_BYTES = 48 * 1024
 
 _VMO = HandleType(HandleKind.VMO)
@@ -32,15 +32,15 @@ _VMO = HandleType(HandleKind.VMO)
 
 @table
 class InspectorSnapshotRequest(Table):
-    """What to describe."""
+    """The collections to describe."""
 
     buffer_collection_id: Annotated[int | None, Field(1, UINT64)] = None
-    """The only collection to describe; un-set: all of them."""
+    """The only collection to describe. Un-set means all."""
 
 
 @table
 class InspectorSnapshotResponse(Table):
-    """What the daemon holds."""
+    """The daemon's state."""
 
     snapshot: Annotated[Handle | None, Field(1, _VMO)] = None
     """The description, as JSON."""
@@ -48,7 +48,7 @@ class InspectorSnapshotResponse(Table):
 
 @table
 class InspectorExplainRequest(Table):
-    """What to explain."""
+    """The collection to explain."""
 
     buffer_collection_id: Annotated[int | None, Field(1, UINT64, required=True)] = None
     """The collection."""
@@ -56,7 +56,7 @@ class InspectorExplainRequest(Table):
 
 @table
 class InspectorExplainResponse(Table):
-    """Why a collection is as it is."""
+    """The explanation of a collection's state."""
 
     explanation: Annotated[Handle | None, Field(1, _VMO)] = None
     """The explanation, as JSON."""
@@ -64,7 +64,7 @@ class InspectorExplainResponse(Table):
 
 @table
 class InspectorWatchRequest(Table):
-    """What to report, and where."""
+    """The events to report, and the channel for them."""
 
     watcher: Annotated[
         Handle | None, Field(1, HandleType(HandleKind.SERVER_END, "Watcher"), required=True)
@@ -73,48 +73,48 @@ class InspectorWatchRequest(Table):
     traffic: Annotated[bool | None, Field(2, BOOL)] = None
     """Whether to report each message too."""
     bodies: Annotated[bool | None, Field(3, BOOL)] = None
-    """Whether to report what the messages say."""
+    """Whether to report the contents of messages too."""
     buffer_collection_id: Annotated[int | None, Field(4, UINT64)] = None
-    """The only collection to report on; un-set: all of them."""
+    """The only collection to report on. Un-set means all."""
 
 
 @table
 class WatcherOnEventsEvent(Table):
-    """What has happened."""
+    """Events that have occurred."""
 
     json: Annotated[str | None, Field(1, String(MAX_EVENTS_BYTES))] = None
     """An array of events, in order."""
     lost: Annotated[int | None, Field(2, UINT64)] = None
-    """How many events were dropped before these because the watcher did not read."""
+    """The number of events that were dropped before these because the watcher did not read in time."""
 
 
 class Inspector(Interface, library="sysmem"):
-    """What the daemon holds, for those whom the socket of this service lets in."""
+    """The daemon's state, for clients that may connect to the socket of this service."""
 
     snapshot = Method(
         "Describe the daemon, its connections, collections and nodes, and the collections that ended last. Error: "
-        "NOT_FOUND for a collection that isn't there.",
+        "NOT_FOUND if there is no such collection.",
         InspectorSnapshotRequest,
         InspectorSnapshotResponse,
         fallible=True,
     )
     explain = Method(
-        "Explain a living collection, or one of those that ended last: what each attempt to allocate came to and why, "
-        "and who is waited for. Error: NOT_FOUND for any other collection.",
+        "Explain a living collection, or one of those that ended last: the result of each allocation attempt with "
+        "its reasons, and what is waited for. Error: NOT_FOUND for any other collection.",
         InspectorExplainRequest,
         InspectorExplainResponse,
         fallible=True,
     )
     watch = Method(
-        "Report what happens from now on, as events on a channel of its own, until that closes.",
+        "Report events from now on, on a channel of its own, until that channel closes.",
         InspectorWatchRequest,
     )
 
 
 class Watcher(Interface, library="sysmem"):
-    """Events of the daemon, on the channel that Watch was given.
+    """Events of the daemon, on the channel that was passed to Watch.
 
-    The client says nothing here. One that does not read loses events, and is told how many.
+    The client sends nothing on it. A client that does not read loses events, and is told how many.
     """
 
-    on_events = Event("Report what has happened.", WatcherOnEventsEvent)
+    on_events = Event("Report events.", WatcherOnEventsEvent)

@@ -1,8 +1,8 @@
-"""Tables as JSON data, and back: what `Table.to_dict()` gives and `sysmemd.explain` reads.
+"""Conversion between tables and JSON data, for `Table.to_dict()` and `sysmemd.explain`.
 
-A table is an object of its set fields, by name. An enum member is its name, a combination of flags an array of names;
-what has no name is a number. A struct is an array of its members. Reading also takes an object for a struct, a number
-or one name for flags, and null for a field that is un-set.
+A table is an object of its set fields, by name. An enum member is its name, and a combination of flags is an array of
+names; a value without a name is a number. A struct is an array of its members. Reading also accepts an object for a
+struct, a number or a single name for flags, and null for a field that is un-set.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from .library import (
 
 
 class JsonError(ValueError):
-    """The data can't be read or written; the message begins with the path of the field."""
+    """The data cannot be read or written. The message begins with the path of the field."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
 
 
-#: Says in JSON data what a handle of a type is, or finds the handle that they mean; the path is where it is.
+#: Returns the JSON data for a handle of a type, or the handle for JSON data. The last argument is its path.
 HandleData: TypeAlias = Callable[[HandleType, Any, str], Any]
 
 
@@ -44,10 +44,10 @@ _HANDLE = "a handle has no value here"
 
 
 def read(type_: WireType, value: Any, path: str = "$", handle: HandleData = _refuse_handle) -> Any:
-    """Return the value that JSON data stand for.
+    """Return the value that JSON data represent.
 
     Raises:
-        JsonError: A key is unknown, a value isn't of the declared type, or there is a handle and `handle` isn't given.
+        JsonError: A key is unknown, a value has the wrong type, or there is a handle and `handle` is not given.
     """
     match type_:
         case Bool():
@@ -73,10 +73,10 @@ def read(type_: WireType, value: Any, path: str = "$", handle: HandleData = _ref
 
 
 def write(type_: WireType, value: Any, path: str = "$", handle: HandleData = _refuse_handle) -> Any:
-    """Return the JSON data of a value; :func:`read` gives an equal value back if there is no handle in it.
+    """Return the JSON data of a value. :func:`read` returns an equal value for them if there is no handle in it.
 
     Raises:
-        JsonError: The value has a handle in it, and `handle` isn't given.
+        JsonError: There is a handle in the value, and `handle` is not given.
     """
     match type_:
         case Bool() | String():
@@ -109,7 +109,7 @@ def write_table(
 
 
 def _names(type_: Enumeration, value: int) -> Any:
-    """Return the name of a member, or the names of flags; numbers for what has none."""
+    """Return the name of a member, or the names of flags. Values without a name become numbers."""
     names = [part.name if isinstance(part, enum.Enum) else part for part in type_.parts(value)]
     return names if issubclass(type_.type, enum.IntFlag) else names[0]
 
@@ -125,7 +125,7 @@ def _integer(value: Any, minimum: int, maximum: int, bits: int, path: str) -> in
 def _member(
     type_: type[enum.IntEnum] | type[enum.IntFlag], value: Any, bits: int, path: str
 ) -> int:
-    """Return a member by name or number; an unknown number stays one, flags may be an array."""
+    """Return a member by name or number, or flags by an array. An unknown number stays a number."""
     if isinstance(value, str):
         if value not in type_.__members__:
             raise JsonError(path, f"{type_.__name__} has no member {value}")
@@ -143,7 +143,7 @@ def _member(
 
 
 def _record(declared: Any, value: Any, path: str, handle: HandleData) -> Any:
-    """Return a table from an object; a struct from an object or an array, with all of its members."""
+    """Return a table for an object, or a struct for an object or an array with all of its members."""
     members = {member.name: member.field for member in declared.members}
     is_struct = issubclass(declared, Struct)
     if is_struct and isinstance(value, list):
@@ -177,5 +177,5 @@ _KINDS = {
 
 
 def kind(value: object) -> str:
-    """Return what JSON calls a value's type, with an article."""
+    """Return the JSON name of a value's type, with an article."""
     return _KINDS.get(type(value), type(value).__name__)

@@ -1,7 +1,7 @@
-'''How a FIDL-like library is declared.
+'''Declarations of FIDL-like libraries.
 
-A library is tables, structs, enums and interfaces. Each is written down once, as an ordinary Python class whose
-annotations carry what the wire needs::
+A library consists of tables, structs, enums and interfaces. Each is declared once, as an ordinary Python class whose
+annotations contain the wire types::
 
     @table
     class Heap(Table):
@@ -11,11 +11,12 @@ annotations carry what the wire needs::
         """Which heap of this kind."""
 
     class Node(Interface):
-        sync = Method("Wait until everything sent before has been processed.", two_way=True)
+        sync = Method("Respond when all earlier messages have been processed.", two_way=True)
 
-The codec (:mod:`.codec`), the client's methods, the server's dispatch, `repr()`, `help()` (:mod:`.docstrings`) and the
-reference page (:mod:`.reference`) are derived from these declarations. Nothing about a table, a limit or a method is
-said a second time anywhere else.
+The codec (:mod:`.codec`), the client's methods, the server's dispatch, `repr()`, `help()` (:mod:`.docstrings`) and
+the
+reference page (:mod:`.reference`) are derived from these declarations. No property of a table, a limit or a method is
+repeated anywhere else.
 '''
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar, dataclass_transform
 
 from .docstrings import FieldsSignature, documented
 
-#: The library whose interfaces most of ours are; an interface of another one says so.
+#: The library of most interfaces. An interface of another library names it.
 LIBRARY = "fuchsia.sysmem2"
 
 
@@ -41,12 +42,12 @@ LIBRARY = "fuchsia.sysmem2"
 
 
 class _Wire:
-    """What a value is on the wire."""
+    """The type of a value on the wire."""
 
     __slots__ = ()
 
     def written(self, value: Any) -> str:
-        """Return a value as Python source, for the `repr` of what it is in."""
+        """Return a value as Python source, for the `repr` of the object that contains it."""
         return repr(value)
 
 
@@ -71,22 +72,22 @@ class Integer(_Wire):
         return (1 << (self.bits - self.signed)) - 1
 
     def written(self, value: Any) -> str:
-        """Return the number; the greatest one, which often means that there is no limit, as a power of two."""
+        """Return the number; the maximum, which often means that there is no limit, as a power of two."""
         return f"2**{self.bits - self.signed} - 1" if value == self.maximum else repr(value)
 
 
 @dataclass(frozen=True, slots=True)
 class Enumeration(_Wire):
-    """A member of an enum, or a combination of flags, as its number.
+    """A member of an enum, or a combination of flags, encoded as its number.
 
-    All of them are flexible: a number without a name decodes, as a plain integer.
+    All of them are flexible: a number without a name is decoded as a plain integer.
     """
 
     type: type[enum.IntEnum] | type[enum.IntFlag]
     bits: int = 32
 
     def parts(self, value: int) -> list[enum.IntEnum | enum.IntFlag | int]:
-        """Return the members that a number is made of, and behind them what has no name."""
+        """Return the members that a number consists of, followed by the rest without a name."""
         if not issubclass(self.type, enum.IntFlag):
             known = {int(member): member for member in self.type}
             return [known.get(value, int(value))]
@@ -95,7 +96,7 @@ class Enumeration(_Wire):
         return [*flags, rest] if rest else [*flags]
 
     def written(self, value: Any) -> str:
-        """Return the names of a member or of flags; flags that are given as a number, and unknown numbers, as one."""
+        """Return the names of a member or of flags. Unknown numbers, and flags given as a number, are a number."""
         is_number = type(value) is int and not issubclass(self.type, enum.IntFlag)
         if not is_number and not isinstance(value, self.type):
             return repr(value)
@@ -137,7 +138,7 @@ class Nested(_Wire):
 
 
 class HandleKind(enum.Enum):
-    """The kind that a descriptor must be of (`docs/spec/protocol.md`, "Kinds of handles")."""
+    """The kind of object that a descriptor must refer to (`docs/spec/protocol.md`, "Kinds of handles")."""
 
     CLIENT_END = "client end"
     SERVER_END = "server end"
@@ -148,7 +149,7 @@ class HandleKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class HandleType(_Wire):
-    """A descriptor; for a channel end, also the interface that is spoken on it."""
+    """A descriptor; for a channel end, also the interface of the channel."""
 
     kind: HandleKind
     interface: str | None = None
@@ -164,7 +165,7 @@ INT64 = Integer(64, signed=True)
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One member of a table: its number and type on the wire, and whether a request without it is refused."""
+    """One member of a table: its number and type on the wire, and whether it is required in a request."""
 
     number: int
     type: WireType
@@ -173,7 +174,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A table's or struct's field together with its Python name."""
+    """A table's or struct's field with its Python name."""
 
     name: str
     field: Field
@@ -186,13 +187,14 @@ class Member:
 
 T = TypeVar("T")
 
-#: The default of a field that the server sets in every answer. Its type leaves out `None`, so that a reader needn't
-#: ask; in a table that a program made itself, the field is un-set as any other.
+#: The default of a field that the server sets in every response. Its type does not include `None`, so that readers
+#: need
+#: not check for it. In a table that a program created itself, the field is un-set like any other.
 ALWAYS_SET: Any = None
 
 
 class _Record:
-    """What tables and structs have in common: members with a number and a type, and how they are written."""
+    """The common part of tables and structs: members with a number and a type, and `repr`."""
 
     __slots__ = ()
     __signature__: ClassVar[FieldsSignature] = FieldsSignature()
@@ -211,9 +213,9 @@ class _Record:
 
 
 class Table(_Record):
-    """A message or part of one in which every field may be left out; `None` is un-set.
+    """A message or a part of one in which every field is optional; `None` means un-set.
 
-    Tables are equal when they have the same fields and values. `repr` shows the fields that are set.
+    Tables are equal if they have the same fields and values. `repr` shows the fields that are set.
     """
 
     __slots__ = ()
@@ -228,7 +230,7 @@ class Table(_Record):
         """Return the set fields as JSON data, by name; enum members by name too (:mod:`.json_data`).
 
         Raises:
-            ValueError: A handle is set, which has no value outside this process.
+            ValueError: A handle is set. It has no meaning outside this process.
         """
         from .json_data import write_table
 
@@ -236,10 +238,10 @@ class Table(_Record):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Return the table that JSON data stand for: what `to_dict()` gives, or what was written by hand.
+        """Return the table that JSON data represent, from `to_dict()` or written by hand.
 
         Raises:
-            ValueError: A key is unknown or a value has the wrong type; the message begins with its path.
+            ValueError: A key is unknown or a value has the wrong type. The message begins with its path.
         """
         from .json_data import read
 
@@ -251,31 +253,32 @@ class Table(_Record):
             return NotImplemented
         return all(getattr(self, m.name) == getattr(other, m.name) for m in self.members)
 
-    __hash__: ClassVar[None]  # type: ignore[assignment]  # because of __eq__, as for all that compares by value
+    __hash__: ClassVar[None]  # type: ignore[assignment]  # unhashable, because it is compared by value
 
 
 class Struct(_Record):
-    """A value whose members are all present, in order."""
+    """A value in which all members are present, in order."""
 
     __slots__ = ()
 
 
 def declared(kind: type[Any]) -> type[Any]:
-    """Return the table or struct as the interface has it: `kind`, or the one that it is derived from."""
+    """Return the table or struct that the interface declares: `kind`, or the class that it is derived from."""
     *_, oldest = (kind, *(base for base in kind.__mro__ if vars(base).get("members")))
     return oldest
 
 
 @dataclass_transform(kw_only_default=True)
 def table(cls: type[T]) -> type[T]:
-    """Make a class a table: keyword-only, compared by value, its members read from the annotations.
+    """Make a class a table: keyword-only, compared by value, with its members from the annotations.
 
-    A table that is derived from another one is the same to the interface, but may have narrower types and methods.
+    A table that is derived from another one is equivalent to it for the interface, but may have narrower types, and
+    methods.
     """
     members = _read_members(cls)
     base = declared(cls)
     if base is not cls and base.members != members:
-        raise TypeError(f"{cls.__name__}: a derived table has the fields of {base.__name__}")
+        raise TypeError(f"{cls.__name__}: a derived table must have the fields of {base.__name__}")
     numbers = [member.field.number for member in members]
     if len(set(numbers)) != len(numbers) or not all(numbers):
         raise TypeError(f"{cls.__name__}: field numbers must be unique and not 0: {numbers}")
@@ -284,9 +287,9 @@ def table(cls: type[T]) -> type[T]:
 
 @dataclass_transform(frozen_default=True)
 def struct(cls: type[T]) -> type[T]:
-    """Make a class a struct: positional or keyword, immutable, its members in order of declaration.
+    """Make a class a struct: positional or keyword, immutable, with its members in the order of declaration.
 
-    Numbers of other libraries (numpy's integers) become Python's, whose arithmetic doesn't overflow.
+    Numbers of other libraries (numpy's integers) are converted to Python's, whose arithmetic does not overflow.
     """
     members = _read_members(cls)
     numbers = [m.name for m in members if isinstance(m.field.type, Integer | Enumeration)]
@@ -297,14 +300,14 @@ def struct(cls: type[T]) -> type[T]:
             if type(value) is not int:
                 object.__setattr__(self, name, plain_int(value))
 
-    cls.__post_init__ = plain_numbers  # type: ignore[attr-defined]  # dataclass looks for it
+    cls.__post_init__ = plain_numbers  # type: ignore[attr-defined]  # called by dataclass
     return documented(dataclasses.dataclass(frozen=True, slots=True, repr=False)(cls))
 
 
 def _read_members(cls: Any) -> tuple[Member, ...]:
-    """Find the members of a class, those of its base classes first; its annotations keep only the Python types.
+    """Return the members of a class, those of its base classes first. Its annotations keep only the Python types.
 
-    A member is annotated `Annotated[…, Field(…)]`. A derived class may annotate its type alone anew.
+    A member is annotated `Annotated[…, Field(…)]`. A derived class may annotate a member again with only a type.
     """
     members = {member.name: member for member in cls.members}
     scope = vars(sys.modules[cls.__module__])
@@ -321,12 +324,12 @@ def _read_members(cls: Any) -> tuple[Member, ...]:
 
 
 def plain_int(value: Any) -> Any:
-    """An integer of any library (whatever has `__index__`) as Python's; members of enums and all else unchanged."""
+    """Convert an integer of any library (an object with `__index__`) to Python's. Leave enum members and others as is."""
     if isinstance(value, bool | enum.Enum) or not hasattr(type(value), "__index__"):
         return value
     try:
         return operator.index(value)
-    except TypeError:  # numpy's booleans and arrays have one that refuses
+    except TypeError:  # numpy's booleans and arrays have an `__index__` that raises
         return value
 
 
@@ -334,7 +337,7 @@ def plain_int(value: Any) -> Any:
 
 
 def camel_case(name: str) -> str:
-    """`get_vmo_info` → `GetVmoInfo`: a Python name as the interface spells it."""
+    """Return a Python name as the interface spells it: `get_vmo_info` → `GetVmoInfo`."""
     return "".join(word.capitalize() for word in name.split("_"))
 
 
@@ -345,10 +348,10 @@ def ordinal(interface: str, method: str, library: str = LIBRARY) -> int:
 
 
 class Method:
-    """A method of an interface, an attribute of its class.
+    """A method of an interface, declared as an attribute of its class.
 
-    A method is one-way unless it has a `response`, is `two_way` (its answer is then empty) or `fallible` (its answer is
-    then the response table or an `Error`).
+    A method is one-way unless it has a `response`, is `two_way` (the response is then empty) or is `fallible` (the
+    response is then the response table or an `Error`).
     """
 
     __slots__ = (
@@ -394,7 +397,7 @@ class Method:
         self.wire_name = camel_case(name)
 
     def declared_in(self, library: str) -> None:
-        """Compute the ordinal. The interface calls this once it knows its library."""
+        """Compute the ordinal. The interface calls this when its library is known."""
         self.ordinal = ordinal(self.interface, self.wire_name, library)
 
     def __repr__(self) -> str:
@@ -405,7 +408,7 @@ class Method:
 
 
 class Event(Method):
-    """A message that the server sends unasked, with txid 0; an attribute of its interface's class."""
+    """A message that the server sends without a request, with txid 0; an attribute of its interface's class."""
 
     __slots__ = ()
 
@@ -415,16 +418,16 @@ class Event(Method):
 
 
 class Interface:
-    """A protocol: what may be said on one kind of channel.
+    """A protocol: the messages of one kind of channel.
 
-    Composition is inheritance: a composed method keeps the interface that it was declared in, and so its ordinal.
-    A class of another library names it: `class Inspector(Interface, library="sysmem")`.
+    Composition is inheritance: a composed method keeps the interface that declares it, and so its ordinal. A class of
+    another library names it: `class Inspector(Interface, library="sysmem")`.
     """
 
     library: ClassVar[str] = LIBRARY
-    #: What a client may send, by ordinal.
+    #: The messages that a client may send, by ordinal.
     methods: ClassVar[Mapping[int, Method]] = {}
-    #: What the server may send unasked, by ordinal.
+    #: The messages that the server may send without a request, by ordinal.
     events: ClassVar[Mapping[int, Event]] = {}
 
     def __init_subclass__(cls, *, library: str | None = None) -> None:
@@ -442,5 +445,5 @@ class Interface:
 
     @classmethod
     def service_name(cls) -> str:
-        """Return the full name, which is also the file name of a service's socket."""
+        """Return the full name, which is also the file name of the service's socket."""
         return f"{cls.library}.{cls.__name__}"

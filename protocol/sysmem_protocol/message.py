@@ -1,7 +1,7 @@
 """One message: a 16-byte header, a body and descriptors (`docs/spec/protocol.md`, "Message").
 
-A message is one datagram, but for a response with more than :data:`MAX_HANDLES` descriptors: it is sent as several in a
-row, of which all but the last carry descriptors only.
+A message is one datagram, except for a response with more than :data:`MAX_HANDLES` descriptors: it is sent as several
+consecutive datagrams, of which all but the last contain only descriptors.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ MAGIC = 1
 FLAGS = b"\x02\x00\x80"
 #: As `FLAGS`, and more descriptors of this message follow.
 FLAGS_MORE = b"\x02\x01\x80"
-#: Header and body; what a FIDL channel carries.
+#: The maximum size of header and body, as on a FIDL channel.
 MAX_MESSAGE_BYTES = 64 * 1024
-#: Descriptors of one datagram: Linux' SCM_MAX_FD.
+#: The maximum number of descriptors in a datagram: Linux's SCM_MAX_FD.
 MAX_HANDLES = 253
-#: This bit of a txid is the server's.
+#: This bit marks the server's txids.
 SERVER_TXID = 0x8000_0000
 
 
 class MalformedMessage(ValueError):
-    """What arrived isn't a message; the channel it came on must close."""
+    """The received data are not a message. The channel that they arrived on must be closed."""
 
 
 @dataclass(slots=True)
 class Message:
     """A message with the descriptors that it owns.
 
-    `more` marks a part of a split response: its descriptors come before those of the next datagram, which has the same
-    txid and ordinal. A request with it is malformed.
+    `more` marks a part of a split response: its descriptors precede those of the next datagram, which has the same
+    txid
+    and ordinal. A request with it is malformed.
     """
 
     txid: int
@@ -51,7 +52,7 @@ class Message:
             handle.close()
 
     def datagrams(self) -> Iterator[tuple[bytes, list[Handle]]]:
-        """Yield the bytes and descriptors to send, one pair a datagram; the handles stay this message's."""
+        """Yield the bytes and handles of each datagram to send. This message keeps ownership of the handles."""
         start = 0
         while len(self.handles) - start > MAX_HANDLES:
             head = HEADER.pack(self.txid, FLAGS_MORE, MAGIC, self.ordinal)
@@ -69,20 +70,24 @@ def parse(data: bytes, handles: list[Handle]) -> Message: ...
 @overload
 def parse(data: bytes, handles: list[Handle], kind: type[M]) -> M: ...
 def parse(data: bytes, handles: list[Handle], kind: type[Message] = Message) -> Message:
-    """Make a message of a datagram; owns the handles from then on, and closes them when it raises.
+    """Convert a datagram to a message. Takes ownership of the handles, and closes them if it raises.
 
-    Raises :class:`MalformedMessage` for anything but a header of this format and what follows it.
+    Raises :class:`MalformedMessage` if the data are not a header of this format followed by a body.
     """
     try:
         if len(data) < HEADER.size:
-            raise MalformedMessage(f"{len(data)} bytes are no message: a header has {HEADER.size}")
+            raise MalformedMessage(
+                f"{len(data)} bytes are not a message: a header has {HEADER.size} bytes"
+            )
         txid, flags, magic, ordinal = HEADER.unpack_from(data)
         if magic != MAGIC:
             raise MalformedMessage(f"magic number {magic:#04x}, expected {MAGIC:#04x}")
         if flags not in (FLAGS, FLAGS_MORE):
             raise MalformedMessage(f"flags {flags.hex()}, expected {FLAGS.hex()}")
         if flags == FLAGS_MORE and (len(data) > HEADER.size or not handles):
-            raise MalformedMessage("a datagram that others follow carries descriptors and no body")
+            raise MalformedMessage(
+                "a datagram that is followed by others has descriptors and no body"
+            )
     except MalformedMessage:
         for handle in handles:
             handle.close()

@@ -1,4 +1,4 @@
-"""A daemon's numbers as text, for Prometheus and what reads the same (`docs/spec/inspect.md`, "sysmemctl").
+"""A daemon's metrics as text, for Prometheus and compatible programs (`docs/spec/inspect.md`, "sysmemctl").
 
 There are two formats: OpenMetrics 1.0, and the older text format of Prometheus.
 """
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
-#: What HTTP calls the two formats.
+#: The media types of the two formats.
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 PLAIN: Final = "text/plain; version=0.0.4; charset=utf-8"
-#: Users that have series of their own, those with the most memory; the others are one.
+#: The maximum number of users with series of their own: those with the most memory. The others are combined.
 MAX_USERS: Final = 64
 
 _Labels: TypeAlias = Mapping[str, object]
@@ -47,7 +47,7 @@ def lines(snapshot: Mapping[str, Any], *, plain: bool = False) -> Iterator[str]:
     """Yield the metrics of a daemon line by line.
 
     Args:
-        snapshot: What its Inspector's snapshot of everything says; only the numbers are used.
+        snapshot: The complete snapshot of its Inspector. Only the numbers are used.
         plain: Whether to write the older text format instead of OpenMetrics.
     """
     for family in _families(snapshot):
@@ -127,13 +127,13 @@ def _histogram(labels: _Labels, histogram: Mapping[str, Any]) -> Iterator[_Sampl
 
 
 def bound(seconds: float) -> str:
-    """Return the upper bound of a histogram's bucket as OpenMetrics writes it."""
+    """Return the upper bound of a histogram's bucket in OpenMetrics' notation."""
     return "+Inf" if seconds == math.inf else repr(float(seconds))
 
 
 def _written(family: _Family, plain: bool) -> Iterator[str]:
     name = f"sysmem_{family.name}"
-    # The older format has one name for a counter and for its sample.
+    # In the older format a counter and its sample have the same name.
     head = f"{name}_total" if plain and family.kind == "counter" else name
     unit = name.rpartition("_")[2]
     yield f"# TYPE {head} {family.kind}\n"

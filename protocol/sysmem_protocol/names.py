@@ -1,7 +1,8 @@
 """The names of pixel formats and colour spaces elsewhere (`docs/spec/pictures-and-devices.md`, "Names of formats").
 
-One row for each format and each colour space that somebody else has a name for. The enums get these names as
-properties; :mod:`sysmem.formats` finds a format by them. The names are those of `drm_fourcc.h`, `videodev2.h`,
+There is one row for each format and each colour space that other software has a name for. The enums get these names
+as
+properties; :mod:`sysmem.formats` finds a format by name. The names are those of `drm_fourcc.h`, `videodev2.h`,
 GStreamer's video library and FFmpeg's libavutil.
 """
 
@@ -12,16 +13,16 @@ from typing import NamedTuple
 
 
 class FormatNames(NamedTuple):
-    """The names of one pixel format; None where the other software has none."""
+    """The names of one pixel format; None if the other software has none."""
 
-    #: Four characters; DRM's order of letters is that of a little-endian word, from its top.
+    #: Four characters. DRM lists the channels of a little-endian word from the most significant one.
     drm: str | None
     v4l2: str | None
     gst: str | None
     ffmpeg: str | None
 
 
-#: By the name of the :class:`PixelFormat`. Of formats that share a foreign name, that name means the first.
+#: By the name of the :class:`PixelFormat`. If formats share a foreign name, the name stands for the first one.
 FORMATS: dict[str, FormatNames] = {
     "R8G8B8A8": FormatNames("AB24", "AB24", "RGBA", "rgba"),
     "R8G8B8X8": FormatNames("XB24", "XB24", "RGBx", "rgb0"),
@@ -47,7 +48,7 @@ _NO_FORMAT = FormatNames(None, None, None, None)
 
 
 class FfmpegColors(NamedTuple):
-    """A colour space in FFmpeg's terms: its names, as the options of `ffmpeg` and `av_color_*_name()` have them."""
+    """A colour space in FFmpeg's terms: the names in options of `ffmpeg` and of `av_color_*_name()`."""
 
     primaries: str
     """The primaries, for example `bt709`."""
@@ -66,7 +67,7 @@ class ColorNames(NamedTuple):
     v4l2_colorspace: int
     v4l2_quantization: int
     v4l2_xfer_func: int
-    #: As in the field `colorimetry` of caps: a name, or `range:matrix:transfer:primaries` where there is none.
+    #: The field `colorimetry` of caps: a name, or `range:matrix:transfer:primaries` if there is none.
     gst: str
     ffmpeg: FfmpegColors
 
@@ -74,7 +75,7 @@ class ColorNames(NamedTuple):
 _FULL = 1
 _PQ = 7
 
-#: By the name of the :class:`ColorSpace`. BT.2100 has two transfer functions; PQ, the more common one, is meant here.
+#: By the name of the :class:`ColorSpace`. BT.2100 has two transfer functions. This is PQ, the more common one.
 COLORS: dict[str, ColorNames] = {
     "SRGB": ColorNames(8, 0, 0, "sRGB", FfmpegColors("bt709", "iec61966-2-1", "gbr", "pc")),
     "REC601_NTSC": ColorNames(
@@ -100,7 +101,7 @@ COLORS: dict[str, ColorNames] = {
 
 
 def fourcc(name: str) -> int:
-    """Return the number of a four-character code, as DRM and V4L2 have it: the first character is the lowest byte."""
+    """Return the number of a four-character code, as in DRM and V4L2: the first character is the lowest byte."""
     return int.from_bytes(name.encode("ascii"), "little")
 
 
@@ -138,7 +139,7 @@ class NamedFormat(enum.Enum):
 
 
 class NamedColors(enum.Enum):
-    """Adds foreign names to the enum of colour spaces; each is None for one that says nothing about colours."""
+    """Adds foreign names to the enum of colour spaces; each is None for one that does not define colours."""
 
     @property
     def v4l2_colorspace(self) -> int | None:

@@ -1,9 +1,10 @@
-"""Objects that own descriptors: what a copy, a fork, a signal and a drop do to them.
+"""Owners of descriptors, and the effects of copying, forking, signals and garbage collection on them.
 
-A descriptor's number is kept in a *cell*, an object that closes it when nothing refers to it any more. The cells of a
-participant are objects written in C: sockets, and what :func:`own` makes. So an exception that comes between any two
-steps, such as KeyboardInterrupt, finds every descriptor in a cell, and leaves none open that nobody owns. While one
-owner gives a cell to another both refer to it; it closes its descriptor once, whichever of them closes it.
+A descriptor's number is kept in a *cell*, an object that closes it when nothing refers to the cell any more. In
+participants, cells are objects written in C: sockets, and the results of :func:`own`. So an exception between any two
+instructions, such as KeyboardInterrupt, finds every descriptor in a cell, and leaves none open without an owner.
+While
+a cell moves from one owner to another, both refer to it. It closes its descriptor once, whichever of them closes it.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, ClassVar, NoReturn, Protocol, Self, SupportsIndex
 
-#: Why an owner has no descriptor any more.
+#: Reasons why an owner no longer has a descriptor.
 CLOSED = "is closed or was given away"
 FORKED = (
-    "belongs to the process that made it, of which this one is a fork: before the fork detach() it, "
-    "and in the child make it again with from_fd()"
+    "belongs to the process that created it, and this process is a fork of that one: detach() it before the fork, "
+    "and create it again with from_fd() in the child"
 )
 
 
 class HandleClosedError(ValueError):
-    """The object was closed or given away before this use, or belongs to the process that this one is a fork of."""
+    """The object was closed or given away before this use, or it belongs to the process that was forked."""
 
 
 # --- cells --------------------------------------------------------------------------------------------------------
 
 
 class Cell(Protocol):
-    """What holds a descriptor's number: a socket, what :func:`own` makes, or a :class:`Number`."""
+    """An object that holds a descriptor's number: a socket, the result of :func:`own`, or a :class:`Number`."""
 
     def fileno(self) -> int: ...
 
@@ -46,22 +47,22 @@ class Cell(Protocol):
 
 
 class Number:
-    """A cell with another way to close; not for programs that signals interrupt."""
+    """A cell with another way of closing, for programs whose signal handlers raise no exceptions."""
 
     __slots__ = ("_close", "_socket", "fd")
 
     def __init__(self, fd: int, close: Callable[[int], None] = os.close) -> None:
-        #: The number, -1 once closed.
+        #: The number, or -1 after close.
         self.fd = fd
         self._close = close
         self._socket: socket.SocketType | None = None
 
     def fileno(self) -> int:
-        """Return the number, -1 once closed."""
+        """Return the number, or -1 after close."""
         return self.fd
 
     def detach(self) -> int:
-        """Give the number away."""
+        """Give up ownership of the number and return it."""
         fd, self.fd = self.fd, -1
         if self._socket is not None:
             self._socket.detach()
@@ -69,13 +70,13 @@ class Number:
         return fd
 
     def as_socket(self) -> socket.SocketType:
-        """Return a socket object over the number, always the same. It is of use while the number is here."""
+        """Return a socket object over the number, always the same. It is valid as long as the number is here."""
         if self._socket is None:
             self._socket = socket_over(self.fd)
         return self._socket
 
     def take_socket(self) -> socket.SocketType:
-        """Give the number away, in a socket object that owns it afterwards."""
+        """Give up ownership of the number, and return a socket object that owns it."""
         taken = self.as_socket()
         self._socket, self.fd = None, -1
         return taken
@@ -87,21 +88,21 @@ class Number:
             self._close(fd)
 
 
-#: The cell of a descriptor of any kind. No other class of the standard library that is written in C takes every kind:
-#: `epoll` never asks what it is, and does nothing with it but close it.
+#: Returns a cell for a descriptor of any kind. `epoll` is the only class of the standard library written in C that
+#: accepts every kind: it does not check the descriptor, and only closes it.
 own: Callable[[int], Cell] = select.epoll.fromfd
 
 
 def owned(make: Callable[..., int], *arguments: Any) -> Cell:
-    """Return the cell of the descriptor that `make(*arguments)` returns, for a `make` written in C.
+    """Return a cell for the descriptor that `make(*arguments)` returns. `make` must be written in C.
 
-    All in one call of C: Python looks for signals between its own instructions only.
+    Everything happens in one C call, because Python handles signals only between its own instructions.
     """
     return next(map(own, map(make, *zip(arguments))))  # one tuple for each argument
 
 
 def number(cell: Cell) -> int:
-    """Return the number in a cell, -1 once it is closed."""
+    """Return the number in a cell, or -1 after close."""
     try:
         return cell.fileno()
     except ValueError:
@@ -109,8 +110,9 @@ def number(cell: Cell) -> int:
 
 
 def detach(cell: Cell) -> int:
-    """Give away the descriptor in a cell. Raises `OSError`, and leaves it there, when a new number is needed and no
-    descriptor is left.
+    """Give up the descriptor in a cell and return it.
+
+    Raises `OSError` if this needs a new number and no descriptor is left. The cell then keeps its descriptor.
     """
     if isinstance(cell, Number | socket.SocketType):
         return cell.detach()
@@ -120,9 +122,9 @@ def detach(cell: Cell) -> int:
 
 
 def socket_over(fd: int) -> socket.SocketType:
-    """Make a socket object of a descriptor, which it owns from then on. Raises `OSError`.
+    """Return a socket object that owns this descriptor. Raises `OSError`.
 
-    Family and type are given, and are not its own: asked to find them out, `socket` refuses some kinds of sockets.
+    Family and type are given, although they may be wrong: if `socket` has to detect them, it refuses some kinds.
     """
     sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
     never_wait(sock)
@@ -130,7 +132,7 @@ def socket_over(fd: int) -> socket.SocketType:
 
 
 def never_wait(sock: socket.SocketType) -> None:
-    """Undo what `socket.setdefaulttimeout()` does: every call would wait, whatever its flags say."""
+    """Undo the effect of `socket.setdefaulttimeout()`, which makes every call wait, regardless of its flags."""
     if sock.gettimeout():
         sock.settimeout(None)
 
@@ -139,13 +141,13 @@ def never_wait(sock: socket.SocketType) -> None:
 
 
 class Closes(Protocol):
-    """What can be closed."""
+    """An object that can be closed."""
 
     def close(self) -> None: ...
 
 
 class WithBlock:
-    """Something with a `close()`, which the end of a with-block calls."""
+    """An object with a `close()`, which is called at the end of a with-block."""
 
     __slots__ = ()
 
@@ -162,10 +164,10 @@ class WithBlock:
 
 
 class Uncopied:
-    """An object that neither `copy` nor `pickle` may make a second one of, for both would own the same descriptors."""
+    """An object that `copy` and `pickle` must not duplicate, because both copies would own the same descriptors."""
 
     __slots__ = ()
-    #: What a program can do that wants a second one.
+    #: The alternative for a program that needs a second object.
     _instead: ClassVar[str] = "duplicate() makes another one"
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
@@ -173,13 +175,13 @@ class Uncopied:
 
 
 class UncopiedTable(Uncopied):
-    """A table of such objects."""
+    """A table that contains such objects."""
 
     __slots__ = ()
     _instead = "duplicate() makes another one of a Vmo in it, and multiprocessing sends a table of duplicates"
 
     def __new__(cls, *_: object, **__: object) -> Self:
-        # `dataclasses.replace` calls the class as everybody does; nothing else tells that it makes a second table.
+        # `dataclasses.replace` calls the class in the usual way. Only the caller shows that this is a copy.
         if sys._getframe(1).f_globals.get("__name__") == "dataclasses":
             raise TypeError(_refusal(cls))
         return super().__new__(cls)
@@ -190,7 +192,7 @@ def _refusal(cls: type[Uncopied]) -> str:
 
 
 class Owner(WithBlock, Uncopied):
-    """The owner of a descriptor. Dropped while it is open, it is closed, and then warned about."""
+    """The owner of a descriptor. If it is garbage-collected while open, it is closed with a warning."""
 
     __slots__ = ("__weakref__",)
 
@@ -200,7 +202,7 @@ class Owner(WithBlock, Uncopied):
         raise NotImplementedError
 
     def fileno(self) -> int:
-        """Return the descriptor, still owned by this object."""
+        """Return the descriptor. This object keeps ownership."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -208,18 +210,18 @@ class Owner(WithBlock, Uncopied):
         raise NotImplementedError
 
     def _lose(self, why: str = FORKED) -> None:
-        """Close the descriptor, unnoticed by whoever uses it in another process: a forked child's parent, for one."""
+        """Close the descriptor without effect on other processes that use it, such as the parent of a forked child."""
         raise NotImplementedError
 
     def _drop(self) -> None:
-        """Close what nobody refers to any more."""
+        """Close the descriptor because nothing refers to this object any more."""
         self.close()
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         try:
             what = None if self.closed else repr(self)
         except AttributeError:
-            return  # its __init__ didn't come so far
+            return  # its __init__ did not complete
         self._drop()
         if what is not None:
             _warn(f"{what} was dropped without close()", ResourceWarning, 2, source=self)
@@ -232,7 +234,7 @@ class Owner(WithBlock, Uncopied):
 
 
 class Loses(Protocol):
-    """What a fork takes from the child."""
+    """An object that a forked child loses."""
 
     def _lose(self) -> None: ...
 
@@ -242,27 +244,27 @@ _process = object()
 
 
 def this_process() -> object:
-    """Return an object that is another one in every child of a fork; cheaper than asking for the pid."""
+    """Return an object that is different in every forked child. This is cheaper than getpid()."""
     return _process
 
 
 def lost_by_forks(owner: Loses) -> None:
-    """Have an owner closed in every child of a fork: a channel or event must not outlive its process in a child."""
+    """Register an owner to be closed in every forked child: a channel or event must not outlive its process in a child."""
     _lost_by_forks.add(owner)
 
 
 class _NoFork:
     """A with-block in which no other thread forks, if possible.
 
-    It is for the moment in which a thread gets or closes a descriptor that a forked child must lose, until the child
-    can tell. It doesn't wait for ever: a signal's handler may have interrupted the thread that is in such a with-block,
-    and wait for this one, or have raised an exception on the way out of it.
+    It protects the time in which a thread gets or closes a descriptor that a forked child must lose, until it is
+    registered. It does not wait forever: a signal handler may have interrupted the thread that is in such a block and
+    wait for this one, or may have raised an exception at its end.
     """
 
     _LONGEST_WAIT_SECONDS = 0.1
 
     def __init__(self) -> None:
-        #: Reentrant, because a signal's handler may fork, or close, in between.
+        #: Reentrant, because a signal handler may fork or close meanwhile.
         self.lock = threading.RLock()
 
     def __enter__(self) -> None:
@@ -273,15 +275,15 @@ class _NoFork:
         try:
             self.lock.release()
         except RuntimeError:
-            return  # it was replaced meanwhile
+            return  # the lock was replaced meanwhile
 
 
 no_fork = _NoFork()
 
 
 def close_cell(cell: Cell) -> None:
-    """Close what is in a cell."""
-    if type(cell) is Number:  # whose program isn't forked
+    """Close the descriptor in a cell."""
+    if type(cell) is Number:  # its program is not forked
         cell.close()
         return
     with no_fork:
@@ -292,12 +294,12 @@ def close_cell(cell: Cell) -> None:
 
 
 class Making:
-    """Sockets that are being made and have no owner yet; a forked child loses them too."""
+    """Sockets that are being created and have no owner yet. A forked child loses them too."""
 
     __slots__ = ("__weakref__", "made")
 
     def __init__(self, making: Iterator[Any]) -> None:
-        """Make the sockets, or pairs of them, that an iterator written in C gives."""
+        """Create the sockets, or pairs of them, from an iterator written in C."""
         self.made: list[Any] = []
         lost_by_forks(self)
         with no_fork:
@@ -310,7 +312,7 @@ class Making:
             yield from made if isinstance(made, tuple) else (made,)
 
     def close(self) -> None:
-        """Close them. Idempotent."""
+        """Close the sockets. Idempotent."""
         for sock in self._sockets():
             sock.close()
 
@@ -318,28 +320,28 @@ class Making:
 
 
 def new_pair(kind: int) -> Making:
-    """Both ends of a new pair of sockets: a tuple of two."""
+    """Return both ends of a new socket pair, as a tuple in a `Making`."""
     return Making(map(_socket.socketpair, (socket.AF_UNIX,), (kind,)))
 
 
 def new_channel() -> Making:
-    """Return a channel's socket that isn't connected yet."""
+    """Return a channel's socket that is not connected yet."""
     return Making(map(socket.SocketType, (socket.AF_UNIX,), (socket.SOCK_SEQPACKET,)))
 
 
 def channel_of(fd: int) -> Making:
-    """Return a channel's socket with a new descriptor of its own."""
+    """Return a channel's socket over a duplicate of the descriptor."""
     return channel_over(map(fcntl.fcntl, (fd,), (fcntl.F_DUPFD_CLOEXEC,), (0,)))
 
 
 def channel_over(fds: Iterable[int]) -> Making:
-    """Return a channel's socket that takes over the descriptor which an iterator written in C gives."""
+    """Return a channel's socket that takes ownership of the descriptor from an iterator written in C."""
     return Making(map(socket.SocketType, (socket.AF_UNIX,), (socket.SOCK_SEQPACKET,), (0,), fds))
 
 
 def _in_forked_child() -> None:
     global _process
-    _process = object()  # first: owners ask for it when they are closed
+    _process = object()  # first, because owners check it when they are closed
     no_fork.lock = threading.RLock()
     for owner in list(_lost_by_forks):
         with contextlib.suppress(OSError):  # the program has closed that number itself

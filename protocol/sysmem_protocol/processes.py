@@ -1,7 +1,7 @@
-"""Which processes have an object open, as the kernel tells in /proc and by sock_diag(7).
+"""Finds the processes that have an object open, with /proc and sock_diag(7).
 
-A caller sees its own processes; root, or a process with CAP_SYS_PTRACE, sees those of all users. Everything here says
-what the caller may not see, so that nobody takes "not seen" for "not there".
+A caller sees its own processes; root, or a process with CAP_SYS_PTRACE, sees those of all users. The functions report
+which processes the caller could not inspect, so that "not seen" is not mistaken for "not there".
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-#: How a process holds an object: by a descriptor, by a mapping, or by a message that it has not received.
+#: How a process holds an object: by a descriptor, by a mapping, or by an unreceived message.
 How = Literal["descriptor", "mapping", "message"]
 
 # From linux/netlink.h, linux/sock_diag.h and linux/unix_diag.h.
@@ -56,25 +56,25 @@ class Holding:
 
     process: Process
     how: How
-    #: The number of the descriptor; of a message, the socket in whose queue descriptors wait. None for a mapping.
+    #: The number of the descriptor. For a message, the socket with the queued descriptors. None for a mapping.
     fd: int | None
     writable: bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a search in /proc came to."""
+    """The result of a search in /proc."""
 
     #: By inode.
     holdings: Mapping[int, list[Holding]]
-    #: Processes with sockets in whose queues descriptors wait; which ones nobody can see.
+    #: Processes with sockets whose queues contain descriptors. Which descriptors is not visible.
     messages: list[Holding]
-    #: Processes that the caller may not look into.
+    #: Processes that the caller may not inspect.
     unseen: list[Process]
 
 
 def process(pid: int) -> Process:
-    """Return what is known of a process; only its number if it is gone."""
+    """Return the available information about a process; only its pid if it has ended."""
     try:
         with open(f"/proc/{pid}/comm", "rb") as file:
             command = file.read().decode(errors="replace").rstrip("\n")
@@ -84,7 +84,7 @@ def process(pid: int) -> Process:
 
 
 def pids() -> list[int]:
-    """Return the numbers of all processes in this PID namespace."""
+    """Return the pids of all processes in this PID namespace."""
     return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
@@ -107,15 +107,15 @@ def find_holders(inodes: set[int], device: int | None = None, *, messages: bool 
             unseen.append(process(pid))
             continue
         except OSError:
-            continue  # it has ended
+            continue  # the process has ended
         for inode, holding in held:
             holdings.setdefault(inode, []).append(holding)
-    # A process that was ending meanwhile could not be looked into either, and holds nothing any more.
+    # A process that was ending could not be inspected either, and holds nothing any more.
     return Found(holdings, waiting, [each for each in unseen if not _has_ended(each.pid)])
 
 
 def _has_ended(pid: int) -> bool:
-    """Return whether a process only waits for its parent to ask for its exit status; it has nothing open any more."""
+    """Return whether a process is a zombie or gone, and so has nothing open any more."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b") ")[2][:1] in (b"Z", b"X")
@@ -134,7 +134,7 @@ def _descriptors(
         except PermissionError:
             raise
         except OSError:
-            continue  # it was closed meanwhile
+            continue  # the descriptor was closed meanwhile
         found = status.st_ino in inodes and device in (None, status.st_dev)
         queued = waiting is not None and stat.S_ISSOCK(status.st_mode) and _queued(pid, name) > 0
         if not found and not queued:
@@ -175,7 +175,7 @@ def _fdinfo(pid: int, name: str, key: str) -> str | None:
 
 
 def _queued(pid: int, name: str) -> int:
-    """How many descriptors wait in a socket's queue (`scm_fds`, since Linux 5.6)."""
+    """Return the number of descriptors in a socket's queue (`scm_fds`, since Linux 5.6)."""
     return int(_fdinfo(pid, name, "scm_fds") or 0)
 
 

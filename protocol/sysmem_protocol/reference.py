@@ -1,6 +1,7 @@
-"""The reference page of the protocol, from the declarations: `python -m sysmem_protocol.reference > docs/protocol.md`.
+"""Generates the reference page from the declarations: `python -m sysmem_protocol.reference > docs/protocol.md`.
 
-Every table, enum, method, limit and example on the page is derived; :mod:`.reference_prose` has the sentences between.
+Every table, enum, method, limit and example on the page is derived. :mod:`.reference_prose` has the text between
+them.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ from .sysmem2 import (
     SizeU,
 )
 
-#: Reached by connecting to a socket of their name.
+#: The interfaces that are reached by connecting to a socket of their name.
 SERVICES: tuple[type[Interface], ...] = (*DISCOVERABLE, Rendezvous, Inspector)
-#: In the order of the page. `Node` is no channel of its own, but where its methods are declared.
+#: The interfaces in the order of the page. `Node` has no channel of its own; its methods are declared there.
 INTERFACES: tuple[type[Interface], ...] = (
     *(*DISCOVERABLE, Node, *NODES),
     *(Explained, Rendezvous, Inspector, Watcher),
@@ -69,7 +70,7 @@ INTERFACES: tuple[type[Interface], ...] = (
 
 
 def page() -> str:
-    """Return the whole page, in Markdown."""
+    """Return the whole page in Markdown."""
     body = "\n".join(
         [
             prose.SERVICES,
@@ -95,7 +96,7 @@ def page() -> str:
     return f"{prose.INTRODUCTION}\n{contents}\n{body}"
 
 
-# --- what there is ------------------------------------------------------------------------------------------------
+# --- contents -----------------------------------------------------------------------------------------------------
 
 
 def _methods() -> Iterator[Method]:
@@ -110,7 +111,7 @@ def _own(interface: type[Interface]) -> list[Method]:
 
 
 def _types(kind: type[Table | Struct]) -> Iterator[WireType]:
-    """Yield the wire types in a table, those of the tables in it included."""
+    """Yield the wire types in a table, including those of nested tables."""
     for member in kind.members:
         wire = member.field.type
         if isinstance(wire, Vector):
@@ -126,7 +127,7 @@ def _all_types() -> list[WireType]:
 
 
 def _kinds(base: type[Table | Struct]) -> list[type[Table | Struct]]:
-    """Return the tables or structs inside of messages, each once, in the order in which they come up."""
+    """Return the tables or structs that are nested in messages, each once, in order of first use."""
     nested = [declared(wire.type) for wire in _all_types() if isinstance(wire, Nested)]
     return [kind for kind in dict.fromkeys(nested) if issubclass(kind, base)]
 
@@ -151,7 +152,7 @@ def _link(name: str, target: str | None = None) -> str:
 
 
 def spelled(wire: WireType) -> tuple[str, str]:
-    """Return a wire type in words, and its bound. Links lead to headings of the page."""
+    """Return a wire type in words, and its limit. Links lead to headings of the page."""
     match wire:
         case Bool():
             return "bool", ""
@@ -203,11 +204,11 @@ def _limits() -> Iterator[str]:
         ["what", "at most"],
         [
             ["header and body of one datagram", f"{MAX_MESSAGE_BYTES} bytes"],
-            ["descriptors of one datagram", MAX_HANDLES],
-            ["maps and arrays inside of one another", MAX_DEPTH],
+            ["descriptors in one datagram", MAX_HANDLES],
+            ["nesting depth of maps and arrays", MAX_DEPTH],
         ],
     )
-    yield "Strings and vectors have bounds of their own, beside each in the tables below.\n"
+    yield "Strings and vectors have limits of their own, which are in the tables below.\n"
 
 
 class _Sent(Handle):
@@ -307,10 +308,10 @@ def _interface(interface: type[Interface]) -> Iterator[str]:
         of = "" if interface.library == LIBRARY else f", of the library `{interface.library}`"
         yield f"Reached by connecting to the service `{interface.service_name()}`{of}.\n"
     elif interface in NODES:
-        yield f"A {_link('Node')}: all methods of that, with the same ordinals, and these.\n"
+        yield f"A {_link('Node')}: it has the methods of that interface, with the same ordinals, and these:\n"
     elif interface is Node:
         yield _paragraph(
-            f"Not a channel of its own: its methods are those of {_listed(NODES)} too."
+            f"This is not a channel of its own: {_listed(NODES)} have its methods too."
         )
     yield _rows(
         ["method", "ordinal", "kind"],
@@ -338,7 +339,7 @@ def _method(method: Method) -> Iterator[str]:
     yield _paragraph(method.doc)
     if isinstance(method, Event):
         assert method.request is not None
-        yield "Sent by the server, with the txid 0:\n"
+        yield "Sent by the server, with txid 0:\n"
         yield _members(method.request)
         return
     if method.request is None:

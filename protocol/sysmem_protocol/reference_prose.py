@@ -1,6 +1,6 @@
-"""The sentences of the reference page: what the declarations alone don't say. Numbers come from where they are defined.
+"""The text of the reference page that the declarations do not contain. Numbers are taken from their definitions.
 
-Each constant is one section of the page, in Markdown; :mod:`.reference` puts them together.
+Each constant is one section of the page in Markdown; :mod:`.reference` combines them.
 """
 
 # ruff: noqa: E501 - a row of a Markdown table is one line
@@ -17,32 +17,32 @@ from .sysmem2 import MAX_BUFFER_COUNT, SYSTEM_RAM_HEAP, Allocator
 INTRODUCTION = f"""\
 # The protocol
 
-How a program talks to the daemon, completely: a client in any language can be written from this page. It is generated
-from the declarations that the daemon and the Python client run on
-(`python -m sysmem_protocol.reference > docs/protocol.md`). The interface is `{LIBRARY}`; the names are its own.
+This page describes completely how a program communicates with the daemon, so that a client in any language can be
+written from it. It is generated from the declarations that the daemon and the Python client use
+(`python -m sysmem_protocol.reference > docs/protocol.md`). The interface is `{LIBRARY}`, with its own names.
 
-Words used here: a *client end* and a *server end* are the two ends of a channel. A *node* is a place in the tree of one
-buffer collection: a token, a collection or a group. A *participant* is whoever holds a client end. A *VMO* is the
-memory of one buffer. *Peer-closed* is what one end of a channel sees when the other one is gone.
+Terms: a *client end* and a *server end* are the two ends of a channel. A *node* is a place in the tree of one buffer
+collection: a token, a collection or a group. A *participant* is a process that holds a client end. A *VMO* is the
+memory of one buffer. *Peer-closed* is the state of one end of a channel after the other end has closed.
 """
 
 SERVICES = f"""\
 ## Services and the runtime directory
 
-The daemon listens on one socket a service, named in full, in its runtime directory. `{Allocator.service_name()}` is
-where everything begins: connecting to it (`AF_UNIX`, `SOCK_SEQPACKET`) yields a fresh [Allocator](#allocator) channel.
-Further services have sockets of their own beside it.
+The daemon listens on one socket for each service, with the service's full name, in its runtime directory. A client
+first connects to `{Allocator.service_name()}` (`AF_UNIX`, `SOCK_SEQPACKET`), which creates a new [Allocator](#allocator)
+channel. Other services have sockets of their own in the same directory.
 
-The runtime directory is the first that applies:
+The runtime directory is the first of these that applies:
 
-1. what the program was told: the daemon's `--runtime-dir`, or `{RUNTIME_DIR_VARIABLE}` in the environment of either
+1. the directory that was given: the daemon's `--runtime-dir`, or `{RUNTIME_DIR_VARIABLE}` in the environment of either
    side;
 2. `$XDG_RUNTIME_DIR/sysmem`;
 3. `{SYSTEM_RUNTIME_DIR}`.
 
-A client that was told no directory tries each of the other places in this order, and uses the first one where a socket
-accepts its connection. So the programs of a login session, for which `XDG_RUNTIME_DIR` is set, find the daemon of the
-system. The sockets exist when the daemon is ready.
+A client without a given directory tries each of the other places in this order, and uses the first one where a socket
+accepts its connection. So the programs of a login session, for which `XDG_RUNTIME_DIR` is set, also find the system's
+daemon. The sockets exist when the daemon is ready.
 """
 
 CHANNELS = """\
@@ -52,39 +52,39 @@ A channel is a pair of `AF_UNIX`, `SOCK_SEQPACKET` sockets (`socketpair`), or a 
 is one message; order and message boundaries are kept, and descriptors travel as `SCM_RIGHTS` ancillary data. Every
 node has a channel of its own.
 
-**New nodes.** A client that wants a new node makes the pair itself, keeps one end as its client end and sends the other
-as the *server end* in the request. It may use the client end at once: what it sends waits in the channel until the
-daemon has processed the request. The pair must be connected and neither end bound to a name. The sender closes its
-copy of the server end once it is sent, or it would never see peer-closed.
+**New nodes.** A client that wants a new node creates the pair itself, keeps one end as its client end and sends the
+other one as the *server end* in the request. It may use the client end immediately: its messages are queued in the
+channel until the daemon has processed the request. The pair must be connected, and neither end may be bound to a name.
+The sender closes its copy of the server end after sending it; with a copy it would never see peer-closed.
 
 **Sync before passing a token on.** A token must be known to the daemon before another participant turns it in: call
 [Sync](#nodesync) after [Duplicate](#buffercollectiontokenduplicate) and before sending the token's client end to
 another process. [DuplicateSync](#buffercollectiontokenduplicatesync) has that built in. Processes that share no socket
-meet at the [Rendezvous](#rendezvous). Whoever has passed a client end on closes its own copy: the daemon notices that a
-participant has gone when all copies are closed.
+meet at the [Rendezvous](#rendezvous). A process that has passed a client end on must close its own copy: the daemon
+notices that a participant has gone only when all copies are closed.
 
-**Server koids.** When the daemon takes over a server end it binds it to an abstract name that ends in `/<koid>`, a
-decimal number that is never reused while the daemon runs. So `getpeername` on a client end tells its server koid; the
-name is empty as long as the daemon hasn't processed the request that carried the server end.
-[ValidateBufferCollectionToken](#allocatorvalidatebuffercollectiontoken) takes that koid. The name proves nothing: ask
-before trusting a token from a stranger.
+**Server koids.** When the daemon takes a server end, it binds it to an abstract name that ends in `/<koid>`, a decimal
+number that is never reused while the daemon runs. So `getpeername` on a client end returns its server koid. The name is
+empty until the daemon has processed the request that carried the server end.
+[ValidateBufferCollectionToken](#allocatorvalidatebuffercollectiontoken) takes that koid. The name proves nothing: use
+that method before you trust a token from an unknown process.
 
-**Sending and receiving.** A full socket gives `EAGAIN`; wait until it is writable. Receive with room for a whole
-message and for as many descriptors as a datagram can have, with `MSG_CMSG_CLOEXEC`, and treat `MSG_TRUNC` and
-`MSG_CTRUNC` as errors. When the other end closed with data unread, one receive fails with `ECONNRESET`; what it had
-sent before is still queued behind that, so go on until end-of-file.
+**Sending and receiving.** A send on a full socket fails with `EAGAIN`; wait until the socket is writable. Receive with
+room for a whole message and for the maximum number of descriptors, with `MSG_CMSG_CLOEXEC`, and treat `MSG_TRUNC` and
+`MSG_CTRUNC` as errors. If the other end closed with unread data, one receive fails with `ECONNRESET`. Messages that it
+had sent before are still queued behind this error, so continue until end-of-file.
 
 ### How a channel ends
 
 No message announces an end; the only sign is peer-closed.
 
-- **Release, then close.** [Release](#noderelease) says that this participant leaves in order. The daemon closes its
-  end, then the client closes its own. The node keeps its place, its constraints and its children. Nothing may follow a
-  Release: any later message fails the node.
+- **Release, then close.** [Release](#noderelease) announces that this participant leaves in order. The daemon closes
+  its end, and then the client closes its own. The node keeps its place, its constraints and its children. No message
+  may follow a Release: any later message fails the node.
 - **Close without Release** is a failure, as is a process that dies.
 - **The daemon closes** a node's channel when the node fails: because its client broke a rule, because another node of
-  its failure domain failed, because a group chose another child, or because allocation failed. An outstanding call then
-  gets no answer; report peer-closed, don't wait.
+  its failure domain failed, because a group chose another child, or because the allocation failed. Outstanding calls
+  then get no response; a client must report peer-closed and must not wait.
 - **A failing node** takes its failure domain along: all nodes of the collection, unless the node or one between it and
   the root was made dispensable (then it stops there once buffers are allocated) or attached (then it always stops
   there).
@@ -92,7 +92,7 @@ No message announces an end; the only sign is peer-closed.
   without a failure, and the node lives on with the collection's channel.
 - **An Allocator channel** may be closed at any time. Nodes made through it are not affected.
 
-Memory lives as long as somebody holds a handle to it, whatever became of the channels.
+The memory of a buffer exists as long as a process holds a handle to it, whatever the state of the channels.
 """
 
 MESSAGE = f"""\
@@ -107,12 +107,12 @@ One datagram is one message: a header of {HEADER.size} bytes, then the body. All
 | 7 | 1 | *magic*: {MAGIC} |
 | 8 | 8 | *ordinal* of the method; a response repeats it |
 
-Answers on one channel may come in another order than the calls. A message whose method has no table to carry has an
-empty body.
+Responses on one channel may arrive in another order than the calls. If a method has no table for a message, its body is
+empty.
 
 The ordinal of a method is the first 8 bytes of the SHA-256 of `<library>/<Protocol>.<Method>`, read little-endian,
 with the top bit cleared. The library is `{LIBRARY}` unless the protocol's section names another. A composed method
-keeps the protocol that declares it, so all of [Node](#node)'s have one ordinal each on whichever channel they travel.
+keeps the protocol that declares it, so each method of [Node](#node) has the same ordinal on all channels.
 """
 
 BODY = f"""\
@@ -128,51 +128,51 @@ number of an [Error](#error).
 | uint32, uint64, int64 | an integer in that range |
 | string | a text string; its bound is in bytes of UTF-8 |
 | vector | an array of at most as many elements as its bound |
-| table | a map from field number to value. A field that is left out is *un-set*; there is no other way to say so |
+| table | a map from field number to value. A field that is left out is *un-set*; there is no other way to express this |
 | struct | an array of all members in order |
 | enum, flags | the member's number, the sum of the flags. Numbers without a name may come |
 | handle | tag {HANDLE_TAG:#x} around the index of a descriptor of this message, an unsigned integer |
 
 ### Strict form
 
-A body is well-formed CBOR in its strictest form, under fields that the reader doesn't know too:
+A body is well-formed CBOR in its strictest form. This also applies to the values of fields that the reader does not know:
 
-- lengths are definite; integers, lengths and simple values take the shortest form;
-- no tag but the handle's; no key twice in one map;
-- maps and arrays are nested at most {MAX_DEPTH} deep, the body's own map included;
-- text is UTF-8; nothing follows the item.
+- lengths are definite; integers, lengths and simple values have the shortest form;
+- there is no tag except the handle's, and no duplicate key in a map;
+- maps and arrays are nested at most {MAX_DEPTH} deep, including the body's own map;
+- text is UTF-8; no bytes follow the item.
 
-Field numbers begin at 1. A reader ignores fields whose number it doesn't know, whatever their value, and closes the
-descriptors in them: tables may grow.
+Field numbers begin at 1. A reader ignores fields with unknown numbers, whatever their value, and closes the descriptors
+in them. So fields can be added to tables.
 
 ### Handles
 
-The descriptors of a message are counted from 0 in the order of arrival. Each is referred to exactly once in the body.
-The receiver owns them from then on and closes what it doesn't keep; the sender keeps its own copies and closes those.
+The descriptors of a message are counted from 0 in the order of arrival. The body refers to each exactly once. The
+receiver owns them and closes those that it does not keep. The sender keeps its own copies and closes those.
 
 | kind | what it is on Linux |
 | --- | --- |
 | client end, server end | one end of a connected `SOCK_SEQPACKET` pair without names |
 | eventpair | one end of a connected pair of `AF_UNIX` sockets, stream or seqpacket. It is closed, and so signalled, when every descriptor of the other end is closed |
-| vmo | a memfd or regular file. One that the daemon delivers is a memfd, sealed against changes of size, opened read-write or read-only as its rights are |
-| event | an object that the daemon made ([GetNodeRef](#nodegetnoderef)), to be shown to it again |
+| vmo | a memfd or regular file. The daemon delivers memfds that are sealed against changes of size, and opened read-write or read-only according to their rights |
+| event | an object that the daemon made ([GetNodeRef](#nodegetnoderef)), to be passed to the daemon again |
 """
 
 SPLIT = f"""\
 ## Split responses
 
-Linux carries at most {MAX_HANDLES} descriptors in a datagram. A response that needs more ({MAX_BUFFER_COUNT} buffers of
-a weak participant need {2 * MAX_BUFFER_COUNT}) comes as several datagrams in a row: first those with descriptors only,
-which have the response's txid and ordinal, the flags `{FLAGS_MORE.hex(" ")}` and an empty body; last the one with the
-body and the flags `{FLAGS.hex(" ")}`. Indices count over all of them in order of arrival. Nothing else comes in between
-on that channel. Requests are never split.
+Linux transfers at most {MAX_HANDLES} descriptors in a datagram. A response that needs more ({MAX_BUFFER_COUNT} buffers of
+a weak participant need {2 * MAX_BUFFER_COUNT}) is sent as several consecutive datagrams: first those with descriptors
+only, which have the response's txid and ordinal, the flags `{FLAGS_MORE.hex(" ")}` and an empty body; last the one with
+the body and the flags `{FLAGS.hex(" ")}`. Indices count over all of them in order of arrival. No other message comes in
+between on that channel. Requests are never split.
 """
 
 BAD_INPUT = f"""\
 ## What bad input gets
 
-Whatever a client sends, every descriptor in it is closed and no other client notices. *The channel closes* means that
-the daemon closes its end; if it is a node's, the node fails.
+The daemon closes every descriptor of an invalid message, and no other client is affected. *The channel closes* means
+that the daemon closes its end; if it is a node's, the node fails.
 
 | input | outcome |
 | --- | --- |
@@ -192,12 +192,12 @@ RIGHTS = """\
 ## Rights of a delivered VMO
 
 A node has a mask of [Rights](#rights): its parent's, combined by AND with the mask it was created with. SAME_RIGHTS and
-0xFFFFFFFF take nothing away. Mask 0 is an error that fails the node, but for
-[Duplicate](#buffercollectiontokenduplicate), where it is deprecated and means SAME_RIGHTS. Rights never grow down the
-tree.
+0xFFFFFFFF remove nothing. Mask 0 is an error that fails the node, except in
+[Duplicate](#buffercollectiontokenduplicate), where it is deprecated and means SAME_RIGHTS. A child never has more rights
+than its parent.
 
-A VMO is delivered with DUPLICATE, TRANSFER, WAIT, INSPECT, READ, WRITE, GET_PROPERTY, SET_PROPERTY and MAP as far as
-the mask has them, and without WRITE unless the participant's usage writes: CPU WRITE or WRITE_OFTEN; Vulkan
+A VMO is delivered with those of the rights DUPLICATE, TRANSFER, WAIT, INSPECT, READ, WRITE, GET_PROPERTY, SET_PROPERTY
+and MAP that are in the mask, and without WRITE unless the participant's usage writes: CPU WRITE or WRITE_OFTEN; Vulkan
 IMAGE_TRANSFER_DST, IMAGE_STORAGE, IMAGE_COLOR_ATTACHMENT, IMAGE_STENCIL_ATTACHMENT, IMAGE_TRANSIENT_ATTACHMENT,
 BUFFER_TRANSFER_DST, BUFFER_STORAGE_TEXEL_BUFFER or BUFFER_STORAGE_BUFFER; video HW_DECODER, HW_ENCODER, CAPTURE,
 DECRYPTOR_OUTPUT or HW_DECODER_INTERNAL. A mask without READ delivers no VMO at all. A participant whose usage is just
@@ -207,12 +207,12 @@ NONE_USAGE gets none either; with NONE_USAGE_PERMIT_ALLOCATION it gets one witho
 TABLES = f"""\
 ## Tables
 
-Every field of a table may be left out. The heap that always exists is `{SYSTEM_RAM_HEAP.heap_type}`, id
+Every field of a table is optional. The heap that always exists is `{SYSTEM_RAM_HEAP.heap_type}`, id
 {SYSTEM_RAM_HEAP.id}.
 """
 
 FLEXIBLE = """\
 ## Enums and flags
 
-All of them are flexible: a number that has no name here decodes, and the daemon's rules decide what it means.
+All of them are flexible: a number without a name here is decoded, and the daemon's rules decide about it.
 """

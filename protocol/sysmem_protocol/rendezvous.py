@@ -1,6 +1,6 @@
-"""The `Rendezvous` protocol of the library `sysmem`: a meeting place for processes that share nothing but the daemon.
+"""The `Rendezvous` protocol of the library `sysmem`, for processes that share nothing but the daemon.
 
-One process offers a token under a name, another one takes it (`docs/spec/client-api.md`, "Passing tokens").
+One process offers a token under a name, and another one takes it (`docs/spec/client-api.md`, "Passing tokens").
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .library import (
     table,
 )
 
-#: Bytes of the name under which a token is offered; a path, or some words and a random number, fit.
+#: The maximum length of an offer's name in bytes: a path, or some words and a random number, fit.
 MAX_OFFER_NAME_BYTES = 256
 
 _NAME = String(MAX_OFFER_NAME_BYTES)
@@ -36,12 +36,12 @@ class RendezvousOfferRequest(Table):
     token: Annotated[Handle | None, Field(2, _TOKEN, required=True)] = None
     """The client end of the token's channel."""
     to_uid: Annotated[int | None, Field(3, UINT32)] = None
-    """The number of the user who may take the token. Un-set is the offering user's own."""
+    """The number of the user who may take the token. Un-set means the offering user."""
 
 
 @table
 class RendezvousTakeRequest(Table):
-    """A token that is asked for."""
+    """The name of a token."""
 
     name: Annotated[str | None, Field(1, _NAME, required=True)] = None
     """The name that the token is offered under."""
@@ -56,24 +56,24 @@ class RendezvousTakeResponse(Table):
 
 
 class Rendezvous(Interface, library="sysmem"):
-    """Where a token is passed on to a process that is known by a name only.
+    """Passes a token to a process that is only known by a name.
 
-    The kernel says which user is at the other end of each connection. A token is taken by the user to whom it is
-    offered and by nobody else: root is a user like any other here. An offer that was not taken yet ends with its
-    connection, and the token's client end that came with it is closed.
+    The kernel identifies the user at the other end of each connection. Only the user to whom a token is offered can
+    take it; root is a user like any other here. An offer that has not been taken ends with its connection, and the
+    token's client end in it is closed.
     """
 
     offer = Method(
-        "Offer a token under a name to the user `to_uid`, or to the own user when that is un-set. The answer comes "
-        "once the token was taken. Errors: HANDLE_ACCESS_DENIED, at once, when this user offers another token to the "
-        "same user under this name already; NOT_FOUND when the token can't be turned in, or can't any more while it "
-        "is on offer: the daemon does not know it, it was turned in, or its node has failed.",
+        "Offer a token under a name to the user `to_uid`, or to the own user if that is un-set. The response is "
+        "sent when the token was taken. Errors: HANDLE_ACCESS_DENIED, immediately, if this user already offers "
+        "another token to the same user under this name; NOT_FOUND if the token can't be turned in, now or later "
+        "while it is on offer: the daemon does not know it, it was turned in, or its node has failed.",
         RendezvousOfferRequest,
         fallible=True,
     )
     take = Method(
-        "Take a token that is offered under a name to the user who asks. The answer comes when there is one. Offers "
-        "and takers are served in the order in which they came.",
+        "Take a token that is offered under a name to the calling user. The response is sent when there is one. "
+        "Offers and takers are served in the order of their arrival.",
         RendezvousTakeRequest,
         RendezvousTakeResponse,
     )

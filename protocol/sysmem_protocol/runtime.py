@@ -1,6 +1,6 @@
-"""Where the daemon's sockets are (`docs/spec/protocol.md`, "Channels and services").
+"""The places of the daemon's sockets (`docs/spec/protocol.md`, "Channels and services").
 
-Both ends ask here: the daemon where to listen, a client where to connect.
+Both ends use this module: the daemon to listen, and clients to connect.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from pathlib import Path
 from .library import Interface
 from .owner import owned
 
-#: Names the runtime directory when nobody says it on the command line or in a call.
+#: Names the runtime directory if neither the command line nor the call does.
 RUNTIME_DIR_VARIABLE = "SYSMEM_RUNTIME_DIR"
-#: Where a daemon of the whole system is found.
+#: The directory of the system's daemon.
 SYSTEM_RUNTIME_DIR = Path("/run/sysmem")
-#: Bytes of a Unix socket's path that fit `sockaddr_un`, the closing NUL left out.
+#: The maximum length of a Unix socket's path in `sockaddr_un`, without the terminating NUL.
 MAX_SOCKET_PATH_BYTES = 107
-#: Bytes of a file name that fit behind the name of any descriptor.
+#: The maximum length of a file name after the path of any descriptor.
 _MAX_SOCKET_NAME_BYTES = MAX_SOCKET_PATH_BYTES - len(f"/proc/self/fd/{2**31}/")
 
 
 def runtime_dirs(
     given: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
 ) -> list[Path]:
-    """Return the directories where service sockets may be, in order: `given` alone, or else `SYSMEM_RUNTIME_DIR`,
-    `$XDG_RUNTIME_DIR/sysmem` and `/run/sysmem`.
+    """Return the directories that may contain service sockets, in order.
 
-    A client connects in the first one that has a daemon. An empty variable counts as un-set. Nothing is looked up in
-    the file system.
+    They are `given` alone, or else `SYSMEM_RUNTIME_DIR`, `$XDG_RUNTIME_DIR/sysmem` and `/run/sysmem`. A client
+    connects
+    in the first one that has a daemon. An empty variable counts as un-set. The file system is not accessed.
     """
     if given is not None:
         return [Path(given)]
@@ -46,21 +46,21 @@ def runtime_dirs(
 def runtime_dir(
     given: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
 ) -> Path:
-    """Return the directory where a daemon makes its service sockets: the first of :func:`runtime_dirs`."""
+    """Return the directory in which a daemon creates its service sockets: the first of :func:`runtime_dirs`."""
     return runtime_dirs(given, environ)[0]
 
 
 def service_path(directory: Path, interface: type[Interface]) -> Path:
-    """Return the socket of a protocol in a runtime directory: its full name."""
+    """Return the path of a protocol's socket in a runtime directory. Its name is the protocol's full name."""
     return directory / interface.service_name()
 
 
 @contextlib.contextmanager
 def socket_address(path: Path) -> Iterator[str]:
-    """An address for `bind`, `connect` or `sendto` that reaches `path`, however long that is, within the with-block.
+    """Yield an address for `bind`, `connect` or `sendto` that reaches `path`, however long that is.
 
-    Raises `OSError` when the directory of a long path can't be opened, or when there is no socket of a name that is
-    itself too long (which only `connect` and `sendto` can reach).
+    It is valid within the with-block. Raises `OSError` if the directory of a long path can't be opened, or if the
+    socket's name is itself too long and there is no such socket (only `connect` and `sendto` can reach one).
     """
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
         yield os.fspath(path)

@@ -1,7 +1,7 @@
 """Image arithmetic: sizes, planes and rows (`docs/spec/image-formats.md`, sections 2.2 to 2.6).
 
-Every function is total: a value that has no answer, or doesn't fit the width that the interface gives it (2.12), is
-None. Sizes and offsets are bytes, widths and heights pixels.
+Every function is total: it returns None if there is no result, or if the result does not fit the width that the
+interface gives it (2.12). Sizes and offsets are in bytes, widths and heights in pixels.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from .sysmem2 import ImageFormatConstraints
 
 U32_MAX = 0xFFFF_FFFF
 U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
-#: The plane in which extra data (transaction elimination, colour control) is found.
+#: The plane number of extra data (transaction elimination, colour control).
 EXTRA_PLANE = 3
 _TILE_BYTES = 4096
 
 
 def round_up(value: int, multiple: int) -> int:
-    """Return the smallest multiple that is not less."""
+    """Return the smallest multiple that is not less than the value."""
     return -(-value // multiple) * multiple
 
 
 def round_down(value: int, multiple: int) -> int:
-    """Return the greatest multiple that is not more."""
+    """Return the greatest multiple that is not more than the value."""
     return value // multiple * multiple
 
 
@@ -46,7 +46,7 @@ def _fit64(value: int) -> int | None:
 
 
 def _round_up32(value: int, multiple: int) -> int | None:
-    """Round up in 32 bits: the sum that the rounding takes must fit as well."""
+    """Round up in 32 bits: the intermediate sum must fit as well."""
     if multiple == 0 or value + multiple - 1 > U32_MAX:
         return None
     return round_up(value, multiple)
@@ -56,12 +56,12 @@ def _round_up32(value: int, multiple: int) -> int | None:
 
 
 def te_row_bytes(width: int) -> int:
-    """Bytes per row of 32 × 32 tiles."""
+    """Return the bytes per row of 32 × 32 tiles."""
     return round_up(16 * _divide_up(width, 32), 64)
 
 
 def te_bytes(start: int, width: int, height: int) -> int:
-    """Bytes from `start` to the end of a transaction-elimination buffer that follows there."""
+    """Return the bytes from `start` to the end of a transaction-elimination buffer that follows there."""
     return round_up(start, 64) + 64 + 2 * te_row_bytes(width) * _divide_up(height, 32) - start
 
 
@@ -76,7 +76,7 @@ def _linear_size(pixel_format: int, height: int, bytes_per_row: int) -> int | No
 
 
 def _afbc_size(shape: Layout, width: int, height: int) -> int:
-    """Header and blocks, without transaction elimination."""
+    """Return the size of header and blocks, without transaction elimination."""
     blocks = (round_up(width, shape.align_width) // shape.tile_width) * (
         round_up(height, shape.align_height) // shape.tile_height
     )
@@ -87,7 +87,7 @@ def _afbc_size(shape: Layout, width: int, height: int) -> int:
 def _intel_tiles(
     pixel_format: int, shape: Layout, height: int, bytes_per_row: int
 ) -> list[tuple[int, int]]:
-    """Tiles across and down, of each image plane."""
+    """Return the number of tiles across and down for each image plane."""
     across = _divide_up(bytes_per_row, shape.tile_width)
     tiles = [(across, _divide_up(height, shape.tile_height))]
     if pixel_format == PixelFormat.NV12:
@@ -96,7 +96,7 @@ def _intel_tiles(
 
 
 def _intel_size(tiles: list[tuple[int, int]]) -> int | None:
-    """Bytes of image planes; one of 4 GiB or more has no size."""
+    """Return the size of image planes in bytes, or None if one has 4 GiB or more."""
     sizes = [across * down * _TILE_BYTES for across, down in tiles]
     return sum(sizes) if all(size <= U32_MAX for size in sizes) else None
 
@@ -104,7 +104,7 @@ def _intel_size(tiles: list[tuple[int, int]]) -> int | None:
 def image_size(
     pixel_format: int, modifier: int, width: int, height: int, bytes_per_row: int
 ) -> int | None:
-    """Bytes of an image with all its planes (2.3); None if unsupported or over 64 bits."""
+    """Return the size of an image with all its planes in bytes (2.3); None if unsupported or over 64 bits."""
     shape = layout(modifier)
     if shape is None or not is_supported(pixel_format, modifier):
         return None
@@ -116,7 +116,7 @@ def image_size(
         planes = _intel_size(tiles)
         if planes is None or not shape.ccs:
             return planes
-        # One colour-control surface, sized from the last image plane alone (quirk 5).
+        # There is one colour-control surface, whose size depends on the last image plane alone (quirk 5).
         across, down = tiles[-1]
         return planes + _divide_up(across, 32) * _divide_up(down, 16) * _TILE_BYTES
     linear = _linear_size(pixel_format, height, bytes_per_row)
@@ -154,7 +154,7 @@ def plane_byte_offset(
         case Family.GOLDFISH:
             return 0 if plane == 0 else None
         case Family.AFBC:
-            # The offset of the extra plane is told whether or not the modifier has one (quirk 6).
+            # The extra plane has an offset even if the modifier has no extra plane (quirk 6).
             if plane == EXTRA_PLANE:
                 return _fit64(round_up(_afbc_size(shape, width, height), 64))
             return 0 if plane == 0 else None
@@ -216,14 +216,14 @@ def minimum_row(
     divisor: int = 1,
     max_bytes_per_row: int = U32_MAX,
 ) -> int | None:
-    """Return the least bytes per row of plane 0 at a width of more than 0 pixels."""
+    """Return the minimum bytes per row of plane 0 for a width of more than 0 pixels."""
     shape = of.layout
     if width == 0 or shape.family is Family.GOLDFISH:
         return None
     if shape.family is Family.AFBC:
         if not min_width <= width <= max_width:
             return None
-        # Counts blocks of the aligned width, however many blocks that is (quirk 4).
+        # The number of blocks of the aligned width is not limited (quirk 4).
         row = _divide_up(width, shape.align_width) * shape.tile_width * 4
         return row if row <= U32_MAX else None
     aligned = _round_up32(width, align_width)
@@ -246,7 +246,7 @@ def minimum_row(
 
 
 def minimum_row_bytes(constraints: ImageFormatConstraints, width: int) -> int | None:
-    """Return the least bytes per row that the constraints allow at this width (2.6); un-set fields have no effect."""
+    """Return the minimum bytes per row that the constraints allow at this width (2.6). Un-set fields have no effect."""
     pixel_format, modifier = pair(constraints)
     if pixel_format is None or not is_supported(pixel_format, modifier):
         return None
@@ -266,11 +266,11 @@ def minimum_row_bytes(constraints: ImageFormatConstraints, width: int) -> int | 
 
 
 def pair(constraints: ImageFormatConstraints) -> tuple[int | None, int]:
-    """Return the pixel format and the modifier that constraints have; an un-set modifier is LINEAR."""
+    """Return the pixel format and the modifier of constraints. An un-set modifier is LINEAR."""
     modifier = constraints.pixel_format_modifier
     return constraints.pixel_format, LINEAR if modifier is None else int(modifier)
 
 
 def bits_per_pixel(pixel_format: int) -> int:
-    """Bits per pixel over all planes (1.1); KeyError for a format that isn't in the linear set."""
+    """Return the bits per pixel over all planes (1.1). Raises `KeyError` if the format is not in the linear set."""
     return PIXELS[pixel_format].bits_per_pixel

@@ -1,16 +1,16 @@
-"""The strict form of CBOR that a body must have, whatever it says (`docs/spec/protocol.md`, "What bad input gets").
+"""The check that a body is strict CBOR, whatever it contains (`docs/spec/protocol.md`, "What bad input gets").
 
-cbor2 decodes more than that: indefinite lengths, integers longer than needed, tags with side effects, bytes left over.
-So the bytes are walked once before they are decoded. The walk builds no values; it finds the handles on its way.
+cbor2 accepts more than that: indefinite lengths, integers longer than needed, tags with side effects, trailing bytes.
+So the bytes are walked once before they are decoded. The walk builds no values, and finds the handles on its way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-#: Around the index of a descriptor; no other tag may occur.
+#: The tag around the index of a descriptor. No other tag is allowed.
 HANDLE_TAG = 0x7A5D
-#: How deep maps and arrays may be nested, the body's own map included. The deepest declared table needs 6.
+#: The maximum nesting of maps and arrays, including the body's own map. The deepest declared table needs 6.
 MAX_DEPTH = 16
 
 _ARRAY = 4
@@ -18,7 +18,7 @@ _MAP = 5
 _TAG = 6
 _SIMPLE = 7
 _NULL = b"\xf6"
-#: The least argument that needs 1, 2, 4 or 8 bytes, by the additional information that announces them.
+#: The minimum argument that needs 1, 2, 4 or 8 bytes, by the additional information of the initial byte.
 _LEAST = {24: 24, 25: 1 << 8, 26: 1 << 16, 27: 1 << 32}
 
 
@@ -36,31 +36,31 @@ _PAUSE_BYTES = 128
 
 
 class NotStrictError(ValueError):
-    """The bytes aren't one item of strict CBOR; the text says what is wrong at which byte."""
+    """The bytes are not one item of strict CBOR. The text says what is wrong at which byte."""
 
 
 def no_pause() -> None:
-    """Go on at once."""
+    """Do not pause."""
 
 
 def examine(body: bytes, pause: Callable[[], object] = no_pause) -> tuple[bytes, list[int]]:
-    """Check a body; what is to be decoded of it, and the descriptors' indices in the order of the references.
+    """Check a body. Return the bytes to decode, and the indices of the descriptors in the order of the references.
 
-    A map with a key that is neither an integer nor a string can't be a table. Such maps come back as null: two of their
-    keys may be equal in Python though not in CBOR (1 and true), and hashing them could be made slow on purpose.
+    A map with a key that is neither an integer nor a string cannot be a table. Such maps are replaced by null: two of
+    their keys may be equal in Python but not in CBOR (1 and true), and hashing them could be made slow deliberately.
 
-    `pause` is called every now and then.
+    `pause` is called regularly.
 
-    Raises :class:`NotStrictError` unless the body is exactly one well-formed item with definite lengths, integers and
-    lengths no longer than needed, no key twice in a map, no tag but the handle's and no nesting deeper than
-    :data:`MAX_DEPTH`. Keys are the same when their bytes are.
+    Raises :class:`NotStrictError` unless the body is exactly one well-formed item with definite lengths, shortest
+    integers and lengths, no duplicate key in a map, no tag except the handle's, and no nesting deeper than
+    :data:`MAX_DEPTH`. Keys are equal if their bytes are.
     """
     pause()
     walk = _Walk(body, pause)
     try:
         end = walk.item(0, 0)
     except IndexError:
-        raise NotStrictError(f"byte {len(body)}: the item isn't complete") from None
+        raise NotStrictError(f"byte {len(body)}: the item is incomplete") from None
     if end != len(body):
         raise NotStrictError(f"byte {end}: {len(body) - end} bytes after the item")
     return walk.decodable(), walk.indices
@@ -80,19 +80,19 @@ class _Walk:
         self.indices: list[int] = []
 
     def decodable(self) -> bytes:
-        """Return the body with null for each map that no table can be."""
+        """Return the body with null in place of each map that cannot be a table."""
         if not self._odd_maps:
             return self._body
         parts = []
         done = 0
-        for start, end in sorted(self._odd_maps):  # an outer one comes before those in it
+        for start, end in sorted(self._odd_maps):  # an outer map comes before the maps in it
             if start >= done:
                 parts += [self._body[done:start], _NULL]
                 done = end
         return b"".join([*parts, self._body[done:]])
 
     def item(self, start: int, depth: int) -> int:
-        """Walk the item at `start`; where the next one begins."""
+        """Walk the item at `start`, and return where the next one begins."""
         body = self._body
         initial = body[start]
         major = initial >> 5
@@ -110,7 +110,7 @@ class _Walk:
             return position + argument
         if depth == MAX_DEPTH:
             raise NotStrictError(f"byte {start}: nested deeper than {MAX_DEPTH}")
-        if argument > len(body) - position:  # each element has at least a byte
+        if argument > len(body) - position:  # each element has at least one byte
             raise IndexError
         if major == _MAP:
             return self._map(start, position, argument, depth + 1)
@@ -128,7 +128,7 @@ class _Walk:
         self._pause()
 
     def _argument(self, start: int, major: int, information: int) -> tuple[int, int]:
-        """Return the argument in the bytes after the initial one, and where those end."""
+        """Return the argument in the bytes after the initial byte, and the position after them."""
         least = _LEAST.get(information)
         if least is None:
             what = "an indefinite length" if information == 31 else "a reserved initial byte"
@@ -172,7 +172,7 @@ class _Walk:
 
     def _handle(self, start: int, content: int, tag: int) -> int:
         if tag != HANDLE_TAG:
-            raise NotStrictError(f"byte {start}: tag {tag:#x}, only {HANDLE_TAG:#x} may occur")
+            raise NotStrictError(f"byte {start}: tag {tag:#x}, only {HANDLE_TAG:#x} is allowed")
         body = self._body
         if body[content] >> 5:
             raise NotStrictError(f"byte {content}: a handle's index must be an unsigned integer")

@@ -1,4 +1,4 @@
-"""The `Testing` protocol of the library `sysmem`: faults of the daemon's own, for tests of participants.
+"""The `Testing` protocol of the library `sysmem`: fault injection into the daemon, for tests of participants.
 
 Only a daemon that was started for tests serves it (`sysmemd --testing`).
 """
@@ -25,7 +25,7 @@ from .library import (
     table,
 )
 
-#: Bytes of names of methods and system calls.
+#: The maximum length of the name of a method or system call, in bytes.
 _NAME = String(256)
 
 
@@ -43,27 +43,27 @@ class End(enum.IntEnum):
 
 @table
 class TestingRefuseNextAllocationRequest(Table):
-    """Allocations that are to fail."""
+    """Allocations that will fail."""
 
     error: Annotated[int | None, Field(1, Enumeration(sysmem2.Error), required=True)] = None
     """The error that participants get."""
     times: Annotated[int | None, Field(2, UINT32, required=True)] = None
-    """How many allocations fail."""
+    """The number of allocations that fail."""
 
 
 @table
 class TestingDelayRequest(Table):
-    """Messages that are to be processed late."""
+    """Messages that will be delayed."""
 
     method: Annotated[str | None, Field(1, _NAME, required=True)] = None
     """The method, as `Protocol.Method`."""
     nanoseconds: Annotated[int | None, Field(2, UINT64, required=True)] = None
-    """How late each such message is processed; 0 ends the delay."""
+    """The delay of each such message; 0 ends the delay."""
 
 
 @table
 class TestingCloseRequest(Table):
-    """A client whose channels are to be closed."""
+    """A client whose channels will be closed."""
 
     client_name: Annotated[str | None, Field(1, String(4096), required=True)] = None
     """The client's name."""
@@ -71,84 +71,88 @@ class TestingCloseRequest(Table):
 
 @table
 class TestingCloseResponse(Table):
-    """What was closed."""
+    """The closed channels."""
 
     closed: Annotated[int | None, Field(1, UINT32)] = None
-    """How many channels had a client of that name."""
+    """The number of channels of clients with that name."""
 
 
 @table
 class TestingFailSyscallRequest(Table):
-    """System calls that are to fail."""
+    """System calls that will fail."""
 
     name: Annotated[str | None, Field(1, _NAME, required=True)] = None
     """The system call's name."""
     errno: Annotated[int | None, Field(2, UINT32, required=True)] = None
     """The error's number."""
     times: Annotated[int | None, Field(3, UINT32, required=True)] = None
-    """How many calls fail; 0: all from now on."""
+    """The number of calls that fail; 0 means all further calls."""
 
 
 @table
 class TestingLimitHeapRequest(Table):
-    """How much memory a heap is to have."""
+    """The size limit of a heap."""
 
     heap_type: Annotated[
         str | None, Field(1, String(sysmem2.MAX_HEAP_TYPE_BYTES), required=True)
     ] = None
     """The heap's type; its id is 0."""
     max_bytes: Annotated[int | None, Field(2, UINT64)] = None
-    """The bytes of all its buffers together; un-set is no bound."""
+    """The maximum number of bytes of all its buffers together. Un-set means no limit."""
 
 
 @table
 class TestingEndAtRequest(Table):
-    """Where a client is to end."""
+    """The point at which a client will end."""
 
     client_name: Annotated[str | None, Field(1, String(4096), required=True)] = None
-    """The name that the client's process gives itself on its first connection."""
+    """The client name that the process sends on its first connection."""
     message: Annotated[int | None, Field(2, UINT32, required=True)] = None
-    """The number of the last message of its process that is processed, from 1."""
+    """The number of the last message from its process that is processed, counted from 1."""
     end: Annotated[int | None, Field(3, Enumeration(End), required=True)] = None
     """How it ends."""
 
 
 @table
 class TestingMessagesResponse(Table):
-    """What came from each process so far."""
+    """The messages from each process so far."""
 
     messages: Annotated[Handle | None, Field(1, HandleType(HandleKind.VMO))] = None
     """UTF-8 JSON: `clients`, with `pid`, `name`, `messages` (methods in order) and `ended`; and the `trace` of all."""
 
 
 class Testing(Interface, library="sysmem"):
-    """Faults that a daemon is to have, and clients that are to end."""
+    """Injects faults into a daemon, and ends clients."""
 
     refuse_next_allocation = Method(
-        "Let allocations that would succeed fail.",
+        "Make allocations that would succeed fail.",
         TestingRefuseNextAllocationRequest,
         two_way=True,
     )
-    delay = Method("Process messages of a method late.", TestingDelayRequest, two_way=True)
+    delay = Method("Delay the messages of a method.", TestingDelayRequest, two_way=True)
     close = Method(
-        "Close all channels of a client, as for a breach of the protocol.",
+        "Close all channels of a client, as if it had broken the protocol.",
         TestingCloseRequest,
         TestingCloseResponse,
     )
     fail_syscall = Method(
-        "Let system calls of the daemon fail. Errors: NOT_FOUND for one that can't be made to.",
+        "Make system calls of the daemon fail. Errors: NOT_FOUND for a call that cannot be made to fail.",
         TestingFailSyscallRequest,
         fallible=True,
     )
     limit_heap = Method(
-        "Change how much memory a heap has. Errors: NOT_FOUND for a heap that is not configured.",
+        "Change the size limit of a heap. Errors: NOT_FOUND for a heap that is not configured.",
         TestingLimitHeapRequest,
         fallible=True,
     )
     end_at = Method(
-        "End a client after a message of its process. Messages that come after that are dropped.",
+        "End a client after a message from its process. Later messages from it are dropped.",
         TestingEndAtRequest,
         two_way=True,
     )
-    clear = Method("Undo all of that: nothing more fails, is late or ends.", two_way=True)
-    messages = Method("Tell what came from each process so far.", None, TestingMessagesResponse)
+    clear = Method(
+        "Remove all faults: no call fails, is delayed or ends a client any more.", two_way=True
+    )
+    messages = Method(
+        "Return the messages from each process so far.", None, TestingMessagesResponse
+    )

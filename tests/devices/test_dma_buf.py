@@ -36,7 +36,7 @@ def test_a_dma_buf_is_the_buffer_s_memory(allocator: blocking.Allocator) -> None
             with dma_buf.sync(read=False, write=True):
                 mapped[0] = ord("j")
             assert bytes(view[:5]) == b"jello"
-        with pytest.raises(ValueError, match="for reading, for writing, or for both"):
+        with pytest.raises(ValueError, match="needs read=True, write=True, or both"):
             stack.enter_context(dma_buf.sync(read=False))
 
 
@@ -115,5 +115,7 @@ def test_a_buffer_over_the_kernel_s_limit_is_refused_with_the_limit(
         stack.enter_context(info)
         vmo = info.buffers[0].vmo
         assert vmo is not None
-        with pytest.raises(OSError, match=f"more than the {limit} MiB that the kernel makes"):
+        with pytest.raises(
+            OSError, match=f"more than the kernel's limit for a dma-buf, {limit} MiB"
+        ):
             vmo.dma_buf()

@@ -581,10 +581,10 @@ def test_from_fd_takes_channels_only() -> None:
 
 def test_from_fd_takes_numbers_only(ends: Ends) -> None:
     with socket.socket(fileno=ends[0]) as sock:
-        with pytest.raises(TypeError, match=r"expected an int, not socket; its detach\(\) gives"):
+        with pytest.raises(TypeError, match=r"expected an int, not socket; its detach\(\) returns"):
             blocking.BufferCollectionToken.from_fd(sock)  # type: ignore[arg-type]  # what is tested
         number = np.int64(sock.fileno())
-        with pytest.raises(ValueError, match="descriptor 99999 isn't open"):
+        with pytest.raises(ValueError, match="descriptor 99999 is not open"):
             blocking.BufferCollectionToken.from_fd(99999)
         with blocking.BufferCollectionToken.from_fd(number) as token:  # type: ignore[arg-type]  # as above
             assert token.detach() == sock.fileno()
@@ -597,7 +597,7 @@ def test_an_object_of_the_other_face_is_named_as_such(token: Any) -> None:
         bind(token, other)  # type: ignore[arg-type]  # what is tested
     assert str(caught.value) == (
         "expected a sysmem.blocking.BufferCollectionToken, not sysmem.BufferCollectionToken: "
-        "an object can be used with its own face only"
+        "an object can only be used with the face that created it"
     )
     with pytest.raises(TypeError, match=r"Token, not NoneType$"):
         bind(token, None)  # type: ignore[arg-type]  # as above

@@ -28,7 +28,7 @@ def vmo() -> Iterator[sysmem.Vmo]:
     [
         (errno.ENOENT, "needs a kernel with CONFIG_UDMABUF"),
         (errno.ENODEV, "modprobe udmabuf"),
-        (errno.EACCES, f"user {os.geteuid()} may not open the device"),
+        (errno.EACCES, f"user {os.geteuid()} has no permission to open the device"),
         (errno.EMFILE, "Too many open files"),
     ],
 )
@@ -51,9 +51,9 @@ def test_a_missing_device_or_permission_is_named(
         (
             3 << 20,
             errno.EINVAL,
-            "3145728 bytes are more than the 2 MiB that the kernel makes a dma",
+            "3145728 bytes are more than the kernel's limit for a dma-buf, 2 MiB",
         ),
-        (5000, errno.EINVAL, "a dma-buf has whole pages, and the VMO has 5000 bytes"),
+        (5000, errno.EINVAL, "a dma-buf consists of whole pages, and the VMO has 5000 bytes"),
         (4096, errno.EINVAL, "sealed against shrinking"),
         (4096, errno.ENOMEM, "makes no dma-buf of this VMO: Cannot allocate memory"),
     ],

@@ -490,5 +490,5 @@ def test_which_locks_of_a_vmo_a_program_may_use(
         fcntl.lockf(one.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
         with pytest.raises(BlockingIOError):  # it would wait for ever
             fcntl.lockf(one.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    for said in ("fcntl.flock", "2**62", "waits for ever"):
+    for said in ("fcntl.flock", "2**62", "waits forever"):
         assert said in str(sysmem.Vmo.fileno.__doc__)

@@ -43,7 +43,7 @@ def test_grey_of_others_is_l8_and_drm_s_r8_is_r8() -> None:
 @pytest.mark.parametrize("modifier", [m for m in PixelFormatModifier if m >> 56 in (0, 1, 8)])
 def test_a_modifier_is_drm_s_number(modifier: PixelFormatModifier) -> None:
     if modifier in (PixelFormatModifier.DO_NOT_CARE, PixelFormatModifier.INVALID):
-        with pytest.raises(ValueError, match="doesn't exist with the modifier"):
+        with pytest.raises(ValueError, match="does not exist with the modifier"):
             formats.from_drm("XR24", modifier)
     else:
         assert formats.from_drm("XR24", int(modifier)) == (F.B8G8R8X8, modifier)
@@ -56,16 +56,18 @@ def test_a_modifier_without_a_name_stays_a_number() -> None:
 def test_an_unknown_name_is_refused_with_the_near_ones() -> None:
     with pytest.raises(ValueError, match=r"no pixel format has the DRM name 'NV21'.* NV12 \(NV12"):
         formats.from_drm(0x3132564E)
-    with pytest.raises(ValueError, match=r"V4L2 name 'MJPG'; near it are "):
+    with pytest.raises(ValueError, match=r"V4L2 name 'MJPG'; similar names: "):
         formats.from_v4l2("MJPG")
-    with pytest.raises(ValueError, match=r"GStreamer name 'nv12'; near it are NV12"):
+    with pytest.raises(ValueError, match=r"GStreamer name 'nv12'; similar names: NV12"):
         formats.from_gst("nv12")
-    with pytest.raises(ValueError, match=r"FFmpeg name 'yuvj420p'; near it are yuv420p \(I420\)"):
+    with pytest.raises(
+        ValueError, match=r"FFmpeg name 'yuvj420p'; similar names: yuv420p \(I420\)"
+    ):
         formats.from_ffmpeg("yuvj420p")
 
 
 def test_a_name_that_is_near_to_nothing_is_refused_with_all() -> None:
-    with pytest.raises(ValueError, match=r"near it are rgba .*, p010le \(P010\)$"):
+    with pytest.raises(ValueError, match=r"similar names: rgba .*, p010le \(P010\)$"):
         formats.from_ffmpeg("?")
 
 
@@ -76,10 +78,12 @@ def test_a_number_that_is_no_code_is_shown_in_hexadecimal(number: int) -> None:
 
 
 def test_an_unsupported_modifier_is_refused_with_those_of_its_vendor() -> None:
-    with pytest.raises(ValueError, match=r"0x0100000000000009; near .*INTEL_I915_X_TILED") as tiled:
+    with pytest.raises(
+        ValueError, match=r"0x0100000000000009; similar .*INTEL_I915_X_TILED"
+    ) as tiled:
         formats.from_drm("NV12", 0x0100000000000009)
     assert "AFBC" not in str(tiled.value)
-    with pytest.raises(ValueError, match=r"0x0200000000000001; near it are LINEAR"):
+    with pytest.raises(ValueError, match=r"0x0200000000000001; similar ones: LINEAR"):
         formats.from_drm("NV12", 0x0200000000000001)
 
 

@@ -131,7 +131,7 @@ def test_without_the_right_to_write_elements_write_into_copies() -> None:
         info.data[0] = 99
         made.unmap(info)
         assert buffer.planes(NV12)[0][0, 0] == 7
-        refused(lambda: fill(other, None, NV12), "the rights don't allow to write")
+        refused(lambda: fill(other, None, NV12), "the rights do not allow writing")
         other.close()
         """
     )
@@ -141,8 +141,8 @@ def test_what_does_not_fit_is_refused() -> None:
     run(
         """
         large = ImageFormat(PixelFormat.NV12, SizeU(640, 480), 640)
-        refused(lambda: wrap(buffer, large), "doesn't fit")
-        refused(lambda: wrap(buffer), "settings of this buffer aren't known")
+        refused(lambda: wrap(buffer, large), "does not fit")
+        refused(lambda: wrap(buffer), "settings of this buffer are not known")
         """
     )
 

@@ -140,7 +140,7 @@ def test_32_kilobytes_go_along_and_no_more(
     pair: Ends, token: blocking.BufferCollectionToken
 ) -> None:
     for wrong in (b"", bytes(32769)):
-        with pytest.raises(ValueError, match="1 to 32768 bytes go with a token"):
+        with pytest.raises(ValueError, match="token must have 1 to 32768 bytes"):
             token.send(pair[0], wrong)
     with pytest.raises(TypeError):
         token.send(pair[0], "text")  # type: ignore[arg-type]  # what is tested
@@ -200,7 +200,7 @@ def test_what_is_no_unix_socket_is_refused(token: blocking.BufferCollectionToken
         for sock, what in ((pipe, "a pipe"), (inet, "an unconnected AF_INET SOCK_STREAM socket")):
             for call in (token.send, Token.receive):
                 with pytest.raises(
-                    ValueError, match=f"goes over a Unix socket; descriptor .* is {what}"
+                    ValueError, match=f"only be sent over a Unix socket; descriptor .* is {what}"
                 ):
                     call(sock)
     for closed in (inet, -1, 10**6):
@@ -244,7 +244,7 @@ def test_the_end_is_told_after_all_that_was_sent(
             token.send(near)
         Token.receive(far)[0].close()
         for _ in range(2):
-            with pytest.raises(EOFError, match="no token came"):
+            with pytest.raises(EOFError, match="no token arrived"):
                 Token.receive(far)
 
 
@@ -264,7 +264,7 @@ def test_a_token_that_comes_later_is_for_the_next_to_ask(
 ) -> None:
     near, far = pair
     for timeout in (0, 0.01):
-        with pytest.raises(TimeoutError, match="no token came in time"):
+        with pytest.raises(TimeoutError, match="no token arrived in time"):
             Token.receive(far, timeout=timeout)
     token.send(near)
     received, _ = Token.receive(far, timeout=0)
@@ -299,10 +299,10 @@ def test_a_token_that_finds_no_room_stays_here(
 
 def wrong_things() -> Iterator[tuple[str, list[int]]]:
     memory = os.memfd_create("no token")
-    yield "no descriptors came", []
+    yield "no descriptors arrived", []
     yield "is a regular file or memfd, not the client end", [memory]
-    yield "2 descriptors came", [memory, memory]
-    yield "253 descriptors came", [memory] * 253
+    yield "2 descriptors arrived", [memory, memory]
+    yield "253 descriptors arrived", [memory] * 253
     os.close(memory)
     near, far = socket.socketpair()
     with near, far:
@@ -325,7 +325,7 @@ def test_what_is_no_token_is_refused_and_closed_and_the_next_one_is_received(
 
 def test_the_data_of_a_refused_message_is_told(pair: Ends) -> None:
     pair[0].send(b"hello?" * 100)
-    with pytest.raises(ValueError, match=r"no descriptors came with b'hello\?hello") as caught:
+    with pytest.raises(ValueError, match=r"no descriptors arrived with b'hello\?hello") as caught:
         Token.receive(pair[1])
     assert len(str(caught.value)) < 120
 
@@ -580,7 +580,7 @@ def test_an_offer_that_is_refused_at_the_last_moment_is_one_that_nobody_took(
     place: MeetingPlace, offered: blocking.BufferCollectionToken
 ) -> None:
     place.meanwhile = answer(Error.NOT_FOUND)
-    with pytest.raises(TimeoutError, match="nobody took the token that is on offer as 'x' in time"):
+    with pytest.raises(TimeoutError, match="no process took the token on offer as 'x' in time"):
         place.allocator.offer("x", offered)
     assert not offered.closed
 

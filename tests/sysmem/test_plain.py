@@ -137,13 +137,16 @@ def test_a_modifier_follows_its_format() -> None:
     ("arguments", "reason"),
     [
         ({"image": "1280x720"}, "PixelFormat has no member '1280x720'"),
-        ({"image": "NV12 big"}, "can't read the image 'NV12 big': expected formats and a size"),
-        ({"image": ""}, "can't read the image ''"),
-        ({"image": "NV21"}, "PixelFormat has no member 'NV21'; near it are NV12"),
-        ({"image": "???"}, "can't read the image"),
+        ({"image": "NV12 big"}, "invalid image 'NV12 big': expected formats and a size"),
+        ({"image": ""}, "invalid image ''"),
+        ({"image": "NV21"}, "PixelFormat has no member 'NV21'; similar names: NV12"),
+        ({"image": "???"}, "invalid image"),
         ({"image": "MJPEG"}, "there are no images of MJPEG LINEAR"),
         ({"image": "YV12:ARM_AFBC_16X16"}, "there are no images of YV12 ARM_AFBC_16X16"),
-        ({"image": "NV12:LINAER"}, "PixelFormatModifier has no member 'LINAER'; near it are LIN"),
+        (
+            {"image": "NV12:LINAER"},
+            "PixelFormatModifier has no member 'LINAER'; similar names: LIN",
+        ),
         ({"image": "NV12 33x31"}, "must be multiples of 2, as in 34x32"),
         (
             {"image": "NV12", "color": "SRGB"},
@@ -151,9 +154,12 @@ def test_a_modifier_follows_its_format() -> None:
         ),
         ({"image": "NV12", "color": "red"}, "ColorSpace has no member 'red'"),
         ({"image": "NV12", "size_align": "16"}, "size_align must be like 16x16, not '16'"),
-        ({"cpu": "wirte"}, "cpu='wirte': 'wirte' is none of read, read often, write, write often"),
-        ({"align": 64}, "align is about images, but no pixel format is named"),
-        ({"color": "SRGB"}, "color is about images, but no pixel format is named"),
+        (
+            {"cpu": "wirte"},
+            "cpu='wirte': 'wirte' is not one of read, read often, write, write often",
+        ),
+        ({"align": 64}, "align applies to images, but no pixel format is given"),
+        ({"color": "SRGB"}, "color applies to images, but no pixel format is given"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(arguments: dict[str, Any], reason: str) -> None:

@@ -140,7 +140,7 @@ def test_an_image_must_fit_without_the_padding(allocator: Allocator) -> None:
 
 
 def test_a_buffer_that_came_without_settings_needs_an_image_format() -> None:
-    with pytest.raises(ValueError, match="aren't known: pass an image format"):
+    with pytest.raises(ValueError, match="are not known: pass an image format"):
         sysmem.VmoBuffer().planes()
 
 

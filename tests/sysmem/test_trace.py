@@ -137,7 +137,7 @@ def test_a_file_that_can_not_be_written_is_told_once_and_harms_nothing(
     sysmemd: Sysmemd, tmp_path: Path
 ) -> None:
     [told] = traced(BLOCKING, sysmemd, str(tmp_path / "no" / "trace")).splitlines()
-    assert told.startswith("sysmem: the trace can't be written: ")
+    assert told.startswith("sysmem: the trace could not be written: ")
     assert str(tmp_path) in told
 
 

@@ -231,7 +231,7 @@ def test_another_error_is_not_held_up_by_a_look_at_all_objects(
     with pytest.raises(ZeroDivisionError) as raised:
         fail()
     assert raised.value.__notes__ == [
-        "the mapping is still in use after its with-block, by an object that isn't known;"
+        "the mapping is still in use after its with-block, by an unknown object;"
         " it stays until the last of those is gone"
     ]
     kept.clear()

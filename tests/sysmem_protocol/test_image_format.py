@@ -108,7 +108,7 @@ def test_another_type_is_refused(field: str, value: object, message: str) -> Non
 
 def test_an_unknown_number_is_refused() -> None:
     made: Any = ImageFormat
-    with pytest.raises(ValueError, match="pixel_format: 9999 isn't the number of a PixelFormat"):
+    with pytest.raises(ValueError, match="pixel_format: 9999 is not a number of a PixelFormat"):
         made(9999, SizeU(64, 48), 64)
 
 
@@ -188,11 +188,11 @@ def test_the_image_of_constraints_is_the_least_allowed_unless_a_size_is_given() 
         ),
         ((64, 32), {"size_alignment": SizeU(0, 2)}, "size_alignment.width is 0"),
         ((64, 32), {"pixel_format": None}, "the constraints have no pixel_format"),
-        ((64, 32), {"pixel_format": F.MJPEG}, "MJPEG LINEAR isn't a format of images"),
+        ((64, 32), {"pixel_format": F.MJPEG}, "MJPEG LINEAR is not a format of images"),
         (
             (64, 32),
             {"pixel_format_modifier": M.GOOGLE_GOLDFISH_OPTIMAL},
-            "GOOGLE_GOLDFISH_OPTIMAL doesn't tell how long a row is",
+            "GOOGLE_GOLDFISH_OPTIMAL does not define the length of a row",
         ),
     ],
 )

@@ -150,7 +150,7 @@ def test_tables_are_equal_when_the_same_fields_are_set_to_the_same() -> None:
 def test_a_derived_table_has_the_same_members() -> None:
     assert Square.members == Shape.members
     assert Square().corners is None
-    with pytest.raises(TypeError, match="Round: a derived table has the fields of Shape"):
+    with pytest.raises(TypeError, match="Round: a derived table must have the fields of Shape"):
 
         @table
         class Round(Shape):

@@ -94,7 +94,7 @@ def test_a_message_arrives_as_it_was_sent(txid: int, ordinal: int, body: bytes) 
 
 @pytest.mark.parametrize("size", range(16))
 def test_a_short_header_is_malformed(size: int) -> None:
-    refused(header()[:size], "no message")
+    refused(header()[:size], "not a message")
 
 
 @pytest.mark.parametrize("magic", [0, 2, 0x80, 0xFF])
@@ -110,8 +110,8 @@ def test_wrong_flag_bytes_are_malformed(flags: str) -> None:
 
 
 def test_a_part_that_others_follow_carries_descriptors_and_no_body() -> None:
-    refused(header(flags=FLAGS_MORE) + b"\xa0", "carries descriptors and no body")
-    refused(header(flags=FLAGS_MORE), "carries descriptors and no body", count=0)
+    refused(header(flags=FLAGS_MORE) + b"\xa0", "has descriptors and no body")
+    refused(header(flags=FLAGS_MORE), "has descriptors and no body", count=0)
     part = parse(header(flags=FLAGS_MORE), [null()])
     assert part.more
     part.close()

@@ -137,14 +137,14 @@ def test_keys_that_only_python_takes_for_the_same_are_no_duplicates(item: str) -
     ["", "18", "1900", "41", "6261", "81", "8201", "a1", "a101", "a2010203", "d97a5d", "fb00"],
 )
 def test_an_incomplete_item_is_refused(item: str) -> None:
-    refused(item, "isn't complete")
+    refused(item, "is incomplete")
 
 
 @pytest.mark.parametrize(
     "item", ["5b7fffffffffffffff", "7affffffff", "9bffffffffffffffff", "bbffffffffffffffff"]
 )
 def test_a_length_far_beyond_the_bytes_is_refused_at_once(item: str) -> None:
-    refused(item, "isn't complete")
+    refused(item, "is incomplete")
 
 
 @pytest.mark.parametrize("item", ["0000", "a000", "a0a0", "a10102ff", "a00a"])

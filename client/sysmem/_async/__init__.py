@@ -1,5 +1,5 @@
 """The async face; :mod:`sysmem` is its public name.
 
-What the objects can do is written here, once; the blocking face is generated from it (`client/generate_blocking.py`),
-but for `client_end` and `events`, where each face waits in its own way.
+The methods of all objects are written here, once. The blocking face is generated from them
+(`client/generate_blocking.py`), except for `client_end` and `events`, because each face waits in its own way.
 """

@@ -19,7 +19,7 @@ from .._timeouts import seconds
 from .._trace import traced
 from .sleepers import Sleepers
 
-#: Connecting must not hold up other tasks.
+#: Connecting must not block other tasks.
 CONNECT_MAY_WAIT = False
 
 
@@ -29,39 +29,39 @@ class ClientEnd:
     __slots__ = ("_calls", "_channel", "_ended", "_gone", "_sleepers")
 
     def __init__(self, owned: int | socket.SocketType, interface: type[Interface]) -> None:
-        """Become the owner of a descriptor or a socket, on which a protocol is spoken."""
-        #: Why this end can't be used any more.
+        """Take ownership of a descriptor or a socket, on which a protocol is spoken."""
+        #: The reason why this end can no longer be used.
         self._gone: str | None = None
-        #: Why nothing more can be received.
+        #: The reason why nothing more can be received.
         self._ended: PeerClosedError | None = None
         self._calls = Calls()
         self._channel = (
             Channel(owned, AT_ONCE, Arrived) if traced is None else traced(owned, interface)
         )
-        # A channel that is shut down wakes its waiters. The event loop could do that too, but not for a signal's
-        # handler or another thread.
+        # Shutting a channel down wakes its waiters. The event loop could do that too, but not in a signal handler or
+        # another thread.
         channel, calls = self._channel, self._calls
 
-        def close() -> None:  # without a reference to this object, which would be a cycle
+        def close() -> None:  # without a reference to this object, to avoid a reference cycle
             channel.close()
             calls.clear()
 
         self._sleepers = Sleepers(channel.fileno, channel.shut_down, close)
 
-    # --- talking --------------------------------------------------------------------------------------------------
+    # --- communication --------------------------------------------------------------------------------------------
 
     async def send(self, method: Method, request: Table | None, timeout: float | None) -> None:
-        """Send a one-way request; the handles in it stay the table's."""
+        """Send a one-way request. The table keeps ownership of its handles."""
         allowed = seconds(timeout)
         body, handles = encode_request(method, request)
         await anyio.lowlevel.checkpoint()
         with anyio.move_on_after(allowed):
             await self._send(datagram(method, body), handles)
             return
-        raise TimeoutError("the daemon took no message in time; nothing was sent")
+        raise TimeoutError("the daemon accepted no message in time; nothing was sent")
 
     async def call(self, method: Method, request: Table | None, timeout: float | None) -> Answer:
-        """Send a request and wait for its answer, which the caller then owns. Handles as in :meth:`send`."""
+        """Send a request as :meth:`send` does, wait for its response and return it. The caller owns the response."""
         allowed = seconds(timeout)
         body, handles = encode_request(method, request)
         await anyio.lowlevel.checkpoint_if_cancelled()
@@ -75,10 +75,10 @@ class ClientEnd:
             except BaseException:
                 self._calls.abandon(call)
                 raise
-        raise TimeoutError(f"{method.name}() wasn't answered in time")
+        raise TimeoutError(f"{method.name}() was not answered in time")
 
     async def wait_closed(self, timeout: float | None) -> bool:
-        """Wait until the other end is closed and all that it sent has been received."""
+        """Wait until the other end is closed and everything that it sent has been received."""
         allowed = seconds(timeout)
         self._check_own()
         await anyio.lowlevel.checkpoint()
@@ -92,22 +92,22 @@ class ClientEnd:
         return self._ended is not None
 
     async def _begin(self, method: Method, body: bytes, handles: list[Handle]) -> Call:
-        """Send a request; its call."""
+        """Send a request and return its call."""
         call = self._calls.begin(method)
         try:
             await self._send(datagram(method, body, call.txid), handles)
         except (Exception, anyio.get_cancelled_exc_class()):
             self._calls.forget(call)
             raise
-        except BaseException:  # a KeyboardInterrupt; who knows whether it was sent
+        except BaseException:  # a KeyboardInterrupt: it is unknown whether the request was sent
             self._calls.abandon(call)
             raise
         return call
 
     async def _send(self, data: bytes, handles: list[Handle]) -> None:
-        """Send one datagram, waiting while the queue is full.
+        """Send one datagram. Wait while the queue is full.
 
-        Answers are received meanwhile by those who wait for them.
+        Meanwhile the tasks that wait for responses receive them.
         """
         self._check_open()
         try:
@@ -115,7 +115,7 @@ class ClientEnd:
                 await self._sleepers.sleep(anyio.wait_writable)
                 self._check_open()
         except PeerClosedError:
-            while self._ended is None:  # the daemon may still have to say why
+            while self._ended is None:  # the daemon may still send the reason
                 self._check_own()
                 await self._wait()
             self._check_open()
@@ -127,14 +127,14 @@ class ClientEnd:
         return call.result()
 
     async def _wait(self) -> None:
-        """Wait until something was received, here or in another task."""
+        """Wait until something was received, by this task or another."""
         if await self._sleepers.sleep(anyio.wait_readable):
             self._receive()
 
-    # --- what came ------------------------------------------------------------------------------------------------
+    # --- receiving ------------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
-        """Take in all that has come. Only while no other task sleeps until something comes."""
+        """Receive everything that has arrived. Must not be called while another task sleeps until something arrives."""
         self._sleepers.use(self._take_in)
 
     def _take_in(self) -> None:
@@ -151,7 +151,7 @@ class ClientEnd:
         self._ended = self._calls.ended(error)
 
     def broken(self, error: ValueError) -> PeerClosedError:
-        """What came can't be read: use the channel no more. What to raise for it."""
+        """Close the channel because a received message is invalid, and return the exception to raise."""
         ended = PeerClosedError(f"the daemon broke the protocol: {error}")
         ended.__cause__ = error
         self._end(ended)
@@ -159,20 +159,20 @@ class ClientEnd:
 
     @property
     def reason(self) -> str | None:
-        """The reason that the daemon told last."""
+        """The last reason that the daemon sent."""
         return self._calls.reason
 
     def told_before(self) -> str | None:
-        """Return the reason for the end of this channel, if it has ended and that was told."""
+        """Return the reason for the end of this channel, if it has ended and the daemon sent a reason."""
         if not self._gone and not self._sleepers.reading:
             self._receive()
         return None if self._ended is None else self._ended.reason
 
     def came_from(self, reason: str | None) -> None:
-        """Note why the token had failed that this channel was made from."""
+        """Set the reason of the failure of the token from which this channel was created."""
         self._calls.origin = reason
 
-    # --- the end and the descriptor -------------------------------------------------------------------------------
+    # --- closing and the descriptor -------------------------------------------------------------------------------
 
     def _check_own(self) -> None:
         if self._gone:
@@ -189,31 +189,31 @@ class ClientEnd:
         return self._gone is not None
 
     def close(self) -> None:
-        """Close this end; tasks that wait on it get a HandleClosedError. Idempotent.
+        """Close this end. Tasks that wait on it get a HandleClosedError. Idempotent.
 
-        It never waits, and may be called by a signal's handler and in any thread.
+        It never waits, and may be called by a signal handler and in any thread.
         """
         self._gone = self._gone or CLOSED
         self._sleepers.close()
 
     def lose(self, why: str) -> None:
-        """Close this end, which another process has too; in a forked child, which runs none of the tasks."""
+        """Close this end in a forked child, in which none of the tasks run. The parent keeps its descriptor."""
         self._gone = self._gone or why
         self._channel.close()
         self._calls.clear()
 
     @property
     def outstanding(self) -> bool:
-        """Whether answers are still to come, also of calls that nobody waits for any more."""
+        """Whether responses are outstanding, including those of abandoned calls."""
         return self._calls.outstanding
 
     def fileno(self) -> int:
-        """Return the descriptor, still owned by this end."""
+        """Return the descriptor. This end keeps ownership."""
         self._check_own()
         return self._channel.fileno()
 
     def peer_name(self) -> bytes:
-        """Return the name that the daemon gave its end, empty until then."""
+        """Return the name that the daemon gave to its end; empty before that."""
         self._check_own()
         return self._channel.peer_name()
 
@@ -224,11 +224,11 @@ class ClientEnd:
             raise RuntimeError("another task waits on this channel; it can't be given away")
 
     def take(self) -> int:
-        """Give the descriptor away; as :meth:`take_socket`."""
+        """Give up ownership of the descriptor and return it; otherwise as :meth:`take_socket`."""
         return self.take_socket().detach()
 
     def take_socket(self) -> socket.SocketType:
-        """Give the socket away. Raises `RuntimeError` while another task waits on it."""
+        """Give up ownership of the socket and return it. Raises `RuntimeError` while another task waits on it."""
         self.check_unused()
         self._gone = CLOSED
         self._calls.clear()

@@ -1,4 +1,4 @@
-"""What :func:`sysmem.connect` returns when it is to wait for the daemon."""
+"""The result of :func:`sysmem.connect` with `wait`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ C = TypeVar("C", bound=Closes)
 
 
 class Connecting(Generic[C]):
-    """A connection that is still to be made: await it, or enter it by an `async with`, whose end closes it.
+    """A connection that is not established yet. Await it, or enter it by an `async with`, whose end closes it.
 
     Cancellation: nothing is left open.
     """
 
     def __init__(self, connect: Callable[[], Coroutine[Any, Any, C]]) -> None:
-        """`connect` begins to connect, for each time that this is awaited."""
+        """Take `connect`, which is called each time this object is awaited."""
         self._connect = connect
 
     def __await__(self) -> Generator[Any, Any, C]:

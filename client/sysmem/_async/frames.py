@@ -51,7 +51,7 @@ class FrameSender(Sender):
         self.__exit__(kind, error, traceback)
 
     async def acquire(self, *, timeout: float | None = None) -> int:
-        """Wait for a buffer that nobody uses, and return its index: the producer may write into it.
+        """Wait for a free buffer, and return its index. The producer may write into it.
 
         `send()` or `cancel()` must follow. The producer may have several buffers at once.
 
@@ -64,7 +64,7 @@ class FrameSender(Sender):
 
 
 class FrameReceiver(Receiver, WithBlock):
-    """A consumer's end: gets the frames of one producer.
+    """A consumer's end: receives the frames of one producer.
 
     ::
 
@@ -94,7 +94,7 @@ class FrameReceiver(Receiver, WithBlock):
             EndOfStreamError: There are no more frames. All later calls raise it too.
             TimeoutError: No frame came within `timeout` seconds.
         """
-        return await self._waiter.until(self._take, timeout, lambda: "no frame came in time")
+        return await self._waiter.until(self._take, timeout, lambda: "no frame arrived in time")
 
     def __aiter__(self) -> Self:
         return self

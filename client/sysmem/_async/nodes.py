@@ -273,7 +273,7 @@ class BufferCollectionToken(Node):
         return token, data
 
     async def _settle(self, timeout: float | None) -> None:
-        """Sync unless the daemon knows this token and no late answer can reach its next owner."""
+        """Sync, unless the daemon knows this token and no late response can reach its next owner."""
         if not self._is_settled():
             await self.sync(timeout=timeout)
 
@@ -288,7 +288,7 @@ class BufferCollectionToken(Node):
     ) -> BufferCollectionToken:
         """Create a child token. The rights of its participant are this token's, limited by the mask.
 
-        It can be used at once in this process. Call `sync()` before you pass it to somebody who turns it in through
+        It can be used at once in this process. Call `sync()` before you pass it to a process that turns it in through
         another Allocator.
         """
         return await self._open(

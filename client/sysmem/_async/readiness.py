@@ -1,4 +1,4 @@
-"""How a task waits for the time, and for sockets that are the program's own."""
+"""Waiting for sockets of the program, with a deadline, in a task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ sleep = anyio.sleep
 
 
 async def readable(fd: int, deadline: float | None) -> bool:
-    """Wait until something can be received; False if it is too late."""
+    """Wait until the descriptor is readable. Return False if the deadline passes first."""
     with anyio.move_on_after(remaining(deadline)):
         await anyio.wait_readable(fd)
         return True
@@ -18,7 +18,7 @@ async def readable(fd: int, deadline: float | None) -> bool:
 
 
 async def writable(fd: int, deadline: float | None) -> bool:
-    """Wait until something may be sent; False if it is too late."""
+    """Wait until the descriptor is writable. Return False if the deadline passes first."""
     with anyio.move_on_after(remaining(deadline)):
         await anyio.wait_writable(fd)
         return True

@@ -1,7 +1,9 @@
-"""Tasks asleep on a descriptor, under trio or asyncio.
+"""Tasks that wait for a descriptor, under trio or asyncio.
 
-Event loops let one task wait for a descriptor at a time. So one of the tasks has the turn; when it wakes up, all do and
-look again for what they wait for, and one of them takes the next turn. A cancelled task just gives up its turn.
+Event loops let only one task at a time wait for a descriptor. So one of the tasks waits for it. When that task wakes
+up, it wakes all others, which check their conditions again, and then one of them waits for the descriptor. A
+cancelled
+task leaves its place to another one.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ _Ready = Callable[[int], Awaitable[None]]
 
 
 class Sleepers:
-    """Tasks asleep on one descriptor, which isn't closed before they have woken up.
+    """Tasks that wait for one descriptor. The descriptor is not closed before they have woken up.
 
-    Otherwise its number could be used anew under the event loop.
+    Otherwise its number could be reused while the event loop still waits for it.
     """
 
     __slots__ = ("_busy", "_close", "_closing", "_fileno", "_process", "_turns", "_wake")
@@ -26,30 +28,31 @@ class Sleepers:
     def __init__(
         self, fileno: Callable[[], int], wake: Callable[[], None], close: Callable[[], None]
     ) -> None:
-        """`wake` makes the descriptor readable and writable, or else wakes who waits for that; `close` closes it."""
+        """`wake` makes the descriptor readable and writable, or wakes the waiting task. `close` closes it."""
         self._fileno = fileno
         self._wake = wake
         self._close = close
         self._turns: dict[_Ready, anyio.Event] = {}
-        #: Those who use the descriptor now, whom a signal's handler may interrupt.
+        #: The current users of the descriptor. A signal handler may interrupt them.
         self._busy: dict[object, None] = {}
         self._closing = False
         self._process = this_process()
 
     @property
     def any(self) -> bool:
-        """Whether a task is asleep on the descriptor."""
+        """Whether a task waits for the descriptor."""
         return bool(self._turns)
 
     @property
     def reading(self) -> bool:
-        """Whether a task sleeps until something can be received, and will receive it."""
+        """Whether a task waits until the descriptor is readable, and will receive."""
         return anyio.wait_readable in self._turns
 
     async def sleep(self, ready: _Ready) -> bool:
-        """Wait until `ready(descriptor)` has returned, here or in another task: look again then.
+        """Wait until `ready(descriptor)` has returned, in this task or another. The caller must then check again.
 
-        True for the task that had the turn. It must act, before it awaits anything else, on what is ready.
+        Returns True if this task waited for the descriptor itself. It must then receive or send before its next
+        await.
         """
         turn = self._turns.get(ready)
         if turn is not None:
@@ -58,10 +61,10 @@ class Sleepers:
         turn = anyio.Event()
         try:
             self._turns[ready] = turn
-            if not self._closing:  # a close() from here on sees the turn
+            if not self._closing:  # a close() after this point sees that this task waits
                 await ready(self._fileno())
         except anyio.ClosedResourceError:
-            return True  # the caller looks for what has happened
+            return True  # the caller checks what has happened
         finally:
             if ready in self._turns:  # without calls, between which a KeyboardInterrupt could come
                 del self._turns[ready]
@@ -81,7 +84,7 @@ class Sleepers:
             self.close()
 
     def use(self, work: Callable[[], None]) -> None:
-        """Do something without waiting, in which the descriptor stays open."""
+        """Do something that does not wait. The descriptor stays open meanwhile."""
         me = object()
         try:
             self._busy[me] = None
@@ -93,9 +96,9 @@ class Sleepers:
                 self.close()
 
     def close(self) -> None:
-        """Close the descriptor once nobody uses it or is asleep on it: at once, or very soon. Idempotent."""
+        """Close the descriptor as soon as no task uses it or waits for it. Idempotent."""
         self._closing = True
-        if self._process is not this_process():  # a fork takes no tasks along
+        if self._process is not this_process():  # a forked child does not have the tasks
             self._turns.clear()
             self._busy.clear()
         if self._turns or self._busy:

@@ -1,4 +1,4 @@
-"""Tasks that wait for something that a descriptor tells."""
+"""Tasks that wait for a condition that a descriptor announces."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 
 class Waiter:
-    """Tasks that try something again each time a descriptor is readable."""
+    """Tasks that check a condition each time a descriptor becomes readable."""
 
     __slots__ = ("_closed", "_scope", "_sleepers")
 
     def __init__(self, fd: int, close: Callable[[], None]) -> None:
-        """Wait for `fd`, and call `close` after :meth:`close`, once or twice, when nobody waits any more."""
+        """Wait for `fd`. After :meth:`close`, `close` is called once or twice when no task waits any more."""
         self._closed = False
         self._sleepers = Sleepers(lambda: fd, lambda: anyio.notify_closing(fd), close)
         self._scope: anyio.CancelScope | None = None
@@ -28,12 +28,12 @@ class Waiter:
     async def until(
         self, attempt: Callable[[], T | None], timeout: float | None, late: Callable[[], str]
     ) -> T:
-        """Return what `attempt()` does as soon as that isn't None; it is called each time the descriptor is readable.
+        """Return the result of `attempt()` as soon as it is not None. Call it each time the descriptor is readable.
 
-        What it raises ends the waiting.
+        An exception of `attempt()` ends the wait.
 
         Raises:
-            TimeoutError: `timeout` seconds are over; `late()` is the text.
+            TimeoutError: `timeout` seconds have passed; `late()` is the text.
         """
         allowed = seconds(timeout)
         await anyio.lowlevel.checkpoint()
@@ -46,12 +46,12 @@ class Waiter:
         raise TimeoutError(late())
 
     def wake(self) -> None:
-        """Let those who wait try again though the descriptor tells nothing."""
+        """Let the waiting tasks check again, although the descriptor is not readable."""
         if self._scope is not None:
             self._scope.cancel()
 
     def close(self) -> None:
-        """Wake everybody, and close the descriptor once they are awake. Idempotent."""
+        """Wake all tasks, and close the descriptor when they are awake. Idempotent."""
         if not self._closed:
             self._closed = True
             self._sleepers.close()

@@ -9,7 +9,7 @@ from sysmem_protocol import owner
 
 
 class WithBlock(owner.WithBlock):
-    """A with-block, plain or async, that closes at its end. Closing doesn't wait, so both are the same."""
+    """A with-block, plain or async, whose end closes the object. Closing does not wait, so both are equivalent."""
 
     __slots__ = ()
 

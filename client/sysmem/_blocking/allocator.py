@@ -1,6 +1,6 @@
 # Made from _async/allocator.py by client/generate_blocking.py; change that one.
 
-"""Connecting to the daemon, and the Allocator: the object that every program begins with."""
+"""Connecting to the daemon, and the Allocator, the first object of every program."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Allocator(ChannelObject):
     _interface = m.Allocator
 
     def __init__(self, owned: int | socket.SocketType, open_service: Opener | None = None) -> None:
-        """Become the owner of a descriptor or a socket. `open_service` connects to the daemon's other services."""
+        """Take ownership of a descriptor or a socket. `open_service` connects to the daemon's other services."""
         super().__init__(owned)
         self._open_service = open_service or opener(runtime_dirs(), may_wait=CONNECT_MAY_WAIT)
-        #: The calls of `offer` and `take` that wait.
+        #: The outstanding calls of `offer` and `take`.
         self._meetings: set[Rendezvous] = set()
 
     def close(self) -> None:
@@ -159,8 +159,8 @@ class Allocator(ChannelObject):
         token yet, this syncs first. The offer lasts as long as this call: it ends with a timeout, with :meth:`close`,
         and with this process.
 
-        Anybody who may connect to the daemon can offer a token to any user under any name. Users who don't trust each
-        other should agree on a name that nobody can guess.
+        Every user who may connect to the daemon can offer a token to any user under any name. Users who do not trust
+        each other should agree on a secret name.
 
         Args:
             name: The name, at most 256 bytes of UTF-8. Processes of one user share all names.
@@ -188,7 +188,7 @@ class Allocator(ChannelObject):
                     r.Rendezvous.offer,
                     request,
                     remaining(end),
-                    f"nobody took the token that is on offer as {name!r} in time",
+                    f"no process took the token on offer as {name!r} in time",
                 )
         except SysmemError as error:
             raise SysmemError(
@@ -203,7 +203,9 @@ class Allocator(ChannelObject):
     def take(self, name: str, *, timeout: float | None = None) -> BufferCollectionToken:
         """Wait for a token that is offered to this process's user under a name, and return it.
 
-        Tokens go to those who wait in the order in which they came. The caller closes the token or turns it in.
+        Waiting calls receive tokens in the order in which the calls were made. The caller closes the token or turns
+        it
+        in.
 
         Args:
             name: The name.
@@ -229,7 +231,7 @@ class Allocator(ChannelObject):
         return BufferCollectionToken._of(self._field(answer, "token", Handle))
 
     def _meet(self, deadline: float | None) -> Rendezvous:
-        """Connect to the meeting place, for one call."""
+        """Connect to the Rendezvous service for one call."""
         self.fileno()
         meeting = Rendezvous(self._open_service(r.Rendezvous, remaining(deadline)))
         self._meetings.add(meeting)
@@ -242,7 +244,7 @@ def _offer_refused(error: m.Error | int, name: str) -> str | None:
     if error == m.Error.HANDLE_ACCESS_DENIED:
         return f"another token is on offer as {name!r} between the same users"
     if error == m.Error.NOT_FOUND:
-        return "the token can't be turned in: it is unknown to this daemon, was turned in, or its node has failed"
+        return "the token can't be turned in: the daemon does not know it, or it was turned in, or its node has failed"
     return None
 
 
@@ -292,7 +294,8 @@ def _answering(reach: Callable[[float | None], Allocator], retries: Retries) -> 
             if left == 0:
                 return allocator  # nobody can answer in no time
             try:
-                # The kernel accepts for a daemon. No token has koid 0: this is an answer, and leaves no trace.
+                # A listening socket may accept without a daemon. A call with koid 0, which no token has, proves that
+                # the daemon answers, and changes nothing.
                 allocator.validate_buffer_collection_token(0, timeout=left)
             except BaseException:
                 allocator.close()

@@ -1,6 +1,6 @@
 # Made from _async/channel_object.py by client/generate_blocking.py; change that one.
 
-"""The base class of all objects that own a channel, and how their methods talk to the daemon."""
+"""The base class of all objects that own a channel, with their communication with the daemon."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ChannelObject(Owner, WithBlock):
             fd: The descriptor. The object owns it from now on, unless this raises.
 
         Raises:
-            TypeError: `fd` is not a number. Of a socket object, pass what its `detach()` returns.
+            TypeError: `fd` is not a number. For a socket object, pass the result of its `detach()`.
             ValueError: The descriptor can't be a client end.
         """
         number = descriptor(fd)
@@ -74,7 +74,7 @@ class ChannelObject(Owner, WithBlock):
 
     @classmethod
     def _of(cls, end: Handle) -> Self:
-        """Return an object for a client end that has arrived."""
+        """Return an object for a client end that was received."""
         with end:
             made = channel_of(end.fileno())
             return cls(made.made[0])
@@ -88,12 +88,14 @@ class ChannelObject(Owner, WithBlock):
     def detach(self) -> int:
         """Return the descriptor and give up ownership, to pass it to another process. This object is closed.
 
-        Close the number here (`os.close`) as soon as it is passed on. As long as it is open in any process, the daemon
-        believes that the participant is alive, so the others wait for it even if it has died. `send()` of tokens does
-        this for you.
+        Close the number here (`os.close`) as soon as it is passed on. As long as it is open in any process, the
+        daemon
+        treats the participant as alive, so the others wait for it even if it has died. `send()` of tokens does this
+        for
+        you.
 
-        A number has no owner: a KeyboardInterrupt just as this returns, before the caller has stored it, leaves it
-        open. Where that matters use `send()`, `offer()` or multiprocessing, which keep an owner at every moment.
+        A plain number has no owner: a KeyboardInterrupt after this returns and before the caller has stored it leaves
+        the descriptor open. If that matters, use `send()`, `offer()` or multiprocessing, which always keep an owner.
 
         Raises:
             RuntimeError: Another thread or task waits on this object.
@@ -123,7 +125,7 @@ class ChannelObject(Owner, WithBlock):
     def wait_closed(self, timeout: float | None = None) -> bool:
         """Wait until the daemon closes its end. Return True, or False if `timeout` seconds have passed.
 
-        Other calls on this object still get their answers meanwhile.
+        Other calls on this object still get their responses meanwhile.
         """
         return self._end.wait_closed(timeout)
 
@@ -137,24 +139,24 @@ class ChannelObject(Owner, WithBlock):
         return int(number) if number.isdigit() else 0
 
     def _is_settled(self) -> bool:
-        """Return whether no late answer can arrive, so that the channel may move to another process."""
+        """Return whether no late response can arrive, so that the channel may move to another process."""
         return not self._end.outstanding
 
     def _check_unused(self) -> None:
-        """Raise `RuntimeError` while somebody waits on this object."""
+        """Raise `RuntimeError` while another thread or task waits on this object."""
         self._end.check_unused()
 
     def _lose(self, why: str = FORKED) -> None:
         self._end.lose(why)
 
-    # --- talking --------------------------------------------------------------------------------------------------
+    # --- communication --------------------------------------------------------------------------------------------
 
     def _send(self, method: Method, request: Table | None, timeout: float | None) -> None:
-        """Send a one-way request. What is in it stays the caller's."""
+        """Send a one-way request. The caller keeps ownership of the handles in it."""
         self._end.send(method, request, timeout)
 
     def _send_last(self, method: Method, timeout: float | None) -> None:
-        """Send a one-way request after which this end closes."""
+        """Send a one-way request, and close this end."""
         try:
             self._end.send(method, None, timeout)
         except PeerClosedError:
@@ -163,11 +165,11 @@ class ChannelObject(Owner, WithBlock):
         self.close()
 
     def _call(self, method: Method, request: Table | None, timeout: float | None) -> Any:
-        """Send a request and wait for its answer: the response table, or None for an empty one."""
+        """Send a request, wait for its response, and return the response table, or None if it is empty."""
         return self._answer(method, self._end.call(method, request, timeout))
 
     def _answer(self, method: Method, message: Message) -> Any:
-        """Decode the answer to a call, and own what is in it. Raises as :meth:`_call`."""
+        """Decode the response to a call and take ownership of its handles. Raises as :meth:`_call`."""
         try:
             answer = _decoder.response(method, message.body, message.handles)
         except DecodeError as error:
@@ -177,16 +179,16 @@ class ChannelObject(Owner, WithBlock):
         return answer
 
     def _field(self, answer: Any, name: str, kind: type[T]) -> T:
-        """Return a field of an answer that is always set."""
+        """Return a field of a response that is always set."""
         value = getattr(answer, name)
         if not isinstance(value, kind):
             raise self._end.broken(ValueError(f"{name} is missing"))
         return value
 
     def _open(self, made: type[Made], method: Method, timeout: float | None, **fields: Any) -> Made:
-        """Send a request with the server end of a new pair in it, and make an object of our end.
+        """Create a channel, send its server end in a request, and return an object for the client end.
 
-        Which field takes the server end, and what a pair it is of, the method's declaration tells.
+        The method's declaration determines the field for the server end and the socket's type.
         """
         name, kind = _server_end(method)
         ends = new_pair(kind)
@@ -204,13 +206,13 @@ class ChannelObject(Owner, WithBlock):
 
 
 def check_client_end(fd: int) -> None:
-    """Raise `ValueError` for a descriptor that can't be a client end."""
+    """Raise `ValueError` if a descriptor can't be a client end."""
     if not is_seqpacket(fd):
         raise ValueError(f"descriptor {fd} is {describe(fd)}, not the client end of a channel")
 
 
 def _server_end(method: Method) -> tuple[str, socket.SocketKind]:
-    """Return the field of a request that takes a server end, and the type of socket that it is."""
+    """Return a request's field for the server end, and the socket's type."""
     assert method.request is not None
     for member in method.request.members:
         match member.field.type:

@@ -1,12 +1,16 @@
 """A client end whose callers wait in threads.
 
-One of the threads that wait leads: it receives for all, and answers go to whose they are. A leader that has its own
-answer leaves, and wakes one of the others to lead. So no thread of our own and no further descriptor is needed, and a
-program with one thread only sends and receives.
+One of the waiting threads leads: it receives for all threads, and passes each response to the thread that waits for
+it.
+When the leader has its own response, it wakes another thread, which becomes the leader. This needs no additional
+thread
+and no additional descriptor, and a program with one thread only sends and receives.
 
-Threads agree by operations on dictionaries that are atomic in Python, not by a lock: a signal's handler can't wait for
-one that the code holds which it interrupted. While a thread is inside a call the descriptor isn't closed under it:
-`close()` wakes it, and the last one to come out closes.
+The threads synchronise by atomic operations on dictionaries, not by a lock: a signal handler could not wait for a
+lock
+that the interrupted code holds. While a thread is inside a call, the descriptor stays open: `close()` wakes the
+thread,
+and the last thread that leaves closes the descriptor.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from .._handles import Arrived
 from .._timeouts import deadline, milliseconds, remaining
 from .._trace import traced
 
-#: Connecting may wait for the daemon, as everything here may.
+#: Connecting may wait for the daemon, as all blocking calls may.
 CONNECT_MAY_WAIT = True
 
 T = TypeVar("T")
@@ -51,53 +55,53 @@ class ClientEnd:
     )
 
     def __init__(self, owned: int | socket.SocketType, interface: type[Interface]) -> None:
-        """Become the owner of a descriptor or a socket, on which a protocol is spoken."""
-        #: Why this end can't be used any more.
+        """Take ownership of a descriptor or a socket, on which a protocol is spoken."""
+        #: The reason why this end can no longer be used.
         self._gone: str | None = None
-        #: Why nothing more can be received.
+        #: The reason why nothing more can be received.
         self._ended: PeerClosedError | None = None
         self._calls = Calls()
-        #: Whether the kernel waits when something is received; otherwise it must be polled for.
+        #: Whether a receive call may block in the kernel; otherwise poll first.
         self._may_block = socket.getdefaulttimeout() is None
-        #: Those inside a call, and the threads that they are in.
+        #: The running calls, and the threads that make them.
         self._inside: dict[object, int] = {}
-        #: Who leads, if anybody, under the only key that there is: an election is one `setdefault`.
+        #: The leader, if there is one, under the only key. An election is one `setdefault`.
         self._lead: dict[None, object] = {}
-        #: Locks that waiting threads sleep on, each released to wake its thread; by what they wait for.
+        #: The locks on which waiting threads sleep, by what they wait for. Releasing a lock wakes its thread.
         self._followers: dict[object, threading.Lock] = {}
         self._channel = (
             Channel(owned, AT_ONCE, Arrived) if traced is None else traced(owned, interface)
         )
 
-    # --- talking --------------------------------------------------------------------------------------------------
+    # --- communication --------------------------------------------------------------------------------------------
 
     def send(self, method: Method, request: Table | None, timeout: float | None) -> None:
-        """Send a one-way request; the handles in it stay the table's."""
+        """Send a one-way request. The table keeps ownership of its handles."""
         end = deadline(timeout)
         body, handles = encode_request(method, request)
         self._within(lambda me: self._send(datagram(method, body), handles, end, me))
 
     def call(self, method: Method, request: Table | None, timeout: float | None) -> Answer:
-        """Send a request and wait for its answer, which the caller then owns. Handles as in :meth:`send`."""
+        """Send a request as :meth:`send` does, wait for its response and return it. The caller owns the response."""
         end = None if timeout is None else deadline(timeout)
         body, handles = encode_request(method, request)
         return self._within(lambda me: self._call(method, body, handles, end, me))
 
     def wait_closed(self, timeout: float | None) -> bool:
-        """Wait until the other end is closed and all that it sent has been received."""
+        """Wait until the other end is closed and everything that it sent has been received."""
         end = deadline(timeout)
         return self._within(lambda me: self._wait_closed(end, me))
 
     def _within(self, work: Callable[[object], T]) -> T:
-        """Do something during which the descriptor stays open."""
+        """Run `work`. The descriptor stays open meanwhile."""
         me = object()
         try:
             self._inside[me] = threading.get_ident()
-            if self._gone:  # a close() from here on sees that somebody is inside
+            if self._gone:  # a close() after this point sees that a call is running
                 self._check_own()
             return work(me)
         finally:
-            # Without calls, between which a KeyboardInterrupt could come.
+            # Without a function call, during which a KeyboardInterrupt could occur.
             if me in self._inside:
                 del self._inside[me]
             try:
@@ -108,7 +112,7 @@ class ClientEnd:
                 raise
 
     def _left(self) -> None:
-        """See to what remains to be done when somebody has come out. Idempotent."""
+        """Finish what a leaving thread may have to finish: elect a leader, close the descriptor. Idempotent."""
         if self._gone:
             self._close_if_unused()
         elif self._followers and not self._lead:
@@ -130,7 +134,7 @@ class ClientEnd:
                 if self._gone or self._ended is not None:
                     self._check_open()
                 if not self._wait(call, end, me) and not call.done:
-                    raise TimeoutError(f"{method.name}() wasn't answered in time")
+                    raise TimeoutError(f"{method.name}() was not answered in time")
         except BaseException as error:
             if call is not None:
                 (self._calls.put_off if type(error) is TimeoutError else self._calls.abandon)(call)
@@ -140,31 +144,31 @@ class ClientEnd:
     def _begin(
         self, method: Method, body: bytes, handles: list[Handle], end: float | None, me: object
     ) -> Call:
-        """Send a request; its call."""
+        """Send a request and return its call."""
         call = self._calls.begin(method)
         try:
             self._send(datagram(method, body, call.txid), handles, end, me)
         except BaseException as error:
-            # After a KeyboardInterrupt, say, who knows whether it was sent?
+            # After an exception such as a KeyboardInterrupt it is unknown whether the request was sent.
             (self._calls.forget if isinstance(error, Exception) else self._calls.abandon)(call)
             raise
         return call
 
     def _send(self, data: bytes, handles: list[Handle], end: float | None, me: object) -> None:
-        """Send one datagram, waiting while the queue is full."""
+        """Send one datagram. Wait while the queue is full."""
         if self._gone or self._ended is not None:
             self._check_open()
         while not self._sent(data, handles, end, me):
             if not self._wait_for_room(end, me):
-                raise TimeoutError("the daemon took no message in time; nothing was sent")
+                raise TimeoutError("the daemon accepted no message in time; nothing was sent")
             self._check_open()
 
     def _sent(self, data: bytes, handles: list[Handle], end: float | None, me: object) -> bool:
-        """Send one datagram if there is room."""
+        """Send one datagram if there is room. Return whether it was sent."""
         try:
             return bool(self._channel.send(data, handles))
         except PeerClosedError:
-            # What the daemon said last has come, or another thread is receiving it.
+            # The daemon's last messages have arrived, or another thread is receiving them.
             while self._ended is None and self._is_first(me) and self._wait(None, end, me):
                 pass
             self._check_open()
@@ -182,9 +186,9 @@ class ClientEnd:
     # --- waiting --------------------------------------------------------------------------------------------------
 
     def _is_first(self, me: object) -> bool:
-        """Return whether this thread isn't inside another call already: a signal's handler has interrupted that one."""
+        """Return whether this thread has no other running call, which a signal handler would have interrupted."""
         if len(self._inside) == 1:
-            return True  # that is this one
+            return True  # the only one is this call
         thread = threading.get_ident()
         return all(who is me or inside != thread for who, inside in tuple(self._inside.items()))
 
@@ -196,35 +200,35 @@ class ClientEnd:
             )
 
     def _wait(self, call: Call | None, end: float | None, me: object) -> bool:
-        """Receive a datagram, or wait for what another thread receives. False when it is too late."""
+        """Receive a datagram, or wait until another thread does. Return False if the deadline passes first."""
         try:
             if self._lead.setdefault(None, me) is me:
                 return self._receive(end)
         finally:
-            if None in self._lead and self._lead[None] is me:  # without calls, as above
+            if None in self._lead and self._lead[None] is me:  # without a function call, as above
                 del self._lead[None]
         return self._follow(call, end)
 
     def _receive(self, end: float | None) -> bool:
-        """Wait for a datagram, and take it in. False when it is too late."""
-        # Nobody else can fork meanwhile, which receiving keeps others from.
+        """Wait for a datagram and process it. Return False if the deadline passes first."""
+        # Block in the kernel only if there is no other thread, because receiving holds the lock that a fork needs.
         if end is None and self._may_block and not _thread._count():
             if self._take_in(wait=True):
                 return True
-            self._may_block = False  # another process has made the end one that doesn't block
+            self._may_block = False  # another process has made the socket non-blocking
         while _poll(self._channel.fileno(), select.POLLIN, remaining(end)):
             if self._take_in():
                 return True
         return False
 
     def _follow(self, call: Call | None, end: float | None) -> bool:
-        """Wait until another thread has received the answer, or nobody leads any more. False when it is too late."""
+        """Wait until another thread has received the response or stops leading. Return False if it is too late."""
         turn = threading.Lock()
         turn.acquire()
         me = turn if call is None else call
         try:
             self._followers[me] = turn
-            # Whoever led may have left, or received our answer, before it could see us.
+            # The leader may have left, or received our response, before our lock was in the dictionary.
             if not self._lead or self._ended or self._gone or (call is not None and call.done):
                 return True
             left = remaining(end)
@@ -234,7 +238,7 @@ class ClientEnd:
                 del self._followers[me]
 
     def _wait_for_room(self, end: float | None, me: object) -> bool:
-        """Wait until something may be sent, and receive meanwhile unless another thread does. False: too late."""
+        """Wait until sending is possible; receive meanwhile unless another thread does. Return False if too late."""
         try:
             leading = self._is_first(me) and self._lead.setdefault(None, me) is me
             events = select.POLLOUT | (select.POLLIN if leading else select.POLLRDHUP)
@@ -250,14 +254,14 @@ class ClientEnd:
     def _wake(self, follower: object) -> None:
         turn = self._followers.get(follower)
         if turn is not None:
-            with contextlib.suppress(RuntimeError):  # it is awake already
+            with contextlib.suppress(RuntimeError):  # the lock is already released
                 turn.release()
 
     def _wake_all(self) -> None:
         for follower in tuple(self._followers):
             self._wake(follower)
 
-    # --- what came ------------------------------------------------------------------------------------------------
+    # --- receiving ------------------------------------------------------------------------------------------------
 
     def _take_in(self, *, wait: bool = False) -> bool:
         """Receive a datagram, if there is one, and give it to the call that it answers; for who leads."""
@@ -274,7 +278,7 @@ class ClientEnd:
         return bool(came)
 
     def _end(self, error: PeerClosedError | MalformedMessage) -> None:
-        """Nothing more comes: everybody is told."""
+        """Mark the channel as ended, and wake all waiting threads."""
         if isinstance(error, MalformedMessage):
             ended = PeerClosedError(f"the daemon broke the protocol: {error}")
             ended.__cause__ = error
@@ -283,32 +287,32 @@ class ClientEnd:
         self._wake_all()
 
     def broken(self, error: ValueError) -> PeerClosedError:
-        """Close the channel, because an answer can't be read, and return the exception to raise."""
+        """Close the channel because a response is invalid, and return the exception to raise."""
         self._end(MalformedMessage(str(error)))
-        return PeerClosedError(f"the daemon's answer can't be read: {error}")
+        return PeerClosedError(f"the daemon's response can't be decoded: {error}")
 
     @property
     def reason(self) -> str | None:
-        """The reason that the daemon told last."""
+        """The last reason that the daemon sent."""
         return self._calls.reason
 
     def told_before(self) -> str | None:
-        """Return the reason for the end of this channel, if it has ended and that was told."""
+        """Return the reason for the end of this channel, if it has ended and the daemon sent a reason."""
         if not self._gone:
             self._within(self._look)
         return None if self._ended is None else self._ended.reason
 
     def _look(self, me: object) -> None:
-        """Take in what has come, unless another thread does."""
+        """Receive what has arrived, unless another thread does."""
         while self._ended is None and not self._lead:
             if not self._wait(None, deadline(0), me):
                 break
 
     def came_from(self, reason: str | None) -> None:
-        """Note why the token had failed that this channel was made from."""
+        """Set the reason of the failure of the token from which this channel was created."""
         self._calls.origin = reason
 
-    # --- the end and the descriptor -------------------------------------------------------------------------------
+    # --- closing and the descriptor -------------------------------------------------------------------------------
 
     def _check_own(self) -> None:
         if self._gone:
@@ -325,9 +329,9 @@ class ClientEnd:
         return self._gone is not None
 
     def close(self) -> None:
-        """Close this end; threads that wait on it get a HandleClosedError. Idempotent.
+        """Close this end. Threads that wait on it get a HandleClosedError. Idempotent.
 
-        It takes no lock and never waits, so a signal's handler may call it too.
+        It takes no lock and never waits, so a signal handler may call it too.
         """
         self._gone = self._gone or CLOSED
         if self._inside:
@@ -336,13 +340,13 @@ class ClientEnd:
         self._close_if_unused()
 
     def _close_if_unused(self) -> None:
-        """Close the descriptor, of a closed end, if nobody is inside a call any more."""
+        """Close the descriptor if this end is closed and no thread is inside a call."""
         if not self._inside:
             self._channel.close()
             self._calls.clear()
 
     def lose(self, why: str) -> None:
-        """Close this end, which another process has too; in a forked child, which has none of the other threads."""
+        """Close this end in a forked child, in which none of the other threads run. The parent keeps its descriptor."""
         self._gone = self._gone or why
         for left in (self._inside, self._lead, self._followers):
             left.clear()
@@ -350,16 +354,16 @@ class ClientEnd:
 
     @property
     def outstanding(self) -> bool:
-        """Whether answers are still to come, also of calls that nobody waits for any more."""
+        """Whether responses are outstanding, including those of abandoned calls."""
         return self._calls.outstanding
 
     def fileno(self) -> int:
-        """Return the descriptor, still owned by this end."""
+        """Return the descriptor. This end keeps ownership."""
         self._check_own()
         return self._channel.fileno()
 
     def peer_name(self) -> bytes:
-        """Return the name that the daemon gave its end, empty until then."""
+        """Return the name that the daemon gave to its end; empty before that."""
         self._check_own()
         return self._channel.peer_name()
 
@@ -370,11 +374,11 @@ class ClientEnd:
             raise RuntimeError("another thread waits on this channel; it can't be given away")
 
     def take(self) -> int:
-        """Give the descriptor away; as :meth:`take_socket`."""
+        """Give up ownership of the descriptor and return it; otherwise as :meth:`take_socket`."""
         return self.take_socket().detach()
 
     def take_socket(self) -> socket.SocketType:
-        """Give the socket away. Raises `RuntimeError` while another thread waits on it."""
+        """Give up ownership of the socket and return it. Raises `RuntimeError` while another thread waits on it."""
         self.check_unused()
         self._gone = CLOSED
         self._calls.clear()
@@ -382,7 +386,7 @@ class ClientEnd:
 
 
 def _poll(fd: int, events: int, seconds: float | None) -> int:
-    """Return the events that a descriptor is ready for; 0 when there are none in time."""
+    """Return the events that a descriptor is ready for, or 0 after this many seconds."""
     poll = select.poll()
     poll.register(fd, events)
     ready = poll.poll(milliseconds(seconds))

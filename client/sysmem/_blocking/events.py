@@ -1,4 +1,4 @@
-"""Eventpairs that threads wait for."""
+"""The eventpair of the blocking face."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from .._timeouts import deadline, poll_seconds, remaining
 
 
 class BlockingEventPair(EventPair):
-    """One end of an eventpair, which the daemon closes its end of when something has happened.
+    """One end of an eventpair. The daemon closes the other end when the event has happened.
 
-    For any number of threads at once.
+    Any number of threads may wait for it.
     """
 
     __slots__ = ()
 
     def wait_closed(self, timeout: float | None = None) -> bool:
-        """Wait until the other end is closed, `timeout` seconds at most: True, or False when the time is over.
+        """Wait until the other end is closed. Return True, or False if `timeout` seconds have passed.
 
-        Raises `HandleClosedError` when this end is closed, also when another thread does that meanwhile.
+        Raises:
+            HandleClosedError: This end is closed, or another thread closes it meanwhile.
         """
         end = deadline(timeout)
         if self.is_closed():
@@ -27,7 +28,7 @@ class BlockingEventPair(EventPair):
         try:
             self._watch(me).poll(poll_seconds(remaining(end)))
         except (OSError, ValueError):
-            self.fileno()  # closed meanwhile
+            self.fileno()  # raises if this end was closed meanwhile
             raise
         finally:
             self._leave(me)

@@ -39,7 +39,7 @@ class FrameSender(Sender):
     _make_waiter = Waiter
 
     def acquire(self, *, timeout: float | None = None) -> int:
-        """Wait for a buffer that nobody uses, and return its index: the producer may write into it.
+        """Wait for a free buffer, and return its index. The producer may write into it.
 
         `send()` or `cancel()` must follow. The producer may have several buffers at once.
 
@@ -50,7 +50,7 @@ class FrameSender(Sender):
 
 
 class FrameReceiver(Receiver, WithBlock):
-    """A consumer's end: gets the frames of one producer.
+    """A consumer's end: receives the frames of one producer.
 
     ::
 
@@ -78,7 +78,7 @@ class FrameReceiver(Receiver, WithBlock):
             EndOfStreamError: There are no more frames. All later calls raise it too.
             TimeoutError: No frame came within `timeout` seconds.
         """
-        return self._waiter.until(self._take, timeout, lambda: "no frame came in time")
+        return self._waiter.until(self._take, timeout, lambda: "no frame arrived in time")
 
     def __iter__(self) -> Self:
         return self

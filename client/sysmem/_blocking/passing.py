@@ -1,6 +1,6 @@
 # Made from _async/passing.py by client/generate_blocking.py; change that one.
 
-"""Tokens that are passed on: over a socket of the program's own, or by name at the daemon."""
+"""Passing tokens to other processes: over a socket of the program, or by name through the daemon."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ if TYPE_CHECKING:
 def send(
     sock: FileDescriptorLike, data: ReadableBuffer, handles: list[Handle], deadline: float | None
 ) -> None:
-    """Send the handles, with data; the list is empty once they are on their way. They stay the caller's."""
+    """Send the handles with data. The list is empty afterwards if the handles were sent. The caller owns the rest."""
     rest = _passing.checked(data)
     with closing(_passing.channel_over(sock)) as channel:
         while rest:
             if sent := _passing.send(channel, rest, handles):
-                rest = rest[sent:]  # something is left where a stream's send buffer is tiny
+                rest = rest[sent:]  # a stream socket with a small send buffer takes only a part
                 handles.clear()
             elif not writable(channel.fileno(), deadline):
                 raise TimeoutError("the socket had no room for the token in time")
 
 
 def receive(sock: FileDescriptorLike, deadline: float | None) -> tuple[Handle, bytes]:
-    """Receive one descriptor, which the caller then owns, and the data that came with it."""
+    """Receive one descriptor and its data, and return them. The caller owns the descriptor."""
     with closing(_passing.channel_over(sock)) as channel:
         while (arrived := _passing.receive(channel)) is None:
             if not readable(channel.fileno(), deadline):
-                raise TimeoutError("no token came in time")
+                raise TimeoutError("no token arrived in time")
         return arrived
 
 
 class Rendezvous(ChannelObject):
-    """A connection to the daemon's meeting place, for one call. What it offers or waits for ends with it."""
+    """A connection to the daemon's Rendezvous service for one call. Closing it ends the offer or the wait."""
 
     __slots__ = ("answered",)
     _interface = rendezvous.Rendezvous
 
     def __init__(self, owned: int | socket.SocketType) -> None:
         super().__init__(owned)
-        #: Whether the call succeeded, also if an exception kept it from returning that.
+        #: Whether the call succeeded, even if an exception prevented it from returning.
         self.answered = False
 
     def ask(self, method: Method, request: Table, timeout: float | None, too_late: str) -> Any:
-        """Make the call, and close. An answer that comes at the last moment counts."""
+        """Make the call, and close the connection. A response that arrives at the last moment counts."""
         try:
             answer = self._call(method, request, timeout)
         except BaseException as error:
@@ -75,7 +75,7 @@ class Rendezvous(ChannelObject):
         return answer
 
     def _last_answer(self, method: Method) -> Any:
-        """Close this end; return the answer if it had come, and was none that refuses."""
+        """Close this end. Return the response if it had arrived and is not an error."""
         try:
             message = last_message(Channel(self._end.take_socket(), handle=Arrived))
             answer = None if message is None else self._answer(method, message)

@@ -1,4 +1,4 @@
-"""How a thread waits for the time, and for sockets that are the program's own."""
+"""Waiting for sockets of the program, with a deadline, in a thread."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ sleep = time.sleep
 
 
 def readable(fd: int, deadline: float | None) -> bool:
-    """Wait until something can be received; False if it is too late."""
+    """Wait until the descriptor is readable. Return False if the deadline passes first."""
     return _ready(fd, select.POLLIN, deadline)
 
 
 def writable(fd: int, deadline: float | None) -> bool:
-    """Wait until something may be sent; False if it is too late."""
+    """Wait until the descriptor is writable. Return False if the deadline passes first."""
     return _ready(fd, select.POLLOUT, deadline)
 
 

@@ -1,4 +1,4 @@
-"""Threads that wait for something that a descriptor tells."""
+"""Threads that wait for a condition that a descriptor announces."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ T = TypeVar("T")
 
 
 class Waiter:
-    """Threads that try something again each time a descriptor is readable."""
+    """Threads that check a condition each time a descriptor becomes readable."""
 
     __slots__ = ("_close", "_closed", "_fd", "_lock", "_polls", "_process", "_waiting", "_waker")
 
     def __init__(self, fd: int, close: Callable[[], None]) -> None:
-        """Wait for `fd`, and call `close` after :meth:`close`, once or twice, when nobody waits any more."""
+        """Wait for `fd`. After :meth:`close`, `close` is called once or twice when no thread waits any more."""
         self._fd = fd
         self._close = close
         self._closed = False
-        #: A signal handler may close what the thread that it interrupted waits for.
+        #: Reentrant, because a signal handler may close this object during a wait of the interrupted thread.
         self._lock = threading.RLock()
         self._process = this_process()
-        #: The threads in a wait, by something of each wait's own.
+        #: The waiting threads, by a unique object for each wait.
         self._waiting: dict[object, int] = {}
-        #: What wakes those who wait; None until somebody does.
+        #: The eventfd that wakes waiting threads; None until it is needed.
         self._waker: Cell | None = None
-        #: What nobody polls with now.
+        #: Poll objects that are not in use.
         self._polls: list[select.poll] = []
 
     def until(
         self, attempt: Callable[[], T | None], timeout: float | None, late: Callable[[], str]
     ) -> T:
-        """Return what `attempt()` does as soon as that isn't None; it is called each time the descriptor is readable.
+        """Return the result of `attempt()` as soon as it is not None. Call it each time the descriptor is readable.
 
-        What it raises ends the waiting.
+        An exception of `attempt()` ends the wait.
 
         Raises:
-            TimeoutError: `timeout` seconds are over; `late()` is the text.
+            TimeoutError: `timeout` seconds have passed; `late()` is the text.
         """
         deadline = deadline_after(timeout)
         if self._waker is None:
             self._make_waker()
         me = object()
         try:
-            # First of all: another thread must know that this one may wait, and wake it if it has left something.
+            # Register before the first attempt, so that other threads know that this one may have to be woken.
             self._waiting[me] = threading.get_ident()
             while (found := attempt()) is None:
                 if not self._wait(deadline):
@@ -63,7 +63,7 @@ class Waiter:
             self._leave(me)
 
     def wake(self) -> None:
-        """Let another thread that waits, if any, try again though the descriptor tells nothing."""
+        """Let another waiting thread, if there is one, check again, although the descriptor is not readable."""
         if self._waiting:
             me = threading.get_ident()
             with self._lock:
@@ -71,8 +71,8 @@ class Waiter:
                     self._wake_one()
 
     def close(self) -> None:
-        """Wake everybody, and close the descriptor once they are awake. Idempotent."""
-        if self._process is not this_process():  # a fork takes no threads along
+        """Wake all threads, and close the descriptor when they are awake. Idempotent."""
+        if self._process is not this_process():  # a forked child does not have the threads
             self._lock = threading.RLock()
             self._waiting.clear()
         with self._lock:
@@ -92,13 +92,13 @@ class Waiter:
                     self._close_all()
 
     def _wait(self, deadline: float | None) -> bool:
-        """Wait until the descriptor is readable, or this is woken or closed; False when the time is over."""
+        """Wait until the descriptor is readable, or until wake() or close(). Return False after the deadline."""
         poll = self._polls.pop() if self._polls else self._new_poll()
         ready = poll.poll(milliseconds(remaining(deadline)))
         self._polls.append(poll)
         waker = self._waker
         if waker and (waker.fileno(), select.POLLIN) in ready and not self._closed:
-            # When it is closed, all who wait are to see it.
+            # Leave the eventfd readable after close(), so that all waiting threads see it.
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(waker.fileno())
         return bool(ready)

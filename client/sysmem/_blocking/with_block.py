@@ -1,3 +1,3 @@
-"""The with-block of the blocking face's objects: the plain one."""
+"""The with-block of the blocking face's objects, which is the plain one."""
 
 from sysmem_protocol.owner import WithBlock as WithBlock

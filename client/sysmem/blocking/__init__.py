@@ -7,9 +7,11 @@
     with blocking.connect() as allocator:
         token = allocator.allocate_shared_collection()
 
-Names and arguments are those of the async face, :mod:`sysmem`, with which tables, enums, errors and handles are shared.
-Every call takes a `timeout` in seconds; past it, it raises `TimeoutError` and the object stays usable, the call's late
-answer is dropped. A call that `KeyboardInterrupt` or another exception ends leaves the same behind.
+Names and arguments are those of the async face, :mod:`sysmem`. Tables, enums, errors and handles are the same
+classes.
+Every call takes a `timeout` in seconds and raises `TimeoutError` after it. The object stays usable, and the call's
+late
+response is dropped. An interruption by `KeyboardInterrupt` or another exception has the same effect.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name):
-        """Import frames, which not every program needs, when they are asked for."""
+        """Import `frames` on demand, because not every program needs it."""
         if name != "frames":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module

@@ -1,7 +1,8 @@
-"""The command `sysmemctl`: look after a daemon from a shell, a script or a health check.
+"""The command `sysmemctl`: inspect and control a daemon from a shell, a script or a health check.
 
-A room above client and daemon: nothing imports it. The commands are declared in :mod:`._commands`; each is run by a
-module of its own, which is imported when the command is given. Commands that talk to a daemon load nothing of its code.
+This package is built on client and daemon, and neither imports it. :mod:`._commands` declares the commands. Each
+command is run by a module of its own, which is imported only when that command is given. Commands that connect to a
+daemon import none of the daemon's code.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ __all__ = ["main", "parser"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Returns the exit status: 0 when it is done; 1 without a daemon, without such a collection, or for a check that
-    failed. A wrong command line exits with 2.
+    Returns the exit status: 0 for success; 1 if there is no daemon or no such collection, or if a check failed. An
+    invalid command line exits with 2.
     """
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # it was closed when this began
@@ -37,13 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TimeoutError:
         return _complain(f"no answer within {options.timeout:g} s")
     except BrokenPipeError:
-        # Whoever read the output has seen enough (`sysmemctl list | head -1`): let the interpreter flush nothing.
+        # The reader closed the pipe (`sysmemctl list | head -1`). Redirect stdout, so that the final flush cannot
+        # fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
-        return 130  # as a shell reports SIGINT
+        return 130  # the status by which a shell reports SIGINT
     return status
 
 

@@ -1,4 +1,4 @@
-"""What the clients of a replay hold: their ends of channels, buffers and other descriptors."""
+"""The descriptors that the clients of a replay hold: ends of channels, buffers and others."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from ._steps import Steps
 
 
 class Belongings:
-    """Channels and descriptors, by what they are in the capture. It owns all of them."""
+    """Channels and other descriptors, by their identity in the capture. Owns all of them."""
 
     def __init__(self, steps: Steps, numbers: Numbers) -> None:
-        """Hold nothing yet."""
+        """Hold no descriptors yet."""
         self._steps = steps
         self._numbers = numbers
         self._ends: dict[int, Channel] = {}
-        #: Client ends of which isn't known yet to which connection they belong, and spare ones.
+        #: Client ends whose connection is not known yet, and spare ones.
         self._loose: list[Channel] = []
         self._vmos: dict[tuple[int, int], Handle] = {}
         self._refs: dict[tuple[int, int], Handle] = {}
@@ -53,11 +53,11 @@ class Belongings:
     # --- channels -----------------------------------------------------------------------------------------------------
 
     def connected(self, connection: int, end: Channel) -> None:
-        """Take the client's end of a connection to a service."""
+        """Take ownership of the client's end of a connection to a service."""
         self._ends[connection] = end
 
     def end(self, connection: int) -> Channel | None:
-        """Return the client's end of a connection; None if there is none, or it is closed."""
+        """Return the client's end of a connection, or None if there is none or it is closed."""
         if connection not in self._ends and connection in self._steps.koids:
             koid = self._numbers.koid(self._steps.koids[connection])
             for loose in self._loose:
@@ -69,13 +69,13 @@ class Belongings:
         return end if end is not None and end.fileno() >= 0 else None
 
     def ends(self) -> Iterator[tuple[int, Channel]]:
-        """Yield the connections whose client's end is open, with the ends."""
+        """Yield each connection whose client's end is open, and that end."""
         for connection in self._steps.interfaces:
             if (end := self.end(connection)) is not None:
                 yield connection, end
 
     def close_end(self, connection: int) -> None:
-        """Close the client's end of a connection, and every other descriptor of it."""
+        """Close the client's end of a connection and all duplicates of it."""
         end = self.end(connection)
         if end is None:
             return
@@ -89,7 +89,7 @@ class Belongings:
     # --- descriptors --------------------------------------------------------------------------------------------------
 
     def handle(self, kind: HandleKind, value: Data) -> Handle:
-        """Return a descriptor that means in this replay what one meant in the capture; the caller closes it."""
+        """Return a descriptor that corresponds to one in the capture. The caller closes it."""
         known: Handle | Channel | None = None
         match kind:
             case HandleKind.SERVER_END:
@@ -107,7 +107,7 @@ class Belongings:
                 known = self._refs.get((value["collection"], value["node"]))
         if known is not None:
             return Handle(os.dup(known.fileno()))
-        # Something that the daemon doesn't know, as it was then.
+        # The daemon did not know the original either, so any new object of that kind corresponds to it.
         if kind is HandleKind.VMO:
             return Handle(os.memfd_create("unknown"))
         return Handle(os.eventfd(0)) if kind is HandleKind.EVENT else self._new_end()
@@ -118,7 +118,7 @@ class Belongings:
         return Handle(far.detach())
 
     def keep(self, connection: int, answer: object) -> None:
-        """Take what an answer on a connection brought, to be used as its client used it."""
+        """Take ownership of the descriptors in a response, so that later requests can use them."""
         match answer:
             case CreateTokensResponse():
                 self._loose += [Channel(token.take()) for token in answer.tokens]
@@ -146,6 +146,6 @@ class Belongings:
             self._kept.append(vmo)
 
     def drop(self, collection: int) -> None:
-        """Give up the buffers of a collection."""
+        """Close the buffers of a collection."""
         for key in [key for key in self._vmos if key[0] == collection]:
             self._vmos.pop(key).close()

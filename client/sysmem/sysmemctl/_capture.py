@@ -1,4 +1,4 @@
-"""`sysmemctl capture`: record what a daemon holds and all that happens, with what the messages say."""
+"""`sysmemctl capture`: record what a daemon holds and all later events, with the contents of messages."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ._source import happening, inspector, say_lost
 from ._text import count, remark
 from ._trouble import Trouble
 
-#: Why a capture ends.
+#: Reasons for the end of a capture.
 _INTERRUPTED: Final = "interrupted"
 _TIME: Final = "time"
 _DAEMON: Final = "daemon"
 
 
 def run(options: argparse.Namespace) -> int:
-    """Record until somebody interrupts, the time is over, or the daemon ends."""
+    """Record until the user interrupts, the time is over, or the daemon ends."""
     with (
         inspector(options) as connected,
         Writer(options.file) as file,
         Explainer(options, file.write) as explainer,
     ):
-        # The watch comes first, so that nothing is missed between both.
+        # Start to watch before taking the snapshot, so that no event is missed between them.
         with connected.watch(traffic=True, bodies=True, timeout=options.timeout) as events:
             file.write(header(connected.snapshot(timeout=options.timeout)))
             written = 0
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
                     if event["event"] == "lost":
                         say_lost(event)
                     elif event["event"] == "ended":
-                        # What failed is explained at once; the rest may wait, for it costs the daemon time.
+                        # Explain failed collections at once. Explaining costs the daemon time, so others come later.
                         if event["how"] == "failed":
                             explainer.explain(event["collection"])
                         else:

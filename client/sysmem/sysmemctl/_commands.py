@@ -1,6 +1,6 @@
-"""All commands and their arguments, declared once: help, completions and manual pages derive from the parser.
+"""The declaration of all commands and their arguments. Help, completions and manual pages derive from its parser.
 
-Nothing here imports what runs a command, so that a health check stays quick.
+This module does not import the modules that run the commands, so that a health check starts quickly.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from .. import __version__
 from .._timeouts import seconds
 
 _WHERE: Final = (
-    "where the sockets are (default: $SYSMEM_RUNTIME_DIR, $XDG_RUNTIME_DIR/sysmem, /run/sysmem)"
+    "the directory of the daemon's sockets "
+    "(default: $SYSMEM_RUNTIME_DIR, $XDG_RUNTIME_DIR/sysmem, /run/sysmem)"
 )
-_COLLECTION: Final = "a collection's id, its name, or a unique beginning of either"
+_COLLECTION: Final = "a collection's id, its name, or a unique prefix of either"
 
 
 def _timeout(text: str) -> float | None:
@@ -31,7 +32,7 @@ def _timeout(text: str) -> float | None:
 def _drawing(text: str) -> Path:
     path = Path(text)
     if path.suffix not in (".dot", ".svg", ".png"):
-        raise argparse.ArgumentTypeError(f"the ending of {text} must be .dot, .svg or .png")
+        raise argparse.ArgumentTypeError(f"{text} must end in .dot, .svg or .png")
     return path
 
 
@@ -47,14 +48,14 @@ def _argument(*names: str, **settings: Any) -> Argument:
     return Argument(names, settings)
 
 
-_JSON: Final = _argument("--json", action="store_true", help="print data for programs")
+_JSON: Final = _argument("--json", action="store_true", help="print JSON for programs")
 _SOME_COLLECTION: Final = _argument("collection", nargs="?", metavar="COLLECTION", help=_COLLECTION)
 _ONE_COLLECTION: Final = _argument("collection", metavar="COLLECTION", help=_COLLECTION)
 _SECONDS: Final = _argument(
     "--seconds",
     type=_timeout,
     metavar="SECONDS",
-    help="how long to go on (default: until interrupted)",
+    help="stop after this time (default: run until interrupted)",
 )
 
 
@@ -63,7 +64,7 @@ class Command:
     """One command."""
 
     name: str
-    #: What it does, in a few words and in full.
+    #: A short and a full description.
     help: str
     description: str
     #: The module beside this one whose `run(options)` runs it.
@@ -71,7 +72,7 @@ class Command:
     arguments: Sequence[Argument] = ()
 
     def run(self, options: argparse.Namespace) -> int:
-        """Run the command; its exit status."""
+        """Run the command and return its exit status."""
         module = importlib.import_module(f".{self.module}", __package__)
         status: int = module.run(options)
         return status
@@ -80,62 +81,66 @@ class Command:
 COMMANDS: Final = (
     Command(
         "ping",
-        "ask the daemon for an answer; the exit status tells whether it came",
-        "Connects and waits for an answer. Exit status 0: it came. 1: there is no daemon, or no answer in time.",
+        "check that the daemon answers",
+        "Connects and waits for an answer. Exit status 0: the daemon answered. 1: there is no daemon, or no answer in "
+        "time.",
         "_ping",
     ),
     Command(
         "list",
         "list the collections",
-        "Prints a line for each collection: id, name, state, age, participants, buffers and who is waited for.",
+        "Prints a line for each collection: id, name, state, age, participants, buffers, and the participants that the "
+        "allocation waits for.",
         "_list",
         (_JSON,),
     ),
     Command(
         "tree",
         "show the nodes of a collection, or of all, as a tree",
-        "Shows the nodes of one collection or of all of them: kind, state, client, process and what each waits for.",
+        "Shows the nodes of one or all collections: kind, state, client, process, and what the allocation waits for.",
         "_tree",
         (_SOME_COLLECTION, _JSON),
     ),
     Command(
         "show",
         "show everything about a collection",
-        "Shows the tree of a collection, what each participant asked for and what came out, the settings and the "
+        "Shows the tree of a collection, the constraints of each participant with the result, the settings and the "
         "buffers.",
         "_show",
         (_ONE_COLLECTION, _JSON),
     ),
     Command(
         "why",
-        "say why a collection waits, failed, or came out as it did",
-        "Says who is waited for and since when; or why the negotiation was refused; or what was agreed and who decided "
-        "what. Without COLLECTION: about the collection that failed last.",
+        "say why a collection waits, failed, or has its settings",
+        "Prints the participants that the allocation waits for and for how long; or why the negotiation was refused; "
+        "or the agreed settings and which participant decided each. Without COLLECTION: the collection that failed "
+        "last.",
         "_why",
         (_SOME_COLLECTION, _JSON),
     ),
     Command(
         "holders",
         "find the processes that hold buffers",
-        "Finds the processes that keep buffers alive by a descriptor, a mapping or a message that was not received, as "
-        "far as the caller may look into processes.",
+        "Finds the processes that keep buffers alive by a descriptor, a mapping or an unreceived message, among the "
+        "processes that the caller is permitted to inspect.",
         "_holders",
         (_SOME_COLLECTION, _JSON),
     ),
     Command(
         "dump",
-        "print all that the daemon holds, as JSON",
-        "Prints the daemon's snapshot as JSON. With --monitor it then prints what happens, one JSON object a line, "
-        "until it is interrupted.",
+        "print everything that the daemon holds, as JSON",
+        "Prints the daemon's snapshot as JSON. With --monitor it then prints each event as one line of JSON until it "
+        "is interrupted.",
         "_dump",
-        (_argument("--monitor", action="store_true", help="go on with what happens from now on"),),
+        (_argument("--monitor", action="store_true", help="continue with events as they happen"),),
     ),
     Command(
         "top",
         "watch collections and participants in a live table",
-        "Shows collections and participants in a table that follows the daemon: memory, messages a second, state and "
-        "who is waited for. Keys: c collections, p participants, s sorts by the next column, r in the other direction, "
-        "Enter opens a collection, Escape closes it, q quits. When the daemon ends, the next one is waited for.",
+        "Shows collections and participants in a table that follows the daemon: memory, messages per second, state "
+        "and what is waited for. Keys: c collections, p participants, s sort by the next column, r reverse the "
+        "order, Enter open a collection, Escape close it, q quit. If the daemon ends, the table waits for the next "
+        "one.",
         "_top",
     ),
     Command(
@@ -143,41 +148,44 @@ COMMANDS: Final = (
         "print each message that passes between clients and the daemon",
         "Prints each message of a collection, or of all channels, as a line: the time of day (UTC), the connection's "
         "number, the client, the direction (→ to the daemon, ← from it), the txid, protocol and method with the fields "
-        "that are set, the number of descriptors, and the error of an answer. It goes on until it is interrupted.",
+        "that are set, the number of descriptors, and the error of a response. It runs until it is interrupted.",
         "_trace",
         (
             _SOME_COLLECTION,
-            _argument("--bodies", action="store_true", help="print what the messages say too"),
+            _argument("--bodies", action="store_true", help="also print the contents of messages"),
             _SECONDS,
             _JSON,
         ),
     ),
     Command(
         "capture",
-        "record what happens into a file",
-        "Records what the daemon holds, and from then on all that happens and each message with what it says, until it "
-        "is interrupted. The file has JSON lines and can be read while it grows, or after this command was killed.",
+        "record all events into a file",
+        "Records what the daemon holds, and then all events and all messages with their contents, until it is "
+        "interrupted. The file consists of JSON lines. It can be read while it grows, and after this command was "
+        "killed.",
         "_capture",
         (
-            _argument("file", type=Path, metavar="FILE", help="where to write; it begins anew"),
+            _argument(
+                "file", type=Path, metavar="FILE", help="the file to write; it is overwritten"
+            ),
             _SECONDS,
         ),
     ),
     Command(
         "replay",
-        "play a capture against a daemon and list what differs",
-        "Plays a capture against a daemon, in its order, with clients made up from it, and lists what the daemon tells "
-        "them otherwise than in the capture. Exit status 0: nothing differs. 1: something does.",
+        "replay a capture against a daemon and list the differences",
+        "Replays a capture against a daemon in the recorded order with simulated clients, and lists where the daemon's "
+        "messages to them differ from the capture. Exit status 0: there is no difference. 1: there is one.",
         "_replay",
         (
-            _argument("file", type=Path, metavar="FILE", help="what `sysmemctl capture` wrote"),
+            _argument("file", type=Path, metavar="FILE", help="a file from `sysmemctl capture`"),
             _JSON,
         ),
     ),
     Command(
         "graph",
         "draw a collection",
-        "Draws the nodes, participants, processes and buffers of one collection or of all.",
+        "Draws the nodes, participants, processes and buffers of one or all collections.",
         "_graph",
         (
             _SOME_COLLECTION,
@@ -187,16 +195,16 @@ COMMANDS: Final = (
                 type=_drawing,
                 required=True,
                 metavar="FILE",
-                help="where to draw it; the ending says how: .dot, .svg or .png",
+                help="the file to write; its suffix selects the format: .dot, .svg or .png",
             ),
         ),
     ),
     Command(
         "report",
-        "write a page about what happened, from a capture or a running daemon",
-        "Writes one HTML page that a browser opens from the disk and that needs no network: for each collection what "
-        "came of it and why, a time line, its nodes, what each participant asked for with the conflict marked, its "
-        "buffers and who holds them, and its messages. Without FILE it shows what a running daemon holds.",
+        "write an HTML report of a capture or a running daemon",
+        "Writes one HTML page that a browser can open from disk and that needs no network. For each collection it "
+        "shows the outcome and its reason, a time line, the nodes, the constraints of each participant with the "
+        "conflict marked, the buffers with their holders, and the messages. Without FILE it shows a running daemon.",
         "_report",
         (
             _argument(
@@ -204,7 +212,7 @@ COMMANDS: Final = (
                 nargs="?",
                 type=Path,
                 metavar="FILE",
-                help="what `sysmemctl capture` wrote (default: ask the daemon)",
+                help="a file from `sysmemctl capture` (default: ask the daemon)",
             ),
             _argument(
                 "-o",
@@ -212,23 +220,23 @@ COMMANDS: Final = (
                 type=Path,
                 required=True,
                 metavar="OUT.html",
-                help="where to write the page",
+                help="the page to write",
             ),
         ),
     ),
     Command(
         "export",
         "print the constraints of a collection as JSON that `explain` reads",
-        "Prints what the participants of a living or ended collection asked for, and the daemon's heaps and limits, as "
-        "the JSON that `sysmemctl explain` reads.",
+        "Prints the constraints of the participants of a living or ended collection, and the daemon's heaps and "
+        "limits, as the JSON that `sysmemctl explain` reads.",
         "_export",
         (_ONE_COLLECTION,),
     ),
     Command(
         "explain",
-        "say what constraints in a file come to, and why",
-        "Works out what the constraints of several participants come to, without a daemon. Exit status 0: they agree. "
-        "1: they do not. 2: the file is at fault.",
+        "compute the result of constraints in a file, with the reasons",
+        "Computes the result of the constraints of several participants, without a daemon. Exit status 0: they agree. "
+        "1: they do not. 2: the file is invalid.",
         "_explain",
         (
             _argument(
@@ -243,13 +251,13 @@ COMMANDS: Final = (
     ),
     Command(
         "metrics",
-        "print the daemon's numbers for Prometheus",
+        "print the daemon's metrics for Prometheus",
         "Prints counters, gauges and a histogram as OpenMetrics text.",
         "_metrics",
     ),
     Command(
         "introspect",
-        "describe the interface as it is served",
+        "describe the served interface",
         "Describes the protocols, methods, tables and limits of the interface.",
         "_introspect",
         (
@@ -264,23 +272,24 @@ COMMANDS: Final = (
     ),
     Command(
         "kill-matrix",
-        "run a pipeline again and again, with each participant killed at each of its steps",
-        "Runs a command with daemons of its own, and ends one participant after one of its messages in each run. Then "
-        "all processes must end in time and hold nothing, and the daemon must be as before. Prints a table. Exit "
-        "status 1: a run was not as it should be; the worst is shown with its trace. Needs the extra `testing`.",
+        "run a pipeline repeatedly, and kill each participant at each of its steps",
+        "Runs a command repeatedly, each time with a new daemon, and ends one participant after one of its messages. "
+        "Afterwards all processes must end in time and hold nothing, and the daemon must have returned to its "
+        "initial state. Prints a table. Exit status 1: a run had a fault; the worst one is shown with its trace. "
+        "Needs the extra `testing`.",
         "_kill_matrix",
         (
             _argument(
                 "--victim",
                 action="append",
                 metavar="NAME",
-                help="a name with which a participant connects; may be repeated (default: all)",
+                help="the client name of a participant to end; may be repeated (default: all)",
             ),
             _argument(
                 "--end",
                 action="append",
                 choices=("killed", "stopped", "closed"),
-                help="what happens to the participant: SIGKILL, SIGSTOP, or its channels close; may be repeated "
+                help="how to end the participant: by SIGKILL, by SIGSTOP, or by closing its channels; may be repeated "
                 "(default: killed)",
             ),
             _argument(
@@ -288,13 +297,13 @@ COMMANDS: Final = (
                 type=_timeout,
                 default=10.0,
                 metavar="SECONDS",
-                help="how long a run may go on without any process doing anything (default: 10)",
+                help="how long a run may be idle (default: 10)",
             ),
             _argument(
                 "command",
                 nargs=argparse.REMAINDER,
                 metavar="COMMAND",
-                help="what runs the pipeline, after `--`; the daemon is at $SYSMEM_RUNTIME_DIR",
+                help="the command that runs the pipeline, after `--`; it finds the daemon at $SYSMEM_RUNTIME_DIR",
             ),
         ),
     ),
@@ -302,11 +311,11 @@ COMMANDS: Final = (
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line; `options.run(options)` runs what was given."""
+    """Return the parser of the command line; `options.run(options)` runs the given command."""
     made = argparse.ArgumentParser(
         prog="sysmemctl",
-        description="Looks into a sysmem daemon and looks after it.",
-        epilog="Exit status: 0 done; 1 no daemon, no such collection, or a check that failed; 2 wrong command line.",
+        description="Inspects and controls a sysmem daemon.",
+        epilog="Exit status: 0 success; 1 no daemon, no such collection, or a failed check; 2 invalid command line.",
     )
     made.add_argument("--version", action="version", version=f"sysmemctl {__version__}")
     _common(made, suppress=False)
@@ -321,7 +330,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _common(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
-    """Add what every command takes, before its name and after; what isn't given after it counts from before."""
+    """Add the options that every command accepts, before and after its name. One after it has priority."""
 
     def default(value: object) -> Any:
         return argparse.SUPPRESS if suppress else value
@@ -332,5 +341,5 @@ def _common(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
         type=_timeout,
         default=default(5.0),
         metavar="SECONDS",
-        help="how long to wait for the daemon (default: 5); 'inf' waits for ever",
+        help="how long to wait for the daemon (default: 5); 'inf' waits forever",
     )

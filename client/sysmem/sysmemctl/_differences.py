@@ -1,4 +1,4 @@
-"""What differs between what a daemon told its clients in a capture and in a replay of it."""
+"""The differences between what a daemon sent to its clients in a capture and in a replay of it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from ._source import Data
 
-#: Where a thing was told: a connection, or (None, id) for the end of a collection.
+#: The place of an event: its connection, or (None, id) for the end of a collection.
 Place = tuple[int | None, int | None]
-#: What is compared of each kind of event. The rest are numbers and times that differ each time.
+#: The compared parts of each kind of event. The other parts are numbers and times that differ each time.
 _COMPARED: Final = {
     "message": ("txid", "descriptors", "error", "body"),
     "node": ("kind", "node", "parent", "state"),
@@ -23,13 +23,13 @@ _COMPARED: Final = {
     "refused": ("reason",),
     "ended": ("name", "how", "cause", "node", "client_name", "line", "error"),
 }
-#: Keys of numbers that a daemon draws anew.
+#: Keys of numbers that a daemon assigns anew each time.
 _NUMBERED: Final = frozenset({"koid", "collection", "buffer_collection_id"})
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that differs; `was` and `now` are JSON data, None for what wasn't told."""
+    """One difference. `was` and `now` are JSON data, or None for something that is absent."""
 
     connection: int | None
     collection: int | None
@@ -46,12 +46,12 @@ class _Told:
 
     @property
     def key(self) -> tuple[str, int | None]:
-        """What this is compared with: an answer with that to the same call."""
+        """The identity for the comparison: a response is compared with the response to the same call."""
         return self.what, self.content.get("txid")
 
 
 def differences(was: Iterable[Data], now: Iterable[Data]) -> Iterator[Difference]:
-    """Yield how what was told differs, by connection; both tell of the same connections, collections and koids."""
+    """Yield the differences by connection. Both sides must use the same connections, collections and koids."""
     before, after = _by_place(was), _by_place(now)
     for place in [*before, *(place for place in after if place not in before)]:
         yield from _compare(place, before.get(place, []), after.get(place, []))
@@ -69,7 +69,7 @@ def _by_place(events: Iterable[Data]) -> dict[Place, list[_Told]]:
 
 
 def _compare(place: Place, was: list[_Told], now: list[_Told]) -> Iterator[Difference]:
-    """Compare the things of each kind one by one; and their order, if they are the same things."""
+    """Compare the events of each kind in order; and their overall order, if the events are the same."""
     kinds = list(dict.fromkeys(each.key for each in (*was, *now)))
     for kind in kinds:
         pairs = zip_longest(
@@ -100,7 +100,7 @@ def _paths(path: str, was: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def translated(data: Any, numbers: Mapping[int, int]) -> Any:
-    """Return an event with the numbers of the capture: koids and collections, also where a text names them."""
+    """Return an event with the capture's koids and collections, also within texts."""
 
     def word(match: re.Match[str]) -> str:
         return str(numbers.get(int(match[0]), match[0]))
@@ -118,6 +118,6 @@ def translated(data: Any, numbers: Mapping[int, int]) -> Any:
 
 
 def short(value: Any) -> str:
-    """Return a value as JSON, cut for a line."""
+    """Return a value as JSON, cut to fit into a line."""
     text = json.dumps(value, ensure_ascii=True)
     return text if len(text) <= 60 else f"{text[:59]}…"

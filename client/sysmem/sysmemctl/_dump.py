@@ -1,4 +1,4 @@
-"""`sysmemctl dump`: all that the daemon holds, and what happens from then on."""
+"""`sysmemctl dump`: everything that the daemon holds, and later events."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ._text import print_json
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the snapshot; with `--monitor` then each event as a line, until the daemon ends or somebody interrupts."""
+    """Print the snapshot. With `--monitor`, print each event as a line until the daemon ends or the user interrupts."""
     with inspector(options) as connected:
         if not options.monitor:
             print_json(connected.snapshot(timeout=options.timeout))
             return 0
-        # The watch comes first, so that nothing is missed between both.
+        # Start to watch before taking the snapshot, so that no event is missed between them.
         with (
             contextlib.suppress(KeyboardInterrupt),
             connected.watch(timeout=options.timeout) as events,

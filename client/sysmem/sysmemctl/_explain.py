@@ -1,4 +1,4 @@
-"""`sysmemctl explain`: what constraints in a file come to, without a daemon."""
+"""`sysmemctl explain`: the result of constraints in a file, without a daemon."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import contextlib
 import shutil
 import sys
 
-from sysmemd.explain import load, work_out  # the engine is the daemon's: only this command needs it
+from sysmemd.explain import load, work_out  # the daemon's engine; only this command needs it
 
 from ._text import console, print_json, print_report
 from ._trouble import Trouble
 
-#: Characters of a cell in the report's tables: as many as fit, within these bounds.
+#: The minimum and maximum width of a cell in the report's tables, in characters.
 _NARROWEST, _WIDEST = 12, 36
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what the constraints come to; 2 if the file is at fault."""
+    """Print the result of the constraints. Return 2 if the file is invalid."""
     columns = shutil.get_terminal_size((120, 24)).columns
     width = max(_NARROWEST, min(_WIDEST, columns // 4))
     try:
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _show(text: str) -> None:
-    """Print a report: fitted to a terminal if there is one, and what draws there."""
+    """Print a report, fitted to the terminal if there is one and the drawing library is installed."""
     if sys.stdout.isatty():
         with contextlib.suppress(Trouble):
             print_report(console(), text)

@@ -1,4 +1,4 @@
-"""`sysmemctl export`: the constraints of a collection, as `explain` reads them."""
+"""`sysmemctl export`: the constraints of a collection, in the format that `explain` reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ._text import print_json
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what the participants of a living or ended collection asked for."""
+    """Print the constraints of the participants of a living or ended collection."""
     with inspector(options) as connected:
         data = connected.snapshot(timeout=options.timeout)
         collection = select(data, options.collection, ended=True)

@@ -1,4 +1,4 @@
-"""Following a daemon: its snapshots as it changes, at a pace that costs it little, also after it was restarted."""
+"""A thread that follows a daemon by snapshots, at a rate that costs the daemon little, also across restarts."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .._errors import DaemonUnavailableError, SysmemError
 from .._inspector import Events, Inspector
 from ._source import Data
 
-#: After this time there is a new snapshot although nothing happened: ages and rates change. In seconds.
+#: The maximum time between snapshots in seconds. Ages and rates change even if no event occurs.
 INTERVAL: Final = 2.0
-#: Between two snapshots there is this time at least, in seconds, so many times what one takes, and as long as it takes
-#: to use it.
+#: The minimum time between snapshots: this many seconds, this multiple of the time for one snapshot, and the time
+#: that its use takes.
 _SHORTEST: Final = 0.25
 _TIMES: Final = 10
-#: How long after it could not be reached a daemon is looked for again, in seconds.
+#: The time after which an unreachable daemon is looked for again, in seconds.
 _AGAIN: Final = 1.0
 
 
 class Follower:
-    """A thread that takes snapshots of a daemon: when something has happened, and now and then."""
+    """A thread that takes snapshots of a daemon, after events and at regular intervals."""
 
     def __init__(
         self,
@@ -40,11 +40,11 @@ class Follower:
         """Begin to follow. Both functions are called in the thread.
 
         Args:
-            runtime_dir: Where the daemon is; None where a client looks.
+            runtime_dir: The directory of the daemon's sockets; None for the default places.
             timeout: How long a snapshot may take, in seconds.
             seen: Called with each snapshot.
             lost: Called with the reason when there is no daemon.
-            interval: How many seconds after a snapshot the next one is taken at the latest.
+            interval: The maximum time between snapshots, in seconds.
         """
         self._runtime_dir = runtime_dir
         self._timeout = timeout
@@ -53,20 +53,20 @@ class Follower:
         self._interval = interval
         self._ended = threading.Event()
         self._wake, self._waking = socket.socketpair()
-        #: Guards the connection, which the thread makes and others end.
+        #: Guards the connection, which the thread opens and other threads shut down.
         self._lock = threading.Lock()
         self._connected: Inspector | None = None
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
         self._thread.start()
 
     def now(self) -> None:
-        """Take the next snapshot as soon as the pace allows."""
+        """Take the next snapshot as soon as the minimum time has passed."""
         with self._lock:
             if not self._ended.is_set():
                 self._waking.send(b"x")
 
     def stop(self) -> None:
-        """End the thread, also while it waits for the daemon. Idempotent."""
+        """End the thread, even if it waits for the daemon. Idempotent."""
         with self._lock:
             if self._ended.is_set():
                 return
@@ -119,7 +119,7 @@ class Follower:
 
 
 def _drain(events: Events) -> None:
-    """Read all that has happened. Raises `PeerClosedError` when the daemon has ended."""
+    """Read all pending events. Raises `PeerClosedError` if the daemon has ended."""
     while True:
         try:
             events.next(0)
@@ -128,6 +128,6 @@ def _drain(events: Events) -> None:
 
 
 def _hang_up(inspector: Inspector) -> None:
-    """Wake whoever waits for an answer."""
+    """Shut the connection down, which ends a wait for a response."""
     with socket.socket(fileno=os.dup(inspector.fileno())) as end:
         end.shutdown(socket.SHUT_RDWR)

@@ -16,7 +16,7 @@ from ._trouble import Trouble
 
 Kind = Literal["collection", "token", "group", "participant", "process", "buffer"]
 
-#: Fill and outline by what a box stands for; dark enough on white, and readable in grey.
+#: Fill and outline colours by kind of box. They have enough contrast on white, and in greyscale.
 _COLOURS: Final[dict[str, tuple[str, str]]] = {
     "collection": ("#e8eef7", "#35507a"),
     "token": ("#fff6d6", "#8a6d00"),
@@ -26,19 +26,19 @@ _COLOURS: Final[dict[str, tuple[str, str]]] = {
     "buffer": ("#fde8e0", "#9a4a24"),
 }
 _FONT: Final = 13
-#: The width of a character of that size in a monospaced font, rounded up.
+#: The width of a character of that font size in a monospaced font, rounded up.
 _CHARACTER: Final = 8
 _LINE: Final = 18
 _PADDING: Final = 10
 _GAP_X: Final = 56
 _GAP_Y: Final = 16
-#: Pixels of a PNG for each unit of the drawing, so that it can be enlarged.
+#: Pixels of a PNG per unit of the drawing, so that the image can be enlarged.
 _PNG_SCALE: Final = 2
 
 
 @dataclass
 class Box:
-    """One thing in the drawing."""
+    """A box in the drawing."""
 
     key: str
     kind: Kind
@@ -65,18 +65,18 @@ class Graph:
     edges: list[tuple[str, str, bool]] = field(default_factory=list)
 
     def add(self, box: Box) -> Box:
-        """Add a box, unless there is one with its key."""
+        """Add a box unless there is one with the same key. Return the one in the drawing."""
         return self.boxes.setdefault(box.key, box)
 
     def connect(self, first: Box, second: Box, *, dashed: bool = False) -> None:
-        """Draw a line between two boxes, once."""
+        """Draw a line between two boxes, unless there is one."""
         edge = (first.key, second.key, dashed)
         if edge not in self.edges:
             self.edges.append(edge)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draw one collection or all of them into a file."""
+    """Draw one or all collections into a file."""
     path: Path = options.output
     drawn = {".dot": _dot, ".svg": _svg, ".png": _png}[path.suffix]
     data = snapshot(options)
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def graph(collections: list[Data], daemon: int) -> Graph:
-    """Return the drawing of collections: their trees, who has the client ends, and who holds which buffer."""
+    """Return the drawing of collections: their trees, the holders of client ends, and the holders of buffers."""
     made = Graph()
     ends = ClientEnds(collections)
     found = _holders.find(collections)
@@ -202,7 +202,7 @@ def _line(first: Box, second: Box, dashed: bool) -> str:
 
 
 def _lay_out(made: Graph) -> tuple[int, int]:
-    """Give each box a place: a column for each depth, and within it the order in which boxes were added."""
+    """Place the boxes: one column for each depth, in the order in which boxes were added. Return the size."""
     columns: dict[int, list[Box]] = {}
     for box in made.boxes.values():
         columns.setdefault(box.column, []).append(box)
@@ -215,7 +215,7 @@ def _lay_out(made: Graph) -> tuple[int, int]:
         tallest = max(tallest, y)
         x += max(box.width for box in columns[column]) + _GAP_X
     for boxes in columns.values():
-        # In the middle of the drawing, so that a root stands beside its children.
+        # Centre the column vertically, so that a root is beside its children.
         below = max(box.y + box.height for box in boxes) + _GAP_Y
         for box in boxes:
             box.y += (tallest - below) // 2

@@ -1,4 +1,4 @@
-"""`sysmemctl holders`: which processes keep buffers alive."""
+"""`sysmemctl holders`: the processes that keep buffers alive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ._text import console, count, print_json, printable, remark, size
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the holders of each buffer, and what could not be seen."""
+    """Print the holders of each buffer, and the processes that could not be inspected."""
     data = snapshot(options)
     collections = [each for each in selected(data, options.collection) if each["buffers"]]
     told = as_data(collections, find(collections), data["daemon"]["pid"])
@@ -34,9 +34,9 @@ def run(options: argparse.Namespace) -> int:
             for holder in buffer["holders"]:
                 out.print(f"    {describe(holder)}")
             if not is_explained(buffer):
-                out.print("    by no process that could be seen", style="yellow")
+                out.print("    by no visible process", style="yellow")
     if told["messages"]:
-        out.print("Descriptors wait in messages that these processes have not received:")
+        out.print("These processes have unreceived messages that contain descriptors:")
         for holder in told["messages"]:
             out.print(f"    {describe(holder)}")
     if found := processes(told["unseen"]):
@@ -45,9 +45,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def find(collections: list[Data]) -> Found:
-    """Find who holds the buffers of these collections."""
+    """Find the holders of the buffers of these collections."""
     inodes = {buffer["inode"] for collection in collections for buffer in collection["buffers"]}
-    # All memfds are files of one file system of the kernel's own.
+    # All memfds are files of one internal file system of the kernel.
     memfd = os.memfd_create("sysmemctl", os.MFD_CLOEXEC)
     try:
         device = os.fstat(memfd).st_dev
@@ -57,14 +57,14 @@ def find(collections: list[Data]) -> Found:
 
 
 def is_explained(buffer: Data) -> bool:
-    """Whether somebody was seen who keeps a buffer alive. The daemon itself only does so in the state `server`."""
+    """Return whether a visible process keeps a buffer alive. The daemon itself does so only in the state `server`."""
     return buffer["state"] == "gone" or any(
         buffer["state"] == "server" or not each["daemon"] for each in buffer["holders"]
     )
 
 
 def describe(holder: Data) -> str:
-    """Return a holder in words."""
+    """Return a description of a holder."""
     name = "the daemon" if holder["daemon"] else printable(holder["command"])
     text = f"{name} [{holder['pid']}] of user {holder['uid']}: "
     if holder["how"] == "message":
@@ -76,7 +76,7 @@ def describe(holder: Data) -> str:
 
 
 def summary(holders: list[Data]) -> list[str]:
-    """Return who holds a buffer, a line for each process."""
+    """Return the holders of a buffer, one line for each process."""
     lines = []
     for pid in dict.fromkeys(each["pid"] for each in holders):
         own = [each for each in holders if each["pid"] == pid]
@@ -92,8 +92,8 @@ def summary(holders: list[Data]) -> list[str]:
 def as_data(collections: list[Data], found: Found, daemon: int) -> Data:
     """Return holders as data for programs.
 
-    Messages that were not received are among them only if a buffer has no holder that could be seen: nobody can see
-    what waits in them, and any process of the machine may have some.
+    Unreceived messages are included only if a buffer has no visible holder. Their contents cannot be inspected, and
+    any process of the machine may have some.
     """
     told = [
         {

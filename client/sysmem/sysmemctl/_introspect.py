@@ -26,7 +26,7 @@ from ._source import Data
 from ._text import console, print_json
 from ._trouble import Trouble
 
-#: All protocols that are served.
+#: All served protocols.
 PROTOCOLS: tuple[type[Interface], ...] = (
     sysmem2.Allocator,
     *sysmem2.NODES,
@@ -38,7 +38,7 @@ PROTOCOLS: tuple[type[Interface], ...] = (
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the interface, one protocol or one method."""
+    """Print the whole interface, one protocol or one method."""
     described = [protocol(each) for each in PROTOCOLS]
     if options.what is not None:
         described = _only(described, options.what)
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def protocol(interface: type[Interface]) -> Data:
-    """Return a protocol as data."""
+    """Return a protocol as JSON data."""
     members = [*interface.methods.values(), *interface.events.values()]
     return {
         "name": interface.__name__,
@@ -129,7 +129,7 @@ def spelled(wire: WireType) -> str:
 
 
 def types(described: list[Data]) -> Data:
-    """Return the tables, structs and enums that methods refer to."""
+    """Return the tables, structs and enums that the methods use."""
     wanted = {
         method["name"] + method["declared_in"] for each in described for method in each["methods"]
     }

@@ -1,4 +1,4 @@
-"""`sysmemctl kill-matrix`: a pipeline of any programs, with each participant killed at each of its steps."""
+"""`sysmemctl kill-matrix`: run a pipeline of any programs, and kill each participant at each of its steps."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ._trouble import Trouble
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the matrix and print it. Exit status 1: a run was not as it should be."""
+    """Run the matrix and print it. Return 1 if a run had a fault."""
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         print(
-            "sysmemctl kill-matrix: error: a command that runs the pipeline is needed",
+            "sysmemctl kill-matrix: error: the command that runs the pipeline is missing",
             file=sys.stderr,
         )
         return 2

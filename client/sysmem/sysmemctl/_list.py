@@ -41,7 +41,7 @@ def _row(collection: Data, ends: ClientEnds) -> tuple[str, ...]:
 
 
 def waits(collection: Data, ends: ClientEnds) -> str:
-    """Return who is waited for, the first two of them; empty if nobody is."""
+    """Return the first two participants that the allocation waits for; empty if it waits for none."""
     waiting = [
         f"{client(node)} {process_of(collection, node, ends)}".strip()
         for node in waited_for(collection)
@@ -51,7 +51,7 @@ def waits(collection: Data, ends: ClientEnds) -> str:
 
 
 def buffers(collection: Data) -> str:
-    """Return how many buffers a collection has, and of what size."""
+    """Return the number and size of a collection's buffers."""
     settings = collection["settings"]
     if settings is None or collection["buffer_count"] is None:
         return "–"

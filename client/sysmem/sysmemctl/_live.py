@@ -1,4 +1,4 @@
-"""What `sysmemctl top` shows, as rows of text: made from snapshots, without a terminal."""
+"""The content of `sysmemctl top` as rows of text, computed from snapshots without a terminal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ._nodes import participants, process_of, to_do
 from ._source import ClientEnds, Data
 from ._text import age, client, count, printable, size
 
-#: More rows than these aren't shown: nobody reads them, and to draw them takes long.
+#: The maximum number of displayed rows. Drawing more takes long.
 MAX_ROWS: Final = 500
-#: How wide a cell may be.
+#: The maximum width of a cell.
 _MAX_CELL: Final = 32
 
-#: A participant: its collection's id, and its number there.
+#: A participant: its collection's id, and its node's number.
 Who: TypeAlias = tuple[int, int]
 
 
@@ -26,9 +26,9 @@ class Column:
     """A column of a table."""
 
     title: str
-    #: Columns that don't fit are left out, those with the highest rank first.
+    #: Columns that do not fit are left out, in order of descending rank.
     rank: int
-    #: Whether it has numbers, which are sorted from the largest by default.
+    #: Whether the column has numbers, which are sorted in descending order by default.
     number: bool = False
 
 
@@ -36,12 +36,12 @@ class Column:
 class Row:
     """A collection or a participant."""
 
-    #: What it is, across snapshots.
+    #: The identity of the row across snapshots.
     key: str
-    #: The collection that is opened.
+    #: The collection that this row opens.
     collection: int
     cells: Sequence[str]
-    #: What each column sorts by.
+    #: The sort key for each column.
     order: Sequence[Any]
     state: str
 
@@ -70,7 +70,7 @@ PARTICIPANTS: Final = (
 
 
 class Rates:
-    """Messages a second, from one snapshot to the next."""
+    """Messages per second between consecutive snapshots."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -80,7 +80,7 @@ class Rates:
         self._rates: dict[Who | None, float] = {}
 
     def see(self, data: Data) -> None:
-        """Take the counts of a snapshot."""
+        """Add the counts of a snapshot."""
         messages = data["counters"]["messages"]
         counts: dict[Who | None, int] = {None: messages["in"] + messages["out"]}
         for collection in data["collections"]:
@@ -100,12 +100,12 @@ class Rates:
         self._daemon, self._at, self._counts = daemon, at, counts
 
     def of(self, who: Who | None) -> float | None:
-        """Return the rate of a participant, or of the whole daemon; None as long as it isn't known."""
+        """Return the rate of a participant, or of the whole daemon. None if it is not known yet."""
         return self._rates.get(who)
 
 
 def summary(data: Data, rates: Rates) -> str:
-    """Return the daemon in a line."""
+    """Return a summary of the daemon in one line."""
     daemon, totals = data["daemon"], data["totals"]
     parts = [
         f"sysmemd {daemon['version']} [{daemon['pid']}], up {age(daemon['uptime_s'])}",
@@ -181,14 +181,14 @@ def participant_rows(data: Data, rates: Rates, ends: ClientEnds) -> list[Row]:
 
 
 def ordered(rows: Sequence[Row], column: int, *, descending: bool) -> list[Row]:
-    """Return rows sorted by a column, and equal ones as they were; not more than are shown."""
+    """Return the rows to display, sorted by a column. The sort is stable."""
     return sorted(rows, key=lambda row: row.order[column], reverse=descending)[:MAX_ROWS]
 
 
 def fitting(
     columns: Sequence[Column], rows: Sequence[Row], width: int, length: Callable[[str], int] = len
 ) -> list[int]:
-    """Return which columns fit beside each other, in their order. The first in rank always does."""
+    """Return the indices of the columns that fit beside each other. The column with the lowest rank always does."""
     widths = [
         min(_MAX_CELL, max(map(length, (column.title, *(row.cells[i] for row in rows)))))
         for i, column in enumerate(columns)
@@ -202,7 +202,7 @@ def fitting(
 
 
 def cut(text: str, width: int = _MAX_CELL) -> str:
-    """Return a text that is short enough for a cell."""
+    """Return a text cut to fit into a cell."""
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 

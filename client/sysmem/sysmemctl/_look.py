@@ -1,4 +1,4 @@
-"""What can be learnt of a daemon besides what it reports: why collections are as they are, and who has what."""
+"""Information that a capture adds to a daemon's events: explanations of collections, and holders of descriptors."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from ._source import ClientEnds, Data
 
 
 class Explainer:
-    """Asks the daemon to explain collections, beside the capture: reading what happens must not wait for that.
+    """Asks the daemon to explain collections, in parallel to the capture, which must go on reading events.
 
-    It uses a connection and a thread of its own, and asks one question after another.
+    It has a connection and a thread of its own, and asks for one collection at a time.
     """
 
     def __init__(self, options: argparse.Namespace, write: Callable[[Data], None]) -> None:
-        """Connect; what the daemon explains is written as the event `explained`."""
+        """Connect. Each explanation is written as the event `explained`."""
         self._connected = Inspector.connect(options.runtime_dir, timeout=options.timeout)
         self._timeout = options.timeout
         self._write = write
         self._wanted: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        # A daemon thread: whoever interrupts the capture a second time doesn't wait for it.
+        # A daemon thread: a second interrupt of the capture does not wait for it.
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -43,11 +43,11 @@ class Explainer:
             self._connected.close()
 
     def explain(self, id: int) -> None:
-        """Have a collection explained, soon."""
+        """Ask for the explanation of a collection in the background."""
         self._wanted.put(id)
 
     def finish(self) -> None:
-        """Wait until everything is explained that was asked for."""
+        """Wait until all requested explanations are written."""
         self._wanted.put(None)
         self._thread.join()
 
@@ -59,7 +59,7 @@ class Explainer:
 
 
 def explained(connected: Inspector, id: int, timeout: float | None) -> Data | None:
-    """Return the event that explains a collection; None if the daemon doesn't know it any more."""
+    """Return the event that explains a collection, or None if the daemon no longer knows the collection."""
     try:
         explanation = connected.explain(id, timeout=timeout)
     except SysmemError:
@@ -68,7 +68,7 @@ def explained(connected: Inspector, id: int, timeout: float | None) -> Data | No
 
 
 def explicable(snapshot: Data, ended: Container[int]) -> Iterator[int]:
-    """Yield the collections for which there was an attempt to allocate: those that live, and of `ended` those known."""
+    """Yield the collections that had an allocation attempt: the living ones, and those of `ended` in the snapshot."""
     for collection in snapshot["ended"]:
         if collection["id"] in ended:
             yield collection["id"]
@@ -78,7 +78,7 @@ def explicable(snapshot: Data, ended: Container[int]) -> Iterator[int]:
 
 
 def end(why: str, snapshot: Data | None) -> Data:
-    """Return the event that ends a capture; `snapshot` is None if the daemon has ended."""
+    """Return the event that ends a capture. `snapshot` is None if the daemon has ended."""
     event: Data = {"event": "end", "at": now(), "why": why, "snapshot": snapshot}
     if snapshot is None:
         return {**event, "holders": None, "client_ends": None}

@@ -1,4 +1,4 @@
-"""`sysmemctl metrics`: a daemon's numbers as OpenMetrics text."""
+"""`sysmemctl metrics`: a daemon's metrics as OpenMetrics text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes in words: what a node is, and what the others wait for from it."""
+"""Descriptions of nodes in words, and of what the allocation waits for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ._text import client, count, printable
 _TO_DO = {
     "token": "turn in its token",
     "collection": "set constraints",
-    "group": "say that all children are present",
+    "group": "declare that all children are present",
 }
 
 
@@ -24,25 +24,25 @@ def named(collection: Data) -> str:
 
 
 def participants(collection: Data) -> list[Data]:
-    """Return the nodes that take part with constraints of their own, or may come to."""
+    """Return the nodes that have constraints of their own, or may still set them."""
     return [node for node in collection["nodes"] if node["kind"] != "group"]
 
 
 def waited_for(collection: Data) -> list[Data]:
-    """Return the nodes that are not ready and that the allocation waits for."""
+    """Return the nodes that are not ready, and that the allocation waits for."""
     numbers = set(collection["waiting_for"])
     return [node for node in collection["nodes"] if node["number"] in numbers]
 
 
 def to_do(node: Data) -> str:
-    """Return what a node must do before allocation can go on."""
+    """Return what a node must do before the allocation can continue."""
     if node["released"]:
         return "close its released client end"
     return _TO_DO[node["kind"]]
 
 
 def process_of(collection: Data, node: Data, ends: ClientEnds) -> str:
-    """Return the processes that have a node's client end now, or else the one that made it."""
+    """Return the processes that have a node's client end now, or the one that created the node if none is visible."""
     holders = ends.of(collection, node)
     if holders:
         shown = ", ".join(_process(each) for each in holders[:3])
@@ -53,13 +53,13 @@ def process_of(collection: Data, node: Data, ends: ClientEnds) -> str:
 
 
 def who(collection: Data, node: Data, ends: ClientEnds) -> str:
-    """Return a node's client by the name that it gave, and its process."""
+    """Return the name of a node's client, and its process."""
     process = process_of(collection, node, ends)
     return f"{client(node)}, {process}" if process else client(node)
 
 
 def marks(node: Data) -> list[str]:
-    """Return what is special about a node."""
+    """Return the special properties of a node."""
     found = []
     if node["weak"]:
         found.append("weak")
@@ -75,10 +75,12 @@ def marks(node: Data) -> list[str]:
 
 
 def unseen(processes: Sequence[Process]) -> str:
-    """Return a sentence about processes that the caller may not look into."""
+    """Return a sentence about processes that the caller is not permitted to inspect."""
     shown = ", ".join(map(_process, processes[:3])) + (", …" if len(processes) > 3 else "")
     advice = "; run this as root to see all" if os.geteuid() else ""
-    return f"{count(len(processes), 'process', 'processes')} could not be looked into ({shown}){advice}."
+    return (
+        f"{count(len(processes), 'process', 'processes')} could not be inspected ({shown}){advice}."
+    )
 
 
 def _process(process: Process) -> str:

@@ -1,4 +1,4 @@
-"""Numbers that a daemon draws anew in a replay, and what they are in the capture."""
+"""The mapping between the numbers of a replay and those of its capture, because a daemon assigns new numbers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ._steps import Steps
 
 
 class Numbers:
-    """The daemon's numbers of connections, collections and koids beside those of the capture."""
+    """The daemon's numbers of connections, collections and koids, and the corresponding ones of the capture."""
 
     def __init__(self, steps: Steps) -> None:
-        """Know none yet."""
+        """Map no numbers yet."""
         self._steps = steps
         #: Connections of the capture, by the daemon's numbers.
         self.connections: dict[int, int] = {}
@@ -32,9 +32,9 @@ class Numbers:
         return self._captured.get(id)
 
     def pair(self, event: Data) -> int | None:
-        """Find which node of the capture a new one is: that which the same connection made in the same place.
+        """Find the capture's node for a new node: the one that the same connection created at the same position.
 
-        Returns the node's connection in the capture; None if there was no such node.
+        Returns the node's connection in the capture, or None if there was no such node.
         """
         by = self.connections[event["by"]]
         place = self._made[by]

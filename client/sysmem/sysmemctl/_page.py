@@ -1,4 +1,4 @@
-"""The page that `sysmemctl report` writes: what is on it, and in which order. How it looks is in `page/`."""
+"""The content of the page that `sysmemctl report` writes. Its layout is in `page/`."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from ._trouble import Trouble
 from ._why import sentences
 
 _FILES: Final = Path(__file__).parent / "page"
-#: Collections of which everything is shown; of further ones what came of them.
+#: The number of collections that are shown in full. For further ones only the outcome is shown.
 MOST_IN_FULL: Final = 100
-#: Nodes and messages of a collection that are listed.
+#: The maximum numbers of nodes and messages that are listed for a collection.
 _MOST_NODES: Final = 1000
 _MOST_MESSAGES: Final = 2000
-#: Characters of a message's body on the page.
+#: The maximum length of a message's body on the page, in characters.
 _BODY: Final = 2000
-#: How deep nodes are indented; deeper ones stand below each other.
+#: The maximum indentation of nodes, in levels.
 _DEEPEST: Final = 16
 
-#: Values of a conflict that are listed above the table.
+#: The maximum number of a conflict's values that are listed above the table.
 _MOST_VALUES: Final = 8
 
-#: What came of a collection, in the order in which they stand on the page, and what the page says of it.
+#: The outcomes of a collection, in the order in which they appear on the page, and their names.
 OUTCOMES: Final = {
     "refused": "refused",
     "failed": "failed",
@@ -61,7 +61,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Message:
-    """A row of the table of messages."""
+    """A row in the table of messages."""
 
     at: str
     after: str
@@ -74,7 +74,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Held:
-    """Buffers, and who held them."""
+    """Buffers, and their holders."""
 
     indices: str
     size: int
@@ -85,21 +85,21 @@ class Held:
 
 @dataclass(frozen=True)
 class Article:
-    """All that the page says of one collection."""
+    """The page's content about one collection."""
 
     story: Story
     collection: Data
     outcome: str
-    #: What a person needs to know, the most important first.
+    #: The main facts, most important first.
     sentences: list[str]
     line: TimeLine | None
     tree: list[tuple[int, list[tuple[str, str]]]]
     constraints: list[list[Cell]]
-    #: Who decided what, by setting.
+    #: Which participant decided each setting, and why.
     decisions: dict[str, str]
     #: The buffers that existed at the end.
     buffers: list[Held]
-    #: How many buffers of what size there were, and who was given them.
+    #: The number and size of allocated buffers, and the participants that received them.
     allocated: str
     given: list[str]
     messages: list[Message]
@@ -108,9 +108,9 @@ class Article:
 
 
 def render(recording: Recording, stories: Stories, *, live: bool) -> str:
-    """Return the page, as HTML.
+    """Return the page as HTML.
 
-    Raises :class:`Trouble` without the library that fills it in, which is an extra.
+    Raises :class:`Trouble` if the template library, which is an optional dependency, is not installed.
     """
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -163,7 +163,7 @@ def render(recording: Recording, stories: Stories, *, live: bool) -> str:
 
 
 def _hash(text: str) -> str:
-    """Return the hash by which a Content-Security-Policy knows a script or a style sheet."""
+    """Return the hash that identifies a script or a style sheet in a Content-Security-Policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
@@ -219,7 +219,7 @@ def _sentences(story: Story, collection: Data, ends: ClientEnds) -> Iterator[str
         names = {value["node"]: client(value) for value in refusal["values"]} | by_number
         conflict = [names.get(number, f"node {number}") for number in refusal["conflict"]]
         if len(conflict) > 1:
-            yield f"These can't agree: {', '.join(conflict[:-1])} and {conflict[-1]}."
+            yield f"These participants do not agree: {', '.join(conflict[:-1])} and {conflict[-1]}."
         for value in refusal["values"][:_MOST_VALUES]:
             yield f"{client(value)} said {value['path'].removeprefix('$.')} = {_shown(value['value'])}."
     for life in story.lives.values():
@@ -237,7 +237,7 @@ def _sentences(story: Story, collection: Data, ends: ClientEnds) -> Iterator[str
 
 
 def _end(story: Story, collection: Data, refusal: Data | None) -> str:
-    """Return how a collection ended, in a sentence."""
+    """Return a sentence about the end of a collection."""
     ended = story.ended
     assert ended is not None
     agreed = f" agreed on {buffers(collection)}" if collection["settings"] else ""
@@ -251,7 +251,7 @@ def _end(story: Story, collection: Data, refusal: Data | None) -> str:
 
 
 def _refusal(story: Story) -> Data | None:
-    """Why the last attempt was refused."""
+    """Return the refusal of the last attempt, if it was refused."""
     attempts = story.explanation["attempts"] if story.explanation else []
     if not attempts or attempts[-1]["outcome"] == "success":
         return None
@@ -260,7 +260,7 @@ def _refusal(story: Story) -> Data | None:
 
 
 def _rule(refusal: Data) -> str:
-    """Return which rule was broken, from the line that begins with the stage and the rule."""
+    """Return the violated rule. The refusal's line begins with the stage and the rule."""
     text: str = refusal["line"]
     return text.removeprefix(f"{refusal['stage']}: ").partition(";")[0]
 
@@ -274,7 +274,7 @@ def _shown(value: Any) -> str:
 def _tree(
     collection: Data, ends: ClientEnds, waited: set[int]
 ) -> Iterator[tuple[int, list[tuple[str, str]]]]:
-    """Yield each node with how deep it is, and what is said of it."""
+    """Yield each node's depth and description."""
     depths: dict[int | None, int] = {}
     for node in collection["nodes"][:_MOST_NODES]:
         depth = depths[node["number"]] = depths.get(node["parent"], -1) + 1
@@ -282,9 +282,9 @@ def _tree(
 
 
 def _constraints(collection: Data, report: str, refusal: Data | None) -> list[list[Cell]]:
-    """Return what each asked for beside what came out: the report's table, or what is known without one."""
+    """Return each participant's constraints beside the result, from the report or, without one, from the snapshot."""
     parts = [part for part in report_parts(report) if not isinstance(part, str)]
-    # With a participant that has " | " in its name, a report has no table that can be read.
+    # The report's table cannot be parsed if a participant has " | " in its name.
     tables = [
         part for part in parts if (part[0][0], part[0][-1]) == ("field", "result") and part[1:]
     ]
@@ -312,14 +312,14 @@ def _constraints(collection: Data, report: str, refusal: Data | None) -> list[li
 
 
 def _decisions(attempts: list[Data]) -> dict[str, str]:
-    """Return who decided what in the last attempt, by setting, if all agreed."""
+    """Return which participant decided each setting in the last attempt, if it succeeded."""
     explanations = [each["explanation"] for each in attempts[-1]["selections"]] if attempts else []
     found: dict[str, str | None] = next(filter(None, explanations), {})
     return {key.replace("_", " "): text for key, text in found.items() if text}
 
 
 def _held(story: Story, stories: Stories) -> Iterator[Held]:
-    """Yield the buffers that existed at the end, those together that the same processes held in the same way."""
+    """Yield the buffers that existed at the end. Buffers with the same holders are combined."""
     existing: list[Data] = []
     for collection in stories.holders["collections"] if stories.holders else ():
         if collection["id"] == story.id:
@@ -336,12 +336,12 @@ def _held(story: Story, stories: Stories) -> Iterator[Held]:
 
 
 def _given(story: Story) -> list[str]:
-    """Return who was given the buffers."""
+    """Return the participants that received the buffers."""
     return [client(life.node) for life in story.lives.values() if life.node["outcome"] == "success"]
 
 
 def _messages(messages: list[Data], began: float) -> list[Message]:
-    """Return the rows of a table: all messages, or the first and the last ones if they are too many."""
+    """Return the rows for messages: all, or only the first and last ones if there are too many."""
     half = _MOST_MESSAGES // 2
     kept = messages if len(messages) <= _MOST_MESSAGES else [*messages[:half], *messages[-half:]]
     return [_message(each, began) for each in kept]

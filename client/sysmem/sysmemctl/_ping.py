@@ -14,7 +14,7 @@ def run(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     end = deadline(options.timeout)
     with blocking.connect(options.runtime_dir, timeout=remaining(end)) as allocator:
-        # No token has koid 0: an answer, and no trace in the daemon.
+        # No token has koid 0, so the daemon answers, and its state does not change.
         allocator.validate_buffer_collection_token(0, timeout=remaining(end))
     print(f"answered in {(time.perf_counter() - start) * 1000:.1f} ms")
     return 0

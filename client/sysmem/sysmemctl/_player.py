@@ -1,7 +1,7 @@
-"""Plays the steps of a capture against a daemon, with clients made up from it, all in this process.
+"""Replays the steps of a capture against a daemon, with simulated clients in this process.
 
-The daemon's own Inspector tells what the daemon does meanwhile, as it did in the capture. Before each thing that a
-client does, everything is awaited that the daemon had told its clients up to there: so the order is the same.
+The daemon's Inspector reports events as it did in the capture. Before each action of a client, the player waits for
+everything that the daemon had sent to its clients before that action in the capture. This keeps the order the same.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ _decoder: Final = Decoder()
 
 
 class Player:
-    """One replay. Numbers of connections, collections and koids are those of the capture, unless said otherwise."""
+    """One replay. Numbers of connections, collections and koids are the capture's unless a comment says otherwise."""
 
     def __init__(
         self, steps: Steps, runtime_dir: list[Path], events: Events, timeout: float | None
     ) -> None:
-        """Play against the daemon in `runtime_dir`, which reports `events`, a watch with bodies that has just begun."""
+        """Prepare a replay against the daemon in `runtime_dir`. `events` is a new watch with bodies on that daemon."""
         self._steps = steps
         self._runtime_dir = runtime_dir
         self._events = events
         self._timeout = timeout
-        #: What the daemon told our clients, with the numbers of the capture.
+        #: What the daemon sent to the simulated clients, with the numbers of the capture.
         self.told: list[Data] = []
-        #: How many messages could not be sent, because there was no channel for them any more.
+        #: The number of messages that could not be sent because their channels had closed.
         self.unsent = 0
         self._numbers = Numbers(steps)
         self._belongings = Belongings(steps, self._numbers)
         self._played: set[int] = set()
-        #: How often something is to have happened by now, and how often it has. What is awaited is a key of both.
+        #: How often each event should have occurred by now, and how often it has. Awaited events are keys of both.
         self._expected: Counter[tuple[str, int]] = Counter()
         self._seen: Counter[tuple[str, int]] = Counter()
         self._awaited: set[tuple[str, int]] = set()
-        #: Connections about which nothing more is awaited.
+        #: Connections for which no more events are awaited.
         self._over: set[int] = set()
-        #: Connections of which everything was received.
+        #: Connections whose end has been received.
         self._hung_up: set[int] = set()
         self._connecting: int | None = None
         self._parts: dict[int, list[Handle]] = {}
@@ -80,7 +80,7 @@ class Player:
                 handle.close()
 
     def play(self) -> None:
-        """Play everything, and wait for what the daemon told last."""
+        """Play all steps, and wait for the daemon's last messages."""
         for index, step in enumerate(self._steps.steps):
             if step.kind is Kind.TOLD:
                 self._expect_told(step, index)
@@ -98,7 +98,8 @@ class Player:
                     self._belongings.drop(step.event["collection"])
         self._await()
 
-    # --- what clients do ----------------------------------------------------------------------------------------------
+    # --- actions of clients
+    # -------------------------------------------------------------------------------------------
 
     def _connect(self, step: Step) -> None:
         assert step.connection is not None
@@ -122,7 +123,7 @@ class Player:
         known = {each.wire_name: each for each in methods}
         if event["method"] not in known:
             raise Trouble(
-                f"{event['method']} at {event['at']} is no method that this version knows"
+                f"this version does not know the method {event['method']} at {event['at']}"
             )
         method = known[event["method"]]
         with ExitStack() as handles:
@@ -139,7 +140,7 @@ class Player:
                 self.unsent += 1
                 return
         self._expect("in", step.connection)
-        # The order of messages on several channels is that in which they are processed.
+        # Messages on different channels must be processed in the order of the capture.
         self._await()
 
     def _request(self, method: Method, kind: type[Table], event: Data, handles: ExitStack) -> Table:
@@ -148,7 +149,7 @@ class Player:
             koid = data["token_server_koid"]
             data["token_server_koid"] = self._numbers.koid(koid) or koid
         if method is Rendezvous.offer:
-            data.pop("to_uid", None)  # all clients are this user's here
+            data.pop("to_uid", None)  # all simulated clients belong to this user
 
         def handle(type_: HandleType, value: Any, path: str) -> Handle:
             found = self._belongings.handle(type_.kind, value)
@@ -161,10 +162,11 @@ class Player:
             raise Trouble(f"{method} at {event['at']} can't be played: {error}") from None
         return request
 
-    # --- what the daemon does -----------------------------------------------------------------------------------------
+    # --- actions of the daemon
+    # ----------------------------------------------------------------------------------------
 
     def _expect_told(self, step: Step, index: int) -> None:
-        """Note what the daemon told, to be awaited before clients do more."""
+        """Expect what the daemon sent in the capture, to be awaited before the next action of a client."""
         event = step.event
         match event["event"]:
             case "ended":
@@ -187,7 +189,7 @@ class Player:
         self._awaited.add((what, number))
 
     def _await(self) -> None:
-        """Wait until the daemon has told everything that is expected, or no more comes of a channel."""
+        """Wait until all expected events have occurred, or their channels have closed or time out."""
         end = deadline(self._timeout)
         while lacking := [key for key in self._awaited if self._lacks(key)]:
             if not self._pump(remaining(end)):
@@ -202,11 +204,11 @@ class Player:
         if kind == "received" and self._belongings.end(number) is None:
             return False
         if kind not in ("connected", "made", "ended") and number not in self._played:
-            return False  # there is no such channel this time
+            return False  # this channel does not exist in the replay
         return kind == "closed" or not self._seen["closed", number]
 
     def _pump(self, timeout: float | None) -> bool:
-        """Take in what comes; False if nothing does within this time."""
+        """Process incoming events and messages. Return False if there were none within this time."""
         poll = select.poll()
         ends = {
             end.fileno(): connection
@@ -254,7 +256,7 @@ class Player:
                 self._take(self._events.next(0))
 
     def _take(self, event: Data) -> None:
-        """Note an event, if it is about one of our clients."""
+        """Record an event if it is about a simulated client."""
         kind: str = event["event"]
         number: int = event.get("connection", 0)  # which no connection has
         if kind == "lost":
@@ -296,7 +298,7 @@ class Player:
 
 
 def _buffers(body: Any) -> list[Data]:
-    """Return the buffers whose VMOs a message brings."""
+    """Return the buffers whose VMOs a message contains."""
     if isinstance(body, dict):
         if body.get("handle") == HandleKind.VMO.value:
             return [body] if "buffer" in body else []

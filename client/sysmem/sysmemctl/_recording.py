@@ -1,4 +1,4 @@
-"""The file that `sysmemctl capture` writes: JSON lines, as docs/capture.md describes them.
+"""The file format of `sysmemctl capture`: JSON lines, as docs/capture.md describes them.
 
 The first line is the header, with the version of the format and a snapshot. Each further line is an event, as the
 Inspector reports it. The last one is the event `end`, unless the capture was killed.
@@ -19,9 +19,9 @@ from .. import __version__
 from ._source import Data
 from ._trouble import Trouble
 
-#: The version of the format. It changes when a reader of an older one would understand something wrongly.
+#: The version of the format. It changes if a reader of an older version would misinterpret a file.
 VERSION: Final = 1
-#: What events have that replaying goes by.
+#: The keys of events that a replay needs, and their types.
 _SHAPES: Final[dict[str, dict[str, type | UnionType]]] = {
     "connected": {"connection": int, "protocol": str},
     "message": {"connection": int, "direction": str, "protocol": str, "method": str},
@@ -35,20 +35,20 @@ _SHAPES: Final[dict[str, dict[str, type | UnionType]]] = {
 
 
 def now() -> str:
-    """Return the time as it is in a file."""
+    """Return the current time in the format of a file."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def header(snapshot: Data) -> Data:
-    """Return the first line of a file that begins now."""
+    """Return the first line of a new file."""
     return {"capture": VERSION, "version": __version__, "at": now(), "snapshot": snapshot}
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What is in a file."""
+    """The content of a file."""
 
-    #: The first line: `capture`, `version`, `at` and the `snapshot` of the beginning.
+    #: The first line: `capture`, `version`, `at` and the initial `snapshot`.
     header: Data
     #: All events but the last.
     events: list[Data]
@@ -57,15 +57,15 @@ class Recording:
 
     @property
     def lost(self) -> int:
-        """How many events the daemon dropped, because the capture did not read them in time."""
+        """The number of events that the daemon dropped because the capture did not read them in time."""
         return sum(event["count"] for event in self.events if event["event"] == "lost")
 
 
 class Writer:
-    """Writes a file, each line by one system call, so that it can be read however the writing ends."""
+    """Writes a file, each line by one system call, so that complete lines can be read after any interruption."""
 
     def __init__(self, path: Path) -> None:
-        """Begin the file anew. It is readable for its owner only: it says what every client said."""
+        """Create or overwrite the file. Only its owner can read it, because it contains what every client sent."""
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._file = FileIO(descriptor, "w")
 
@@ -81,23 +81,23 @@ class Writer:
 
 
 def read(path: Path) -> Recording:
-    """Read a file; a last line that was cut off is left out.
+    """Read a file. An incomplete last line is left out.
 
     Raises:
-        Trouble: It is no capture, or one of a later version.
-        OSError: It can't be read.
+        Trouble: The file is not a capture, or is of a later version.
+        OSError: The file cannot be read.
     """
     return parse(path.read_bytes(), str(path))
 
 
 def parse(content: bytes, path: str) -> Recording:
-    """Return what the content of the file at `path` says. Raises :class:`.Trouble`."""
+    """Return the recording in the content of the file at `path`. Raises :class:`.Trouble`."""
     *lines, rest = content.split(b"\n")
     found = [_parsed(path, number, line) for number, line in enumerate(lines, 1)]
     if not found and rest:
-        raise Trouble(f"{path} is no capture: its first line isn't complete")
+        raise Trouble(f"{path} is not a capture: its first line is incomplete")
     if not found or not isinstance(found[0].get("capture"), int):
-        raise Trouble(f"{path} is no capture: its first line isn't the header of one")
+        raise Trouble(f"{path} is not a capture: its first line is not a header")
     header, *events = found
     if header["capture"] != VERSION:
         raise Trouble(
@@ -111,11 +111,11 @@ def _parsed(path: str, number: int, line: bytes) -> Data:
     try:
         data = json.loads(line)
     except ValueError as error:
-        raise Trouble(f"{path}, line {number}: no JSON: {error}") from None
+        raise Trouble(f"{path}, line {number}: invalid JSON: {error}") from None
     if not isinstance(data, dict) or not ("event" in data or number == 1):
         raise Trouble(f"{path}, line {number}: neither a header nor an event")
     event = data.get("event")
     for key, kind in _SHAPES.get(event, {}).items() if isinstance(event, str) else ():
         if not isinstance(data.get(key), kind):
-            raise Trouble(f"{path}, line {number}: the event {event!r} has no {key!r} as it should")
+            raise Trouble(f"{path}, line {number}: the event {event!r} has no valid {key!r}")
     return data

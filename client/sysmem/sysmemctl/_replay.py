@@ -1,4 +1,4 @@
-"""`sysmemctl replay`: play a capture against a daemon, and list what it told its clients otherwise."""
+"""`sysmemctl replay`: replay a capture against a daemon, and list the differences in what its clients receive."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ._trouble import Trouble
 
 
 def run(options: argparse.Namespace) -> int:
-    """Play a capture; the exit status is 1 if anything differs."""
+    """Replay a capture. Return 1 if there is a difference."""
     recording = read(options.file)
     if recording.lost:
-        raise Trouble(f"{options.file} lacks {recording.lost} events: it can't be replayed")
+        raise Trouble(f"{options.file} lacks {recording.lost} events and cannot be replayed")
     steps = Steps(recording.events)
     with (
         inspector(options) as connected,
         connected.watch(traffic=True, bodies=True, timeout=options.timeout) as events,
         Player(steps, runtime_dirs(options.runtime_dir), events, options.timeout) as player,
     ):
-        events.next(options.timeout)  # from now on the daemon tells everything
+        events.next(options.timeout)  # the watch is active from the first event on
         player.play()
     was = [step.event for step in steps.steps if step.kind is Kind.TOLD]
     found = list(differences(was, player.told))
@@ -38,8 +38,8 @@ def run(options: argparse.Namespace) -> int:
         for each in found:
             print(_line(each, steps))
     for number, what in (
-        (steps.unknown, "on channels that were open before the capture, left out"),
-        (player.unsent, "not sent: their channels had closed"),
+        (steps.unknown, "left out, on channels that were open before the capture"),
+        (player.unsent, "not sent, because their channels had closed"),
     ):
         if number:
             print(f"sysmemctl: {count(number, 'message')} {what}", file=sys.stderr)

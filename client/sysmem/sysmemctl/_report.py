@@ -1,4 +1,4 @@
-"""`sysmemctl report`: what happened, as one page that needs nothing but itself."""
+"""`sysmemctl report`: a report on one self-contained page."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from ._trouble import Trouble
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the page of a capture, or of a running daemon."""
+    """Write the page for a capture or a running daemon."""
     recording = _live(options) if options.file is None else read(options.file)
     try:
         stories = Stories(recording)
         page = render(recording, stories, live=options.file is None)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise Trouble(f"{options.file} isn't as docs/capture.md says: {error!r}") from error
+        raise Trouble(
+            f"{options.file} does not have the format of docs/capture.md: {error!r}"
+        ) from error
     output: Path = options.output
-    # Readable for its owner only, as a capture: it says what every client said.
+    # Only its owner can read it, as with a capture, because it contains what every client sent.
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:
         file.write(page)
@@ -33,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _live(options: argparse.Namespace) -> Recording:
-    """Return what a daemon holds as a capture in which nothing happens but what it remembers."""
+    """Return a running daemon's state as a capture that contains only the events that the daemon remembers."""
     with inspector(options) as connected:
         snapshot = connected.snapshot(timeout=options.timeout)
         ended = [

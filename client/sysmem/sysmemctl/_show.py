@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def print_all(out: Console, collection: Data, ends: ClientEnds) -> None:
-    """Print what this command is for."""
+    """Print everything about a collection."""
     out.print(tree(collection, ends))
     out.print()
     print_constraints(out, collection)
@@ -37,16 +37,16 @@ def print_all(out: Console, collection: Data, ends: ClientEnds) -> None:
 
 
 def print_constraints(out: Console, collection: Data) -> None:
-    """Print what each participant asked for, by field, and what came out."""
+    """Print each participant's constraints by field, and the result."""
     header, *rows = constraints_table(collection)
     if rows:
         print_table(out, "constraints", header, rows)
     else:
-        out.print("Nobody has set constraints yet.")
+        out.print("No participant has set constraints yet.")
 
 
 def constraints_table(collection: Data) -> list[list[str]]:
-    """Return what each participant asked for, by field, and what came out; the first row is the header."""
+    """Return each participant's constraints by field, and the result. The first row is the header."""
     asking = [node for node in participants(collection) if node["constraints"] is not None]
     columns = [dict(flat(node["constraints"])) for node in asking]
     result = dict(_result(collection))
@@ -59,7 +59,7 @@ def constraints_table(collection: Data) -> list[list[str]]:
 
 
 def buffers_table(collection: Data) -> list[list[str]]:
-    """Return the buffers; the first row is the header."""
+    """Return the table of buffers. The first row is the header."""
     rows = [
         [str(b["index"]), size(b["size"]), str(b["inode"]), printable(b["name"]), b["state"]]
         for b in collection["buffers"]
@@ -68,7 +68,7 @@ def buffers_table(collection: Data) -> list[list[str]]:
 
 
 def flat(data: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the fields of a table in JSON, by path, with their values as text."""
+    """Yield the fields of a JSON table as paths and texts."""
     if isinstance(data, dict):
         for key, value in data.items():
             yield from flat(value, f"{path}.{key}" if path else key)
@@ -90,7 +90,7 @@ def _value(value: Any) -> str:
 
 
 def _result(collection: Data) -> Iterator[tuple[str, str]]:
-    """Yield what came out, under the paths of the constraints that it belongs to."""
+    """Yield the resulting settings, under the paths of the corresponding constraints."""
     settings = collection["settings"]
     if settings is None:
         return

@@ -1,4 +1,4 @@
-"""Where commands get their data: a daemon's Inspector, and what the kernel says about processes."""
+"""The sources of the commands' data: a daemon's Inspector, and the kernel's information about processes."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .._timeouts import deadline, remaining
 from .._traffic import printable
 from ._trouble import Trouble
 
-#: JSON as the Inspector answers it (`docs/spec/inspect.md`, "Snapshot").
+#: JSON as the Inspector returns it (`docs/spec/inspect.md`, "Snapshot").
 Data: TypeAlias = dict[str, Any]
 
-#: How many collections an error lists.
+#: The maximum number of collections that an error lists.
 _MAX_LISTED = 8
 
 
 @contextlib.contextmanager
 def inspector(options: argparse.Namespace) -> Iterator[Inspector]:
-    """Connect to the Inspector of the daemon that the command line names.
+    """Connect to the Inspector of the daemon that the command line selects.
 
-    Raises :class:`Trouble` when the daemon ends within the block.
+    Raises :class:`Trouble` if the daemon ends within the block.
     """
     try:
         with Inspector.connect(options.runtime_dir, timeout=options.timeout) as connected:
@@ -38,7 +38,7 @@ def inspector(options: argparse.Namespace) -> Iterator[Inspector]:
 
 
 def snapshot(options: argparse.Namespace) -> Data:
-    """Return all that the daemon holds."""
+    """Return everything that the daemon holds."""
     with inspector(options) as connected:
         return connected.snapshot(timeout=options.timeout)
 
@@ -46,9 +46,9 @@ def snapshot(options: argparse.Namespace) -> Data:
 def happening(
     events: Events, seconds: float | None = None, *, timeout: float | None = None
 ) -> Iterator[Data]:
-    """Yield what a daemon reports for so many seconds; for ever with None.
+    """Yield the events that a daemon reports during this many seconds, or without end for None.
 
-    Raises :class:`Trouble` when the daemon ends, and `TimeoutError` when it doesn't begin within `timeout` seconds.
+    Raises :class:`Trouble` if the daemon ends, and `TimeoutError` if no first event arrives within `timeout` seconds.
     """
     end = deadline(seconds)
     begun = deadline(timeout)
@@ -68,22 +68,22 @@ def happening(
 
 
 def say_lost(event: Data) -> None:
-    """Say that the daemon has dropped events, which this process did not read in time."""
+    """Report that the daemon has dropped events because this process did not read them in time."""
     print(f"sysmemctl: {event['count']} events were lost", file=sys.stderr)
 
 
 def select(data: Data, wanted: str, *, ended: bool = False) -> Data:
-    """Return the one collection that is called `wanted`: its id, its name, or a unique beginning of either.
+    """Return the one collection that `wanted` identifies: by its id, its name, or a unique prefix of either.
 
     Args:
         data: A snapshot.
-        wanted: What the command line says.
-        ended: Whether to look among the collections that ended too.
+        wanted: The text from the command line.
+        ended: Whether to search the ended collections too.
 
     Raises:
-        Trouble: None is called so, or several are.
+        Trouble: No collection matches, or several do.
     """
-    # One that has ended is among the others too, as long as its buffers are held.
+    # An ended collection is also among the living ones while its buffers are held.
     everything = [*data["collections"], *(data["ended"] if ended else ())]
     candidates: list[Data] = list({each["id"]: each for each in everything}.values())
     gone = {each["id"] for each in data["ended"]}
@@ -97,14 +97,14 @@ def select(data: Data, wanted: str, *, ended: bool = False) -> Data:
     for each in [] if ended else data["ended"]:
         if _begins(each, wanted):
             raise Trouble(
-                f"{_listing([each])} ended at {each['ended']}: `sysmemctl why {each['id']}` says why"
+                f"{_listing([each])} ended at {each['ended']}; for the reason see `sysmemctl why {each['id']}`"
             )
     known = _listing(candidates) if candidates else "it has none"
     raise Trouble(f"the daemon has no collection {wanted!r}: {known}")
 
 
 def selected(data: Data, wanted: str | None) -> list[Data]:
-    """Return the living collections that a command is about: the one that is named, or all."""
+    """Return the living collections that a command is about: the given one, or all."""
     return data["collections"] if wanted is None else [select(data, wanted)]
 
 
@@ -126,22 +126,23 @@ def _listing(collections: list[Data]) -> str:
 
 
 class ClientEnds:
-    """Which processes have the client ends of nodes now.
+    """The processes that currently have the client ends of nodes.
 
-    A token is passed on, so the process that has it can be another one than that which made it. The kernel tells: the
-    server end of each node has a name that ends in its koid, sock_diag(7) tells the inode of the other end, and /proc
-    the processes that have it open.
+    A token can be passed on, so the process that has it may not be the one that created it. The kernel has the
+    information: the name of a node's server end contains its koid, sock_diag(7) returns the inode of the other end,
+        and
+    /proc lists the processes that have it open.
     """
 
     def __init__(self, collections: list[Data]) -> None:
-        """Find the processes for the connected nodes of these collections, as far as the caller may see them."""
+        """Find the processes for the connected nodes of these collections, among those that the caller may inspect."""
         koids = {
             node["koid"]: (collection["id"], node["number"])
             for collection in collections
             for node in collection["nodes"]
             if node["connected"]
         }
-        #: Processes that the caller may not look into.
+        #: Processes that the caller may not inspect.
         self.unseen: list[Process] = []
         #: By the collection's id and the node's number.
         self._holders: dict[tuple[int, int], list[Process]] = {}
@@ -150,7 +151,7 @@ class ClientEnds:
         try:
             peers = named_sockets(b"\0sysmem/")
         except OSError:
-            return  # a kernel without sock_diag: processes stay those that the daemon knows
+            return  # a kernel without sock_diag: only the processes that the daemon knows are available
         nodes = {
             inode: koids[int(koid)]
             for name, inode in peers.items()
@@ -162,7 +163,7 @@ class ClientEnds:
             self._holders[nodes[inode]] = list(dict.fromkeys(each.process for each in holdings))
 
     def of(self, collection: Data, node: Data) -> list[Process]:
-        """Return the processes that have a node's client end; empty if none can be seen."""
+        """Return the processes that have a node's client end; empty if none is visible."""
         return self._holders.get((collection["id"], node["number"]), [])
 
     def as_data(self) -> Data:
@@ -176,7 +177,7 @@ class ClientEnds:
 
     @classmethod
     def from_data(cls, data: Data) -> Self:
-        """Return what was found earlier."""
+        """Return the result of an earlier :meth:`as_data`."""
         ends = cls([])
         for one in data["held"]:
             place = one["collection"], one["node"]

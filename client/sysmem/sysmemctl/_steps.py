@@ -1,8 +1,8 @@
-"""A capture as one list of steps: what clients did, and what the daemon told them, in an order that can be played.
+"""A capture as one list of steps, the clients' actions and the daemon's messages, in an order that can be replayed.
 
-The order is that of the capture, with two exceptions. What was sent on a token before it was turned in is processed,
-and so captured, while it is turned in; here it comes before. And the capture tells of all nodes that fail because a
-client closed its channel in the order in which they fail; here the close comes before all of them.
+The order is that of the capture, with two exceptions. Messages that were sent on a token before it was turned in are
+processed and captured while it is turned in; here they come before that step. If a client closes its channel and
+several nodes fail, the capture lists all of them in the order of failure; here the close comes before all of them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from sysmem_protocol.sysmem2 import (
 from ._source import Data
 from ._trouble import Trouble
 
-#: The services whose clients are played, by their full names.
+#: The services whose clients are simulated, by full name.
 SERVICES: Final = {each.service_name(): each for each in (Allocator, Rendezvous)}
-#: What is spoken on channels that are played.
+#: The protocols of replayed channels.
 PROTOCOLS: Final[dict[str, type[Interface]]] = {
     each.__name__: each
     for each in (
@@ -36,26 +36,26 @@ PROTOCOLS: Final[dict[str, type[Interface]]] = {
         BufferCollectionTokenGroup,
     )
 }
-#: Why a node fails whose client closed its channel, or ended, without Release.
+#: The reason of a node's failure when its client closed its channel, or ended, without Release.
 CLOSED: Final = "closed without Release"
 _NO_STRONG_HANDLES: Final = "no strong handle to any buffer left"
 
 
 class Kind(enum.Enum):
-    """What a step is."""
+    """The kind of a step."""
 
     CONNECT = "connect"
     SEND = "send"
     CLOSE = "close"
-    #: The clients give up the buffers of the collection.
+    #: The clients close the buffers of the collection.
     DROP = "drop"
-    #: What the daemon did: it made a node, sent a message, closed a channel, …
+    #: An action of the daemon: it created a node, sent a message, closed a channel, …
     TOLD = "told"
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step, of one connection; `event` is what was captured."""
+    """One step of one connection. `event` is the captured event."""
 
     kind: Kind
     connection: int | None
@@ -63,26 +63,26 @@ class Step:
 
 
 class Steps:
-    """The steps of a capture, and what its numbers mean."""
+    """The steps of a capture, and the meaning of its numbers."""
 
     def __init__(self, events: list[Data]) -> None:
         """Order the steps of all connections that began within the capture.
 
-        Raises :class:`.Trouble` for a message whose body is another than that of its method.
+        Raises :class:`.Trouble` if a message's body is not that of its method.
         """
         self.steps: list[Step] = []
-        #: What is spoken on each connection that is played.
+        #: The protocol of each replayed connection.
         self.interfaces: dict[int, type[Interface]] = {}
-        #: Who has a connection: the client's name and id, as said last.
+        #: The client of each connection: its last name and id.
         self.clients: dict[int, tuple[str, int]] = {}
-        #: Which connection has a node, by its koid, and by the collection's id and its number.
+        #: The connection of each node, by koid, and by collection id and node number.
         self.by_koid: dict[int, int] = {}
         self.koids: dict[int, int] = {}
         self.by_node: dict[tuple[int, int], int] = {}
         self.nodes: dict[int, tuple[int, int]] = {}
-        #: The connections that messages on a connection made, in order.
+        #: The connections that messages on a connection created, in order.
         self.made: dict[int, list[int]] = {}
-        #: Messages on connections that were there before the capture, which can't be played.
+        #: The number of messages on connections from before the capture, which cannot be replayed.
         self.unknown = 0
         self._collections: set[int] = set()
         self._closed: set[int] = set()
@@ -91,10 +91,10 @@ class Steps:
             try:
                 self._add(event)
             except (KeyError, TypeError) as error:
-                raise Trouble(f"line {line}: the message has another body: {error!r}") from None
+                raise Trouble(f"line {line}: the message has an invalid body: {error!r}") from None
 
     def _add(self, event: Data) -> None:
-        connection: int = event.get("connection", 0)  # which no connection has
+        connection: int = event.get("connection", 0)  # 0 is no connection's number
         if event["event"] == "message" and connection in self.interfaces:
             self.interfaces[connection] = PROTOCOLS.get(event["protocol"], Node)
         match event["event"]:
@@ -121,7 +121,7 @@ class Steps:
 
     def _add_node(self, connection: int, event: Data) -> None:
         node = event["collection"], event["node"]
-        self.interfaces[connection] = Node  # what kind of node it is, its messages tell
+        self.interfaces[connection] = Node  # the node's messages determine its kind later
         self.by_koid[event["koid"]] = connection
         self.koids[connection] = event["koid"]
         self.by_node[node] = connection

@@ -1,4 +1,4 @@
-"""What a capture tells, by collection: its nodes, how their states changed, what was said, and what came of it."""
+"""The content of a capture by collection: nodes, their states over time, messages, and outcomes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ._recording import Recording
 from ._source import ClientEnds, Data
 from ._steps import CLOSED
 
-#: What is spoken on connections that only look.
+#: The protocols of connections that only inspect.
 _LOOKING: Final = (Inspector.service_name(), Watcher.service_name())
-#: States in which a node holds up allocation (`docs/spec/allocation.md`, Ready).
+#: States in which a node blocks the allocation (`docs/spec/allocation.md`, Ready).
 _NOT_READY: Final = frozenset(
     {"token", "collection", "group", "released_token", "released_collection"}
 )
 _GONE: Final = frozenset({"orphan", "failed"})
-#: The state of a node that has its buffers, which the daemon has no name for.
+#: The state of a node that has its buffers. The daemon has no name for it.
 HAS_BUFFERS: Final = "has buffers"
-#: What a node is until something else is known of it.
+#: The assumed properties of a node until events say otherwise.
 _NEW_NODE: Final = {
     "weak": False,
     "isolation": "propagate",
@@ -37,7 +37,7 @@ _NEW_NODE: Final = {
 
 
 def seconds(time: str) -> float:
-    """Return a time of a capture in seconds since the epoch."""
+    """Convert a time in a capture to seconds since the epoch."""
     return datetime.fromisoformat(time).timestamp()
 
 
@@ -45,16 +45,16 @@ def seconds(time: str) -> float:
 class Life:
     """A node from its beginning to its end."""
 
-    #: As it was known last, as in a snapshot.
+    #: Its last known data, as in a snapshot.
     node: Data
-    #: Since when it has been in which state, in order; seconds since the epoch.
+    #: Its states in order, each with its beginning in seconds since the epoch.
     states: list[tuple[float, str]] = field(default_factory=list)
-    #: How it left, if something failed: the event `left`.
+    #: The event `left`, if the node left because of a failure.
     failure: Data | None = None
 
     @property
     def died(self) -> bool:
-        """Whether its own client ended or closed it without Release."""
+        """Whether its own client ended or closed the channel without Release."""
         failure = self.failure
         return bool(
             failure and failure["cause"] == CLOSED and failure["first"] == self.node["number"]
@@ -70,33 +70,33 @@ class Connection:
     client: Data
     opened: float
     closed: float | None = None
-    #: Which rule its client broke.
+    #: The rule that its client violated.
     refused: str | None = None
     messages: list[Data] = field(default_factory=list)
-    #: Who made it, and for a node the collection that it is in.
+    #: The process that opened it, and the collection if it belongs to a node.
     process: Data = field(default_factory=dict)
     collection: int | None = None
 
 
 @dataclass
 class Story:
-    """What happened to one collection."""
+    """The history of one collection."""
 
     id: int
     name: str = ""
     lives: dict[int, Life] = field(default_factory=dict)
-    #: Messages about it, in order.
+    #: Messages about the collection, in order.
     messages: list[Data] = field(default_factory=list)
-    #: When an attempt to allocate ended, and the error's name or None.
+    #: The end of each allocation attempt, and the error's name or None.
     attempts: list[tuple[float, str | None]] = field(default_factory=list)
     explanation: Data | None = None
-    #: How it ended, as in a snapshot.
+    #: Its end, as in a snapshot.
     ended: Data | None = None
-    #: As in the last snapshot that had it.
+    #: Its data in the last snapshot that contained it.
     seen: Data | None = None
     settings: Data | None = None
     buffer_count: int | None = None
-    #: From when to when something is known of it; seconds since the epoch.
+    #: The first and last time at which something is known about it, in seconds since the epoch.
     began: float = 0.0
     until: float = 0.0
 
@@ -121,20 +121,20 @@ class Story:
 
 
 class Stories:
-    """All that a capture tells."""
+    """The whole content of a capture."""
 
     def __init__(self, recording: Recording) -> None:
         """Read the events of a capture, in order."""
         self.collections: dict[int, Story] = {}
         self.connections: dict[int, Connection] = {}
-        #: Messages that are about no collection.
+        #: Messages that belong to no collection.
         self.others: list[Data] = []
         self.ends = ClientEnds([])
         self.holders: Data | None = None
         self.began = self.until = seconds(recording.header["at"])
-        #: What the client of a connection asked for last.
+        #: The last request of each connection's client.
         self._asked: dict[int, Data] = {}
-        #: Messages on connections to services that turned out to be about a collection, by identity.
+        #: Messages on service connections that turned out to belong to a collection, by identity.
         self._about_collections: set[int] = set()
         self._take_snapshot(recording.header["snapshot"], self.began)
         for event in recording.events:
@@ -225,7 +225,7 @@ class Stories:
         if life is None:
             return
         if event["direction"] == "in" and event["method"] in _STATES_AFTER:
-            # What it comes to may be told only when the node has failed because of it.
+            # The message that completes the attempt may be reported only after the node has failed because of it.
             self._change(life, _STATES_AFTER[event["method"]], at)
         if event["method"] == "SetConstraints":
             life.node["constraints"] = body.get("constraints") or {}
@@ -245,7 +245,7 @@ class Stories:
             made = Connection(event["connection"], event["kind"], event, at, process=process)
             made.collection = story.id
             self.connections[event["connection"]] = made
-            # What made the node is a message about its collection too.
+            # The message that created the node also belongs to its collection.
             asked = self._asked.get(event["by"])
             if asked is not None and asked["collection"] is None:
                 if id(asked) not in self._about_collections:
@@ -283,9 +283,9 @@ class Stories:
         self.holders = end.get("holders")
 
 
-#: In which state a node is after a message.
+#: The state of a node after a message.
 _STATES_AFTER: Final = {"SetConstraints": "constrained", "WaitForAllBuffersAllocated": "awaited"}
-#: What the log says at the end of an attempt.
+#: The log events at the end of an attempt.
 _ATTEMPTS: Final = frozenset({"allocated", "allocation failed"})
 
 
@@ -294,7 +294,7 @@ def _state(node: Data) -> str:
 
 
 def service_connections(stories: Stories) -> Iterator[Connection]:
-    """Yield the connections to services, in the order in which they were opened."""
+    """Yield the service connections in the order in which they were opened."""
     for connection in stories.connections.values():
         if connection.collection is None:
             yield connection

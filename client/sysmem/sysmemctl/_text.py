@@ -1,4 +1,4 @@
-"""How commands write: on a terminal with its colours and width, elsewhere plain and unwrapped."""
+"""Output of commands: with colours and fitted to the width on a terminal; plain and unwrapped otherwise."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-#: What a command says without the libraries that draw.
-NEEDS_TOOLS: Final = "this command needs the extra of the tools: pip install 'sysmem[tools]'"
-#: Columns where the output is no terminal and COLUMNS is un-set: a program reads it, or a person with an editor.
+#: The error message if the drawing libraries are missing.
+NEEDS_TOOLS: Final = (
+    "this command needs the optional dependencies for tools: pip install 'sysmem[tools]'"
+)
+#: The width if the output is not a terminal and COLUMNS is not set, for programs and editors.
 _PLAIN_WIDTH: Final = 200
-#: The line below a report's header.
+#: The horizontal rule below a report's header.
 _RULE: Final = re.compile(r"-+(\+-*)+")
-#: Between cells of a report's table. Spaces at the end of a line are left out.
+#: The separator between cells of a report's table. Trailing spaces are left out.
 _BETWEEN_CELLS: Final = re.compile(r" \|(?: |$)")
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def console() -> Console:
-    """Return what tables and trees are printed with.
+    """Return the console for tables and trees.
 
-    Raises :class:`Trouble` without the library that draws them, which is an extra.
+    Raises :class:`Trouble` if the drawing library, which is an optional dependency, is not installed.
     """
     try:
         from rich.console import Console
     except ImportError:
         raise Trouble(f"{NEEDS_TOOLS} (or use --json)") from None
-    # Whatever the environment says: colours are for terminals only.
+    # Use colours only on terminals, whatever the environment variables say.
     terminal = sys.stdout.isatty()
     made = Console(
         force_terminal=terminal, highlight=False, markup=False, emoji=False, soft_wrap=False
@@ -48,7 +50,7 @@ def console() -> Console:
 
 
 def drawn(width: int, draw: Callable[[Console], None]) -> Text:
-    """Return what `draw` prints to a console that is so many columns wide, with its colours."""
+    """Return what `draw` prints to a console with this many columns, with its colours."""
     from rich.console import Console
     from rich.text import Text
 
@@ -69,7 +71,7 @@ def drawn(width: int, draw: Callable[[Console], None]) -> Text:
 def print_table(
     out: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
-    """Print a table, or where it is too wide for the terminal, a block for each row with a line for each cell."""
+    """Print a table. If it is too wide for the terminal, print a block for each row, with a line for each cell."""
     from rich.table import Table
     from rich.text import Text
 
@@ -92,7 +94,7 @@ def print_table(
 
 
 def print_report(out: Console, text: str) -> None:
-    """Print a report of the daemon's, with its table as :func:`print_table` fits it to the terminal."""
+    """Print a daemon's report. Its table is printed as by :func:`print_table`."""
     from rich.text import Text
 
     for part in report_parts(text):
@@ -103,7 +105,7 @@ def print_report(out: Console, text: str) -> None:
 
 
 def report_parts(text: str) -> Iterator[str | list[list[str]]]:
-    """Yield a report's lines, and in their places its tables: rows of cells, of which the first is the header."""
+    """Yield a report's lines and tables, in order. A table is a list of rows of cells; the first row is the header."""
     table: list[list[str]] = []
     for line in [*text.splitlines(), ""]:
         cells = [cell.strip() for cell in _BETWEEN_CELLS.split(line)]
@@ -117,18 +119,18 @@ def report_parts(text: str) -> Iterator[str | list[list[str]]]:
 
 
 def remark(text: str) -> None:
-    """Say something that isn't part of the data."""
+    """Print a remark to stderr, because it is not part of the data."""
     print(f"sysmemctl: {text}", file=sys.stderr)
 
 
 def print_json(data: object) -> None:
-    """Print data for programs."""
+    """Print JSON for programs."""
     json.dump(data, sys.stdout, indent=None if not sys.stdout.isatty() else 2, ensure_ascii=True)
     sys.stdout.write("\n")
 
 
 def size(count: int) -> str:
-    """Return a number of bytes in a unit that a person reads."""
+    """Return a number of bytes with a suitable unit."""
     value = float(count)
     for unit in _UNITS:
         if value < 1024 or unit == _UNITS[-1]:
@@ -138,7 +140,7 @@ def size(count: int) -> str:
 
 
 def age(seconds: float) -> str:
-    """Return how long something has lasted."""
+    """Return a duration as text."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
@@ -152,11 +154,11 @@ def age(seconds: float) -> str:
 
 
 def client(node: dict[str, Any]) -> str:
-    """Return who a node's or connection's client says it is."""
+    """Return the name and id of a node's or connection's client, as set by the client."""
     name = printable(node["client_name"]) or "unnamed client"
     return f"{name} ({node['client_id']})"
 
 
 def count(number: int, one: str, several: str | None = None) -> str:
-    """Return a number of things, which are called `one` or `several`; by default the plural adds an s."""
+    """Return a number of things with the noun `one` or `several`. By default the plural adds an s."""
     return f"{number} {one if number == 1 else several or f'{one}s'}"

@@ -1,7 +1,7 @@
-"""Where things are on a time line: one lane for each node, with its states as bars and its messages as dots.
+"""The layout of a time line: one lane for each node, with its states as bars and its messages as dots.
 
-Between two things that happened there is the more room, the more time passed, but only by the logarithm: a negotiation
-takes milliseconds, and what comes before and after takes seconds or hours.
+The distance between consecutive events grows with the logarithm of the time between them, because a negotiation takes
+milliseconds and the time before and after it may be seconds or hours.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ._source import ClientEnds
 from ._story import HAS_BUFFERS, Life, Story, seconds
 from ._text import age
 
-#: What a bar is called and how it is drawn, by the node's state.
+#: The name and style of a bar, by the node's state.
 STATES: Final = {
     "token": ("has a token", "asked"),
     "collection": ("turned it in", "asked"),
@@ -34,27 +34,27 @@ STATES: Final = {
     "orphan": ("gone", "gone"),
     "failed": ("failed", "failed"),
 }
-#: In which time the distance grows as it does in the beginning, seconds.
+#: The time up to which the distance grows about linearly, in seconds.
 _SHORT: Final = 0.001
-#: The least distance of two things, in the same unit as logarithms.
+#: The minimum distance between two events, in the unit of the logarithms.
 _LEAST: Final = 0.15
-#: Why a node leaves whose group chose another one.
+#: The reason with which a node leaves if its group selected another child.
 _LEFT_OUT: Final = "not selected by its group"
-#: Nodes that get a lane, those first that are waited for, have died or failed.
+#: The maximum number of lanes. Nodes that are waited for, have died or failed come first.
 MOST_LANES: Final = 100
-#: Per cent of the width between two labels of times.
+#: The minimum distance between two time labels, in per cent of the width.
 _BETWEEN_TICKS: Final = 15.0
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A state, from a place to a place in per cent of the width."""
+    """A state, with its position and length in per cent of the width."""
 
     start: float
     width: float
     label: str
     kind: str
-    #: Since when, in words.
+    #: The beginning of the state, in words.
     since: str
 
 
@@ -77,15 +77,15 @@ class Lane:
     process: str
     bars: list[Bar]
     dots: list[Dot]
-    #: Where its client died.
+    #: The position at which its client died.
     death: float | None
-    #: Whether it left because its group chose another one.
+    #: Whether it left because its group selected another child.
     is_left_out: bool
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A time that is written below the lanes."""
+    """A time label below the lanes."""
 
     place: float
     label: str
@@ -97,17 +97,17 @@ class TimeLine:
 
     lanes: list[Lane]
     ticks: list[Tick]
-    #: Where attempts to allocate ended, and whether they succeeded.
+    #: The positions at which allocation attempts ended, and whether they succeeded.
     attempts: list[tuple[float, bool]]
-    #: How many nodes have no lane.
+    #: The number of nodes without a lane.
     more: int
 
 
 class Scale:
-    """Places of times, in per cent of the width."""
+    """The positions of times, in per cent of the width."""
 
     def __init__(self, times: Iterable[float]) -> None:
-        """Give each of these times a place; there must be one."""
+        """Compute the positions of these times. There must be at least one."""
         ordered = sorted(set(times))
         places = [0.0]
         for earlier, later in pairwise(ordered):
@@ -119,15 +119,15 @@ class Scale:
         self._began = ordered[0]
 
     def __call__(self, time: float) -> float:
-        """Return the place of one of the times."""
+        """Return the position of one of the times."""
         return round(self._places[time], 2)
 
     def after(self, time: float) -> str:
-        """Return how long after the beginning a time was."""
+        """Return the time since the beginning as text."""
         return after(time - self._began)
 
     def ticks(self) -> list[Tick]:
-        """Return as many times as can be written beside each other, the first and the last among them."""
+        """Return as many times as can be labelled without overlap, with the first and the last."""
         *inner, last = self._places.items()
         kept: list[tuple[float, float]] = []
         for time, place in inner:
@@ -139,7 +139,7 @@ class Scale:
 
 
 def after(seconds: float) -> str:
-    """Return a time since the beginning, with milliseconds unless it is long."""
+    """Return a time since the beginning as text, with milliseconds if it is short."""
     if 1 <= seconds < 60:
         return f"+{seconds:.3f} s"
     return f"+{age(seconds)}"
@@ -164,7 +164,7 @@ def _lane(story: Story, life: Life, scale: Scale, ends: ClientEnds) -> Lane:
     for (since, state), until in zip(life.states, untils, strict=True):
         label, kind = STATES.get(state, (state, "asked"))
         start = scale(since)
-        # Times of nodes are rounded: the last one may be after the end.
+        # Times of nodes are rounded, so the last one may lie after the end.
         width = max(0.0, round(scale(until) - start, 2))
         bars.append(Bar(start, width, label, kind, scale.after(since)))
     dots = [

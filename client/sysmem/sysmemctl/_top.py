@@ -12,9 +12,9 @@ from ._trouble import Trouble
 
 
 def run(options: argparse.Namespace) -> int:
-    """Show the table until somebody quits."""
+    """Show the table until the user quits."""
     with inspector(options):
-        pass  # it says what keeps it from being followed
+        pass  # it raises if the daemon cannot be followed
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise Trouble("top needs a terminal; `sysmemctl list` and `sysmemctl dump` do not")
     try:

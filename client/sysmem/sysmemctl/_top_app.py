@@ -36,30 +36,30 @@ from ._source import ClientEnds, Data
 from ._text import drawn
 from ._why import sentences
 
-#: Makes what follows the daemon: it is told what to call with each snapshot, and with the reason when there is none.
+#: Creates the follower. Its arguments are called with each snapshot, and with the reason when there is no daemon.
 MakeFollower: TypeAlias = Callable[[Callable[[Data], object], Callable[[str], object]], Follower]
 _STYLES: Final = {"negotiating": "yellow", "allocated": "green", "failing": "red"}
 
 
-#: Columns of padding and of a scroll bar.
+#: Columns for padding and a scroll bar.
 _DETAIL_MARGIN: Final = 4
 
 
 @dataclass(frozen=True)
 class View:
-    """What a snapshot comes to."""
+    """The displayed content of a snapshot."""
 
     summary: str
     collections: list[Row]
     participants: list[Row]
-    #: The collection that is open, and what is printed of it.
+    #: The open collection, and the function that prints it.
     opened: int | None = None
     detail: Callable[[Console], None] | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """One of the tables that are shown."""
+    """One of the displayed tables."""
 
     columns: Sequence[Column]
     rows: Callable[[View], list[Row]]
@@ -75,7 +75,7 @@ _TABLE_ACTIONS: Final = {"sort", "reverse", "table"}
 
 
 class Seen(Message):
-    """There is something new to show."""
+    """A new snapshot is ready to be displayed."""
 
     def __init__(self, view: View) -> None:
         super().__init__()
@@ -104,19 +104,19 @@ class Detail(Screen[None]):
         self._draw: Callable[[Console], None] | None = None
 
     def compose(self) -> ComposeResult:
-        """See textual."""
+        """Create the widgets; see textual."""
         with VerticalScroll():
             yield Static(Text("…"), id="detail")
         yield Footer()
 
     def see(self, draw: Callable[[Console], None]) -> None:
-        """Show what was found."""
+        """Display a collection with this function."""
         self._draw = draw
         width = max(20, self.size.width - _DETAIL_MARGIN)
         self.query_one("#detail", Static).update(drawn(width, draw))
 
     def on_resize(self, _: Resize) -> None:
-        """Fit it to the terminal."""
+        """Fit the content to the terminal."""
         if self._draw is not None:
             self.see(self._draw)
 
@@ -153,14 +153,14 @@ class Top(App[None]):
         self._rates = Rates()
         self._view: View | None = None
         self._table = "collections"
-        #: By table: the column that it is sorted by, and whether from the largest.
+        #: For each table: the column that it is sorted by, and whether the order is descending.
         self._sorting = {"collections": (6, True), "participants": (6, True)}
         self._shown: list[Row] = []
-        #: The collection that is open; the follower's thread reads it.
+        #: The open collection. The follower's thread reads it.
         self._opened: int | None = None
 
     def compose(self) -> ComposeResult:
-        """See textual."""
+        """Create the widgets; see textual."""
         yield Static(Text("…"), id="summary")
         yield Static(Text(), id="trouble")
         yield Rows(cursor_type="row", zebra_stripes=True)
@@ -173,14 +173,14 @@ class Top(App[None]):
         )
 
     def on_unmount(self) -> None:
-        """End that."""
+        """Stop following the daemon."""
         if self._follower is not None:
             self._follower.stop()
 
     # --- in the follower's thread -------------------------------------------------------------------------------------
 
     def _look(self, data: Data) -> None:
-        """Work out what to show."""
+        """Compute what to display."""
         self._rates.see(data)
         ends = ClientEnds(data["collections"])
         opened = self._opened
@@ -196,10 +196,11 @@ class Top(App[None]):
             )
         )
 
-    # --- what is to be shown ------------------------------------------------------------------------------------------
+    # --- display
+    # ------------------------------------------------------------------------------------------------------
 
     def on_seen(self, message: Seen) -> None:
-        """Show what the daemon holds."""
+        """Display the daemon's state."""
         self._view = message.view
         self._trouble("")
         self._show()
@@ -209,7 +210,7 @@ class Top(App[None]):
             screen.see(message.view.detail)
 
     def on_lost(self, message: Lost) -> None:
-        """Say that there is no daemon, and leave what was seen last."""
+        """Report that there is no daemon, and keep the last display."""
         self._trouble(f"no daemon, waiting for one: {message.reason}")
 
     def _trouble(self, text: str) -> None:
@@ -245,7 +246,7 @@ class Top(App[None]):
     # --- keys ---------------------------------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer what is done to the table only where it is seen."""
+        """Offer a table's actions only while the table is visible."""
         return not (isinstance(self.screen, Detail) and action in _TABLE_ACTIONS)
 
     def action_table(self, name: str) -> None:
@@ -254,7 +255,7 @@ class Top(App[None]):
         self._show()
 
     def action_sort(self) -> None:
-        """Sort by the next column that is shown."""
+        """Sort by the next visible column."""
         table = self.query_one(Rows)
         shown = [int(str(key.value)) for key in table.columns]
         by, _ = self._sorting[self._table]
@@ -263,13 +264,13 @@ class Top(App[None]):
             self._sort_by(later[0] if later else shown[0])
 
     def action_reverse(self) -> None:
-        """Sort in the other direction."""
+        """Reverse the order."""
         by, descending = self._sorting[self._table]
         self._sorting[self._table] = (by, not descending)
         self._show()
 
     def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
-        """Sort by the column whose title is clicked, or the other way round."""
+        """Sort by the clicked column, or reverse the order if it is sorted by that column."""
         column = int(str(event.column_key.value))
         if column == self._sorting[self._table][0]:
             self.action_reverse()
@@ -281,7 +282,7 @@ class Top(App[None]):
         self._show()
 
     def on_data_table_row_selected(self, _: DataTable.RowSelected) -> None:
-        """Open the collection of the row that is marked."""
+        """Open the collection of the selected row."""
         table = self.query_one(Rows)
         if table.cursor_row < len(self._shown):
             id = self._shown[table.cursor_row].collection
@@ -291,7 +292,7 @@ class Top(App[None]):
                 self._follower.now()
 
     def action_shut(self) -> None:
-        """Close the collection that is open."""
+        """Close the open collection."""
         self._opened = None
         self.pop_screen()
 
@@ -307,7 +308,7 @@ def _cell(column: Column, row: Row, index: int, width: int) -> Text:
 
 
 def _detail(data: Data, id: int, ends: ClientEnds) -> Callable[[Console], None]:
-    """Return what prints a collection."""
+    """Return the function that prints a collection."""
     living = [each for each in data["collections"] if each["id"] == id]
     ended = [each for each in data["ended"] if each["id"] == id]
 
@@ -319,6 +320,6 @@ def _detail(data: Data, id: int, ends: ClientEnds) -> Callable[[Console], None]:
             out.print()
             print_all(out, collection, ends)
         if not (living or ended):
-            out.print("This collection has ended, and the daemon does not remember it.")
+            out.print("This collection has ended, and the daemon no longer remembers it.")
 
     return draw

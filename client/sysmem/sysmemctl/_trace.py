@@ -15,7 +15,7 @@ from ._text import console
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print messages until somebody interrupts, or the time is over."""
+    """Print messages until the user interrupts, or the time is over."""
     show = _show_json if options.json else _shower()
     with inspector(options) as connected:
         only = None
@@ -44,7 +44,7 @@ def _show_json(event: Data) -> None:
 
 
 def _shower() -> Callable[[Data], None]:
-    """Return what prints a message: fitted to a terminal, elsewhere as one line however long."""
+    """Return the function that prints a message: fitted to a terminal, or as one line of any length."""
     if not (sys.stdout.isatty() or "COLUMNS" in os.environ):
         return lambda event: _show(event, lambda text: print(text, flush=True))
     out = console()

@@ -18,7 +18,7 @@ _STATE_STYLES = {"negotiating": "yellow", "allocated": "green", "failing": "red"
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the tree of one collection or of each."""
+    """Print the trees of one or all collections."""
     collections = selected(snapshot(options), options.collection)
     if options.json:
         print_json([{"id": c["id"], "name": c["name"], "nodes": _nested(c)} for c in collections])
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def tree(collection: Data, ends: ClientEnds) -> Tree:
-    """Return the tree of a collection, to print with rich."""
+    """Return the tree of a collection, to be printed with rich."""
     from rich.text import Text
     from rich.tree import Tree
 
@@ -59,7 +59,7 @@ def tree(collection: Data, ends: ClientEnds) -> Tree:
 def label(
     collection: Data, node: Data, ends: ClientEnds, waited: Container[int]
 ) -> Iterator[tuple[str, str]]:
-    """Yield what is said of a node, in pieces with their styles; `waited` has the numbers of those waited for."""
+    """Yield the styled parts of a node's description. `waited` has the numbers of nodes that are waited for."""
     yield f"{node['number']} {node['kind']}", "bold"
     yield f" {client(node)}", ""
     if process := process_of(collection, node, ends):
@@ -76,7 +76,7 @@ def label(
 
 
 def _nested(collection: Data) -> list[Data]:
-    """Return the nodes without a parent, each with those below it as `children`."""
+    """Return the nodes without a parent, each with its descendants as `children`."""
     roots: list[Data] = []
     below = {None: roots}
     for node in collection["nodes"]:

@@ -1,7 +1,7 @@
-"""What keeps a command from being done."""
+"""The exception for a command that fails."""
 
 from __future__ import annotations
 
 
 class Trouble(Exception):
-    """A command can't be done, or a check failed. The text says why; the exit status is 1."""
+    """A command cannot be completed, or a check failed. The text has the reason; the exit status is 1."""

@@ -1,4 +1,4 @@
-"""`sysmemctl why`: the sentence that a person needs."""
+"""`sysmemctl why`: the reason for a collection's state, in a sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ._trouble import Trouble
 
 
 def run(options: argparse.Namespace) -> int:
-    """Say why one collection waits, failed or came out as it did."""
+    """Print why one collection waits, failed or has its settings."""
     with inspector(options) as connected:
         data = connected.snapshot(timeout=options.timeout)
         collection = _newest_failed(data) if options.collection is None else _named(data, options)
@@ -31,15 +31,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def sentences(collection: Data, ends: ClientEnds | None = None) -> list[str]:
-    """Return what a person needs to know about a collection that lives or has ended, most important first.
+    """Return the main facts about a living or ended collection, most important first.
 
-    Who has the client ends now is looked up, unless `ends` tells it.
+    The current holders of client ends are looked up unless `ends` has them.
     """
     lines = [_headline(collection)]
     if waiting := [] if "how" in collection else waited_for(collection):
         ends = ends or ClientEnds([collection])
         lines += [
-            f"  {who(collection, node, ends)} must {to_do(node)}; it has had {age(node['age_s'])} to do so"
+            f"  {who(collection, node, ends)} must {to_do(node)}; it has not done so for {age(node['age_s'])}"
             for node in waiting
         ]
         if ends.unseen:
@@ -61,7 +61,7 @@ def _headline(collection: Data) -> str:
         return f"{name} has been waiting for {age(collection['age_s'])}:"
     if collection["settings"]:
         return f"{name} agreed on {buffers(collection)}."
-    return f"{name} is {collection['state']} and waits for nobody."
+    return f"{name} is {collection['state']} and does not wait for any participant."
 
 
 def _named(data: Data, options: argparse.Namespace) -> Data:
@@ -76,4 +76,4 @@ def _newest_failed(data: Data) -> Data:
     waiting: list[Data] = [each for each in data["collections"] if each["waiting_for"]]
     if waiting:
         return max(waiting, key=lambda each: each["age_s"])
-    raise Trouble("no collection has failed, and none is waiting for anybody")
+    raise Trouble("no collection has failed, and none waits for a participant")

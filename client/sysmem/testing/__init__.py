@@ -1,4 +1,4 @@
-"""Test participants against everybody else's behaviour: without a daemon, with one in the test, or with processes.
+"""Tools for testing participants: without a daemon, with a daemon in the test, or with separate processes.
 
 ::
 
@@ -8,8 +8,8 @@
         agreed = assert_agree({"camera": CAMERA, "encoder": ENCODER})
         assert agreed.buffer_count == 5
 
-This needs the daemon's code and is never imported by the client. The fixtures of the pytest plugin, which pytest finds
-by itself, are :mod:`sysmem.pytest_plugin`.
+This package needs the daemon's code, and the client never imports it. The fixtures are in the pytest plugin
+:mod:`sysmem.pytest_plugin`, which pytest finds automatically.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sysmem_protocol.testing import End
 from sysmemd.config import ConfigError
 from sysmemd.constraints import Rule
 
-from . import blocking as blocking  # not in __all__: it is another one than sysmem.blocking
+from . import blocking as blocking  # not in __all__: this is not the module `sysmem.blocking`
 from ._behaviours import (
     STEPS,
     Behaviour,

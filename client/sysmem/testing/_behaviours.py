@@ -1,4 +1,4 @@
-"""How a participant made up for a test acts: what it does besides the usual, and when."""
+"""Behaviours of simulated participants: what each does besides the usual steps, and at which step."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-#: What a participant comes to, in this order. It goes on from `mapped` to `released` only if a behaviour or the test
-#: says so.
+#: The steps of a participant, in order. A participant goes on from `mapped` to `released` only if a behaviour or the
+#: test requests it.
 STEPS: Final = ("turned_in", "constrained", "waiting", "allocated", "mapped", "released")
-#: A step that is not on the way: the daemon has closed the participant's channel, or answered with an error.
+#: The step outside this order: the daemon has closed the participant's channel, or answered with an error.
 FAILED: Final = "failed"
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """One thing that a participant does when it has come to a step."""
+    """An action that a participant takes when it reaches a step."""
 
     name: str
     at: str
-    #: Seconds of `late`, or the pattern of `writes`.
+    #: The delay of `late` in seconds, or the pattern of `writes`.
     argument: float | bytes | None = None
 
     def __post_init__(self) -> None:
         if self.at not in STEPS:
             raise ValueError(
-                f"{self.name}: there is no step {self.at!r}; they are {', '.join(STEPS)}"
+                f"{self.name}: there is no step {self.at!r}; the steps are {', '.join(STEPS)}"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -35,73 +35,73 @@ class Behaviour:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Behaviour:
-        """Return the behaviour that :meth:`to_dict` made this data of."""
+        """Return the behaviour that the data from :meth:`to_dict` describes."""
         argument = data["argument"]
         made = bytes.fromhex(argument) if isinstance(argument, str) else argument
         return cls(data["name"], data["at"], made)
 
 
-#: One behaviour, several, or the name of one that needs no argument.
+#: One behaviour, several behaviours, or the name of a behaviour that needs no argument.
 Behaviours: TypeAlias = "Behaviour | str | Iterable[Behaviour | str]"
 
 
 def dies(*, at: str = "allocated") -> Behaviour:
-    """Be killed by SIGKILL, as a process that crashes."""
+    """Die by SIGKILL, as a crashing process does."""
     return Behaviour("dies", at)
 
 
 def closes(*, at: str = "allocated") -> Behaviour:
-    """Close its channel without Release, and all that it holds, and live on."""
+    """Close the channel without Release, and close the buffers and mappings. The process goes on running."""
     return Behaviour("closes", at)
 
 
 def releases(*, at: str = "mapped") -> Behaviour:
-    """Release its node, close its buffers and mappings, and live on."""
+    """Release the node and close the buffers and mappings. The process goes on running."""
     return Behaviour("releases", at)
 
 
 def hangs(*, at: str = "constrained") -> Behaviour:
-    """Be stopped by SIGSTOP, until `resume()`."""
+    """Stop by SIGSTOP until the test calls `resume()`."""
     return Behaviour("hangs", at)
 
 
 def never_constrains(*, at: str = "turned_in") -> Behaviour:
-    """Never set constraints, so that nobody gets buffers."""
+    """Never set constraints, so that no participant gets buffers."""
     return _only("never_constrains", at, "turned_in")
 
 
 def late(seconds: float, *, at: str = "turned_in") -> Behaviour:
-    """Go on so many seconds later."""
+    """Wait this many seconds before the next step."""
     return Behaviour("late", at, float(seconds))
 
 
 def conflicts(*, at: str = "turned_in") -> Behaviour:
-    """Set constraints that nobody can meet: besides its own, memory of a heap that does not exist."""
+    """Set constraints that cannot be met: require memory from a heap that does not exist."""
     return _only("conflicts", at, "turned_in")
 
 
 def floods(*, at: str = "constrained") -> Behaviour:
-    """Send valid messages without end, as fast as the daemon takes them."""
+    """Send valid messages without end, as fast as the daemon accepts them."""
     return Behaviour("floods", at)
 
 
 def sends_garbage(*, at: str = "constrained") -> Behaviour:
-    """Send bytes that are no message, for which the daemon closes its channel."""
+    """Send bytes that are not a valid message. The daemon closes the channel."""
     return Behaviour("sends_garbage", at)
 
 
 def never_reads(*, at: str = "constrained") -> Behaviour:
-    """Send calls and never read an answer, until the daemon closes its channel."""
+    """Send calls and never read a response, until the daemon closes the channel."""
     return Behaviour("never_reads", at)
 
 
 def keeps_weak(*, at: str = "turned_in") -> Behaviour:
-    """Be a weak participant that keeps its buffers and mappings though told by `close_weak_asap` to close them."""
+    """Be a weak participant that keeps its buffers and mappings although `close_weak_asap` asks it to close them."""
     return _only("keeps_weak", at, "turned_in")
 
 
 def writes(pattern: bytes | int, *, at: str = "mapped") -> Behaviour:
-    """Fill every buffer with a pattern, repeated: bytes, or the value of each byte."""
+    """Fill every buffer with a repeated pattern: bytes, or the value of each byte."""
     if isinstance(pattern, int):
         pattern = bytes([pattern])
     if not pattern:
@@ -110,13 +110,13 @@ def writes(pattern: bytes | int, *, at: str = "mapped") -> Behaviour:
 
 
 def scribbles_after_release(*, at: str = "mapped") -> Behaviour:
-    """Release its node but keep the mappings, and overwrite every buffer after that."""
+    """Release the node but keep the mappings, and then overwrite every buffer."""
     return _only("scribbles_after_release", at, "mapped")
 
 
 def _only(name: str, at: str, possible: str, argument: bytes | None = None) -> Behaviour:
     if at != possible:
-        raise ValueError(f"{name} happens at {possible!r} only")
+        raise ValueError(f"{name} is possible only at {possible!r}")
     return Behaviour(name, at, argument)
 
 
@@ -139,7 +139,7 @@ _BY_NAME: Final = {
 
 
 def behaviours(given: Behaviours | None, at: str | None) -> list[Behaviour]:
-    """Return all behaviours, those that are named made; `at` is the step of named ones.
+    """Return all behaviours as objects. Behaviours that are given by name take place at the step `at`.
 
     Raises `ValueError` for a name that is not a behaviour's.
     """
@@ -155,6 +155,6 @@ def behaviours(given: Behaviours | None, at: str | None) -> list[Behaviour]:
         else:
             names = ", ".join(_BY_NAME)
             raise ValueError(
-                f"there is no behaviour {one!r} without an argument; those are {names}"
+                f"there is no behaviour {one!r} that needs no argument; those are {names}"
             )
     return made

@@ -1,4 +1,4 @@
-"""The whole daemon in the test's own trio loop: real sockets and real memory, no process and no file."""
+"""A complete daemon in the test's own trio loop, with real sockets and memory, but without a process or files."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from . import _golden, _inside, _story
 from ._faults import OwnFaults
 from ._negotiate import Configuration, configuration
 
-#: A log line: `event`, `level`, and the fields of the event.
+#: A log entry: `event`, `level`, and the fields of the event.
 LogEntry: TypeAlias = dict[str, Any]
 
 
-#: What daemons had to tell when a block with one ended with an exception; the pytest plugin takes them.
+#: The reports of daemons whose block ended with an exception. The pytest plugin takes them from here.
 stories: deque[list[_story.Section]] = deque(maxlen=4)
 
 
 class Core:
-    """What both faces of a daemon in this process share. Its methods are called in the daemon's trio loop."""
+    """The part of an in-process daemon that both faces share. Its methods must be called in the daemon's trio loop."""
 
     def __init__(
         self,
@@ -55,18 +55,18 @@ class Core:
         self.faults: Faults = faults
 
     def open(self, interface: type[Interface]) -> int:
-        """Connect to a service of the daemon; the descriptor, which the caller owns."""
+        """Connect to a service of the daemon. Return the channel's descriptor, which the caller owns."""
         near, far = channel_pair()
         with near, far:
             self._connect(interface, far)
             return near.detach()
 
     def open_service(self, interface: type[Interface], timeout: float | None) -> int:
-        """As :meth:`open`, which waits for nothing."""
+        """Connect as :meth:`open` does; it never has to wait, so the timeout has no effect."""
         return self.open(interface)
 
     def allocator(self, name: str | None, id: int | None) -> int:
-        """Connect to the Allocator, and say who connects; the descriptor, which the caller owns."""
+        """Connect to the Allocator and set the client's name and id. Return the descriptor, which the caller owns."""
         first = hello(name, id)
         channel = Channel(self.open(AllocatorInterface))
         try:
@@ -77,11 +77,11 @@ class Core:
             channel.close()
 
     def snapshot(self) -> dict[str, Any]:
-        """What the daemon holds, as its Inspector answers it."""
+        """Return the daemon's state as its Inspector reports it."""
         return _inside.snapshot(self._inspection)
 
     def why(self, collection: int | str) -> str:
-        """Why a collection, by id or name, waits, failed or came out as it did."""
+        """Return why a collection, given by id or name, waits, failed or has the settings that it has."""
         found = _story.find(self.snapshot(), collection)
         return _story.why(found, _inside.explain(self._inspection, found["id"]))
 
@@ -91,7 +91,7 @@ class Core:
         return _golden.negotiated(_inside.explain(self._inspection, newest))
 
     async def settle(self) -> None:
-        """Wait until the daemon has done what clients have asked for so far, also if it was interrupted in that."""
+        """Wait until the daemon has processed all requests that clients have sent so far."""
         service = self._inspection.daemon.service
         for user in list(service.users):
             done = trio.Event()
@@ -99,15 +99,15 @@ class Core:
             await done.wait()
 
     def story(self) -> list[_story.Section]:
-        """What there is to tell when a test has failed."""
+        """Return the daemon's report for a failed test."""
         explain = partial(_inside.explain, self._inspection)
         return _story.sections(self.snapshot(), explain, self.faults.trace())
 
     def check(self) -> None:
-        """Raise `AssertionError` if the daemon logged a fault of its own."""
+        """Raise `AssertionError` if the daemon logged an internal error."""
         for entry in self.log:
             if entry.get("exc_info"):
-                raise AssertionError(f"the daemon is at fault: {entry}")
+                raise AssertionError(f"the daemon logged an internal error: {entry}")
 
 
 class Daemon:
@@ -115,29 +115,33 @@ class Daemon:
 
     def __init__(
         self, core: Any
-    ) -> None:  # a Core: types of the daemon's own are none of the interface
+    ) -> None:  # a Core; the daemon's own types are not part of the public interface
         self._core: Core = core
 
     @property
     def log(self) -> list[LogEntry]:
-        """What the daemon has logged so far, of every level: structlog's events."""
+        """All structlog events that the daemon has logged so far, of every level."""
         return self._core.log
 
     @property
     def trace(self) -> list[dict[str, Any]]:
-        """The messages that the daemon has received and sent so far, the last 10,000 of them.
+        """The messages that the daemon has received and sent so far, at most the last 10,000.
 
-        Each is what the Inspector tells watchers of it: `direction` ("in" is from the client), `txid`, `protocol`,
-        `method`, `fields`, `client_name`, `error` and so on. It also has a `number` from 1, and the daemon's `time_s`.
+        Each is in the format in which the Inspector reports messages to watchers: `direction` ("in" is from the
+        client), `txid`, `protocol`, `method`, `fields`, `client_name`, `error` and so on. It also has a `number`,
+        counted from 1, and the daemon's time `time_s`.
         """
         return self._core.faults.trace()
 
     def snapshot(self) -> dict[str, Any]:
-        """What the daemon holds now, as its Inspector answers it."""
+        """Return the daemon's current state as its Inspector reports it."""
         return self._core.snapshot()
 
     def why(self, collection: int | str) -> str:
-        """Why a collection, by id or name, waits, failed or came out as it did. Raises `ValueError` for another."""
+        """Return why a collection, given by id or name, waits, failed or has the settings that it has.
+
+        Raises `ValueError` if there is no such collection.
+        """
         return self._core.why(collection)
 
     def last_report(self) -> str:
@@ -146,15 +150,15 @@ class Daemon:
 
     @property
     def faults(self) -> OwnFaults:
-        """What the daemon is to do wrong. System calls that fail do so for the whole process."""
+        """The faults to inject into the daemon. Failing system calls affect the whole process."""
         return self._core.faults
 
     def connect(self, *, name: str | None = None, id: int | None = None) -> Allocator:
-        """Connect a participant, as :func:`sysmem.connect` does; `async with d.connect() as allocator`."""
+        """Connect a participant, as :func:`sysmem.connect` does: `async with d.connect() as allocator`."""
         return Allocator(self._core.allocator(name, id), self._core.open_service)
 
     def open(self, interface: type[Interface]) -> int:
-        """Connect to any service of the daemon; the descriptor of the channel, which the caller owns."""
+        """Connect to any service of the daemon. Return the channel's descriptor, which the caller owns."""
         return self._core.open(interface)
 
 
@@ -164,10 +168,10 @@ async def running(
     clock: trio.abc.Clock | None = None,
     parts: Callable[[Faults], Parts] = tested,
 ) -> AsyncIterator[Core]:
-    """A daemon in this loop; see :func:`daemon`. `parts` are those of a daemon with such faults."""
+    """Run a daemon in this loop; see :func:`daemon`. `parts` returns the daemon's parts for the given faults."""
     ours = trio.lowlevel.current_clock()
     if clock is not None and clock is not ours:
-        raise ValueError("the clock must be that of the running loop: trio.run(…, clock=clock)")
+        raise ValueError("the clock must be the running loop's: trio.run(…, clock=clock)")
     entries: list[LogEntry] = []
     capture = LogCapture()
     capture.entries = cast("Any", entries)
@@ -203,7 +207,7 @@ async def running(
 async def daemon(
     config: Configuration = None, clock: trio.abc.Clock | None = None
 ) -> AsyncIterator[Daemon]:
-    """Run a whole daemon in the running trio loop until the block ends.
+    """Run a complete daemon in the running trio loop until the block ends.
 
     ::
 
@@ -211,30 +215,30 @@ async def daemon(
             async with d.connect(name="camera") as allocator:
                 ...
 
-    It is the daemon's own code on real socket pairs and real memory. It makes no file and no process, and it changes
-    nothing of this process. Its time is the loop's: under a `MockClock(autojump_threshold=0)` (pytest-trio's fixture
-    `autojump_clock`) its warnings and timeouts come at once when nobody has anything else to do.
+    It runs the daemon's own code on real socket pairs and real memory. It creates no files and no processes, and it
+    does not change the state of this process. It uses the loop's clock: under a `MockClock(autojump_threshold=0)`
+    (pytest-trio's fixture `autojump_clock`), warnings and timeouts occur immediately when all tasks are idle.
 
     Args:
-        config: The daemon's configuration, as TOML text or as the data of such a text. Its sections about the runtime
+        config: The daemon's configuration, as TOML text or as parsed TOML data. The sections about the runtime
             directory, access and the log have no effect here.
-        clock: The loop's clock, or None for the same.
+        clock: The loop's clock; None also means the loop's clock.
 
     Raises:
-        ConfigError: The configuration is at fault.
-        AssertionError: At the end, the daemon has logged a fault of its own.
+        ConfigError: The configuration is invalid.
+        AssertionError: At the end of the block, if the daemon has logged an internal error.
     """
     async with running(config, clock) as core:
         yield Daemon(core)
 
 
 def _loop_time() -> Callable[[], int]:
-    """Return the loop's time in nanoseconds; it begins at CLOCK_MONOTONIC's, in which clients name deadlines."""
+    """Return a clock: the loop's time in nanoseconds, on the scale of CLOCK_MONOTONIC as clients' deadlines."""
     beginning, origin = trio.current_time(), monotonic_ns()
     return lambda: origin + round((trio.current_time() - beginning) * 1e9)
 
 
 def _is_virtual(clock: trio.abc.Clock) -> bool:
-    from trio.testing import MockClock  # imports pytest, if there is one
+    from trio.testing import MockClock  # imports pytest if it is installed
 
     return isinstance(clock, MockClock)

@@ -1,4 +1,4 @@
-"""Faults of the daemon's own, from the side of a test."""
+"""Fault injection into a daemon under test, from the test's side."""
 
 from __future__ import annotations
 
@@ -40,105 +40,117 @@ _INTERFACES: Final = (
     Inspector,
     Rendezvous,
 )
-#: All methods that a client may call.
+#: All methods that a client can call.
 METHODS: Final = frozenset(str(m) for each in _INTERFACES for m in each.methods.values())
 #: How long the daemon may take to answer, in seconds.
 _PATIENCE_SECONDS: Final = 20.0
 
 
 class OwnFaults(Protocol):
-    """What a daemon in this process is to do wrong, from each call on; see :class:`Faults`."""
+    """Fault injection for a daemon in this process; see :class:`Faults`."""
 
     def refuse_next_allocation(self, error: Error | str = ..., times: int = ...) -> None:
-        """Let the next allocations that would succeed fail with an error."""
+        """Fail the next allocations that would succeed, with this error."""
 
     def delay(self, method: str, seconds: float) -> None:
-        """Process each message of a method late, as "BufferCollection.SetConstraints"; 0 seconds end that."""
+        """Delay each message of a method, such as "BufferCollection.SetConstraints". 0 seconds ends the delay."""
 
     def close(self, client_name: str) -> int:
-        """Close all channels of a client, as if it had broken the protocol; how many it had."""
+        """Close all channels of a client, as if it had violated the protocol. Return the number of channels."""
 
     def fail_syscall(self, name: str, errno: int | str, times: int = ...) -> None:
-        """Let system calls of this process fail, by the number or the name of an error; with `times` 0 all from now on.
+        """Make system calls of this process fail.
 
-        Raises `KeyError` for a system call that can't be made to fail.
+        Args:
+            name: The system call.
+            errno: The number or name of the error.
+            times: The number of calls that fail; 0 means all further calls.
+
+        Raises:
+            KeyError: This system call cannot be made to fail.
         """
 
     def heap_limit(self, type: str, max_bytes: int | None) -> None:
-        """Change how many bytes a heap has, None for no bound. Raises `KeyError` for a heap that isn't configured."""
+        """Change the size limit of a heap in bytes; None means no limit. Raises `KeyError` if it is not configured."""
 
     def end_at(self, client_name: str, message: int, end: End) -> None:
-        """End the process that connects with a name, after its message with this number, from 1."""
+        """End the process that connects with this name after its message with this number, counted from 1."""
 
     def clear(self) -> None:
-        """Undo all of that: nothing more fails, is late or ends. Limits of heaps stay."""
+        """Remove all injected faults. Heap limits stay as they are."""
 
 
 class Faults:
-    """What a daemon that was started with `--testing` is to do wrong, from each call on."""
+    """Fault injection for a daemon that was started with `--testing`. Each fault takes effect immediately."""
 
     def __init__(self, connect: Callable[[], int]) -> None:
-        """`connect` returns the descriptor of a new connection to the daemon's Testing service."""
+        """Take `connect`, which returns the descriptor of a new connection to the daemon's Testing service."""
         self._connect = connect
 
     def refuse_next_allocation(self, error: Error | str = "NO_MEMORY", times: int = 1) -> None:
-        """Let the next allocations that would succeed fail with an error."""
+        """Fail the next allocations that would succeed, with this error."""
         number = Error[error] if isinstance(error, str) else error
         request = TestingRefuseNextAllocationRequest(error=number, times=times)
         self._call(Testing.refuse_next_allocation, request)
 
     def delay(self, protocol_method: str, seconds: float) -> None:
-        """Process each message of a method late, as "BufferCollection.SetConstraints"; 0 seconds end that.
+        """Delay each message of a method, such as "BufferCollection.SetConstraints". 0 seconds ends the delay.
 
-        Raises `ValueError` for a method that there isn't.
+        Raises `ValueError` if there is no such method.
         """
         if protocol_method not in METHODS:
             near = difflib.get_close_matches(protocol_method, METHODS, cutoff=0)
             raise ValueError(
-                f"there is no method {protocol_method!r}; near it are {', '.join(near)}"
+                f"there is no method {protocol_method!r}; similar names: {', '.join(near)}"
             )
         request = TestingDelayRequest(method=protocol_method, nanoseconds=round(seconds * 1e9))
         self._call(Testing.delay, request)
 
     def close(self, client_name: str) -> int:
-        """Close all channels of a client, as if it had broken the protocol; how many it had."""
+        """Close all channels of a client, as if it had violated the protocol. Return the number of channels."""
         answer = self._call(Testing.close, TestingCloseRequest(client_name=client_name))
         closed: int = answer.closed
         return closed
 
     def fail_syscall(self, name: str, errno: int | str, times: int = 1) -> None:
-        """Let system calls of the daemon fail, by the number or the name of an error; with `times` 0 all from now on.
+        """Make system calls of the daemon fail.
 
-        Raises `SysmemError` with NOT_FOUND for a system call that can't be made to fail.
+        Args:
+            name: The system call.
+            errno: The number or name of the error.
+            times: The number of calls that fail; 0 means all further calls.
+
+        Raises:
+            SysmemError: With NOT_FOUND if this system call cannot be made to fail.
         """
         number = getattr(numbers, errno) if isinstance(errno, str) else errno
         request = TestingFailSyscallRequest(name=name, errno=number, times=times)
         self._call(Testing.fail_syscall, request)
 
     def heap_limit(self, type: str, max_bytes: int | None) -> None:
-        """Change how many bytes a heap has, None for no bound; buffers that exist stay.
+        """Change the size limit of a heap in bytes; None means no limit. Existing buffers are not affected.
 
-        Raises `SysmemError` with NOT_FOUND for a heap that is not configured.
+        Raises `SysmemError` with NOT_FOUND if the heap is not configured.
         """
         request = TestingLimitHeapRequest(heap_type=type, max_bytes=max_bytes)
         self._call(Testing.limit_heap, request)
 
     def end_at(self, client_name: str, message: int, end: End = End.KILLED) -> None:
-        """End the process that connects with a name, after its message with this number, from 1."""
+        """End the process that connects with this name after its message with this number, counted from 1."""
         request = TestingEndAtRequest(client_name=client_name, message=message, end=end)
         self._call(Testing.end_at, request)
 
     def clear(self) -> None:
-        """Undo all of that: nothing more fails, is late or ends. Limits of heaps stay."""
+        """Remove all injected faults. Heap limits stay as they are."""
         self._call(Testing.clear, None)
 
     def messages(self) -> list[dict[str, Any]]:
-        """What came from each process so far: `pid`, `name`, `messages` (methods in order), and whether it `ended`."""
+        """Return the messages of each process so far: `pid`, `name`, `messages` (methods in order), and `ended`."""
         found: list[dict[str, Any]] = self._told()["clients"]
         return found
 
     def trace(self) -> list[dict[str, Any]]:
-        """Return the messages that the daemon has received and sent last; see :attr:`sysmem.testing.Daemon.trace`."""
+        """Return the last messages that the daemon received and sent; see :attr:`sysmem.testing.Daemon.trace`."""
         found: list[dict[str, Any]] = self._told()["trace"]
         return found
 

@@ -1,4 +1,4 @@
-"""Golden negotiations: what came out, and who decided it, as a text to keep next to a test."""
+"""Golden negotiations: the result of a negotiation and its reasons, as text to store next to a test."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 from ._negotiate import Negotiated
 
-#: Client ids, which are pids mostly, behind a name.
+#: Client ids after names. They are usually pids.
 _ID = re.compile(r" \(\d+\)")
-#: Rules of tables, whose width depends on the ids.
+#: Horizontal rules of tables. Their width depends on the ids.
 _RULE = re.compile(r"-[-+]{3,}-")
 _SPACES = re.compile(r"(?<=\S) {2,}")
 
 
 def normalised(text: str) -> str:
-    """Return a report without what differs from run to run: ids, and widths of columns that come from them."""
+    """Return a report without the parts that differ between runs: ids, and column widths that depend on ids."""
     lines = [
         _RULE.sub("---", _SPACES.sub(" ", _ID.sub("", line))).rstrip() for line in text.split("\n")
     ]
@@ -25,9 +25,9 @@ def normalised(text: str) -> str:
 
 
 def negotiated(explained: dict[str, Any]) -> str:
-    """Return the report of a collection's last attempt, of what an Inspector answers to Explain.
+    """Return the report of a collection's last allocation attempt, from an Inspector's response to Explain.
 
-    Raises `AssertionError` if there was none.
+    Raises `AssertionError` if there was no attempt.
     """
     if not explained["attempts"]:
         raise AssertionError("this collection has not been negotiated yet")
@@ -36,17 +36,17 @@ def negotiated(explained: dict[str, Any]) -> str:
 
 
 class Golden:
-    """Compares negotiations with texts in a directory."""
+    """Compares negotiations with text files in a directory."""
 
     def __init__(self, directory: Path, *, update: bool) -> None:
-        """With `update` the texts are written instead."""
+        """Compare with the texts, or with `update` write them."""
         self._directory = directory
         self._update = update
 
     def compare(self, name: str, negotiation: Negotiated | str) -> None:
         """Compare a negotiation, or its report, with the stored text of this name.
 
-        Raises `AssertionError` with the difference.
+        Raises `AssertionError` with a diff if they differ.
         """
         __tracebackhide__ = True
         report = negotiation.explanation if isinstance(negotiation, Negotiated) else negotiation
@@ -66,5 +66,5 @@ class Golden:
             )
             told = "\n".join(changed)
             raise AssertionError(
-                f"{name} is negotiated differently; if that is right, run pytest with --sysmem-update\n\n{told}"
+                f"the result of {name} differs; if this is intended, run pytest with --sysmem-update\n\n{told}"
             )

@@ -1,4 +1,4 @@
-"""Looking inside a daemon of this process, at once and in its own loop."""
+"""Direct access to the state of a daemon in this process. Must be called in the daemon's loop."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sysmemd.inspection.answers import encoded, name_users
 
 
 def snapshot(inspection: Inspection, id: int | None = None) -> dict[str, Any]:
-    """Return what the Inspector answers."""
+    """Return the Inspector's snapshot."""
     return _plain(name_users(inspection.described(id)))
 
 
 def explain(inspection: Inspection, id: int) -> dict[str, Any]:
-    """Return why a collection is as it is, or ended as it did. Raises :class:`.Failed` for one that isn't known."""
+    """Return the Inspector's explanation of a collection. Raises :class:`.Failed` if the collection is not known."""
     return _plain(inspection.explained(id))
 
 

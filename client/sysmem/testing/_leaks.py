@@ -1,4 +1,4 @@
-"""What a daemon still holds for clients after a test, and who is the reason."""
+"""Resources that a daemon still holds for clients after a test, and the processes that keep them alive."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..sysmemctl._holders import find
 from ..sysmemctl._nodes import named
 from ..sysmemctl._source import ClientEnds
 
-#: Connections through which a test itself looks.
+#: Services that a test itself connects to for inspection.
 _LOOKING = (Inspector.service_name(), Testing.service_name())
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """One thing that is still held."""
+    """A resource that is still held."""
 
     what: str
     holders: tuple[Process, ...]
@@ -30,11 +30,11 @@ class Leftover:
         by = ", ".join(
             f"{printable(each.command) or 'process'} ({each.pid})" for each in self.holders
         )
-        return f"{self.what}, held by {by or 'nobody that can be seen'}"
+        return f"{self.what}, held by {by or 'no visible process'}"
 
 
 def leftovers(snapshot: dict[str, Any]) -> list[Leftover]:
-    """Return everything in a snapshot that somebody still holds."""
+    """Return every resource in a snapshot that a client still holds."""
     return [*_connections(snapshot), *_nodes(snapshot), *_buffers(snapshot)]
 
 

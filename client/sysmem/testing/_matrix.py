@@ -1,4 +1,4 @@
-"""Every death at every step: a pipeline is run again and again, and in each run one participant ends at one message."""
+"""A test of every death at every step: run a pipeline repeatedly, and end one participant at one message each time."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from ._sysmemd import Sysmemd, sysmemd
 from ._watch import Watch, state, told
 from ._zygote import Process, Zygote
 
-#: How often it is looked at what nothing tells of: who has connected, who does something, what is held.
+#: Polling intervals for state that has no notification: connected clients, activity, held resources.
 _LOOK_SECONDS: Final = 0.05
 _AGAIN_SECONDS: Final = 0.005
-#: A run as a whole may take so many times as long as it may go on without anything happening.
+#: The maximum duration of a run, as a multiple of the maximum idle time.
 _IN_ALL: Final = 10
-#: How long a stopped participant stays so, before it is killed.
+#: How long a stopped participant stays stopped before it is killed.
 _STOPPED_SECONDS: Final = 0.2
 
 
 class Running(Protocol):
-    """A process of a pipeline, as `subprocess.Popen` has it."""
+    """A process of a pipeline, with the interface of `subprocess.Popen`."""
 
     @property
     def pid(self) -> int: ...
@@ -40,22 +40,22 @@ class Running(Protocol):
     def kill(self) -> None: ...
 
 
-#: What runs a pipeline with a daemon: it returns the processes that it has started, by name or not, or None after
-#: everything has ended.
+#: Runs a pipeline with a daemon. Returns the started processes, with or without names, or returns None after all
+#: of them have ended.
 Run: TypeAlias = Callable[[Sysmemd], "Mapping[str, Running] | Iterable[Running] | Running | None"]
 
 
 @dataclass(frozen=True)
 class Survivor:
-    """A process that was not made to end."""
+    """A process that the run did not end."""
 
     name: str
     pid: int
-    #: Its exit status, if it was returned by what runs the pipeline.
+    #: The exit status, if the pipeline's function returned the process.
     status: int | None
 
 
-#: Says what must hold after a run: called with the survivors by name, and the daemon. Raises `AssertionError`.
+#: Checks the state after a run. Takes the survivors by name, and the daemon. Raises `AssertionError`.
 Check: TypeAlias = Callable[[Mapping[str, Survivor], Sysmemd], None]
 
 
@@ -68,7 +68,7 @@ class Cell:
     step: int
     method: str
     end: End
-    #: What is wrong; empty if nothing is.
+    #: The fault that was found; empty if there is none.
     fault: str
     reached: bool
     seconds: float
@@ -77,7 +77,7 @@ class Cell:
 
     @property
     def outcome(self) -> str:
-        """What the run came to, in a few words."""
+        """The result of the run, in a few words."""
         if self.fault:
             return self.fault.splitlines()[0].partition(", and holds ")[0]
         return "ok" if self.reached else "not reached"
@@ -85,17 +85,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """What all runs came to."""
+    """The results of all runs."""
 
     cells: tuple[Cell, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was wrong in any run."""
+        """Whether all runs were without fault."""
         return not any(cell.fault for cell in self.cells)
 
     def __str__(self) -> str:
-        """Return a line for each cell."""
+        """Return the table of all runs, with one line each."""
         rows = [
             (
                 printable(cell.victim),
@@ -129,26 +129,26 @@ def kill_matrix(
     workers: int | None = None,
     zygote: Zygote | None = None,
 ) -> Matrix:
-    """Run a pipeline again and again, and in each run end one participant after one of its messages.
+    """Run a pipeline repeatedly, and in each run end one participant after one of its messages.
 
-    Each run has a daemon of its own; runs go on side by side. After each, all processes must have ended in time, no
-    process may hold a buffer or channel, and the daemon must be as before.
+    Each run has its own daemon, and several runs take place at the same time. After each run, all processes must have
+    ended in time, no process may hold a buffer or channel, and the daemon must have returned to its initial state.
 
     Args:
         run: Starts the pipeline with a daemon (`daemon.runtime_dir`) and returns its processes.
-        victims: The names with which the participants to end connect; all by default.
-        steps: The numbers of the messages after which they end, from 1; all that occur by default.
-        check: Says what else must hold.
-        ends: How they end.
-        within: How long a run may go on without anybody doing anything, in seconds. Time in which a process waits for
-            a processor does not count. A run as a whole may take ten times as long.
-        config: The daemons' configuration, as TOML text or as the data of such a text.
-        workers: How many runs go on side by side; as many as there are processors by default.
-        zygote: What forks the daemons; one for this call by default.
+        victims: The names of the participants to end; by default all.
+        steps: The numbers of the messages after which to end a participant, counted from 1; by default all.
+        check: Makes further checks.
+        ends: The ways to end a participant.
+        within: How long a run may be idle, in seconds. Time in which a process waits for a processor does not count
+            as idle. The whole run may take ten times as long.
+        config: The daemons' configuration, as TOML text or as parsed TOML data.
+        workers: The number of simultaneous runs; by default the number of processors.
+        zygote: The process that forks the daemons; by default one is started for this call.
 
     Raises:
-        AssertionError: Something was wrong: the text has the table, and the trace of the worst run.
-        ValueError: A victim never connects, or nobody does.
+        AssertionError: A run had a fault. The text contains the table and the trace of the worst run.
+        ValueError: A victim never connects, or no participant connects.
     """
     __tracebackhide__ = True
     with contextlib.ExitStack() as stack:
@@ -180,7 +180,7 @@ def kill_matrix(
 
 
 def _told(matrix: Matrix) -> str:
-    """Return the table, and everything about the run with the worst fault."""
+    """Return the table and the details of the run with the worst fault."""
     worst = max(matrix.cells, key=lambda cell: len(cell.fault))
     trace = _story.messages(worst.trace)
     which = f"{printable(worst.victim)}, after {worst.step} {worst.method}"
@@ -204,14 +204,14 @@ class _Runs:
         self._daemon = partial(sysmemd, config, zygote=zygote)
 
     def undisturbed(self) -> tuple[Cell, dict[str, list[str]]]:
-        """Run the pipeline as it is; what that came to, and the messages of each participant by name."""
+        """Run the pipeline undisturbed. Return its cell, and the messages of each participant by name."""
         with self._daemon() as daemon:
             cell = self._cell(daemon, "nobody", 0, "", End.KILLED)
             clients = {each["name"]: each["messages"] for each in daemon.faults.messages()}
         return cell, clients
 
     def disturbed(self, victim: str, step: int, method: str, end: End) -> Cell:
-        """Run the pipeline with one participant that ends."""
+        """Run the pipeline and end one participant."""
         with self._daemon() as daemon:
             daemon.faults.end_at(victim, step, end)
             return self._cell(daemon, victim, step, method, end)
@@ -232,7 +232,7 @@ class _Runs:
         finally:
             with contextlib.suppress(ConnectionError):
                 watch.add(told(daemon.faults.messages()))
-            for pid in watch.wait(0):  # after a fault, or when this is interrupted
+            for pid in watch.wait(0):  # after a fault, or after an interrupt
                 _kill(pid)
             watch.close()
             for process in processes.values():
@@ -251,7 +251,7 @@ class _Runs:
     def _fault(
         self, daemon: Sysmemd, victim: str, processes: dict[str, Running], watch: Watch
     ) -> str:
-        """Wait for the end of a run; what is wrong with it."""
+        """Wait until a run ends. Return its fault, or an empty text."""
         if running := self._not_ending(daemon, watch):
             return _told_of_running(daemon, running)
         deadline = time.monotonic() + self._within
@@ -260,7 +260,7 @@ class _Runs:
                 return "\n".join(f"left: {each}" for each in left)
             time.sleep(_AGAIN_SECONDS)
         if "Traceback" in daemon.log:
-            return "the daemon is at fault; see its log"
+            return "the daemon logged an internal error; see its log"
         if self._check is not None:
             names = {process.pid: name for name, process in processes.items()}
             status = {process.pid: process.poll() for process in processes.values()}
@@ -274,7 +274,7 @@ class _Runs:
         return ""
 
     def _not_ending(self, daemon: Sysmemd, watch: Watch) -> dict[int, str]:
-        """Wait for the end of all processes; those that do not end, by number."""
+        """Wait until all processes have ended. Return the names, by pid, of those that do not end."""
         deadline = time.monotonic() + _IN_ALL * self._within
         before, idle, looked_at = None, 0.0, time.monotonic()
         while True:
@@ -289,7 +289,7 @@ class _Runs:
                     _kill(client["pid"])
             activity = watch.activity()
             now = activity and (activity, sum(len(client["messages"]) for client in clients))
-            # Nobody can do much between two looks that are far apart because this process did not run itself.
+            # If this process was not scheduled, two looks are far apart. Count only part of that time as idle.
             looked_at, elapsed = time.monotonic(), time.monotonic() - looked_at
             idle = idle + min(elapsed, 2 * _LOOK_SECONDS) if now and now == before else 0.0
             before = now
@@ -303,13 +303,13 @@ def _kill(pid: int) -> None:
 
 
 def _told_of_running(daemon: Sysmemd, running: Mapping[int, str]) -> str:
-    """Who has not ended, and what each still holds."""
+    """Return which processes have not ended, and what each still holds."""
     snapshot = daemon.snapshot()
     by_pid: dict[int, list[Leftover]] = {}
     for left in leftovers(snapshot):
         for holder in left.holders:
             by_pid.setdefault(holder.pid, []).append(left)
-    # Whoever holds something may keep the others waiting, so that it comes first.
+    # A process that holds something may block the others, so list it first.
     order = sorted(running, key=lambda pid: -len(by_pid.get(pid, [])))
     lines = []
     for pid in order:

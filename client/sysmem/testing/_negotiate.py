@@ -1,4 +1,4 @@
-"""A negotiation without a daemon: the tree and the constraint engine alone, on participants made up from data."""
+"""Negotiation without a daemon: runs only the node tree and the constraint engine, for participants given as data."""
 
 from __future__ import annotations
 
@@ -21,60 +21,60 @@ from sysmemd.tree import Allocated
 
 from .._errors import SysmemError
 
-#: A daemon's configuration: as its file's text, as the data of such a file, or None for the defaults.
+#: A daemon's configuration: TOML text, parsed TOML data, or None for the defaults.
 Configuration: TypeAlias = Config | Mapping[str, Any] | str | None
-#: Constraints by the name of the participant that sets them; None is a participant that uses nothing.
+#: Constraints by participant name. None stands for a participant that sets no constraints of its own.
 Constraints: TypeAlias = Mapping[str, BufferCollectionConstraints | None]
 #: All participants of a negotiation.
 Participants: TypeAlias = "Constraints | Sequence[Constraints | Group | Attached]"
 
 
 class Group:
-    """A token group: of its alternatives exactly one takes part, the first with which all others can agree."""
+    """A token group. Exactly one alternative is selected: the first that is compatible with all other participants."""
 
     def __init__(self, *alternatives: Participants) -> None:
-        """`alternatives` in order of preference; each is one or several participants, as for :func:`negotiate`."""
+        """Take `alternatives` in order of preference; each is one or several participants, as for :func:`negotiate`."""
         if not alternatives:
             raise ValueError("a group needs at least one alternative")
         self.alternatives = alternatives
 
 
 class Attached:
-    """Participants who join by an attached token once the others have their buffers, which they cannot change."""
+    """Participants that join by an attached token after the others have their buffers, which they cannot change."""
 
     def __init__(self, participants: Participants) -> None:
-        """`participants` as for :func:`negotiate`. They join together: all of them or, if one is refused, none."""
+        """Take `participants` as for :func:`negotiate`. All of them join, or none if one is refused."""
         self.participants = participants
 
 
 @dataclass(frozen=True)
 class Negotiated:
-    """What the participants agreed on."""
+    """The result of a successful negotiation."""
 
     settings: SingleBufferSettings
     buffer_count: int
-    #: The participants who have the buffers: all but those in alternatives that no group chose.
+    #: The participants that have the buffers. Alternatives that no group selected are not included.
     participants: tuple[str, ...]
-    #: For each of them the rights of its VMOs; none for a participant that gets no VMOs.
+    #: The rights of each participant's VMOs; empty for a participant that gets no VMOs.
     rights: Mapping[str, Rights]
-    #: Why the settings are what they are, and the table of what everybody asked for.
+    #: The reasons for the settings, and the table of all participants' constraints.
     explanation: str = field(repr=False)
 
 
 def negotiate(participants: Participants, *, config: Configuration = None) -> Negotiated:
-    """Return what participants agree on, as a daemon with this configuration would have it.
+    """Return the result of a negotiation between participants, as a daemon with this configuration would compute it.
 
-    Nothing is started, opened or allocated: the daemon's own tree and constraint engine work it out in this thread.
+    The function starts, opens and allocates nothing: the daemon's node tree and constraint engine run in this thread.
 
     Args:
-        participants: Constraints by the participants' names, or a sequence of such mappings, :class:`Group` and
-            :class:`Attached`. All but groups and attached ones are siblings in the tree, in this order.
-        config: The daemon's configuration, as TOML text or as the data of such a text.
+        participants: Constraints by participant name, or a sequence of such mappings, :class:`Group` and
+            :class:`Attached`. All except groups and attached participants are siblings in the tree, in this order.
+        config: The daemon's configuration, as TOML text or as parsed TOML data.
 
     Raises:
-        SysmemError: They don't agree, or those who attach can't have what the others have. `reason` is the line in
-            the daemon's log, `report` the table with the conflict marked.
-        ConfigError: The configuration is at fault.
+        SysmemError: The participants do not agree, or the attached ones are incompatible with the others. `reason` is
+            the line from the daemon's log; `report` is the table with the conflict marked.
+        ConfigError: The configuration is invalid.
         ValueError: There is no participant, or two have the same name.
     """
     outcome = work_out(participants, config)
@@ -85,11 +85,11 @@ def negotiate(participants: Participants, *, config: Configuration = None) -> Ne
 
 @dataclass(frozen=True)
 class Refused:
-    """Why the participants did not agree."""
+    """The reason why the participants did not agree."""
 
     error: Error
     reason: str
-    #: What the engine says of the selection that was wanted most; None when only the memory was lacking.
+    #: The engine's diagnosis of the group selection with the highest preference; None if only memory was lacking.
     refusal: Diagnosis | None
     report: str | None
 
@@ -100,16 +100,16 @@ class Refused:
 
     @property
     def rule(self) -> Rule | None:
-        """The rule that was broken."""
+        """The rule that was violated."""
         return self.refusal.rule if self.refusal else None
 
     def exception(self) -> SysmemError:
-        """What a participant's wait for the buffers raises."""
+        """Return the exception that a participant's wait for buffers raises."""
         return SysmemError(self.error, self.reason, self.report)
 
 
 def work_out(participants: Participants, config: Configuration) -> Negotiated | Refused:
-    """What the negotiation comes to; raises as :func:`negotiate`, but for a refusal."""
+    """Return the result of a negotiation, also a refusal. Other errors are raised as by :func:`negotiate`."""
     settings = configuration(config)
     return _outcome(
         Negotiation(
@@ -122,7 +122,7 @@ def work_out(participants: Participants, config: Configuration) -> Negotiated | 
 
 
 def configuration(config: Configuration) -> Config:
-    """Return a configuration in any of its forms. Raises `ConfigError`."""
+    """Return the `Config` for a configuration in any of its forms. Raises `ConfigError` if it is invalid."""
     if config is None:
         return Config()
     return config if isinstance(config, Config) else parse(config)
@@ -153,7 +153,7 @@ def _outcome(negotiation: Negotiation) -> Negotiated | Refused:
 
 
 def _members(participants: Participants, names: set[str]) -> list[Member]:
-    """The participants as the tree's driver wants them; `names` gets their names, and their numbers are their ids."""
+    """Return the participants as members of the tree. Add their names to `names`; their numbers are their ids."""
     made: list[Member] = []
     if isinstance(participants, Mapping):
         for name, constraints in participants.items():
@@ -176,9 +176,9 @@ def _members(participants: Participants, names: set[str]) -> list[Member]:
 
 
 def assert_agree(participants: Participants, *, config: Configuration = None) -> Negotiated:
-    """Fail, with the report, unless the participants agree; what they agree on.
+    """Check that the participants agree, and return what they agree on. Raises `AssertionError` with the report if not.
 
-    Arguments and other errors as for :func:`negotiate`.
+    Arguments and other errors are those of :func:`negotiate`.
     """
     __tracebackhide__ = True
     outcome = work_out(participants, config)
@@ -194,18 +194,18 @@ def assert_conflict(
     rule: Rule | str | None = None,
     config: Configuration = None,
 ) -> SysmemError:
-    """Fail, with the report, unless the participants do not agree, and for the expected reason; the error they get.
+    """Check that the participants do not agree, for the expected reason. Return the error that each would get.
 
     Args:
         participants: As for :func:`negotiate`.
-        between: The names of exactly those who must be in conflict: a smallest set without any one of whom this
-            conflict would not exist.
-        rule: The rule that must be broken, as a member of :class:`Rule`, as its name or as its text.
+        between: The names of exactly the participants that must be in conflict. They must be a smallest set: the
+            conflict must disappear without any one of them.
+        rule: The rule that must be violated, as a member of :class:`Rule`, its name or its text.
         config: As for :func:`negotiate`.
 
     Raises:
-        AssertionError: They agree, or something else was the reason.
-        ValueError: No rule has this name; and as for :func:`negotiate`.
+        AssertionError: The participants agree, or the reason is a different one. The text contains the report.
+        ValueError: There is no rule with this name; also as for :func:`negotiate`.
     """
     __tracebackhide__ = True
     wanted = None if rule is None else _rule(rule)
@@ -214,11 +214,13 @@ def assert_conflict(
         raise AssertionError(f"the participants agree:\n\n{outcome.explanation}")
     if wanted is not None and outcome.rule is not wanted:
         found = outcome.rule.name if outcome.rule else outcome.error.name
-        raise AssertionError(_told(f"expected a breach of {wanted.name}, not of {found}", outcome))
+        raise AssertionError(
+            _told(f"expected a violation of {wanted.name}, not of {found}", outcome)
+        )
     expected = None if between is None else frozenset(_names(between))
     if expected is not None and outcome.between != expected:
         listed, found = (", ".join(sorted(names)) for names in (expected, outcome.between))
-        told = f"expected a conflict between {listed}, not between {found or 'anybody'}"
+        told = f"expected a conflict between {listed}, not between {found or 'no participants'}"
         raise AssertionError(_told(told, outcome))
     return outcome.exception()
 
@@ -233,7 +235,9 @@ def _rule(rule: Rule | str) -> Rule:
     for one in Rule:
         if rule in (one.name, one.value):
             return one
-    raise ValueError(f"there is no rule {rule!r}; they are {', '.join(one.name for one in Rule)}")
+    raise ValueError(
+        f"there is no rule {rule!r}; the rules are {', '.join(one.name for one in Rule)}"
+    )
 
 
 def _told(what: str, refused: Refused) -> str:

@@ -1,7 +1,7 @@
-"""What a participant made up for a test does, in its process: the steps, and its behaviours at each.
+"""The process of a simulated participant: its steps, and its behaviours at each step.
 
-It tells the test of every step over a socket, and then acts. When it has nothing more to do it waits for the test's
-commands, and for the end of its channel.
+The process reports every step to the test over a socket, and then performs the step's behaviours. After the last one
+it waits for commands from the test, and for the end of its channel.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from ._behaviours import FAILED, Behaviour
 
 #: A heap that no daemon has.
 _NOWHERE = "sysmem.testing/nowhere"
-#: More calls than a daemon lets wait for their answers.
+#: More calls than a daemon allows to be outstanding.
 _MANY = 100_000
 _MAX_COMMAND = 64
 
 
 class _Done(Exception):
-    """The participant does nothing more on its own."""
+    """Ends the participant's own actions."""
 
 
 class Participant:
-    """The participant, from its first step to its last."""
+    """A participant, from its first step to its last."""
 
     def __init__(self, plan: dict[str, Any], control: socket.socket) -> None:
         self._name: str = plan["name"]
@@ -47,12 +47,12 @@ class Participant:
         self._control = control
         self._collection: BufferCollection
         self._info: BufferCollectionInfo | None = None
-        #: The mappings; closing it ends them.
+        #: The mappings. Closing this stack unmaps them.
         self._mapped = ExitStack()
         self._views: list[memoryview] = []
 
     def run(self, allocator: Allocator, token: BufferCollectionToken) -> None:
-        """Take part, and then wait for commands until the test ends this process."""
+        """Take part in the collection, and then process commands until the test ends this process."""
         allocator.set_debug_client_info(self._name, os.getpid())
         try:
             self._take_part(allocator, token)
@@ -81,7 +81,7 @@ class Participant:
             self._release()
 
     def _reach(self, step: str, **more: Any) -> None:
-        """Tell of a step, and do what is to be done at it."""
+        """Report a step, and perform its behaviours."""
         self._tell({"step": step, **more})
         for one in self._behaviours:
             if one.at == step:
@@ -144,13 +144,13 @@ class Participant:
         self._reach("released")
         raise _Done
 
-    # --- what they have in common ---------------------------------------------------------------------------------
+    # --- helpers --------------------------------------------------------------------------------------------------
 
     def _tell(self, report: dict[str, Any]) -> None:
         self._control.send(json.dumps(report).encode())
 
     def _raw(self) -> socket.socket:
-        """Return the channel itself, which blocks while the daemon does not read."""
+        """Return the channel's socket. Sending on it blocks while the daemon does not read."""
         return socket.socket(fileno=os.dup(self._collection.fileno()))
 
     def _fill(self, pattern: bytes) -> None:
@@ -177,7 +177,7 @@ class Participant:
         self._collection.close()
 
     def _wait_for_commands(self) -> None:
-        """Do what the test says, and tell it if the daemon closes the channel."""
+        """Process the test's commands, and report it if the daemon closes the channel."""
         control = self._control.fileno()
         while True:
             closed = self._collection.closed
@@ -195,7 +195,7 @@ class Participant:
 
 
 def ask(collection: BufferCollection) -> None:
-    """Let the daemon know of a wait for buffers; the next wait takes it up."""
+    """Start a wait for buffers at the daemon; the next wait takes it up."""
     try:
         collection.wait_for_all_buffers_allocated(timeout=0)
     except TimeoutError:
@@ -203,14 +203,14 @@ def ask(collection: BufferCollection) -> None:
 
 
 def _found(buffer: Any) -> dict[str, int] | None:
-    """Where the test finds a buffer: the descriptor's number here."""
+    """Return where the test finds a buffer: the number of its descriptor in this process."""
     if buffer.vmo is None:
         return None
     return {"fd": buffer.vmo.fileno(), "start": buffer.vmo_usable_start}
 
 
 def main(plan: dict[str, Any], fds: list[int]) -> None:
-    """Be a participant: of the plan, the control socket, the token and perhaps an Allocator's channel."""
+    """Run a participant. `fds` has the control socket, the token and, if the plan says so, an Allocator's channel."""
     control, token, *allocator = fds
     with (
         socket.socket(fileno=control) as told,

@@ -1,4 +1,4 @@
-"""Participants made up from data, each in a process of its own."""
+"""Participants that are given as data; each runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .. import BufferCollectionToken, PeerClosedError, SysmemError, Vmo, VmoBuff
 from ._behaviours import FAILED, STEPS, Behaviours, behaviours
 from ._zygote import Process, Zygote
 
-#: How long a participant may take to come to a step, in seconds, unless the test says otherwise.
+#: How long a participant may take to reach a step, in seconds, unless the test gives a timeout.
 PATIENCE_SECONDS: Final = 20.0
 _MAX_REPORT = 1 << 20
 
@@ -40,18 +40,18 @@ class InProcess(Protocol):
     """A daemon in this process."""
 
     def open(self, interface: type[Interface]) -> int:
-        """Connect to a service of the daemon; the descriptor of the channel, which the caller owns."""
+        """Connect to a service of the daemon. Return the channel's descriptor, which the caller owns."""
 
 
 class PeerFailed(AssertionError):
-    """A participant made up for a test did not come to a step; the text says what happened instead."""
+    """A simulated participant did not reach a step. The text says what happened instead."""
 
 
 class Peer:
-    """A participant in a process of its own, which does by itself what it was made for."""
+    """A simulated participant in a process of its own."""
 
     def __init__(self, name: str, process: Process, control: socket.socket) -> None:
-        """Own the process and the socket over which it tells of its steps."""
+        """Take ownership of the process, and of the socket over which it reports its steps."""
         self.name = name
         self._process = process
         self._control = control
@@ -67,23 +67,23 @@ class Peer:
     def __repr__(self) -> str:
         return f"<Peer {self.name!r}, process {self.pid}: {self._state()}>"
 
-    # --- what it has come to --------------------------------------------------------------------------------------
+    # --- its progress ---------------------------------------------------------------------------------------------
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """The steps that it has come to so far, in order."""
+        """The steps that it has reached so far, in order."""
         while self._take():
             pass
         return tuple(self._reached)
 
     def wait(self, step: str, timeout: float = PATIENCE_SECONDS) -> None:
-        """Wait until it has come to a step: one of those of behaviours, or "failed".
+        """Wait until the participant reaches a step: one of the steps of behaviours, or "failed".
 
-        It is `failed` when the daemon has answered with an error or closed its channel; :attr:`error` says why. In a
-        test whose daemon runs in the test's own trio loop, await :meth:`reached` instead.
+        A participant is at `failed` when the daemon has answered with an error or closed its channel; :attr:`error`
+        has the reason. In a test whose daemon runs in the test's own trio loop, await :meth:`reached` instead.
 
         Raises:
-            PeerFailed: It never will, or not within `timeout` seconds.
+            PeerFailed: The participant can no longer reach the step, or did not within `timeout` seconds.
         """
         __tracebackhide__ = True
         deadline = time.monotonic() + timeout
@@ -100,14 +100,14 @@ class Peer:
         __tracebackhide__ = True
         with anyio.move_on_after(timeout):
             while self._still_waits(step):
-                # Its end closes its end of the socket.
+                # When the process ends, its end of the socket closes.
                 await anyio.wait_readable(self._control)
             return
         raise self._failure(step, f" in {timeout:g} s")
 
     @property
     def error(self) -> SysmemError | PeerClosedError | None:
-        """Why it failed, as its client raised it; None if it has not."""
+        """The exception that the participant's client raised; None if it has not failed."""
         if FAILED not in self.steps:
             return None
         told = self._reached[FAILED]
@@ -117,10 +117,9 @@ class Peer:
 
     @property
     def buffers(self) -> list[VmoBuffer]:
-        """Its buffers, for reading, also while it is stopped. They are closed at the end of the test.
-
-        Whoever asks for them holds them: their memory stays until then. Raises :class:`PeerFailed` if it has none, or
-        has ended.
+        """The participant's buffers, opened for reading, also while it is stopped; closed at the end of the test.
+        The returned buffers keep the memory alive until then. Raises :class:`PeerFailed` if the participant has no
+        buffers, or has ended.
         """
         if self._buffers is None:
             if "allocated" not in self.steps:
@@ -131,7 +130,7 @@ class Peer:
                 ]
             except FileNotFoundError:
                 raise PeerFailed(
-                    f"{self.name} has let go of its buffers: {self._state()}"
+                    f"{self.name} no longer has its buffers: {self._state()}"
                 ) from None
         return self._buffers
 
@@ -141,40 +140,42 @@ class Peer:
         fd = os.open(f"/proc/{self.pid}/fd/{found['fd']}", os.O_RDONLY | os.O_CLOEXEC)
         return VmoBuffer(vmo=Vmo(fd), vmo_usable_start=found["start"])
 
-    # --- what the test does to it ---------------------------------------------------------------------------------
+    # --- actions of the test --------------------------------------------------------------------------------------
 
     def kill(self) -> None:
-        """Kill it with SIGKILL, and wait until it is gone."""
+        """Kill the process with SIGKILL, and wait for its end."""
         self._process.kill()
         self._process.wait()
 
     def stop(self) -> None:
-        """Stop it with SIGSTOP, until :meth:`resume`."""
+        """Stop the process with SIGSTOP, until :meth:`resume`."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on after SIGSTOP, its own or that of :meth:`stop`."""
+        """Continue the process after SIGSTOP, sent by itself or by :meth:`stop`."""
         self._process.send_signal(signal.SIGCONT)
 
     def release(self) -> None:
-        """Have it leave properly; it comes to "released". Nothing if it has ended or left already."""
+        """Make the participant release its node, unless it has ended or released already. It reaches "released"."""
         with contextlib.suppress(BrokenPipeError):
             self._control.send(b"release")
 
     def close(self) -> None:
-        """End its process, and close what was opened for it. Idempotent."""
+        """End the process, and close everything that was opened for it. Idempotent."""
         for buffer in self._buffers or ():
             buffer.close()
         self._process.close()
         self._control.close()
 
-    # --- inside ---------------------------------------------------------------------------------------------------
+    # --- internal -------------------------------------------------------------------------------------------------
 
     def _still_waits(self, step: str) -> bool:
-        """Return whether it may still come to a step. Raises :class:`PeerFailed` if it never will."""
+        """Return whether the step has not been reached yet. Raises :class:`PeerFailed` if it can no longer be."""
         __tracebackhide__ = True
         if step not in (*STEPS, FAILED):
-            raise ValueError(f"there is no step {step!r}; they are {', '.join((*STEPS, FAILED))}")
+            raise ValueError(
+                f"there is no step {step!r}; the steps are {', '.join((*STEPS, FAILED))}"
+            )
         steps = self.steps
         if step in steps:
             return False
@@ -183,7 +184,7 @@ class Peer:
         return True
 
     def _take(self) -> bool:
-        """Take one report, if there is one."""
+        """Receive one report, if there is one. Return whether there was."""
         if self._told_all:
             return False
         try:
@@ -200,14 +201,14 @@ class Peer:
         return True
 
     def _failure(self, step: str, when: str = "") -> PeerFailed:
-        return PeerFailed(f"{self.name} did not come to {step!r}{when}: {self._state()}")
+        return PeerFailed(f"{self.name} did not reach {step!r}{when}: {self._state()}")
 
     def _state(self) -> str:
         steps = self.steps
         if FAILED in steps:
             return f"it failed with {self._reached[FAILED]['text']}"
         at = f"it was last at {steps[-1]!r}" if steps else "it has not turned in its token"
-        # The end of its socket comes a moment before that of the process.
+        # The socket closes a moment before the process has ended.
         status = self._process.wait() if self._told_all else self._process.poll()
         if status is None:
             return at
@@ -224,7 +225,7 @@ def start_peer(
     behaviour: Behaviours | None,
     at: str | None = None,
 ) -> Peer:
-    """Start a participant, which takes over `token`."""
+    """Start a participant. Takes ownership of `token`."""
     plan = {
         "name": name,
         "constraints": None if constraints is None else constraints.to_dict(),

@@ -1,4 +1,4 @@
-"""What a daemon under test has to tell when a test has failed: in plain text, 80 columns wide."""
+"""The report of a daemon under test for a failed test, in plain text, 80 columns wide."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ..sysmemctl._tree import tree
 from ..sysmemctl._trouble import Trouble
 from ..sysmemctl._why import sentences
 
-#: JSON as the Inspector answers it.
+#: JSON as the Inspector returns it.
 Data: TypeAlias = dict[str, Any]
 #: A heading and a text.
 Section: TypeAlias = tuple[str, str]
 
 WIDTH: Final = 80
-#: Messages that are shown.
+#: The number of messages that are shown.
 _TAIL: Final = 40
 
 
 def sections(
     snapshot: Data, explain: Callable[[int], Data], trace: Sequence[Data]
 ) -> list[Section]:
-    """Return what there is to tell: the trees, who waits for whom, the last refusal, the last messages."""
+    """Return the sections of the report: the trees, who waits for whom, the last refusal, the last messages."""
     living = snapshot["collections"]
     told = []
     if living and find_spec("rich") is not None:
@@ -45,7 +45,7 @@ def sections(
 
 
 def folded(text: str) -> str:
-    """Fold lines that are too long for the width; what goes on is indented."""
+    """Fold lines that are too long for the width. Continuation lines are indented."""
     lines = []
     for line in text.splitlines():
         indent = line[: len(line) - len(line.lstrip())] + "    "
@@ -56,7 +56,7 @@ def folded(text: str) -> str:
 
 
 def find(snapshot: Data, collection: int | str) -> Data:
-    """Return a collection of a snapshot, living or ended, by id or name. Raises `ValueError`."""
+    """Return a living or ended collection of a snapshot, by id or name. Raises `ValueError` if there is none."""
     try:
         return select(snapshot, str(collection), ended=True)
     except Trouble as trouble:
@@ -72,7 +72,7 @@ def newest(snapshot: Data) -> int:
 
 
 def why(collection: Data, explained: Data | None) -> str:
-    """Return why a collection waits, failed or came out as it did."""
+    """Return why a collection waits, failed or has the settings that it has."""
     text = "\n".join(sentences(collection))
     if explained is not None and explained["attempts"]:
         text = f"{text}\n\n{explained['attempts'][-1]['text']}"

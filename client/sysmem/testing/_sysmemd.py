@@ -1,4 +1,4 @@
-"""A daemon in a process of its own, for tests: started, looked at, found without a leak, stopped."""
+"""A daemon in a process of its own for tests, with checks for leaks."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from ._faults import Faults
 from ._leaks import Leftover, leftovers
 from ._zygote import Process, Zygote
 
-#: How long the daemon may take to be ready, to close what its clients closed, and to stop.
+#: How long the daemon may take to become ready, to close what its clients have closed, and to stop.
 PATIENCE_SECONDS = 20.0
-#: What a daemon may hold more of only while a client does: channels, eventpairs and buffers.
+#: Descriptors that a daemon holds only on behalf of clients: channels, eventpairs and buffers.
 _COUNTED: Final = ("socket:", "/memfd:")
-#: How long a daemon may take to tell its part of a failed test, and how much of its log is shown.
+#: How long a daemon may take to report on a failed test, and how much of its log is shown.
 _STORY_SECONDS: Final = 5.0
 _LOG_CHARACTERS: Final = 4000
-#: After how long it is found out who holds what is held.
+#: The delay before the holders of remaining resources are looked up.
 _LOOK_SECONDS: Final = 0.1
-#: How often something is looked at that nothing tells of.
+#: Polling interval for state that has no notification.
 _AGAIN_SECONDS: Final = 0.005
 
 
@@ -52,7 +52,7 @@ class DaemonFaults(Faults):
         self._used = False
 
     def end_of_test(self) -> None:
-        """Undo what a test has asked for, unless the daemon has ended."""
+        """Remove the test's faults, unless the daemon has ended."""
         if self._used:
             with contextlib.suppress(ConnectionError):
                 self.clear()
@@ -64,7 +64,7 @@ class DaemonFaults(Faults):
         return channel.take()
 
     def stop(self) -> None:
-        """Stop the daemon with SIGTERM, as an operator does; raises `AssertionError` unless it leaves cleanly."""
+        """Stop the daemon with SIGTERM, as an operator does. Raises `AssertionError` unless it stops cleanly."""
         self._daemon.stop()
 
     def kill(self) -> None:
@@ -73,7 +73,7 @@ class DaemonFaults(Faults):
         self._daemon.process.wait()
 
     def restart(self) -> None:
-        """Start the daemon again in the same directory; one that still runs is stopped before."""
+        """Start the daemon again in the same directory. If it still runs, stop it first."""
         if self._daemon.process.poll() is None:
             self.stop()
         self._daemon.start()
@@ -83,7 +83,7 @@ class DaemonFaults(Faults):
         self._daemon.process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let the daemon's process go on."""
+        """Continue the daemon's process."""
         self._daemon.process.send_signal(signal.SIGCONT)
 
 
@@ -91,18 +91,18 @@ class Sysmemd:
     """A running `sysmemd` with a runtime directory of its own."""
 
     def __init__(self, runtime_dir: Path, log_path: Path, start: Callable[[], Process]) -> None:
-        """Start it; whoever calls this closes it."""
+        """Start the daemon. The caller must close it."""
         self.runtime_dir = runtime_dir
         self.log_path = log_path
         self._start = start
         self.process: Process = start()
-        #: What the daemon is to do wrong, and how it ends and comes back.
+        #: Fault injection, and control of the daemon's process.
         self.faults: DaemonFaults = DaemonFaults(self)
         self._traced_before = 0
         self._held_at_start = self._held()
 
     def start(self) -> None:
-        """Start the daemon again, after it has ended, in the same directory."""
+        """Start the daemon again in the same directory, after it has ended."""
         self.process.close()
         self.process = self._start()
         self.begin()
@@ -118,13 +118,13 @@ class Sysmemd:
 
     @property
     def log(self) -> str:
-        """All that the daemon has written to stderr so far."""
+        """Everything that the daemon has written to stderr so far."""
         return self.log_path.read_text(errors="replace")
 
     def wait_for_log(self, text: str, timeout: float = PATIENCE_SECONDS) -> str:
-        """Wait until `text` is in the log, which the daemon writes when it has nothing better to do; the whole log.
+        """Wait until `text` is in the log, which the daemon writes when it is otherwise idle. Return the whole log.
 
-        Raises `AssertionError` when it isn't there after `timeout` seconds.
+        Raises `AssertionError` if the text is not there after `timeout` seconds.
         """
         __tracebackhide__ = True
         deadline = time.monotonic() + timeout
@@ -135,18 +135,21 @@ class Sysmemd:
         return log
 
     def begin(self) -> None:
-        """Take what the daemon holds now as what it may hold when nobody has anything open; a test begins."""
+        """Record what the daemon holds now. A later leak check compares with it. Called at the start of a test."""
         self._held_at_start = self._held()
         trace = self.faults.trace()
         self._traced_before = trace[-1]["number"] if trace else 0
 
     def snapshot(self) -> dict[str, Any]:
-        """What the daemon holds now, as its Inspector answers it."""
+        """Return the daemon's current state as its Inspector reports it."""
         with self._inspector() as inspector:
             return inspector.snapshot(timeout=PATIENCE_SECONDS)
 
     def why(self, collection: int | str) -> str:
-        """Why a collection, by id or name, waits, failed or came out as it did. Raises `ValueError` for another."""
+        """Return why a collection, given by id or name, waits, failed or has the settings that it has.
+
+        Raises `ValueError` if there is no such collection.
+        """
         with self._inspector() as inspector:
             found = _story.find(inspector.snapshot(timeout=PATIENCE_SECONDS), collection)
             explained = inspector.explain(found["id"], timeout=PATIENCE_SECONDS)
@@ -164,7 +167,7 @@ class Sysmemd:
         return [each for each in self.faults.trace() if each["number"] > self._traced_before]
 
     def story(self) -> list[_story.Section]:
-        """What there is to tell when a test has failed; nothing but the log of a daemon that doesn't answer."""
+        """Return the report for a failed test. It has only the log if the daemon does not answer."""
         told = []
         try:
             with self._inspector() as inspector:
@@ -179,7 +182,7 @@ class Sysmemd:
         return Inspector.connect(self.runtime_dir, timeout=PATIENCE_SECONDS)
 
     def _held(self) -> Counter[str]:
-        """What the daemon holds that only clients can be the reason for, as /proc shows it."""
+        """Count the daemon's descriptors that only clients can be the reason for, from /proc."""
         held: Counter[str] = Counter()
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             for entry in Path(f"/proc/{self.pid}/fd").iterdir():
@@ -190,7 +193,7 @@ class Sysmemd:
         return held
 
     def check_for_leaks(self) -> None:
-        """Raise `AssertionError` unless the daemon comes to hold nothing that it didn't hold when it was started.
+        """Raise `AssertionError` unless the daemon releases everything that it did not hold when it was started.
 
         All clients must be closed, in every process.
         """
@@ -201,12 +204,14 @@ class Sysmemd:
         while new := self._held() - self._held_at_start:
             if time.monotonic() > look_at:
                 left = self._leftovers()
-                # What this process has open nobody closes any more.
+                # Descriptors of this process: no other process will close them, so do not wait.
                 ours = left and all(_is_ours(each) for each in left)
                 if ours or time.monotonic() > deadline:
                     raise AssertionError(self._told_of_leak(new, left))
                 look_at = time.monotonic() + _LOOK_SECONDS
-            time.sleep(_AGAIN_SECONDS)  # nothing tells when another process closes a descriptor
+            time.sleep(
+                _AGAIN_SECONDS
+            )  # there is no notification when another process closes a descriptor
 
     def _leftovers(self) -> list[Leftover]:
         try:
@@ -222,7 +227,7 @@ class Sysmemd:
         )
 
     def stop(self) -> None:
-        """Stop the daemon with SIGTERM. Raises `AssertionError` unless it leaves cleanly."""
+        """Stop the daemon with SIGTERM. Raises `AssertionError` unless it stops cleanly."""
         __tracebackhide__ = True
         self.process.terminate()
         try:
@@ -237,7 +242,7 @@ class Sysmemd:
 
 
 def _is_ours(left: Leftover) -> bool:
-    """Return whether nobody but this process is the reason."""
+    """Return whether this process is the only holder."""
     return bool(left.holders) and all(each.pid == os.getpid() for each in left.holders)
 
 
@@ -248,12 +253,12 @@ def sysmemd(
     *,
     zygote: Zygote | None = None,
 ) -> Iterator[Sysmemd]:
-    """Run a daemon, ready, in a temporary runtime directory; it is killed at the end if it still runs.
+    """Run a daemon in a temporary runtime directory. It is ready when the block begins, and is killed at the end.
 
     Args:
-        config: The daemon's configuration, as TOML text or as the data of such a text.
-        arguments: More of its command line.
-        zygote: What forks the process, which ends with it; one for this daemon alone by default.
+        config: The daemon's configuration, as TOML text or as parsed TOML data.
+        arguments: Further command line arguments.
+        zygote: The process that forks the daemon. The daemon ends with it. By default one is started for this daemon.
     """
     with contextlib.ExitStack() as stack:
         forks = zygote or stack.enter_context(contextlib.closing(Zygote()))
@@ -326,4 +331,4 @@ def _toml_value(value: object) -> str:
         return f"{{{', '.join(members)}}}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_toml_value, value))}]"
-    return json.dumps(value)  # text, numbers and truth are written alike
+    return json.dumps(value)  # strings, numbers and booleans have the same form in TOML and JSON

@@ -1,4 +1,4 @@
-"""The processes of a pipeline that runs: which there are, and whether any of them still does something."""
+"""The processes of a running pipeline, and whether any of them is still active."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-#: What a process has done so far: how long each of its threads ran, and how often.
+#: The activity of a process: how long each of its threads ran, and how often.
 Activity: TypeAlias = tuple[tuple[int, str], ...]
 
 
 class Watch:
-    """Processes by name: those that it is told of, and all that these started while it watched.
+    """Processes by name: those that were added, and all their descendants started since.
 
-    Each is known by a descriptor, so another process that is given the same number later is not taken for it.
+    Each is identified by a pidfd, so a later process with the same pid is not mistaken for it.
     """
 
     def __init__(self) -> None:
-        """Close it when it is no longer needed."""
+        """Watch no process yet. The caller must close the watch."""
         self._names: dict[int, str] = {}
         self._open: dict[int, int] = {}
 
     def close(self) -> None:
-        """Close its descriptors."""
+        """Close the descriptors."""
         while self._open:
             os.close(self._open.popitem()[1])
 
     def add(self, names: Mapping[int, str]) -> None:
-        """Watch these processes too, by number, and all that they have started."""
+        """Watch these processes (names by pid), and all that they have started."""
         for pid, name in names.items():
             if pid not in self._names and pid != os.getpid():
                 with contextlib.suppress(ProcessLookupError):
@@ -43,7 +43,7 @@ class Watch:
                 self.add(new)
 
     def wait(self, seconds: float) -> dict[int, str]:
-        """Wait until one of the processes ends, but not longer than this; those that still run."""
+        """Wait until one process ends, at most this many seconds. Return the names of those that still run, by pid."""
         poll = select.poll()
         for fd in self._open.values():
             poll.register(fd, select.POLLIN)
@@ -53,7 +53,7 @@ class Watch:
         return {pid: self._names[pid] or _command(pid) for pid in self._open}
 
     def activity(self) -> Activity | None:
-        """What the processes that run have done so far; None if one of them is about to do more."""
+        """Return the activity of the running processes so far, or None if one of them is runnable."""
         done = []
         for pid in self._open:
             for task in _tasks(pid):
@@ -64,12 +64,12 @@ class Watch:
 
 
 def state(process: Path) -> str:
-    """Return the state of a process or thread, as `ps` shows it; empty if it is gone."""
+    """Return the state of a process or thread, as `ps` shows it; empty if it has ended."""
     return _read(process / "stat").rpartition(") ")[2][:1]
 
 
 def told(clients: list[dict[str, Any]]) -> dict[int, str]:
-    """Return the names of processes that have connected, by number, of what a daemon under test tells of messages."""
+    """Return the names of connected processes by pid, from a daemon's list of messages."""
     return {client["pid"]: client["name"] for client in clients}
 
 

@@ -1,8 +1,9 @@
-"""Processes for tests, forked from one that has imported everything: each takes milliseconds to start.
+"""Processes for tests, forked from a zygote that has imported all modules, so that each starts in milliseconds.
 
-The zygote is started once, by the first test that needs a process, and has no threads. It ends when the test process
-does, however that ends, because then nobody holds the other end of its socket any more; and the kernel kills what it
-has forked when it ends (PR_SET_PDEATHSIG), processes that are stopped too.
+The first test that needs a process starts the zygote, which has no threads. The zygote ends when the test process
+ends for any reason, because its socket is then closed. When it ends, the kernel kills all processes that it has
+forked
+(PR_SET_PDEATHSIG), also stopped ones.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-#: What a forked process most likely needs.
+#: Modules that a forked process usually needs.
 _PRELOADED = ("sysmem.blocking", "sysmem.testing._peer_process", "sysmemd.__main__")
 _MAX_MESSAGE = 1 << 20
 _MAX_DESCRIPTORS = 17
@@ -30,18 +31,18 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Process:
-    """A process that the zygote forked; much of `subprocess.Popen`. Whoever started it closes it."""
+    """A process that the zygote forked, with the main methods of `subprocess.Popen`. Its starter must close it."""
 
     def __init__(self, zygote: Zygote, pid: int) -> None:
         self._zygote = zygote
         self.pid = pid
-        #: The exit status, or minus the signal that ended it; None while it is not known to have ended.
+        #: The exit status, or minus the number of the signal that ended the process; None until its end is known.
         self.returncode: int | None = None
-        # The number stays the process's own until it is reaped, so nothing else can be meant.
+        # The pid is not reused until the process is reaped, so this is the right process.
         self._pidfd = os.pidfd_open(pid)
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable once the process has ended."""
+        """Return a descriptor that becomes readable when the process ends."""
         return self._pidfd
 
     def poll(self) -> int | None:
@@ -51,7 +52,7 @@ class Process:
         return None
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end of the process; its exit status. Raises `subprocess.TimeoutExpired`."""
+        """Wait for the end of the process and return its exit status. Raises `subprocess.TimeoutExpired`."""
         if self.returncode is None:
             poll = select.poll()
             poll.register(self._pidfd, select.POLLIN)
@@ -84,10 +85,10 @@ class Process:
 
 
 class Zygote:
-    """The process that forks, from the test's side. Several threads, and several processes, may use it."""
+    """The forking process, from the test's side. Several threads and processes may use it."""
 
     def __init__(self, preload: Sequence[str] = ()) -> None:
-        """Start it, with these modules imported besides those of the kit."""
+        """Start the zygote with these modules imported, besides those of the kit."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         program = f"from {__name__} import main; main({theirs.fileno()}, {list(preload)!r})"
         with theirs:
@@ -96,19 +97,19 @@ class Zygote:
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                start_new_session=True,  # Ctrl-C is for the tests
+                start_new_session=True,  # Ctrl-C must reach only the tests
             )
 
     @classmethod
     def from_fd(cls, fd: int) -> Self:
-        """Use the zygote behind a duplicate of its :meth:`fileno`, in a process that it forked; own the duplicate."""
+        """Return the zygote that forked this process. Takes ownership of `fd`, a duplicate of its :meth:`fileno`."""
         shared = cls.__new__(cls)
         shared._socket = socket.socket(fileno=fd)
         shared._process = None
         return shared
 
     def fileno(self) -> int:
-        """Return the descriptor over which processes are asked for. The zygote lives as long as any process has it."""
+        """Return the descriptor for requests. The zygote lives as long as any process holds it."""
         return self._socket.fileno()
 
     def start(
@@ -123,11 +124,11 @@ class Zygote:
 
         Args:
             run: `module:function`. It is called with the arguments and, if there are any, the list of descriptors.
-                What it returns is the exit status; None is 0.
+                Its return value is the exit status; None means 0.
             arguments: JSON data.
-            fds: Descriptors that the process gets duplicates of; they stay the caller's.
-            output: The process's stdout and stderr; the zygote's own, and so the tests', by default.
-            environment: The process's environment; by default the test's, as it is now.
+            fds: Descriptors of which the process gets duplicates; the caller keeps ownership.
+            output: The process's stdout and stderr; by default those of the zygote, and so of the tests.
+            environment: The process's environment; by default the test's current one.
         """
         request = {
             "run": run,
@@ -140,11 +141,11 @@ class Zygote:
         return Process(self, self._ask(request, given))
 
     def reap(self, pid: int) -> int:
-        """Return the exit status of a process that has ended; its number may then be used anew."""
+        """Return the exit status of an ended process. Its pid may be reused afterwards."""
         return self._ask({"reap": pid}, [])
 
     def _ask(self, request: dict[str, Any], fds: list[int]) -> int:
-        # Each question brings the way back for its answer, so that askers need not wait for each other.
+        # Each request carries its own socket for the response, so requests do not wait for each other.
         ours, theirs = socket.socketpair()
         with ours:
             with theirs, contextlib.suppress(BrokenPipeError):
@@ -152,11 +153,11 @@ class Zygote:
                 socket.send_fds(self._socket, [message], [theirs.fileno(), *fds])
             answer = ours.recv(64)
         if not answer:
-            raise RuntimeError("the process that forks processes for tests has ended")
+            raise RuntimeError("the zygote, which forks processes for tests, has ended")
         return int(answer)
 
     def close(self) -> None:
-        """End the zygote, and all that it forked, and wait for its end; one from :meth:`from_fd` is only let go of."""
+        """End the zygote and all processes that it forked. One from :meth:`from_fd` only closes its descriptor."""
         self._socket.close()
         if self._process is not None:
             self._process.wait()
@@ -166,11 +167,11 @@ class Zygote:
 
 
 def main(fd: int, preload: Sequence[str]) -> None:
-    """Fork what is asked for until nobody can ask any more."""
+    """Fork processes on request until all request descriptors are closed."""
     for name in (*_PRELOADED, *preload):
         importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # keep what is shared with those forked as it is
+    gc.freeze()  # so that the collector does not write to memory that is shared with forked processes
     own = os.getpid()
     with socket.socket(fileno=fd) as control:
         while True:
@@ -198,12 +199,12 @@ def main(fd: int, preload: Sequence[str]) -> None:
 def _be_a_process(
     zygote: int, control: socket.socket, request: dict[str, Any], fds: list[int]
 ) -> None:
-    """Run one function in a process of its own; never returns."""
+    """Run one function in a forked process; never returns."""
     status: object = 1
     try:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != zygote:
-            os._exit(1)  # it ended before it could be told of
+            os._exit(1)  # the zygote ended before PR_SET_PDEATHSIG was set
         control.close()
         os.environ.clear()
         os.environ.update(request["environment"])

@@ -1,4 +1,4 @@
-"""The whole daemon in a thread of the test, for tests of blocking participants.
+"""A complete daemon in a thread of the test, for tests of blocking participants.
 
 ::
 
@@ -38,7 +38,7 @@ class Daemon:
 
     @property
     def log(self) -> list[LogEntry]:
-        """What the daemon has logged so far, of every level: structlog's events."""
+        """All structlog events that the daemon has logged so far, of every level."""
         return self._core.log
 
     @property
@@ -47,16 +47,19 @@ class Daemon:
         return self._in_loop(self._core.faults.trace)
 
     def snapshot(self) -> dict[str, Any]:
-        """What the daemon holds now, as its Inspector answers it."""
+        """Return the daemon's current state as its Inspector reports it."""
         return self._in_loop(self._core.snapshot)
 
     def why(self, collection: int | str) -> str:
-        """Why a collection, by id or name, waits, failed or came out as it did. Raises `ValueError` for another."""
+        """Return why a collection, given by id or name, waits, failed or has the settings that it has.
+
+        Raises `ValueError` if there is no such collection.
+        """
         return self._in_loop(lambda: self._core.why(collection))
 
     @property
     def faults(self) -> Faults:
-        """What the daemon is to do wrong. System calls that fail do so for the whole process."""
+        """The faults to inject into the daemon. Failing system calls affect the whole process."""
         return Faults(lambda: self.open(Testing))
 
     def connect(self, *, name: str | None = None, id: int | None = None) -> Allocator:
@@ -67,7 +70,7 @@ class Daemon:
         )
 
     def open(self, interface: type[Interface]) -> int:
-        """Connect to any service of the daemon; the descriptor of the channel, which the caller owns."""
+        """Connect to any service of the daemon. Return the channel's descriptor, which the caller owns."""
         return self._in_loop(lambda: self._core.open(interface))
 
     def _in_loop(self, call: Callable[[], T]) -> T:
@@ -76,9 +79,9 @@ class Daemon:
 
 @contextlib.contextmanager
 def daemon(config: Configuration = None, clock: trio.abc.Clock | None = None) -> Iterator[Daemon]:
-    """Run a whole daemon in a thread of its own until the block ends.
+    """Run a complete daemon in a thread of its own until the block ends.
 
-    Arguments and errors as for :func:`sysmem.testing.daemon`; `clock` becomes the clock of the daemon's loop.
+    Arguments and errors are those of :func:`sysmem.testing.daemon`. `clock` becomes the clock of the daemon's loop.
     """
     started: Future[tuple[Daemon, trio.Event]] = Future()
 

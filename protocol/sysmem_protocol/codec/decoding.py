@@ -38,11 +38,11 @@ Name = TypeVar("Name", bound=Table)
 
 @table
 class _Empty(Table):
-    """What a method that can fail, but has nothing to say, answers."""
+    """The response of a method that can fail and returns nothing."""
 
 
 class _Arrived:
-    """The handles of one message while it is decoded: as they came, and those that went into tables."""
+    """The handles of one message during decoding: those received, and those that were put into tables."""
 
     __slots__ = ("handles", "taken")
 
@@ -51,17 +51,17 @@ class _Arrived:
         self.taken: list[Handle] = []
 
     def take(self, index: int, kind: type[Handle]) -> Handle:
-        """Return the handle with this index, as the class that a table holds it in."""
+        """Return the handle with this index as an object of the class that the table needs."""
         taken = self.handles[index].move(kind)
         self.taken.append(taken)
         return taken
 
 
-#: A CBOR value and the message's handles; the field's value.
+#: Takes a CBOR value and the message's handles. Returns the field's value.
 _Decode = Callable[[Any, _Arrived], Any]
 
 
-#: What is remembered of a body that never came.
+#: The result for a body that is not remembered.
 _UNKNOWN = None, -1
 
 
@@ -73,10 +73,11 @@ def _remember(bodies: dict[Any, Any], key: object, value: object, size: int) -> 
 
 
 class Decoder:
-    """Bodies to tables, with the classes that the caller wants for tables and handles.
+    """Decodes bodies to tables, with the caller's own classes for tables and handles.
 
-    A program that wants its own kind of `VmoBuffer`, say, names it once: `Decoder(tables={VmoBuffer: MyVmoBuffer})`.
-    Handles become what `handles` says for their kind, and plain :class:`Handle` objects otherwise.
+    A program that needs its own subclass of a table names it once: `Decoder(tables={VmoBuffer: MyVmoBuffer})`.
+    Handles
+    become objects of the class in `handles` for their kind, or plain :class:`Handle` objects.
     """
 
     def __init__(
@@ -87,35 +88,36 @@ class Decoder:
         pause: Callable[[], object] = no_pause,
         shared: bool = False,
     ) -> None:
-        """Decode to these classes. `pause` is called every now and then while a large body is being decoded.
+        """Decode to these classes. `pause` is called regularly during the decoding of a large body.
 
-        `shared` allows that equal bodies without handles become the same object, which its owners must not change.
+        With `shared`, equal bodies without handles may be decoded to the same object, which must not be changed.
         """
         self._pause = pause
         self._shared: dict[tuple[type[Table], bytes], Table] | None = {} if shared else None
         self._tables = dict(tables or {})
         self._handles = dict(handles or {})
         self._decoders: dict[type, _Decode] = {}
-        #: The values of bodies that came lately, which nobody changes, and how many descriptors go with each.
+        #: The values of recent bodies, which must not be changed, and the number of descriptors of each.
         self._parsed: dict[bytes, tuple[Any, int]] = {}
 
     @property
     def remembered(self) -> int:
-        """How many bodies are remembered."""
+        """The number of bodies that are remembered."""
         return len(self._parsed) + len(self._shared or ())
 
     def request(self, method: Method, body: bytes, handles: list[Handle]) -> Table | None:
-        """Decode a method's request; None for a method without one.
+        """Decode a method's request. Return None if the method has no request table.
 
-        Owns the handles from then on: those of known fields are in the table, all others are closed, every one of them
-        when it raises :class:`DecodeError`.
+        Takes ownership of the handles. Those of known fields are in the table, and all others are closed. If it
+        raises
+        :class:`DecodeError`, all handles are closed.
         """
         return self._payload(method.request, body, handles)
 
     def response(
         self, method: Method, body: bytes, handles: list[Handle]
     ) -> Table | Error | int | None:
-        """Decode a method's answer: the response table, None when it has none, or the error (an int if unknown).
+        """Decode a method's response. Return its table, None if it has none, or the error (an int if it is unknown).
 
         Handles as in :meth:`request`.
         """
@@ -129,7 +131,7 @@ class Decoder:
         )
 
     def table(self, kind: type[Name], body: bytes, handles: list[Handle]) -> Name:
-        """Decode a body as a table of one kind. Handles as in :meth:`request`."""
+        """Decode a body as a table of this class. Handles as in :meth:`request`."""
         shared = self._shared
         found: Any = None
         if shared is None or handles:
@@ -163,7 +165,7 @@ class Decoder:
                 taken.close()
             raise
         finally:
-            for handle in handles:  # those that no known field took
+            for handle in handles:  # close those that no known field took
                 handle.close()
         return result
 
@@ -173,7 +175,7 @@ class Decoder:
             decodable, indices = examine(body, self._pause)
             if sorted(indices) != list(range(count)):
                 raise DecodeError(
-                    f"{count} descriptors came along, the body refers to "
+                    f"the message has {count} descriptors, but the body refers to "
                     f"{indices!s:.80}; each must be referred to exactly once"
                 )
             value = cbor2.loads(
@@ -231,7 +233,7 @@ class Decoder:
             for number, item in value.items():
                 if type(number) is not int or number <= 0:
                     raise DecodeError(
-                        f"{number!r:.80} is no field number; they are integers from 1"
+                        f"{number!r:.80} is not a field number; field numbers are integers from 1"
                     )
                 member = members.get(number)
                 if member is not None:
@@ -309,10 +311,11 @@ def _integer_decoder(minimum: int, maximum: int, bits: int) -> _Decode:
 
 
 def _enumeration_decoder(wire: Enumeration) -> _Decode:
-    """Members become themselves, all else an integer.
+    """Return a decoder to members, or to integers for other numbers.
 
-    A combination of flags stays an integer too: Python's enums keep every combination they ever made, so a peer that
-    sends new ones all the time would fill the memory.
+    A combination of flags stays an integer, because Python's enums keep every combination that was ever created: a
+    peer
+    that sends new combinations all the time could fill the memory.
     """
     decode_integer = _integer_decoder(0, (1 << wire.bits) - 1, wire.bits)
     known: dict[int, Any] = {int(member): member for member in wire.type}
@@ -330,7 +333,7 @@ def _string_decoder(max_bytes: int) -> _Decode:
             raise _not_declared("a text string", value)
         size = len(value.encode())
         if size > max_bytes:
-            raise DecodeError(f"{size} bytes of UTF-8, at most {max_bytes} may be")
+            raise DecodeError(f"{size} bytes of UTF-8, at most {max_bytes} are allowed")
         return value
 
     return decode_string
@@ -343,7 +346,7 @@ def _vector_decoder(
         if type(value) is not list:
             raise _not_declared("an array", value)
         if len(value) > max_count:
-            raise DecodeError(f"{len(value)} elements, at most {max_count} may be")
+            raise DecodeError(f"{len(value)} elements, at most {max_count} are allowed")
         decoded = []
         for index, item in enumerate(value):
             try:

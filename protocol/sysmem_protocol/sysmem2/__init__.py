@@ -1,7 +1,7 @@
 """The `fuchsia.sysmem2` library: every enum, table and method of `docs/spec/protocol.md`, declared once.
 
-Names are the standard's in Python's spelling; a table's field is `None` when it is un-set. Everything is imported from
-here; the modules inside divide it into enums and flags, constraints, results, messages and interfaces.
+Names are the standard's in Python's spelling. A table's field is `None` if it is un-set. Import everything from here;
+the modules of this package are enums and flags, constraints, results, messages and interfaces.
 """
 
 # ruff: noqa: E501, I001 - long names of the interface; `X as X` exports again

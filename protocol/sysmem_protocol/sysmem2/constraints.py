@@ -1,7 +1,7 @@
-"""Tables in which participants say what they need (`docs/spec/constraints.md`).
+"""Tables with the constraints of participants (`docs/spec/constraints.md`).
 
-Every field may be left out. Each docstring tells what an un-set field means, and how the daemon combines the values of
-several participants. What comes out is a range: the application picks the size of its images from it.
+Every field is optional. Each docstring says what an un-set field means, and how the daemon combines the values of
+several participants. The result is a range, from which the application picks the size of its images.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from ..library import (
 from .flags import CpuUsage, DisplayUsage, NoneUsage, VideoUsage, VulkanUsage
 
 MAX_HEAP_TYPE_BYTES = 128
-#: Entries of a list in constraints, and tokens made by one call.
+#: The maximum number of entries of a list in constraints, and of tokens created by one call.
 MAX_LIST_COUNT = 64
 MAX_COLOR_SPACE_COUNT = 32
 
@@ -48,11 +48,11 @@ class PixelFormatAndModifier(Struct):
     """A pixel format together with its layout in memory."""
 
     pixel_format: Annotated[PixelFormat | int, Field(1, Enumeration(PixelFormat))]
-    """What a pixel is. DO_NOT_CARE accepts any format."""
+    """The pixel format. DO_NOT_CARE accepts any format."""
     pixel_format_modifier: Annotated[
         PixelFormatModifier | int, Field(2, Enumeration(PixelFormatModifier, 64))
     ]
-    """How the pixels are laid out in memory. DO_NOT_CARE accepts any layout."""
+    """The layout of the pixels in memory. DO_NOT_CARE accepts any layout."""
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ class BufferUsage(Table):
 
 @table
 class Heap(Table):
-    """A place that memory comes from: the daemon's configuration lists them."""
+    """A source of memory. The daemon's configuration lists the heaps."""
 
     heap_type: Annotated[str | None, Field(1, String(MAX_HEAP_TYPE_BYTES))] = None
     """The kind of the heap, at most 128 bytes of UTF-8. A heap without it is refused."""
@@ -86,7 +86,7 @@ class Heap(Table):
 
 @table
 class BufferMemoryConstraints(Table):
-    """What a participant needs of the memory of each buffer."""
+    """A participant's constraints on the memory of each buffer."""
 
     min_size_bytes: Annotated[int | None, Field(1, UINT64)] = None
     """The least size of a buffer, in bytes. Un-set is 0. The greatest value of all participants counts."""
@@ -121,11 +121,12 @@ class BufferMemoryConstraints(Table):
 
 @table
 class ImageFormatConstraints(Table):
-    """What a participant needs of images in one or more pixel formats.
+    """A participant's constraints on images in one or more pixel formats.
 
     A participant lists an entry for each set of formats that it can use in the same way. Entries of different
-    participants are combined if they have a format in common. In the result there is one format, and a range of sizes
-    and rows from which the application picks those of its images.
+    participants are combined if they have a format in common. The result has one format, and a range of sizes and
+    rows
+    from which the application picks those of its images.
     """
 
     pixel_format: Annotated[PixelFormat | int | None, Field(1, Enumeration(PixelFormat))] = None
@@ -207,7 +208,7 @@ class ImageFormatConstraints(Table):
 
 @table
 class BufferCollectionConstraints(Table):
-    """What one participant needs of the buffers of a collection.
+    """One participant's constraints on the buffers of a collection.
 
     The number of buffers is the sum of what all hold for camping, of the dedicated slack, and of the shared slack; or
     `min_buffer_count` if that is greater.
@@ -234,8 +235,7 @@ class BufferCollectionConstraints(Table):
     buffer_memory_constraints: Annotated[
         BufferMemoryConstraints | None, Field(7, Nested(BufferMemoryConstraints))
     ] = None
-    """What the participant needs of the memory. Un-set is a table with no field set. Its fields are combined one by
-    one."""
+    """The constraints on the memory. Un-set is a table with no field set. Its fields are combined one by one."""
     image_format_constraints: Annotated[
         Sequence[ImageFormatConstraints] | None,
         Field(8, Vector(Nested(ImageFormatConstraints), MAX_LIST_COUNT)),

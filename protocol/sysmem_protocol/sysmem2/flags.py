@@ -1,6 +1,6 @@
 """Enums and flags of `fuchsia.sysmem2` (`docs/spec/protocol.md`, "Enums and flags").
 
-All of them are flexible: a number without a name is carried as a plain integer. Where a table takes flags, the flags of
+All of them are flexible: a number without a name is passed on as a plain integer. If a table has flags, the flags of
 all participants are combined by "or".
 """
 
@@ -39,7 +39,7 @@ class Error(enum.IntEnum):
 
 @documented
 class CoherencyDomain(enum.IntEnum):
-    """How the CPU and devices see what the other one wrote to a buffer."""
+    """How the CPU and devices see each other's writes to a buffer."""
 
     CPU = 0
     """The CPU reads and writes through its caches, and devices see the same data without cache maintenance."""
@@ -51,7 +51,7 @@ class CoherencyDomain(enum.IntEnum):
 
 @documented
 class Rights(enum.IntFlag):
-    """What a VMO's handle may be used for. As a mask: what a new node keeps of its parent's rights.
+    """The permitted uses of a VMO's handle. As a mask: the rights that a new node keeps of its parent's.
 
     Linux enforces READ and WRITE, by the mode that the descriptor is opened with. The other bits are only combined and
     passed on.

@@ -1,4 +1,4 @@
-"""Requests and responses: the tables that the methods of :mod:`.interfaces` send and answer with."""
+"""Requests and responses: the tables of the methods of :mod:`.interfaces`."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -24,9 +24,9 @@ from .constraints import MAX_LIST_COUNT, BufferCollectionConstraints
 from .flags import Rights
 from .settings import BufferCollectionInfo
 
-#: Bytes of a client's debug name; a process's name and a few words fit.
+#: The maximum length of a client's debug name in bytes: a process's name and a few words fit.
 MAX_DEBUG_NAME_BYTES = 256
-#: Bytes of a collection's name; it becomes a memfd's name, with room left for `:<index>`.
+#: The maximum length of a collection's name in bytes. A memfd's name has room for it and `:<index>`.
 MAX_NAME_BYTES = 64
 
 _MASK = Enumeration(Rights)
@@ -62,7 +62,7 @@ class AllocatorAllocateSharedCollectionRequest(Table):
 
 @table
 class AllocatorBindSharedCollectionRequest(Table):
-    """A token to turn in, and the channel of what it becomes."""
+    """A token to turn in, and the channel of the new collection."""
 
     token: Annotated[Handle | None, Field(1, _TOKEN_CLIENT_END, required=True)] = None
     """The client end of the token's channel. The daemon closes it in every case."""
@@ -74,7 +74,7 @@ class AllocatorBindSharedCollectionRequest(Table):
 
 @table
 class AllocatorValidateBufferCollectionTokenRequest(Table):
-    """The token that is asked about."""
+    """The token to check."""
 
     token_server_koid: Annotated[int | None, Field(1, UINT64, required=True)] = None
     """The koid of the token's server end."""
@@ -90,23 +90,23 @@ class AllocatorValidateBufferCollectionTokenResponse(Table):
 
 @table
 class AllocatorGetVmoInfoRequest(Table):
-    """A VMO, and what to tell of it."""
+    """A VMO, and the requested information."""
 
     vmo: Annotated[Handle | None, Field(1, _VMO, required=True)] = None
-    """The VMO that is asked about, any handle to a buffer."""
+    """The VMO: any handle to a buffer."""
     need_weak: Annotated[bool | None, Field(2, BOOL)] = None
-    """Whether to answer with a weak handle to the same buffer. Un-set is false."""
+    """Whether to return a weak handle to the same buffer. Un-set is false."""
     need_single_buffer_settings: Annotated[bool | None, Field(3, BOOL)] = None
-    """Whether to answer with the collection's settings. Un-set is false."""
+    """Whether to return the collection's settings. Un-set is false."""
     constraints_to_check: Annotated[
         BufferCollectionConstraints | None, Field(4, Nested(BufferCollectionConstraints))
     ] = None
-    """Constraints for which `constraints_ok` tells whether the buffer satisfies them. Un-set asks nothing."""
+    """Constraints to check the buffer against; the result is in `constraints_ok`. Un-set checks nothing."""
     vmo_settings_to_check: Annotated[Handle | None, Field(5, _VMO)] = None
-    """Another VMO, for which `vmo_settings_match` tells whether its collection has the same settings. Un-set asks
-    nothing."""
+    """Another VMO, whose collection's settings are compared with this one's; the result is in `vmo_settings_match`.
+    Un-set compares nothing."""
     vmo_settings_to_check_ignore_size: Annotated[bool | None, Field(6, BOOL)] = None
-    """Whether `vmo_settings_match` leaves `size_bytes` and `raw_vmo_size` out of account. Un-set is false."""
+    """Whether to ignore `size_bytes` and `raw_vmo_size` in `vmo_settings_match`. Un-set is false."""
 
 
 # --- Node ---------------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ class AllocatorGetVmoInfoRequest(Table):
 
 @table
 class SetDebugClientInfoRequest(Table):
-    """Who uses a channel, for the daemon's log."""
+    """The client of a channel, for the daemon's log."""
 
     name: Annotated[str | None, Field(1, String(MAX_DEBUG_NAME_BYTES), required=True)] = None
     """The name of the client, at most 256 bytes of UTF-8."""
@@ -135,7 +135,7 @@ class NodeSetNameRequest(Table):
 
 @table
 class NodeSetDebugTimeoutLogDeadlineRequest(Table):
-    """When to warn that an allocation takes long."""
+    """The time of the warning that an allocation takes long."""
 
     deadline: Annotated[int | None, Field(1, INT64, required=True)] = None
     """The time of the first warning, in nanoseconds of CLOCK_MONOTONIC."""
@@ -146,7 +146,7 @@ class NodeGetNodeRefResponse(Table):
     """Proof of a node."""
 
     node_ref: Annotated[Handle, Field(1, _EVENT)] = ALWAYS_SET
-    """An object that stands for the node, to be passed to IsAlternateFor."""
+    """An object that identifies the node, to be passed to IsAlternateFor."""
 
 
 @table
@@ -154,7 +154,7 @@ class NodeIsAlternateForRequest(Table):
     """The other node."""
 
     node_ref: Annotated[Handle | None, Field(1, _EVENT, required=True)] = None
-    """What GetNodeRef answered for the other node."""
+    """The result of GetNodeRef for the other node."""
 
 
 @table
@@ -175,10 +175,10 @@ class NodeGetBufferCollectionIdResponse(Table):
 
 @table
 class NodeSetWeakOkRequest(Table):
-    """How far the promise to watch `close_weak_asap` reaches."""
+    """The extent of the promise to watch `close_weak_asap`."""
 
     for_child_nodes_also: Annotated[bool | None, Field(1, BOOL)] = None
-    """Whether the promise also holds for children made later, and for all nodes below them. Un-set is false."""
+    """Whether the promise also holds for children created later, and for all nodes below them. Un-set is false."""
 
 
 @table
@@ -199,7 +199,7 @@ class CreateTokensRequest(Table):
     rights_attenuation_masks: Annotated[
         Sequence[Rights | int] | None, Field(1, Vector(_MASK, MAX_LIST_COUNT), required=True)
     ] = None
-    """For each new token, which of its parent's rights it keeps."""
+    """For each new token, the rights that it keeps of its parent's."""
 
 
 @table
@@ -217,7 +217,7 @@ class BufferCollectionTokenDuplicateRequest(Table):
     """The new token's rights and channel."""
 
     rights_attenuation_mask: Annotated[Rights | int | None, Field(1, _MASK, required=True)] = None
-    """Which of its parent's rights the new token keeps. 0 is deprecated and means SAME_RIGHTS."""
+    """The rights that the new token keeps of its parent's. 0 is deprecated and means SAME_RIGHTS."""
     token_request: Annotated[Handle | None, Field(2, _TOKEN_SERVER_END, required=True)] = None
     """The server end of the new token's channel."""
 
@@ -232,12 +232,12 @@ class BufferCollectionTokenCreateBufferCollectionTokenGroupRequest(Table):
 
 @table
 class BufferCollectionSetConstraintsRequest(Table):
-    """What a participant needs."""
+    """A participant's constraints."""
 
     constraints: Annotated[
         BufferCollectionConstraints | None, Field(1, Nested(BufferCollectionConstraints))
     ] = None
-    """What the participant needs. Un-set is an empty table: usage NONE_USAGE, nothing constrained."""
+    """The constraints. Un-set is an empty table: usage NONE_USAGE, nothing constrained."""
     must_match_vmo: Annotated[Handle | None, Field(2, _VMO)] = None
     """A buffer of any collection, whose settings the new buffers must have. Un-set requires nothing."""
 
@@ -249,7 +249,7 @@ class BufferCollectionWaitForAllBuffersAllocatedResponse(Table):
     buffer_collection_info: Annotated[
         BufferCollectionInfo, Field(1, Nested(BufferCollectionInfo))
     ] = ALWAYS_SET
-    """The allocated buffers and what holds for them."""
+    """The allocated buffers and their settings."""
 
 
 @table
@@ -257,7 +257,7 @@ class BufferCollectionAttachTokenRequest(Table):
     """The new token's rights and channel."""
 
     rights_attenuation_mask: Annotated[Rights | int | None, Field(1, _MASK, required=True)] = None
-    """Which of this collection's rights the new token keeps."""
+    """The rights that the new token keeps of this collection's."""
     token_request: Annotated[Handle | None, Field(2, _TOKEN_SERVER_END, required=True)] = None
     """The server end of the new token's channel."""
 
@@ -267,9 +267,9 @@ class BufferCollectionAttachLifetimeTrackingRequest(Table):
     """An event for the end of buffers."""
 
     server_end: Annotated[Handle | None, Field(1, _EVENTPAIR, required=True)] = None
-    """The end that the daemon closes when few enough buffers exist."""
+    """The end that the daemon closes when at most `buffers_remaining` buffers exist."""
     buffers_remaining: Annotated[int | None, Field(2, UINT32, required=True)] = None
-    """How many buffers may still exist when the event closes."""
+    """The number of buffers that may still exist when the event closes."""
 
 
 @table
@@ -279,4 +279,4 @@ class BufferCollectionTokenGroupCreateChildRequest(Table):
     token_request: Annotated[Handle | None, Field(1, _TOKEN_SERVER_END, required=True)] = None
     """The server end of the new token's channel."""
     rights_attenuation_mask: Annotated[Rights | int | None, Field(2, _MASK)] = None
-    """Which of the group's rights the new token keeps. Un-set is SAME_RIGHTS."""
+    """The rights that the new token keeps of the group's. Un-set is SAME_RIGHTS."""

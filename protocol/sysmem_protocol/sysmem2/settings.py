@@ -1,7 +1,7 @@
-"""Tables that say what came out of an allocation.
+"""Tables with the results of an allocation.
 
-A field that the daemon always sets has no `None` in its type. The classes of VMOs and events are the program's own
-choice: `VmoBuffer[Vmo, EventPair]`.
+A field that the daemon always sets has no `None` in its type. Programs choose their own classes for VMOs and events:
+`VmoBuffer[Vmo, EventPair]`.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from ..library import (
 from .constraints import Heap, ImageFormatConstraints, SizeU
 from .flags import CoherencyDomain
 
-#: Buffers of one collection.
+#: The maximum number of buffers of one collection.
 MAX_BUFFER_COUNT = 128
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ else:
     from typing import TypeVar
 
 if TYPE_CHECKING:
-    # Plain handles by default, as in the daemon. Python knows defaults only from 3.13 on.
+    # The defaults are plain handles, as in the daemon. Python's own TypeVar has defaults only from 3.13 on.
     VmoT = TypeVar("VmoT", bound=Handle, default=Handle)
     EventPairT = TypeVar("EventPairT", bound=Handle, default=Handle)
     BufferT = TypeVar("BufferT", bound="VmoBuffer[Any, Any]", default="VmoBuffer")
@@ -61,9 +61,9 @@ SYSTEM_RAM_HEAP = AllocatedHeap(heap_type="fuchsia.sysmem.heap.HEAP_TYPE.SYSTEM_
 
 @table
 class ImageFormatSettings(ImageFormatConstraints):
-    """What holds for each image in the buffers: all participants' constraints, combined for the format that was picked.
+    """The settings for the images in the buffers: the constraints of all participants, combined for the chosen format.
 
-    The pixel format, its layout and the colour space are settled. Size and bytes per row are ranges, from which the
+    The pixel format, its layout and the colour space are fixed. Size and bytes per row are ranges, from which the
     application picks those of its images; `BufferCollectionInfo.image` is the smallest image.
     """
 
@@ -89,9 +89,9 @@ class ImageFormatSettings(ImageFormatConstraints):
     display_rect_alignment: SizeU = ALWAYS_SET
     """Position and size of the visible part of an image are multiples of these numbers of pixels."""
     required_min_size: SizeU = ALWAYS_SET
-    """The least size that a participant required images to have, in pixels; `2**32 - 1` if nobody did."""
+    """The least size that a participant required images to have, in pixels; `2**32 - 1` if no participant did."""
     required_max_size: SizeU = ALWAYS_SET
-    """The greatest of the participants' `required_max_size`, in pixels; 0 × 0 if nobody had one. Deprecated:
+    """The greatest of the participants' `required_max_size`, in pixels; 0 × 0 if no participant had one. Deprecated:
     `required_max_size_list` has it too."""
     bytes_per_row_divisor: int = ALWAYS_SET
     """The distance from one row to the next is a multiple of this number of bytes."""
@@ -100,17 +100,17 @@ class ImageFormatSettings(ImageFormatConstraints):
     require_bytes_per_row_at_pixel_boundary: bool = ALWAYS_SET
     """Whether the distance from one row to the next is a whole number of pixels."""
     required_max_size_list: Sequence[SizeU] = ALWAYS_SET
-    """Sizes that the buffers have room for, in pixels, sorted, without those that another one covers."""
+    """Sizes that fit into the buffers, in pixels, sorted, without those that another one covers."""
     pad_for_block_size: SizeU = ALWAYS_SET
-    """The VMO has room for whole blocks of these numbers of pixels at the edges of an image; 1 × 1 if nobody needs
-    it."""
+    """The VMO has room for whole blocks of these numbers of pixels at the edges of an image; 1 × 1 if no participant
+    needs it."""
     pad_beyond_image_size_bytes: int = ALWAYS_SET
     """The VMO has room for this number of bytes behind an image."""
 
 
 @table
 class BufferMemorySettings(Table):
-    """What holds for the memory of each buffer."""
+    """The settings for the memory of each buffer."""
 
     size_bytes: Annotated[int, Field(1, UINT64)] = ALWAYS_SET
     """The size of a buffer in bytes, without padding: an image must fit into it."""
@@ -121,8 +121,8 @@ class BufferMemorySettings(Table):
     coherency_domain: Annotated[CoherencyDomain | int, Field(4, Enumeration(CoherencyDomain))] = (
         ALWAYS_SET
     )
-    """How the CPU and devices see what the other one wrote. It is RAM if a display uses the buffers and everybody
-    supports that; otherwise the first of CPU, RAM and INACCESSIBLE that everybody supports."""
+    """How the CPU and devices see each other's writes. It is RAM if a display uses the buffers and all participants
+    support that; otherwise the first of CPU, RAM and INACCESSIBLE that all participants support."""
     heap: Annotated[AllocatedHeap, Field(5, Nested(AllocatedHeap))] = ALWAYS_SET
     """The heap that the memory came from."""
     raw_vmo_size: Annotated[int, Field(6, UINT64)] = ALWAYS_SET
@@ -132,17 +132,17 @@ class BufferMemorySettings(Table):
 
 @table
 class SingleBufferSettings(Table):
-    """What holds for each buffer of a collection."""
+    """The settings for each buffer of a collection."""
 
     buffer_settings: Annotated[BufferMemorySettings, Field(1, Nested(BufferMemorySettings))] = (
         ALWAYS_SET
     )
-    """What holds for the memory."""
+    """The settings for the memory."""
     image_format_constraints: Annotated[
         ImageFormatSettings | None, Field(2, Nested(ImageFormatSettings))
     ] = None
-    """What holds for each image: every field is set but `pixel_format_and_modifiers` and, if it was left open,
-    `is_alpha_present`. Un-set for raw buffers, for which no participant asked for an image format."""
+    """The settings for each image: every field is set except `pixel_format_and_modifiers` and, if it was left open,
+    `is_alpha_present`. Un-set for raw buffers, that is, if no participant asked for an image format."""
 
 
 # --- buffers ------------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ class VmoBuffer(Table, Generic[VmoT, EventPairT]):
     """The buffer's memory. Un-set if the participant's usage is just NONE_USAGE, if its rights lack READ, or for a weak
     participant if no strong handle is left."""
     vmo_usable_start: Annotated[int, Field(2, UINT64)] = ALWAYS_SET
-    """Where the buffer begins in the VMO, in bytes. It is 0 at present."""
+    """The position of the buffer in the VMO, in bytes. It is 0 at present."""
     close_weak_asap: Annotated[EventPairT | None, Field(3, HandleType(HandleKind.EVENTPAIR))] = None
     """For a weak participant, an event that closes when the last strong handle is gone: close the VMO soon after that.
     Un-set for others."""
@@ -167,7 +167,7 @@ class BufferCollectionInfo(Table, Generic[BufferT]):
     """The buffers of a collection as they are delivered to one participant."""
 
     settings: Annotated[SingleBufferSettings, Field(1, Nested(SingleBufferSettings))] = ALWAYS_SET
-    """What holds for each of the buffers."""
+    """The settings for each of the buffers."""
     buffers: Annotated[list[BufferT], Field(2, Vector(Nested(VmoBuffer), MAX_BUFFER_COUNT))] = (
         ALWAYS_SET
     )
@@ -178,10 +178,10 @@ class BufferCollectionInfo(Table, Generic[BufferT]):
 
 @table
 class VmoInfo(Table, Generic[VmoT, EventPairT]):
-    """What the daemon knows of a VMO: the answer to GetVmoInfo."""
+    """The daemon's information about a VMO: the response to GetVmoInfo."""
 
     buffer_collection_id: Annotated[int, Field(1, UINT64)] = ALWAYS_SET
-    """The number of the collection that the buffer is of."""
+    """The number of the buffer's collection."""
     buffer_index: Annotated[int, Field(2, UINT64)] = ALWAYS_SET
     """The buffer's index in the collection, from 0."""
     close_weak_asap: Annotated[EventPairT | None, Field(3, HandleType(HandleKind.EVENTPAIR))] = None
@@ -192,9 +192,9 @@ class VmoInfo(Table, Generic[VmoT, EventPairT]):
     single_buffer_settings: Annotated[
         SingleBufferSettings | None, Field(5, Nested(SingleBufferSettings))
     ] = None
-    """What holds for each buffer of the collection. Set if `need_single_buffer_settings` asked for it."""
+    """The settings for each buffer of the collection. Set if `need_single_buffer_settings` asked for them."""
     constraints_ok: Annotated[bool | None, Field(6, BOOL)] = None
-    """Whether the buffer satisfies `constraints_to_check`, buffer counts left out of account. Set if those were
+    """Whether the buffer satisfies `constraints_to_check`, without regard to buffer counts. Set if those were
     given."""
     vmo_settings_match: Annotated[bool | None, Field(7, BOOL)] = None
     """Whether the collection of `vmo_settings_to_check` has the same settings. Set if that was given."""

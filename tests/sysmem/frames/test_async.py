@@ -51,7 +51,7 @@ def test_a_stream_between_tasks(run: Callable[[Test], None]) -> None:
 
 def test_time_and_cancellation_lose_nothing(run: Callable[[Test], None]) -> None:
     async def test(sender: FrameSender, receiver: FrameReceiver) -> None:
-        with pytest.raises(TimeoutError, match="no frame came in time"):
+        with pytest.raises(TimeoutError, match="no frame arrived in time"):
             await receiver.receive(timeout=0.01)
         with anyio.move_on_after(0.01):
             await receiver.receive()

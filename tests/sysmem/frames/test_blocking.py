@@ -423,7 +423,7 @@ def test_an_end_must_be_a_connected_seqpacket_socket(kind: str) -> None:
             "stream": (one, ValueError, "this is a connected AF_UNIX SOCK_STREAM socket"),
             "unconnected": (unconnected, ValueError, "this is an unconnected AF_UNIX SOCK_SEQ"),
             "file": (file.fileno(), ValueError, "this is a character device"),
-            "closed": (10**6, ValueError, "descriptor 1000000 isn't open"),
+            "closed": (10**6, ValueError, "descriptor 1000000 is not open"),
             "text": ("sock", TypeError, "expected a socket or an int, not str"),
             "flag": (True, TypeError, "expected a socket or an int, not bool"),
         }[kind]

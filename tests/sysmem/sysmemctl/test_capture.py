@@ -100,10 +100,10 @@ HEADER: dict[str, Any] = {"capture": 1, "version": "0", "at": "", "snapshot": {}
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("", "no capture"),
-        ('{"capture": 1', "isn't complete"),
-        ("{}\n", "isn't the header"),
-        ("no JSON\n", "line 1: no JSON"),
+        ("", "not a capture"),
+        ('{"capture": 1', "first line is incomplete"),
+        ("{}\n", "first line is not a header"),
+        ("no JSON\n", "line 1: invalid JSON"),
         (json.dumps(HEADER | {"capture": 2}) + "\n", "has version 2"),
         (json.dumps(HEADER) + "\n[]\n", "line 2: neither"),
     ],

@@ -171,7 +171,7 @@ def test_unread_messages_are_told_only_where_a_buffer_has_no_holder_that_could_b
         assert ctl("holders", "--json").data["messages"] == []
         collections.ended.close()
         printed = ctl("holders", "ended")
-        assert "by no process that could be seen" in printed.out
+        assert "by no visible process" in printed.out
         assert f"{waiting} {theirs.fileno()}" in printed.out
         messages = ctl("holders", "ended", "--json").data["messages"]
         assert theirs.fileno() in [each["fd"] for each in messages if each["pid"] == os.getpid()]
@@ -181,11 +181,11 @@ def test_processes_that_may_not_be_looked_into_are_named(monkeypatch: pytest.Mon
     processes = [Process(number, 1, f"one\x1b{number}") for number in range(2, 7)]
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert unseen(processes) == (
-        "5 processes could not be looked into (one\\x1b2 [2], one\\x1b3 [3], one\\x1b4 [4], …); "
+        "5 processes could not be inspected (one\\x1b2 [2], one\\x1b3 [3], one\\x1b4 [4], …); "
         "run this as root to see all."
     )
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert unseen(processes[:1]) == "1 process could not be looked into (one\\x1b2 [2])."
+    assert unseen(processes[:1]) == "1 process could not be inspected (one\\x1b2 [2])."
 
 
 def test_dump_prints_the_snapshot(ctl: Ctl, collections: Held) -> None:
@@ -223,7 +223,7 @@ def test_graph_refuses_other_endings(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as caught:
         sysmemctl.main(["graph", "-o", "drawing.txt"])
     assert caught.value.code == 2
-    assert "must be .dot, .svg or .png" in capsys.readouterr().err
+    assert "must end in .dot, .svg or .png" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["hanging", "allocated", "refused", "ended"])

@@ -38,7 +38,7 @@ def test_a_pipeline_that_does_not_end_is_told(capsys: pytest.CaptureFixture[str]
 
 def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["kill-matrix"]) == 2
-    assert "a command that runs the pipeline is needed" in capsys.readouterr().err
+    assert "the command that runs the pipeline is missing" in capsys.readouterr().err
 
 
 def test_a_command_that_does_not_use_the_daemon_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,7 +147,7 @@ def test_changed_limits_show_what_differs(
     printed_again = ctl("replay", str(file), "--runtime-dir", other)
     text = printed_again.out
     assert 'camera (7): left $.state was "orphan", is "failed"' in text
-    assert "not sent: their channels had closed" in printed_again.err
+    assert "not sent, because their channels had closed" in printed_again.err
     assert len(text.splitlines()) == len(printed.data)
 
 

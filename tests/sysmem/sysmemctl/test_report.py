@@ -140,7 +140,7 @@ def test_a_refused_negotiation(sysmemd: Sysmemd, tmp_path: Path, page: Any) -> N
     )
     assert shown.all("span", "tag") == ["refused"]
     items = shown.all("li")
-    assert "These can't agree: camera (7) and display (8)." in items
+    assert "These participants do not agree: camera (7) and display (8)." in items
     assert "camera (7) said buffer_memory_constraints.min_size_bytes = 65536." in items
     assert shown.all("th", "conflict") == ["camera (7) in conflict", "display (8) in conflict"]
     assert shown.all("td", "conflict") == ["65536", "65536 > 20", "20", "65536 > 20"]
@@ -239,7 +239,7 @@ def test_what_clients_said_is_only_text(sysmemd: Sysmemd, tmp_path: Path, page: 
 def test_a_name_that_looks_like_two_columns(sysmemd: Sysmemd, page: Any) -> None:
     refuse(sysmemd, "came | ra")
     shown = page()
-    assert "These can't agree: came | ra (7) and display (8)." in shown.all("li")
+    assert "These participants do not agree: came | ra (7) and display (8)." in shown.all("li")
     assert "65536" in " ".join(shown.all("pre"))
     assert shown.all("table", "constraints") == []
 
@@ -321,11 +321,11 @@ def test_wrong_files(ctl: Ctl, tmp_path: Path) -> None:
     (tmp_path / "other").write_text("{}\n")
     printed = ctl("report", str(tmp_path / "other"), *out)
     assert (printed.status, printed.out) == (1, "")
-    assert "is no capture" in printed.err
+    assert "is not a capture" in printed.err
     (tmp_path / "odd").write_text('{"capture": 1, "at": "2026-01-01T00:00:00Z", "snapshot": {}}\n')
     printed = ctl("report", str(tmp_path / "odd"), *out)
     assert (printed.status, printed.out) == (1, "")
-    assert "odd isn't as docs/capture.md says: KeyError('connections')" in printed.err
+    assert "odd does not have the format of docs/capture.md: KeyError('connections')" in printed.err
     assert not (tmp_path / "out.html").exists()
 
 

@@ -103,7 +103,9 @@ def _check_complaints(ctl: Ctl, command: str, row: Row, arguments: Sequence[str]
 def test_what_has_ended_is_explained_elsewhere(ctl: Ctl, collections: Held, command: str) -> None:
     printed = ctl(command, "refused")
     assert (printed.status, printed.out) == (1, "")
-    assert re.search(r"(\d+) \(refused\) ended at .*Z: `sysmemctl why \1` says why", printed.err)
+    assert re.search(
+        r"(\d+) \(refused\) ended at .*Z; for the reason see `sysmemctl why \1`", printed.err
+    )
 
 
 def test_a_daemon_without_collections_prints_no_data(ctl: Ctl) -> None:

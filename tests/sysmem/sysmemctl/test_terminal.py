@@ -154,7 +154,10 @@ def test_what_draws_nothing_works_without_the_tools(
 def test_what_draws_says_what_to_install(sysmemd: Sysmemd, collections: Held) -> None:
     commands = ["list", "tree", "why", "holders", "show allocated"]
     done = run(SEVERAL, str(sysmemd.runtime_dir), *commands)
-    told = "sysmemctl: this command needs the extra of the tools: pip install 'sysmem[tools]' (or use --json)"
+    told = (
+        "sysmemctl: this command needs the optional dependencies for tools: "
+        "pip install 'sysmem[tools]' (or use --json)"
+    )
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
         line for command in commands for line in (told, f"1 {command}")
@@ -172,7 +175,9 @@ def test_report_says_what_to_install(sysmemd: Sysmemd, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     done = run(ONE, "--runtime-dir", str(sysmemd.runtime_dir), "report", "-o", str(page))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.endswith("needs the extra of the tools: pip install 'sysmem[tools]'\n")
+    assert done.stderr.endswith(
+        "needs the optional dependencies for tools: pip install 'sysmem[tools]'\n"
+    )
     assert not page.exists()
 
 

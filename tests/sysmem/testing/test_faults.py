@@ -75,7 +75,7 @@ def test_messages_of_a_method_are_late(
     assert time.monotonic() - began >= 0.1
     faults.delay("BufferCollection.SetConstraints", 0)
     with pytest.raises(
-        ValueError, match=r"no method 'BufferCollection.SetConstraint'; near it are"
+        ValueError, match=r"no method 'BufferCollection.SetConstraint'; similar names: "
     ):
         faults.delay("BufferCollection.SetConstraint", 1)
 

@@ -141,7 +141,9 @@ def test_a_conflict_between_others_or_about_something_else_fails() -> None:
         AssertionError, match="between camera, encoder, not between camera, display"
     ):
         assert_conflict(parties, between=("camera", "encoder"))
-    with pytest.raises(AssertionError, match="breach of NO_COMMON_HEAP, not of NO_COMMON_FORMAT"):
+    with pytest.raises(
+        AssertionError, match="violation of NO_COMMON_HEAP, not of NO_COMMON_FORMAT"
+    ):
         assert_conflict(parties, rule="NO_COMMON_HEAP")
     with pytest.raises(AssertionError, match=r"the participants agree:\n\nbuffer_count = 1"):
         assert_conflict({"camera": NV12})
@@ -151,7 +153,9 @@ def test_a_conflict_between_others_or_about_something_else_fails() -> None:
 
 
 def test_a_rule_that_does_not_exist_is_no_failure_but_an_error() -> None:
-    with pytest.raises(ValueError, match="no rule 'NO_FORMAT'; they are NOBODY_ASKS_FOR_A_SIZE"):
+    with pytest.raises(
+        ValueError, match="no rule 'NO_FORMAT'; the rules are NOBODY_ASKS_FOR_A_SIZE"
+    ):
         assert_conflict({"camera": NV12}, rule="NO_FORMAT")
 
 

@@ -106,7 +106,7 @@ def test_it_hangs_until_it_is_resumed(pair: Pair, peer: StartPeer) -> None:
     pair.collection.set_constraints(CAMERA)
     with pytest.raises(TimeoutError):
         pair.collection.wait_for_all_buffers_allocated(timeout=0.05)
-    with pytest.raises(PeerFailed, match=r"to 'mapped' in 0 s: it was last at 'turned_in'$"):
+    with pytest.raises(PeerFailed, match=r"'mapped' in 0 s: it was last at 'turned_in'$"):
         encoder.wait("mapped", timeout=0)
     encoder.resume()
     pair.collection.wait_for_all_buffers_allocated(timeout=20).close()
@@ -181,12 +181,12 @@ def test_it_scribbles_after_release(pair: Pair, peer: StartPeer) -> None:
 def test_its_buffers_are_told_only_while_it_has_them(pair: Pair, peer: StartPeer) -> None:
     encoder = peer("encoder", ENCODER, token=pair.token)
     encoder.wait("waiting")
-    with pytest.raises(PeerFailed, match="did not come to 'allocated': it was last at 'waiting'"):
+    with pytest.raises(PeerFailed, match="did not reach 'allocated': it was last at 'waiting'"):
         encoder.buffers  # noqa: B018  # a property that may raise
     pair.agree().close()
     encoder.wait("allocated")
     encoder.kill()
-    with pytest.raises(PeerFailed, match="has let go of its buffers"):
+    with pytest.raises(PeerFailed, match="no longer has its buffers"):
         encoder.buffers  # noqa: B018
 
 
@@ -201,9 +201,9 @@ def test_one_that_uses_nothing_has_no_memory(pair: Pair, peer: StartPeer) -> Non
     ("behaviour", "at", "told"),
     [
         ("explodes", None, "no behaviour 'explodes'"),
-        ("late", None, "no behaviour 'late' without an argument"),
+        ("late", None, "no behaviour 'late' that needs no argument"),
         ("dies", "yesterday", "no step 'yesterday'"),
-        ("conflicts", "mapped", "conflicts happens at 'turned_in' only"),
+        ("conflicts", "mapped", "conflicts is possible only at 'turned_in'"),
     ],
 )
 def test_behaviours_that_cannot_be_are_refused(

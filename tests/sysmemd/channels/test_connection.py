@@ -378,7 +378,7 @@ def test_an_error_is_an_answer_and_is_logged_with_its_reason(line: Line) -> None
 
 SYNC = Node.sync.ordinal
 BAD_MESSAGES = {
-    "short header": (header(1, SYNC)[:15], "15 bytes are no message"),
+    "short header": (header(1, SYNC)[:15], "15 bytes are not a message"),
     "bad magic": (header(1, SYNC, magic=2), "magic number 0x02"),
     "wrong flags": (header(1, SYNC, b"\x00\x00\x80"), "flags 000080"),
     "empty datagram": (b"", "empty or larger than 65536 bytes"),
@@ -388,7 +388,7 @@ BAD_MESSAGES = {
         header(0, BufferCollectionToken.set_dispensable.ordinal),
         "BufferCollection has no method with ordinal 0x228acf",
     ),
-    "split, with a body": (header(1, SYNC, FLAGS_MORE) + b"x", "carries descriptors and no body"),
+    "split, with a body": (header(1, SYNC, FLAGS_MORE) + b"x", "has descriptors and no body"),
     "one-way with a txid": (
         header(3, Node.release.ordinal),
         "Node.Release is one-way, but has the txid 0x3",
@@ -400,7 +400,7 @@ BAD_MESSAGES = {
     "required field": (header(0, Node.set_name.ordinal) + b"\xa1\x01\x01", r"\$.name is required"),
     "index out of range": (
         header(0, Node.attach_node_tracking.ordinal) + bytes.fromhex("a101d97a5d01"),
-        "0 descriptors came along",
+        "0 descriptors, but the body",
     ),
 }
 

@@ -173,7 +173,7 @@ def test_a_refusal_is_logged_with_whose_it_was(bench: Bench) -> None:
     bench.run()
     fields = bench.log.refusal()
     assert (fields["client_name"], fields["client_id"]) == ("tester", 7)
-    assert fields["reason"] == "8 bytes are no message: a header has 16"
+    assert fields["reason"] == "8 bytes are not a message: a header has 16 bytes"
 
 
 # --- IsAlternateFor ---------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""Is a client of another language right? Give it an agent, and this tells what is wrong.
+"""A conformance suite for clients in other languages. It runs checks against an agent, and reports what is wrong.
 
-The agent is a program that does with the client what it is told: one command a line on stdin, one line on stdout for
-each, in order. `docs/conformance.md` describes the commands, and :mod:`.agent` is one over the Python client. The
-suite plays the daemon, in raw messages that a daemon may send though it seldom does, and looks at every byte and
-descriptor of the agent's. Then it has the agent negotiate with Python participants at a real daemon::
+The agent is a program that controls the client: it reads one command per line from stdin, and writes one line to
+stdout for each, in order. `docs/conformance.md` describes the commands; :mod:`.agent` is an agent for the Python
+client. The suite plays the daemon with raw messages, including valid ones that the daemon rarely sends, and checks
+every byte and descriptor of the agent. Then the agent negotiates with Python participants at a real daemon::
 
     python -m sysmem.testing.conformance ./my-agent --with-options
 
@@ -25,15 +25,15 @@ from ._bench import PATIENCE_SECONDS, Bench, Check, Flaw, NotClaimed
 
 __all__ = ["CHECKS", "PATIENCE_SECONDS", "Check", "Flaw", "Report", "run", "run_check"]
 
-#: Every check, in an order in which the earlier ones explain the later ones.
+#: Every check. The order is such that an earlier failure can explain later ones.
 CHECKS: tuple[Check, ...] = (*_requests.CHECKS, *_answers.CHECKS, *_negotiations.CHECKS)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a run of checks came to."""
+    """The result of a run of checks."""
 
-    #: Each check, and what is wrong; None for one that passed.
+    #: Each check with its flaw; None if the check passed.
     results: tuple[tuple[Check, str | None], ...]
 
     @property
@@ -42,7 +42,7 @@ class Report:
         return all(flaw is None for _, flaw in self.results)
 
     def __str__(self) -> str:
-        """Return a line for each check, and below those that failed what is wrong."""
+        """Return a line for each check, and the flaw below each that failed."""
         lines = []
         for check, flaw in self.results:
             lines.append(f"{'ok    ' if flaw is None else 'FAILED'} {check.rule}")
@@ -52,15 +52,15 @@ class Report:
 
 
 def run_check(check: Check, command: Sequence[str], *, patience: float = PATIENCE_SECONDS) -> None:
-    """Run one check against an agent of its own.
+    """Run one check against a new agent.
 
     Args:
         check: One of :data:`CHECKS`.
-        command: What starts the agent.
-        patience: How long the agent may take for anything, in seconds.
+        command: The command that starts the agent.
+        patience: How long the agent may take for each answer, in seconds.
 
     Raises:
-        Flaw: The client is wrong; the text says in what.
+        Flaw: The client is wrong; the text says why.
     """
     __tracebackhide__ = True
     with Bench(command, patience) as bench:
@@ -75,7 +75,7 @@ def run(
     checks: Iterable[Check] = CHECKS,
     patience: float = PATIENCE_SECONDS,
 ) -> Report:
-    """Run checks, all by default, and report what is wrong. Arguments as for :func:`run_check`."""
+    """Run checks, by default all, and return a report. Arguments are those of :func:`run_check`."""
     results: list[tuple[Check, str | None]] = []
     for check in checks:
         try:

@@ -1,4 +1,4 @@
-"""`python -m sysmem.testing.conformance COMMAND…`: prove a client right, or tell what is wrong with it."""
+"""`python -m sysmem.testing.conformance COMMAND…`: check a client for conformance, and report what is wrong."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from . import CHECKS, PATIENCE_SECONDS, run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the checks and print the report; the exit status is 0 if all passed, 1 if not, 2 for a wrong command line."""
+    """Run the checks and print the report. Return 0 if all passed, 1 if not, 2 for an invalid command line."""
     parser = argparse.ArgumentParser(
         prog="python -m sysmem.testing.conformance",
-        description="Prove a client of the sysmem protocol right by means of its agent; see docs/conformance.md.",
+        description="Check a client of the sysmem protocol by means of its agent; see docs/conformance.md.",
     )
     parser.add_argument(
         "--only", action="append", metavar="CHECK", help="run this check only; may be repeated"
     )
-    parser.add_argument("--list", action="store_true", help="list the checks and end")
+    parser.add_argument("--list", action="store_true", help="list the checks and exit")
     parser.add_argument(
         "--patience",
         type=float,
         default=PATIENCE_SECONDS,
         metavar="SECONDS",
-        help="how long the agent may take for anything (default: %(default)g)",
+        help="how long the agent may take for each answer (default: %(default)g)",
     )
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="what starts the agent")
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, help="the command that starts the agent"
+    )
     options = parser.parse_args(arguments)
     if options.list:
         for check in CHECKS:
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := [name for name in options.only or () if name not in known]:
         parser.error(f"there is no check {', '.join(unknown)}; --list lists them")
     if not options.command:
-        parser.error("a command that starts the agent is needed")
+        parser.error("the command that starts the agent is missing")
     checks = [known[name] for name in options.only] if options.only else CHECKS
     report = run(options.command, checks=checks, patience=options.patience)
     print(report)

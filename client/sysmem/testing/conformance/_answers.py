@@ -1,4 +1,4 @@
-"""What a client makes of what is sent to it: answers of every form, events, and the end of a channel."""
+"""Checks of how a client handles what it receives: responses of every form, events, and the end of a channel."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from ._requests import constrained, shared
 
 CHECKS: Final[list[Check]] = []
 _SIZE: Final = 4096
-#: As many as a collection has; a weak participant gets twice as many descriptors.
+#: The maximum number of buffers of a collection; a weak participant gets twice as many descriptors.
 _MANY: Final = 128
-#: No method's, and no event's.
+#: The ordinal of no method and no event.
 _UNKNOWN_ORDINAL: Final = 0x7001_0203_0405_0607
 
 
 def vmo(content: bytes = b"") -> Handle:
-    """Return a buffer's memory."""
+    """Return memory for a buffer."""
     fd = os.memfd_create("conformance", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.truncate(fd, _SIZE)
     os.pwrite(fd, content, 0)
@@ -42,7 +42,7 @@ def vmo(content: bytes = b"") -> Handle:
 
 
 def info(buffers: list[VmoBuffer]) -> BufferCollectionWaitForAllBuffersAllocatedResponse:
-    """Return the answer with these buffers."""
+    """Return the response with these buffers."""
     memory = BufferMemorySettings(size_bytes=_SIZE, raw_vmo_size=_SIZE)
     return BufferCollectionWaitForAllBuffersAllocatedResponse(
         buffer_collection_info=BufferCollectionInfo(
@@ -54,14 +54,14 @@ def info(buffers: list[VmoBuffer]) -> BufferCollectionWaitForAllBuffersAllocated
 
 
 def waiting(bench: Bench) -> tuple[End, Request]:
-    """Have the agent wait for the buffers of a collection `c`, as its call `w`; the daemon's end, and the call."""
+    """Make the agent wait for the buffers of its collection `c`, as call `w`. Return the daemon's end, and the call."""
     end = constrained(bench)
     bench.agent.do("start w wait c")
     return end, end.receive(BufferCollection.wait_for_all_buffers_allocated)
 
 
 def allocated(bench: Bench, memory: list[Handle]) -> End:
-    """Have the agent get buffers; the daemon's end of its collection `c`."""
+    """Give buffers to the agent. Return the daemon's end of its collection `c`."""
     end, request = waiting(bench)
     buffers = [VmoBuffer(vmo=each.duplicate(), vmo_usable_start=0) for each in memory]
     end.answer(request, info(buffers))
@@ -72,7 +72,7 @@ def allocated(bench: Bench, memory: list[Handle]) -> End:
 
 @check(CHECKS)
 def gets_buffers(bench: Bench) -> None:
-    """WaitForAllBuffersAllocated gives the buffers in order, and they are the very memory."""
+    """WaitForAllBuffersAllocated gives the buffers in order, and they refer to the same memory."""
     memory = [vmo(b"first"), vmo(b"second")]
     bench.own(*memory)
     allocated(bench, memory)
@@ -81,12 +81,12 @@ def gets_buffers(bench: Bench) -> None:
         bench.agent.answered(f"read c {index} {len(content)}", f"ok {content.hex()}")
     bench.agent.do(f"write c 1 {b'hello'.hex()}")
     if os.pread(memory[1].fileno(), 5, 0) != b"hello":
-        raise Flaw("what the agent has written is not in the memory of the buffer")
+        raise Flaw("the agent's writes are not visible in the memory of the buffer")
 
 
 @check(CHECKS)
 def respects_read_only_buffers(bench: Bench) -> None:
-    """A buffer that it may only read is mapped for reading, and writing is refused without a crash."""
+    """A read-only buffer is mapped for reading only. A write is refused without a crash."""
     memory = vmo(b"given")
     bench.own(memory)
     reading = Handle(os.open(f"/proc/self/fd/{memory.fileno()}", os.O_RDONLY | os.O_CLOEXEC))
@@ -100,7 +100,7 @@ def respects_read_only_buffers(bench: Bench) -> None:
 
 @check(CHECKS)
 def tells_errors(bench: Bench) -> None:
-    """An error is told by its number."""
+    """An error is reported by its number."""
     end, request = waiting(bench)
     end.answer(request, Error.CONSTRAINTS_INTERSECTION_EMPTY)
     bench.agent.tell("finish w")
@@ -109,7 +109,7 @@ def tells_errors(bench: Bench) -> None:
 
 @check(CHECKS)
 def tells_errors_that_have_no_name(bench: Bench) -> None:
-    """An error with a number that the protocol doesn't name yet is told too."""
+    """An error is also reported if its number has no name in the protocol yet."""
     end, request = waiting(bench)
     end.answer_raw(request, bytes.fromhex("a102190fa0"))
     bench.agent.tell("finish w")
@@ -128,7 +128,7 @@ def checks(bench: Bench) -> None:
 
 @check(CHECKS)
 def ignores_fields_that_it_does_not_know(bench: Bench) -> None:
-    """Fields with a number that it doesn't know are ignored, whatever they hold, and descriptors in them closed."""
+    """Fields with an unknown number are ignored, whatever they hold, and descriptors in them are closed."""
     token = shared(bench, bench.connected())
     bench.agent.do("start k id t")
     request = token.receive(Node.get_buffer_collection_id)
@@ -148,7 +148,7 @@ def ignores_fields_that_it_does_not_know(bench: Bench) -> None:
 
 @check(CHECKS)
 def puts_a_split_answer_together(bench: Bench) -> None:
-    """An answer whose descriptors come in several datagrams is one; indices count over all of them."""
+    """A response whose descriptors come in several datagrams is one response. Indices count over all of them."""
     end, request = waiting(bench)
     buffers, events = [], []
     for index in range(_MANY):
@@ -167,7 +167,7 @@ def puts_a_split_answer_together(bench: Bench) -> None:
 
 @check(CHECKS)
 def takes_answers_in_any_order(bench: Bench) -> None:
-    """A call is answered while an earlier one waits."""
+    """A call can be answered while an earlier one waits."""
     memory = vmo()
     bench.own(memory)
     end, waits = waiting(bench)
@@ -181,7 +181,7 @@ def takes_answers_in_any_order(bench: Bench) -> None:
 
 @check(CHECKS)
 def ignores_events_that_it_does_not_know(bench: Bench) -> None:
-    """A message with txid 0 is an event; one that it doesn't know is ignored, and descriptors in it closed."""
+    """A message with txid 0 is an event. An unknown event is ignored, and descriptors in it are closed."""
     end, request = waiting(bench)
     reading, writing = (Handle(fd) for fd in os.pipe2(os.O_CLOEXEC))
     bench.own(reading, writing)
@@ -197,7 +197,7 @@ def ignores_events_that_it_does_not_know(bench: Bench) -> None:
 
 @check(CHECKS)
 def keeps_a_reason(bench: Bench) -> None:
-    """If it knows Explained: it asks for reasons, and tells the one that came before an error along with that."""
+    """A client that supports Explained asks for reasons, and reports a reason together with the error that follows."""
     allocator = bench.connected()
     if "explained" not in bench.features:
         raise NotClaimed
@@ -227,7 +227,7 @@ def keeps_a_reason(bench: Bench) -> None:
 
 @check(CHECKS)
 def notices_the_end_during_a_call(bench: Bench) -> None:
-    """Peer-closed ends every call on the channel, and every later one."""
+    """Peer-closed ends every outstanding call on the channel, and every later one."""
     end, _ = waiting(bench)
     bench.agent.do("start k sync c")
     end.receive(Node.sync)
@@ -239,7 +239,7 @@ def notices_the_end_during_a_call(bench: Bench) -> None:
 
 @check(CHECKS)
 def reads_what_came_before_the_end(bench: Bench) -> None:
-    """What the daemon sent before it closed is read, though the end comes as ECONNRESET because of unread messages."""
+    """Messages that the daemon sent before it closed are read, even if unread messages cause ECONNRESET."""
     end, request = waiting(bench)
     bench.agent.do("name c 1 unread")
     end.answer(request, Error.NO_MEMORY)
@@ -251,7 +251,7 @@ def reads_what_came_before_the_end(bench: Bench) -> None:
 
 @check(CHECKS)
 def closes_what_it_was_given(bench: Bench) -> None:
-    """Closing a collection closes its buffers; a late answer to a call that nobody waits for any more closes too."""
+    """Closing a collection closes its buffers. A late response to a cancelled call is closed too."""
     memory = vmo()
     bench.own(memory)
     before = bench.agent.descriptors()

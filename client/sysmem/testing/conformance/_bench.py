@@ -1,4 +1,4 @@
-"""What the checks work with: the agent, and a daemon that is played message by message."""
+"""The environment of the checks: the agent, and a daemon that the check plays message by message."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from sysmem_protocol.message import (
 from sysmem_protocol.runtime import service_path, socket_address
 from sysmem_protocol.sysmem2 import Allocator, Error, Node
 
-#: How long the agent may take for anything, in seconds.
+#: How long the agent may take for each answer, in seconds.
 PATIENCE_SECONDS: Final = 10.0
-#: Where the agent finds the descriptor over which tokens are passed.
+#: The environment variable with the number of the socket over which tokens are passed.
 SOCKET_VARIABLE: Final = "SYSMEM_AGENT_SOCKET"
-#: What a client may say at any time, though nobody told it to.
+#: One-way methods that a client may call at any time without being told to.
 _UNASKED: Final = {
     Allocator.set_debug_client_info,
     Node.set_debug_client_info,
@@ -46,11 +46,11 @@ _decoder = Decoder()
 
 
 class Flaw(AssertionError):
-    """Something is wrong with the client or its agent; the text says what, and what would be right."""
+    """The client or its agent is wrong. The text says why, and what would be right."""
 
 
 class NotClaimed(Exception):
-    """A check is about something that a client need not know, and this one's agent does not say that it does."""
+    """A check is about an optional feature, and the agent does not claim to have it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Check:
     """One thing that a client must do."""
 
     name: str
-    #: What must hold, in a sentence.
+    #: The rule that must hold, in a sentence.
     rule: str
     run: Callable[[Bench], None] = field(repr=False)
 
@@ -77,7 +77,7 @@ def check(checks: list[Check]) -> Callable[[Callable[[Bench], None]], Callable[[
 
 
 class Agent:
-    """The program that does with the client what it is told."""
+    """The program that controls the client."""
 
     def __init__(self, command: Sequence[str], runtime_dir: Path, patience: float) -> None:
         self._patience = patience
@@ -104,7 +104,7 @@ class Agent:
         self._last = "nothing"
 
     def tell(self, command: str) -> None:
-        """Give a command, without waiting for its answer."""
+        """Send a command without waiting for its answer."""
         self._last = command
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
@@ -112,7 +112,7 @@ class Agent:
             self.process.stdin.flush()
 
     def answer(self) -> str:
-        """Wait for the answer to the earliest command that has none yet."""
+        """Wait for the answer to the earliest unanswered command, and return it."""
         assert self.process.stdout is not None
         deadline = time.monotonic() + self._patience
         while not self._lines:
@@ -126,12 +126,12 @@ class Agent:
         return self._lines.pop(0)
 
     def do(self, command: str, expected: str = "ok") -> str:
-        """Give a command and wait for its answer, which must begin with what is expected; the rest of it."""
+        """Send a command and wait for its answer, which must begin with `expected`. Return the rest of the answer."""
         self.tell(command)
         return self.answered(command, expected)
 
     def answered(self, command: str, expected: str = "ok") -> str:
-        """Wait for the answer to a command that was told, as :meth:`do`."""
+        """Wait for the answer to a command that was sent by :meth:`tell`; otherwise as :meth:`do`."""
         answer = self.answer()
         if answer != expected and not answer.startswith(f"{expected} "):
             raise Flaw(f"the agent answered {command!r} with {answer!r}, not with {expected!r}")
@@ -151,7 +151,7 @@ class Agent:
         return int(text.partition("flags:")[2].split()[0], 8)
 
     def finish(self) -> None:
-        """Have it end, which it must do with status 0 and without complaints."""
+        """Make the agent end. It must end with status 0 and write nothing to stderr."""
         self.tell("quit")
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
@@ -164,7 +164,7 @@ class Agent:
             raise Flaw(f"the agent ended with status {status}{self._stderr()}")
 
     def _stderr(self) -> str:
-        """What it has complained of."""
+        """Return what the agent wrote to stderr."""
         assert self.process.stderr is not None
         self.process.kill()
         self.process.wait()
@@ -184,11 +184,11 @@ class Agent:
 
 @dataclass
 class Request:
-    """A message of the agent's."""
+    """A message from the agent."""
 
     method: Method
     txid: int
-    #: The request table; its handles are the bench's to close. An empty one where there is none.
+    #: The request table; empty if the method has none. The bench closes its handles.
     table: Any
 
 
@@ -196,17 +196,17 @@ class End:
     """The daemon's end of a channel."""
 
     def __init__(self, bench: Bench, interface: type[Interface], fd: int, name: bytes) -> None:
-        """Own a descriptor, which is given a name if it has none."""
+        """Take ownership of a descriptor. Bind it to `name` if it has no name."""
         self._bench = bench
         self._interface = interface
         self.name = name
         self.channel = Channel(fd)
-        with contextlib.suppress(OSError):  # an accepted connection has one
+        with contextlib.suppress(OSError):  # an accepted connection already has a name
             self.channel.bind(name)
         self._unanswered: set[int] = set()
 
     def receive(self, method: Method) -> Request:
-        """Wait for a request, which must be right, and of this method."""
+        """Wait for a request, which must be valid and of this method."""
         while True:
             request = self._next()
             if request is None:
@@ -217,7 +217,7 @@ class End:
                 raise Flaw(f"the client sent {request.method}; expected {method}")
 
     def expect_end(self, what: str) -> None:
-        """Wait until the client has closed its end, before which it must not send anything."""
+        """Wait until the client has closed its end. The client must not send anything before."""
         request = self._next(what)
         if request is not None:
             raise Flaw(f"the client sent {request.method} {what}")
@@ -237,7 +237,7 @@ class End:
         return self._read(*received)
 
     def _read(self, data: bytes, handles: list[Handle]) -> Request:
-        """Return a datagram as the request that it must be."""
+        """Return a datagram as a request. Raises :class:`Flaw` if it is not a valid one."""
         self._bench.own(*handles)
         try:
             message = parse(data, handles)
@@ -294,7 +294,7 @@ class End:
         return self._bench.serve(interface, server_end.take())
 
     def answer(self, request: Request, answer: Table | Error | None = None) -> None:
-        """Answer a call; the handles in the answer are closed."""
+        """Answer a call, and close the handles in the answer."""
         body, handles = encode_response(request.method, answer)
         message = Message(request.txid, request.method.ordinal, body, handles)
         for data, part in message.datagrams():
@@ -322,7 +322,7 @@ class End:
 
 
 class Bench:
-    """One agent, and a daemon for it to talk to."""
+    """One agent, and a daemon for it to connect to."""
 
     def __init__(self, command: Sequence[str], patience: float = PATIENCE_SECONDS) -> None:
         self._command = command
@@ -332,7 +332,7 @@ class Bench:
         self._koids = 0
         self._agent: Agent | None = None
         self._listener: socket.socket | None = None
-        #: Which of the things that a client need not know its agent says it knows.
+        #: The optional features that the agent claims to have.
         self.features: frozenset[str] = frozenset()
 
     def __enter__(self) -> Self:
@@ -350,7 +350,7 @@ class Bench:
 
     @property
     def agent(self) -> Agent:
-        """The agent; started when it is first asked for, with the played daemon unless :meth:`start` was called."""
+        """The agent. The first access starts it with the played daemon, unless :meth:`start` was called."""
         if self._agent is None:
             directory = Path(
                 self._stack.enter_context(tempfile.TemporaryDirectory(prefix="sysmem-"))
@@ -364,7 +364,7 @@ class Bench:
         return self._agent
 
     def start(self, runtime_dir: Path) -> Agent:
-        """Start the agent, which finds its daemon's sockets in a directory."""
+        """Start the agent with a directory of daemon sockets."""
         self._agent = Agent(self._command, runtime_dir, self.patience)
         self._stack.callback(self._agent.close)
         answer = self._agent.do("hello").split()
@@ -374,7 +374,7 @@ class Bench:
         return self._agent
 
     def connected(self, name: str = "a") -> End:
-        """Have the agent connect; the daemon's end of the Allocator's channel."""
+        """Make the agent connect. Return the daemon's end of the Allocator's channel."""
         self.agent.tell(f"connect {name}")
         assert self._listener is not None
         if not readable(self._listener, time.monotonic() + self.patience):
@@ -386,7 +386,7 @@ class Bench:
         return self.serve(ExplainedAllocator, accepted.detach())
 
     def serve(self, interface: type[Interface], fd: int) -> End:
-        """Serve a channel, whose end gets a name as the daemon's would."""
+        """Serve a channel. Its end gets a name of the same form as the daemon's."""
         self._koids += 1
         name = f"\0sysmem-conformance/{os.getpid()}-{id(self)}/{self._koids}".encode()
         end = End(self, interface, fd, name)
@@ -394,29 +394,29 @@ class Bench:
         return end
 
     def pair(self, interface: type[Interface]) -> tuple[End, Handle]:
-        """Serve a new channel; the daemon's end and the client's."""
+        """Serve a new channel. Return the daemon's end and the client's end."""
         near, far = channel_pair()
         client_end = Handle(far.detach())
         self.own(client_end)
         return self.serve(interface, near.detach()), client_end
 
     def own(self, *handles: Handle) -> None:
-        """Close these in the end, unless they are taken before."""
+        """Close these handles at the end, unless they are taken before."""
         self._handles += handles
 
     def finish(self) -> None:
-        """Have the agent end, unless it has been ended already."""
+        """Make the agent end, unless it has ended already."""
         if self._agent is not None:
             self._agent.finish()
             self._agent = None
 
     def forget(self) -> None:
-        """The agent was ended on purpose."""
+        """Do not expect anything of the agent any more, because the check has ended it deliberately."""
         self._agent = None
 
 
 def readable(fd: Any, deadline: float) -> bool:
-    """Wait until something can be received, or the time is over."""
+    """Wait until something can be received, or until the deadline. Return whether something can be received."""
     left = max(0.0, deadline - time.monotonic())
     poll = select.poll()
     poll.register(fd, select.POLLIN)

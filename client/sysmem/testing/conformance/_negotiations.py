@@ -1,4 +1,4 @@
-"""The client among others: negotiations with Python participants at a real daemon."""
+"""Checks of the client together with others: negotiations with Python participants at a real daemon."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _constraints(size: int, heap: str | None = None) -> BufferCollectionConstrai
 
 @contextlib.contextmanager
 def _daemon(bench: Bench) -> Iterator[Allocator]:
-    """A daemon, with the agent connected as `a`; a Python participant's connection."""
+    """Run a daemon, with the agent connected as `a`. Yield a Python participant's connection."""
     with sysmemd() as daemon:
         agent = bench.start(daemon.runtime_dir)
         agent.do("connect a")
@@ -48,7 +48,7 @@ def _daemon(bench: Bench) -> Iterator[Allocator]:
 
 
 def _check(bench: Bench, daemon: Sysmemd) -> None:
-    """End the agent, after which the daemon must hold nothing."""
+    """End the agent, and check that the daemon then holds nothing."""
     bench.finish()
     try:
         daemon.check_for_leaks()
@@ -59,7 +59,7 @@ def _check(bench: Bench, daemon: Sysmemd) -> None:
 def _agree(
     bench: Bench, collection: BufferCollection, heap: str | None = None
 ) -> BufferCollectionInfo:
-    """Have both set constraints and get buffers, which the agent knows as those of `c`."""
+    """Make both set constraints and get buffers. The agent's are those of its collection `c`."""
     bench.agent.do("constrain c 10 8192 1")
     collection.set_constraints(_constraints(4096, heap))
     found = collection.wait_for_all_buffers_allocated(timeout=bench.patience)
@@ -70,7 +70,7 @@ def _agree(
 
 @check(CHECKS)
 def negotiates_as_initiator(bench: Bench) -> None:
-    """It makes a collection at a real daemon, gives a Python participant a token, and both share the buffers."""
+    """It creates a collection at a real daemon and gives a token to a Python participant. Both share the buffers."""
     with _daemon(bench) as allocator:
         bench.agent.do("shared a t")
         bench.agent.do("duplicate_sync t 2147483648 u")
@@ -88,7 +88,7 @@ def negotiates_as_initiator(bench: Bench) -> None:
 
 @check(CHECKS)
 def negotiates_as_a_participant(bench: Bench) -> None:
-    """It turns in a token that a Python participant gave it, and both share the buffers."""
+    """It turns in a token that a Python participant gave it. Both share the buffers."""
     with _daemon(bench) as allocator:
         collection = _given(bench, allocator)
         with collection, _agree(bench, collection) as info:
@@ -99,7 +99,7 @@ def negotiates_as_a_participant(bench: Bench) -> None:
 
 @check(CHECKS)
 def learns_of_a_refusal(bench: Bench) -> None:
-    """When the participants don't agree it gets CONSTRAINTS_INTERSECTION_EMPTY, and then the end of the channel."""
+    """If the participants do not agree, it gets CONSTRAINTS_INTERSECTION_EMPTY, and then the end of the channel."""
     with _daemon(bench) as allocator, _given(bench, allocator) as collection:
         bench.agent.do("constrain c 10 8192 1")
         bench.agent.do("start w wait c")
@@ -113,7 +113,7 @@ def learns_of_a_refusal(bench: Bench) -> None:
 
 @check(CHECKS)
 def notices_a_death(bench: Bench) -> None:
-    """When another participant closes without Release, its own channel closes, and it closes its buffers."""
+    """When another participant closes without Release, the client's channel closes, and it closes its buffers."""
     with _daemon(bench) as allocator:
         collection = _given(bench, allocator)
         with collection, _agree(bench, collection):
@@ -124,19 +124,19 @@ def notices_a_death(bench: Bench) -> None:
 
 @check(CHECKS)
 def is_noticed_when_it_dies(bench: Bench) -> None:
-    """When it is killed, the others' channels close."""
+    """When it is killed, the other participants' channels close."""
     with sysmemd() as daemon, connect(daemon.runtime_dir) as allocator:
         bench.start(daemon.runtime_dir).do("connect a")
         collection = _given(bench, allocator)
         with collection, _agree(bench, collection):
             bench.agent.process.kill()
             if not collection.wait_closed(bench.patience):
-                raise Flaw("somebody still holds the channel of the agent that was killed")
+                raise Flaw("the killed agent's channel is still open in some process")
         bench.forget()
 
 
 def _given(bench: Bench, allocator: Allocator) -> BufferCollection:
-    """Give the agent a token of a new collection, which it turns in as `c`; another participant's view of it."""
+    """Give the agent a token of a new collection, which it turns in as `c`. Return another participant's collection."""
     token = allocator.allocate_shared_collection()
     [other] = token.duplicate_sync([Rights.SAME_RIGHTS])
     give(bench, Handle(other.detach()))
@@ -147,7 +147,7 @@ def _given(bench: Bench, allocator: Allocator) -> BufferCollection:
 
 
 def _share(bench: Bench, info: BufferCollectionInfo) -> None:
-    """Write and read on both sides."""
+    """Check that writes on each side can be read on the other."""
     bench.agent.do(f"write c 0 {b'from the agent'.hex()}")
     with info.buffers[0].map() as view:
         if bytes(view[:14]) != b"from the agent":

@@ -1,4 +1,4 @@
-"""What a client sends: each message, its descriptors, its order."""
+"""Checks of the messages that a client sends: their content, their descriptors, and their order."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from ._bench import Bench, Check, End, Flaw, check, readable
 CHECKS: Final[list[Check]] = []
 #: More one-way messages than fit into a channel.
 _MANY: Final = 1000
-#: Close on exec, in the flags that /proc shows.
+#: The close-on-exec flag as /proc shows it.
 _CLOEXEC: Final = 0o2000000
 
 
 def shared(bench: Bench, allocator: End, name: str = "t") -> End:
-    """Have the agent make a root token; the daemon's end of it."""
+    """Make the agent create a root token. Return the daemon's end of it."""
     bench.agent.tell(f"shared a {name}")
     request = allocator.receive(Allocator.allocate_shared_collection)
     bench.agent.answered(f"shared a {name}")
@@ -38,7 +38,7 @@ def shared(bench: Bench, allocator: End, name: str = "t") -> End:
 
 
 def bound(bench: Bench, allocator: End, token: End, name: str = "c") -> End:
-    """Have the agent turn in its token `t`; the daemon's end of the collection."""
+    """Make the agent turn in its token `t`. Return the daemon's end of the collection."""
     bench.agent.tell(f"bind a t {name}")
     request = allocator.receive(Allocator.bind_shared_collection)
     bench.agent.answered(f"bind a t {name}")
@@ -48,13 +48,13 @@ def bound(bench: Bench, allocator: End, token: End, name: str = "c") -> End:
 
 
 def collection(bench: Bench) -> End:
-    """Have the agent connect and make a collection `c`; the daemon's end of it."""
+    """Make the agent connect and create a collection `c`. Return the daemon's end of it."""
     allocator = bench.connected()
     return bound(bench, allocator, shared(bench, allocator))
 
 
 def constrained(bench: Bench) -> End:
-    """Have the agent make a collection `c` and set constraints on it; the daemon's end."""
+    """Make the agent create a collection `c` and set constraints on it. Return the daemon's end of it."""
     end = collection(bench)
     bench.agent.tell("constrain c 10 4096 2")
     end.receive(BufferCollection.set_constraints)
@@ -77,7 +77,7 @@ def makes_a_token(bench: Bench) -> None:
 
 @check(CHECKS)
 def gives_the_server_end_away(bench: Bench) -> None:
-    """It keeps no copy of a server end that it has sent, or it would never see peer-closed."""
+    """It keeps no copy of a server end that it has sent. With a copy it would never see peer-closed."""
     token = shared(bench, bench.connected())
     token.close()
     bench.agent.do("wait_closed t")
@@ -85,7 +85,7 @@ def gives_the_server_end_away(bench: Bench) -> None:
 
 @check(CHECKS)
 def calls_have_txids(bench: Bench) -> None:
-    """A call has a txid that is not 0, without the high bit, and no other call's that has no answer yet."""
+    """The txid of a call is not 0, has no high bit, and differs from those of all outstanding calls."""
     token = shared(bench, bench.connected())
     for number in range(3):
         bench.agent.do(f"start k{number} sync t")
@@ -97,7 +97,7 @@ def calls_have_txids(bench: Bench) -> None:
 
 @check(CHECKS)
 def txids_of_channels_are_their_own(bench: Bench) -> None:
-    """Answers find their calls on each channel by itself."""
+    """Responses are matched to calls on each channel separately."""
     allocator = bench.connected()
     ends = [shared(bench, allocator, name) for name in ("t", "u")]
     for name in ("t", "u"):
@@ -127,7 +127,7 @@ def duplicates_a_token(bench: Bench) -> None:
 
 @check(CHECKS)
 def gets_tokens_in_order(bench: Bench) -> None:
-    """DuplicateSync carries a mask for each token, and the tokens of the answer are in the order of the masks."""
+    """DuplicateSync carries a mask for each token, and the tokens of the response are in the order of the masks."""
     token = shared(bench, bench.connected())
     bench.agent.tell("duplicate_sync t 7 u0 u1 u2")
     request = token.receive(BufferCollectionToken.duplicate_sync)
@@ -145,7 +145,7 @@ def gets_tokens_in_order(bench: Bench) -> None:
 
 @check(CHECKS)
 def turns_in_a_token(bench: Bench) -> None:
-    """BindSharedCollection carries the token's client end, of which it keeps no copy."""
+    """BindSharedCollection carries the token's client end, and the client keeps no copy of it."""
     allocator = bench.connected()
     token = shared(bench, allocator)
     bench.agent.tell("bind a t c")
@@ -165,7 +165,7 @@ def turns_in_a_token(bench: Bench) -> None:
 
 @check(CHECKS)
 def sets_constraints(bench: Bench) -> None:
-    """SetConstraints carries exactly what it was told."""
+    """SetConstraints carries exactly the constraints of the command."""
     end = collection(bench)
     bench.agent.tell("constrain c 10 65536 3")
     request = end.receive(BufferCollection.set_constraints)
@@ -200,7 +200,7 @@ def sends_in_order(bench: Bench) -> None:
 
 @check(CHECKS)
 def releases(bench: Bench) -> None:
-    """Release is the last message on a channel, and the client end closes once the daemon's end has."""
+    """Release is the last message on a channel, and the client end closes after the daemon's end has closed."""
     end = collection(bench)
     bench.agent.tell("release c")
     end.receive(Node.release)
@@ -219,7 +219,7 @@ def closes(bench: Bench) -> None:
 
 @check(CHECKS)
 def passes_a_token_on(bench: Bench) -> None:
-    """A token that it gives to another process is not kept, and can no longer be used by it."""
+    """The client keeps no copy of a token that it gives to another process, and can no longer use it."""
     token = shared(bench, bench.connected())
     bench.agent.do("give t")
     received(bench).close()
@@ -228,7 +228,7 @@ def passes_a_token_on(bench: Bench) -> None:
 
 @check(CHECKS)
 def receives_a_token(bench: Bench) -> None:
-    """A token that it receives from another process is used as any other."""
+    """A token that it receives from another process can be used like any other."""
     end, client_end = bench.pair(BufferCollectionToken)
     bench.connected()
     give(bench, client_end)
@@ -240,7 +240,7 @@ def receives_a_token(bench: Bench) -> None:
 
 @check(CHECKS)
 def keeps_descriptors_to_itself(bench: Bench) -> None:
-    """Descriptors that it makes or receives are closed by exec, and none is left when all is closed."""
+    """Descriptors that it creates or receives are close-on-exec, and none is left after everything is closed."""
     bench.connected()
     bench.agent.do("close a")
     before = bench.agent.descriptors()
@@ -263,7 +263,7 @@ def keeps_descriptors_to_itself(bench: Bench) -> None:
 
 
 def give(bench: Bench, client_end: Handle) -> None:
-    """Give the agent a token's client end, over its socket; consumes it."""
+    """Give the agent a token's client end over its socket. Takes ownership of the handle."""
     with client_end:
         socket.send_fds(bench.agent.socket, [b"\0"], [client_end.fileno()])
 

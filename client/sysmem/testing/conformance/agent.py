@@ -1,4 +1,4 @@
-"""An agent for the suite over the Python client, which it proves right; it needs nothing of the kit.
+"""An agent for the conformance suite, over the Python client. It imports nothing of the testing kit.
 
 `python -m sysmem.testing.conformance python client/sysmem/testing/conformance/agent.py`
 """
@@ -23,14 +23,14 @@ from sysmem import (
     connect,
 )
 
-#: After so many turns of the loop a task that was started has sent its request.
+#: After this many turns of the loop, a started task has sent its request.
 _TURNS = 3
 
 
 class Agent:
-    """The objects that the suite has named, and what it can have done with them.
+    """The objects that the suite has named, with a method for each command.
 
-    A method for each command; it returns the answer, None for a mere "ok".
+    A method returns the answer, or None for a plain "ok".
     """
 
     def __init__(self, nursery: trio.Nursery, passed: socket.socket) -> None:
@@ -41,7 +41,7 @@ class Agent:
         self._answers: dict[str, trio.MemoryReceiveChannel[str]] = {}
 
     async def do(self, command: str, words: list[str]) -> str:
-        """Do a command; the answer."""
+        """Execute a command and return the answer."""
         try:
             return await getattr(self, command)(*words) or "ok"
         except SysmemError as error:
@@ -158,7 +158,7 @@ class Agent:
 
 
 async def main() -> None:
-    """Do what each line of stdin says, and answer it."""
+    """Execute each line of stdin, and write its answer."""
     with socket.socket(fileno=int(os.environ["SYSMEM_AGENT_SOCKET"])) as passed:
         async with trio.open_nursery() as nursery:
             agent = Agent(nursery, passed)
