@@ -18,19 +18,15 @@ here.
 
 Every call takes a `timeout` in seconds and raises `TimeoutError` after it. A timeout or a cancellation leaves the
 object usable: a request that was sent takes effect, and its late response is dropped with all descriptors in it. An
-object belongs to the event loop of the tasks that wait on it and must not be used from several threads; objects of
-the
+object belongs to the event loop of the tasks that wait on it and must not be used from several threads; objects of the
 blocking face may. `close()` does no I/O and is not awaited.
 
 Every object with a `fileno()` owns a descriptor, and cannot be copied or pickled. multiprocessing (spawn, forkserver,
-pipes, queues, pools) passes duplicates of VMOs, buffers, infos and node refs. It moves tokens, collections, groups
-and
+pipes, queues, pools) passes duplicates of VMOs, buffers, infos and node refs. It moves tokens, collections, groups and
 events: afterwards they are closed here, as after `detach()`. An object in a pipe or queue stays alive in the sending
-process until the receiver has unpickled it. `multiprocessing.Queue.put()` returns before it has pickled the object,
-so
-do not use the object again until the receiver has it. Channels and events belong to the process that created them: in
-a forked child they are closed, and nothing that the child does affects the parent's. `close()` never waits, and may
-be
+process until the receiver has unpickled it. `multiprocessing.Queue.put()` returns before it has pickled the object, so
+do not use the object again until the receiver has it. Channels and events belong to the process that created them: in a
+forked child they are closed, and nothing that the child does affects the parent's. `close()` never waits, and may be
 called by a signal handler during any call. An object that is garbage-collected without `close()` is closed with a
 ResourceWarning.
 """

@@ -4,8 +4,7 @@ A call gets a txid when it begins, and its response is matched by that. A caller
 its response may still arrive, and is then closed with all descriptors in it. Both faces of the client use this module
 and add the waiting.
 
-The one call that may take arbitrarily long is put off instead of abandoned: the next caller of the same method takes
-it
+The one call that may take arbitrarily long is put off instead of abandoned: the next caller of the same method takes it
 up again. So a program may call it with a timeout as often as it likes, although the daemon closes a channel with more
 than 1,024 unanswered calls.
 """

@@ -75,9 +75,8 @@ def open_service(
 ) -> tuple[Channel, Path]:
     """Connect to a service of the first daemon that is found. Return the channel and the daemon's directory.
 
-    A directory without a socket that accepts connections is skipped. With `may_wait`, wait up to `timeout` seconds
-    for a
-    daemon whose queue of connections is full. Otherwise treat such a daemon as one that refuses.
+    A directory without a socket that accepts connections is skipped. With `may_wait`, wait up to `timeout` seconds for
+    a daemon whose queue of connections is full. Otherwise treat such a daemon as one that refuses.
 
     Raises:
         DaemonUnavailableError: No daemon accepts connections. The message lists the places and a remedy.
@@ -160,8 +159,7 @@ def connected(
 ) -> tuple[socket.SocketType, Path]:
     """Connect to the Allocator and send the client's name. Return the channel's socket and the daemon's directory.
 
-    The caller owns the socket. Arguments and errors are those of :func:`open_service`, except that `runtime_dir` is
-    the
+    The caller owns the socket. Arguments and errors are those of :func:`open_service`, except that `runtime_dir` is the
     only directory if it is given.
     """
     first = hello(name, id)
@@ -184,8 +182,7 @@ class Retries:
     """The pauses between attempts to connect to a daemon that is not there yet. They grow, up to a total time.
 
     A watch of the file system would not do: the directory may not exist yet, the socket of a service manager exists
-    before its daemon, and there can be three places. The pauses cost little, at most about ten attempts a second.
-    They
+    before its daemon, and there can be three places. The pauses cost little, at most about ten attempts a second. They
     are random, so that many clients of a restarted daemon do not connect all at once.
     """
 

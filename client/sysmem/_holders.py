@@ -19,10 +19,8 @@ _REFERENCES_TO_OURS = 3
 def holders(mapped: mmap.mmap, view: memoryview, traceback: TracebackType | None) -> str:
     """Return a description of the memoryviews and numpy arrays over `mapped` except `view`, and where they are.
 
-    The place is a variable of a running function, or the kind of object that contains the holder. Examining all
-    objects
-    takes up to seconds in a large process. So if an unrelated exception is being raised, given by its `traceback`,
-    only
+    The place is a variable of a running function, or the kind of object that contains the holder. Examining all objects
+    takes up to seconds in a large process. So if an unrelated exception is being raised, given by its `traceback`, only
     variables are examined, including those of the functions that the exception has ended.
     """
     array = _variables(sys.modules.get("numpy")).get("ndarray")

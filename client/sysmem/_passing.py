@@ -23,8 +23,7 @@ MAX_DATA_BYTES = 32 * 1024
 def channel_over(sock: FileDescriptorLike) -> Channel:
     """Return a channel over a duplicate of a socket's descriptor. The caller keeps ownership of the socket.
 
-    The duplicate stays open during a waiting call, whatever other threads do with the socket. Raises `TypeError` if
-    the
+    The duplicate stays open during a waiting call, whatever other threads do with the socket. Raises `TypeError` if the
     value is not a descriptor and has no `fileno()`, and `ValueError` if it is not a Unix socket.
     """
     number = descriptor(sock.fileno() if hasattr(sock, "fileno") else sock)
@@ -59,8 +58,7 @@ def send(channel: Channel, data: memoryview, handles: list[Handle]) -> int:
 def receive(channel: Channel) -> tuple[Handle, bytes] | None:
     """Receive without waiting: one descriptor, which the caller owns, and its data. Return None if there is nothing.
 
-    Raises `EOFError`, `ValueError` or `OSError` as :meth:`sysmem.BufferCollectionToken.receive` does. In that case
-    all
+    Raises `EOFError`, `ValueError` or `OSError` as :meth:`sysmem.BufferCollectionToken.receive` does. In that case all
     received descriptors are closed.
     """
     try:

@@ -73,8 +73,7 @@ def constraints(
             without a size any will do. Without `image` the buffers are raw memory.
             cpu: How the CPU uses the buffers: names of flags of `CpuUsage`, separated by commas, as in
                 `"read often, write"`; or flags. The same holds for `vulkan`, `display` and `video`. Without any usage
-                the
-                participant does not use the buffers itself.
+                the participant does not use the buffers itself.
             hold: How many buffers the participant holds at once (`min_buffer_count_for_camping`).
             slack: How many further buffers would help, whichever participant has them
                 (`min_buffer_count_for_shared_slack`).
@@ -83,8 +82,7 @@ def constraints(
             align: The length of each row must be a multiple of this number of bytes (`bytes_per_row_divisor`).
             size_align: Width and height must be multiples of these numbers of pixels, given as `"16x16"`.
             color: The acceptable colour spaces, by member or name. Each format takes those that it can have. By
-                default
-                SRGB, or REC709 for formats that are not RGB.
+                default SRGB, or REC709 for formats that are not RGB.
             size_bytes: The minimum size of a buffer in bytes.
             heap: The type of the heap that the memory must come from, with the id 0.
             contiguous: Whether the memory must be physically contiguous.

@@ -1,7 +1,6 @@
 """Support for multiprocessing, which duplicates memory, and moves nodes and events, to another process.
 
-It works with multiprocessing's own pickler (`multiprocessing.reduction.ForkingPickler`): for the arguments of a
-process
+It works with multiprocessing's own pickler (`multiprocessing.reduction.ForkingPickler`): for the arguments of a process
 that is started by spawn or forkserver, and for pipes, queues and pools. The descriptors in arguments are passed when
 the process is started. Those in a pipe or a queue are passed by a thread of the sending process when the receiver
 unpickles the object. Until then the sending process has them.

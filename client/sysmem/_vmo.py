@@ -45,12 +45,11 @@ class Vmo(Held):
         Participants that want to lock the buffer against each other use `fcntl.flock`. Each participant's VMO is an
         open file description of its own, so the locks exclude each other, even within one process.
 
-        Of the locks that `fcntl` sets (`fcntl.lockf`, `F_SETLK`, `F_OFD_SETLK`), a program may use those on bytes
-        below
+        Of the locks that `fcntl` sets (`fcntl.lockf`, `F_SETLK`, `F_OFD_SETLK`), a program may use those on bytes below
         2**62, with a length, for example `fcntl.lockf(vmo.fileno(), fcntl.LOCK_EX, 1)`. The daemon always holds read
         locks on the bytes from 2**62 on. By these locks it detects which processes still have the buffer. A length of
-        0, the default, includes these bytes, so `fcntl.lockf(vmo.fileno(), fcntl.LOCK_EX)` waits forever.
-        Do not unlock the bytes from 2**62 on with `F_OFD_SETLK`: this counts as closing the buffer.
+        0, the default, includes these bytes, so `fcntl.lockf(vmo.fileno(), fcntl.LOCK_EX)` waits forever. Do not unlock
+        the bytes from 2**62 on with `F_OFD_SETLK`: this counts as closing the buffer.
         """
         return super().fileno()
 
@@ -234,12 +233,10 @@ class VmoBuffer(_Beside, UncopiedTable):
 
         Rows are the first axis and columns the second. If several samples share a position (the channels of B8G8R8A8,
         Cb and Cr of NV12, the Y0, U, Y1, V of YUY2), they are the third. Packed pixels (R5G6B5, A2R10G10B10) are one
-        integer each. For M420, rows of luma and chroma alternate as in memory, 2 and 1. The arrays are writable if
-        the
+        integer each. For M420, rows of luma and chroma alternate as in memory, 2 and 1. The arrays are writable if the
         rights allow it.
 
-        For an image with a `display_rect` the arrays cover that part. If a plane has one sample for several pixels
-        and
+        For an image with a `display_rect` the arrays cover that part. If a plane has one sample for several pixels and
         the part's size is not a multiple, the number of samples is rounded up.
 
         Args:
@@ -350,8 +347,7 @@ class VmoBuffer(_Beside, UncopiedTable):
     ) -> None:
         """Write a frame of PyAV into the buffer, for example from a decoder or a camera.
 
-        A frame of another size, format or colour space is converted. A frame that does not define the meaning of its
-        Y,
+        A frame of another size, format or colour space is converted. A frame that does not define the meaning of its Y,
         Cb and Cr is assumed to have the buffer's colour space.
 
         Args:

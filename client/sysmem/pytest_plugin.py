@@ -152,9 +152,8 @@ def sysmemd(request: pytest.FixtureRequest, sysmemd_factory: Factory) -> Sysmemd
     """A real daemon for one test, with `.runtime_dir`, `.pid` and `.log`.
 
     At the end of the test all clients must be closed. The fixture then checks that the daemon holds nothing for
-    clients,
-    stops on SIGTERM with status 0 and removes its sockets. If the test has stopped or killed the daemon itself, the
-    fixture checks nothing.
+    clients, stops on SIGTERM with status 0 and removes its sockets. If the test has stopped or killed the daemon
+    itself, the fixture checks nothing.
     """
     marker = request.node.get_closest_marker("sysmemd")
     return sysmemd_factory(**(marker.kwargs if marker else {}))

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 #: `struct ucred`: process, user and group of a peer.
 _UCRED = struct.Struct("iII")
 _INT_BYTES = array.array("i").itemsize
-#: Room for control data that another owner of the end may have enabled: credentials, a security label. If these
-#: filled
+#: Room for control data that another owner of the end may have enabled: credentials, a security label. If these filled
 #: the buffer, the kernel would have no room for the last descriptors and would close them, which may take arbitrarily
 #: long.
 _OTHER_CONTROL_BYTES = 4096
@@ -36,8 +35,7 @@ _RECEIVE_FLAGS = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
 _WAIT_FLAGS = int(socket.MSG_CMSG_CLOEXEC)
 _SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 #: Control data that Python has no name for: a descriptor of the sending process, which the kernel adds if the socket
-#: has
-#: SO_PASSPIDFD. A previous owner of the socket may have set that.
+#: has SO_PASSPIDFD. A previous owner of the socket may have set that.
 _SCM_PIDFD = 4
 _TRUNCATED = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 
@@ -48,8 +46,7 @@ class PeerClosedError(ConnectionError):
     Attributes:
         reason: The reason in one line, as in the daemon's log; None if it is not known.
         report: The full report of a refused negotiation, with all constraints and the conflict marked; None if there
-            is
-            none, or it is not known.
+            is none, or it is not known.
     """
 
     def __init__(
@@ -155,12 +152,11 @@ class Channel:
         self._closing = closing
         self._own = own if closing is AT_ONCE else partial(Number, close=closing.close)
         self._handle = handle
-        #: Received data that was not returned yet: the result of a `recvmsg`, and the cells of its descriptors so
-        #: far.
+        #: Received data that was not returned yet: the result of a `recvmsg`, and the cells of its descriptors so far.
         #: An exception may interrupt receiving at any point. The next receive, or close, continues from here.
         self._arrived: list[Any] = []
-        #: Whether the kernel has reported that the other end hung up (POLLHUP). This state is final, so later queries and
-        #: shutdowns are unnecessary.
+        #: Whether the kernel has reported that the other end hung up (POLLHUP). This state is final, so later queries
+        #: and shutdowns are unnecessary.
         self.has_hung_up = False
         self._socket = socket_over(owned) if isinstance(owned, int) else owned
 

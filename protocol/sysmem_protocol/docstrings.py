@@ -1,8 +1,7 @@
 """Docstrings of fields and members: the string literals below them in the source.
 
 Editors show such a literal for the attribute above it, but Python discards it. So this module reads the source again,
-once for each module and only on demand: importing costs nothing. ``help()`` and `inspect.getdoc` find the docstrings
-at
+once for each module and only on demand: importing costs nothing. ``help()`` and `inspect.getdoc` find the docstrings at
 the usual places:
 
 - those of fields in the class's ``__slots__``, which is a :class:`Docstrings`;
@@ -107,7 +106,7 @@ class _EnumDoc(str):
 
 
 def documented(cls: type[T]) -> type[T]:
-    """Give each member of an enum, or each attribute of a class with slots, the docstring below it. Return the class."""
+    """Give each member of an enum, or each attribute of a class with slots, the docstring below it."""
     made: Any = cls
     if issubclass(cls, enum.Enum):
         made.__doc__ = _EnumDoc(inspect.cleandoc(cls.__doc__ or ""))

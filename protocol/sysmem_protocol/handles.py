@@ -1,7 +1,6 @@
 """Descriptors with an owner, and the kinds of objects that descriptors refer to.
 
-A :class:`Handle` owns one descriptor. Ownership is passed on with :meth:`Handle.move` or :meth:`Handle.take`;
-otherwise
+A :class:`Handle` owns one descriptor. Ownership is passed on with :meth:`Handle.move` or :meth:`Handle.take`; otherwise
 the handle must be closed. An open handle that is garbage-collected is closed with a warning. Code that receives
 descriptors wraps them immediately, so that on every path, including exceptions, an owner closes them.
 """
@@ -91,8 +90,7 @@ class Handle(Owner):
     def as_socket(self) -> socket.SocketType:
         """Return a socket object over the descriptor. This handle keeps ownership.
 
-        Every call returns the same object, because each new one asks the kernel for an unneeded name. Raises
-        `OSError`
+        Every call returns the same object, because each new one asks the kernel for an unneeded name. Raises `OSError`
         if the descriptor is not a socket, or was opened with O_PATH.
         """
         self.fileno()
@@ -212,12 +210,10 @@ def descriptors_waiting(fd: int) -> int:
     """Return the number of descriptors queued at one end of a socket pair.
 
     They stay open as long as the end does, and one of them may even keep it open: its other end. Peeking at the queue
-    would not be reliable, because every owner of the end, past or present, can change what peeking shows
-    (SO_PEEK_OFF,
+    would not be reliable, because every owner of the end, past or present, can change what peeking shows (SO_PEEK_OFF,
     MSG_OOB).
 
-    Raises `OSError` if the number cannot be determined: this process has no descriptor left, or there are locks on
-    the
+    Raises `OSError` if the number cannot be determined: this process has no descriptor left, or there are locks on the
     end, all of which the kernel would list first.
     """
     try:

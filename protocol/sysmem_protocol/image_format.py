@@ -145,7 +145,7 @@ def _number(name: str, value: object, kind: type[enum.Enum] | None = None) -> in
 def constraints_to_format(
     constraints: ImageFormatConstraints, width: int, height: int
 ) -> ImageFormat | None:
-    """Return the image of this size that constraints allow, with the minimum bytes per row (2.7); None if there is none."""
+    """Return the image of this size that constraints allow, with the minimum bytes per row (2.7), or None."""
     low = constraints.min_size or SizeU(0, 0)
     high = constraints.max_size or SizeU(U32_MAX, U32_MAX)
     align = constraints.size_alignment or SizeU(1, 1)

@@ -1,7 +1,6 @@
 """The enums of `fuchsia.images2`: pixel formats, modifiers, colour spaces (`docs/spec/image-formats.md`, section 1).
 
-All three are flexible: a number without a name is passed on as a plain integer, and the constraint checks decide
-about
+All three are flexible: a number without a name is passed on as a plain integer, and the constraint checks decide about
 it.
 """
 

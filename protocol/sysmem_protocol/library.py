@@ -13,11 +13,9 @@ annotations contain the wire types::
     class Node(Interface):
         sync = Method("Respond when all earlier messages have been processed.", two_way=True)
 
-The codec (:mod:`.codec`), the client's methods, the server's dispatch, `repr()`, `help()` (:mod:`.docstrings`) and
-the
+The codec (:mod:`.codec`), the client's methods, the server's dispatch, `repr()`, `help()` (:mod:`.docstrings`) and the
 reference page (:mod:`.reference`) are derived from these declarations. No property of a table, a limit or a method is
-repeated anywhere else.
-'''
+repeated anywhere else.'''
 
 from __future__ import annotations
 
@@ -187,8 +185,7 @@ class Member:
 
 T = TypeVar("T")
 
-#: The default of a field that the server sets in every response. Its type does not include `None`, so that readers
-#: need
+#: The default of a field that the server sets in every response. Its type does not include `None`, so that readers need
 #: not check for it. In a table that a program created itself, the field is un-set like any other.
 ALWAYS_SET: Any = None
 
@@ -324,7 +321,7 @@ def _read_members(cls: Any) -> tuple[Member, ...]:
 
 
 def plain_int(value: Any) -> Any:
-    """Convert an integer of any library (an object with `__index__`) to Python's. Leave enum members and others as is."""
+    """Convert an integer of any library (an object with `__index__`) to Python's. Return other objects unchanged."""
     if isinstance(value, bool | enum.Enum) or not hasattr(type(value), "__index__"):
         return value
     try:

@@ -35,8 +35,7 @@ class MalformedMessage(ValueError):
 class Message:
     """A message with the descriptors that it owns.
 
-    `more` marks a part of a split response: its descriptors precede those of the next datagram, which has the same
-    txid
+    `more` marks a part of a split response: its descriptors precede those of the next datagram, which has the same txid
     and ordinal. A request with it is malformed.
     """
 

@@ -1,7 +1,6 @@
 """The names of pixel formats and colour spaces elsewhere (`docs/spec/pictures-and-devices.md`, "Names of formats").
 
-There is one row for each format and each colour space that other software has a name for. The enums get these names
-as
+There is one row for each format and each colour space that other software has a name for. The enums get these names as
 properties; :mod:`sysmem.formats` finds a format by name. The names are those of `drm_fourcc.h`, `videodev2.h`,
 GStreamer's video library and FFmpeg's libavutil.
 """

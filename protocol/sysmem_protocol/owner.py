@@ -2,8 +2,7 @@
 
 A descriptor's number is kept in a *cell*, an object that closes it when nothing refers to the cell any more. In
 participants, cells are objects written in C: sockets, and the results of :func:`own`. So an exception between any two
-instructions, such as KeyboardInterrupt, finds every descriptor in a cell, and leaves none open without an owner.
-While
+instructions, such as KeyboardInterrupt, finds every descriptor in a cell, and leaves none open without an owner. While
 a cell moves from one owner to another, both refer to it. It closes its descriptor once, whichever of them closes it.
 """
 
@@ -249,7 +248,7 @@ def this_process() -> object:
 
 
 def lost_by_forks(owner: Loses) -> None:
-    """Register an owner to be closed in every forked child: a channel or event must not outlive its process in a child."""
+    """Close an owner in every forked child, because a channel or event must not outlive its process in a child."""
     _lost_by_forks.add(owner)
 
 

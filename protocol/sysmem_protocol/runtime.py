@@ -28,8 +28,7 @@ def runtime_dirs(
 ) -> list[Path]:
     """Return the directories that may contain service sockets, in order.
 
-    They are `given` alone, or else `SYSMEM_RUNTIME_DIR`, `$XDG_RUNTIME_DIR/sysmem` and `/run/sysmem`. A client
-    connects
+    They are `given` alone, or else `SYSMEM_RUNTIME_DIR`, `$XDG_RUNTIME_DIR/sysmem` and `/run/sysmem`. A client connects
     in the first one that has a daemon. An empty variable counts as un-set. The file system is not accessed.
     """
     if given is not None:

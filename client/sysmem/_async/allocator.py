@@ -176,8 +176,7 @@ class Allocator(ChannelObject):
         Every user who may connect to the daemon can offer a token to any user under any name. Users who do not trust
         each other should agree on a secret name.
 
-        Cancellation: the offer ends, and the token can still be used here, unless it was taken at the last moment;
-        then
+        Cancellation: the offer ends, and the token can still be used here, unless it was taken at the last moment; then
         it is closed.
 
         Args:
@@ -221,8 +220,7 @@ class Allocator(ChannelObject):
     async def take(self, name: str, *, timeout: float | None = None) -> BufferCollectionToken:
         """Wait for a token that is offered to this process's user under a name, and return it.
 
-        Waiting calls receive tokens in the order in which the calls were made. The caller closes the token or turns
-        it
+        Waiting calls receive tokens in the order in which the calls were made. The caller closes the token or turns it
         in.
 
         Cancellation: the wait ends. A token that came at the last moment is closed, which fails its node, as if this

@@ -86,10 +86,8 @@ class ChannelObject(Owner, WithBlock):
     def detach(self) -> int:
         """Return the descriptor and give up ownership, to pass it to another process. This object is closed.
 
-        Close the number here (`os.close`) as soon as it is passed on. As long as it is open in any process, the
-        daemon
-        treats the participant as alive, so the others wait for it even if it has died. `send()` of tokens does this
-        for
+        Close the number here (`os.close`) as soon as it is passed on. As long as it is open in any process, the daemon
+        treats the participant as alive, so the others wait for it even if it has died. `send()` of tokens does this for
         you.
 
         A plain number has no owner: a KeyboardInterrupt after this returns and before the caller has stored it leaves

@@ -70,8 +70,7 @@ class Rendezvous(ChannelObject):
     ) -> Any:
         """Make the call, and close the connection. A response that arrives at the last moment counts.
 
-        Cancellation: the offer or wait ends. If the response had arrived by then, `answered` is true, and a token in
-        it
+        Cancellation: the offer or wait ends. If the response had arrived by then, `answered` is true, and a token in it
         is closed.
         """
         try:

@@ -1,8 +1,7 @@
 """Tasks that wait for a descriptor, under trio or asyncio.
 
 Event loops let only one task at a time wait for a descriptor. So one of the tasks waits for it. When that task wakes
-up, it wakes all others, which check their conditions again, and then one of them waits for the descriptor. A
-cancelled
+up, it wakes all others, which check their conditions again, and then one of them waits for the descriptor. A cancelled
 task leaves its place to another one.
 """
 

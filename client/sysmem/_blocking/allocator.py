@@ -203,8 +203,7 @@ class Allocator(ChannelObject):
     def take(self, name: str, *, timeout: float | None = None) -> BufferCollectionToken:
         """Wait for a token that is offered to this process's user under a name, and return it.
 
-        Waiting calls receive tokens in the order in which the calls were made. The caller closes the token or turns
-        it
+        Waiting calls receive tokens in the order in which the calls were made. The caller closes the token or turns it
         in.
 
         Args:

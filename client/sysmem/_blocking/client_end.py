@@ -1,15 +1,11 @@
 """A client end whose callers wait in threads.
 
-One of the waiting threads leads: it receives for all threads, and passes each response to the thread that waits for
-it.
-When the leader has its own response, it wakes another thread, which becomes the leader. This needs no additional
-thread
+One of the waiting threads leads: it receives for all threads, and passes each response to the thread that waits for it.
+When the leader has its own response, it wakes another thread, which becomes the leader. This needs no additional thread
 and no additional descriptor, and a program with one thread only sends and receives.
 
-The threads synchronise by atomic operations on dictionaries, not by a lock: a signal handler could not wait for a
-lock
-that the interrupted code holds. While a thread is inside a call, the descriptor stays open: `close()` wakes the
-thread,
+The threads synchronise by atomic operations on dictionaries, not by a lock: a signal handler could not wait for a lock
+that the interrupted code holds. While a thread is inside a call, the descriptor stays open: `close()` wakes the thread,
 and the last thread that leaves closes the descriptor.
 """
 

@@ -7,10 +7,8 @@
     with blocking.connect() as allocator:
         token = allocator.allocate_shared_collection()
 
-Names and arguments are those of the async face, :mod:`sysmem`. Tables, enums, errors and handles are the same
-classes.
-Every call takes a `timeout` in seconds and raises `TimeoutError` after it. The object stays usable, and the call's
-late
+Names and arguments are those of the async face, :mod:`sysmem`. Tables, enums, errors and handles are the same classes.
+Every call takes a `timeout` in seconds and raises `TimeoutError` after it. The object stays usable, and the call's late
 response is dropped. An interruption by `KeyboardInterrupt` or another exception has the same effect.
 """
 

@@ -1,8 +1,7 @@
 """Processes for tests, forked from a zygote that has imported all modules, so that each starts in milliseconds.
 
-The first test that needs a process starts the zygote, which has no threads. The zygote ends when the test process
-ends for any reason, because its socket is then closed. When it ends, the kernel kills all processes that it has
-forked
+The first test that needs a process starts the zygote, which has no threads. The zygote ends when the test process ends
+for any reason, because its socket is then closed. When it ends, the kernel kills all processes that it has forked
 (PR_SET_PDEATHSIG), also stopped ones.
 """
 

@@ -75,8 +75,7 @@ def _remember(bodies: dict[Any, Any], key: object, value: object, size: int) -> 
 class Decoder:
     """Decodes bodies to tables, with the caller's own classes for tables and handles.
 
-    A program that needs its own subclass of a table names it once: `Decoder(tables={VmoBuffer: MyVmoBuffer})`.
-    Handles
+    A program that needs its own subclass of a table names it once: `Decoder(tables={VmoBuffer: MyVmoBuffer})`. Handles
     become objects of the class in `handles` for their kind, or plain :class:`Handle` objects.
     """
 
@@ -313,8 +312,7 @@ def _integer_decoder(minimum: int, maximum: int, bits: int) -> _Decode:
 def _enumeration_decoder(wire: Enumeration) -> _Decode:
     """Return a decoder to members, or to integers for other numbers.
 
-    A combination of flags stays an integer, because Python's enums keep every combination that was ever created: a
-    peer
+    A combination of flags stays an integer, because Python's enums keep every combination that was ever created: a peer
     that sends new combinations all the time could fill the memory.
     """
     decode_integer = _integer_decoder(0, (1 << wire.bits) - 1, wire.bits)

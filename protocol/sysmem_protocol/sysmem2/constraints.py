@@ -124,8 +124,7 @@ class ImageFormatConstraints(Table):
     """A participant's constraints on images in one or more pixel formats.
 
     A participant lists an entry for each set of formats that it can use in the same way. Entries of different
-    participants are combined if they have a format in common. The result has one format, and a range of sizes and
-    rows
+    participants are combined if they have a format in common. The result has one format, and a range of sizes and rows
     from which the application picks those of its images.
     """
 
