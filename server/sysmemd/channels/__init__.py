@@ -1,4 +1,4 @@
-"""Served channels: a request in, a call on the tree, an answer out. No trio here, and no waiting."""
+"""Served channels: they pass requests to the tree and return responses. They use no trio and never wait."""
 
 from .allocator import AllocatorServer
 from .connection import Connection, Reactor

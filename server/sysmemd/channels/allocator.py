@@ -1,4 +1,4 @@
-"""The Allocator as clients see it: where collections begin, tokens are turned in and VMOs are recognised."""
+"""The server of Allocator connections: creates collections, turns tokens in, and identifies VMOs."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from .service import Service
 
 
 class AllocatorServer:
-    """One connection to the service. It ends without an effect on what was made through it."""
+    """One connection to the service. Its end has no effect on the nodes that were created through it."""
 
     interface: ClassVar[type[Interface]] = explained.Allocator
 
     def __init__(self, service: Service, channel: Channel, peer: Peer) -> None:
-        """Become the owner of `channel`, just accepted from the process `peer`.
+        """Take ownership of `channel`, just accepted from the process `peer`.
 
-        Raises :class:`.Exceeded`, and then owns nothing, if that user has as many connections as it may have.
+        Raises :class:`.Exceeded` if that user has the maximum number of connections. In that case it owns nothing.
         """
         self._service = service
         self._client: ClientInfo | None = None
         self.account = service.users.open_account(peer)
         self.connection: Connection = service.connect(channel, self, self.account)
 
-    # --- the connection's server ---
+    # --- interface for the connection ---
 
     def about(self) -> dict[str, Any]:
         client = self._client or ClientInfo()
@@ -51,12 +51,12 @@ class AllocatorServer:
         }
 
     def held_by(self) -> None:
-        """Nothing holds an Allocator, for it isn't part of any collection."""
+        """Return None: nothing holds an Allocator, because it is not part of a collection."""
 
     changed_by = held_by
 
     def expect_message(self) -> None:
-        """Nothing ends an Allocator's messages but its channel."""
+        """Accept every message: only the end of its channel ends an Allocator."""
 
     def refuse(self, reason: str) -> None:
         self._service.log.error("an Allocator was refused", reason=reason, **self.about())
@@ -67,7 +67,7 @@ class AllocatorServer:
         self.refuse(f"the daemon failed: {reason}")
 
     def exceeded(self, error: Exceeded) -> None:
-        """The server end that came along is closed already. The Allocator goes on."""
+        """Do nothing: the server end in the request is already closed, and the Allocator continues."""
 
     def peer_closed(self) -> None:
         self.connection.close()
@@ -106,7 +106,7 @@ class AllocatorServer:
             undo.pop_all()
 
     def _server(self, kind: type[S], server_end: Handle) -> S:
-        """Make the server of a node, at this connection's expense."""
+        """Create the server of a node, charged to this connection's account."""
         explained = self.connection.explained
         made = kind(self._service, server_end, self.account, explained=explained)
         made.made_by = self.connection.number
@@ -193,5 +193,5 @@ class AllocatorServer:
     def _known(self, vmo: Handle, field: str) -> HandleInfo:
         known = self._service.memory.identify(vmo.fileno())
         if known is None:
-            raise Failed(Error.NOT_FOUND, f"$.{field} is no VMO of this daemon's")
+            raise Failed(Error.NOT_FOUND, f"$.{field} is not a VMO of this daemon")
         return known

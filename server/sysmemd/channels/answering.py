@@ -1,4 +1,4 @@
-"""One served channel's way out: answers, events and reasons, in the order in which they come about."""
+"""The sending side of a served channel: responses, events and reasons, in order."""
 
 from __future__ import annotations
 
@@ -30,46 +30,46 @@ from .outbox import Outbox, OutboxFull
 
 
 class Encoded(NamedTuple):
-    """An answer that is encoded already."""
+    """A response that is already encoded."""
 
     body: bytes
-    #: Those in it, for its owner.
+    #: Its handles, which the maker owns.
     handles: list[Handle]
-    #: Returns the answer itself, for those who watch.
+    #: Returns the response as a table, for watchers.
     table: Callable[[], Table]
 
 
 class Maker(Protocol):
-    """Makes an answer when it can be sent."""
+    """Creates a response when it can be sent."""
 
     def make(self) -> Encoded | Table | Error | None:
-        """Return the answer; asked once or more, for each attempt to send it anew."""
+        """Return the response. Called again for each new attempt to send it."""
 
     def instead(self, error: OSError) -> Error:
-        """What to answer when the descriptors can't be sent."""
+        """Return the error to send if the descriptors cannot be sent."""
 
     def done(self) -> None:
-        """The answer is sent, or never will be. Called once."""
+        """Clean up after the response was sent, or if it never will be. Called once."""
 
 
 class Traffic(Protocol):
     """Counts messages, and may be watched."""
 
-    #: Whether somebody watches.
+    #: Whether there is a watcher.
     active: bool
-    #: How long messages took that were processed, and answered if they are calls.
+    #: The time that messages took until they were processed, and calls until they were answered.
     latencies: Latencies
 
 
 class Described(Protocol):
-    """What serves a connection, as far as answers need to know it."""
+    """The part of a connection's server that responses need."""
 
     def about(self) -> dict[str, Any]:
-        """Fields for log lines: which channel this is, and who its client says it is."""
+        """Return fields for log entries: the channel, and its client's name."""
 
 
 class Answering(ABC):
-    """What a connection sends; the base of :class:`.Connection`, which receives and ends."""
+    """The sending side of a connection; the base class of :class:`.Connection`, which receives and ends."""
 
     def __init__(
         self,
@@ -95,19 +95,19 @@ class Answering(ABC):
             partial(account.queue, self),
             self._open_flight,
         )
-        #: When each call came that waits for its answer, by txid (see :mod:`.latencies`).
+        #: The time of arrival of each unanswered call, by txid (see :mod:`.latencies`).
         self._calls: dict[int, int] = {}
         self._latencies = tracer.latencies
         self._stopped_receiving = False
-        #: Whether the last :meth:`flush` left something that waits until the client reads.
+        #: Whether the last :meth:`flush` left something unsent until the client reads.
         self._waits_for_room = False
         #: Whether a :meth:`flush` is under way, which may have given way to others.
         self._is_flushing = False
         self._sending_ends = False
         self._said_held = False
-        #: Whether the client asked to be told reasons.
+        #: Whether the client requested reasons.
         self.explained = False
-        #: How many messages were sent or wait to be.
+        #: The number of messages that were sent or are queued.
         self.sent = 0
         self.reading = True
         self.closed = False
@@ -119,45 +119,45 @@ class Answering(ABC):
     @property
     @abstractmethod
     def gone(self) -> bool:
-        """Whether this has ended, or its client has left and only that wasn't read yet."""
+        """Whether this has ended, or its client has left and the end was not read yet."""
 
     @abstractmethod
     def _flush_later(self) -> None:
-        """Have :meth:`flush` called. Does nothing if this is closed."""
+        """Request a call of :meth:`flush`. No effect if this is closed."""
 
     @abstractmethod
     def _trace(self, method: Method, txid: int, answer: Table | Error | None) -> None:
-        """Tell those who watch what is about to be sent."""
+        """Report a message that is about to be sent to watchers."""
 
     @property
     def unanswered(self) -> int:
-        """How many calls wait for their answer."""
+        """Return the number of unanswered calls."""
         return len(self._calls)
 
     @property
     def queued(self) -> int:
-        """How many messages wait for the client to read."""
+        """Return the number of messages queued until the client reads."""
         return len(self._outbox)
 
     @property
     def waiting_bytes(self) -> int:
-        """How much waits to be sent. See :class:`.Queue`."""
+        """The number of bytes queued. See :class:`.Queue`."""
         return self._outbox.waiting_bytes
 
     @property
     def waiting_descriptors(self) -> int:
-        """How many descriptors wait to be sent. See :class:`.Queue`."""
+        """The number of descriptors queued. See :class:`.Queue`."""
         return self._outbox.waiting_descriptors
 
-    # --- what happens when something goes wrong ---------------------------------------------------------------------
+    # --- errors -------------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def refuse(self, reason: str) -> None:
-        """End the channel because its client broke a rule. It gets no more answers."""
+        """End the channel because its client broke a rule. No more responses are sent."""
 
     @abstractmethod
     def fail(self, reason: str) -> None:
-        """End the channel because the daemon can't serve it. Its client gets no more answers."""
+        """End the channel because the daemon cannot serve it. No more responses are sent."""
 
     @abstractmethod
     def overflow(self, error: Exceeded) -> None:
@@ -165,16 +165,16 @@ class Answering(ABC):
 
     @abstractmethod
     def close(self, far: Handle | None = None) -> None:
-        """Close at once, and the client end too if that is given; answers that wait are dropped. Idempotent."""
+        """Close immediately, and close the client end too if it is given. Queued responses are dropped. Idempotent."""
 
     @abstractmethod
     def _cannot(self, event: str, error: Exception) -> None:
-        """Say that the daemon failed its client, and end the channel."""
+        """Log an error of the daemon, and end the channel."""
 
-    # --- answers and events -------------------------------------------------------------------------------------------
+    # --- responses and events -----------------------------------------------------------------------------------------
 
     def log_failure(self, method: Method, failure: Failed) -> None:
-        """Log that a call is answered with an error, and why."""
+        """Log that the response to a call is an error, with the reason."""
         self._log.info(
             "a call was answered with an error",
             method=str(method),
@@ -185,9 +185,10 @@ class Answering(ABC):
         self.explain(failure.error, str(failure))
 
     def explain(self, error: Error | None, line: str, report: Handle | None = None) -> None:
-        """Tell a client that asked for it why an answer with `error` follows, or (None) why the channel closes.
+        """Send the reason for the next response's error, or (None) for the channel's end, if the client asked for it.
 
-        Owns `report`. A reason that can't be sent, for the client doesn't read, is dropped. Nothing is raised.
+        Takes ownership of `report`. A reason that cannot be sent because the client does not read is dropped. Raises
+        nothing.
         """
         if not self.explained:
             if report is not None:
@@ -203,16 +204,16 @@ class Answering(ABC):
                 self._send_event(explanation(error, line), wait=wait)
 
     def explain_next(self, error: Error, line: str) -> None:
-        """Tell a client that asked for it why an error is answered instead, when its answer is the next to be sent."""
+        """Send the reason for an error that replaces a response, if that is next and the client asked for reasons."""
         if self.explained:
             with contextlib.suppress(OSError):
                 self._outbox.try_put(explanation(error, line))
 
     def send_event(self, event: Event, content: Table, *, wait: bool = True) -> bool:
-        """Send an event; owns its handles. False if it is dropped.
+        """Send an event, and take ownership of its handles. Return False if it is dropped.
 
-        Without `wait` it is dropped when there is no room, unless others wait too.
-        Raises :class:`OutboxFull`, and what :meth:`Channel.send` raises.
+        Without `wait` it is dropped if there is no room, unless other messages are queued too. Raises
+        :class:`OutboxFull`, and the errors of :meth:`Channel.send`.
         """
         if self._tracer.active:
             self._trace(event, 0, content)
@@ -233,9 +234,9 @@ class Answering(ABC):
         return True
 
     def stream(self, event: Event, make: Callable[[], Table], done: Callable[[], None]) -> None:
-        """Send an event when there is room; `make` makes it for each attempt.
+        """Send an event when there is room. `make` creates it for each attempt.
 
-        `done` is called once, when it is sent or never will be.
+        `done` is called once, after it was sent or if it never will be.
         """
 
         def message() -> Message:
@@ -256,9 +257,9 @@ class Answering(ABC):
             self._latencies.took(method, began)
 
     def answer(self, method: Method, txid: int, answer: Table | Error | None) -> None:
-        """Send the answer to a call; owns its handles.
+        """Send the response to a call, and take ownership of its handles.
 
-        Raises :class:`OutboxFull`, and what :meth:`Channel.send` raises.
+        Raises :class:`OutboxFull`, and the errors of :meth:`Channel.send`.
         """
         self._answered(method, txid)
         if self._tracer.active:
@@ -284,28 +285,28 @@ class Answering(ABC):
             self._flush_later()
 
     def _answer_bare(self, method: Method, txid: int, header: bytes) -> None:
-        """Answer a call that has nothing to say: with its own header."""
+        """Send an empty response to a call, with the header of the request."""
         try:
             is_sent = not self._tracer.active and not self.closed and self._outbox.put_bytes(header)
         except PeerClosedError:
-            self._answered(method, txid)  # as `answer` counts it: the txid is free again
+            self._answered(method, txid)  # as in `answer`: the txid is free again
             raise
         if not is_sent:
             self.answer(method, txid, None)
             return
         self.sent += 1
-        # As `Latencies.took` does, without a call, because this is the path that must be fast.
+        # The same as `Latencies.took`, without a call, because this path must be fast.
         took = perf_counter_ns() - self._calls.pop(txid)
         latency = self._latencies[method]
         latency[took.bit_length()] += 1
         latency[SUM] += took
 
     def try_answer(self, method: Method, txid: int, answer: Table | Error | None) -> bool:
-        """As :meth:`answer`, but what goes wrong ends this channel. See :meth:`Deferred.answer`."""
+        """Send as :meth:`answer` does, but end this channel on errors. See :meth:`Deferred.answer`."""
         try:
             self.answer(method, txid, answer)
         except PeerClosedError:
-            return False  # reading finds that out too, after what the client had sent
+            return False  # receiving detects this too, after the client's last messages
         except OutboxFull as error:
             self.refuse(str(error))
         except Exception as error:
@@ -313,7 +314,7 @@ class Answering(ABC):
         return self.reading
 
     def answer_later(self, method: Method, txid: int, maker: Maker) -> None:
-        """Have the answer to a call sent by the next :meth:`flush`; see :meth:`Deferred.answer_with`."""
+        """Send the response to a call in the next :meth:`flush`; see :meth:`Deferred.answer_with`."""
         self._answered(method, txid)
         if self.closed:
             maker.done()
@@ -326,7 +327,7 @@ class Answering(ABC):
             if self._tracer.active and not traced:
                 told = answer.table() if isinstance(answer, Encoded) else answer
                 self._trace(method, txid, told)
-                traced = True  # it may be made again
+                traced = True  # the response may be created again
             if isinstance(answer, Encoded):
                 message = Message(txid, method.ordinal, answer.body, answer.handles)
             else:
@@ -353,7 +354,7 @@ class Answering(ABC):
         try:
             done = self._outbox.flush()
         except PeerClosedError:
-            self._outbox.close()  # reading finds that out too, after what the client had sent
+            self._outbox.close()  # receiving detects this too, after the client's last messages
             done = True
         except OutboxFull as error:
             self.refuse(str(error))
@@ -379,13 +380,13 @@ class Answering(ABC):
         return done
 
     def _be_patient(self) -> None:
-        """Keep a channel that has ended until its client has read what waits, but not what the client still sends."""
+        """Keep an ended channel until its client has read what is queued. Drop further messages from the client."""
         if not self._stopped_receiving:
             self._stopped_receiving = True
             try:
                 self._channel.stop_receiving()
             except OSError:
-                self.close()  # too few descriptors
+                self.close()  # no descriptors are left for waiting
 
 
 def explanation(error: Error | None, line: str) -> Message:

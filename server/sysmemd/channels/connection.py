@@ -1,8 +1,8 @@
-"""One served channel: datagrams in, calls on its server, and its end.
+"""One served channel: it receives datagrams, calls its server, and ends.
 
-This module keeps the rules of `docs/spec/protocol.md`, "What bad input gets". A connection does not know collections:
-its :class:`.Server` does. It does not know trio either: a :class:`.Reactor` waits until the channel is readable or
-writable and then calls :meth:`Connection.receive` or :meth:`.Connection.flush`, which never wait.
+This module implements the rules of `docs/spec/protocol.md`, "What bad input gets". A connection does not know
+collections; its :class:`.Server` does. It does not know trio either: a :class:`.Reactor` waits until the channel is
+readable or writable and then calls :meth:`Connection.receive` or :meth:`.Connection.flush`, which never wait.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .server import NOBODY, Server
 
 T = TypeVar("T")
 
-#: How a message that wants no answer begins: with a txid of 0.
+#: The beginning of a message that has no response: a txid of 0.
 _ONE_WAY = bytes(TXID_BYTES)
 
 _HeldBy: TypeAlias = Callable[[], Holder | None]
@@ -49,69 +49,69 @@ class Reactor(Protocol):
     """Waits for channels, and calls their connections in turn."""
 
     def connections(self) -> Iterable[Connection]:
-        """Return all connections that it was to serve and that aren't closed."""
+        """Return all served connections that are not closed."""
 
     def serve(self, connection: Connection) -> None:
         """Call `receive` whenever the channel is readable, until the connection is closed or no longer reading."""
 
     def hold(self, connection: Connection, holder: Holder) -> None:
-        """Don't call `receive` before `holder` is idle."""
+        """Do not call `receive` until `holder` is idle."""
 
     def flush(self, connection: Connection) -> None:
-        """Call `flush`, later, and again whenever the channel is writable, until it returns True.
+        """Call `flush` later, and again whenever the channel is writable, until it returns True.
 
-        Does nothing if the connection is closed.
+        No effect if the connection is closed.
         """
 
     def closing(self, connection: Connection) -> None:
-        """Forget the connection: it is about to close its channel."""
+        """Remove the connection, which is about to close its channel."""
 
     def in_turn(self, user: User, work: Callable[[], None], *, apart: bool = False) -> None:
         """Call `work`, which may take long, in a turn of `user`.
 
-        Other messages of the user may be processed in the middle of what is `apart` from messages.
+        With `apart`, the work is not part of processing a message, so other messages of the user may interrupt it.
         """
 
 
 class Tracer:
-    """Is told what comes and goes on channels, while somebody watches; this one is told nothing."""
+    """Receives reports of messages on channels while there is a watcher. This base class ignores them."""
 
-    #: Whether anybody watches. Only then the methods are called.
+    #: Whether there is a watcher. The methods are called only in that case.
     active = False
 
     def __init__(self) -> None:
-        #: Messages of channels that are closed: how many came, and were sent or were to be.
+        #: The numbers of messages on closed channels: those received, and those sent or queued.
         self.messages_in = self.messages_out = 0
-        #: How long messages took that were processed, and answered if they are calls.
+        #: The time that messages took until they were processed, and calls until they were answered.
         self.latencies = Latencies()
 
     def received(
         self, connection: Connection, method: Method, txid: int, request: Table | None
     ) -> None:
-        """A message has come, and is about to be processed. The handles in it stay the caller's."""
+        """Report a message that has arrived and is about to be processed. The caller keeps ownership of its handles."""
 
     def processed(self, connection: Connection) -> None:
-        """That message was processed."""
+        """Report that this message was processed."""
 
     def sent(
         self, connection: Connection, method: Method, txid: int, answer: Table | Error | None
     ) -> None:
-        """An answer, or an event with the txid 0, is about to be sent. The handles in it stay the caller's."""
+        """Report a response, or an event with txid 0, that is about to be sent. The caller keeps its handles."""
 
     def refused(self, connection: Connection, reason: str) -> None:
-        """A connection ends because its client broke a rule, or can't be served."""
+        """Report that a connection ends because its client broke a rule, or the daemon cannot serve it."""
 
     def opened(self, connection: Connection) -> None:
-        """A channel is served."""
+        """Report that a channel is served."""
 
     def served(self, connection: Connection, by: int) -> None:
-        """A node is served on this channel from now on, because of a message on the one with the number `by`."""
+        """Report that a node is served on this channel, because of a message on the connection with the number `by`."""
 
     def left(self, connection: Connection, server: Server) -> None:
-        """The node that is or was served here has failed, or its client has left it in peace."""
+        """Report that the node of this channel has failed, or its client has released it and closed."""
 
     def closed(self, connection: Connection) -> None:
-        """A channel is closed."""
+        """Report that a channel is closed."""
 
 
 class Connection(Answering):
@@ -134,7 +134,7 @@ class Connection(Answering):
         log: Log,
         tracer: Tracer,
     ) -> None:
-        """Become the owner of `channel` and have it served, at the expense of `account`."""
+        """Take ownership of `channel` and begin to serve it, charged to `account`."""
         self._charge = account.take_connection()
         super().__init__(
             channel,
@@ -148,16 +148,17 @@ class Connection(Answering):
         self._reactor = reactor
         self._max_calls = limits.max_unanswered_calls
         self._bare = bare_methods(server.interface)
-        #: Whether a message without an answer is mostly followed by another one at once. What is said to an Allocator
-        #: goes on elsewhere, on the channel that it makes.
+        #: Whether a one-way message is usually followed by another one immediately. After a message to an Allocator,
+        #: the client usually continues on the new channel.
         self._comes_in_rows = issubclass(server.interface, Node)
-        #: Tells this channel from all others that the daemon has served.
+        #: The number of this channel, unique among all that the daemon has served.
         self.number = number
-        #: When it began to be served, by the daemon's clock.
+        #: When the daemon began to serve it, by its clock.
         self.since = since
-        #: How many messages came.
+        #: The number of received messages.
         self.received = 0
-        #: Who processes messages of this channel or waits to do so, whether one is at it, and whom to tell of the end.
+        #: The number of current or waiting processors of messages, whether one is processing, and callbacks for the
+        #: end.
         self._claims = 0
         self._processing = False
         self._when_idle: tuple[Callable[[], None], ...] = ()
@@ -171,7 +172,7 @@ class Connection(Answering):
 
     @property
     def server(self) -> Server:
-        """What serves this channel."""
+        """The server of this channel."""
         return self._server
 
     def _flush_later(self) -> None:
@@ -181,23 +182,23 @@ class Connection(Answering):
         self._tracer.sent(self, method, txid, answer)
 
     def peer(self) -> Peer:
-        """Return the process that made the channel, as the kernel says it. Raises `OSError`."""
+        """Return the process that created the channel, as the kernel reports it. Raises `OSError`."""
         return Peer(*self._channel.peer_credentials())
 
-    # --- in ---
+    # --- receiving ---
 
     def note_hang_up(self) -> None:
-        """Note that the kernel has reported that the client's end is closed; what it has sent can still be received."""
+        """Record that the kernel has reported the close of the client's end. What it has sent can still be received."""
         self._channel.has_hung_up = True
 
     def receive(self) -> bool:
-        """Process one message if one has arrived. Nothing is raised: what goes wrong ends this channel and no other.
+        """Process one message if one has arrived. Raises nothing: an error ends only this channel.
 
-        While the channel is held, messages stay in it.
+        While the channel is held, messages stay in its queue.
 
         Returns:
-            True if the next message has probably arrived too. A client that made a call mostly waits for the answer
-            before it sends anything more. The kernel reports what has arrived all the same.
+            True if the next message has probably arrived too. A client that made a call usually waits for the response
+            before it sends anything more. A wrong guess is harmless, because the kernel reports what has arrived.
         """
         if not self.reading:
             return False
@@ -218,14 +219,14 @@ class Connection(Answering):
         return datagram[0].startswith(_ONE_WAY) and self._comes_in_rows
 
     def receive_until(self, nonce: bytes | None) -> bool:
-        """Process everything up to the datagram `nonce`, which somebody sent to the other end just now.
+        """Process everything up to the datagram `nonce`, which was just sent to the other end.
 
-        Without a nonce, process one message. The messages are processed although an attempt to allocate holds the
-        channel; see :meth:`.Service.find_token`. Returns False if the nonce doesn't arrive, or the channel closes
-        before.
+        Without a nonce, process one message. The messages are processed although an allocation attempt holds the
+        channel; see :meth:`.Service.find_token`. Returns False if the nonce does not arrive, or if the channel closes
+        first.
         """
         held_by = self._server.changed_by
-        self._claims += 1  # so that nobody takes the nonce for a message
+        self._claims += 1  # so that the nonce is not received as a message
         while self._processing:
             wait_for(self)
         self._processing = True
@@ -248,7 +249,7 @@ class Connection(Answering):
             self._processed()
 
     def _may_read(self, held_by: _HeldBy) -> bool:
-        """Wait while the channel is held; return whether it is still read then."""
+        """Wait while the channel is held. Return whether it is still read afterwards."""
         wait_while(held_by)
         return self.reading
 
@@ -292,7 +293,7 @@ class Connection(Answering):
         except (Refused, Misuse, OutboxFull, MalformedMessage) as error:
             self.refuse(str(error))
         except PeerClosedError:
-            pass  # it closed without waiting for the answer; what it sent before still counts
+            pass  # the client closed without waiting for the response; its earlier messages still count
         except Exceeded as error:
             self.account.say(error, self._server.about())
             self._server.exceeded(error)
@@ -300,7 +301,7 @@ class Connection(Answering):
             self._cannot("a message can't be served", error)
 
     def _dispatch_bare(self, method: Method, data: bytes) -> None:
-        """Serve a message that is what its method's header must be, and nothing more."""
+        """Serve a message that consists exactly of its method's header."""
         server = self._server
         server.expect_message()
         txid = int.from_bytes(data[:TXID_BYTES], "little")
@@ -345,7 +346,7 @@ class Connection(Answering):
         except codec.DecodeError as error:
             raise Refused(f"{method}: {error}") from None
         try:
-            # Others may have gone on while it was decoded.
+            # Other work may have been done while the message was decoded.
             if request is not None and not self._may_read(held_by):
                 return
             if self._tracer.active:
@@ -368,7 +369,7 @@ class Connection(Answering):
             self.answer(method, message.txid, answer)
 
     def _check_txid(self, method: Method, txid: int) -> int:
-        """Expect an answer to a call. Returns when its processing began."""
+        """Register a call, and return the time at which its processing began."""
         if not method.two_way:
             if txid:
                 raise Refused(f"{method} is one-way, but has the txid {txid:#x}")
@@ -395,33 +396,33 @@ class Connection(Answering):
             self.log_failure(method, failure)
             return failure.error
 
-    # --- the end ---
+    # --- end ---
 
     @property
     def gone(self) -> bool:
-        """Whether this has ended, or its client has left and only that wasn't read yet."""
+        """Whether this has ended, or its client has left and the end was not read yet."""
         return not self.reading or self._channel.hung_up()
 
     def shutdown_sending(self) -> None:
-        """Let the client see this end closed after what waits for it, while it can still be heard."""
+        """Let the client see this end closed after the queued messages, while its own messages are still received."""
         self._sending_ends = True
         if not self._outbox:
             self._channel.shutdown_sending()
 
     def finish(self, far: Handle | None = None) -> None:
-        """Process nothing more, and close once the client has been sent what waits for it.
+        """Stop processing messages, and close when the queued messages have been sent to the client.
 
-        `far` is the client end, to be closed too if nothing waits.
+        `far` is the client end, to be closed too if nothing is queued.
         """
         self.reading = False
         if not self._outbox:
             self.close(far)
         elif self._waits_for_room:
             self._be_patient()
-        # Otherwise a `flush` is to come, which closes it or is patient.
+        # Otherwise a later `flush` closes it, or waits for the client.
 
     def close(self, far: Handle | None = None) -> None:
-        """Close at once, and the client end too if that is given; answers that wait are dropped. Idempotent."""
+        """Close immediately, and close the client end too if it is given. Queued responses are dropped. Idempotent."""
         self.reading = False
         if self.closed:
             return
@@ -451,15 +452,15 @@ class Connection(Answering):
         self.close()
 
     def refuse(self, reason: str) -> None:
-        """End the channel because its client broke a rule. It gets no more answers."""
+        """End the channel because its client broke a rule. No more responses are sent."""
         self._refuse(self._server.refuse, reason)
 
     def fail(self, reason: str) -> None:
-        """End the channel because the daemon can't serve it. Its client gets no more answers."""
+        """End the channel because the daemon cannot serve it. No more responses are sent."""
         self._refuse(self._server.failed, reason)
 
     def exceeded(self, error: Exceeded) -> None:
-        """End the channel because its user has as much as it may have. It gets no more answers."""
+        """End the channel because its user is over its quota. No more responses are sent."""
         self._refuse(self._server.exceeded, error)
 
     def _refuse(self, tell: Callable[[T], None], why: T) -> None:
@@ -471,13 +472,13 @@ class Connection(Answering):
             self._end(tell, why)
 
     def _cannot(self, event: str, error: Exception) -> None:
-        """Say that the daemon failed its client, and end the channel."""
+        """Log an error of the daemon, and end the channel."""
         unforeseen = not isinstance(error, OSError)
         self._log.error(event, reason=repr(error), exc_info=unforeseen, **self._server.about())
         self.fail(repr(error))
 
     def _end(self, tell: Callable[..., None], *reason: object) -> None:
-        """Tell the server of the end. A tree may fail with that; should it do so wrongly, this channel closes alone."""
+        """Notify the server of the end, which may fail a tree. If that raises an error, only this channel closes."""
         try:
             tell(*reason)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Answers that are given later than the turn in which the call came."""
+"""Responses that are sent in a later turn than that of their call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .errors import Failed
 
 
 class Deferred:
-    """An answer that is made when it can be sent: once its maker is known, or never, if the connection closes first."""
+    """A response that is created when it can be sent: after its maker is known, unless the connection closes first."""
 
     __slots__ = ("_connection", "_maker", "_method", "_txid")
 
@@ -18,7 +18,7 @@ class Deferred:
         self._maker = maker
 
     def bind(self, connection: Answering, method: Method, txid: int) -> None:
-        """Remember which call this answers, and answer it if that is possible already."""
+        """Set the call that this answers, and answer it if that is already possible."""
         self._connection = connection
         self._method = method
         self._txid = txid
@@ -26,26 +26,26 @@ class Deferred:
             self.answer_with(self._maker)
 
     def answer_with(self, maker: Maker) -> None:
-        """Answer, from a later turn of the loop.
+        """Answer in a later turn of the loop.
 
-        Nothing is sent and nothing fails before this returns, so that the tree may say it in the midst of a change.
+        Nothing is sent and nothing fails before this returns, so the tree may call it during a change.
         """
         self._connection.answer_later(self._method, self._txid, maker)
 
     def answer(self, answer: Table | Error | None) -> bool:
-        """Answer at once, from the turn of another connection. The handles in `answer` are closed afterwards.
+        """Answer immediately, in the turn of another connection. The handles in `answer` are closed afterwards.
 
-        Return whether the answer was sent, or waits for a client that reads slowly. Otherwise that client is gone or
-        can't be answered, and its channel closes. Nothing is raised.
+        Return whether the response was sent or is queued for a slow client. Otherwise that client is gone or cannot be
+        answered, and its channel closes. Raises nothing.
         """
         return self._connection.try_answer(self._method, self._txid, answer)
 
     def fail(self, failure: Failed) -> None:
-        """Answer at once with an error, and log why. Nothing is raised."""
+        """Answer immediately with an error, and log the reason. Raises nothing."""
         self._connection.log_failure(self._method, failure)
         self.answer(failure.error)
 
     @property
     def gone(self) -> bool:
-        """Whether the client that waits for this has left."""
+        """Whether the waiting client has left."""
         return self._connection.gone

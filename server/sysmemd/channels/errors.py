@@ -1,4 +1,4 @@
-"""What ends a channel, or answers a call with an error."""
+"""Exceptions that end a channel, or answer a call with an error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Refused(Exception):
 
 
 class Failed(Exception):
-    """A call is answered with an error and the channel goes on. `str()` says why, for the log."""
+    """The response to a call is an error, and the channel continues. `str()` is the reason for the log."""
 
     def __init__(self, error: Error, reason: str) -> None:
         super().__init__(reason)

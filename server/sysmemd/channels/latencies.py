@@ -1,10 +1,10 @@
 """How long messages take in the daemon, by method.
 
-A message takes from when it was received until it is processed; a call until its answer is ready. A call that waits for
-others, such as WaitForAllBuffersAllocated, takes as long as they do.
+The time of a one-way message is from its receipt until it is processed, and that of a call until its response is ready.
+A call that waits for other participants, such as WaitForAllBuffersAllocated, takes as long as they do.
 
-This costs every message something, so it is two looks at the clock and two additions: a duration is counted by the
-number of its bits.
+Measuring costs every message something, so it is only two clock reads and two additions: durations are counted by their
+number of bits.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Final
 
 from sysmem_protocol.library import Method
 
-#: Durations with more bits don't occur: 2 ** 63 ns are 292 years.
+#: The maximum number of bits of a duration: 2 ** 63 ns are 292 years.
 _MAX_BITS: Final = 63
-#: Where a method's counts have the sum of its durations, in nanoseconds.
+#: The index of the sum of a method's durations in its counts, in nanoseconds.
 SUM: Final = _MAX_BITS + 1
-#: The numbers of bits that are told apart: 2 ** 14 ns are 16 us, 2 ** 36 ns are 69 s.
+#: The numbers of bits that have a bucket: 2 ** 14 ns are 16 us, 2 ** 36 ns are 69 s.
 BITS: Final = range(14, 38, 2)
 
 
 class Latencies(defaultdict[Method, list[int]]):
-    """For each method that was called: how many messages took so many nanoseconds, by number of bits, and the sum."""
+    """For each called method, the number of messages by the bits of their duration in nanoseconds, and the sum."""
 
     def __init__(self) -> None:
         super().__init__(lambda: [0] * (SUM + 1))
@@ -38,7 +38,7 @@ class Latencies(defaultdict[Method, list[int]]):
         latency[SUM] += took
 
     def histograms(self) -> Iterator[tuple[Method, list[tuple[float, int]], float]]:
-        """Yield each method with its buckets, as upper bounds in seconds and how many took less, and the sum."""
+        """Yield each method with its buckets (the upper bound in seconds and the number below it), and the sum."""
         for method, latency in sorted(self.items(), key=lambda item: str(item[0])):
             buckets = [(2**bits / 1e9, sum(latency[: bits + 1])) for bits in BITS]
             buckets.append((float("inf"), sum(latency[:SUM])))

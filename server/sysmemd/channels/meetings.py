@@ -1,7 +1,7 @@
-"""Offers of tokens and the clients that wait to take one, of all Rendezvous connections together.
+"""Offers of tokens, and clients that wait to take one, of all Rendezvous connections.
 
-Offers and takers meet by a name and the user whom the token is for. At most one side of such a pair waits: what can
-meet has met before the next message is processed.
+Offers and takers are matched by name and by the user that the token is for. At most one side of a pair waits, because
+possible matches are made before the next message is processed.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from .answering import Answering
 from .deferred import Deferred
 from .errors import Failed
 
-#: A name, and the user whom the token is for.
+#: The name, and the user that the token is for.
 Key: TypeAlias = tuple[str, int]
 
 
 class Token(Protocol):
-    """A token that can be turned in. `watchers` are called when that is over."""
+    """A token that can be turned in. `watchers` are called when it no longer can be."""
 
     watchers: set[Callable[[], None]]
 
 
 class Offer(Deferred):
-    """The answer to an Offer: it comes when the token was taken, or nobody can take it any more."""
+    """The response to an Offer. It is sent when the token was taken, or can no longer be taken."""
 
     def __init__(
         self,
@@ -44,9 +44,9 @@ class Offer(Deferred):
         token: Token | None,
         charge: Closeable,
     ) -> None:
-        """Become the owner of `client_end`; `token` is whose it is, None if the daemon has not seen that token yet.
+        """Take ownership of `client_end`. `token` is its token, or None if the daemon has not seen that yet.
 
-        `charge` is closed with it.
+        `charge` is closed with the offer.
         """
         super().__init__()
         self.key = key
@@ -67,9 +67,9 @@ class Offer(Deferred):
             self.end()
 
     def can_be_taken(self) -> bool:
-        """Return whether the offering client still waits, and the token can be turned in; otherwise the offer ends.
+        """Return whether the offering client still waits, and the token can be turned in; otherwise end the offer.
 
-        Others may be served meanwhile, and end it.
+        Other clients may be served meanwhile, and end the offer.
         """
         if self._token is None:
             token = self._meetings.find_token(self.client_end)
@@ -85,7 +85,7 @@ class Offer(Deferred):
         return True
 
     def end(self) -> None:
-        """Stop offering, and close the client end. Idempotent."""
+        """Withdraw the offer, and close the client end. Idempotent."""
         if self._token is not None:
             self._token.watchers.discard(self._lost)
         self._meetings.remove_offer(self)
@@ -98,14 +98,14 @@ class Offer(Deferred):
             token.watchers.add(self._lost)
 
     def _lost(self) -> None:
-        """Tell the offering client that its token is of no use. The tree may be in the middle of a change."""
+        """Tell the offering client that its token can no longer be used. The tree may be in the middle of a change."""
         why = self._meetings.why_unknown(self.client_end)
         self.end()
         self.fail(unknown_token(why))
 
 
 class Take(Deferred):
-    """The answer to a Take: a token."""
+    """The response to a Take: a token."""
 
     def __init__(self, meetings: Meetings, key: Key) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class Take(Deferred):
             self._meetings.add_take(self)
 
     def deliver(self, client_end: Handle) -> bool:
-        """Answer with a duplicate of `client_end`. False if the client is gone or can't be answered."""
+        """Answer with a duplicate of `client_end`. Return False if the client is gone or cannot be answered."""
         try:
             given = client_end.duplicate()
         except OSError as error:
@@ -134,30 +134,30 @@ class Take(Deferred):
 
 
 def unknown_token(why: str) -> Failed:
-    """Return the error for what is offered and isn't a token that can be turned in."""
+    """Return the error for an offered object that is not a token that can be turned in."""
     return Failed(Error.NOT_FOUND, f"the token can't be turned in: {why}")
 
 
 class Meetings:
-    """Who offers and who waits."""
+    """All offers and all waiting takers."""
 
     def __init__(
         self, find_token: Callable[[Handle], Token | None], why_unknown: Callable[[Handle], str]
     ) -> None:
-        """`find_token` returns the token whose client end a handle is, None if it can't be turned in.
+        """`find_token` returns the token with this client end, or None if it cannot be turned in.
 
-        Others may be served before it returns. `why_unknown` says why it found nothing.
+        Other clients may be served before it returns. `why_unknown` returns the reason of a None.
         """
         self.find_token = find_token
         self.why_unknown = why_unknown
-        #: By the user who offers: at most one offer of each, the oldest first.
+        #: By offering user: at most one offer of each, oldest first.
         self._offers: dict[Key, dict[int, Offer]] = {}
-        #: Who waits longest is first.
+        #: The taker that has waited longest is first.
         self._takes: dict[Key, OrderedDict[Take, None]] = {}
         self._calls: dict[Answering, set[Offer | Take]] = {}
 
     def check_free(self, key: Key, from_uid: int) -> None:
-        """Raise :class:`Failed` if a user offers a token under this name to the same user already."""
+        """Raise :class:`Failed` if a user already offers a token to the same user under this name."""
         rival = self._offers.get(key, {}).get(from_uid)
         if rival is None:
             return
@@ -165,24 +165,24 @@ class Meetings:
             name, to_uid = key
             raise Failed(
                 Error.HANDLE_ACCESS_DENIED,
-                f"user {from_uid} offers a token to user {to_uid} as '{printable(name)}' already",
+                f"user {from_uid} already offers a token to user {to_uid} as '{printable(name)}'",
             )
         rival.end()
 
     def add_offer(self, offer: Offer) -> None:
-        """Offer a token to whoever waits for it, or comes."""
+        """Give the token to a waiting taker, or keep the offer until one comes."""
         self._offers.setdefault(offer.key, {})[offer.from_uid] = offer
         self._calls.setdefault(offer.connection, set()).add(offer)
         self._meet(offer.key)
 
     def add_take(self, take: Take) -> None:
-        """Give the oldest offer to a client, or have it wait."""
+        """Give the oldest offer to a client, or let it wait."""
         self._takes.setdefault(take.key, OrderedDict())[take] = None
         self._calls.setdefault(take.connection, set()).add(take)
         self._meet(take.key)
 
     def remove_offer(self, offer: Offer) -> None:
-        """Forget an offer. Idempotent."""
+        """Remove an offer. Idempotent."""
         offers = self._offers.get(offer.key)
         if offers and offers.get(offer.from_uid) is offer:
             del offers[offer.from_uid]
@@ -191,7 +191,7 @@ class Meetings:
             self._remove(offer)
 
     def remove_take(self, take: Take) -> None:
-        """Forget a client that waits. Idempotent."""
+        """Remove a waiting client. Idempotent."""
         takes = self._takes.get(take.key)
         if takes and take in takes:
             del takes[take]
@@ -200,12 +200,12 @@ class Meetings:
             self._remove(take)
 
     def leave(self, connection: Answering) -> None:
-        """End all that a connection offers and waits for."""
+        """End all offers and takes of a connection."""
         for call in tuple(self._calls.get(connection, ())):
             call.end()
 
     def close(self) -> None:
-        """End everything."""
+        """End all offers and takes."""
         for connection in tuple(self._calls):
             self.leave(connection)
 
@@ -220,12 +220,12 @@ class Meetings:
             offer = next(iter(offers.values()))
             if offer.can_be_taken() and (takes := self._takes.get(key)):
                 self._hand_over(offer, next(iter(takes)))
-            give_way()  # those who have left may be many
+            give_way()  # there may be many offers whose clients have left
 
     @staticmethod
     def _hand_over(offer: Offer, take: Take) -> None:
-        # The taker's end decides: a client that has closed it, or shut it down, can't be sent anything, and the offer
-        # is the next one's. Only then is the offering client told, whose end was looked at just now.
+        # The taker may have closed or shut down its end, so that nothing can be sent to it. Then the offer goes to the
+        # next taker. The offering client, whose end was just checked, is told only after a delivery.
         delivered = take.deliver(offer.client_end)
         take.end()
         if delivered:

@@ -1,7 +1,7 @@
-"""Tokens, collections and groups as clients see them: each request is a call on the node in the tree.
+"""The servers of tokens, collections and groups: each request is a method call on the node in the tree.
 
-What a request means, and whether it may come now, the tree decides; here are only the things that the tree has no
-notion of: descriptors, channel names, calls that are answered later.
+The tree defines the meaning of requests, and when they are allowed. This module only adds what the tree does not know:
+descriptors, channel names, and calls that are answered later.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ S = TypeVar("S", bound="NodeServer")
 
 
 class NodeServer:
-    """What the three kinds have in common: the interface `Node`, and the node's channel as the tree uses it."""
+    """The common part of the three kinds: the interface `Node`, and the node's channel as the tree uses it."""
 
     interface: ClassVar[type[Interface]] = sysmem2.Node
 
     def __init__(
         self, service: Service, server_end: Handle, account: Account, *, explained: bool
     ) -> None:
-        """Take over `server_end`. Whoever makes the node calls :meth:`serve`, before any message is processed.
+        """Take ownership of `server_end`. The caller must call :meth:`serve` before any message is processed.
 
-        `account` pays for the node; `explained` says whether its client asked for reasons.
-        Raises :class:`Refused` when the server end can't be named.
+        `account` is charged for the node. `explained` is whether its client requested reasons. Raises :class:`Refused`
+        if the server end cannot be bound to a name.
         """
         self._service = service
         self.account = account
         self.koid, channel = service.name_server_end(server_end)
         self.node: Node
         self.party: Party
-        #: The number of the connection on which the node was asked for.
+        #: The number of the connection whose message created the node.
         self.made_by = 0
         self._peer: Peer | None = None
         self._reported = False
@@ -62,11 +62,11 @@ class NodeServer:
 
     @property
     def node_or_none(self) -> Node | None:
-        """The node, once there is one."""
+        """The node; None before :meth:`serve`."""
         return getattr(self, "node", None)
 
     def serve(self, node: Node) -> None:
-        """Serve a node from now on."""
+        """Begin to serve a node."""
         self.node = node
         self.party = self._service.parties[node.collection.id]
         self.party.uids.add(self.account.user.uid)
@@ -75,17 +75,17 @@ class NodeServer:
             self._service.tracer.served(self.connection, self.made_by)
 
     def discard(self, reason: str) -> None:
-        """The node wasn't made after all: close the channel."""
+        """Close the channel, because the node was not created after all."""
         self.connection.explain(None, reason)
         self.connection.close()
 
     @property
     def peer(self) -> Peer:
-        """The process that made the channel, or that asked the daemon for it, as the kernel says it."""
+        """The process that created the channel, or that requested it from the daemon, as the kernel reports it."""
         if self._peer is None:
             try:
                 self._peer = self.connection.peer()
-            except OSError:  # the channel is closed
+            except OSError:  # the channel is already closed
                 self._peer = self.account.peer
         return self._peer
 
@@ -94,9 +94,9 @@ class NodeServer:
         self._peer = peer
 
     def explain(self, reason: Reason) -> None:
-        """Tell the client, if it asked for it, why an answer with an error, or the end of the channel, follows.
+        """Send the reason for an error response, or for the end of the channel, if the client asked for it.
 
-        A report is sent once.
+        A report is sent only once.
         """
         if self._reported:
             reason = replace(reason, report=None)
@@ -104,7 +104,7 @@ class NodeServer:
         self._service.explain(self.connection, reason)
 
     def child(self, kind: type[S], server_end: Handle) -> S:
-        """Make the server of a child, at the same expense. Raises :class:`Refused`."""
+        """Create the server of a child with the same account. Raises :class:`Refused`."""
         explained = self.connection.explained
         child = kind(self._service, server_end, self.account, explained=explained)
         child.made_by = self.connection.number
@@ -113,7 +113,7 @@ class NodeServer:
     def _may_name_others(self) -> bool:
         return self._service.may_name_others(self.node, self.account)
 
-    # --- the connection's server ---
+    # --- interface for the connection ---
 
     def about(self) -> dict[str, Any]:
         return {
@@ -125,12 +125,12 @@ class NodeServer:
         }
 
     def held_by(self) -> Holder | None:
-        """Return the collection while it attempts to allocate: nobody may see anything of it until that is over."""
+        """Return the collection during its allocation attempt, when no client may see a partial result."""
         collection = self.node.collection
         return collection if collection.busy else None
 
     def changed_by(self) -> Holder | None:
-        """Return the collection while the tree is being changed."""
+        """Return the collection while its tree is being changed."""
         collection = self.node.collection
         return collection if collection.is_changing else None
 
@@ -152,19 +152,19 @@ class NodeServer:
     def peer_closed(self) -> None:
         self.node.client_closed()
 
-    # --- the tree's channel ---
+    # --- interface for the tree ---
 
     def allocated(self) -> None:
-        """Only collections have calls that wait for that."""
+        """Do nothing: only collections have calls that wait for the allocation."""
 
     def close(self) -> None:
-        """The node has left the tree, or its client left it in peace."""
+        """Close, because the node has left the tree, or its client closed it after Release."""
         every((self._explain_end, self.connection.finish))
 
     def _explain_end(self) -> None:
         failure = self.node.failure
         if failure is None:
-            self._peer = self.peer  # for those who look at the orphan
+            self._peer = self.peer  # keep it for inspection of the orphan
         elif self.connection.explained:
             names = self._may_name_others()
             self.explain(reasons.of_failure(failure, self.node, names=names))
@@ -209,7 +209,7 @@ class NodeServer:
         other = self._service.node_refs.node(request.node_ref)
         if other is None:
             if is_event(request.node_ref):
-                raise Failed(Error.NOT_FOUND, "$.node_ref is no ref of a node that is left")
+                raise Failed(Error.NOT_FOUND, "$.node_ref does not refer to a node in a tree")
             wrong = describe(request.node_ref.fileno())
             raise Failed(Error.PROTOCOL_DEVIATION, f"$.node_ref must be an event, not {wrong}")
         try:
@@ -234,7 +234,7 @@ class NodeServer:
         self.node.attach_node_tracking(self._event(request.server_end))
 
     def _event(self, server_end: Handle | None) -> Event:
-        """Return a server end to be held until the event; nothing that its client sends stays in it meanwhile."""
+        """Return the event for a server end. It drops everything that the client sends through it."""
         assert server_end is not None
         closing = self._service.closing
         with ExitStack() as undo:
@@ -248,7 +248,7 @@ class NodeServer:
 
 
 class TokenServer(NodeServer):
-    """A token; also the parent of whatever it is duplicated into."""
+    """The server of a token, which is also the parent of its duplicates."""
 
     interface = sysmem2.BufferCollectionToken
 
@@ -300,7 +300,7 @@ class TokenServer(NodeServer):
 
 
 class GroupServer(NodeServer):
-    """A choice among tokens."""
+    """The server of a group."""
 
     interface = sysmem2.BufferCollectionTokenGroup
 
@@ -328,12 +328,12 @@ class GroupServer(NodeServer):
 
 
 def client_info(request: sysmem2.SetDebugClientInfoRequest) -> ClientInfo:
-    """Who a client says it is; an un-set id is 0."""
+    """Return the name and id that a client sent. An un-set id is 0."""
     return ClientInfo(request.name or "", request.id or 0)
 
 
 def adopt(child: NodeServer, make: Callable[[], Node]) -> None:
-    """Have the tree make the node of a new server, at the expense of that server's account, or discard the server."""
+    """Let the tree create the node of a new server, charged to that server's account, or discard the server."""
     with ExitStack() as undo:
         undo.push(partial(discard, [child]))
         charge = child.account.charge(Kind.NODES)
@@ -349,7 +349,7 @@ def _create_tokens(
     masks: Sequence[int],
     make: Callable[[Sequence[NodeChannel], Sequence[int]], list[Node]],
 ) -> sysmem2.CreateTokensResponse:
-    """Create a token for each mask, and return their client ends. All of them or none."""
+    """Create a token for each mask, and return their client ends. If one fails, none is created."""
     client_ends: list[Handle] = []
     children: list[TokenServer] = []
     charges: list[Charge] = []
@@ -379,6 +379,6 @@ def _create_tokens(
 
 
 def discard(children: Sequence[NodeServer], kind: object, error: object, trace: object) -> None:
-    """Discard servers whose nodes weren't made because of an error; an exit callback."""
+    """Discard servers whose nodes were not created because of an error. Used as an exit callback."""
     for child in children:
         child.discard(str(error))

@@ -1,7 +1,7 @@
-"""What waits for a client that doesn't read: bounded, in order, and never a reason to wait.
+"""The queue for a client that does not read. It is bounded and ordered, and never blocks the daemon.
 
-Descriptors are made when they can be sent, where that is possible: a client that asks for buffers a thousand times and
-reads nothing doesn't hold a thousand sets of descriptors in the daemon.
+If possible, descriptors are created when they can be sent: a client that asks for buffers a thousand times and reads
+nothing does not make the daemon hold a thousand sets of descriptors.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from sysmem_protocol.message import HEADER, MAX_HANDLES, Message
 from ..ends import every
 from ..in_flight import Flight
 
-#: What a message that isn't made yet counts for in the bound.
+#: The size that counts against the limit for a message that is not created yet.
 _UNMADE_BYTES = 1024
-#: What a descriptor that waits counts for: 1,024 of them fill an outbox of the default size.
+#: The size that counts for a queued descriptor: 1,024 of them fill an outbox of the default size.
 _DESCRIPTOR_BYTES = 1024
 
 
@@ -28,11 +28,11 @@ _Send: TypeAlias = Callable[[bytes, list[Handle]], bool]
 
 
 class OutboxFull(Exception):
-    """More answers wait than the bound allows."""
+    """The queue of unread responses is over its limit."""
 
 
 class _Entry:
-    """One answer that waits: a maker of it, or what is left of its datagrams."""
+    """One queued message: its maker, or its remaining datagrams."""
 
     __slots__ = (
         "_first",
@@ -54,14 +54,14 @@ class _Entry:
         done: Callable[[], None] = lambda: None,
     ) -> None:
         self.make = make
-        #: Makes what is sent when the descriptors can't be.
+        #: Creates the message to send if the descriptors cannot be sent.
         self.instead = instead
-        #: Called when it is sent, or won't be.
+        #: Called after it was sent, or if it never will be.
         self.done = done
         self.message = message
-        #: How many descriptors the first datagram had when the message was made before.
+        #: The number of descriptors in the first datagram, if the message was created before.
         self._first = 0
-        #: Datagrams to send, the next one last; empty as long as none was sent.
+        #: The datagrams to send in reverse order; empty as long as none was sent.
         self.left: list[tuple[bytes, list[Handle]]] = []
         self.size = _UNMADE_BYTES
         #: Whether it won't be sent any more.
@@ -109,17 +109,17 @@ class _Entry:
         return True
 
     def close(self) -> None:
-        """Close the descriptors that weren't sent."""
+        """Close the descriptors that were not sent."""
         if self.message is not None:
             self.message.close()
 
 
 def _nobody_counts(size: int, descriptors: int) -> None:
-    """What waits is not told to anybody."""
+    """Do nothing: the queue's size is not needed."""
 
 
 class Outbox:
-    """The answers of one channel."""
+    """The queue of one channel."""
 
     __slots__ = (
         "_channel",
@@ -142,14 +142,14 @@ class Outbox:
         counted: Callable[[int, int], None] = _nobody_counts,
         open_flight: Callable[[], Flight] | None = None,
     ) -> None:
-        """Send on `channel`. `counted` is told how many more bytes and descriptors wait, or how many fewer.
+        """Send on `channel`. `counted` is called with the change in the numbers of queued bytes and descriptors.
 
-        `open_flight` returns what counts the descriptors in flight, when the first ones are sent.
+        `open_flight` returns the counter of descriptors in flight. It is called when the first descriptors are sent.
         """
         self._channel = channel
         self._open_flight = open_flight
         self._flight: Flight | None = None
-        #: Whether what waits next waits for descriptors to be received, perhaps other clients'.
+        #: Whether the next message waits until descriptors are received, perhaps by other clients.
         self.is_held = False
         self._entries: deque[_Entry] = deque()
         self.waiting_bytes = self.waiting_descriptors = 0
@@ -161,9 +161,9 @@ class Outbox:
         return len(self._entries)
 
     def put(self, message: Message) -> None:
-        """Send a message, or have it wait for :meth:`flush`; owns its descriptors from then on.
+        """Send a message, or queue it for :meth:`flush`. Takes ownership of its descriptors.
 
-        Raises :class:`OutboxFull` when that passes the bound, and what :meth:`Channel.send` raises.
+        Raises :class:`OutboxFull` if the queue is over its limit, and the errors of :meth:`Channel.send`.
         """
         if not self._entries and len(message.handles) <= MAX_HANDLES:
             [(data, handles)] = message.datagrams()
@@ -177,16 +177,17 @@ class Outbox:
         self._check()
 
     def put_bytes(self, data: bytes) -> bool:
-        """Send one datagram without descriptors; False if it has to be :meth:`put` because something waits.
+        """Send one datagram without descriptors. Return False if the queue is not empty, so it must be :meth:`put`.
 
-        Raises what :meth:`Channel.send` raises.
+        Raises the errors of :meth:`Channel.send`.
         """
         return not self._entries and bool(self._channel.send(data))
 
     def try_put(self, message: Message) -> bool:
-        """Send a message of one datagram if there is room, and otherwise drop it; owns its descriptors.
+        """Send a message of one datagram if there is room, and otherwise drop it. Takes ownership of its descriptors.
 
-        Only while nothing waits, or what waits next hasn't been made. Raises what :meth:`Channel.send` raises.
+        Call it only if the queue is empty, or if its next message is not created yet. Raises the errors of
+        :meth:`Channel.send`.
         """
         [(data, handles)] = message.datagrams()
         try:
@@ -200,17 +201,17 @@ class Outbox:
         instead: Callable[[OSError], Message],
         done: Callable[[], None],
     ) -> None:
-        """Have a message made and sent by :meth:`flush`, which makes it anew for each attempt. Raises nothing.
+        """Queue a message that :meth:`flush` creates, anew for each attempt, and sends. Raises nothing.
 
-        `instead` makes the one to send when too many descriptors are on their way to clients that don't receive them.
-        `done` is called once, when it is sent or won't be.
+        `instead` creates the message to send if too many descriptors are in flight to clients that do not receive them.
+        `done` is called once, after it was sent or if it never will be.
         """
         self._append(_Entry(None, make, instead, done))
 
     def flush(self) -> bool:
-        """Send what fits; True when nothing waits any more.
+        """Send what is possible. Return True if the queue is empty.
 
-        Raises :class:`OutboxFull` when what waits passes the bound, and what :meth:`Channel.send` and makers raise.
+        Raises :class:`OutboxFull` if the queue is over its limit, and the errors of :meth:`Channel.send` and of makers.
         """
         self.is_held = False
         while self._entries:
@@ -226,7 +227,7 @@ class Outbox:
         return True
 
     def close(self) -> None:
-        """Drop everything that waits, and close its descriptors."""
+        """Drop all queued messages, and close their descriptors."""
         entries, self._entries = self._entries, deque()
         for entry in entries:
             entry.is_dropped = True
@@ -234,9 +235,9 @@ class Outbox:
         every(step for entry in entries for step in (entry.close, entry.done))
 
     def end(self) -> None:
-        """Close for good: nothing is put here any more."""
+        """Close for good: no message may be put afterwards."""
         self.close()
-        self._counted = _nobody_counts  # what counts may refer to whom this belongs to
+        self._counted = _nobody_counts  # avoid a reference cycle with the owner
         self._open_flight = None
         flight, self._flight = self._flight, None
         if flight is not None:
@@ -271,6 +272,6 @@ class Outbox:
     def _check(self) -> None:
         if len(self._entries) > self._max_messages or self.waiting_bytes > self._max_bytes:
             raise OutboxFull(
-                f"{len(self._entries)} answers of {self.waiting_bytes} bytes wait to be read, "
-                f"at most {self._max_messages} of {self._max_bytes} bytes may"
+                f"{len(self._entries)} responses of {self.waiting_bytes} bytes are unread, "
+                f"at most {self._max_messages} of {self._max_bytes} bytes are allowed"
             )

@@ -1,8 +1,8 @@
-"""Why a call failed or a node's channel closes, in a sentence for one participant.
+"""The reason why a call failed or a node's channel closes, as a sentence for one participant.
 
 The rules are in `docs/spec/inspect.md`, "What a refused participant learns".
 
-The tree says what happened as data. Whether others are named depends on who asks: the log names everybody.
+The tree provides the reason as data. The recipient determines whether other participants are named; the log names all.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from ..tree import Attempt, Cause, Failure, NodeData, NodeKind, Who
 from ..tree.state import READY
 from ..tree.walk import depth_first, joined_children
 
-#: Why everything ends with the daemon.
+#: The reason when everything ends with the daemon.
 STOPPING: Final = "the daemon is stopping"
 _CUT: Final = "…"
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """What a client is told before an answer with an error, or before its channel closes."""
+    """What a client receives before an error response, or before its channel closes."""
 
-    #: The error of the answer; None if there is none.
+    #: The error of the response; None if there is none.
     error: Error | None
     line: str
-    #: The full text of a refusal.
+    #: The report of a refusal.
     report: str | None = None
 
     def __post_init__(self) -> None:
@@ -38,7 +38,7 @@ class Reason:
 
 
 def cut(line: str) -> str:
-    """Return as much of a line as the protocol has room for, whole characters only."""
+    """Return as much of a line as the protocol allows, without partial characters."""
     written = line.encode()
     if len(written) <= MAX_REASON_BYTES:
         return line
@@ -47,7 +47,7 @@ def cut(line: str) -> str:
 
 
 def of_attempt(attempt: Attempt, node: NodeData, *, names: bool) -> Reason:
-    """Return why an attempt failed, for one of its participants; with `names`, who else is to blame."""
+    """Return why an attempt failed, for one of its participants. With `names`, name the others involved."""
     first = attempt.refused[0].refusal if attempt.refused else None
     if names or first is None or attempt.error is Error.NO_MEMORY:
         return Reason(attempt.error, attempt.reason, attempt.report)
@@ -55,7 +55,7 @@ def of_attempt(attempt: Attempt, node: NodeData, *, names: bool) -> Reason:
 
 
 def of_failure(failure: Failure, node: NodeData, *, names: bool) -> Reason:
-    """Return why a node has failed, for its client; with `names`, who else is to blame."""
+    """Return why a node has failed, for its client. With `names`, name the others involved."""
     collection = node.collection
     attempt = collection.last_attempt
     if failure.cause is Cause.ALLOCATION and attempt is not None:
@@ -64,10 +64,12 @@ def of_failure(failure: Failure, node: NodeData, *, names: bool) -> Reason:
 
 
 def of_pending(node: NodeData, *, names: bool) -> Reason:
-    """Return why there are no buffers yet, for one who asks; with `names`, who is waited for."""
+    """Return why there are no buffers yet, for a participant. With `names`, name those that are waited for."""
     subtree = node.subtree
     if not subtree.may_start:
-        return Reason(Error.PENDING, "what this participant is attached to has no buffers yet")
+        return Reason(
+            Error.PENDING, "the node that this participant is attached to has no buffers yet"
+        )
     unready = [
         one
         for one in depth_first(subtree.start, joined_children)
@@ -76,21 +78,21 @@ def of_pending(node: NodeData, *, names: bool) -> Reason:
     return Reason(Error.PENDING, "; ".join(map(missing, unready)) or "others are not ready yet")
 
 
-#: What a node that isn't ready has still to do, by its kind.
+#: What a node that is not ready must do, by its kind.
 MISSING: Final = {
     NodeKind.TOKEN: "turn in its token",
     NodeKind.COLLECTION: "set its constraints",
-    NodeKind.GROUP: "say that all children are present",
+    NodeKind.GROUP: "declare that all children are present",
 }
 
 
 def missing(node: NodeData) -> str:
-    """Return what a node that isn't ready has still to do."""
+    """Return what a node that is not ready must do."""
     return f"{_named(node)} has to {MISSING[node.kind]} ({_place(node)})"
 
 
 def told(failure: Failure, node: NodeData | None = None, *, names: bool = True) -> str:
-    """Return why nodes have failed: for the client of one of them, or (None) for those who see everything."""
+    """Return why nodes have failed: for the client of one of them, or (None) without restriction."""
     first, reason = failure.first, failure.reason
     own = node is not None and first.number == node.number
     who = "this participant" if own else _who(first) if names else "another participant"
@@ -98,15 +100,15 @@ def told(failure: Failure, node: NodeData | None = None, *, names: bool = True) 
         case Cause.MISUSE:
             return f"{who} broke the protocol{f': {reason}' if own or names else ''}"
         case Cause.LIMIT:
-            return f"{who} asked for more than its user may have{f': {reason}' if own or names else ''}"
+            return f"{who} exceeded its user's quota{f': {reason}' if own or names else ''}"
         case Cause.CLOSED:
             return f"{who} closed its {first.kind.value} without Release, or ended"
         case Cause.NO_CLIENTS:
-            return f"nobody is left who uses {_place(first)} or what was made from it"
+            return f"no client is left that uses {_place(first)} or a node below it"
         case Cause.NO_STRONG_NODES:
-            return "only weak participants are left, and nobody can have buffers for them any more"
+            return "only weak participants are left, so the buffers can no longer be allocated"
         case Cause.NO_STRONG_HANDLES:
-            return "nobody holds a strong handle to any of the buffers any more"
+            return "no strong handle to any of the buffers is left"
         case Cause.NOT_SELECTED:
             return _not_selected(failure, names=names)
         case Cause.SHUT_DOWN:

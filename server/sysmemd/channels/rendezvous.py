@@ -1,4 +1,4 @@
-"""The Rendezvous as clients see it: tokens offered under a name, and taken by the users whom they are for."""
+"""The server of Rendezvous connections: tokens are offered under a name, and taken by the users that they are for."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from .service import Service
 
 
 class RendezvousServer:
-    """One connection to the service. What it offers and waits for ends with it."""
+    """One connection to the service. Its offers and takes end with it."""
 
     interface: ClassVar[type[Interface]] = rendezvous.Rendezvous
 
     def __init__(self, service: Service, channel: Channel, peer: Peer) -> None:
-        """Become the owner of `channel`, just accepted from the process `peer`.
+        """Take ownership of `channel`, just accepted from the process `peer`.
 
-        Raises :class:`.Exceeded`, and then owns nothing, if that user has as many connections as it may have.
+        Raises :class:`.Exceeded` if that user has the maximum number of connections. In that case it owns nothing.
         """
         self._service = service
         self._peer = peer
         self._account = service.users.open_account(peer)
         self.connection: Connection = service.connect(channel, self, self._account)
 
-    # --- the connection's server ---
+    # --- interface for the connection ---
 
     def about(self) -> dict[str, Any]:
         return {
@@ -42,12 +42,12 @@ class RendezvousServer:
         }
 
     def held_by(self) -> None:
-        """Nothing holds a Rendezvous connection, because it isn't part of any collection."""
+        """Return None: nothing holds a Rendezvous connection, because it is not part of a collection."""
 
     changed_by = held_by
 
     def expect_message(self) -> None:
-        """Nothing but the end of its channel ends the messages of a Rendezvous connection."""
+        """Accept every message: only the end of its channel ends a Rendezvous connection."""
 
     def refuse(self, reason: str) -> None:
         self._service.log.error("a Rendezvous was refused", reason=reason, **self.about())
@@ -75,7 +75,7 @@ class RendezvousServer:
             self._service.check_client_end(request.token)
         if token is None and not self._service.is_to_come(request.token):
             raise unknown_token(self._service.why_unknown(request.token))
-        meetings.check_free(key, uid)  # after what may serve others meanwhile
+        meetings.check_free(key, uid)  # after the calls that may serve other clients
         charge = self._account.charge(Kind.DESCRIPTORS)
         self._say("a token is on offer", key)
         return Offer(meetings, key, uid, request.token.move(Handle), token, charge)

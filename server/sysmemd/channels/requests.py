@@ -1,4 +1,4 @@
-"""What a request must be beyond what its table says: headers of messages without a body, and kinds of handles."""
+"""Checks of requests beyond their tables: headers of messages without a body, and kinds of handles."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sysmem_protocol.handles import Handle, describe, is_kind, is_nameless_end
 from sysmem_protocol.library import HandleKind, HandleType, Interface, Member, Method, Table
 from sysmem_protocol.message import FLAGS, HEADER, MAGIC
 
-#: How many bytes of a header come before what is the same in each message of a method.
+#: The number of header bytes before those that are the same in each message of a method.
 TXID_BYTES = 4
 
 
 def bare_methods(interface: type[Interface]) -> Mapping[bytes, Method]:
-    """Return the methods whose requests are a header only, by what follows the txid in that."""
+    """Return the methods whose requests are only a header, by the bytes that follow the txid."""
     found = _bare_methods.get(interface)
     if found is None:
         found = _bare_methods[interface] = {
@@ -41,7 +41,7 @@ def handle_members(method: Method) -> tuple[Member, ...]:
 
 
 def flaw(method: Method, request: Table) -> str | None:
-    """Return what is wrong with a request that decoded: a required field that is un-set, a handle of the wrong kind."""
+    """Return what is wrong with a decoded request: an un-set required field, or a handle of the wrong kind."""
     for name in request.missing():
         return f"$.{name} is required"
     for member in handle_members(method):
@@ -54,18 +54,20 @@ def flaw(method: Method, request: Table) -> str | None:
 
 
 def _may_be(handle: Handle, kind: HandleKind) -> bool:
-    """Return whether a handle can be what a field asks for, as far as its method doesn't find out itself."""
+    """Return whether a handle can be of a field's kind. Kinds that the method checks itself pass."""
     match kind:
         case HandleKind.CLIENT_END:
-            return True  # its method looks for the token first, see `Service.find_token`
+            return True  # its method looks for the token first; see `Service.find_token`
         case HandleKind.SERVER_END:
-            return is_nameless_end(handle, socket.SOCK_SEQPACKET)  # it is given a name next
+            return is_nameless_end(
+                handle, socket.SOCK_SEQPACKET
+            )  # the daemon binds it to a name next
         case _:
             return is_kind(handle.fileno(), kind)
 
 
 def flaw_of(field: str, handle: Handle, kind: HandleKind) -> str:
-    """Return what is wrong with a handle that isn't of its field's kind."""
+    """Return the message about a handle that is not of its field's kind."""
     return f"$.{field} must be {_WANTED[kind]}, not {describe(handle.fileno())}"
 
 

@@ -1,8 +1,8 @@
-"""What all channels of a daemon share: names for server ends, the tokens that can be turned in, proofs of nodes.
+"""The state that all channels of a daemon share: names of server ends, tokens that can be turned in, node refs.
 
-A server end gets a name that its client end sees with getpeername(): `\\0sysmem/<random per daemon>/<koid>`. A client
-end that arrives later says by that name which node it claims to be, and a nonce sent through it proves the claim
-(`docs/spec/linux.md`, "Which node is this client end?").
+A server end is bound to a name that its client end sees with getpeername(): `\\0sysmem/<random per daemon>/<koid>`.
+When a client end arrives later, this name says which node it claims to be, and a nonce that is sent through it proves
+the claim (`docs/spec/linux.md`, "Which node is this client end?").
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ from .reasons import Reason, cut
 from .requests import flaw_of
 from .server import Server
 
-#: Of each buffer, whether its VMO and its `close_weak_asap` are un-set.
+#: For each buffer, whether its VMO and its `close_weak_asap` are un-set.
 Shape = tuple[tuple[bool, bool], ...]
 
-#: Any client can see the names and bind the ones to come, if it can guess them.
+#: Any client can see the names, and could bind later ones if it guessed them.
 _KOID_RANDOM_BITS = 24
 _NONCE_BYTES = 32
-#: How many random bytes are asked for at a time.
+#: The number of random bytes that are requested from the kernel at a time.
 _RANDOM_BYTES = 4096
-#: How often room is made for a nonce in the queue to a token, before whoever keeps filling it is refused.
+#: How often to make room for a nonce in a token's queue before the client that keeps filling it is refused.
 _NONCE_ATTEMPTS = 16
 
 
 class PaidMemory:
-    """Makes the buffers of a collection at the expense of whoever its root counts against by then."""
+    """Creates the buffers of a collection, charged to the account of its root at that time."""
 
     def __init__(self, memory: Memory, root: Callable[[], Node]) -> None:
         self._memory = memory
@@ -84,9 +84,9 @@ class PaidMemory:
 
 
 class CollectionIds:
-    """Collection ids: unique per boot, also among daemons that ran before (`docs/spec/allocation.md`, "The tree").
+    """Collection ids: unique per boot, also across restarts of the daemon (`docs/spec/allocation.md`, "The tree").
 
-    An id is the time since boot in nanoseconds, or one more than the last when that is no later.
+    An id is the time since boot in nanoseconds, or the last id plus one if that is greater.
     """
 
     def __init__(self) -> None:
@@ -98,14 +98,14 @@ class CollectionIds:
 
 
 class Random:
-    """Random bytes; the kernel is asked for many at a time."""
+    """Random bytes. Many are requested from the kernel at a time."""
 
     def __init__(self) -> None:
         self._bytes = b""
         self._used = 0
 
     def take(self, count: int) -> bytes:
-        """Return so many bytes that nobody else gets."""
+        """Return this many random bytes. They are not returned again."""
         start, self._used = self._used, self._used + count
         if self._used > len(self._bytes):
             self._bytes = os.urandom(_RANDOM_BYTES)
@@ -118,33 +118,33 @@ class Token(Protocol):
 
     node: Node
     connection: Connection
-    #: Called when this can't be turned in any more, perhaps in the middle of a change of the tree.
+    #: Called when the token can no longer be turned in, perhaps in the middle of a change of the tree.
     watchers: set[Callable[[], None]]
 
     def turn_in(self, channel: NodeChannel, client: ClientInfo | None, client_end: Handle) -> Node:
-        """Make the node a collection that is served on `channel`, and close both ends of the token's own.
+        """Turn the node into a collection that is served on `channel`, and close both ends of the token's channel.
 
-        The client end may stay open, and be its caller's to close, while answers are still to be sent on it.
+        The client end may stay open while responses are still queued on it. In that case the caller closes it.
 
-        Raises :class:`Misuse` for a token that was released; nothing has changed then.
+        Raises :class:`Misuse` if the token was released. Nothing is changed then.
         """
 
 
 @dataclass(slots=True)
 class Party:
-    """Who takes, or took, part in a collection."""
+    """The participants of a collection, present and past."""
 
-    #: Who made the root, and pays for buffers.
+    #: The account of the root's creator, which pays for the buffers.
     owner: Account
-    #: All users who had a node in the tree.
+    #: All users that have had a node in the tree.
     uids: set[int] = field(default_factory=set)
-    #: What participants were answered who got buffers, with what is the same for all of them: the settings, and by
-    #: buffer which handles are left out.
+    #: The responses with buffers, as far as they are equal for all participants: the settings, and for each buffer
+    #: which handles are left out.
     answers: dict[Shape, tuple[SingleBufferSettings, bytes]] = field(default_factory=dict)
 
 
 class Service:
-    """The state that channels share, and the ports through which they act."""
+    """The state that channels share, and the ports that they use."""
 
     def __init__(
         self,
@@ -160,9 +160,9 @@ class Service:
         inspect: InspectSection | None = None,
         make_connection: Callable[..., Connection] = Connection,
     ) -> None:
-        """`closing` closes what clients have had a hand in.
+        """`closing` closes descriptors that came from clients.
 
-        `make_connection` is called as :class:`Connection` is.
+        `make_connection` has the arguments of :class:`Connection`.
         """
         self.limits = limits
         self.platform = platform
@@ -180,20 +180,20 @@ class Service:
         self.tokens: dict[int, Token] = {}
         #: All collections, until their last node has left, by id.
         self.collections: dict[int, LogicalBufferCollection] = {}
-        #: Collections that have ended while some of their buffers still exist, by id.
+        #: Ended collections some of whose buffers still exist, by id.
         self.lingering: dict[int, LogicalBufferCollection] = {}
-        #: Who takes part in each of either kind.
+        #: The parties of both kinds of collections.
         self.parties: dict[int, Party] = {}
         #: Told of each collection that fails as a whole, before any client is.
         self.on_failure: Callable[[CollectionData], None] = lambda _: None
         #: Told of each collection that has ended.
         self.on_ended: Callable[[LogicalBufferCollection], None] = lambda _: None
-        #: Told of each attempt to allocate that has finished.
+        #: Called with each finished allocation attempt.
         self.on_attempt: Callable[[CollectionData, Attempt], None] = lambda *_: None
-        #: Told what comes and goes on channels, which nodes are served, and what collections say.
+        #: Receives reports of messages on channels, of served nodes, and of collections' log entries.
         self.tracer = Tracer()
         self.collection_log = log
-        #: Finds the processes that others wait for.
+        #: Finds the processes that the allocation waits for.
         self.who_has: WhoHas = lambda _, then: then({})
         self._report: tuple[str, Document] | None = None
         self.node_refs = NodeRefs()
@@ -206,7 +206,7 @@ class Service:
         self._prefix = b"\0sysmem/%s/" % secrets.token_hex(8).encode()
 
     def say_if_advisory(self, uid: int) -> None:
-        """Log once a user that rights are advisory for its participants, if they are (`docs/spec/linux.md`, "VMOs")."""
+        """Log once for each user if rights are advisory for its participants (`docs/spec/linux.md`, "VMOs")."""
         if uid in self._said_advisory or not attenuation_is_advisory(uid):
             return
         self._said_advisory.add(uid)
@@ -222,9 +222,9 @@ class Service:
         self.log.warning(event, uid=uid)
 
     def name_server_end(self, handle: Handle) -> tuple[int, Channel]:
-        """Take over a server end that arrived, and name it; its koid and channel.
+        """Take ownership of a server end that arrived, and bind it to a name. Return its koid and channel.
 
-        Raises :class:`Refused` when it has a name already, and `OSError` when the kernel is short of memory.
+        Raises :class:`Refused` if it already has a name, and `OSError` if the kernel is short of memory.
         """
         try:
             channel = Channel(handle.as_socket())
@@ -245,7 +245,7 @@ class Service:
             raise Refused(f"the server end, {what}, can't be named: {error}") from None
 
     def connect(self, channel: Channel, server: Server, account: Account) -> Connection:
-        """Have a channel served, which the connection then owns, at the expense of `account`."""
+        """Serve a channel, charged to `account`. The connection takes ownership of it."""
         return self._make_connection(
             channel,
             server,
@@ -262,7 +262,7 @@ class Service:
     def new_collection(
         self, channel: NodeChannel, client: ClientInfo | None, charge: Charge
     ) -> LogicalBufferCollection:
-        """Make a collection whose root is served on `channel`. `charge`, for it, is closed when it has ended."""
+        """Create a collection whose root is served on `channel`. `charge` is closed when the collection has ended."""
         id = next(self._collection_ids)
         collection = LogicalBufferCollection(
             id,
@@ -293,7 +293,7 @@ class Service:
                 del self.parties[id]
             else:
                 self.lingering[id] = collection
-                # The tree only knows what it needs of them.
+                # The tree's type has only the methods that the tree needs.
                 cast("Buffers", collection.buffers).when_gone(partial(self._forget_buffers, id))
 
     def _forget_buffers(self, id: int) -> None:
@@ -303,7 +303,7 @@ class Service:
     # --- reasons ------------------------------------------------------------------------------------------------------
 
     def may_name_others(self, node: NodeData, account: Account) -> bool:
-        """Return whether a participant may learn what others asked for and did (`[inspect] to_participants`)."""
+        """Return whether a participant may see other participants' data and actions (`[inspect] to_participants`)."""
         match self.inspect.to_participants:
             case "same-user":
                 return account.user.uid == 0 or len(self.parties[node.collection.id].uids) == 1
@@ -311,15 +311,15 @@ class Service:
                 return others == "all"
 
     def explain(self, connection: Connection, reason: Reason) -> None:
-        """Tell a client that asked for it why an answer with an error, or the end of its channel, follows."""
+        """Send the reason for an error response, or for the end of the channel, if the client asked for it."""
         report = None
         if connection.explained and reason.report is not None:
-            with contextlib.suppress(OSError):  # the line is better than nothing
+            with contextlib.suppress(OSError):  # then send only the line
                 report = self._document(reason.report).open()
         connection.explain(reason.error, reason.line, report)
 
     def _document(self, text: str) -> Document:
-        """Return a report as a document, which is kept for the others who get it in this turn."""
+        """Return a report as a document. It is kept for other participants that receive it in this turn."""
         if self._report is None or self._report[0] is not text:
             self._drop_report()
             self._report = text, Document("sysmem report", [text.encode()])
@@ -332,10 +332,10 @@ class Service:
             self._report = None
 
     def tell_unserved(self, server_end: Handle, line: str) -> None:
-        """Tell the client of a server end why nothing will serve it.
+        """Tell the client of a server end why it will not be served.
 
-        The handle stays the caller's, who closes it and does not shut the end down: a client may have kept a duplicate,
-        with which the pair can be used again.
+        The caller keeps the handle, and must close it without shutting it down: a client may have kept a duplicate with
+        which it can use the pair again.
         """
         [(data, _)] = explanation(None, cut(line)).datagrams()
         channel = Channel(server_end.fileno())
@@ -349,7 +349,7 @@ class Service:
     def close(self) -> None:
         """End all collections and offers, because the daemon stops.
 
-        Connections to services and unread answers are the reactor's to close.
+        The reactor closes service connections and unread responses.
         """
         self.meetings.close()
         self._drop_report()
@@ -357,14 +357,14 @@ class Service:
             collection.shut_down()
 
     def find_token(self, client_end: Handle) -> Token | None:
-        """Return the token whose client end this is, once everything sent on it before has been processed.
+        """Return the token with this client end, after everything that was sent on it before has been processed.
 
-        None for whatever isn't the client end of a live, un-bound token. The handle stays the caller's.
+        Returns None if it is not the client end of a live, un-bound token. The caller keeps the handle.
 
-        The token's channel is read also during an attempt to allocate. A token is never part of what is being
-        allocated, but of what waits, attached, for its own attempt; so nothing that was sent on it changes the attempt.
-        It happens as if it had come before the attempt, and no client can know better: it came on other channels than
-        what began the attempt.
+        The token's channel is read even during an allocation attempt. A token is never part of a running attempt; it
+        may be waiting, attached, for its own attempt. So messages that were sent on it do not change the attempt. They
+        are processed as if they had arrived before the attempt. A client cannot tell the difference, because they
+        arrived on other channels than the messages that started the attempt.
         """
         try:
             channel = Channel(client_end.as_socket())
@@ -377,22 +377,22 @@ class Service:
                     return server if server.connection.receive_until(nonce) else None
                 server.connection.receive_until(None)  # the queue is full
                 if client_end.closed:
-                    return None  # its owner went on while others were served
+                    return None  # its owner sent more while other clients were served
             return None
         except OSError:
-            return None  # the token has closed meanwhile, or the end can't be sent on
+            return None  # the token has closed meanwhile, or nothing can be sent on the end
 
     def check_client_end(self, client_end: Handle) -> None:
-        """Raise :class:`Refused` if what was sent as a token can't be the client end of any channel."""
+        """Raise :class:`Refused` if a handle that was sent as a token cannot be the client end of any channel."""
         if not is_kind(client_end.fileno(), HandleKind.CLIENT_END):
             raise Refused(flaw_of("token", client_end, HandleKind.CLIENT_END))
 
     def koid_of(self, client_end: Handle) -> int | None:
-        """Return the number of the server end at the other side, if that is one of this daemon's."""
+        """Return the koid of the server end at the other side, if it is one of this daemon's."""
         return self._koid(Channel(client_end.as_socket()).peer_name())
 
     def why_unknown(self, client_end: Handle) -> str:
-        """Return what may be the reason why :meth:`find_token` finds nothing."""
+        """Return the likely reason why :meth:`find_token` finds nothing."""
         channel = Channel(client_end.as_socket())
         if channel.hung_up():
             return "its node has failed, or it was turned in before"
@@ -404,7 +404,7 @@ class Service:
         )
 
     def is_to_come(self, client_end: Handle) -> bool:
-        """Return whether this can be the client end of a token whose other end is still on its way to the daemon."""
+        """Return whether this can be the client end of a token whose server end has not reached the daemon yet."""
         channel = Channel(client_end.as_socket())
         return not channel.peer_name() and not channel.hung_up()
 
@@ -414,7 +414,7 @@ class Service:
 
     @property
     def name_prefix(self) -> bytes:
-        """How the names of all server ends begin; a koid follows."""
+        """The common prefix of the names of all server ends. A koid follows."""
         return self._prefix
 
     def _koid(self, name: bytes) -> int | None:

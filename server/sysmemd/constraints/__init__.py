@@ -1,6 +1,7 @@
-"""The constraint engine: what participants need goes in, settings or a refusal comes out (`docs/spec/constraints.md`).
+"""The constraint engine: it computes settings or a refusal from participants' constraints (`docs/spec/constraints.md`).
 
-Pure functions: no clock, no I/O, no logging, and nothing that is given is modified. The modules follow the sections::
+It consists of pure functions: no clock, no I/O, no logging, and arguments are not modified. The modules follow the
+sections of the specification::
 
     usage                     the facts: usage bits (formats and image arithmetic are sysmem_protocol.formats, .sizes)
     flatten, entry, normalise 1  one participant: defaults, checks
@@ -9,12 +10,12 @@ Pure functions: no clock, no I/O, no logging, and nothing that is given is modif
     checks                    4  the aggregate
     settings, heaps,          5  count, heap, domain, format, size
     cost, padding
-    attached                     what exists already: pins, must_match_vmo, GetVmoInfo
+    attached                     comparison with existing buffers: pins, must_match_vmo, GetVmoInfo
     joining                      one attached attempt after another
     aggregate                    the order of steps
-    rules, refusal               why not, as data
+    rules, refusal               reasons of refusals, as data
 
-Why they come to that, for people, is worked out by :mod:`sysmemd.explaining`, which nothing here knows of.
+:mod:`sysmemd.explaining` explains the results to people. Nothing here depends on it.
 """
 
 from __future__ import annotations

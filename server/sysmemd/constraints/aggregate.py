@@ -1,4 +1,4 @@
-"""Run the steps of `docs/spec/constraints.md` in order: constraints in, settings or a refusal out."""
+"""Runs the steps of `docs/spec/constraints.md` in order, from constraints to settings or a refusal."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .settings import choose_settings
 
 
 def aggregate(participants: Sequence[Participant], platform: Platform) -> Allocation | Refusal:
-    """What the participants, in breadth-first order of the tree, can agree on.
+    """Return what the participants, in breadth-first order of the tree, agree on, or the refusal.
 
-    The same input gives the same output; nothing that is given is modified.
+    Equal arguments have equal results. Arguments are not modified.
     """
     return run(Case(tuple(participants), platform))
 
 
 def run(case: Case, *, tolerate_absence: bool = False) -> Allocation | Refusal:
-    """Aggregate a case. `tolerate_absence` looks past rules that somebody must say something (ABSENCES)."""
+    """Aggregate a case. With `tolerate_absence`, ignore the rules that something must be set (ABSENCES)."""
     stage = Stage.REQUEST
     who: Participant | None = None
     try:
@@ -68,7 +68,7 @@ def run(case: Case, *, tolerate_absence: bool = False) -> Allocation | Refusal:
 
 
 def refuse(case: Case, stage: Stage, breach: Breach, who: Participant | None = None) -> Refusal:
-    """Return the breach as a refusal."""
+    """Return the refusal for a breach."""
     return Refusal(
         stage,
         breach.rule,

@@ -1,9 +1,9 @@
-"""Comparison with buffers that exist: attached attempts, must_match_vmo and GetVmoInfo.
+"""Comparison with existing buffers: attached attempts, must_match_vmo and GetVmoInfo.
 
 See `docs/spec/allocation.md`, "Attached attempt", and `docs/spec/protocol.md`, "Allocator".
 
-A *pin* is a synthetic participant that asks for exactly the settings that exist. Delivered settings were finished when
-they came out, so that a pin's are taken as they are: a pin alone always gives its own settings again.
+A *pin* is a synthetic participant that requires exactly the existing settings. Delivered settings have already been
+adjusted, so a pin's are used unchanged: a pin alone always results in its own settings.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ EXISTING = "the existing buffers"
 
 
 def must_match(settings: SingleBufferSettings, name: str = "", id: int = 0) -> Participant:
-    """Return the synthetic participant of a must_match_vmo: pins that VMO's settings but not its buffer count.
+    """Return the synthetic participant of a must_match_vmo. It pins that VMO's settings, but not its buffer count.
 
-    `settings` are delivered ones; `name` and `id` tell who asked for it.
+    `settings` are delivered ones. `name` and `id` identify the client that set the must_match_vmo.
     """
     memory = settings.buffer_settings
     image = settings.image_format_constraints
@@ -58,7 +58,7 @@ def must_match(settings: SingleBufferSettings, name: str = "", id: int = 0) -> P
 
 
 def pin(existing: Allocation) -> Participant:
-    """Return the synthetic participant of an attached attempt: pins settings and buffer count."""
+    """Return the synthetic participant of an attached attempt. It pins settings and buffer count."""
     pinned = must_match(existing.settings, EXISTING)
     assert pinned.constraints is not None
     constraints = replace(
@@ -72,23 +72,23 @@ def pin(existing: Allocation) -> Participant:
 def aggregate_attached(
     participants: Sequence[Participant], existing: Allocation, platform: Platform
 ) -> Allocation | Refusal:
-    """Aggregate the participants allocated so far and the new ones, and compare the result with what exists.
+    """Aggregate the participants allocated so far and the new ones, and compare the result with the existing one.
 
-    The pin is added here, behind the participants. A success is the existing settings and count again; a refusal
-    names the settings that would have had to change.
+    The pin is added here, after the participants. On success, the result has the existing settings and count. A refusal
+    contains the settings that would have to change.
     """
     case = Case((*participants, pin(existing)), platform, existing=existing)
     return run_attached(case)
 
 
 def run_attached(case: Case, *, tolerate_absence: bool = False) -> Allocation | Refusal:
-    """Aggregate a case that has something existing, and demand equality."""
+    """Aggregate a case with existing settings, and require an equal result."""
     assert case.existing is not None
     result = run(case, tolerate_absence=tolerate_absence)
     if isinstance(result, Refusal):
         return result
     differences = tuple(_differences(case.existing.settings, result.settings))
-    # The count can't differ: the pin's minimum and maximum are the existing count.
+    # The count cannot differ, because the pin's minimum and maximum are the existing count.
     if not differences:
         return result
     fields = dict.fromkeys(name for each in differences for name in _asking_for(each))
@@ -111,7 +111,7 @@ _ASKING = {
 
 
 def _asking_for(difference: Difference) -> Iterator[str]:
-    """Yield the fields of constraints that a setting comes from; of what only follows from other settings none."""
+    """Yield the fields of constraints that a setting depends on; none if it only depends on other settings."""
     parent, _, name = difference.path.rpartition(".")
     if not parent.endswith(_IMAGE):
         yield from _ASKING.get(name, ())
@@ -128,9 +128,9 @@ def check_constraints(
     settings: SingleBufferSettings,
     platform: Platform,
 ) -> Refusal | None:
-    """GetVmoInfo.constraints_to_check: None if these constraints give these settings again.
+    """Check constraints for GetVmoInfo.constraints_to_check. Return None if they result in these settings again.
 
-    Buffer counts, and whether anybody uses the buffers, are left out of account.
+    Buffer counts are ignored, and so is whether any participant uses the buffers.
     """
     participants = (
         Participant(constraints, "constraints_to_check"),
@@ -142,16 +142,16 @@ def check_constraints(
 
 
 def settings_match(a: SingleBufferSettings, b: SingleBufferSettings, *, ignore_size: bool) -> bool:
-    """GetVmoInfo.vmo_settings_to_check: whether two collections' settings are equal.
+    """Return whether two collections' settings are equal, for GetVmoInfo.vmo_settings_to_check.
 
-    With `ignore_size`, size_bytes and raw_vmo_size are left out.
+    With `ignore_size`, size_bytes and raw_vmo_size are ignored.
     """
     differing = {difference.path for difference in _differences(a, b)}
     return not differing - (_SIZES if ignore_size else set())
 
 
 def _differences(existing: Table, wanted: Table, path: str = "$") -> Iterator[Difference]:
-    """Yield the fields in which two tables differ; required_max_size_list is compared as a set."""
+    """Yield the fields in which two tables differ. required_max_size_list is compared as a set."""
     for member in existing.members:
         a: Any = getattr(existing, member.name)
         b: Any = getattr(wanted, member.name)

@@ -1,7 +1,8 @@
 """Checks on the aggregate (`docs/spec/constraints.md`, section 4).
 
-The checks and adjustments of section 1 again, on the combined constraints; then formats and colour spaces that nobody
-chose are dropped, and one colour space is picked. Unlike a failed combination, a failed check refuses everything.
+The checks and adjustments of section 1 are applied to the combined constraints. Then formats and colour spaces that no
+participant made specific are dropped, and one colour space is chosen. Unlike a failed combination, a failed check
+refuses everything.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .normalise import Needs, check_counts, check_memory
 from .rules import Breach, Rule
 from .usage import PERMIT_ALLOCATION
 
-#: With block padding in height, max_size.width must stay below this.
+#: With block padding in height, max_size.width must be less than this.
 PAD_MAX_WIDTH = 0x8000_0000
 
 
@@ -29,11 +30,11 @@ def check_aggregate(
     settings_only: bool = False,
     tolerate_absence: bool = False,
 ) -> None:
-    """Check and adjust the combined needs, in place; Breach if a check fails.
+    """Check and adjust the combined needs in place. Raises `Breach` if a check fails.
 
-    `pinned` are the entries of pins: a combined entry that would be delivered like one of them was finished when that
-    was and is left as it is. `tolerate_absence` looks past what nobody said: usage, a specific format, a specific
-    colour space.
+    `pinned` are the entries of pins. A combined entry that would be delivered like one of them has already been
+    adjusted, and is left unchanged. With `tolerate_absence`, missing usage, a missing specific format and a missing
+    specific colour space are ignored.
     """
     permits = total.usage.none & PERMIT_ALLOCATION
     if not (total.usage.uses or permits or settings_only or tolerate_absence):
@@ -47,7 +48,7 @@ def check_aggregate(
 
 
 def checked(entries: list[Entry], page_size: int, pinned: Sequence[Entry]) -> list[Entry]:
-    """Each entry checked and adjusted as in section 1; entries that share terms and traits once."""
+    """Return the entries, each checked and adjusted as in section 1. Equal terms and traits are adjusted only once."""
     done: dict[tuple[int, Traits | None], Terms] = {}
     found: list[Entry] = []
     for entry in giving_way(entries):
@@ -75,7 +76,7 @@ def _check(terms: Terms, of: Traits | None, page_size: int) -> Terms:
 
 
 def _chosen(entries: list[Entry], *, tolerate_absence: bool) -> list[Entry]:
-    """Return the entries that somebody made specific, each with its most preferred colour space."""
+    """Return the entries that a participant made specific, each with its most preferred colour space."""
     specific = [entry for entry in giving_way(entries, 64) if not entry.wildcard]
     if not (specific or tolerate_absence):
         raise Breach(Rule.FORMAT_LEFT_OPEN, "pixel_format")

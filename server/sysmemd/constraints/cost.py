@@ -15,18 +15,19 @@ from sysmem_protocol.sysmem2 import BufferUsage
 
 from .usage import UsageBits
 
-#: What a format costs that no entry of the table speaks of: more than any that one does.
+#: The cost of a format without an entry in the table: more than that of any entry.
 DEFAULT_COST = sys.float_info.max
-#: No bits: an entry that holds for any usage.
+#: No bits: the entry applies to any usage.
 ANY_USAGE = UsageBits()
 
 
 @dataclass(frozen=True, slots=True)
 class FormatCost:
-    """One entry of the cost table: using this format costs that much, for these usages.
+    """One entry of the cost table: the cost of a format for some usages.
 
-    `usage` is five words of bits (none, cpu, vulkan, display, video); a `BufferUsage` is taken too. An un-set
-    modifier means LINEAR. `cost` has no unit; costs are only compared. ValueError if it isn't a number.
+    `usage` consists of five words of bits (none, cpu, vulkan, display, video), or is a `BufferUsage`. An un-set
+    modifier means LINEAR. `cost` has no unit, because costs are only compared. Raises `ValueError` if it is not a
+    number.
     """
 
     pixel_format: int
@@ -43,20 +44,20 @@ class FormatCost:
 
     @property
     def bits(self) -> UsageBits:
-        """`usage`, as words of bits whatever it was given as."""
+        """`usage` as words of bits."""
         assert isinstance(self.usage, UsageBits)
         return self.usage
 
     @property
     def key(self) -> tuple[int, int, UsageBits]:
-        """What a later source's entry replaces an earlier one by; `none` bits count here, and only here."""
+        """The key by which an entry of a later source replaces an earlier one. `none` bits matter only here."""
         return (int(self.pixel_format), int(self.pixel_format_modifier), self.bits)
 
 
 def merge_format_costs(*sources: Iterable[FormatCost]) -> tuple[FormatCost, ...]:
-    """One table of several, the board's first and the platform's last.
+    """Return one table from several sources, the board's first and the platform's last.
 
-    Of entries with the same key the last survives, at its own position.
+    Of entries with the same key the last one is kept, at its own position.
     """
     merged: dict[tuple[int, int, UsageBits], FormatCost] = {}
     for source in sources:
@@ -70,7 +71,7 @@ CostIndex = Mapping[tuple[int, int], Sequence[FormatCost]]
 
 
 def index_costs(costs: Iterable[FormatCost]) -> CostIndex:
-    """Return the table by (format, modifier), each format's entries in their order."""
+    """Return the table by (format, modifier), with each format's entries in order."""
     index: dict[tuple[int, int], list[FormatCost]] = {}
     for entry in costs:
         key = (int(entry.pixel_format), int(entry.pixel_format_modifier))
@@ -79,9 +80,10 @@ def index_costs(costs: Iterable[FormatCost]) -> CostIndex:
 
 
 def format_cost(costs: CostIndex, pixel_format: int, modifier: int, usage: UsageBits) -> float:
-    """What a format costs a collection that is used in these ways.
+    """Return the cost of a format for a collection with this usage.
 
-    Of the entries whose usage is part of `usage` the one that shares most bits with it counts; of several the last.
+    Of the entries whose usage is a subset of `usage`, the one that shares most bits with it applies; of several, the
+    last.
     """
     best, cost = -1, DEFAULT_COST
     for entry in costs.get((pixel_format, modifier), ()):

@@ -1,8 +1,7 @@
 """One image entry: a format, and its terms (`docs/spec/constraints.md`, section 1).
 
-Terms are plain numbers under the fields' names, so that folding thousands of entries stays cheap; they are never
-changed once made. :func:`adjust` is the table: it is applied to each participant's entries and, once more, to the
-combined ones.
+Terms are plain numbers under the fields' names, so that folding thousands of entries stays cheap. They are immutable.
+:func:`adjust` implements the table. It is applied to each participant's entries and, once more, to the combined ones.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from .rules import Breach, RequiredImage, Rule, WidthHeight
 
 Pair = tuple[int, int]
 
-#: Fields that make up what a row's length must be a multiple of.
+#: The fields that determine the divisor of a row's length.
 DIVISOR_FIELDS = (
     "bytes_per_row_divisor",
     "require_bytes_per_row_at_pixel_boundary",
     "pad_for_block_size.width",
 )
-#: Fields that can make the image wider, higher, and its rows longer, that a buffer must hold.
+#: The fields that determine the width, height and row length of the image that a buffer must hold.
 WIDTH_FIELDS = (
     "min_size.width",
     "required_max_size.width",
@@ -49,13 +48,13 @@ HEIGHT_FIELDS = (
 )
 ROW_FIELDS = (*WIDTH_FIELDS, "min_bytes_per_row", *DIVISOR_FIELDS)
 SIZE_FIELDS = tuple(dict.fromkeys((*WIDTH_FIELDS, *HEIGHT_FIELDS, *ROW_FIELDS)))
-#: Fields that can make a buffer bigger than its image.
+#: The fields that can make a buffer larger than its image.
 PAD_FIELDS = (
     "pad_for_block_size.width",
     "pad_for_block_size.height",
     "pad_beyond_image_size_bytes",
 )
-#: What makes the shortest row, and its limit.
+#: The fields that determine the shortest row and its limit.
 _MIN_ROW_FIELDS = (
     "min_bytes_per_row",
     "min_size.width",
@@ -63,7 +62,7 @@ _MIN_ROW_FIELDS = (
     *DIVISOR_FIELDS,
     "max_bytes_per_row",
 )
-#: What makes the smallest area, and its limit.
+#: The fields that determine the smallest area and its limit.
 _MIN_AREA_FIELDS = (
     "min_size.width",
     "min_size.height",
@@ -79,7 +78,7 @@ _ANY = SizeU(U32_MAX, U32_MAX)
 
 @dataclass(slots=True)
 class Terms:
-    """The fields of an image entry apart from its format, defaults filled in."""
+    """The fields of an image entry except its format, with defaults filled in."""
 
     #: None is DO_NOT_CARE.
     color_spaces: frozenset[int] | None
@@ -109,7 +108,7 @@ class Terms:
 
 
 class Entry(NamedTuple):
-    """An image entry of one format, and where in the participant's table it came from (-1: combined)."""
+    """An image entry of one format, and its index in the participant's table (-1: combined)."""
 
     pixel_format: int
     modifier: int
@@ -122,17 +121,17 @@ class Entry(NamedTuple):
 
     @property
     def wildcard(self) -> bool:
-        """Whether a member is DO_NOT_CARE."""
+        """Whether the format or the modifier is DO_NOT_CARE."""
         return self.pixel_format == FORMAT_DO_NOT_CARE or self.modifier == MODIFIER_DO_NOT_CARE
 
 
 def traits_of(pair: Pair) -> Traits | None:
-    """What depends on the format; None while a member is DO_NOT_CARE. ValueError for an unsupported pair."""
+    """Return the properties of a pair; None if a member is DO_NOT_CARE. Raises `ValueError` for an unsupported pair."""
     return traits(*pair) if is_specific(*pair) else None
 
 
 def delivered_terms(entry: Entry) -> Terms:
-    """Return the terms as participants get them: is_alpha_present is un-set where the format has no A or X channel."""
+    """Return the terms as participants get them: is_alpha_present is un-set if the format has no A or X channel."""
     if entry.terms.is_alpha_present is None or has_alpha_or_x(entry.pixel_format):
         return entry.terms
     return replace(entry.terms, is_alpha_present=None)
@@ -186,13 +185,14 @@ def _power_of_2(value: int) -> bool:
 
 
 def adjust(terms: Terms, of: Traits | None, page_size: int) -> Terms:
-    """Check and adjust the fields of one entry, in the order of the table in section 1.
+    """Return the terms after the checks and adjustments of one entry, in the order of the table in section 1.
 
-    `of` is None while format or modifier is DO_NOT_CARE: what depends on the format then waits. Breach if a check
-    fails.
+    `of` is None if format or modifier is DO_NOT_CARE. In that case the checks that depend on the format come later.
+    Raises `Breach` if a check fails.
     """
     t = terms
-    # size_alignment: powers of 2; raised to the format's divisors below, after min_size was raised to it as given.
+    # size_alignment: powers of 2. It is raised to the format's divisors below, after min_size was raised to the given
+    # one.
     align_width, align_height = t.align_width, t.align_height
     if not (_power_of_2(align_width) and _power_of_2(align_height)):
         raise Breach(Rule.POWER_OF_2, "size_alignment", f"{align_width}×{align_height}")
@@ -236,14 +236,14 @@ def adjust(terms: Terms, of: Traits | None, page_size: int) -> Terms:
     _check_color_spaces(t, of)
     _check_required_sizes(t, min_width, min_height, max_width, max_height)
     divisor = _check_padding(t, of, divisor, max_width)
-    # Finally, what is left between the limits.
+    # Finally, check that there is something between the limits.
     for axis, low, high, step in (
         ("width", min_width, max_width, align_width),
         ("height", min_height, max_height, align_height),
     ):
         if low > high:
             fields = (f"min_size.{axis}", f"size_alignment.{axis}", f"max_size.{axis}")
-            # Farther apart than this they would be without rounding too.
+            # If they are farther apart, rounding did not cause the conflict.
             steps = f" in steps of {step}" if step > 1 and low - high < 2 * step else ""
             raise Breach(Rule.MIN_SIZE_OVER_MAX, fields, f"{low} > {high}{steps}")
     if min_row > max_row:
@@ -282,7 +282,7 @@ def adjust(terms: Terms, of: Traits | None, page_size: int) -> Terms:
 
 
 def _row_divisor(t: Terms, of: Traits | None) -> int:
-    """bytes_per_row_divisor: not 0, common with what samples and pixel boundaries need, within 32 bits."""
+    """Return bytes_per_row_divisor, combined with the divisors for samples and pixel boundaries, within 32 bits."""
     divisor = t.bytes_per_row_divisor
     if divisor == 0:
         raise Breach(Rule.DIVISOR_ZERO, "bytes_per_row_divisor", "0")
@@ -296,7 +296,7 @@ def _row_divisor(t: Terms, of: Traits | None) -> int:
 
 
 def _check_color_spaces(t: Terms, of: Traits | None) -> None:
-    """color_spaces: each specific one supported by the format, when both are specific."""
+    """Check that the format supports each specific colour space, if both are specific."""
     if of is None or t.color_spaces is None or t.color_spaces <= of.color_spaces:
         return
     names = ", ".join(color_name(space) for space in sorted(t.color_spaces - of.color_spaces))
@@ -306,7 +306,7 @@ def _check_color_spaces(t: Terms, of: Traits | None) -> None:
 def _check_required_sizes(
     t: Terms, min_width: int, min_height: int, max_width: int, max_height: int
 ) -> None:
-    """required_min_size, required_max_size and its list against the limits."""
+    """Check required_min_size, required_max_size and its list against the limits."""
     for axis, required, low in (
         ("width", t.required_min_width, min_width),
         ("height", t.required_min_height, min_height),
@@ -335,7 +335,7 @@ def _check_required_sizes(
 
 
 def _check_padding(t: Terms, of: Traits | None, divisor: int, max_width: int) -> int:
-    """pad_for_block_size (`docs/spec/image-formats.md`, section 4.1); the divisor that rows of whole blocks need."""
+    """Check pad_for_block_size (`docs/spec/image-formats.md`, section 4.1). Return the row divisor for whole blocks."""
     width, height = t.pad_width, t.pad_height
     if not (_power_of_2(width) and _power_of_2(height)):
         raise Breach(Rule.POWER_OF_2, "pad_for_block_size", f"{width}×{height}")

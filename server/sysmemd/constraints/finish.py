@@ -8,18 +8,18 @@ from ..pause import giving_way
 from .entry import Entry, Terms
 from .rules import Breach, Rule, WidthHeight
 
-#: `required_max_size_list` has room for no more.
+#: The maximum length of `required_max_size_list`.
 MAX_REQUIRED_SIZES = 64
 
 
 def undominated(sizes: tuple[WidthHeight, ...]) -> tuple[WidthHeight, ...]:
-    """Without sizes that another one covers (≥ in both members), without duplicates, sorted by (width, height)."""
+    """Return the sizes without duplicates and without those that another one covers (≥ in both members), sorted."""
     if len(sizes) < 2:
         return sizes
     kept: list[WidthHeight] = []
     tallest = -1
     for width, height in sorted(set(sizes), reverse=True):
-        # Everything before is at least as wide, so that it covers this one unless it is lower.
+        # Everything before is at least as wide, so it covers this one unless it is lower.
         if height > tallest:
             kept.append((width, height))
             tallest = height
@@ -27,7 +27,7 @@ def undominated(sizes: tuple[WidthHeight, ...]) -> tuple[WidthHeight, ...]:
 
 
 def finish(entries: list[Entry]) -> list[Entry]:
-    """Complete and prune required_max_size_list of each entry; Breach if more than 64 sizes are left."""
+    """Complete and prune required_max_size_list of each entry. Raises `Breach` if more than 64 sizes are left."""
     done: dict[int, Terms] = {}
     finished: list[Entry] = []
     for entry in giving_way(entries, 2):

@@ -29,7 +29,7 @@ MODIFIER_INVALID = int(PixelFormatModifier.INVALID)
 
 
 class Flat(NamedTuple):
-    """A format, the index of the image entry that asks for it, and of the pair in that; -1: its own pixel_format."""
+    """A format, the index of its image entry, and the index of its pair in that; -1: the entry's own pixel_format."""
 
     pixel_format: int
     modifier: int
@@ -38,14 +38,14 @@ class Flat(NamedTuple):
 
     @property
     def field(self) -> str:
-        """The field that names it."""
+        """The path of the field that has the format."""
         return (
             "pixel_format" if self.position < 0 else f"pixel_format_and_modifiers[{self.position}]"
         )
 
 
 def flatten(entries: Sequence[ImageFormatConstraints], *, uses: bool) -> list[Flat]:
-    """Return every format of every entry, checked. `uses`: the participant has usage other than none."""
+    """Return every format of every entry after checks. `uses`: the participant has usage other than none."""
     flat: list[Flat] = []
     for source, entry in enumerate(entries):
         pairs = entry.pixel_format_and_modifiers or ()
@@ -68,7 +68,7 @@ def flatten(entries: Sequence[ImageFormatConstraints], *, uses: bool) -> list[Fl
 
 
 def _default_modifier(entry: ImageFormatConstraints, *, uses: bool) -> int:
-    """pixel_format_modifier un-set: open for an open format or a participant without usage, else LINEAR."""
+    """Return the default modifier: open for an open format or a participant without usage, otherwise LINEAR."""
     if entry.pixel_format_modifier is not None:
         return int(entry.pixel_format_modifier)
     if entry.pixel_format == FORMAT_DO_NOT_CARE or not uses:
@@ -77,7 +77,7 @@ def _default_modifier(entry: ImageFormatConstraints, *, uses: bool) -> int:
 
 
 def _checked(flat: Flat) -> Flat:
-    """INVALID format or modifier: empty. A specific format not supported with its modifier: empty."""
+    """Check that format and modifier are not INVALID, and that a specific format is supported with its modifier."""
     pixel_format, modifier = flat[:2]
     if pixel_format == FORMAT_INVALID or modifier == MODIFIER_INVALID:
         raise Breach(Rule.FORMAT_INVALID, flat.field, pair_name((pixel_format, modifier)))
@@ -87,7 +87,7 @@ def _checked(flat: Flat) -> Flat:
 
 
 def combine_pairs(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int] | None:
-    """Return the pair that both stand for; None if they aren't combinable."""
+    """Return the combination of two pairs, or None if they cannot be combined."""
     pixel_format = b[0] if a[0] == FORMAT_DO_NOT_CARE else a[0]
     modifier = b[1] if a[1] == MODIFIER_DO_NOT_CARE else a[1]
     if b[0] not in (pixel_format, FORMAT_DO_NOT_CARE) or b[1] not in (
@@ -101,10 +101,10 @@ def combine_pairs(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int] | N
 
 
 def _check_distinct(flat: list[Flat]) -> None:
-    """No two entries of one participant may be equal in (format, modifier), nor combinable.
+    """Check that no two entries of one participant are equal in (format, modifier) or can be combined.
 
-    Instead of comparing each with each, look up what each could meet: formats and modifiers that take part in a
-    supported pair are few.
+    Instead of comparing all pairs of entries, look up the possible partners of each: formats and modifiers that take
+    part in a supported pair are few.
     """
     seen: dict[tuple[int, int], Flat] = {}
     for item in giving_way(flat, 64):

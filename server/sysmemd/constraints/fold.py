@@ -1,7 +1,7 @@
-"""Combine the constraints of several participants into one table (`docs/spec/constraints.md`, section 2).
+"""Combines the constraints of several participants (`docs/spec/constraints.md`, section 2).
 
-The cost is linear in the entries of both sides: what a DO_NOT_CARE could be filled in from is looked up, not searched,
-and pairs of entries that share their terms are combined once.
+The cost is linear in the entries of both sides: the partners of a DO_NOT_CARE are looked up, not searched, and pairs of
+entries that share their terms are combined once.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from .model import HeapKey
 from .normalise import Needs
 from .rules import Breach, Rule
 
-#: Entries that filling in may lead to; all supported pairs of the standard's names are fewer.
+#: The maximum number of entries after filling in. There are fewer supported pairs with standard names.
 MAX_ENTRIES = 512
 
-#: Required sizes of one entry that are kept while folding before covered ones are removed; section 3 does it for good.
+#: The maximum number of required sizes of an entry during folding before covered ones are removed. Section 3 prunes
+#: again.
 MAX_UNPRUNED_SIZES = 1024
 
 
 def fold(needs: Sequence[Needs]) -> Needs:
-    """Combine in the order given; Breach if an intersection is empty. `needs` has at least one element."""
+    """Combine needs in order. Raises `Breach` if an intersection is empty. `needs` has at least one element."""
     total = replace(needs[0], min_size_bytes=max(needs[0].min_size_bytes, 1))
     for more in giving_way(needs[1:], 1):
         fold_fields(total, more)
@@ -48,7 +49,7 @@ def fold(needs: Sequence[Needs]) -> Needs:
 
 
 def fold_fields(total: Needs, more: Needs) -> None:
-    """The fields that combine without failing."""
+    """Combine the fields that always can be combined, in place."""
     total.usage |= more.usage
     total.camping += more.camping
     total.dedicated_slack += more.dedicated_slack
@@ -72,7 +73,7 @@ def fold_fields(total: Needs, more: Needs) -> None:
 def intersect_heaps(
     a: tuple[HeapKey, ...] | None, b: tuple[HeapKey, ...] | None
 ) -> tuple[HeapKey, ...] | None:
-    """permitted_heaps: what both permit, in the order of the first that gave a list."""
+    """Return the heaps that both lists permit, in the order of the first one that is given."""
     if a is None or b is None:
         return b if a is None else a
     permitted = set(b)
@@ -86,10 +87,10 @@ def intersect_heaps(
 
 
 def intersect(a: Sequence[Entry], b: Sequence[Entry]) -> list[Entry]:
-    """What both lists have: first DO_NOT_CAREs are filled in from the other side, then equal formats combine.
+    """Return the intersection of both lists. First DO_NOT_CAREs are filled in from the other list.
 
-    A format whose combination fails is dropped; Breach if none is left, or if filling in leads to more than 512
-    entries on one side. The order is that of `a`.
+    A format whose combination fails is dropped. Raises `Breach` if none is left, or if filling in leads to more than
+    512 entries on one side. The order is that of `a`.
     """
     losses: list[Breach] = []
     a = _fill(a, b, losses)
@@ -117,7 +118,7 @@ def intersect(a: Sequence[Entry], b: Sequence[Entry]) -> list[Entry]:
 
 
 def _fill(entries: Sequence[Entry], others: Sequence[Entry], losses: list[Breach]) -> list[Entry]:
-    """Replace each entry that has a DO_NOT_CARE by one copy per entry of `others` that it is combinable with."""
+    """Replace each entry that has a DO_NOT_CARE by one copy per entry of `others` that it can be combined with."""
     filled: list[Entry] = []
     partners = _Partners(others if any(entry.wildcard for entry in entries) else ())
     narrowed: dict[tuple[int, frozenset[int]], Terms] = {}
@@ -144,17 +145,17 @@ def _fill(entries: Sequence[Entry], others: Sequence[Entry], losses: list[Breach
 
 
 class _Partners:
-    """Looks up what an entry with a DO_NOT_CARE member could be combinable with.
+    """Looks up the entries that an entry with a DO_NOT_CARE member might be combined with.
 
-    Formats and modifiers that take part in a supported pair are few. Any other number is combinable only with itself
-    and with what leaves both members open.
+    Formats and modifiers that take part in a supported pair are few. Any other number can only be combined with itself
+    and with entries in which both members are open.
     """
 
     def __init__(self, others: Sequence[Entry]) -> None:
         self._others = others
         self._by_format: dict[int, list[Entry]] = {}
         self._by_modifier: dict[int, list[Entry]] = {}
-        #: Entries with a DO_NOT_CARE format, then with such a modifier, whose other member is known or open too.
+        #: Entries with an open format, and entries with an open modifier, whose other member is known or open too.
         self._open_formats: list[Entry] = []
         self._open_modifiers: list[Entry] = []
         self._open: list[Entry] = []
@@ -186,7 +187,7 @@ class _Partners:
 def _narrow(
     terms: Terms, of: Traits | None, narrowed: dict[tuple[int, frozenset[int]], Terms]
 ) -> Terms:
-    """Colour spaces that a format made specific doesn't support are dropped."""
+    """Drop the colour spaces that a format does not support after it became specific."""
     if of is None or terms.color_spaces is None or terms.color_spaces <= of.color_spaces:
         return terms
     key = (id(terms), of.color_spaces)
@@ -196,12 +197,12 @@ def _narrow(
 
 
 def combine(a: Terms, b: Terms, stride_bytes: int) -> Terms | Breach:
-    """Two participants' terms for one format, field by field; or why the format drops out.
+    """Combine two participants' terms for one format field by field, or return why the format is dropped.
 
-    `stride_bytes` are those per width pixel; block padding, which needs them, is for specific formats only.
+    `stride_bytes` are those per width pixel. They are only needed for block padding, which requires a specific format.
     """
     if a is b:
-        # Every rule is idempotent, and a required size that is listed twice counts once.
+        # Every rule is idempotent, and duplicates of a required size count once.
         return a
     spaces = a.color_spaces
     if spaces is None:

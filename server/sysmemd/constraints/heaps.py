@@ -27,11 +27,12 @@ def supported_domains(needs: Needs) -> frozenset[CoherencyDomain]:
 
 
 def choose_heap(total: Needs, platform: Platform) -> HeapProperties:
-    """Secure required: the permitted secure heap with the alphabetically first type (of several, the smallest id).
+    """Return the heap for the buffers. Raises `Breach` if there is none.
 
-    Contiguous required: the first permitted heap that is contiguous, if there is one. Else the system heap if
-    permitted, else the first permitted one that is configured and supports a domain that the participants support.
-    A heap whose buffers can't have the participants' handles is passed over.
+    If secure memory is required, it is the permitted secure heap with the alphabetically first type, and of several the
+    smallest id. If contiguous memory is required, it is the first permitted contiguous heap, if there is one. Otherwise
+    it is the system heap if permitted, else the first permitted one that is configured and supports a domain that the
+    participants support. A heap whose buffers cannot have the participants' handles is skipped.
     """
     if total.secure:
         secure = [heap for heap in permitted_heaps(total, platform) if heap.secure]
@@ -54,7 +55,7 @@ def choose_heap(total: Needs, platform: Platform) -> HeapProperties:
 
 
 def contiguous_heap(total: Needs, platform: Platform) -> HeapProperties | None:
-    """Return the heap whose memory is contiguous, as is required, and that can be used; None if there is none."""
+    """Return the usable heap with contiguous memory if that is required; None if there is none."""
     if not total.contiguous or total.secure:
         return None
     heaps = _possible(total, platform)
@@ -62,26 +63,26 @@ def contiguous_heap(total: Needs, platform: Platform) -> HeapProperties | None:
 
 
 def permitted_heaps(total: Needs, platform: Platform) -> list[HeapProperties]:
-    """Return the heaps that are configured and that everybody permits, in the participants' order if they have one."""
+    """Return the configured heaps that all participants permit, in the participants' order if they have one."""
     permitted = tuple(platform.heaps_by_key) if total.heaps is None else total.heaps
     return [platform.heaps_by_key[key] for key in permitted if key in platform.heaps_by_key]
 
 
 def _possible(total: Needs, platform: Platform) -> list[HeapProperties]:
-    """Return those of them that support a domain that the participants support."""
+    """Return the permitted heaps that support a domain that the participants support."""
     domains = supported_domains(total)
     return [heap for heap in permitted_heaps(total, platform) if heap.domains & domains]
 
 
 def access_words(access: Access) -> str:
-    """What handles are like that can't be those of one open file."""
+    """Return a description of handles that a single open file cannot provide."""
     if Access.WEAK in access:
         return "a participant is weak"
     return "some participants may write, others only read"
 
 
 def choose_domain(total: Needs, heap: HeapProperties) -> CoherencyDomain:
-    """RAM for a display if it can be; else the first of CPU, RAM, INACCESSIBLE that heap and participants support."""
+    """Return the domain: RAM for a display if possible, otherwise the first supported one of CPU, RAM, INACCESSIBLE."""
     common = heap.domains & supported_domains(total)
     if total.usage.display and CoherencyDomain.RAM in common:
         return CoherencyDomain.RAM
@@ -95,7 +96,7 @@ def choose_domain(total: Needs, heap: HeapProperties) -> CoherencyDomain:
 
 
 def heap_fields(total: Needs, heap: HeapProperties) -> tuple[str, ...]:
-    """Return the fields that led to this heap; none for the system heap, which needs no reason."""
+    """Return the fields that led to this heap; none for the system heap, which is the default."""
     if total.secure:
         return (_SECURE,)
     if total.contiguous and heap.contiguous:

@@ -1,8 +1,8 @@
-"""Attached attempts, one after another, against the same buffers (`docs/spec/allocation.md`, "Attached attempt").
+"""Successive attached attempts against the same buffers (`docs/spec/allocation.md`, "Attached attempt").
 
-Each newcomer is aggregated with everybody who has allocated so far. Those are folded once and kept folded, so that the
-thousandth newcomer costs no more than the first. The outcome is that of `aggregate_attached` with all of them: folding
-is from left to right, and here one stops and goes on later.
+Each newcomer is aggregated with all participants that have allocated so far. Those are folded once and kept folded, so
+that the thousandth newcomer costs no more than the first. The result is that of `aggregate_attached` with all of them:
+folding goes from left to right, and here it stops and continues later.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from .settings import choose_settings
 
 
 class Joining:
-    """What exists, and those who have it."""
+    """The existing buffers, and the participants that have them."""
 
     def __init__(
         self, participants: Sequence[Participant], existing: Allocation, platform: Platform
     ) -> None:
-        """`participants` have allocated already: together they come to `existing`."""
+        """`participants` have allocated already, and `existing` is their result."""
         self._existing = existing
         self._platform = platform
         self._pin = pin(existing)
         self._participants: list[Participant] = []
-        #: What all of them need together: one element, or none as long as there is nobody. None: they can't be folded
-        #: any more, for somebody who narrowed the choice of formats has left.
+        #: The folded needs of all of them: one element, or none if there are no participants. It is None if they can no
+        #: longer be folded, because a participant that narrowed the choice of formats has left.
         self._folded: list[Needs] | None = []
         self.settle(participants)
 
     def attempt(self, newcomers: Sequence[Participant]) -> Refusal | None:
-        """None if the newcomers can have what exists, together with those who have it. Nobody has joined yet.
+        """Return None if the newcomers can have the existing buffers with the others. Does not let them join.
 
-        A refusal is worked out anew, with all participants, for it names those who are in conflict.
+        A refusal is computed from scratch with all participants, because it names those in conflict.
         """
         if self._suits(newcomers):
             return None
@@ -48,7 +48,7 @@ class Joining:
         return result if isinstance(result, Refusal) else None
 
     def settle(self, newcomers: Sequence[Participant]) -> None:
-        """The newcomers have joined."""
+        """Let the newcomers join."""
         needs = [normalise(participant, self._platform) for participant in newcomers]
         self._participants += newcomers
         if self._folded is not None and needs:

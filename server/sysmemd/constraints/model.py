@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out of it."""
+"""The engine's arguments and results."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ..text import printable
 from .cost import CostIndex, FormatCost, index_costs
 
 SYSTEM_HEAP_TYPE: str = SYSTEM_RAM_HEAP.heap_type or ""
-#: A heap as constraints name it: type and id.
+#: A heap as it is named in constraints: type and id.
 HeapKey = tuple[str, int]
 SYSTEM_HEAP: HeapKey = (SYSTEM_HEAP_TYPE, 0)
 
-#: `BufferCollectionInfo.buffers` has room for no more.
+#: The maximum length of `BufferCollectionInfo.buffers`.
 MAX_BUFFER_COUNT = 128
 MIB = 1 << 20
 GIB = 1 << 30
 
 
 class Access(enum.Flag):
-    """What handles to the buffers will be like; nothing if there will be none."""
+    """The properties of handles to the buffers; empty if there will be no handles."""
 
     READ_ONLY = enum.auto()
     WRITABLE = enum.auto()
@@ -41,21 +41,21 @@ NO_HANDLES = Access(0)
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """One participant's constraints as sent, and who it says it is.
+    """One participant's constraints as sent, and its name and id.
 
-    `constraints` None is an empty table. What the engine works out about it is kept with it, so the same object
-    may be part of many aggregations (group selections) at the cost of one; its tables must not change meanwhile.
+    `constraints` None is an empty table. The engine caches its results in this object, so that using it in many
+    aggregations (group selections) costs as much as one. Its tables must not be changed meanwhile.
     """
 
     constraints: BufferCollectionConstraints | None
     name: str = ""
     id: int = 0
-    #: A synthetic entry that pins settings which exist (`must_match`, an attached attempt): it holds delivered
-    #: settings, which are taken as they are, and its maximum size doesn't bind padding.
+    #: A synthetic participant that pins existing settings (`must_match`, an attached attempt). It has delivered
+    #: settings, which are used unchanged, and its maximum size does not limit padding.
     pinned: bool = False
-    #: What its handles will be like. It matters to heaps in which all handles to a buffer are one open file.
+    #: The properties of its handles. They matter for heaps in which all handles to a buffer are one open file.
     access: Access = NO_HANDLES
-    #: The terms of section 1 for the platform they were last worked out for.
+    #: The terms of section 1, for the platform for which they were last computed.
     memo: list[Any] = field(default_factory=list, init=False, compare=False, repr=False)
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class Participant:
 
 @dataclass(frozen=True, slots=True)
 class HeapProperties:
-    """A heap that the daemon has. A secure one supports the inaccessible domain only."""
+    """A heap that the daemon has. A secure heap supports only the inaccessible domain."""
 
     heap_type: str
     id: int = 0
@@ -72,7 +72,8 @@ class HeapProperties:
     secure: bool = False
     #: Whether a buffer is physically contiguous.
     contiguous: bool = False
-    #: Whether all handles to a buffer are one open file, so that all are alike, and none is weak beside strong ones.
+    #: Whether all handles to a buffer are one open file, so that all have the same mode and none can be weak on its
+    #: own.
     one_file: bool = False
 
     def __post_init__(self) -> None:
@@ -85,7 +86,7 @@ class HeapProperties:
         return (self.heap_type, self.id)
 
     def suits(self, access: Access) -> bool:
-        """Return whether its buffers can have such handles, all of them."""
+        """Return whether its buffers can have all these handles."""
         if not self.one_file:
             return True
         return Access.WEAK not in access and access & _BOTH != _BOTH
@@ -96,9 +97,9 @@ _BOTH = Access.READ_ONLY | Access.WRITABLE
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What this daemon has and allows; built once from the configuration. Sizes in bytes.
+    """The capabilities and limits of this daemon, built once from the configuration. Sizes are in bytes.
 
-    The system heap always exists: it is added in front when `heaps` doesn't list it. `page_size` is a power of 2.
+    The system heap always exists. If `heaps` does not list it, it is added in front. `page_size` is a power of 2.
     """
 
     heaps: tuple[HeapProperties, ...] = (HeapProperties(SYSTEM_HEAP_TYPE),)
@@ -120,23 +121,23 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """What participants agree on: settings with every field set, and how many buffers."""
+    """A result: settings with every field set, and the number of buffers."""
 
     settings: SingleBufferSettings
     buffer_count: int
-    #: What the participants' handles will be like.
+    #: The properties of the participants' handles.
     access: Access = field(default=NO_HANDLES, compare=False)
-    #: What it was aggregated from; None for an allocation that wasn't aggregated here.
+    #: The case that was aggregated; None if the allocation is not the result of an aggregation here.
     case: Case | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What was aggregated, and how: enough to do it again in part."""
+    """What was aggregated, and with which options: enough to repeat it in part."""
 
     participants: tuple[Participant, ...]
     platform: Platform
-    #: Counts, and whether anybody uses the buffers, left out of account (GetVmoInfo).
+    #: Whether counts and missing usage are ignored (GetVmoInfo).
     settings_only: bool = False
-    #: What the result must equal, and whether it is an attached attempt or a check of settings.
+    #: The required result of an attached attempt or of a check of settings.
     existing: Allocation | None = None

@@ -1,6 +1,6 @@
-"""Apply defaults and checks to one participant's constraints (`docs/spec/constraints.md`, section 1).
+"""Defaults and checks for one participant's constraints (`docs/spec/constraints.md`, section 1).
 
-The given tables are not changed. A breach names the participant's own field, with the index under which it was sent.
+The given tables are not modified. A breach names the participant's own field, with the index under which it was sent.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .usage import NO_USAGE, NONE, PERMIT_ALLOCATION, UsageBits
 
 @dataclass(slots=True)
 class Needs:
-    """What one participant needs, or all of them together; un-set fields have their defaults."""
+    """The needs of one participant, or of all together. Un-set fields have their defaults."""
 
     usage: UsageBits
     camping: int
@@ -39,7 +39,7 @@ class Needs:
     max_buffer_count: int
     min_size_bytes: int
     max_size_bytes: int
-    #: The part of `max_size_bytes` that binds padding: pinned entries are left out.
+    #: The part of `max_size_bytes` that limits padding: pinned entries are ignored.
     max_padded_bytes: int
     contiguous: bool
     secure: bool
@@ -47,14 +47,14 @@ class Needs:
     cpu_domain: bool
     ram_domain: bool
     inaccessible_domain: bool
-    #: None is any.
+    #: None permits any heap.
     heaps: tuple[HeapKey, ...] | None
     access: Access
     entries: list[Entry]
 
 
 def asks_for_a_size(constraints: BufferCollectionConstraints | None) -> bool:
-    """Step (0): a min_size_bytes, or a size of an image entry with both members over 0."""
+    """Return whether constraints ask for a size (step 0): min_size_bytes, or an image size with both members over 0."""
     if constraints is None:
         return False
     memory = constraints.buffer_memory_constraints
@@ -74,10 +74,10 @@ def asks_for_a_size(constraints: BufferCollectionConstraints | None) -> bool:
 def normalise(
     participant: Participant, platform: Platform, *, settings_only: bool = False
 ) -> Needs:
-    """Section 1 for one participant; Breach if it asks for what can't be.
+    """Return the needs of one participant (section 1). Raises `Breach` if its constraints cannot be satisfied.
 
-    `settings_only` leaves counts, and whether anybody uses the buffers, out of account. The outcome is kept with
-    the participant for its next aggregation.
+    With `settings_only`, counts and missing usage are ignored. The result is cached in the participant for its next
+    aggregation.
     """
     memo = participant.memo
     if memo and memo[0] is platform and memo[1] is settings_only:
@@ -103,7 +103,7 @@ def _normalise(participant: Participant, platform: Platform, *, settings_only: b
     _check_usage(usage)
     needs = _defaults(table, usage, participant.access)
     if participant.pinned:
-        # Delivered settings were checked and adjusted when they came out; doing it again could only move them.
+        # Delivered settings have already been checked and adjusted. Adjusting them again could only change them.
         needs.max_padded_bytes = U64_MAX
         needs.entries = _pinned_entries(table.image_format_constraints or ())
         return needs
@@ -129,7 +129,7 @@ def _check_usage(usage: UsageBits) -> None:
 
 
 def _defaults(table: BufferCollectionConstraints, usage: UsageBits, access: Access) -> Needs:
-    """Everything but the image entries, with the defaults of the table."""
+    """Return the needs without the image entries, with the defaults of the table."""
     memory = table.buffer_memory_constraints or BufferMemoryConstraints()
     secure = bool(memory.secure_required)
     contiguous = bool(memory.physically_contiguous_required)
@@ -174,14 +174,14 @@ _MEMORY = "buffer_memory_constraints"
 
 
 def check_counts(needs: Needs) -> None:
-    """min_buffer_count ≤ max_buffer_count; also a check on the aggregate."""
+    """Check min_buffer_count ≤ max_buffer_count. Also a check on the aggregate."""
     if needs.min_buffer_count > needs.max_buffer_count:
         detail = f"{needs.min_buffer_count} > {needs.max_buffer_count}"
         raise Breach(Rule.MIN_COUNT_OVER_MAX, ("min_buffer_count", "max_buffer_count"), detail)
 
 
 def check_memory(needs: Needs) -> None:
-    """min_size_bytes ≤ max_size_bytes; also a check on the aggregate."""
+    """Check min_size_bytes ≤ max_size_bytes. Also a check on the aggregate."""
     if needs.min_size_bytes > needs.max_size_bytes:
         fields = (f"{_MEMORY}.min_size_bytes", f"{_MEMORY}.max_size_bytes")
         detail = f"{needs.min_size_bytes} > {needs.max_size_bytes}"
@@ -191,7 +191,7 @@ def check_memory(needs: Needs) -> None:
 def _check_participant_memory(
     table: BufferCollectionConstraints, needs: Needs, platform: Platform
 ) -> None:
-    """What is checked of one participant's memory constraints alone."""
+    """Check the memory constraints of a single participant."""
     memory = table.buffer_memory_constraints or BufferMemoryConstraints()
     alignment = memory.min_physical_base_alignment
     if alignment is not None:
@@ -229,7 +229,7 @@ def _check_participant_memory(
 
 
 def _entries(sent: Sequence[ImageFormatConstraints], page_size: int, *, uses: bool) -> list[Entry]:
-    """Flattened, checked and adjusted. Formats with equal traits share one source entry's terms."""
+    """Return the entries flattened, checked and adjusted. Formats with equal traits share one source entry's terms."""
     entries: list[Entry] = []
     raw: dict[int, Terms] = {}
     adjusted: dict[tuple[int, Traits | None], Terms] = {}
@@ -245,7 +245,7 @@ def _entries(sent: Sequence[ImageFormatConstraints], page_size: int, *, uses: bo
                 breach.entry = source
                 breach.pair = (pixel_format, modifier)
                 raise
-            # Sizes covered by others never matter again (section 3); the fewer, the cheaper the fold.
+            # Covered sizes never matter later (section 3), and fewer sizes make the fold cheaper.
             terms.required_max_sizes = undominated(terms.required_max_sizes)
             adjusted[source, of] = terms
         entries.append(Entry(pixel_format, modifier, terms, source))
@@ -253,7 +253,7 @@ def _entries(sent: Sequence[ImageFormatConstraints], page_size: int, *, uses: bo
 
 
 def _pinned_entries(sent: Sequence[ImageFormatConstraints]) -> list[Entry]:
-    """Delivered image format constraints: single format and modifier, every field set, taken as they are."""
+    """Return delivered image format constraints unchanged: one format and modifier, and every field set."""
     return [
         Entry(
             int(entry.pixel_format or 0),

@@ -1,6 +1,6 @@
-"""Padding beyond the image (`docs/spec/image-formats.md`, section 4): decoders and GPUs that touch whole blocks.
+"""Padding beyond the image (`docs/spec/image-formats.md`, section 4), for decoders and GPUs that access whole blocks.
 
-`size_bytes` never shows it; it only makes the VMO larger.
+It is not part of `size_bytes`; it only makes the VMO larger.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from .entry import Terms
 
 
 class _Failed(Exception):
-    """A number doesn't fit, or an image isn't allowed: there is no padded size."""
+    """A number does not fit, or an image is not allowed, so there is no padded size."""
 
 
 def padded_size(size_bytes: int, terms: Terms, of: Traits) -> int | None:
-    """Bytes of a VMO whose image of `size_bytes` may be touched up to the end of its blocks (4.3).
+    """Return the bytes of a VMO whose image of `size_bytes` may be accessed up to the end of its blocks (4.3).
 
-    An upper bound; exact when min_size equals max_size. None if it can't be worked out.
+    It is an upper bound, and exact if min_size equals max_size. None if it cannot be computed.
     """
     try:
         first = round_up(terms.min_height, terms.align_height)
-        # The first permitted height that reaches into the block row after the last one of `first`.
+        # The first allowed height that reaches into the block row after the last one of `first`.
         block = terms.pad_height
         second = round_up(round_down(first - 1, block) + block + 1, terms.align_height)
         if first > U32_MAX or second > U32_MAX:
@@ -37,7 +37,7 @@ def padded_size(size_bytes: int, terms: Terms, of: Traits) -> int | None:
 
 
 def _contribution(size_bytes: int, height: int, t: Terms, of: Traits) -> int:
-    """Bytes beyond the image that whole blocks take, for the widest image of this height that `size_bytes` hold."""
+    """Return the bytes beyond the image for whole blocks, for the widest image of this height in `size_bytes`."""
     stride, divisor = of.stride_bytes, t.bytes_per_row_divisor
     width = min(U32_MAX, size_bytes // stride // height)
     width = round_down(width * stride, divisor) // stride
@@ -59,7 +59,7 @@ def _contribution(size_bytes: int, height: int, t: Terms, of: Traits) -> int:
 
 
 def _require_image(width: int, height: int, t: Terms, of: Traits, *, bounded: bool) -> None:
-    """The size must make an image (2.7); without `bounded` maxima and alignment are left out of account."""
+    """Check that the size makes an image (2.7). Without `bounded`, maxima and alignment are ignored."""
     if bounded and (not t.min_height <= height <= t.max_height or height % t.align_height):
         raise _Failed
     row = minimum_row(

@@ -1,4 +1,4 @@
-"""Why there is no common ground, as data."""
+"""The reason of a refusal, as data."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from .rules import Difference, RequiredImage, Rule, Stage
 class Refusal:
     """An empty intersection: CONSTRAINTS_INTERSECTION_EMPTY and its reason, as data.
 
-    :class:`sysmemd.explaining.Diagnosis` works out who brought what and who conflicts with whom.
+    :class:`sysmemd.explaining.Diagnosis` finds out which participant set which value, and which are in conflict.
     """
 
     stage: Stage
     rule: Rule
     #: The fields involved, as in the tables, without indices.
     fields: tuple[str, ...] = ()
-    #: Format and modifier of the image entry that it is about.
+    #: Format and modifier of the image entry concerned.
     pair: tuple[int, int] | None = None
-    #: The numbers that broke the rule.
+    #: The numbers that violate the rule.
     detail: str = ""
-    #: The participant whose own constraints break a rule (section 1); None if it takes more than one.
+    #: The participant whose own constraints violate a rule (section 1); None if several participants are needed.
     participant: Participant | None = None
     #: Index of that participant's image entry, as sent.
     entry: int | None = None
-    #: The required image that is too big, or can't be.
+    #: The required image that is too large or impossible.
     image: RequiredImage | None = None
-    #: What an attached attempt would have had to change.
+    #: The settings that an attached attempt would have to change.
     differences: tuple[Difference, ...] = ()
     case: Case = field(kw_only=True, repr=False, compare=False)

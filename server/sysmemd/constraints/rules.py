@@ -1,6 +1,6 @@
-"""The rules, and the breach of one inside the engine.
+"""The rules, and the exception for a violation inside the engine.
 
-Every rule of `docs/spec/constraints.md` whose breach is an empty intersection is a member of :class:`Rule`.
+Every rule of `docs/spec/constraints.md` whose violation is an empty intersection is a member of :class:`Rule`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ WidthHeight = tuple[int, int]
 
 
 class Stage(enum.Enum):
-    """Where in the order of steps it failed; the number is the section of `docs/spec/constraints.md`."""
+    """The step that failed. The number is the section of `docs/spec/constraints.md`."""
 
     REQUEST = "0 size request"
     PARTICIPANT = "1 participant"
@@ -25,7 +25,7 @@ class Stage(enum.Enum):
 
 
 class Rule(enum.Enum):
-    """What was required. A rule of section 1 is also checked on the aggregate."""
+    """A requirement. A rule of section 1 is also checked on the aggregate."""
 
     # 0
     NOBODY_ASKS_FOR_A_SIZE = "somebody must ask for a size"
@@ -109,8 +109,8 @@ class Rule(enum.Enum):
     SETTINGS_DIFFER = "the buffers that exist must be what the result asks for"
 
 
-#: Rules whose breach is that nobody said something. No subset of participants is to blame, and a search for a
-#: smallest conflicting set looks past them.
+#: Rules that are violated because no participant set something. No subset of participants causes them, and a search for
+#: a smallest conflicting set ignores them.
 ABSENCES = frozenset(
     {Rule.NOBODY_ASKS_FOR_A_SIZE, Rule.NOBODY_USES, Rule.FORMAT_LEFT_OPEN}
     | {Rule.COLOR_SPACE_LEFT_OPEN, Rule.COUNT_ZERO}
@@ -124,7 +124,7 @@ class RequiredImage(NamedTuple):
     height: int
     #: The entry of required_max_size_list that asks for it; (0, 0) if the list is empty.
     required: WidthHeight
-    #: 0 where a refusal came before it was worked out, like the size.
+    #: 0 if the refusal came before it was computed; the same holds for the size.
     bytes_per_row: int = 0
     size_bytes: int = 0
 
@@ -134,7 +134,7 @@ class RequiredImage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A setting that an attached result would change: what exists, and what was asked for."""
+    """A setting that an attached result would change: the existing and the requested value."""
 
     path: str
     existing: Any
@@ -142,10 +142,10 @@ class Difference:
 
 
 class Breach(Exception):
-    """A rule doesn't hold; never leaves the package.
+    """A rule is violated. Never leaves the package.
 
-    `fields` are names as in the tables, without indices; for an image field relative to its entry, whose format or
-    source is added where it is known.
+    `fields` are names as in the tables, without indices. Names of image fields are relative to their entry, whose
+    format or source is added where it is known.
     """
 
     def __init__(self, rule: Rule, fields: str | tuple[str, ...] = (), detail: str = "") -> None:
@@ -153,16 +153,16 @@ class Breach(Exception):
         self.rule = rule
         self.fields = (fields,) if isinstance(fields, str) else fields
         self.detail = detail
-        #: The image fields' format; None: not an image field, or one of `entry`.
+        #: The image field's format; None if it is not an image field, or is one of `entry`.
         self.pair: tuple[int, int] | None = None
-        #: Index of the participant's image entry; None: not an image field, or one of a combined entry.
+        #: The index of the participant's image entry; None if it is not an image field, or is one of a combined entry.
         self.entry: int | None = None
-        #: The image that broke a rule about required sizes.
+        #: The image that violates a rule about required sizes.
         self.image: RequiredImage | None = None
         self.differences: tuple[Difference, ...] = ()
 
     def again(self) -> Breach:
-        """Return the same breach without the frames that this one was raised through."""
+        """Return the same breach without the traceback of this one."""
         other = Breach(self.rule, self.fields, self.detail)
         other.pair, other.entry, other.image = self.pair, self.entry, self.image
         return other

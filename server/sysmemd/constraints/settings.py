@@ -1,4 +1,4 @@
-"""Choose the settings from the combined constraints (`docs/spec/constraints.md`, section 5)."""
+"""Chooses the settings from the combined constraints (`docs/spec/constraints.md`, section 5)."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def choose_settings(
     settings_only: bool = False,
     tolerate_absence: bool = False,
 ) -> tuple[SingleBufferSettings, int]:
-    """Return the settings, every field set, and the buffer count; Breach if there are none.
+    """Return the settings with every field set, and the buffer count. Raises `Breach` if there are none.
 
-    `settings_only` takes one buffer, `tolerate_absence` at least one.
+    With `settings_only` the count is one; with `tolerate_absence` it is at least one.
     """
     count = 1 if settings_only else buffer_count(total, tolerate_absence=tolerate_absence)
     if (
@@ -63,7 +63,7 @@ def choose_settings(
     domain = choose_domain(total, heap)
     entry = choose_format(total, heap, platform) if total.entries else None
     size = padded = total.min_size_bytes
-    #: The fields that make the size.
+    #: The fields that determine the size.
     fields: tuple[str, ...] = (f"{_MEMORY}.min_size_bytes",)
     wrong: _Wrong = Breach
     if entry is not None:
@@ -97,7 +97,7 @@ def choose_settings(
 
 
 def buffer_count(total: Needs, *, tolerate_absence: bool = False) -> int:
-    """5.1: what everybody keeps plus slack, at least min_buffer_count."""
+    """Return the buffer count (5.1): what all participants keep plus slack, and at least min_buffer_count."""
     count = max(kept_and_slack(total), total.min_buffer_count)
     if count == 0 and not tolerate_absence:
         raise Breach(Rule.COUNT_ZERO, COUNT_FIELDS)
@@ -110,12 +110,12 @@ def buffer_count(total: Needs, *, tolerate_absence: bool = False) -> int:
 
 
 def kept_and_slack(total: Needs) -> int:
-    """Return the buffers that everybody keeps, and those beyond."""
+    """Return the number of buffers that the participants keep, and the slack."""
     return total.camping + total.dedicated_slack + total.shared_slack
 
 
 def count_fields(total: Needs) -> tuple[str, ...]:
-    """Return the fields that make the count: those of the larger of both numbers."""
+    """Return the fields that determine the count: those of the larger of both numbers."""
     kept = kept_and_slack(total)
     if kept == total.min_buffer_count:
         return COUNT_FIELDS
@@ -123,7 +123,7 @@ def count_fields(total: Needs) -> tuple[str, ...]:
 
 
 def choose_format(total: Needs, heap: HeapProperties, platform: Platform) -> Entry:
-    """5.4: the cheapest format that can live in the heap, ties by format then modifier number."""
+    """Return the cheapest format that is possible in the heap (5.4). Ties are resolved by format, then modifier."""
     possible = [
         entry
         for entry in giving_way(total.entries, 64)
@@ -141,7 +141,7 @@ def choose_format(total: Needs, heap: HeapProperties, platform: Platform) -> Ent
 
 
 def largest_image(entry: Entry) -> RequiredImage:
-    """5.5: the image among the required ones that takes most bytes."""
+    """Return the image with the most bytes among the required ones (5.5)."""
     sizes = entry.terms.required_max_sizes or ((0, 0),)
     return max(
         (_required_image(entry, size) for size in giving_way(sizes)), key=lambda i: i.size_bytes
@@ -176,12 +176,12 @@ def _required_image(entry: Entry, required: WidthHeight) -> RequiredImage:
     return RequiredImage(width, height, required, row, size)
 
 
-#: Makes the breach of a rule by some fields, with its details.
+#: Creates the breach of a rule by some fields, with details.
 _Wrong = Callable[[Rule, tuple[str, ...], str], Breach]
 
 
 def _about(entry: Entry, image: RequiredImage | None = None) -> _Wrong:
-    """Breaches about an entry, and the image that it requires."""
+    """Return a function that creates breaches about an entry and the image that it requires."""
 
     def wrong(rule: Rule, fields: tuple[str, ...], detail: str) -> Breach:
         breach = Breach(rule, fields, detail)
@@ -192,9 +192,9 @@ def _about(entry: Entry, image: RequiredImage | None = None) -> _Wrong:
 
 
 def _padded(size: int, entry: Entry, total: Needs, fields: tuple[str, ...], wrong: _Wrong) -> int:
-    """5.6: `size` with the padding that the entry asks for; the paddings overlap, they don't add.
+    """Return `size` with the padding that the entry asks for (5.6). The paddings overlap, so the larger one counts.
 
-    `fields` are those that made the size.
+    `fields` are those that determine the size.
     """
     t = entry.terms
     padded = size + t.pad_beyond
@@ -219,7 +219,7 @@ def _check_limits(
     counts: tuple[str, ...],
     wrong: _Wrong,
 ) -> None:
-    """5.7: what this daemon allows. `fields` are those that made the size, `counts` the count."""
+    """Check the limits of this daemon (5.7). `fields` determine the size, and `counts` the count."""
     padded_fields = (*fields, *PAD_FIELDS) if padded > size else fields
     if padded > platform.max_buffer_bytes:
         detail = f"{padded} > {platform.max_buffer_bytes}"
@@ -233,7 +233,7 @@ def _check_limits(
 
 
 def _delivered(entry: Entry) -> ImageFormatSettings:
-    """Return the combined constraints as participants get them: every field set but for an open is_alpha_present."""
+    """Return the combined constraints as participants get them: every field set except an open is_alpha_present."""
     t = delivered_terms(entry)
     assert t.color_spaces is not None
     return ImageFormatSettings(
@@ -260,7 +260,7 @@ def _delivered(entry: Entry) -> ImageFormatSettings:
 
 
 def _modifier(number: int) -> PixelFormatModifier | int:
-    """Return a member where the number has a name: AFBC takes combinations of bits that have none."""
+    """Return a member if the number has a name, because AFBC allows combinations of bits without a name."""
     try:
         return PixelFormatModifier(number)
     except ValueError:

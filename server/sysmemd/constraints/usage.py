@@ -1,4 +1,4 @@
-"""Usage of buffers, as five words of bits.
+"""Buffer usage as five words of bits.
 
 See `docs/spec/constraints.md`, section 1, and `docs/spec/protocol.md`, "Rights".
 """
@@ -11,7 +11,7 @@ from sysmem_protocol.sysmem2 import BufferUsage, CpuUsage, NoneUsage, VideoUsage
 
 
 class UsageBits(NamedTuple):
-    """A `BufferUsage` with un-set fields 0; hashable and cheap to combine."""
+    """A `BufferUsage` in which un-set fields are 0. It is hashable and cheap to combine."""
 
     none: int = 0
     cpu: int = 0
@@ -21,7 +21,7 @@ class UsageBits(NamedTuple):
 
     @classmethod
     def of(cls, usage: BufferUsage | None) -> UsageBits:
-        """Return the bits of a table; an un-set table has none."""
+        """Return the bits of a table. An un-set table has none."""
         if usage is None:
             return cls()
         return cls(
@@ -43,14 +43,14 @@ class UsageBits(NamedTuple):
 
     @property
     def uses(self) -> bool:
-        """Whether any bit other than those of `none` is set: somebody accesses the buffers."""
+        """Whether any bit other than those of `none` is set, that is, the buffers are accessed."""
         return bool(self.cpu or self.vulkan or self.display or self.video)
 
 
-#: What a participant without constraints is: it takes part but doesn't use the buffers.
+#: The usage of a participant without constraints: it takes part but does not use the buffers.
 NO_USAGE = UsageBits(none=int(NoneUsage.NONE_USAGE))
 
-# As numbers, because Python takes long to combine flags.
+# Plain numbers, because combining flags is slow in Python.
 NONE = int(NoneUsage.NONE_USAGE)
 PERMIT_ALLOCATION = int(NoneUsage.NONE_USAGE_PERMIT_ALLOCATION)
 _CPU_WRITES = int(CpuUsage.WRITE | CpuUsage.WRITE_OFTEN)
@@ -76,7 +76,7 @@ _VIDEO_WRITES = int(
 def usage_writes(usage: BufferUsage | None) -> bool:
     """Return whether a participant with this usage writes to buffers (`docs/spec/protocol.md`, "Rights").
 
-    Only those that do are given VMOs with the right to. No display usage writes.
+    Only such participants receive writable VMOs. No display usage writes.
     """
     bits = UsageBits.of(usage)
     return bool(

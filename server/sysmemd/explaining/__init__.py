@@ -1,13 +1,13 @@
-"""Why constraints come to what they come to: for logs, for people and for the participants.
+"""Explanations of the engine's results, for logs, people and participants.
 
-Pure functions above the constraint engine, which knows nothing of them::
+It consists of pure functions above the constraint engine, which does not depend on them::
 
-    fields, involved        who brought which value, and whose values decide
-    conflict                a smallest set of participants who can't agree
-    survey                  what each field and each format comes to, also of what was refused
-    words, report           values, and everything at once, as text
-    diagnosis               all of that about a refusal
-    explanation             the same about a success
+    fields, involved        which participant set which value, and whose values decide
+    conflict                a smallest set of participants that do not agree
+    survey                  the result for each field and each format, also after a refusal
+    words, report           values, and complete reports, as text
+    diagnosis               the explanation of a refusal
+    explanation             the explanation of a success
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Who can't agree: a smallest conflicting set of participants.
+"""Finds a smallest conflicting set of participants.
 
-A set is conflicting if aggregating it is refused for the same reason as all together, and smallest if leaving out any
-one of it isn't. It is found by leaving out ever smaller parts, which takes few aggregations where a few of many are to
-blame, and never more than a fixed number.
+A set is conflicting if aggregating it is refused for the same reason as aggregating all participants. It is smallest if
+it is no longer conflicting without any one of its members. The search leaves out smaller and smaller parts. This takes
+few aggregations if few of many participants cause the conflict, and never more than a fixed number.
 
-Of several such sets one is looked for that is refused in the very words of the refusal, about the same fields of the
-same format, so that both are about the same thing.
+If there are several such sets, the search prefers one whose refusal has the same text, with the same fields of the same
+format, so that the line and the set are about the same thing.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ..constraints.model import Case, Participant
 from ..constraints.refusal import Refusal
 from ..constraints.rules import ABSENCES, Rule, Stage
 
-#: Aggregations that one search may take. 64 participants of whom 8 conflict take about as many; a search that ends
-#: here gives a conflicting set that may be larger than need be.
+#: The maximum number of aggregations in one search. A conflict of 8 of 64 participants takes about as many. A search
+#: that reaches the limit returns a conflicting set that may be larger than necessary.
 MAX_AGGREGATIONS = 256
 
 
-#: Ways for the last common format to go while folding: which of them it was depends on the order of the fold, so that
-#: they are one conflict.
+#: The ways in which the last common format can be lost during folding. Which one occurs depends on the order of the
+#: fold, so they count as the same conflict.
 _FORMAT_LOSSES = frozenset(
     {Rule.NO_COMMON_FORMAT, Rule.NO_COMMON_COLOR_SPACE, Rule.ALPHA_CONFLICT}
     | {Rule.DIVISOR_OVER_32_BITS}
@@ -33,12 +33,12 @@ _FORMAT_LOSSES = frozenset(
 
 
 def smallest_conflict(refusal: Refusal, involved: Iterable[Participant]) -> tuple[Participant, ...]:
-    """Participants such that leaving out any one of them removes this conflict, in the order of the tree.
+    """Return participants such that leaving out any one of them removes this conflict, in the order of the tree.
 
-    Rules that somebody must say something are looked past: they have no conflicting set (empty), and a subset isn't
-    excused from a conflict by breaking one. What exists always takes part in an attached attempt.
+    Rules about something that no participant set are ignored: they have no conflicting set (the result is empty), and a
+    subset that violates one may still be conflicting. The existing buffers always take part in an attached attempt.
 
-    `involved` are the participants who brought the values that the refusal is about.
+    `involved` are the participants that set the values that the refusal is about.
     """
     if refusal.participant is not None:
         return (refusal.participant,)
@@ -51,7 +51,7 @@ _Same = Callable[[Refusal, Refusal], bool]
 
 
 def _in_the_same_words(a: Refusal, b: Refusal) -> bool:
-    """Return whether two refusals say the same to somebody who reads them."""
+    """Return whether two refusals have the same text for a reader."""
     return (a.stage, a.rule, a.fields, a.pair) == (b.stage, b.rule, b.fields, b.pair)
 
 
@@ -69,15 +69,15 @@ def _conflict_key(refusal: Refusal) -> tuple[Stage, Rule, str]:
 
 
 class _Search:
-    """One search; `left` are the aggregations that it may still take."""
+    """One search. `left` is the number of aggregations that it may still make."""
 
     def __init__(self, refusal: Refusal, involved: Iterable[Participant]) -> None:
         self.case: Case = refusal.case
         self.refusal = refusal
         self.left = MAX_AGGREGATIONS
-        #: What has been found out about sets of members.
+        #: The known results for sets of members.
         self.known: dict[tuple[int, ...], Refusal | None] = {}
-        #: By index: one participant may take part twice.
+        #: By index, because one participant may take part twice.
         self.everybody = tuple(range(len(self.case.participants)))
         named = set(map(id, involved))
         if self.case.existing is not None and named:
@@ -87,7 +87,7 @@ class _Search:
         )
 
     def run(self) -> tuple[Participant, ...]:
-        """Begin with those who brought the values that are involved, if they are enough."""
+        """Search, beginning with the participants whose values are involved, if these are conflicting."""
         found = self.everybody
         if 0 < len(self.involved) < len(found) and self.conflicts(
             self.involved, _in_the_same_words
@@ -98,7 +98,7 @@ class _Search:
         return tuple(self.case.participants[index] for index in found)
 
     def reduce(self, members: tuple[int, ...], same: _Same) -> tuple[int, ...]:
-        """Leave out parts while the conflict stays; done when no single one can be left out."""
+        """Leave out parts while the conflict stays, until no single member can be left out."""
         size = max(len(members) // 2, 1)
         while self.left > 0:
             before = members
@@ -129,5 +129,5 @@ class _Search:
         return refusal is not None and same(refusal, self.refusal)
 
     def keeps_existing(self, participants: tuple[Participant, ...]) -> bool:
-        """In an attached attempt the pin, which comes last, is not up for debate."""
+        """Return whether the pin of an attached attempt, which is the last participant, is among them."""
         return self.case.existing is None or participants[-1:] == self.case.participants[-1:]

@@ -1,4 +1,4 @@
-"""Why there is no common ground, and who is in it: what is worked out about a refusal when somebody asks."""
+"""The explanation of a refusal: its reason and the participants in conflict, computed on demand."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .involved import brought, formats_of
 from .report import CELL_WIDTH, case_table, format_lines
 from .words import show
 
-#: Values named in one log line; the report has them all.
+#: The maximum number of values in one log line. The report has all of them.
 MAX_LINE_VALUES = 6
 _INDEX = re.compile(r"\[\d+\]")
 
 
 class Diagnosis:
-    """What a refusal comes from: the values involved, who conflicts with whom, the report.
+    """The explanation of a refusal: the values involved, the participants in conflict, the report.
 
-    `str()` is one line for the log. Each part is worked out once, when it is first asked for. The conflict, and so
-    `str()` and the report, take further aggregations, at most :data:`sysmemd.explaining.conflict.MAX_AGGREGATIONS`.
+    `str()` is one line for the log. Each part is computed once, on first use. The conflict, and so `str()` and the
+    report, take further aggregations, at most :data:`sysmemd.explaining.conflict.MAX_AGGREGATIONS`.
     """
 
     def __init__(self, refusal: Refusal) -> None:
@@ -37,22 +37,22 @@ class Diagnosis:
 
     @property
     def stage(self) -> Stage:
-        """Where in the engine's order of steps it failed."""
+        """The engine's step that failed."""
         return self.refusal.stage
 
     @property
     def rule(self) -> Rule:
-        """The rule that was broken."""
+        """The rule that was violated."""
         return self.refusal.rule
 
     @cached_property
     def values(self) -> tuple[Brought, ...]:
-        """The values involved, each with the participant who brought it."""
+        """The values involved, each with the participant that set it."""
         return brought(self.refusal)
 
     @property
     def path(self) -> str:
-        """The first field involved: where it was sent, else where it would be. "" if it is about no field."""
+        """The path of the first field involved, as it was sent or could be sent. Empty if no field is involved."""
         if self.values:
             return self.values[0].path
         if not self.refusal.fields:
@@ -65,25 +65,25 @@ class Diagnosis:
     def conflict(self) -> tuple[Participant, ...]:
         """A smallest conflicting set: leaving out any one of these participants removes this conflict.
 
-        Empty when the reason is what nobody said.
+        Empty if the reason is that no participant set something.
         """
         return smallest_conflict(self.refusal, [value.participant for value in self.values])
 
     @cached_property
     def excluding(self) -> tuple[Brought, ...]:
-        """The formats of those in the conflict who brought none of `values`: they keep the others from agreeing."""
+        """The formats of participants in the conflict that set none of `values`: they exclude the others' formats."""
         named = {id(value.participant) for value in self.values}
         silent = [who for who in self.conflict if id(who) not in named]
         return formats_of(self.refusal.case, silent)
 
     def line_for(self, participants: Sequence[Participant]) -> str:
-        """Return the line for somebody who may not know of others: the rule, and the participant's own values."""
+        """Return the line for a client that may not know of others: the rule, and its participants' own values."""
         mine = [value for value in self.values if any(value.participant is p for p in participants)]
         rule = f"{self.stage.value}: {self.rule.value}"
         return "; ".join([rule, *(str(value) for value in mine[:MAX_LINE_VALUES])])
 
     def line(self, *, conflict: bool = True) -> str:
-        """One line for the log; without `conflict` it takes no further aggregation."""
+        """Return one line for the log. Without `conflict` it takes no further aggregation."""
         parts = [f"{self.stage.value}: {self.rule.value}"]
         if self.refusal.pair is not None:
             parts[0] += f", {pair_name(self.refusal.pair)}"
@@ -99,16 +99,16 @@ class Diagnosis:
         if conflict:
             parts += [str(value) for value in self.excluding]
         named = {id(value.participant) for value in shown}
-        # One who is to blame alone has been named with a value, as a rule.
+        # If a single participant is the reason, a value of it is usually named already.
         if conflict and (len(self.conflict) > 1 or any(id(w) not in named for w in self.conflict)):
             parts.append("conflict: " + " and ".join(str(who) for who in self.conflict))
         return "; ".join(parts)
 
     def _shown(self, conflict: tuple[Participant, ...]) -> list[Brought]:
-        """The values of a log line: if not all, then rather those of the conflict than others, and of every field some.
+        """Return the values for a log line: some of every field, and preferably values of participants in the conflict.
 
-        Of a field rather what is new than what exists, then the largest. The last one of all is always shown: with
-        sizes it is the limit.
+        Of one field, new values come before existing ones, then larger ones before smaller ones. The very last value is
+        always shown, because with sizes it is the limit.
         """
         last = len(self.values) - 1
         to_blame = set(map(id, conflict))
@@ -130,9 +130,9 @@ class Diagnosis:
         return self.line()
 
     def report(self, width: int = CELL_WIDTH) -> str:
-        """The full table: rows are fields, columns participants, the last column what came out, the conflict marked.
+        """Return the full table: rows are fields, columns participants, and the last column the result.
 
-        `width` bounds a cell's text, characters.
+        The conflict is marked. `width` is the maximum length of a cell, in characters.
         """
         refusal = self.refusal
         lines = [self.line(conflict=False)]
@@ -140,7 +140,7 @@ class Diagnosis:
             names = ", ".join(str(who) for who in self.conflict)
             lines.append(f"smallest conflicting set: {names}")
         lines += [f"differs: {_said(difference)}" for difference in refusal.differences]
-        # Of the many fields that make a size only those that somebody's value decides.
+        # Of the many fields that determine a size, mark only those that a participant's value decides.
         named = {name for name in refusal.fields if name not in SIZE_FIELDS}
         marked = {value.path for value in self.values} | named
         table = case_table(
@@ -148,7 +148,7 @@ class Diagnosis:
             refusal.pair,
             conflict=self.conflict,
             marked=marked,
-            # What differs has come out, but isn't what exists.
+            # Differing settings have a result, but it is not the existing one.
             broken="" if refusal.differences else refusal.detail or "refused",
             width=width,
         )

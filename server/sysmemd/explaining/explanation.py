@@ -1,4 +1,4 @@
-"""Why a success is what it is: who made the buffers this many and this big, and what decided the rest."""
+"""The explanation of a success: the participants that decided the count, the size and the other settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MEMORY = "buffer_memory_constraints"
 
 @dataclass(frozen=True, slots=True)
 class Because:
-    """One setting, what came out, why, and the values that decided it."""
+    """One setting, its value, the reason, and the values that decided it."""
 
     setting: str
     result: str
@@ -44,7 +44,7 @@ class Because:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The reasons of one allocation. `str()` gives a line for each."""
+    """The reasons of one allocation. `str()` returns a line for each."""
 
     reasons: tuple[Because, ...]
     case: Case = field(repr=False, compare=False)
@@ -61,7 +61,7 @@ class Explanation:
 
 
 def explain(allocation: Allocation) -> Explanation:
-    """Why each setting is what it is. ValueError if the allocation wasn't aggregated here."""
+    """Return the reason for each setting. Raises `ValueError` if the allocation is not the result of an aggregation."""
     case = allocation.case
     memory = allocation.settings.buffer_settings
     if case is None or memory is None:
@@ -178,7 +178,7 @@ def _secure_heap(case: Case, chosen: HeapKey) -> Because:
         if properties.secure and key < chosen:
             whys.append(f"{_heap_name(key)} is not permitted")
             brought += _who_excludes(key, case)
-    # One list may exclude several.
+    # One list may exclude several heaps.
     unique = {(id(value.participant), value.path): value for value in brought}
     return Because("heap", _heap_name(chosen), "; ".join(whys), tuple(unique.values()))
 
@@ -245,7 +245,7 @@ def _flags(allocation: Allocation, case: Case) -> Iterator[Because]:
 
 
 def _format(case: Case, pair: tuple[int, int], *, secure_heap: bool) -> Because:
-    """The format, and what became of the others that everybody takes; who excluded the rest is a table of its own."""
+    """Return the reason for the format, with the other common formats. The table has the excluded ones."""
     total = combined_fields(case)
     assert total is not None
 

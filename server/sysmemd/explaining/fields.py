@@ -1,6 +1,6 @@
-"""The fields of constraints by name: how each combines, and who brought which value.
+"""The fields of constraints by name: how each is combined, and which participant set which value.
 
-Used by refusals, reports and explanations only; aggregation itself doesn't look anything up by name.
+Only refusals, reports and explanations use this. Aggregation itself looks nothing up by name.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ..pause import giving_way
 from .words import as_declared, show
 
 Pair = tuple[int, int]
-#: Formats of one participant that are told by name.
+#: The maximum number of formats of one participant that are named.
 MAX_PAIRS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """A value and the participant who brought it; the path's index is that of the table as sent."""
+    """A value and the participant that set it. The path's index is that of the table as sent."""
 
     participant: Participant
     path: str
@@ -41,7 +41,7 @@ class Brought:
 
 
 class Combines(enum.Enum):
-    """How the values of a field combine, and so whose values decide."""
+    """How the values of a field are combined, and so which values decide."""
 
     LARGEST = "max"
     SMALLEST = "min"
@@ -56,7 +56,7 @@ _MEMORY = "buffer_memory_constraints"
 
 @dataclass(frozen=True, slots=True)
 class FieldOf(Generic[_T]):
-    """A field: its name as in the tables, how it combines, and what it is in the engine's own terms."""
+    """The field's name, its combination rule, and the engine attribute that holds it."""
 
     name: str
     combines: Combines
@@ -160,7 +160,7 @@ def is_image_field(name: str) -> bool:
 
 
 def look_up(table: Any, name: str) -> Any:
-    """Return the value of a field of a table as sent; None if it, or what it is in, is un-set."""
+    """Return the value of a field of a table as sent; None if the field, or a table around it, is un-set."""
     value = table
     for attribute, index in re.findall(r"([a-z_]+)(?:\[(\d+)\])?", name):
         if value is None:
@@ -205,15 +205,15 @@ def needs_of(case: Case) -> list[tuple[Participant, Needs]]:
 
 
 def deciding(name: str, pair: Pair | None, case: Case) -> tuple[Brought, ...]:
-    """Return the values of a field (of entries for a format) that make the combined one what it is."""
+    """Return the values of a field (of entries for a format) that decide the combined value."""
     return tuple(_deciding(name, list(values(name, pair, case))))
 
 
 def values(name: str, pair: Pair | None, case: Case) -> Iterator[Brought]:
-    """What all participants sent for a field (of their entries for a format), where it is set.
+    """Yield what all participants sent for a field (of their entries for a format), if it is set.
 
-    Formats are told as all those of a participant, domains also where they are what they are by default; both only
-    of participants whose own constraints break no rule.
+    For formats, all formats of a participant are one value. Domains are included even if they are defaults. Both are
+    yielded only for participants whose own constraints violate no rule.
     """
     if name == "pixel_format":
         for who, needs in giving_way(needs_of(case), 8):
@@ -242,7 +242,7 @@ def values(name: str, pair: Pair | None, case: Case) -> Iterator[Brought]:
 
 
 def exceeds(name: str, value: Any, existing: Any) -> bool:
-    """Whether a value of a field asks for more than one that all values combined to (None: they weren't asked)."""
+    """Return whether a value asks for more than the combined one, `existing`. None means that it is not known."""
     if existing is None:
         return True
     match _COMBINES.get(name, Combines.TOGETHER):
@@ -255,12 +255,12 @@ def exceeds(name: str, value: Any, existing: Any) -> bool:
         case _ if isinstance(value, bool):
             return value is not existing
         case _:
-            # What was combined is a multiple of each.
+            # The combined value is a multiple of each.
             return bool(existing % value)
 
 
 def _deciding(name: str, found: list[Brought]) -> list[Brought]:
-    """Return those of the values that make the combined one what it is."""
+    """Return those of the values that decide the combined value."""
     match _COMBINES.get(name, Combines.TOGETHER):
         case Combines.LARGEST:
             most = max((value.value for value in found), default=0)
@@ -273,5 +273,5 @@ def _deciding(name: str, found: list[Brought]) -> list[Brought]:
         case Combines.IF_ALL:
             return [value for value in found if not value.value]
         case _:
-            # Not the zeros of numbers: they add nothing.
+            # Leave out zeros of numbers, because they add nothing.
             return [value for value in found if value.value or value.value is False]

@@ -1,6 +1,6 @@
-"""Who brought what a refusal or a setting is about: of all values those that made it so.
+"""Finds the values that a refusal or a setting depends on, and the participants that set them.
 
-Used by refusals and explanations only, when they are asked.
+Only refusals and explanations use this, on demand.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ENLARGING = frozenset((*SIZE_FIELDS, *PAD_FIELDS, *COUNT_FIELDS))
 
 
 def brought(refusal: Refusal) -> tuple[Brought, ...]:
-    """Return the values a refusal is about, with who brought them: those that decide, by how the field combines."""
+    """Return the values that a refusal is about, with their participants: those that decide the combined values."""
     if refusal.participant is not None:
         return tuple(_own_values(refusal, refusal.participant))
     case, pair, image, fields = refusal.case, refusal.pair, refusal.image, refusal.fields
@@ -44,7 +44,7 @@ def brought(refusal: Refusal) -> tuple[Brought, ...]:
     found: list[Brought] = []
     if image is not None and pair is not None:
         found += makers(case, pair, image, fields)
-        # That was it for the fields that make an image, but for the one that may pad the buffer too.
+        # These covered the fields of an image, except the one that may also pad the buffer.
         told = {*SIZE_FIELDS} - ({*PAD_FIELDS} if {*PAD_FIELDS} <= {*fields} else set())
         fields = tuple(name for name in fields if name not in told)
     for name in fields:
@@ -57,7 +57,7 @@ def brought(refusal: Refusal) -> tuple[Brought, ...]:
 
 
 def _who_chose(case: Case, pair: Pair, involved: Sequence[Brought]) -> Iterator[Brought]:
-    """Who made the format specific, if none of those involved did: without them it wouldn't have come to this."""
+    """Yield the values that made the format specific, unless they are among those involved."""
     named = {id(value.participant) for value in involved}
     chosen = [
         (who, entry.source)
@@ -71,7 +71,7 @@ def _who_chose(case: Case, pair: Pair, involved: Sequence[Brought]) -> Iterator[
 
 
 def _who_differs(refusal: Refusal) -> Iterator[Brought]:
-    """Who asks for more than what exists."""
+    """Yield the values that ask for more than the existing settings."""
     existing = refusal.case.existing
     assert existing is not None
     image = existing.settings.image_format_constraints
@@ -82,7 +82,7 @@ def _who_differs(refusal: Refusal) -> Iterator[Brought]:
 
 
 def formats_of(case: Case, participants: Sequence[Participant]) -> tuple[Brought, ...]:
-    """What formats some of the participants offer."""
+    """Return the formats that some of the participants offer."""
     offered = values("pixel_format", None, case)
     return tuple(
         value for value in offered if any(value.participant is who for who in participants)
@@ -90,7 +90,7 @@ def formats_of(case: Case, participants: Sequence[Participant]) -> tuple[Brought
 
 
 def _own_values(refusal: Refusal, who: Participant) -> Iterator[Brought]:
-    """What one participant sent for the fields; what is un-set only if nothing is set."""
+    """Yield what one participant sent for the fields; un-set fields only if none is set."""
     found = []
     for name in refusal.fields:
         if is_image_field(name) and refusal.entry is not None:
@@ -105,13 +105,13 @@ def _own_values(refusal: Refusal, who: Participant) -> Iterator[Brought]:
 
 
 def enlarges(name: str, value: Any) -> bool:
-    """Whether a value of a size field (:data:`.entry.SIZE_FIELDS`), of padding or of a count can add anything."""
+    """Return whether a value of a size field (:data:`.entry.SIZE_FIELDS`), padding or count can add anything."""
     neutral = 1 if "align" in name or "divisor" in name or "block" in name else 0
     return bool(value) and value != neutral
 
 
 def _is_idle(value: Brought, involved: Sequence[Brought]) -> bool:
-    """Return whether it is an alignment that all sizes involved have anyway."""
+    """Return whether the value is an alignment that all sizes involved have anyway."""
     table, _, axis = value.path.rpartition(".")
     if not table.endswith(".size_alignment"):
         return False
@@ -127,9 +127,10 @@ AXES = ("width", "height")
 def makers(
     case: Case, pair: Pair, image: RequiredImage, names: Container[str] = SIZE_FIELDS
 ) -> Iterator[Brought]:
-    """Who made a required image as big as it is: its size, what rounds that up, and what makes its row longer.
+    """Yield the values that determine a required image: its size, its rounding, and the length of its rows.
 
-    Only values of the fields `names` count. Where a maximum is among them, alignment counts that rounds it down.
+    Only values of the fields `names` are yielded. If a maximum is among them, alignment that rounds it down is
+    included.
     """
     bases: dict[str, int] = {}
     for axis, length in zip(AXES, image.required, strict=True):
@@ -155,7 +156,7 @@ def makers(
 def _who_requires(
     case: Case, pair: Pair, required: tuple[int, int], axes: Sequence[str]
 ) -> Iterator[Brought]:
-    """Who requires a size; if nobody does so alone, who brought its `axes`."""
+    """Yield the value that requires a size, or if no single one does, the values of its `axes`."""
     size = SizeU(*required)
     found = [value for value in values("required_max_size_list", pair, case) if size in value.value]
     found += [value for value in values("required_max_size", pair, case) if value.value == size]
@@ -165,7 +166,7 @@ def _who_requires(
 
 
 def _who_lengthens(case: Case, pair: Pair, image: RequiredImage) -> Iterator[Brought]:
-    """Who made the row longer than its pixels."""
+    """Yield the values that make the row longer than its pixels."""
     of = traits(*pair)
     stride = of.stride_bytes
     base = stride * image.width
@@ -187,9 +188,9 @@ def _who_lengthens(case: Case, pair: Pair, image: RequiredImage) -> Iterator[Bro
 
 
 def _who_rounds(length: int, step: int, steps: Sequence[tuple[Brought, int]]) -> Iterator[Brought]:
-    """Whose steps round a length that is a multiple of `step` anyway.
+    """Yield the steps that round a length that is a multiple of `step` anyway.
 
-    A length that is a multiple of one may no longer be once others have rounded it.
+    A length that is a multiple of one step may no longer be one after other steps have rounded it.
     """
     while more := [(who, own) for who, own in steps if round_up(max(length, 1), step) % own]:
         yield from (who for who, _ in more)
@@ -201,5 +202,5 @@ def _largest(name: str, pair: Pair, case: Case) -> int:
 
 
 def _rounds(lengths: Sequence[int], to: int) -> bool:
-    """Return whether one of these, at least 1, isn't a multiple; no limit (0xFFFFFFFF) isn't rounded."""
+    """Return whether one of the lengths, at least 1, is not a multiple. 0xFFFFFFFF, no limit, is ignored."""
     return any(max(length, 1) % to for length in lengths if length != U32_MAX)

@@ -1,4 +1,4 @@
-"""The report: rows are fields, columns participants, the last column what came out; plain text.
+"""The report in plain text: rows are fields, columns participants, and the last column the result.
 
 A refusal's report marks the fields in conflict with `>` and the participants of a smallest conflicting set with `*`.
 """
@@ -17,11 +17,11 @@ from .fields import FIELDS, IMAGE_FIELDS, Brought, values
 from .survey import Verdict, combined_fields, combined_terms, verdicts
 from .words import show
 
-#: Characters of one cell; what is longer is cut.
+#: The maximum length of a cell in characters. Longer texts are cut.
 CELL_WIDTH = 36
-#: Participants that get a column; those in conflict come before others.
+#: The maximum number of participants with a column. Those in conflict have priority.
 MAX_COLUMNS = 12
-#: Formats whose fate is told.
+#: The maximum number of formats that are listed.
 MAX_VERDICTS = 24
 
 Row = tuple[str, ...]
@@ -37,7 +37,7 @@ def case_table(
     settings: Sequence[tuple[str, str]] = (),
     width: int = CELL_WIDTH,
 ) -> str:
-    """Return all fields that somebody set, of image entries those for `pair`; then `settings`, which only came out."""
+    """Return the table of all set fields, for image entries only those for `pair`, followed by the `settings`."""
     columns = _columns(case, conflict)
     header = ["field", *(_mark(str(who), _is_in(who, conflict)) for who in columns)]
     hidden = len(case.participants) - len(columns)
@@ -81,19 +81,19 @@ def _first_image_row(rows: list[Row]) -> int:
 
 
 def _columns(case: Case, conflict: Sequence[Participant]) -> list[Participant]:
-    """Return the participants shown, in the order of the tree."""
+    """Return the participants to show, in the order of the tree."""
     everybody = case.participants
     kept = sorted(range(len(everybody)), key=lambda i: not _is_in(everybody[i], conflict))
     return [everybody[i] for i in sorted(kept[:MAX_COLUMNS])]
 
 
 def _is_in(who: Participant, participants: Sequence[Participant]) -> bool:
-    """Return whether it is this very participant; another one may have asked for the same."""
+    """Return whether this participant object is among others. An equal one does not count."""
     return any(who is other for other in participants)
 
 
 def _said(value: Brought) -> bool:
-    """Return whether a value is worth a cell: domains come with every participant, also by default."""
+    """Return whether a value is worth a cell. Domains are present for every participant, also by default."""
     return value.value is not True or not value.path.endswith("_domain_supported")
 
 
@@ -111,7 +111,7 @@ def _mark(text: str, marked: bool, prefix: str = "") -> str:
 
 
 def format_lines(case: Case) -> list[str]:
-    """Why formats that somebody offered dropped out."""
+    """Return lines with the reasons why offered formats were dropped."""
     dropped = [verdict for verdict in verdicts(case) if not verdict.common]
     lines = [f"  {pair_name(verdict.pair)}: {reason(verdict)}" for verdict in dropped]
     if len(lines) > MAX_VERDICTS:
@@ -120,7 +120,7 @@ def format_lines(case: Case) -> list[str]:
 
 
 def reason(verdict: Verdict) -> str:
-    """Why one format dropped out."""
+    """Return why one format was dropped."""
     if verdict.breach is not None:
         return breach_text(verdict.breach)
     shown = [str(who) for who in verdict.refused_by[:4]]
@@ -130,7 +130,7 @@ def reason(verdict: Verdict) -> str:
 
 
 def breach_text(breach: Breach) -> str:
-    """Return a breach in one phrase."""
+    """Return a breach as one phrase."""
     return f"{breach.rule.value}{f' ({breach.detail})' if breach.detail else ''}"
 
 

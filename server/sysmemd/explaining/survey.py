@@ -1,6 +1,6 @@
-"""What a case comes to, as far as it gets: for reports and explanations, also of what was refused.
+"""The results for each field and format of a case, for reports and explanations, also after a refusal.
 
-Unlike an aggregation, which stops at the first breach, this looks at every field and format on its own.
+Unlike an aggregation, which stops at the first breach, this examines every field and format separately.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Pair = tuple[int, int]
 
 
 def combined_fields(case: Case) -> Needs | None:
-    """Everything but the image entries, combined; None if every participant's own constraints break a rule.
+    """Return everything combined except the image entries; None if all participants' own constraints violate a rule.
 
-    Heaps that not everybody permits are left out, which may leave none.
+    Heaps that a participant does not permit are left out. The result may have no heap.
     """
     all_needs = [needs for _, needs in needs_of(case)]
     if not all_needs:
@@ -43,7 +43,7 @@ def combined_fields(case: Case) -> Needs | None:
 
 
 def terms_for(case: Case, pair: Pair) -> Iterator[tuple[Participant, Terms]]:
-    """Yield the terms of each participant who has a say in a format, colour spaces that it can't have left out."""
+    """Yield the terms of each participant with an entry for a format, without colour spaces it does not support."""
     of = traits_of(pair)
     for who, needs in giving_way(needs_of(case), 8):
         entry = entry_for(needs, pair)
@@ -55,12 +55,12 @@ def terms_for(case: Case, pair: Pair) -> Iterator[tuple[Participant, Terms]]:
 
 
 def combined_terms(case: Case, pair: Pair) -> tuple[Terms | None, Breach | None]:
-    """What a format's terms combine to as far as they do, and why they don't.
+    """Return the combination of a format's terms, as far as it is possible, and the breach that prevents the rest.
 
-    No terms if nobody has a say in it, or if a combination fails.
+    The terms are None if no participant has an entry for the format, or if a combination fails.
     """
     of = traits_of(pair)
-    # Block padding, which needs to know, is for specific formats only.
+    # Only block padding needs this, and it requires a specific format.
     stride = of.stride_bytes if of is not None else 0
     total: Terms | None = None
     for _, terms in terms_for(case, pair):
@@ -88,22 +88,22 @@ def combined_terms(case: Case, pair: Pair) -> tuple[Terms | None, Breach | None]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a format that somebody offered, or several together."""
+    """The result for one or several offered formats."""
 
     pair: Pair
-    #: Participants with image entries of whom none stands for it.
+    #: Participants that have image entries, but none for this format.
     refused_by: tuple[Participant, ...]
-    #: Why it dropped out although everybody offers it.
+    #: The reason why it was dropped although all participants offer it.
     breach: Breach | None = None
 
     @property
     def common(self) -> bool:
-        """Whether it is left for everybody."""
+        """Whether all participants can use it."""
         return not self.refused_by and self.breach is None
 
 
 def _on_the_way(lists: Sequence[Sequence[Entry]]) -> Iterator[Sequence[Entry]]:
-    """What is left after each step of the fold, as far as it gets."""
+    """Yield the remaining entries after each step of the fold, as far as it gets."""
     left: Sequence[Entry] = lists[0] if lists else ()
     for more in giving_way(lists[1:], 1):
         try:
@@ -114,7 +114,7 @@ def _on_the_way(lists: Sequence[Sequence[Entry]]) -> Iterator[Sequence[Entry]]:
 
 
 def verdicts(case: Case) -> list[Verdict]:
-    """All specific formats that somebody offers or that came of open ones, those that most participants take first."""
+    """Return the results for all specific formats that are offered or come from open ones, most accepted ones first."""
     choosing = [(who, needs) for who, needs in needs_of(case) if needs.entries]
     lists = [needs.entries for _, needs in choosing]
     offered = dict.fromkeys(

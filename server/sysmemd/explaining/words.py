@@ -1,4 +1,4 @@
-"""Values in words, for people."""
+"""Values as text for people."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from sysmem_protocol.sysmem2 import Heap, PixelFormatAndModifier, SizeU
 from ..pause import giving_way
 from ..text import printable
 
-#: Elements of a list that are written out where there is little room.
+#: The maximum number of list elements in short texts.
 MAX_SHOWN = 8
 
 
 class Bits(int):
-    """A combination of flags: the number, and what its bits are called.
+    """A combination of flags: the number, and the names of its bits.
 
-    It is no member of the flags' own type: Python keeps every member ever made, and clients send what they like.
+    It is not a member of the flags' type, because Python keeps every member ever created, and clients may send any
+    number.
     """
 
     flags: type[enum.IntFlag]
@@ -32,16 +33,16 @@ class Bits(int):
 
 
 def as_declared(type_: WireType, value: Any) -> Any:
-    """Return a field's value; of flags, which may come as a number, the :class:`Bits`."""
+    """Return a field's value; flags, which may be given as a number, as :class:`Bits`."""
     if isinstance(type_, Enumeration) and issubclass(type_.type, enum.IntFlag):
         return Bits(type_.type, value)
     return value
 
 
 def show(value: Any, max_shown: int | None = MAX_SHOWN) -> str:
-    """Return a value as people read it: `un-set`, `1280×720`, `NV12`, `system ram/0`.
+    """Return a value as text for people: `un-set`, `1280×720`, `NV12`, `system ram/0`.
 
-    Of a list at most `max_shown` elements are.
+    At most `max_shown` elements of a list are shown.
     """
     if value is None:
         return "un-set"

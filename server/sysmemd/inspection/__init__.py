@@ -1,6 +1,6 @@
-"""Seeing inside: what the daemon holds, why, and what happens in it (`docs/spec/inspect.md`).
+"""Inspection: what the daemon holds, why, and its events (`docs/spec/inspect.md`).
 
-A reader of what the tree, memory and the channels offer as data; they don't know of it.
+It reads data that the tree, memory and channels provide. They do not depend on it.
 """
 
 from .inspection import Inspection

@@ -1,4 +1,4 @@
-"""Answers to inspectors: JSON data as documents."""
+"""Responses to inspectors: JSON data as documents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHUNK: Final = 16
 
 
 def _plain(value: Any) -> Any:
-    """What msgspec doesn't know: tables, as `sysmemd.explain` reads them."""
+    """Convert what msgspec does not know: tables, in the format that `sysmemd.explain` reads."""
     if isinstance(value, Shown):
         return value.table.to_dict()
     raise TypeError(f"{value!r} has no JSON")
@@ -28,7 +28,7 @@ _encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
 def encoded(value: Any) -> Iterator[bytes]:
-    """Yield the JSON of a value in parts, none of which takes long to make."""
+    """Yield the JSON of a value in parts that each take little time."""
     if isinstance(value, dict) and not _is_flat(value):
         yield b"{"
         for position, (key, member) in enumerate(value.items()):
@@ -53,7 +53,7 @@ def encoded(value: Any) -> Iterator[bytes]:
 
 
 def _is_flat(value: Any) -> bool:
-    """Return whether a value is no object with lists or objects in it."""
+    """Return whether a value is not an object that contains lists or objects."""
     members = value.values() if isinstance(value, dict) else ()
     return not any(isinstance(member, list | dict) for member in members)
 
@@ -70,7 +70,7 @@ def document(data: dict[str, Any]) -> Document:
 
 
 def name_users(data: dict[str, Any]) -> dict[str, Any]:
-    """Add their names to the users in a snapshot, and return it. That may take asking another machine."""
+    """Add users' names to a snapshot, and return it. The lookup may ask another machine."""
     for user in data.get("users", ()):
         user["name"] = _user_name(user["uid"])
     return data

@@ -1,4 +1,4 @@
-"""What has happened since the daemon began, as numbers."""
+"""Counters of events since the daemon's start."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 
 
 class Counters:
-    """Counts attempts to allocate and collections that have ended; messages are counted by their connections."""
+    """Counts allocation attempts and ended collections. Connections count their own messages."""
 
     def __init__(self, tracer: Tracer, connections: Callable[[], Iterable[Connection]]) -> None:
-        """`tracer` has what closed connections have counted, `connections` returns the others."""
+        """`tracer` has the counts of closed connections. `connections` returns the others."""
         self._tracer = tracer
         self._connections = connections
         self._attempts: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
         self._ended: Counter[str] = Counter()
-        #: How many first attempts took as long as each bound at most, and longer than the bound before.
+        #: The number of first attempts in each bucket, by the time from the collection's creation.
         self._buckets = [0] * (len(BOUNDS) + 1)
         self._seconds = 0.0
 
     def attempted(self, collection: CollectionData, attempt: Attempt) -> None:
-        """Count an attempt that has finished."""
+        """Count a finished attempt."""
         self._attempts["success" if attempt.error is None else attempt.error.name] += 1
         if attempt.refused and attempt.allocation is None:
             self._refusals[attempt.refused[0].refusal.rule.name] += 1
@@ -46,14 +46,14 @@ class Counters:
             self._seconds += seconds
 
     def ended(self, ended: EndedCollection) -> None:
-        """Count a collection that has ended."""
+        """Count an ended collection."""
         self._ended["released" if ended.released else "failed"] += 1
 
     def told(self) -> Json:
-        """Return the numbers as JSON data."""
+        """Return the counters as JSON data."""
         sums = [sum(self._buckets[: index + 1]) for index in range(len(self._buckets))]
         tracer = self._tracer
-        # A connection that closes while others are looked at would otherwise be counted twice.
+        # Otherwise a connection that closes during this loop would be counted twice.
         messages = [tracer.messages_in, tracer.messages_out]
         for connection in giving_way(list(self._connections()), every=64):
             messages[0] += connection.received
@@ -78,7 +78,7 @@ class Counters:
 
 
 def _histogram(buckets: Sequence[tuple[float, int]], seconds: float) -> Json:
-    """Return how many took at most so many seconds, by upper bound, and the sum."""
+    """Return the cumulative counts by upper bound in seconds, and the sum."""
     return {
         "buckets": [[bound(upper), count] for upper, count in buckets],
         "count": buckets[-1][1],

@@ -1,4 +1,4 @@
-"""The collections that ended last, kept to be explained."""
+"""The last ended collections, kept for explanations."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..channels.reasons import told
 from ..tree import Attempt, Cause, CollectionData
 from ..tree.effort import effort
 
-#: What all attempts together may weigh that are kept of collections which ended, in the unit of `tree/effort.py`: their
-#: participants' constraints. Those of older collections are dropped; only their line stays.
+#: The maximum total weight of attempts that are kept of ended collections: their participants' constraints, in the unit
+#: of `tree/effort.py`. For older collections only the line is kept.
 MAX_WEIGHT: Final = 500_000
-#: Ends after an allocation that nobody is to blame for.
+#: Causes of an end after an allocation that are not failures.
 _IN_PEACE: Final = {Cause.NO_CLIENTS, Cause.NO_STRONG_NODES, Cause.NO_STRONG_HANDLES}
 
 
@@ -28,7 +28,7 @@ class EndedCollection:
     at: int
     released: bool
     cause: str
-    #: Where it began: the node's number, and its client.
+    #: The node at which the end began: its number, and its client.
     node: int
     client_name: str
     line: str | None
@@ -66,7 +66,7 @@ def _weight(attempt: Attempt) -> int:
 
 
 class EndedCollections:
-    """A ring of them, the newest first."""
+    """A ring of ended collections, newest first."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -77,7 +77,7 @@ class EndedCollections:
         return iter(self._ring)
 
     def add(self, ended: EndedCollection) -> None:
-        """Keep a collection that has just ended."""
+        """Add a collection that has just ended."""
         if not self._most:
             return
         self._ring.appendleft(ended)

@@ -1,4 +1,4 @@
-"""Why a collection is as it is, as JSON data (`docs/spec/inspect.md`, "Explain")."""
+"""The explanation of a collection's state, as JSON data (`docs/spec/inspect.md`, "Explain")."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ..tree.state import READY
 from .ended import EndedCollection
 from .snapshot import Json, state_of
 
-#: How long conflicts of refused selections are searched for. One that takes longer is finished.
+#: The maximum time in which searches for conflicts are started. A running search is completed.
 SEARCH_SECONDS: Final = 2.0
-#: What explains a setting, by the setting's key.
+#: The key of the explanation for each setting.
 _SETTINGS: Final = {
     "count": "buffer_count",
     "size": "size_bytes",
@@ -38,20 +38,20 @@ _SETTINGS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is known of a collection, as it was when somebody asked: enough to explain it later."""
+    """The data about a collection at the time of a request: enough to explain it later."""
 
     id: int
     name: str
     state: str
     attempts: Sequence[Attempt]
     waiting_for: list[Json]
-    #: What participants brought, besides what is in the attempts, by their nodes' numbers.
+    #: Participants that are not in the attempts, by their nodes' numbers.
     participants: Mapping[int, Sequence[Participant]]
     wall_time: Callable[[int], str]
     platform: Platform
 
     def answer(self) -> Json:
-        """Return the explanation, which is work."""
+        """Return the explanation. This takes time."""
         nodes = {
             id(participant): number
             for source in (*(attempt.participants for attempt in self.attempts), self.participants)
@@ -71,7 +71,7 @@ class Question:
         }
 
     def _case(self) -> Json:
-        """What was aggregated last, or would be, as `sysmemctl explain` reads it."""
+        """Return the last aggregated case, or the current one, in the format of `sysmemctl explain`."""
         for attempt in reversed(self.attempts):
             decided = attempt.refused[0].refusal if attempt.refused else None
             refused = decided.refusal.case if isinstance(decided, Diagnosis) else None
@@ -85,7 +85,7 @@ class Question:
 def about(
     collection: LogicalBufferCollection, wall_time: Callable[[int], str], platform: Platform
 ) -> Question:
-    """Return the question about a collection that lives."""
+    """Return the question about a living collection."""
     waiting_for: list[Json] = []
     participants: dict[int, Sequence[Participant]] = {}
     for node in giving_way(collection.nodes()):
@@ -115,7 +115,7 @@ def about(
 def about_ended(
     ended: EndedCollection, wall_time: Callable[[int], str], platform: Platform
 ) -> Question:
-    """Return the question about a collection that has ended."""
+    """Return the question about an ended collection."""
     return Question(
         id=ended.id,
         name=ended.name,
@@ -129,12 +129,12 @@ def about_ended(
 
 
 class _Attempt:
-    """One attempt, and the numbers of participants' nodes by the participants' identity."""
+    """One attempt, with the numbers of participants' nodes by the participants' identity."""
 
     def __init__(self, attempt: Attempt, nodes: Mapping[int, int], until: float) -> None:
         self._attempt = attempt
         self._nodes = nodes
-        #: When no more conflicts are searched for (CLOCK_MONOTONIC).
+        #: The time after which no more conflicts are searched for (CLOCK_MONOTONIC).
         self._until = until
 
     def told(self, wall_time: Callable[[int], str]) -> Json:
@@ -202,7 +202,7 @@ def _explanation(allocation: Allocation) -> Json:
 
 
 def _value(value: Any) -> Any:
-    """Return a value that somebody brought, as JSON data."""
+    """Return a participant's value as JSON data."""
     if isinstance(value, list):
         return [_value(element) for element in value]
     if isinstance(value, Struct):

@@ -1,6 +1,6 @@
-"""Which processes have the client ends of nodes now, where the daemon may look.
+"""Finds the processes that have the client ends of nodes, among those that the daemon may inspect.
 
-A token is passed on, so the process that others wait for can be another one than that which made it.
+A token can be passed on, so the process that is waited for may not be the one that created it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Then: TypeAlias = Callable[[Mapping[int, str]], None]
 
 
 class HolderSearch:
-    """Searches for processes, in a thread: one search at a time, for all who have asked by then."""
+    """Searches for processes in a thread. One search at a time serves all requests so far."""
 
     def __init__(self, prefix: bytes, ask: Ask) -> None:
-        """`prefix` is how the names of all server ends begin."""
+        """`prefix` is the common prefix of the names of all server ends."""
         self._prefix = prefix
         self._ask = ask
         self._waiting: list[tuple[dict[int, int], Then]] = []
@@ -57,7 +57,7 @@ class HolderSearch:
 
 
 def _search(prefix: bytes, koids: set[int]) -> dict[int, str]:
-    """Return the processes that have the other ends of server ends with these numbers."""
+    """Return the processes that have the other ends of the server ends with these koids."""
     try:
         inodes = {
             inode: koid
@@ -66,7 +66,7 @@ def _search(prefix: bytes, koids: set[int]) -> dict[int, str]:
         }
         found = find_holders(set(inodes)).holdings
     except (OSError, ValueError):
-        return {}  # this kernel, or a sandbox, doesn't tell
+        return {}  # the kernel, or a sandbox, does not allow it
     return {
         inodes[inode]: ", ".join(dict.fromkeys(printable(str(each.process)) for each in holdings))
         for inode, holdings in found.items()

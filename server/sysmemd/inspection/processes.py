@@ -1,4 +1,4 @@
-"""What the kernel tells of processes."""
+"""The kernel's information about processes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import time
 from typing import Final
 
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
-#: Fields of /proc/PID/stat after the command: the start time is the 22nd of all.
+#: The index of the start time in /proc/PID/stat after the command. It is the 22nd field in all.
 _START_TIME: Final = 19
 
 
 def command(pid: int, since: float | None = None) -> str | None:
-    """Return the name of a process's program, as `ps` shows it; None if there is no such process any more.
+    """Return the name of a process's program, as `ps` shows it, or None if the process has ended.
 
-    `since` is a time on CLOCK_BOOTTIME in seconds: a process that started later has only got the same number.
+    `since` is a time on CLOCK_BOOTTIME in seconds. A process that started later is another one with the same pid.
     """
     if pid <= 0:
         return None
@@ -32,13 +32,13 @@ def command(pid: int, since: float | None = None) -> str | None:
 
 
 class Commands:
-    """The programs of processes, looked up once each."""
+    """The programs of processes, each looked up once."""
 
     def __init__(self) -> None:
         self._known: dict[int, str | None] = {}
 
     def of(self, pid: int, age_seconds: float) -> str | None:
-        """Return the name of the program of a process that was there `age_seconds` ago."""
+        """Return the name of the program of a process that existed `age_seconds` ago."""
         if pid not in self._known:
             now = time.clock_gettime(time.CLOCK_BOOTTIME)
             self._known[pid] = command(pid, now - age_seconds)
@@ -46,11 +46,11 @@ class Commands:
 
 
 def open_descriptors() -> int:
-    """Return how many descriptors this process has open."""
-    # Linux 6.2 and later give the number as the directory's size.
+    """Return the number of open descriptors of this process."""
+    # Linux 6.2 and later report the number as the directory's size.
     return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd"))
 
 
 def descriptor_limit() -> int:
-    """Return how many descriptors this process may have open."""
+    """Return the maximum number of open descriptors of this process."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -1,4 +1,4 @@
-"""The Inspector as clients see it."""
+"""The server of Inspector connections."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class InspectorServer:
     interface: ClassVar[type[Interface]] = inspector.Inspector
 
     def __init__(self, inspection: Inspection, channel: Channel, peer: Peer) -> None:
-        """Become the owner of `channel`, just accepted from the process `peer`.
+        """Take ownership of `channel`, just accepted from the process `peer`.
 
-        Raises :class:`.Exceeded`, and then owns nothing, if that user has as many connections as it may have.
+        Raises :class:`.Exceeded` if that user has the maximum number of connections. In that case it owns nothing.
         """
         self._inspection = inspection
         service = inspection.daemon.service
         self.account = service.users.open_account(peer)
         self.connection: Connection = service.connect(channel, self, self.account)
 
-    # --- the connection's server ---
+    # --- interface for the connection ---
 
     def about(self) -> dict[str, Any]:
         return {
@@ -44,12 +44,12 @@ class InspectorServer:
         }
 
     def held_by(self) -> None:
-        """Nothing holds an Inspector: it isn't part of any collection, and sees the middle of things too."""
+        """Return None: nothing holds an Inspector. It is not part of a collection, and may see intermediate states."""
 
     changed_by = held_by
 
     def expect_message(self) -> None:
-        """Nothing but the end of its channel ends the messages of an Inspector."""
+        """Accept every message: only the end of its channel ends an Inspector."""
 
     def refuse(self, reason: str) -> None:
         log = self._inspection.daemon.service.log
@@ -90,7 +90,7 @@ class InspectorServer:
 
 
 class Asked(Deferred):
-    """The answer to a question, which is asked once it can be answered."""
+    """The response to a question. The question is asked when the response can be sent."""
 
     def __init__(self, ask: Callable[[Done], None], answer: Callable[[Handle], Table]) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""What the daemon holds, as JSON data (`docs/spec/inspect.md`, "Snapshot").
+"""The daemon's state as JSON data (`docs/spec/inspect.md`, "Snapshot").
 
-It is gathered in slices. What comes and goes meanwhile may be in it or not; each node is as it was at one moment.
-Tables stay tables (:class:`Shown`): whoever encodes the data makes JSON of them, elsewhere.
+It is collected in slices. Objects that are created or removed meanwhile may be missing or present; each node is
+described at one moment. Tables stay tables (:class:`Shown`) until the data are encoded elsewhere.
 """
 
 from __future__ import annotations
@@ -57,18 +57,18 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """What is known of the whole daemon."""
+    """The data about the whole daemon."""
 
     service: Service
     ended: EndedCollections
     version: str
     runtime_dir: Path | None
-    #: When it began to serve, on the wall clock (seconds) and on its own (nanoseconds).
+    #: When it began to serve, by the wall clock (seconds) and by its own clock (nanoseconds).
     started: float
     began: int
 
     def wall_time(self, at: int) -> str:
-        """Return a time on the daemon's clock as the wall clock has it (RFC 3339)."""
+        """Return a time on the daemon's clock as wall clock time (RFC 3339)."""
         return rfc_3339(time.time() - (self.service.clock.now() - at) / 1e9)
 
     def find(self, id: int) -> LogicalBufferCollection | None:
@@ -76,7 +76,7 @@ class Daemon:
         return self.service.collections.get(id) or self.service.lingering.get(id)
 
     def told(self, ended: EndedCollection) -> Json:
-        """Return what is told of a collection that has ended."""
+        """Return the data about an ended collection."""
         return {
             "id": ended.id,
             "name": ended.name,
@@ -97,10 +97,10 @@ def rfc_3339(seconds: float, to: str = "milliseconds") -> str:
 
 
 class Snapshot:
-    """One look at everything, or at one collection."""
+    """One description of everything, or of one collection."""
 
     def __init__(self, daemon: Daemon, id: int | None = None) -> None:
-        """Describe the collection `id` only, or all."""
+        """Describe only the collection `id`, or all."""
         self._daemon = daemon
         self._service = daemon.service
         self._id = id
@@ -108,12 +108,12 @@ class Snapshot:
         self._commands = Commands()
 
     def gather(self) -> Json:
-        """Return the data, which is work."""
+        """Return the data. This takes time."""
         service = self._service
         connections = [
             self._connection(connection)
             for connection in giving_way(list(service.reactor.connections()))
-            # Those that close while others are described have no server any more.
+            # Connections that close while others are described no longer have a server.
             if not connection.closed and not isinstance(connection.server, NodeServer)
         ]
         collections = []
@@ -133,9 +133,9 @@ class Snapshot:
         }
 
     def numbers(self) -> Json:
-        """Return what is counted as it comes and goes, so that nodes aren't looked at, however many there are."""
+        """Return the running counters. They do not require a look at every node."""
         service = self._service
-        # Nobody pays for a collection that has ended, but it is among those that are described.
+        # An ended collection is not charged to an account, but it is among those that are described.
         ended = Counter(service.parties[id].owner.user for id in service.lingering)
         users = [
             self._user(user, ended[user])
@@ -231,7 +231,7 @@ class Snapshot:
         }
         for node in giving_way(collection.nodes(), 8):
             if not node.in_tree:
-                continue  # it has left while others were described
+                continue  # the node has left while others were described
             server = node.channel
             assert isinstance(server, NodeServer)
             if not node.subtree.allocated and node.state not in READY:

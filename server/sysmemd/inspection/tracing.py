@@ -1,17 +1,17 @@
-"""What happens, as events for watchers (`docs/spec/inspect.md`).
+"""Events for watchers (`docs/spec/inspect.md`).
 
 Every event is an object with `event`, its kind, and `at` (RFC 3339). Those about a collection have its id as
 `collection`, those about a node its number as `node`, those about a channel the connection's number as `connection`:
 
 - `watching`: the first one, with a small `snapshot`;
 - `connected`, `closed`, `refused`: a channel, with its `protocol` and process, or the `reason`;
-- `node`: a node is served on a channel, or has changed its state; `by` is the connection that asked for it;
-- `left`: a node has left its tree, or its client has left it: with `cause`, `line` and the
-  number of the `first` node that failed, or nothing of that;
-- `said`: what a collection says in the log, also what the log leaves out;
-- `ended`: a collection has ended, as in a snapshot;
+- `node`: a node is served on a channel, or has changed its state; `by` is the connection whose message created it;
+- `left`: a node has left its tree, or its client has released and closed it; in the first case with `cause`, `line`
+  and the number of the `first` node that failed;
+- `said`: a collection's log entry, including entries below the log's level;
+- `ended`: a collection has ended; the data are those of a snapshot;
 - `message`, with traffic only: `direction` ("in" is from the client), `txid`, `protocol`, `method`, the names of the
-  `fields` that are set, the number of `descriptors`, the `error` of an answer, and with bodies the `body`;
+  `fields` that are set, the number of `descriptors`, the `error` of a response, and with bodies the `body`;
 - `part`: a piece of the JSON of an event that is too long for one message; the `last` one completes it.
 """
 
@@ -40,34 +40,34 @@ from .processes import command
 from .snapshot import Daemon, Json, rfc_3339
 from .watchers import Watcher
 
-#: Channels whose own traffic isn't reported: it would be about the report.
+#: Protocols whose own messages are not reported, because the reports would cause further reports.
 _OWN = (inspector.Inspector, inspector.Watcher)
 
 
 class Listener(Protocol):
-    """Who is told of events: a :class:`.Watcher`, or a test."""
+    """A recipient of events: a :class:`.Watcher`, or a test."""
 
     @property
     def traffic(self) -> bool:
-        """Whether it is told of messages too."""
+        """Whether it receives messages too."""
 
     @property
     def bodies(self) -> bool:
-        """Whether it is told what messages say."""
+        """Whether it receives the contents of messages."""
 
     @property
     def closed(self) -> bool:
-        """Whether it is told nothing any more."""
+        """Whether it receives nothing any more."""
 
     def wants(self, collection: int | None, *, traffic: bool) -> bool:
-        """Return whether to tell it of an event about this collection, which may be a message."""
+        """Return whether it wants an event about this collection. `traffic`: the event is a message."""
 
     def tell(self, event: str) -> None:
-        """Be told of an event, as JSON."""
+        """Send an event, as JSON."""
 
 
 class Events(Tracer):
-    """Tells watchers what channels, nodes and collections do."""
+    """Reports channels, nodes and collections to watchers."""
 
     def __init__(self, daemon: Daemon) -> None:
         super().__init__()
@@ -76,11 +76,11 @@ class Events(Tracer):
         self._service = daemon.service
         self._watchers: list[Listener] = []
         self._traffic = False
-        #: The state of nodes as it was told last.
+        #: The last reported state of nodes.
         self._states: dict[NodeData, State] = {}
 
     def add(self, watcher: Listener) -> None:
-        """Tell a watcher what happens from now on, until it is closed."""
+        """Report to a watcher from now on, until it is closed."""
         self._watchers.append(watcher)
         self._count()
 
@@ -91,7 +91,7 @@ class Events(Tracer):
         if not self.active:
             self._states.clear()
 
-    # --- what channels tell -------------------------------------------------------------------------------------------
+    # --- reports of channels ------------------------------------------------------------------------------------------
 
     def received(
         self, connection: Connection, method: Method, txid: int, request: Table | None
@@ -154,16 +154,16 @@ class Events(Tracer):
         """See :class:`.Tracer`."""
         self._tell("refused", self._about(connection) | {"reason": reason})
 
-    # --- what others tell ---------------------------------------------------------------------------------------------
+    # --- reports of others --------------------------------------------------------------------------------------------
 
     def said(self, level: str, event: str, fields: Mapping[str, Any]) -> None:
-        """Tell what a collection says in the log."""
+        """Report a collection's log entry."""
         kept = {name: value for name, value in fields.items() if name != "exc_info"}
         id = kept.pop("collection_id", None)
         self._tell("said", {"collection": id, "level": level, "text": event, "fields": kept})
 
     def ended(self, ended: Json) -> None:
-        """Tell that a collection has ended."""
+        """Report that a collection has ended."""
         self._tell("ended", {"collection": ended["id"], **ended})
 
     # --- events -------------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ class Events(Tracer):
     def _tell(
         self, kind: str, event: Json, *, traffic: bool = False, content: Table | None = None
     ) -> None:
-        """Tell an event to those who want it. A fault in it is nobody else's trouble."""
+        """Send an event to the watchers that want it. An error in it must not affect anything else."""
         written: dict[bool, str] = {}
         about = event.get("collection")
         try:
@@ -225,7 +225,7 @@ class Events(Tracer):
             self._service.log.error("an event can't be told", kind=kind, exc_info=True)
 
     def _about(self, connection: Connection, server: Server | None = None) -> Json:
-        """Which channel an event is about, and whose it is. One that is closed has no `server` any more."""
+        """Return the channel and client that an event is about. A closed channel no longer has a `server`."""
         server = server or connection.server
         about: Json = {"connection": connection.number, "collection": None, "node": None}
         if isinstance(server, NodeServer):
@@ -242,7 +242,7 @@ class Events(Tracer):
         return None if table is None else write_table(table, "$", self._handle)
 
     def _handle(self, kind: HandleType, handle: Handle, path: str) -> Json:
-        """What a descriptor in a message refers to."""
+        """Return the object that a descriptor in a message refers to."""
         service = self._service
         shown: Json = {"handle": kind.kind.value}
         match kind.kind:
@@ -260,7 +260,7 @@ class Events(Tracer):
 
 
 class SaidLog:
-    """A log whose lines are told as events too; a :class:`sysmemd.ports.Log`."""
+    """A log whose entries are also reported as events; a :class:`sysmemd.ports.Log`."""
 
     def __init__(self, log: Log, events: Events, bound: Mapping[str, Any] | None = None) -> None:
         self._log = log
@@ -294,7 +294,7 @@ class SaidLog:
 
 
 def _line(failure: Failure, node: NodeData) -> str:
-    """Why a node failed, for those who see everything."""
+    """Return why a node failed, without restriction."""
     attempt = node.collection.last_attempt
     if failure.cause is Cause.ALLOCATION and attempt is not None:
         return attempt.reason
@@ -302,7 +302,7 @@ def _line(failure: Failure, node: NodeData) -> str:
 
 
 def _descriptors(table: Table) -> int:
-    """How many descriptors a message brings."""
+    """Return the number of descriptors in a message."""
     count = 0
     for _, value in table.set_fields():
         if isinstance(value, Handle):

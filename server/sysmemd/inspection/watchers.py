@@ -1,7 +1,7 @@
-"""Watchers: clients that are told what happens, as far as they read (`docs/spec/inspect.md`, "The Inspector protocol").
+"""Watchers: clients that receive events as far as they read (`docs/spec/inspect.md`, "The Inspector protocol").
 
-A watcher never makes the daemon wait. What it doesn't read waits up to a bound; further events are dropped until it has
-read all that waits, and then it is told how many they were.
+A watcher never makes the daemon wait. Unread events are queued up to a limit. Then events are dropped until the watcher
+has read the whole queue, and it is told how many were dropped.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ..channels import Connection, Service
 from ..quota import Exceeded, Kind
 from ..users import Account
 
-#: Characters of an event's JSON that one message carries; a longer event comes in parts. Each takes at most four bytes:
-#: a quotation mark is escaped, which takes two, and UTF-8 needs up to four.
+#: The maximum number of characters of an event's JSON in one message. A longer event is sent in parts. Each character
+#: takes at most four bytes: an escaped quotation mark takes two, and UTF-8 takes up to four.
 _PART: Final = 11 * 1024
 
 
 def parts(event: str) -> Iterator[str]:
-    """Yield an event's JSON, or, if it is too long for a message, the JSON of events that each carry a part of it."""
+    """Yield an event's JSON, or, if it is too long for a message, the JSON of events that each have a part of it."""
     if len(event) <= _PART:
         yield event
         return
@@ -42,7 +42,7 @@ def parts(event: str) -> Iterator[str]:
 
 
 class Watcher:
-    """One client's watch: the server of its channel, and the queue of what it is to be told."""
+    """One client's watch: the server of its channel, and the queue of events."""
 
     interface: ClassVar[type[Interface]] = inspector.Watcher
 
@@ -53,7 +53,7 @@ class Watcher:
         account: Account,
         request: inspector.InspectorWatchRequest,
     ) -> None:
-        """Become the owner of `channel`. Raises :class:`.Exceeded` if the user may watch no more, and closes it."""
+        """Take ownership of `channel`. Raises :class:`.Exceeded`, and closes it, if the user has too many watchers."""
         self.traffic = bool(request.traffic)
         self.bodies = bool(request.bodies)
         self.only = request.buffer_collection_id
@@ -61,13 +61,13 @@ class Watcher:
         self._log = service.log
         self._bound = service.limits.max_outbox_bytes
         self._waiting: deque[str] = deque()
-        #: Characters of what waits. See :class:`sysmemd.users.Queue`.
+        #: The number of queued characters. See :class:`sysmemd.users.Queue`.
         self.waiting_bytes = self.waiting_descriptors = 0
         self._lost = 0
-        #: Whether events are held back until the first one is there.
+        #: Whether events are held back until the first one is complete.
         self._beginning = True
         self._sending = False
-        #: How many events, and how many lost ones, the message that is sent now is about.
+        #: The numbers of events, and of lost events, in the message that is being sent.
         self._told = (0, 0)
         with ExitStack() as undo:
             undo.callback(channel.close)
@@ -76,7 +76,7 @@ class Watcher:
             self.connection: Connection = service.connect(channel, self, account)
             undo.pop_all()
 
-    # --- the connection's server ---
+    # --- interface for the connection ---
 
     def about(self) -> dict[str, Any]:
         return {
@@ -86,12 +86,12 @@ class Watcher:
         }
 
     def held_by(self) -> None:
-        """Nothing holds a watcher: it says nothing."""
+        """Return None: nothing holds a watcher, because it sends no messages."""
 
     changed_by = held_by
 
     def expect_message(self) -> None:
-        """No message may come, as there is no method."""
+        """Do nothing: the interface has no methods, so every message is refused anyway."""
 
     def refuse(self, reason: str) -> None:
         self._log.error("a Watcher was refused", reason=reason, **self.about())
@@ -114,13 +114,13 @@ class Watcher:
         return self.connection.closed
 
     def wants(self, collection: int | None, *, traffic: bool) -> bool:
-        """Return whether this client is told of an event about this collection, which may be a message."""
+        """Return whether this client wants an event about this collection. `traffic`: the event is a message."""
         return traffic <= self.traffic and self.only in (None, collection)
 
     # --- events -------------------------------------------------------------------------------------------------------
 
     def begin(self, first: str) -> None:
-        """Tell the first event, as JSON, and then all that came meanwhile."""
+        """Send the first event, as JSON, and then the events that occurred meanwhile."""
         self._beginning = False
         if self.closed:
             return
@@ -130,7 +130,7 @@ class Watcher:
         self._send()
 
     def tell(self, event: str) -> None:
-        """Tell an event, as JSON, or drop it if too much waits."""
+        """Send an event, as JSON, or drop it if the queue is full."""
         told = list(parts(event))
         if self._lost or self.waiting_bytes + sum(map(len, told)) > self._bound:
             self._lost += 1
@@ -141,7 +141,7 @@ class Watcher:
         self._send()
 
     def overflow(self, error: Exceeded) -> None:
-        """See :class:`sysmemd.users.Queue`: the user's clients don't read. What waits here is dropped."""
+        """See :class:`sysmemd.users.Queue`: the user's clients do not read. Drop the queue."""
         self._lost += len(self._waiting)
         self._drop()
 
@@ -161,7 +161,7 @@ class Watcher:
         self.connection.stream(inspector.Watcher.on_events, self._message, self._sent)
 
     def _message(self) -> WatcherOnEventsEvent:
-        """As many of the events that wait as fit; once none waits, how many were lost."""
+        """Return as many queued events as fit; for an empty queue, the number of lost events."""
         if not self._waiting:
             self._told = (0, self._lost)
             return WatcherOnEventsEvent(json="[]", lost=self._lost or None)

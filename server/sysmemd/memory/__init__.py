@@ -1,11 +1,12 @@
-"""Memory: heaps, VMOs with rights, and who still holds what.
+"""Memory: heaps, VMOs with rights, and their holders.
 
-Stands alone: it knows neither nodes nor channels, and its one event source is a descriptor to wait on
-(:meth:`Memory.fileno`). Follow a buffer through it: :mod:`.heaps` makes the memory, :mod:`.vmo` seals it and opens
-handles, :mod:`.reserve` takes the pages if they are wanted at once, :mod:`.locks` marks each handle so that the kernel
-can be asked for it, :mod:`.watch` brings the wake-ups, :mod:`.buffer` is the life of one buffer, :mod:`.collection`
-that of an allocation's buffers together, :mod:`.reclaim` gives the memory back, :mod:`.store` has them all.
-:mod:`.dma_heap` and :mod:`.one_file` are the same for dma-bufs, of which all handles are one open file.
+The package does not depend on nodes or channels. Its only event source is a descriptor to wait for
+(:meth:`Memory.fileno`). The modules in the order of a buffer's life: :mod:`.heaps` creates the memory, :mod:`.vmo`
+seals it and opens handles, :mod:`.reserve` allocates the pages in advance if required, :mod:`.locks` marks each handle
+so that the kernel can be asked about it, :mod:`.watch` reports events, :mod:`.buffer` is the state of one buffer,
+:mod:`.collection` that of an allocation's buffers together, :mod:`.reclaim` frees the memory, :mod:`.store` contains
+all of them. :mod:`.dma_heap` and :mod:`.one_file` are the equivalents for dma-bufs, whose handles are all one open
+file.
 """
 
 from .buffer import LEAK_NS, Buffer, Hold

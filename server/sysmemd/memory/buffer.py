@@ -1,26 +1,26 @@
-"""One buffer's life, as the kernel tells it.
+"""The life of one buffer, as reported by the kernel.
 
 ::
 
     SERVER ──drop_strong──▶ STRONG ──last strong handle──▶ WEAK ──last weak handle──▶ UNKNOWN ──last reference──▶ GONE
 
-A buffer moves only to the right, and passes every state, though often several at once. What it waits for in each:
+A buffer moves only to the right, and passes every state, though often several at once. The states:
 
 SERVER
-    a strong node exists, and the server is itself a strong holder. What others hold makes no difference.
+    A strong node exists, and the server is itself a strong holder. Other holders do not matter.
 STRONG
-    the server's own description no longer counts; the kernel is asked whether a strong handle is left whenever a handle
-    to this buffer was closed. On the way out, every `close_weak_asap` closes.
+    The server's own description no longer counts. Whenever a handle to this buffer was closed, the kernel is asked
+    whether a strong handle is left. At the end of this state, every `close_weak_asap` closes.
 WEAK
-    likewise for weak handles. Those left after :data:`LEAK_NS` are logged. On the way out the server closes its own
-    description, which with honest clients was the last reference: the memory is back before anybody is told, also
-    where a thread does that (:mod:`.reclaim`).
+    The same for weak handles. Those that are left after :data:`LEAK_NS` are logged. At the end of this state the server
+    closes its own description, which was the last reference if clients are honest. The memory is free before anything
+    is signalled, even if a thread frees it (:mod:`.reclaim`).
 UNKNOWN
-    references may be left that hold none of the bytes of :mod:`.locks`: handles whose owner dropped its lock, or opened
-    anew through /proc. The watch holds the inode's number and tells of the end, when the last holder's close is at
-    work on freeing the pages.
+    There may be references that hold none of the bytes of :mod:`.locks`: handles whose owner dropped its lock, or that
+    were reopened through /proc. The watch keeps the inode number reserved, and reports the end, when the last holder's
+    close is about to free the pages.
 GONE
-    the memory is back with the heap; trackers are told.
+    The memory is returned to the heap, and trackers are signalled.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ from .reclaim import Reclaimer
 from .signals import Event, SignalSet
 from .watch import Hangups, InodeWatch
 
-#: Weak handles are logged as leaked when they are still there this long after their `close_weak_asap`.
+#: Weak handles are logged as leaked if they still exist this long after their `close_weak_asap`.
 LEAK_NS = 5_000_000_000
 
-#: A closing is reported a moment before the handle's lock goes (in the kernel's __fput), and the closing process may
-#: lose the processor in between. So a handle that is still seen is looked for again, this long after each report; then
-#: no more until the next.
+#: A close is reported a moment before the handle's lock is released (in the kernel's __fput), and the closing process
+#: may be preempted in between. So if the handle still exists, the kernel is asked again after these times, and then not
+#: until the next report.
 RECHECK_NS = (1_000_000, 10_000_000, 100_000_000, 1_000_000_000, 10_000_000_000)
 
-#: How long after the kernel could not be asked who holds a buffer it is asked again, at most.
+#: The maximum time until the kernel is asked again about a buffer's holders after it could not be asked.
 RETRY_NS = 1_000_000_000
 
 _KINDS = tuple(Kind)
 
-#: Records of weak handles are sifted when there are so many; after that, whenever they have doubled.
+#: Records of weak handles are cleaned up at this number; after that, whenever they have doubled.
 _FEW_HANDLES = 32
 
 
 class Hold(enum.Enum):
-    """Who holds a buffer at most."""
+    """The strongest possible holder of a buffer."""
 
     SERVER = enum.auto()
     STRONG = enum.auto()
@@ -73,53 +73,53 @@ class Hold(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all buffers of a daemon share."""
+    """The objects that all buffers of a daemon share."""
 
     watch: InodeWatch
     hangups: Hangups
     reclaimer: Reclaimer
     clock: Clock
     log: Log
-    #: Take note of all that the watch has reported by now.
+    #: Processes everything that the watch has reported so far.
     refresh: Callable[[], None]
-    #: Told of each buffer that is gone.
+    #: Called with each buffer that is gone.
     forget: Callable[[Any], None]
 
 
 class Owner(Protocol):
-    """What a buffer tells its collection; never in the midst of a change."""
+    """The notifications of a buffer to its collection. They are never sent in the middle of a change."""
 
     def label(self) -> dict[str, object]:
         """Return the collection's id and name, for the log."""
         ...
 
     def strong_handles_gone(self) -> None:
-        """The last strong handle to this buffer is gone."""
+        """Handle that the last strong handle to this buffer is gone."""
         ...
 
     def buffer_gone(self) -> None:
-        """The buffer's memory is reclaimed."""
+        """Handle that the buffer's memory is reclaimed."""
         ...
 
 
 class _Nobody:
-    """The owner of a buffer that is gone."""
+    """The owner of a buffer that is gone. It ignores notifications."""
 
     def label(self) -> dict[str, object]:
         return {}
 
     def strong_handles_gone(self) -> None:
-        """There were none."""
+        """Do nothing: the buffer is gone."""
 
     def buffer_gone(self) -> None:
-        """It was told."""
+        """Do nothing: this was already reported."""
 
 
 _NOBODY = _Nobody()
 
 
 class Buffer:
-    """One buffer. See the module's text for its states."""
+    """One buffer. See the module's docstring for its states."""
 
     __slots__ = (
         "_cancel_leak",
@@ -154,7 +154,7 @@ class Buffer:
         owner: Owner,
         surroundings: Surroundings,
     ) -> None:
-        """Take over `handle`, a new VMO, also when this raises (`OSError`: out of watches or locks)."""
+        """Take ownership of `handle`, a new VMO, even if this raises (`OSError`: out of watches or locks)."""
         self.index = index
         self.size = size
         self.heap = heap
@@ -168,7 +168,7 @@ class Buffer:
         self._signals = SignalSet()
         #: Whether the server's own description is being closed, and whether the watch has ended meanwhile.
         self._closing = self._ended = False
-        #: Whether closings of handles are reported, and whether they should be.
+        #: Whether closes of handles are reported, and whether they should be.
         self._watches_closings = self._wants_closings = False
         #: Whether the kernel could not be asked last time.
         self._failed = False
@@ -184,23 +184,23 @@ class Buffer:
             raise
 
     def reserve(self, start: int, length: int) -> None:
-        """Take the pages of a part now. Raises `OSError` when there are none left."""
+        """Allocate the pages of a part now. Raises `OSError` if there are none left."""
         self.heap.reserve(self._vmo, start, length)
 
     # --- handles ------------------------------------------------------------------------------------------------
 
     def has_strong(self) -> bool:
-        """Return whether a strong handle is left, the server's own included, as of now."""
+        """Return whether a strong handle is left, including the server's own, at this moment."""
         if self.hold is Hold.STRONG:
             return locks.any_left(self._vmo.fileno(), Kind.STRONG, self._given[Kind.STRONG])
         return self.hold is Hold.SERVER
 
     def is_strong(self, fd: int) -> bool:
-        """Return whether a description of this buffer is one of the strong handles that were given out."""
+        """Return whether a description of this buffer is one of the delivered strong handles."""
         return locks.kinds_held(fd, self._given) == {Kind.STRONG}
 
     def open(self, kind: Kind, client: ClientInfo, *, writable: bool) -> Handle:
-        """Return a new handle, to be called while `has_strong`. Raises `OSError` when something ran out."""
+        """Return a new handle. Call it only while `has_strong`. Raises `OSError` if a resource is exhausted."""
         handle = vmo.reopen(self._vmo.fileno(), writable=writable)
         try:
             number = self._given[kind]
@@ -215,9 +215,10 @@ class Buffer:
         return handle
 
     def open_signal(self, payer: Payer) -> Handle:
-        """Return the client end of a new `close_weak_asap`, closed already when no strong handle is left.
+        """Return the client end of a new `close_weak_asap`. It is already closed if no strong handle is left.
 
-        `payer` pays for the other end. Raises `OSError` when something ran out, `NoMemoryError` if it can't pay.
+        `payer` is charged for the other end. Raises `OSError` if a resource is exhausted, and `NoMemoryError` if the
+        quota is exceeded.
         """
         if self.hold not in (Hold.SERVER, Hold.STRONG):
             near, far = eventpair()
@@ -234,40 +235,40 @@ class Buffer:
     # --- changes ------------------------------------------------------------------------------------------------
 
     def drop_strong(self) -> None:
-        """The server is no strong holder any more."""
+        """Stop being a strong holder, as the server."""
         if self.hold is Hold.SERVER:
             self.hold = Hold.STRONG
             self._advance()
             if self.hold is Hold.UNKNOWN:
-                return  # everybody had closed it before, so that nothing is to be watched
+                return  # all other holders had closed it before, so there is nothing to watch
             self._wants_closings = True
             self.look()
 
     def look(self) -> None:
-        """A handle may have been closed: ask the kernel what is left."""
+        """Ask the kernel which handles are left, because one may have been closed."""
         self._advance()
         if self.hold in (Hold.STRONG, Hold.WEAK):
             self._look_again_soon()
 
     def end(self) -> None:
-        """The watch ended: nobody refers to the memory any more. If the server was last, it may still be freeing it."""
+        """Handle the end of the watch: there are no references left. The server itself may still be freeing it."""
         if self._closing:
             self._ended = True
             return
         self.close()
         self.heap.delete(self.size)
         self._surroundings.forget(self)
-        owner, self._owner = self._owner, _NOBODY  # which refers to this
+        owner, self._owner = self._owner, _NOBODY  # break the reference cycle
         owner.buffer_gone()
 
     def discard(self) -> None:
-        """Let go of a buffer that nobody was given, because the allocation fails."""
+        """Release a buffer that was not delivered, because the allocation fails."""
         self.hold = Hold.GONE
         self._owner = _NOBODY
         self._surroundings.reclaimer.close_vmo(self._vmo, lambda: self.heap.delete(self.size))
 
     def close(self) -> None:
-        """Let go of everything, without a word to the owner; for the daemon's end."""
+        """Release everything without notifying the owner, because the daemon ends."""
         self.hold = Hold.GONE
         for cancel in (self._cancel_recheck, self._cancel_leak):
             if cancel is not None:
@@ -319,7 +320,7 @@ class Buffer:
     def _look_again_soon(self) -> None:
         if self._cancel_recheck is not None:
             if self._recheck_step == 0:
-                return  # so a client that floods us with closings costs one call a millisecond
+                return  # so a client that causes many closes costs one call per millisecond
             self._cancel_recheck()
         self._recheck_step = 0
         self._schedule_recheck()
@@ -351,7 +352,7 @@ class Buffer:
         }
 
     def _sift(self) -> None:
-        """Forget weak handles that are closed, seldom enough to cost little for each new one."""
+        """Remove closed weak handles, rarely enough that each new one costs little."""
         if len(self._weak_clients) >= self._sift_at:
             self._weak_clients = self._left_weak()
             self._sift_at = max(_FEW_HANDLES, 2 * len(self._weak_clients))
@@ -373,7 +374,7 @@ class Buffer:
                     client_id=client.id,
                     handles=handles,
                 )
-        elif self._closing:  # we are still at it ourselves
+        elif self._closing:  # the server itself is still freeing it
             clock = self._surroundings.clock
             self._cancel_leak = clock.call_at(clock.now() + LEAK_NS, self._report_leaks)
         elif self.hold is Hold.UNKNOWN:

@@ -1,4 +1,4 @@
-"""The buffers of one collection: handing them out, and the events that depend on all of them together."""
+"""The buffers of one collection: their delivery, and the events that depend on all of them together."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ _DROPPED_AT_ONCE: Final = 16
 
 @dataclass(slots=True)
 class DeliveredBuffer:
-    """One buffer as a participant gets it; whoever has this owns both handles."""
+    """One buffer as a participant receives it. Owns both handles."""
 
     vmo: Handle | None = None
     close_weak_asap: Handle | None = None
 
     def close(self) -> None:
-        """Close both; harmless for those given away."""
+        """Close both handles, unless they were taken."""
         for handle in (self.vmo, self.close_weak_asap):
             if handle is not None:
                 handle.close()
 
 
 def _nothing() -> None:
-    """Nothing is to be said any more."""
+    """Do nothing, because there is nothing left to report."""
 
 
 class Buffers:
-    """What one allocation made. It stays of use when its collection has failed, until the last buffer is gone."""
+    """The buffers of one allocation. It stays usable after its collection has failed, until the last buffer is gone."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Buffers:
         on_no_strong: Callable[[], None],
         surroundings: Surroundings,
     ) -> None:
-        """Made by `Memory.allocate`, which adds the buffers."""
+        """Called by `Memory.allocate`, which adds the buffers."""
         self.collection_id = collection_id
         self.name = name
         self.settings = settings
@@ -63,32 +63,32 @@ class Buffers:
         self._cancel_no_strong: Callable[[], None] | None = None
         self._surroundings = surroundings
         self._when_gone: Callable[[], None] | None = None
-        #: Whether the server was to stop being a strong holder, and whether it still is one, of all buffers.
+        #: Whether the server must stop being a strong holder of all buffers, and whether it still is one.
         self._dropped = False
         self._is_holder = True
         self._cancel_dropping: Callable[[], None] | None = None
         self._promised = 0
-        #: Of how many buffers the last strong handle is gone, and the memory.
+        #: The number of buffers without a strong handle, and the number whose memory is gone.
         self._without_strong = 0
         self._gone = 0
-        #: By the number of buffers at which they are signalled.
+        #: By the number of remaining buffers at which they are signalled.
         self._trackers: dict[int, SignalSet] = {}
 
     def vmo_name(self, index: int) -> str:
-        """Return what a buffer's memory is called where the system lists it."""
+        """Return the name of a buffer's memory in the system's lists."""
         return f"{self.name or 'sysmem'}:{index}"
 
     @property
     def count(self) -> int:
-        """How many buffers were allocated."""
+        """The number of buffers that were allocated."""
         return len(self.buffers)
 
     @property
     def existing(self) -> int:
-        """How many of them still exist, as of the last event processed."""
+        """The number of buffers that still exist, as of the last processed event."""
         return len(self.buffers) - self._gone
 
-    # --- handing out --------------------------------------------------------------------------------------------
+    # --- delivery -----------------------------------------------------------------------------------------------
 
     def hand_out(
         self,
@@ -99,14 +99,15 @@ class Buffers:
         delivers_vmo: bool = True,
         payer: Payer = NOBODY,
     ) -> list[DeliveredBuffer]:
-        """One entry a buffer, in order, for a participant to own.
+        """Return one entry for each buffer, in order. The caller owns the entries.
 
-        Each `vmo` is a new open file description: read-only when `rights` lack WRITE, un-set when they lack READ or
-        `delivers_vmo` is false (a usage of plain NONE). For a `weak` participant each entry has its `close_weak_asap`;
-        where no strong handle is left `vmo` is un-set and the event closed already, un-set too when the buffer is gone.
-        `client` is named in the log should weak handles leak; `payer` pays for the daemon's ends of the events.
+        Each `vmo` is a new open file description: read-only if `rights` lack WRITE, un-set if they lack READ or
+        `delivers_vmo` is false (a usage of only NONE). For a `weak` participant each entry has its `close_weak_asap`.
+        If no strong handle is left, `vmo` is un-set and the event is already closed; if the buffer is gone, the event
+        is un-set too. `client` is named in the log if weak handles leak. `payer` is charged for the daemon's ends of
+        the events.
 
-        Raises `NoMemoryError`, everything closed again, when the daemon is out of descriptors or the like.
+        Raises `NoMemoryError` if the daemon is out of descriptors or similar. All entries are closed then.
         """
         delivers_vmo = delivers_vmo and bool(rights & _READ)
         writable = bool(rights & _WRITE)
@@ -132,17 +133,17 @@ class Buffers:
     # --- strong and weak, lifetime --------------------------------------------------------------------------------
 
     def drop_strong(self) -> None:
-        """The server is no strong holder of any of the buffers any more; nothing happens the second time.
+        """Stop being a strong holder of the buffers, as the server. Idempotent.
 
-        Where strong handles are promised (:meth:`promise_strong`) it is one until those are given.
+        If strong handles are promised (:meth:`promise_strong`), it stays one until they are delivered.
         """
         self._dropped = True
         self._let_go()
 
     def promise_strong(self) -> Callable[[], None]:
-        """Strong handles are going to be handed out: the server stays a strong holder until what is returned is called.
+        """Announce strong handles. The server stays a strong holder until the returned function is called.
 
-        To be called once, when they are given or won't be any more.
+        It must be called once, when they are delivered or will not be any more.
         """
         self._promised += 1
         return self._redeem
@@ -166,9 +167,9 @@ class Buffers:
         every(buffer.drop_strong for buffer in self.buffers[first:end])
 
     def track_lifetime(self, event: Signal, buffers_remaining: int) -> None:
-        """Close `event` as soon as at most `buffers_remaining` buffers exist, at once when it is so already.
+        """Close `event` when at most `buffers_remaining` buffers exist; immediately if that is already so.
 
-        The event is owned from now on. One whose client end is closed is dropped before.
+        Takes ownership of the event. If its client end is closed before, it is dropped.
         """
         self._look()
         if self.existing <= buffers_remaining:
@@ -179,14 +180,14 @@ class Buffers:
         self._trackers[buffers_remaining].add(event)
 
     def when_gone(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once when no buffer exists any more, at once if it is so already."""
+        """Call `callback` once when no buffer exists any more; immediately if that is already so."""
         if self.existing:
             self._when_gone = callback
         else:
             callback()
 
     def discard(self) -> None:
-        """Let go of the buffers made so far, because the allocation fails."""
+        """Release the buffers created so far, because the allocation fails."""
         for buffer in self.buffers:
             buffer.discard()
         self.buffers = []
@@ -203,28 +204,28 @@ class Buffers:
             trackers.signal()
 
     def _look(self) -> None:
-        """Be as far as the kernel is, also where its report hasn't been read or was a moment early."""
+        """Catch up with the kernel, even if its report was not read yet or came a moment early."""
         if self._is_holder:
             return  # nobody else matters
         for buffer in giving_way(self.buffers):
             buffer.look()
         self._surroundings.refresh()
 
-    # --- what buffers tell ----------------------------------------------------------------------------------------
+    # --- notifications of buffers ---------------------------------------------------------------------------------
 
     def label(self) -> dict[str, object]:
         """Return the collection's id and name, for the log."""
         return {"collection_id": self.collection_id, "collection_name": self.name}
 
     def strong_handles_gone(self) -> None:
-        """A buffer's last strong handle is gone; when it was so for all, say it, but not from within this call."""
+        """Count a buffer without strong handles. After the last one, report it in a later call."""
         self._without_strong += 1
         if self._without_strong == len(self.buffers):
             clock = self._surroundings.clock
             self._cancel_no_strong = clock.call_at(clock.now(), self._say_no_strong)
 
     def buffer_gone(self) -> None:
-        """A buffer's memory is reclaimed."""
+        """Count a buffer whose memory is reclaimed."""
         self._gone += 1
         existing = self.existing
         for remaining in [remaining for remaining in self._trackers if existing <= remaining]:
@@ -234,7 +235,7 @@ class Buffers:
 
     def _say_no_strong(self) -> None:
         self._cancel_no_strong = None
-        say, self._on_no_strong = self._on_no_strong, _nothing  # it is said once
+        say, self._on_no_strong = self._on_no_strong, _nothing  # it is reported only once
         say()
 
     def __repr__(self) -> str:

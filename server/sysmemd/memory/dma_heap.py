@@ -1,4 +1,4 @@
-"""A heap of the kernel's: its buffers are dma-bufs, which devices import (`linux/dma-heap.h`)."""
+"""A dma-heap of the kernel. Its buffers are dma-bufs, which devices can import (`linux/dma-heap.h`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .heaps import HeapSettings, MemfdHeap
 _ALLOCATION = struct.Struct("=QIIQ")
 _DMA_HEAP_IOCTL_ALLOC = 0xC018_4800
 _DMA_BUF_SET_NAME = 0x4008_6201
-#: What the kernel keeps of a name, the closing NUL included.
+#: The kernel's maximum for a name, including the terminating NUL.
 _NAME_BYTES = 32
 
 
@@ -24,7 +24,7 @@ class DmaHeap(MemfdHeap):
     """A heap whose buffers come from a device under /dev/dma_heap, each with one open file for all handles."""
 
     def __init__(self, settings: HeapSettings) -> None:
-        """Open the device. Raises `OSError`, which says what is missing."""
+        """Open the device. Raises `OSError` with a text that says what is missing."""
         super().__init__(settings)
         assert settings.device is not None
         try:
@@ -33,10 +33,10 @@ class DmaHeap(MemfdHeap):
             raise OSError(error.errno, _missing(error), settings.device) from error
 
     def reserve(self, handle: Handle, start: int, length: int) -> None:
-        """See :meth:`.Heap.reserve`. The device has taken all pages already."""
+        """See :meth:`.Heap.reserve`. The device has already allocated all pages."""
 
     def close(self) -> None:
-        """Close the device. Idempotent; buffers stay."""
+        """Close the device. Idempotent. Existing buffers are not affected."""
         self._device.close()
 
     def _create(self, name: str, size: int, *, writable: bool) -> Handle:
@@ -46,7 +46,7 @@ class DmaHeap(MemfdHeap):
         made = Handle(_ALLOCATION.unpack(request)[1])
         with contextlib.suppress(
             OSError
-        ):  # it only helps those who look at /sys/kernel/debug/dma_buf
+        ):  # the name is only for readers of /sys/kernel/debug/dma_buf
             fcntl.ioctl(made.fileno(), _DMA_BUF_SET_NAME, name.encode()[: _NAME_BYTES - 1] + b"\0")
         return made
 
@@ -56,9 +56,9 @@ def _missing(error: OSError) -> str:
         case errno.ENOENT:
             return (
                 "the kernel has no dma-heap of this name (CONFIG_DMABUF_HEAPS_SYSTEM, _CMA),"
-                " or /dev isn't the machine's"
+                " or /dev is not the machine's"
             )
         case errno.EACCES | errno.EPERM:
-            return f"user {os.geteuid()} may not open this dma-heap"
+            return f"user {os.geteuid()} has no permission to open this dma-heap"
         case _:
             return os.strerror(error.errno or 0)

@@ -1,4 +1,4 @@
-"""What the server knows of a descriptor that a client passed in; the memory side of GetVmoInfo."""
+"""The server's information about a descriptor from a client; the memory part of GetVmoInfo."""
 
 from __future__ import annotations
 
@@ -14,54 +14,54 @@ from .vmo import access
 
 
 class NoMoreStrongHandlesError(Exception):
-    """A weak handle was asked for, and no strong one is left: NO_MORE_STRONG_VMO_HANDLES."""
+    """A weak handle was requested, and no strong one is left: NO_MORE_STRONG_VMO_HANDLES."""
 
 
 class HandleInfo:
-    """A descriptor recognised by `Memory.identify`. Of use while the caller keeps that descriptor open."""
+    """A descriptor recognised by `Memory.identify`. Valid while the caller keeps that descriptor open."""
 
     __slots__ = ("_buffer", "_fd", "buffers")
 
     def __init__(self, buffers: Buffers, buffer: Buffer | OneFileBuffer, fd: int) -> None:
-        #: The buffers of the collection, also when that has failed.
+        #: The buffers of the collection, also after it has failed.
         self.buffers = buffers
         self._buffer = buffer
         self._fd = fd
 
     @property
     def is_weak(self) -> bool:
-        """Whether it is a weak handle, or at any rate no strong one.
+        """Whether it is not a strong handle.
 
-        A descriptor of a buffer that isn't one of the handles given out (its owner opened it anew, or dropped its lock)
-        keeps nothing alive, and so is called weak. Raises `OSError` when the daemon is out of descriptors, on kernels
-        before 6.6 only.
+        A descriptor that is not one of the delivered handles (its owner reopened it, or dropped its lock) keeps nothing
+        alive, so it counts as weak. Raises `OSError` if the daemon is out of descriptors, only on kernels before 6.6.
         """
         return not self._buffer.is_strong(self._fd)
 
     @property
     def collection_id(self) -> int:
-        """`buffer_collection_id`."""
+        """The `buffer_collection_id`."""
         return self.buffers.collection_id
 
     @property
     def buffer_index(self) -> int:
-        """Which of the collection's buffers, from 0."""
+        """The buffer's index in the collection, from 0."""
         return self._buffer.index
 
     @property
     def settings(self) -> SingleBufferSettings:
-        """The pinned settings; shared, so not to be changed."""
+        """The pinned settings. They are shared and must not be changed."""
         return self.buffers.settings
 
     @property
     def count(self) -> int:
-        """How many buffers the collection was allocated with."""
+        """The number of buffers that the collection was allocated with."""
         return self.buffers.count
 
     def close_weak_asap(self, payer: Payer = NOBODY) -> Handle:
-        """Return the client end of a new event, closed already when no strong handle is left; the caller owns it.
+        """Return the client end of a new event, already closed if no strong handle is left. The caller owns it.
 
-        `payer` pays for the other end. Raises `NoMemoryError` when it can't, or the daemon is out of descriptors.
+        `payer` is charged for the other end. Raises `NoMemoryError` if the quota is exceeded, or if the daemon is out
+        of descriptors.
         """
         self._buffer.look()
         try:
@@ -70,11 +70,11 @@ class HandleInfo:
             raise NoMemoryError(f"an event for buffer {self.buffer_index}: {error}") from error
 
     def make_weak(self, client: ClientInfo, payer: Payer = NOBODY) -> DeliveredBuffer:
-        """Return a new weak handle with its `close_weak_asap`, owned by the caller.
+        """Return a new weak handle with its `close_weak_asap`. The caller owns both.
 
-        It has no more rights than the one passed in; of one that can't be read, `vmo` is un-set. `client` is named in
-        the log should the new handle leak. Raises `NoMoreStrongHandlesError`, or `NoMemoryError` when the daemon is out
-        of descriptors.
+        It has no more rights than the given one. If that is not readable, `vmo` is un-set. `client` is named in the log
+        if the new handle leaks. Raises `NoMoreStrongHandlesError`, or `NoMemoryError` if the daemon is out of
+        descriptors.
         """
         if not self._buffer.has_strong():
             raise NoMoreStrongHandlesError(

@@ -1,8 +1,8 @@
-"""Heaps: where memory comes from.
+"""Heaps: the sources of memory.
 
-A heap is a small class with one interface (:class:`Heap`), so that real ones (:mod:`.dma_heap`) can be added. The heaps
-here are all backed by memfds, the secure and the device-only ones too. That is enough to negotiate over them on an
-ordinary machine (`docs/spec/linux.md`, "Heaps").
+A heap is a small class with one interface (:class:`Heap`), so that hardware heaps (:mod:`.dma_heap`) can be added. The
+heaps here are all backed by memfds, including the secure and the device-only ones. This is enough to negotiate over
+them on an ordinary machine (`docs/spec/linux.md`, "Heaps").
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ _ALL_DOMAINS = frozenset(CoherencyDomain)
 
 @dataclass(frozen=True, slots=True)
 class HeapSettings:
-    """A heap as the configuration describes it, a `[[heap]]` section; plain data.
+    """A heap as plain data from the configuration, a `[[heap]]` section.
 
-    Of the domains named for a secure heap only the inaccessible one counts. Raises `ValueError` when none is left.
+    For a secure heap only the inaccessible domain is kept. Raises `ValueError` if no domain is left.
     """
 
     heap_type: str
     id: int = 0
     domains: frozenset[CoherencyDomain] = _ALL_DOMAINS
     secure: bool = False
-    #: Bytes of all buffers of this heap that exist at a time; `None`: what the machine has.
+    #: The maximum number of bytes of all existing buffers of this heap; `None` means no limit.
     max_bytes: int | None = None
-    #: Where its memory comes from; None: memfds. A path under /dev/dma_heap makes all of its buffers dma-bufs.
+    #: The source of its memory; None means memfds. With a path under /dev/dma_heap all of its buffers are dma-bufs.
     device: str | None = None
     #: Whether each buffer is physically contiguous.
     contiguous: bool = False
 
     def __post_init__(self) -> None:
         if self.secure:
-            # A section that only says `secure = true` is not to be wrong for what it doesn't say.
+            # A section that only has `secure = true` must not be invalid because of the default domains.
             inaccessible = self.domains & {CoherencyDomain.INACCESSIBLE}
             object.__setattr__(self, "domains", inaccessible)
         if not self.domains:
@@ -59,38 +59,38 @@ SYSTEM_RAM = HeapSettings(heap_type=sysmem2.SYSTEM_RAM_HEAP.heap_type or "", id=
 
 
 class Heap(Protocol):
-    """Where the memory of buffers comes from."""
+    """The source of the memory of buffers."""
 
     @property
     def properties(self) -> HeapSettings:
-        """What the heap is."""
+        """The heap's settings."""
         ...
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of the buffers that exist."""
+        """The number of bytes of the existing buffers."""
         ...
 
     def allocate(self, name: str, size: int, *, writable: bool = True) -> Handle:
-        """A zeroed VMO of `size` bytes (a multiple of the page size), for reading and writing; the caller owns it.
+        """Return a zeroed VMO of `size` bytes (a multiple of the page size), readable and writable. The caller owns it.
 
-        Without `writable` no handle to it will be: a heap whose buffers have one open file opens that for reading only.
-        `name` is shown where the system lists memory. Raises `NoMemoryError`, or an `OSError` that says what ran out,
-        with nothing kept.
+        Without `writable`, no handle to it will be writable: a heap whose buffers have one open file opens it
+        read-only. `name` appears in the system's lists of memory. Raises `NoMemoryError`, or an `OSError` that says
+        which resource is exhausted. Nothing is kept then.
         """
         ...
 
     def reserve(self, handle: Handle, start: int, length: int) -> None:
-        """Take the pages of a part of a VMO made here now, not at their first use. Raises `OSError` without them."""
+        """Allocate the pages of a part of a VMO of this heap now, not at first use. Raises `OSError` on failure."""
         ...
 
     def delete(self, size: int) -> None:
-        """The memory of an earlier `allocate` of `size` bytes is back with the system: nobody holds it any more."""
+        """Record that the memory of an earlier `allocate` of `size` bytes is free."""
         ...
 
 
 class PaidHeap:
-    """A heap whose buffers somebody pays for; one object for each collection, whose buffers are all alike."""
+    """A heap whose buffers are charged to a payer; one object for each collection, whose buffers are all equal."""
 
     def __init__(self, heap: Heap, payer: Payer) -> None:
         self._heap = heap
@@ -99,16 +99,16 @@ class PaidHeap:
 
     @property
     def properties(self) -> HeapSettings:
-        """What the heap is."""
+        """The heap's settings."""
         return self._heap.properties
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of the buffers that exist, everybody's."""
+        """The number of bytes of the existing buffers of all payers."""
         return self._heap.used_bytes
 
     def allocate(self, name: str, size: int, *, writable: bool = True) -> Handle:
-        """See :meth:`Heap.allocate`. The payer may be out of what it can pay for, too."""
+        """See :meth:`Heap.allocate`. Also fails if the payer's quota is exceeded."""
         gone = self._payer.pay_for_buffer(size)
         try:
             made = self._heap.allocate(name, size, writable=writable)
@@ -137,12 +137,12 @@ class MemfdHeap:
 
     @property
     def properties(self) -> HeapSettings:
-        """What the heap is."""
+        """The heap's settings."""
         return self._properties
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of the buffers that exist."""
+        """The number of bytes of the existing buffers."""
         return self._used_bytes
 
     def allocate(self, name: str, size: int, *, writable: bool = True) -> Handle:
@@ -158,7 +158,7 @@ class MemfdHeap:
         return vmo.create(name, size)
 
     def count(self, size: int) -> None:
-        """Count `size` more bytes as used. Raises `NoMemoryError`, and counts nothing, if that passes the limit."""
+        """Count `size` more bytes as used. Raises `NoMemoryError` without counting if that exceeds the limit."""
         limit = self._properties.max_bytes
         if limit is not None and self._used_bytes + size > limit:
             raise NoMemoryError(
@@ -168,7 +168,7 @@ class MemfdHeap:
         self._used_bytes += size
 
     def limit(self, max_bytes: int | None) -> None:
-        """Change the limit; buffers that exist stay."""
+        """Change the limit. Existing buffers are not affected."""
         self._properties = replace(self._properties, max_bytes=max_bytes)
 
     def reserve(self, handle: Handle, start: int, length: int) -> None:

@@ -1,12 +1,12 @@
-"""A buffer that all handles are one open file of, as a dma-buf is: its life, as far as the kernel can be asked.
+"""The life of a buffer whose handles are all one open file, such as a dma-buf, as far as the kernel reports it.
 
 ::
 
     SERVER ──drop_strong──▶ STRONG ──last reference but the server's──▶ UNKNOWN ──the server's──▶ GONE
 
-Such a buffer has no locks, no other access for some of its holders and no weak handles, and nothing announces that a
-reference to it is gone: `count:` in `/proc/self/fdinfo` is asked, again and again with growing pauses, from when the
-server is no strong holder any more until nobody else has it. States and calls are those of :mod:`.buffer`.
+Such a buffer has no locks, no separate access modes and no weak handles, and the kernel does not report that a
+reference to it is gone. So `count:` in `/proc/self/fdinfo` is read repeatedly with growing pauses, from when the server
+stops being a strong holder until there is no other reference. States and methods are those of :mod:`.buffer`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .buffer import Hold, Owner, Surroundings
 from .heaps import Heap
 from .locks import Kind
 
-#: Pauses between questions; the last one goes on.
+#: The pauses between reads. The last one is repeated.
 PAUSES_NS = (1_000_000, 10_000_000, 100_000_000, 300_000_000, 1_000_000_000)
 #: The server's own descriptor.
 _OWN_REFERENCES = 1
@@ -31,7 +31,7 @@ _FDINFO_BYTES = 4096
 
 
 class OneFileBuffer:
-    """One buffer. See the module's text for its states."""
+    """One buffer. See the module's docstring for its states."""
 
     __slots__ = (
         "_cancel",
@@ -57,7 +57,7 @@ class OneFileBuffer:
         owner: Owner,
         surroundings: Surroundings,
     ) -> None:
-        """Take over `handle`, a new dma-buf, also when this raises (`OSError`)."""
+        """Take ownership of `handle`, a new dma-buf, even if this raises (`OSError`)."""
         self.index = index
         self.size = size
         self.heap = heap
@@ -83,31 +83,33 @@ class OneFileBuffer:
     # --- handles ------------------------------------------------------------------------------------------------
 
     def has_strong(self) -> bool:
-        """Return whether anybody has a handle, the server included, as of now."""
+        """Return whether there is any handle, including the server's, at this moment."""
         if self.hold is Hold.STRONG:
             return self._references() > _OWN_REFERENCES
         return self.hold is Hold.SERVER
 
     def is_strong(self, fd: int) -> bool:
-        """Return whether a descriptor of this buffer is a strong handle: there are no others."""
+        """Return whether a descriptor of this buffer is a strong handle. All are."""
         return True
 
     def open(self, kind: Kind, client: ClientInfo, *, writable: bool) -> Handle:
         """Return another descriptor of the one open file.
 
         Raises:
-            NoMemoryError: A handle of another kind, or with other access, is wanted.
+            NoMemoryError: A handle of another kind, or with another access mode, is requested.
             OSError: There are no descriptors left.
         """
         if kind is Kind.WEAK:
             raise NoMemoryError(f"a buffer of {self.heap.properties} has no weak handles")
         if writable is not self._writable:
-            has = "may be written by all who have it" if self._writable else "is read-only for all"
+            has = (
+                "is writable for all holders" if self._writable else "is read-only for all holders"
+            )
             raise NoMemoryError(f"a buffer of {self.heap.properties} {has}")
         return Handle(duplicate(self._vmo.fileno()))
 
     def open_signal(self, payer: Payer) -> Handle:
-        """Refuse a `close_weak_asap`: nobody has a weak handle that it could be for."""
+        """Refuse a `close_weak_asap`, because there are no weak handles."""
         raise NoMemoryError(f"a buffer of {self.heap.properties} has no weak handles")
 
     # --- changes ------------------------------------------------------------------------------------------------
@@ -119,7 +121,7 @@ class OneFileBuffer:
             self.look()
 
     def look(self) -> None:
-        """Ask now, and soon again."""
+        """Read the number of references now, and again soon."""
         if self.hold is Hold.STRONG:
             self._step = 0
             self._ask()
@@ -136,7 +138,7 @@ class OneFileBuffer:
         self._vmo.close()
 
     def end(self) -> None:
-        """Nothing: no watch tells of the end of such a buffer."""
+        """Do nothing: no watch reports the end of such a buffer."""
 
     def _ask(self) -> None:
         self._stop_asking()
@@ -152,7 +154,7 @@ class OneFileBuffer:
 
     def _gone(self) -> None:
         if self.hold is Hold.GONE:
-            return  # the daemon ended meanwhile
+            return  # the daemon has ended meanwhile
         self.hold = Hold.GONE
         self.heap.delete(self.size)
         self._surroundings.forget(self)
@@ -164,10 +166,10 @@ class OneFileBuffer:
             self._cancel = None
 
     def _references(self) -> int:
-        """How many references to the open file there are: descriptors, mappings, and what devices hold."""
+        """Return the number of references to the open file: descriptors, mappings, and those of devices."""
         try:
             with open(f"/proc/self/fdinfo/{self._vmo.fileno()}", "rb", buffering=0) as fdinfo:
                 lines = fdinfo.read(_FDINFO_BYTES).splitlines()
         except OSError:
-            return _OWN_REFERENCES + 1  # the daemon is out of descriptors: ask again
+            return _OWN_REFERENCES + 1  # the daemon is out of descriptors: try again
         return next(int(line.split()[1]) for line in lines if line.startswith(b"count:"))

@@ -1,6 +1,6 @@
-"""Letting go of memory: the last close of a buffer frees its pages, which takes 100 ms and more for some hundred MiB.
+"""Freeing memory: the last close of a buffer frees its pages, which takes 100 ms and more for some hundred MiB.
 
-Small buffers are closed on the spot. Others are closed in a thread, and who let go of them hears when it is done.
+Small buffers are closed immediately. Others are closed in a thread, and a callback reports when this is done.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from sysmemd.threads import Pool, ring
 
 from .watch import Hangups
 
-#: Bytes whose freeing, some 30 µs, isn't worth a thread. All 128 buffers of a collection may be closed at once.
+#: The size up to which freeing (some 30 µs) needs no thread. All 128 buffers of a collection may be closed at once.
 INLINE_BYTES = 256 * 1024
-#: What st_blocks counts in.
+#: The unit of st_blocks.
 _BLOCK_BYTES = 512
 
 _Callback = Callable[[], None]
 
 
 class Reclaimer:
-    """Closes VMOs; big ones in a thread, which is there while it is needed."""
+    """Closes VMOs; large ones in a thread that exists while it is needed."""
 
     def __init__(self, hangups: Hangups) -> None:
-        """Raises `OSError` when there are no descriptors left."""
+        """Raises `OSError` if there are no descriptors left."""
         self._hangups = hangups
-        #: Wakes the loop when the thread has done something.
+        #: Wakes the loop when the thread has finished something.
         self._news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         hangups.add_readable(self._news, self._take_news)
         self._pool = Pool(1, _forget)
         self._closed: deque[_Callback] = deque()
         self._given = self._done = 0
-        #: By the number that has to be done.
+        #: By the number of closes that must be finished.
         self._waiting: deque[tuple[int, _Callback]] = deque()
 
     def close_vmo(self, vmo: Handle, done: _Callback, *, size: int | None = None) -> None:
-        """Take over and close a handle, and then call `done`: before this returns, or later from the loop.
+        """Take ownership of a handle, close it, and then call `done`: before this returns, or later from the loop.
 
         The memory has at most `size` bytes, if that is known.
         """
@@ -52,14 +52,14 @@ class Reclaimer:
             done()
 
     def when_freed(self, callback: _Callback) -> bool:
-        """Call `callback` from the loop when all is closed that is being closed now; False if that is nothing."""
+        """Call `callback` from the loop when all current closes have finished. Return False if there are none."""
         if self._done == self._given:
             return False
         self._waiting.append((self._given, callback))
         return True
 
     def close(self) -> None:
-        """Wait for the thread to finish; nobody is told of anything any more. To be called once."""
+        """Wait for the thread to finish, without further callbacks. Must be called once."""
         self._hangups.remove(self._news)
         self._pool.end()
         os.close(self._news)
@@ -81,11 +81,11 @@ class Reclaimer:
 
 
 def _forget(error: Exception) -> None:
-    """Nothing to do: a descriptor whose closing fails is closed."""
+    """Do nothing: a descriptor is closed even if close() returns an error."""
 
 
 def _is_large(fd: int) -> bool:
-    """Return whether closing a file may take long, because it frees many pages."""
+    """Return whether closing a file may take long because it frees many pages."""
     try:
         return os.fstat(fd).st_blocks * _BLOCK_BYTES > INLINE_BYTES
     except OSError:

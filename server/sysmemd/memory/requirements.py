@@ -1,4 +1,4 @@
-"""What the kernel must offer, and what the daemon takes it to do; tried at start, in a few milliseconds."""
+"""The requirements and assumptions about the kernel, tested at start in a few milliseconds."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 class Findings(NamedTuple):
-    """What is the matter with the kernel, one sentence each; usually nothing."""
+    """Problems with the kernel, one sentence each; usually none."""
 
-    #: What the daemon can't do without.
+    #: Missing features that the daemon requires.
     missing: list[str]
-    #: What the kernel does otherwise than the daemon takes it to, and what follows; it can serve all the same.
+    #: Behaviour that differs from the daemon's assumptions, with the consequence. The daemon can serve nevertheless.
     differences: list[str]
 
 
 class _Bench:
-    """What attempts share: closing an inotify instance takes the kernel most of the time that all of them take."""
+    """Objects that the tests share, because closing an inotify instance takes most of the time of all tests."""
 
     def __init__(self, undo: ExitStack) -> None:
         self._undo = undo
@@ -62,9 +62,9 @@ _Attempt = Callable[[_Bench], None]
 
 
 def examine_kernel() -> Findings:
-    """Try what the daemon needs of the kernel, and takes for true. Nothing stays open.
+    """Test the daemon's requirements and assumptions about the kernel. Nothing stays open.
 
-    Without /proc nothing else can be tried; differences aren't looked for where something is missing.
+    Without /proc nothing else can be tested. Assumptions are only tested if nothing is missing.
     """
     needed: tuple[tuple[str, _Attempt], ...] = (
         ("/proc must be mounted: handles are made and recognised through it", _try_proc),
@@ -139,7 +139,7 @@ def _try_sockets(bench: _Bench) -> None:
         descriptors_waiting(near.fileno())
 
 
-# --- what the daemon takes for true -------------------------------------------------------------------------------
+# --- assumptions --------------------------------------------------------------------------------------------------
 
 
 def _expect(found: object, expected: object, what: str) -> None:
@@ -159,7 +159,7 @@ def _try_mapping(bench: _Bench) -> None:
     with vmo.create("sysmem:try", 1) as own:
         with vmo.reopen(own.fileno(), writable=False) as handle:
             locks.mark(handle.fileno(), Kind.STRONG, 0)
-            # Python's own mapping would keep a descriptor.
+            # Python's own mapping would keep a descriptor open.
             arguments = (mmap.PROT_READ, mmap.MAP_SHARED, handle.fileno(), 0)
             address = _libc.mmap(None, mmap.PAGESIZE, *arguments)
         if address == _MAP_FAILED:
@@ -209,5 +209,5 @@ def _try_groups(bench: _Bench) -> None:
         try:
             near.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, mmap.PAGESIZE // 8)
         except OSError as error:
-            if error.errno != errno.ERANGE:  # there are more
+            if error.errno != errno.ERANGE:  # ERANGE: there are more groups than fit
                 raise

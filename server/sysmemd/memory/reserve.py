@@ -1,7 +1,7 @@
-"""Taking the pages of buffers when they are allocated, for `allocation = "eager"`.
+"""Allocating the pages of buffers in advance, for `allocation = "eager"`.
 
-That takes the kernel 100 ms for 256 MiB. So it is done piece by piece: each time the loop comes round one piece of one
-allocation, of all of them in turn.
+This takes the kernel 100 ms for 256 MiB. So it is done piece by piece: one piece in each turn of the loop, with all
+reservations in rotation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from . import available
 from .buffer import Buffer
 from .one_file import OneFileBuffer
 
-#: Bytes that are taken in a row, in about a millisecond.
+#: The bytes of one piece, which takes about a millisecond.
 PIECE_BYTES = 2 * 1024 * 1024
 
 
@@ -26,14 +26,14 @@ class Reservation:
         self, buffers: Sequence[Buffer | OneFileBuffer], is_wanted: Callable[[], bool]
     ) -> None:
         self.buffers = buffers
-        #: Bytes that are still to be taken.
+        #: The number of bytes that are not allocated yet.
         self.left = sum(buffer.size for buffer in buffers)
         self._is_wanted = is_wanted
         self._index = 0
         self._start = 0
 
     def step(self) -> None:
-        """Take one more piece, perhaps of several buffers. Raises `NoMemoryError`, with the pieces before kept."""
+        """Allocate one more piece, perhaps of several buffers. Raises `NoMemoryError`, with earlier pieces kept."""
         if not self._is_wanted():
             raise NoMemoryError("nobody wants them any more")
         room = min(PIECE_BYTES, self.left)
@@ -55,7 +55,7 @@ class Reservation:
 
 
 class Reservations:
-    """All reservations that are under way."""
+    """All running reservations."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -63,7 +63,7 @@ class Reservations:
         self._cancel: Callable[[], None] | None = None
 
     def check(self, size: int) -> None:
-        """Raise `NoMemoryError` when `size` bytes more than what is under way can't be had."""
+        """Raise `NoMemoryError` if `size` bytes are not available in addition to the running reservations."""
         check_available(size, sum(reservation.left for reservation, _ in self._under_way))
 
     def reserve(
@@ -72,14 +72,15 @@ class Reservations:
         is_wanted: Callable[[], bool],
         done: Callable[[Exception | None], None],
     ) -> None:
-        """Take the pages of `buffers`, and call `done`: before this returns, or later through the clock.
+        """Allocate the pages of `buffers`, and call `done`: before this returns, or later through the clock.
 
-        `is_wanted` is asked before each piece whether to go on. On an error some pages have been taken.
+        `is_wanted` is called before each piece to find out whether to continue. After an error some pages are
+        allocated.
         """
         self._advance(Reservation(buffers, is_wanted), done)
 
     def close(self) -> None:
-        """Give up, let go of the buffers, and call nobody back any more."""
+        """Cancel all reservations without callbacks, and drop the buffers."""
         if self._cancel is not None:
             self._cancel()
         for reservation, _ in self._under_way:
@@ -108,10 +109,10 @@ class Reservations:
 
 
 def check_available(size: int, spoken_for: int = 0) -> None:
-    """Raise `NoMemoryError` when the machine hasn't `size` bytes left beside those that are spoken for.
+    """Raise `NoMemoryError` if the machine does not have `size` bytes in addition to those that are already promised.
 
-    Asking the kernel could set the out-of-memory killer on somebody instead of failing.
+    Asking the kernel for them might trigger the out-of-memory killer instead of failing.
     """
     left = max(0, available.memory_bytes() - spoken_for)
     if size > left:
-        raise NoMemoryError(f"{size} bytes can't be reserved, {left} are left")
+        raise NoMemoryError(f"{size} bytes cannot be reserved, {left} are left")

@@ -1,7 +1,7 @@
 """Events: server ends of eventpairs, which signal by being closed.
 
-That is also what happens to one when its client's end is closed: a client that asks for events again and again and
-drops them costs the daemon no descriptors.
+An event is also closed when its client's end is closed, so a client that requests and drops events repeatedly costs the
+daemon no descriptors.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Event:
     def __init__(
         self, handle: Handle, hangups: Hangups, closed: Callable[[], None] = lambda: None
     ) -> None:
-        """Take over `handle`, also when this raises (`OSError`: the kernel is out of memory for it).
+        """Take ownership of `handle`, even if this raises (`OSError`: the kernel is out of memory for it).
 
-        `closed` is called once, when the handle has been closed.
+        `closed` is called once, after the handle has been closed.
         """
         self._handle = handle
         self._closed = closed
@@ -44,7 +44,7 @@ class Event:
         self._when_gone = callback
 
     def close(self) -> None:
-        """Signal; harmless the second time. Nobody is called."""
+        """Signal. Idempotent. No callback is called."""
         if not self._handle.closed:
             self._hangups.remove(self._handle.fileno())
             self._handle.close()
@@ -57,7 +57,7 @@ class Event:
 
 
 class SignalSet:
-    """Events that are signalled together; those whose client is gone are forgotten."""
+    """Events that are signalled together. Those whose client is gone are removed."""
 
     __slots__ = ("_events",)
 
@@ -65,7 +65,7 @@ class SignalSet:
         self._events: dict[int, Signal] = {}
 
     def add(self, event: Signal) -> None:
-        """Own an event."""
+        """Take ownership of an event."""
         key = id(event)
         self._events[key] = event
         event.when_gone(partial(self._forget, key))
@@ -74,6 +74,6 @@ class SignalSet:
         self._events.pop(key, None)
 
     def signal(self) -> None:
-        """Close all of them."""
+        """Close all events."""
         events, self._events = self._events, {}
         every(event.close for event in events.values())

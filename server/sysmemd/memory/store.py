@@ -1,4 +1,4 @@
-"""All buffers of a daemon: allocating them, handing them out, recognising them, and the events about them."""
+"""All buffers of a daemon: their allocation, delivery and identification, and their events."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class HeapStatistics:
 
 @dataclass(frozen=True, slots=True)
 class MemoryStatistics:
-    """What exists at a moment; by state, how many buffers (:class:`.buffer.Hold`)."""
+    """The current memory use. `buffers` counts by state (:class:`.buffer.Hold`)."""
 
     heaps: tuple[HeapStatistics, ...]
     collections: int
@@ -58,8 +58,8 @@ class MemoryStatistics:
 class Memory:
     """The memory of one daemon.
 
-    Whoever owns it waits until :meth:`fileno` is readable and then calls :meth:`process_events`. Nothing here blocks,
-    and nothing polls: timers run for a few seconds after a change that somebody waits for, never when idle.
+    The owner waits until :meth:`fileno` is readable and then calls :meth:`process_events`. No method blocks, and
+    nothing polls: timers run for a few seconds after a change with a waiter, and never when idle.
     """
 
     def __init__(
@@ -70,10 +70,9 @@ class Memory:
         clock: Clock,
         log: Log,
     ) -> None:
-        """`heaps` besides the system heap, which is made when it isn't among them; the first of two alike counts.
-
-        `allocation`: "eager" reserves all pages when buffers are allocated, and fails then. Raises `OSError` when the
-        user has no inotify instance left, or the process no descriptor.
+        """`heaps` are all heaps; the system heap is created if it is not among them. Of duplicates the first counts.
+        With `allocation` "eager", all pages are reserved during an allocation, which fails if there are not enough.
+        Raises `OSError` if the user has no inotify instance left, or the process no descriptor.
         """
         self._heaps: dict[HeapKey, Heap] = {}
         for heap in (*heaps, MemfdHeap()):
@@ -100,30 +99,30 @@ class Memory:
         self._by_watch: dict[int, Buffer | OneFileBuffer] = {}
         self._by_identity: dict[tuple[int, int], tuple[Buffers, Buffer | OneFileBuffer]] = {}
         self._closed = False
-        #: Whether closings may have happened that weren't reported and that nothing was asked about since.
+        #: Whether there may have been unreported closes that were not checked since.
         self._missed_some = False
-        #: How often in a row there was nothing to read where the kernel had said so.
+        #: The number of consecutive reads without data after the kernel reported that there was some.
         self._fruitless = 0
         self._said_simulated = False
 
     def fileno(self) -> int:
-        """Readable when :meth:`process_events` has something to do; owned by this object."""
+        """Return a descriptor that is readable when :meth:`process_events` has something to do. This object owns it."""
         return self._hangups.fileno()
 
     def process_events(self) -> None:
-        """Take note of what the kernel reported: handles, mappings and eventpairs closed. Never blocks.
+        """Process what the kernel reported: closes of handles, mappings and eventpairs. Never blocks.
 
-        One call does a bounded amount of work; `fileno` stays readable when more is there.
+        One call does a limited amount of work. `fileno` stays readable if there is more.
         """
         self._hangups.process()
 
     @property
     def is_fruitless(self) -> bool:
-        """Whether the kernel goes on telling of reports that can't be read: then it's no use to ask."""
+        """Whether the kernel keeps reporting data that cannot be read, so that reading is useless."""
         return self._fruitless >= _MAX_FRUITLESS
 
     def close(self) -> None:
-        """Let go of all buffers; their memory goes with the clients' handles. Harmless the second time."""
+        """Release all buffers. Their memory is freed with the clients' handles. Idempotent."""
         if not self._closed:
             self._closed = True
             for collection in {id(c): c for c, _ in self._by_identity.values()}.values():
@@ -150,15 +149,16 @@ class Memory:
         done: Callable[[Buffers | Exception], None],
         payer: Payer = NOBODY,
     ) -> None:
-        """`count` buffers of `raw_vmo_size` bytes of the heap that the settings name; the server is a strong holder.
+        """Allocate `count` buffers of `raw_vmo_size` bytes from the settings' heap. The server is a strong holder.
 
-        `done` is called with them, or with why there are none, nothing kept: a `NoMemoryError`, or an error of our own.
-        That is before this returns, or later from `process_events` or through the clock, where many pages have
-        to be reserved (for as long as `is_wanted`) or memory that is just being freed may be enough.
+        `done` is called with them, or with the reason of a failure, after which nothing is kept: a `NoMemoryError`, or
+        an internal error. It is called before this returns, or later from `process_events` or through the clock: if
+        many pages must be reserved (for as long as `is_wanted`), or if memory that is just being freed may be enough.
 
-        Their memfds are called `<name>:<index>`, or `sysmem:<index>` when the name is empty. `on_no_strong` is called
-        once, through the clock and so never from within a call made here, when the last strong handle of every buffer
-        is gone. `writable` is whether any handle to the buffers may be. `payer` pays for them as long as they exist.
+        Their memfds are called `<name>:<index>`, or `sysmem:<index>` if the name is empty. `on_no_strong` is called
+        once when the last strong handle of every buffer is gone. It is called through the clock, so never from within a
+        call made here. `writable` is whether any handle to the buffers may be writable. `payer` is charged for them as
+        long as they exist.
         """
         memory = settings.buffer_settings
         simulated = memory.is_physically_contiguous and not self._is_contiguous(memory.heap)
@@ -198,7 +198,7 @@ class Memory:
                 done(error)
 
         try:
-            self._refresh()  # so that memory given back just now counts
+            self._refresh()  # so that memory that was just freed counts
             self._fill(buffers, count, payer, writable=writable)
         except Exception as error:
             retry = partial(
@@ -213,13 +213,13 @@ class Memory:
             finish(None)
 
     def _fill(self, collection: Buffers, count: int, payer: Payer, *, writable: bool) -> None:
-        """Make a collection's buffers, without their pages; `NoMemoryError` with nothing kept."""
+        """Create a collection's buffers without their pages. Raises `NoMemoryError`; nothing is kept then."""
         memory = collection.settings.buffer_settings
         heap = PaidHeap(self._heap(memory.heap), payer)
         kind = Buffer if heap.properties.device is None else OneFileBuffer
         size = memory.raw_vmo_size
         if size > vmo.MAX_BYTES:
-            raise NoMemoryError(f"{size} bytes are more than a buffer can have")
+            raise NoMemoryError(f"{size} bytes are more than the maximum size of a buffer")
         if self._eager:
             self._reservations.check(size * count)
         try:
@@ -257,26 +257,26 @@ class Memory:
     # --- recognition --------------------------------------------------------------------------------------------
 
     def identify(self, fd: int) -> HandleInfo | None:
-        """Which buffer a descriptor belongs to; `None` when it is no sysmem VMO. The caller keeps owning `fd`.
+        """Return the buffer that a descriptor belongs to; `None` if it is not a sysmem VMO. The caller keeps `fd`.
 
         While the caller keeps it open, it counts as the holder that it is.
         """
-        self._read_watch()  # so that no number of a buffer that is gone is taken for a new file's
+        self._read_watch()  # so that the inode number of a freed buffer is not mistaken for a new file's
         found = self._by_identity.get(vmo.identity(fd))
         return None if found is None else HandleInfo(*found, fd)
 
     def event(self, server_end: Handle, closed: Callable[[], None] = lambda: None) -> Event:
-        """Return an event of which `server_end` is the server's end, taken over; for `track_lifetime`, say.
+        """Return an event, for example for `track_lifetime`. Takes ownership of `server_end`, the server's end.
 
-        `closed` is called once, when that end has been closed, also when this raises.
-        Raises `OSError` when the kernel is out of memory for it.
+        `closed` is called once, after that end has been closed, even if this raises. Raises `OSError` if the kernel is
+        out of memory for it.
         """
         return Event(server_end, self._hangups, closed)
 
     # --- events -------------------------------------------------------------------------------------------------
 
     def heaps(self) -> list[tuple[Heap, int]]:
-        """Return all heaps, each with the number of its buffers that exist."""
+        """Return all heaps, each with the number of its existing buffers."""
         counts = Counter(buffer.heap.properties for _, buffer in self._by_identity.values())
         return [(heap, counts[heap.properties]) for heap in self._heaps.values()]
 
@@ -301,18 +301,18 @@ class Memory:
         )
 
     def _refresh(self) -> None:
-        """Take note of what the watch has reported, or leave that for later if it can't be read now."""
+        """Process the watch's reports, or postpone this if they cannot be read now."""
         try:
             self._read_watch()
         except OSError as error:
             self._surroundings.log.error("reports of closings have to wait", reason=str(error))
 
     def _read_reported(self) -> None:
-        """Read what the kernel says is there."""
+        """Read the available reports."""
         self._fruitless = 0 if self._read_watch(_REPORTS_AT_ONCE) else self._fruitless + 1
 
     def _read_watch(self, most: int = MAX_REPORTS) -> bool:
-        """Take note of what the watch has reported, or of about `most`; return whether that was anything.
+        """Process the watch's reports, or about `most` of them. Return whether there were any.
 
         Raises `OSError`.
         """
@@ -322,7 +322,7 @@ class Memory:
         if not reports and not self._missed_some:
             return False
         self._take(reports)
-        # Closings make the server let go of buffers, which ends them.
+        # After a close the server may release its buffer, which ends it.
         self._take(self._watch.read(most))
         return True
 
@@ -351,6 +351,6 @@ class Memory:
     def _forget(self, buffer: Buffer | OneFileBuffer) -> None:
         if buffer.watch is not None:
             del self._by_watch[buffer.watch]
-        # By now the number may be another buffer's: nothing holds it once the watch has ended.
+        # By now the inode number may belong to another buffer: it is not reserved once the watch has ended.
         if self._by_identity[buffer.identity][1] is buffer:
             del self._by_identity[buffer.identity]

@@ -1,4 +1,4 @@
-"""VMOs: sealed memfds, and handles to them that carry rights.
+"""VMOs: sealed memfds, and handles to them with rights.
 
 The size is sealed, so no participant can truncate a buffer under another's mapping. Mode 0600 and a daemon with a uid
 of its own enforce the rights of a handle: another uid can't reopen it for writing, chmod it or map it writable. See
@@ -17,7 +17,7 @@ from sysmem_protocol.handles import Handle, status
 
 T = TypeVar("T")
 
-#: Handle bytes (:mod:`.locks`) lie beyond the end of every VMO.
+#: The handle bytes (:mod:`.locks`) are beyond the end of every VMO.
 MAX_BYTES = 1 << 62
 
 #: From linux/memfd.h; Python names the older flags only. The file is not executable, and that is sealed.
@@ -32,7 +32,7 @@ _READ_WRITE = os.O_RDWR | os.O_CLOEXEC
 def create(name: str, size: int) -> Handle:
     """Return a new zeroed VMO of `size` bytes, owned by the caller.
 
-    Raises `OSError` when there are no descriptors left, with nothing kept.
+    Raises `OSError` if there are no descriptors left; nothing is kept then.
     """
     vmo = Handle(_memfd(name))
     try:
@@ -40,17 +40,17 @@ def create(name: str, size: int) -> Handle:
         os.fchmod(fd, _MODE)
         os.ftruncate(fd, size)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-        # The description that memfd_create makes doesn't count as a writer of the file, and so wouldn't stand in the
-        # way of a read lease (F_SETLEASE), which would hold up every later opening for writing for most of a minute.
+        # The description from memfd_create does not count as a writer of the file, so it would not prevent a read lease
+        # (F_SETLEASE), which would block every later opening for writing for most of a minute.
         return reopen(fd, writable=True)
     finally:
         vmo.close()
 
 
 def reopen(fd: int, *, writable: bool) -> Handle:
-    """Another handle to a VMO: a new open file description, for reading or for reading and writing.
+    """Return another handle to a VMO: a new open file description, for reading or for reading and writing.
 
-    Raises `OSError` when there are no descriptors left.
+    Raises `OSError` if there are no descriptors left.
     """
     flags = _READ_WRITE if writable else _READ
     try:
@@ -60,7 +60,7 @@ def reopen(fd: int, *, writable: bool) -> Handle:
 
 
 def through_proc(fd: int, use: Callable[[str], T]) -> T:
-    """Do something with a VMO that takes a path."""
+    """Call `use` with a path to a VMO, and return its result."""
     path = f"/proc/self/fd/{fd}"
     try:
         return use(path)
@@ -71,7 +71,7 @@ def through_proc(fd: int, use: Callable[[str], T]) -> T:
 
 
 def access(fd: int) -> tuple[bool, bool]:
-    """Return whether a description may be read, and whether it may be written. Neither, for an O_PATH one."""
+    """Return whether a description is readable, and whether it is writable. An O_PATH description is neither."""
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     if flags & os.O_PATH:
         return False, False
@@ -80,24 +80,24 @@ def access(fd: int) -> tuple[bool, bool]:
 
 
 def identity(fd: int) -> tuple[int, int]:
-    """What tells a VMO from every other, as long as somebody holds on to its inode."""
+    """Return the identity of a VMO, which is unique as long as its inode is referenced."""
     _, device, inode = status(fd)
     return device, inode
 
 
 def attenuation_is_advisory(uid: int) -> bool:
-    """Return whether a participant with this uid can get around missing rights by reopening its handles through /proc.
+    """Return whether a participant with this uid can circumvent missing rights by reopening its handles through /proc.
 
-    It is so for the daemon's own uid, which owns the memory, and for root. Such participants are trusted with writing;
-    the daemon says so in its log when one connects.
+    This is possible for the daemon's own uid, which owns the memory, and for root. Such participants are trusted to
+    respect the rights. The daemon logs this when one connects.
     """
     return uid in (0, os.geteuid())
 
 
 def dma_buf_users(device: str = "/dev/udmabuf") -> str | None:
-    """Who besides root may make dma-bufs of VMOs, in words; None if nobody may, or there is no such device.
+    """Return a description of the users besides root that can make dma-bufs of VMOs; None if there are none.
 
-    A dma-buf can be written to, whatever the rights of the handle that it was made of.
+    A dma-buf is writable, whatever the rights of the handle that it was made of.
     """
     try:
         found = os.stat(device)
@@ -113,5 +113,5 @@ def dma_buf_users(device: str = "/dev/udmabuf") -> str | None:
 def _memfd(name: str) -> int:
     with contextlib.suppress(OSError):
         return os.memfd_create(name, _MFD_FLAGS | _MFD_NOEXEC_SEAL)
-    # Kernels before 6.3 don't know the flag. When something else was wrong it is so again.
+    # Kernels before 6.3 do not know the flag. If the error has another reason, it occurs again here.
     return os.memfd_create(name, _MFD_FLAGS)

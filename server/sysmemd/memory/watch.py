@@ -1,10 +1,10 @@
-"""The wake-ups: what the kernel reports of buffers and of the other ends of eventpairs, so that nothing polls.
+"""The kernel's reports about buffers and about the other ends of eventpairs, so that nothing has to poll.
 
-:class:`InodeWatch` is the daemon's one inotify instance. A watch holds the inode (not the memory: that goes with the
-last reference), so the number that identifies a buffer isn't given to another file before the buffer is gone.
+:class:`InodeWatch` is the daemon's only inotify instance. A watch keeps the inode (not the memory, which is freed with
+the last reference), so the inode number of a buffer is not reused before the buffer is gone.
 
-:class:`Hangups` tells when the other end of an eventpair is closed, and has the one descriptor that the daemon waits
-on.
+:class:`Hangups` reports when the other end of an eventpair is closed, and has the one descriptor that the daemon waits
+for.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..inotify import (
 from .vmo import through_proc
 
 _CLOSINGS = IN_CLOSE_WRITE | IN_CLOSE_NOWRITE
-# The end of a watch is reported whatever was asked for, but something must be asked for.
+# The end of a watch is always reported, but the mask must not be empty.
 _END_ONLY = IN_DELETE_SELF
 #: How many calls are made in a row.
 _CALLS_AT_ONCE = 16
@@ -34,11 +34,11 @@ _CALLS_AT_ONCE = 16
 
 @dataclass(slots=True)
 class Reports:
-    """What was reported since the last reading, by watch number; each set has a watch once."""
+    """The reports since the last read, by watch number. Each set contains a watch once."""
 
     closings: set[int] = field(default_factory=set)
     ends: set[int] = field(default_factory=set)
-    #: The queue was full: anything may have happened to any watch.
+    #: The queue was full: any watch may have had any event.
     overflow: bool = False
 
     def __bool__(self) -> bool:
@@ -47,20 +47,20 @@ class Reports:
 
 
 class InodeWatch:
-    """Watches on buffers: the closing of a handle to one, and its end."""
+    """Watches on buffers: for the close of a handle, and for the buffer's end."""
 
     def __init__(self) -> None:
-        """Raises `OSError` when the user has too many inotify instances, or there are no descriptors left."""
+        """Raises `OSError` if the user has too many inotify instances, or there are no descriptors left."""
         self._inotify = Inotify()
         try:
-            # Lists the watches. Kept open, as reports may be lost while there are no descriptors left.
+            # Lists the watches. It is kept open because reports may be lost while there are no descriptors left.
             self._fdinfo = open(f"/proc/self/fdinfo/{self.fileno()}", "rb", buffering=0)  # noqa: SIM115
         except OSError:
             self._inotify.close()
             raise
 
     def fileno(self) -> int:
-        """Readable when there is something to read."""
+        """Return a descriptor that is readable when there are reports."""
         return self._inotify.fileno()
 
     def close(self) -> None:
@@ -69,18 +69,18 @@ class InodeWatch:
         self._inotify.close()
 
     def watch_end(self, fd: int) -> int:
-        """Report only the end of this buffer: when its last reference is gone. Returns the watch's number.
+        """Report only the end of this buffer, when its last reference is gone. Return the watch's number.
 
-        Raises `OSError` when the user has too many watches; not when this buffer is watched already.
+        Raises `OSError` if the user has too many watches, but not if this buffer is already watched.
         """
         return self._watch(fd, _END_ONLY)
 
     def watch_closings(self, fd: int) -> int:
-        """Report also each time when the last descriptor and mapping of one handle are gone."""
+        """Also report each time when the last descriptor and mapping of one handle are gone."""
         return self._watch(fd, _CLOSINGS)
 
     def read(self, most: int = MAX_REPORTS) -> Reports:
-        """What was reported since the last time, at most a full queue, or about `most`; never blocks."""
+        """Return the reports since the last read: at most a full queue, or about `most`. Never blocks."""
         reports = Reports()
         for watch, mask in self._inotify.read(most):
             if mask & IN_IGNORED:
@@ -92,7 +92,7 @@ class InodeWatch:
         return reports
 
     def alive(self) -> set[int]:
-        """Return the watches that haven't ended, for when reports were lost."""
+        """Return the watches that have not ended, for when reports were lost."""
         self._fdinfo.seek(0)
         return {
             int(line.split()[1].removeprefix(b"wd:"), 16)
@@ -105,39 +105,39 @@ class InodeWatch:
 
 
 class Hangups:
-    """Calls back when the other end of a socket is closed; what is sent to it is never looked at."""
+    """Calls back when the other end of a socket is closed. Data that is sent to the socket is never read."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], None]] = {}
 
     def fileno(self) -> int:
-        """Readable when :meth:`process` has something to do."""
+        """Return a descriptor that is readable when :meth:`process` has something to do."""
         return self._epoll.fileno()
 
     def close(self) -> None:
-        """Call nobody back any more."""
+        """Stop all callbacks."""
         self._epoll.close()
         self._callbacks.clear()
 
     def add_readable(self, fd: int, callback: Callable[[], None]) -> None:
-        """Call back each time when a descriptor is readable."""
+        """Call back each time a descriptor is readable."""
         self._add(fd, callback, select.EPOLLIN)
 
     def add(self, fd: int, callback: Callable[[], None]) -> None:
-        """Call back when the other end of `fd` is closed. The callback, or whoever closes `fd`, removes it.
+        """Call back when the other end of `fd` is closed. The callback, or the code that closes `fd`, must remove it.
 
-        Raises `OSError` when the kernel is out of memory for it.
+        Raises `OSError` if the kernel is out of memory for it.
         """
-        self._add(fd, callback, 0)  # a hangup is reported without being asked for
+        self._add(fd, callback, 0)  # a hangup is reported for any mask
 
     def remove(self, fd: int) -> None:
-        """Forget a descriptor; to be done before it is closed, as a copy elsewhere would keep it registered.
+        """Remove a descriptor. This must be done before closing it, because a duplicate would keep it registered.
 
-        Harmless once this is closed.
+        No effect after this object is closed.
         """
         if self._callbacks.pop(fd, None) is not None:
-            with contextlib.suppress(OSError):  # it goes with the descriptor then
+            with contextlib.suppress(OSError):  # closing the epoll removes it in that case
                 self._epoll.unregister(fd)
 
     def process(self) -> None:

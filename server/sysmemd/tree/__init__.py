@@ -1,8 +1,8 @@
 """The logical buffer collection: a tree of nodes, synchronous, without sockets or an event loop.
 
-What clients say is called on nodes; what follows is told through ports (a node's channel, memory, the clock, the
-log). See :mod:`.state` for the life of a node, :mod:`.failure` for how far failures go, :mod:`.allocate` for what an
-attempt does.
+Messages from clients are method calls on nodes. Results go out through ports (a node's channel, memory, the clock, the
+log). See :mod:`.state` for the life of a node, :mod:`.failure` for failure propagation, and :mod:`.allocate` for
+allocation attempts.
 """
 
 from .collection import LogicalBufferCollection

@@ -1,12 +1,12 @@
 """An attempt to allocate a pruned subtree (`docs/spec/allocation.md`, "Logical allocation").
 
-The root's attempt makes the buffers. An attached one joins what exists: all that have allocated so far and are still in
-the tree stay participants, and nothing about the buffers may change.
+The root's attempt creates the buffers. An attached attempt joins existing ones: all participants that have allocated so
+far and are still in the tree take part in it, and the buffers must not change.
 
-An attempt has two halves: a question, which others don't have to wait for, and the conclusion, which changes the tree.
-In between, while the buffers are made too, no message to the collection is processed. All that can happen to the
-subtree then is that it fails as a whole: none of its nodes has allocated yet, so a failure of one reaches the start
-node, and nothing more can join.
+An attempt has two parts: a question, for which other clients do not have to wait, and the conclusion, which changes the
+tree. In between, also while the buffers are created, no message to the collection is processed. Meanwhile the subtree
+can only fail as a whole: none of its nodes has allocated yet, so a failure of one reaches the start node, and no node
+can be added.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def conclude(
     answer: Chosen | NoneChosen,
     buffers: Buffers | NoMemoryError | None,
 ) -> None:
-    """Allocate the pruned subtree, or fail it. `buffers` are those for what was chosen.
+    """Allocate the pruned subtree, or fail it. `buffers` are those for the chosen settings.
 
-    Everything was worked out before; now the nodes are told, so that nobody sees half of it.
+    Everything was computed before. All nodes are told within this call, so that none sees a partial result.
     """
     start = subtree.start
     if not start.in_tree:
-        # It failed meanwhile, but has perhaps been counted among those who have the buffers.
+        # The subtree failed meanwhile, but may have been counted among the participants that have the buffers.
         start.collection.participants_changed()
         return
     if isinstance(answer, NoneChosen):
@@ -63,7 +63,7 @@ def _attempt(
     error: Error | None,
     reason: str = "",
 ) -> Attempt:
-    """What is kept of an attempt."""
+    """Return the record of an attempt."""
     chosen = answer if isinstance(answer, Chosen) else None
     return Attempt(
         error=error,
@@ -79,7 +79,7 @@ def _attempt(
 
 
 def participants_of(nodes: Iterable[NodeData]) -> list[Participant]:
-    """What nodes bring to an aggregation, in their order."""
+    """Return the participants of nodes, in the nodes' order."""
     return [participant for node in nodes for participant in node.participants()]
 
 
@@ -124,14 +124,14 @@ def _succeeded(
 
 
 def _failed(start: NodeData, attempt: Attempt, fields: Mapping[str, Any]) -> None:
-    """Give the error to every collection of the subtree, attached ones included; then fail the subtree.
+    """Give the error to every collection of the subtree, including attached ones; then fail the subtree.
 
-    `fields` are what the log says besides the reason.
+    `fields` are the fields of the log entry besides the reason.
     """
     collection, error = start.collection, attempt.error
     assert error is not None
     collection.add_attempt(attempt)
-    # A failed root leaves nothing. From a failed attached subtree the others go on.
+    # A failed root ends the collection. After a failed attached subtree the others continue.
     level = Level.ERROR if start.parent is None else Level.WARNING
     start.say(level, "allocation failed", error=error.name, reason=attempt.reason, **fields)
     if attempt.report is not None and collection.verbose:

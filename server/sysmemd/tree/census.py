@@ -1,16 +1,16 @@
 """Running counts over the tree, so that no event has to walk it.
 
-Three questions are asked after every event: which pruned subtrees have become ready, which failure domains have no
-connected client left, is any node strong. Each is answered by counters that a node's own changes keep right:
+After every event there are three questions: which pruned subtrees have become ready, which failure domains have no
+connected client left, and is any node strong. Counters answer them, which each node's own changes keep up to date:
 
-- a pruned subtree counts its nodes that aren't ready;
-- a node counts itself, while it is connected, and its children in or under which somebody is connected. When the
-  count falls to 0 nobody is connected in it or under it, and never will be again, for only a connected client makes
-  children. So every node tells its parent at most once, however deep the tree and however many failure domains are
-  nested in it;
-- the census counts strong nodes.
+- A pruned subtree counts its nodes that are not ready.
+- A node counts itself, while it is connected, and its children that have a connected client at or below them. If the
+  count falls to 0, no client is connected at or below the node, and none ever will be, because only a connected client
+  creates children. So every node notifies its parent at most once, however deep the tree is and however many failure
+  domains are nested in it.
+- The census counts strong nodes.
 
-What has come up waits in `unattended` and `ready` until the collection settles.
+Results wait in `unattended` and `ready` until the collection settles.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def weakened(node: NodeData) -> None:
 
 
 def step(node: NodeData, event: Event) -> None:
-    """Change a node's state, the only place that does; `FAILED` is leaving the tree.
+    """Change a node's state. Nothing else does. `FAILED` means leaving the tree.
 
-    Raises `Misuse` when the event isn't allowed in its state.
+    Raises `Misuse` if the event is not allowed in its state.
     """
     before, after = node.state, state.step(node.state, event)
     node.state = after
@@ -51,13 +51,13 @@ def step(node: NodeData, event: Event) -> None:
 
 
 def consider(subtree: PrunedSubtree) -> None:
-    """Take note of a subtree for which something changed that it may have been waiting for."""
+    """Register a subtree whose attempt may have become possible."""
     if subtree.is_ready:
         subtree.start.collection.census.ready.append(subtree)
 
 
 def _lost_one(node: NodeData | None) -> None:
-    """Count one less in `node`: itself, or a child."""
+    """Decrement the count of `node` for itself or a child."""
     while node is not None:
         node.attended -= 1
         if node.attended:

@@ -1,8 +1,8 @@
 """The part of an attempt that does not touch the tree: find the first selection that succeeds.
 
-A :class:`Question` holds all that the answer depends on, as it was when it was asked, because others go on with the
-tree while it is answered. What is costly is in the answer: the lines of the log too, because who is in conflict with
-whom takes further aggregations.
+A :class:`Question` is a copy of everything that the answer depends on, because the tree may change while the question
+is answered. Costly work is done in the answer. This includes the lines of the log, because finding the participants in
+conflict takes further aggregations.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class Chosen:
     selection: Selection
     allocation: Allocation
     refused: tuple[RefusedSelection, ...]
-    #: `refused`, one line each.
+    #: The refused selections, one line each.
     lines: list[str]
-    #: The settings, and how they came about if the engine kept that; None unless it was asked for.
+    #: The settings with their explanation, if the engine kept it; None unless requested.
     report: str | None
 
 
@@ -66,13 +66,13 @@ class NoneChosen:
     error: Error
     reason: str
     refused: tuple[RefusedSelection, ...]
-    #: What else the log says of it.
+    #: Further fields of the log entry.
     fields: dict[str, Any]
-    #: The first refusal's table, then a line for each selection if there are several; None unless it was asked for.
+    #: The first refusal's table, then a line for each selection if there are several; None unless requested.
     report: str | None = None
 
     def reported(self) -> NoneChosen:
-        """Return the same with its report. Making that takes time."""
+        """Return the same with its report. Creating it takes time."""
         report = _told(self.refused[0].refusal.report)
         if len(self.refused) > 1:
             lines = (f"  {_told(entry.__str__)}" for entry in self.refused)
@@ -82,20 +82,20 @@ class NoneChosen:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The question which selection succeeds, with all that is needed to answer it."""
+    """The question which selection succeeds, with everything that is needed to answer it."""
 
     snapshot: Snapshot
     participants: dict[NodeData, tuple[Participant, ...]]
     engine: Engine
     platform: Platform
     max_selections: int
-    #: Whether a report is wanted.
+    #: Whether a report is requested.
     verbose: bool
-    #: Of an attached attempt: whom it has to get along with. Nobody else uses it until the answer is there.
+    #: For an attached attempt, the participants that have the buffers. Not used elsewhere until the answer is there.
     having: Having | None
 
     def answer(self) -> Chosen | NoneChosen | Exception:
-        """Return the answer, or the exception that ended the search, which would be a fault of the daemon."""
+        """Return the answer, or the exception that ended the search, which would be an error of the daemon."""
         try:
             return self._answer()
         except Exception as error:
@@ -148,10 +148,10 @@ _T = TypeVar("_T")
 
 
 def _told(tell: Callable[[], _T]) -> _T | str:
-    """What is told of an outcome. If telling fails, which is our fault, that it does: the outcome stays the same."""
+    """Return the description of a result, or of our own error if describing it fails: the result stays the same."""
     try:
         return tell()
     except Exception as error:
         *_, (frame, line) = traceback.walk_tb(error.__traceback__)
         place = f"{PurePath(frame.f_code.co_filename).name}:{line}"
-        return f"can't be told, a fault of this daemon: {printable(repr(error))} in {place}"
+        return f"no description, because of an error in the daemon: {printable(repr(error))} in {place}"

@@ -1,4 +1,4 @@
-"""A logical buffer collection: the tree's root object, and what holds for all of its nodes."""
+"""A logical buffer collection: the tree's root object, and the state that all nodes share."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from .ports import BufferMaker, Buffers, Level, NodeChannel, WhoHas
 from .selection import Snapshot
 from .walk import all_children, allocated_children, breadth_first, compare_breadth_first
 
-#: Group selections that an attempt may try; a choice of a few dozen is generous and takes no time.
+#: The maximum number of group selections in an attempt. It is enough for a few dozen alternatives, and takes little
+#: time.
 DEFAULT_MAX_GROUP_SELECTIONS: Final = 64
 
 
 class LogicalBufferCollection(CollectionData):
-    """One collection: participants who agree, through a tree of nodes, on buffers that they then share."""
+    """One collection: participants that agree, through a tree of nodes, on buffers that they then share."""
 
     def __init__(
         self,
@@ -46,12 +47,12 @@ class LogicalBufferCollection(CollectionData):
         in_turn: Callable[[Callable[[], None]], None] = lambda work: work(),
         who_has: WhoHas = lambda _, then: then({}),
     ) -> None:
-        """A collection whose root is a token served on `channel` by `client`.
+        """Create a collection whose root is a token that is served on `channel` by `client`.
 
-        For AllocateNonSharedCollection, `root.bind` the same channel at once. `id` is never reused in a boot of the
-        machine. `on_gone` is called once, when the last node has left the tree. `engine` aggregates constraints; the
-        daemon's own unless a test says otherwise. `in_turn` calls, now or later, what may take long and isn't part of
-        the processing of a message. `who_has` finds the processes that are waited for.
+        For AllocateNonSharedCollection, call `root.bind` with the same channel immediately. `id` is never reused until
+        the machine is rebooted. `on_gone` is called once, when the last node has left the tree. `engine` aggregates
+        constraints; the default is the daemon's own. `in_turn` calls a function now or later. It is used for long work
+        that is not part of processing a message. `who_has` finds the processes that the allocation waits for.
         """
         super().__init__(id, engine, clock)
         self.platform = platform
@@ -60,9 +61,9 @@ class LogicalBufferCollection(CollectionData):
         self._having: Having | None = None
         self._when_idle: deque[Callable[[], None]] = deque()
         self._settling = False
-        #: Whether the buffers are being made right now.
+        #: Whether the buffers are being created.
         self._allocating = False
-        #: The pruned subtrees that are still to be attempted in this pass.
+        #: The pruned subtrees that remain to be attempted in this pass.
         self._to_attempt: deque[PrunedSubtree] = deque()
         self._memory = memory
         self._in_turn = in_turn
@@ -75,7 +76,7 @@ class LogicalBufferCollection(CollectionData):
     # --- for the daemon -----------------------------------------------------------------------------------------------
 
     def nodes(self) -> Iterator[NodeData]:
-        """Yield all nodes in the tree, breadth first; none when the collection is gone."""
+        """Yield all nodes in the tree, breadth first; none if the collection is gone."""
         return iter(()) if self.is_gone else breadth_first(self.root, all_children)
 
     def when_idle(self, callback: Callable[[], None]) -> None:
@@ -84,9 +85,9 @@ class LogicalBufferCollection(CollectionData):
         self._tell_idle()
 
     def shut_down(self) -> None:
-        """Fail the whole tree, quietly, because the daemon stops.
+        """Fail the whole tree without a log entry, because the daemon stops.
 
-        A failure of the root may be under way, and have been interrupted: then there is nothing left to fail.
+        A failure of the root may already be in progress. In that case there is nothing left to fail.
         """
         if not self.is_gone and self.root.in_tree:
             fail(self.root, Cause.SHUT_DOWN)
@@ -98,10 +99,10 @@ class LogicalBufferCollection(CollectionData):
         self.overdue.move(deadline)
 
     def settle(self) -> None:
-        """Do what the last event made possible, until nothing changes.
+        """Do everything that the last event made possible, until nothing changes.
 
-        Fail the failure domains that nobody is connected to, see whether a strong node is left, attempt the pruned
-        subtrees that have become ready. While an attempt is under way nothing is done: it is gone on with afterwards.
+        Fail the failure domains without a connected client, check whether a strong node is left, and attempt the pruned
+        subtrees that have become ready. During an attempt nothing is done; this continues after the attempt.
         """
         if self._settling:
             return
@@ -116,25 +117,25 @@ class LogicalBufferCollection(CollectionData):
         self._tell_idle()
 
     def participants_changed(self) -> None:
-        """Somebody who has the buffers left the tree, or has a new name."""
+        """Register that a participant with buffers has left the tree or has a new name."""
         self._having = None
 
     def say(self, level: Level, event: str, node: NodeData | None = None, **fields: Any) -> None:
-        """Log one line about the collection, or one of its nodes."""
+        """Log one entry about the collection, or one of its nodes."""
         about = {} if node is None else describe.who(node)
         getattr(self._log, level.value)(event, collection_name=self.name, **about, **fields)
 
     def end(self) -> None:
-        """The root has left the tree, and all others before it."""
+        """Register that the root has left the tree, after all other nodes."""
         self.is_gone = True
         every((self.overdue.cancel, self._drop_strong, self._on_gone))
-        # What has ended refers to nothing that refers to it, so that it is freed at once.
+        # Break reference cycles, so that the ended collection is freed immediately.
         del self.root
 
-    # --- inside -------------------------------------------------------------------------------------------------------
+    # --- internal -----------------------------------------------------------------------------------------------------
 
     def _begin_pass(self) -> bool:
-        """Fail what has to; whether there is something to attempt then."""
+        """Fail the nodes that have to fail. Return whether there is something to attempt afterwards."""
         self._fail_unattended()
         self._check_strong()
         self._to_attempt.extend(_in_order(self.census.take_ready()))
@@ -146,12 +147,12 @@ class LogicalBufferCollection(CollectionData):
             question = self._question(subtree)
         answer = question.answer()
         if isinstance(answer, NoneChosen) and self.wants_reports and answer.report is None:
-            # Only now: the report takes longer than all else, and most attempts succeed.
+            # Only now, because the report takes longer than everything else, and most attempts succeed.
             answer = answer.reported()
         if not isinstance(answer, Chosen) or self.buffers is not None or self.is_gone:
             self._conclude(subtree, question, answer, self.buffers)
             return
-        # It is the root's attempt, and has come to something: make the buffers now.
+        # The root's attempt has succeeded: create the buffers now.
         self._allocating = True
         self._memory.allocate(
             collection_id=self.id,
@@ -166,7 +167,7 @@ class LogicalBufferCollection(CollectionData):
         self._allocating = False
 
     def _question(self, subtree: PrunedSubtree) -> Question:
-        """Begin to allocate a pruned subtree in which every node is ready: return what has to be found out for that."""
+        """Begin to allocate a pruned subtree in which every node is ready. Return the question to answer for that."""
         start, root = subtree.start, self.root
         if start is root:
             self.overdue.cancel()
@@ -184,9 +185,9 @@ class LogicalBufferCollection(CollectionData):
         )
 
     def _those_having(self, existing: Allocation, root: NodeData) -> Having:
-        """Return those who have `existing` and are in the tree.
+        """Return the participants that have `existing` and are in the tree.
 
-        These come breadth first, and after them those who have joined since, in the order in which they did.
+        The first ones are in breadth-first order, followed by those that joined since, in the order in which they did.
         """
         if self._having is None:
             nodes = breadth_first(root, allocated_children)
@@ -232,7 +233,7 @@ class LogicalBufferCollection(CollectionData):
         answer: Chosen | NoneChosen | Exception,
         buffers: Buffers | NoMemoryError | None,
     ) -> None:
-        """An attempt is over. Whatever goes wrong with it ends this collection and no other."""
+        """Conclude an attempt. An error in it ends only this collection."""
         try:
             if isinstance(answer, Exception):
                 raise answer
@@ -246,7 +247,7 @@ class LogicalBufferCollection(CollectionData):
         self.settle()
 
     def _tell_idle(self) -> None:
-        # Of a large tree that failed as a whole each channel may have been held.
+        # If a large tree failed as a whole, many channels may be waiting.
         for callback in giving_way(self._waiting_for_idle(), 64):
             callback()
 
@@ -274,7 +275,7 @@ class LogicalBufferCollection(CollectionData):
             self.buffers.drop_strong()
 
     def _no_strong_handles(self) -> None:
-        """Memory says: the last strong handle to the last buffer is gone."""
+        """Handle the end of the last strong handle to the last buffer, as reported by the memory."""
         self.when_idle(self._fail_without_strong_handles)
 
     def _fail_without_strong_handles(self) -> None:
@@ -290,14 +291,14 @@ class LogicalBufferCollection(CollectionData):
         def warn(processes: Mapping[int, str]) -> None:
             if held_by := describe.held_by(waited_for, processes):
                 fields["held_by"] = held_by
-            if not self.is_gone:  # it may have ended while that was found out
+            if not self.is_gone:  # the collection may have ended meanwhile
                 self.say(Level.WARNING, "allocation is taking a while", self.root, **fields)
 
         self._who_has(waited_for, warn)
 
 
 def _in_order(subtrees: list[PrunedSubtree]) -> list[PrunedSubtree]:
-    """Pruned subtrees in breadth-first order of their start nodes."""
+    """Return pruned subtrees in breadth-first order of their start nodes."""
     if len(subtrees) == 1:
         return subtrees
     order = cmp_to_key(compare_breadth_first)

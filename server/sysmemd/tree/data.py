@@ -1,7 +1,7 @@
-"""The tree as data: a collection, its nodes, its pruned subtrees, and what is counted about them.
+"""The tree as data: a collection, its nodes, its pruned subtrees, and their counts.
 
-The rules are elsewhere, each where it has a name: :mod:`.census` counts, :mod:`.failure` takes nodes out of the tree,
-:mod:`.node` adds what may be said to a node, :mod:`.collection` drives.
+The rules are in other modules, by concept: :mod:`.census` counts, :mod:`.failure` removes nodes from the tree,
+:mod:`.node` adds the messages that a node accepts, :mod:`.collection` drives them.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from .rights import ALL_RIGHTS, READ, WRITE, delivered_rights, wants_vmos
 from .state import CONNECTED, RELEASED, Isolation, NodeKind, State
 from .trackings import Trackings
 
-#: Attempts that one collection keeps.
+#: The maximum number of attempts that one collection keeps.
 MAX_ATTEMPTS: Final = 16
 
 
 class Cause(enum.Enum):
-    """Why a node fails."""
+    """The cause of a node's failure."""
 
-    __hash__ = object.__hash__  # of an enum it is a function in Python
+    __hash__ = object.__hash__  # the enum's own is a slow function in Python
 
     MISUSE = "broke the protocol"
     LIMIT = "its user has as much as it may have"
@@ -52,7 +52,7 @@ class Cause(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """What is remembered of a node, also when it has left the tree."""
+    """The information about a node that is kept after it has left the tree."""
 
     number: int
     kind: NodeKind
@@ -62,19 +62,19 @@ class Who:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a node left the tree; the same object for all nodes that it took along."""
+    """The reason why a node left the tree. All nodes that leave with it have the same object."""
 
     cause: Cause
-    #: Where it began.
+    #: The node at which the failure began.
     first: Who
-    #: What the cause doesn't say; may be empty.
+    #: Further details; may be empty.
     reason: str
-    #: Of one that its group didn't select, the one selected.
+    #: For a node that its group did not select, the selected one.
     selected: Who | None = None
 
 
 class NodeData:
-    """One place in the tree of a collection: a token, a collection view or a group. A failed one has left it."""
+    """One place in the tree of a collection: a token, a collection or a group. A failed node has left the tree."""
 
     __slots__ = (
         "_channel",
@@ -119,7 +119,7 @@ class NodeData:
         """Add a node to the tree, as the last child of `parent`."""
         self.collection = collection
         self.parent = parent
-        #: In order of creation; only the keys mean something.
+        #: In order of creation. Only the keys are used.
         self.children: dict[NodeData, None] = {}
         self.kind = kind
         self.state = State.GROUP if kind is NodeKind.GROUP else State.TOKEN
@@ -129,32 +129,32 @@ class NodeData:
         self.is_weak: bool = parent is not None and parent.is_weak
         self._weak_ok: bool = parent is not None and parent._weak_ok_for_children
         self._weak_ok_for_children: bool = self._weak_ok
-        #: What SetConstraints said; None (with `has_constraints`) is an empty table.
+        #: The constraints from SetConstraints; None with `has_constraints` is an empty table.
         self.constraints: BufferCollectionConstraints | None = None
         self.has_constraints = False
         #: The settings of SetConstraints' must_match_vmo.
         self.must_match: SingleBufferSettings | None = None
-        #: What the node's (logical) allocation came to; None before.
+        #: The result of the node's (logical) allocation; None before.
         self.outcome: Allocated | Error | None = None
-        #: When the node was made, by the collection's clock.
+        #: The time of the node's creation, by the collection's clock.
         self.created = collection.clock.now()
-        #: Why the node left the tree; None while it is in it.
+        #: The reason why the node left the tree; None while it is in the tree.
         self.failure: Failure | None = None
-        #: What proves this node to IsAlternateFor, made by whoever serves GetNodeRef; closed when the node leaves.
+        #: The object that identifies this node in IsAlternateFor. GetNodeRef creates it; closed when the node leaves.
         self.ref: Closeable | None = None
-        #: What the node is counted as, set by whoever serves it; closed when the node leaves.
+        #: The node's charge to its user's quota. The channel sets it; closed when the node leaves.
         self.charge: Closeable | None = None
         self._channel = channel
         self._participants: tuple[Participant, ...] | None = None
         self._trackings = Trackings()
-        #: Counts siblings in order of creation; unique in the collection; for log lines.
+        #: The node's number in log entries. It increases in order of creation, and is unique in the collection.
         self.number = collection.next_node_number()
         self.depth: int = 0 if parent is None else parent.depth + 1
         if parent is None or isolation is Isolation.DO_NOT_PROPAGATE:
             self.subtree = PrunedSubtree(self)
         else:
             self.subtree = parent.subtree
-        #: Kept by the census: who is connected here or below.
+        #: Maintained by the census: the clients connected at or below this node.
         self.attended = 0
         if parent is not None:
             parent.children[self] = None
@@ -169,17 +169,17 @@ class NodeData:
 
     @property
     def in_tree(self) -> bool:
-        """Whether the node hasn't failed; orphans are in the tree."""
+        """Whether the node has not failed. Orphans are in the tree."""
         return self.state is not State.FAILED
 
     @property
     def is_released(self) -> bool:
-        """Whether Release was received; the client may have closed its end since (an orphan) or not."""
+        """Whether Release was received. The client may or may not have closed its end since."""
         return self.state in RELEASED
 
     @property
     def is_connected(self) -> bool:
-        """Whether a client holds the other end of the channel: neither an orphan nor failed."""
+        """Whether a client holds the other end of the channel: the node is neither an orphan nor failed."""
         return self.state in CONNECTED
 
     @property
@@ -189,18 +189,18 @@ class NodeData:
 
     @property
     def is_weak_ok(self) -> bool:
-        """Whether SetWeakOk holds for this node, its own or inherited."""
+        """Whether SetWeakOk applies to this node, by its own call or an ancestor's."""
         return self._weak_ok
 
     def allocate(self, allocated: Allocated) -> None:
-        """The node has (logically) allocated."""
+        """Set the result of the node's (logical) allocation."""
         self.outcome = allocated
         self._trackings.hand_over(allocated.buffers)
 
     def participants(self) -> tuple[Participant, ...]:
-        """What the node brings to an aggregation: its constraints and its must_match_vmo; nothing if it set none.
+        """Return the node's participants in an aggregation: its constraints and its must_match_vmo; empty without any.
 
-        The same objects as long as nothing about them changes, for the engine keeps what it works out with them.
+        The same objects are returned as long as nothing about them changes, because the engine caches results in them.
         """
         if self._participants is None:
             self._participants = ()
@@ -215,7 +215,7 @@ class NodeData:
         return self._participants
 
     def _access(self) -> Access:
-        """What this node's handles to the buffers will be like."""
+        """Return the properties of this node's handles to the buffers."""
         rights = delivered_rights(self.constraints, self.rights_mask)
         if not wants_vmos(self.constraints) or not rights & READ:
             return NO_HANDLES
@@ -223,30 +223,30 @@ class NodeData:
         return access | Access.WEAK if self.is_weak else access
 
     def answer(self) -> None:
-        """Tell a collection's client, if there is one that listens, that `outcome` was set."""
+        """Tell a collection's connected client that `outcome` was set."""
         if self.kind is NodeKind.COLLECTION and self.is_connected and not self.is_released:
             self._channel.allocated()
 
     def close(self) -> None:
-        """Close what the node owned besides its channel, and refer to nothing that refers to it any more."""
+        """Close what the node owned besides its channel, and drop references that form cycles."""
         owned = [one for one in (self._trackings, self.ref, self.charge) if one is not None]
         self._channel = NoChannel()
         del self.subtree
         every(one.close for one in owned)
 
     def who(self) -> Who:
-        """Return what is remembered of this node."""
+        """Return the information about this node that is kept after it has left the tree."""
         parent = self.parent
         above = None if parent is None else Who(parent.number, parent.kind, parent.client)
         return Who(self.number, self.kind, self.client, above)
 
     def say(self, level: Level, event: str, **fields: Any) -> None:
-        """Log a line about this node."""
+        """Log an entry about this node."""
         self.collection.say(level, event, self, **fields)
 
 
 class PrunedSubtree:
-    """A start node and all below it that is reached without passing an attached node: what is allocated together.
+    """A start node and its descendants, except attached ones and those below them. They are allocated together.
 
     A node belongs to the same pruned subtree for life.
     """
@@ -260,7 +260,7 @@ class PrunedSubtree:
 
     @property
     def may_start(self) -> bool:
-        """Whether it is this subtree's turn: it is the root's, or the one it is attached to has allocated."""
+        """Whether it is this subtree's turn: it is the root's, or the node that it is attached to has allocated."""
         parent = self.start.parent
         return parent is None or parent.subtree.allocated
 
@@ -278,24 +278,24 @@ class Census:
     def __init__(self) -> None:
         #: Nodes that keep buffers alive: neither weak nor orphans.
         self.strong = 0
-        #: Failure domains that lost their last connected client, innermost first.
+        #: Failure domains that have lost their last connected client, innermost first.
         self.unattended: list[NodeData] = []
         #: Pruned subtrees that may have become ready.
         self.ready: list[PrunedSubtree] = []
 
     def take_unattended(self) -> list[NodeData]:
-        """Return the failure domains without a connected client, each of them once, and forget them."""
+        """Return the failure domains without a connected client, each once, and clear the list."""
         taken, self.unattended = self.unattended, []
         return taken
 
     def take_ready(self) -> list[PrunedSubtree]:
-        """Return the pruned subtrees that may have become ready, and forget them."""
+        """Return the pruned subtrees that may have become ready, and clear the list."""
         taken, self.ready = self.ready, []
         return taken
 
 
 class CollectionData(ABC):
-    """What holds for all nodes of one collection."""
+    """The state that all nodes of one collection share."""
 
     root: NodeData
 
@@ -305,20 +305,20 @@ class CollectionData(ABC):
         self.clock = clock
         #: When the collection was made, by its clock.
         self.created = clock.now()
-        #: The collection's name as set so far; empty when nobody named it.
+        #: The collection's current name; empty if it has none.
         self.name = ""
         self._name_priority: int | None = None
         #: Whether a client asked for verbose logging.
         self.verbose = False
-        #: What the root's attempt came to; None before, and when it failed.
+        #: The result of the root's attempt; None before, and after a failure.
         self.allocation: Allocation | None = None
         #: The buffers, once they are allocated.
         self.buffers: Buffers | None = None
-        #: The attempts that finished: the root's, then the last ones of attached subtrees.
+        #: The finished attempts: the root's, then the last ones of attached subtrees.
         self.attempts: list[Attempt] = []
-        #: Told of each.
+        #: Called with each finished attempt.
         self.on_attempt: Callable[[CollectionData, Attempt], None] = lambda *_: None
-        #: Whether the full text of a refusal is to be made.
+        #: Whether the report of a refusal is needed.
         self.wants_reports = False
         #: Why the root failed, or is about to; None before.
         self.failure: Failure | None = None
@@ -326,9 +326,9 @@ class CollectionData(ABC):
         self.on_failure: Callable[[CollectionData], None] = lambda _: None
         #: Whether an attempt or a change is under way. Until it is over nobody may say anything to a node.
         self.busy = False
-        #: Whether the tree is being changed. Until that is done nobody may do anything to it.
+        #: Whether the tree is being changed. Nothing else may be done with it meanwhile.
         self.is_changing = False
-        #: Whether the root has failed: no node is left.
+        #: Whether the root has failed, so that no node is left.
         self.is_gone = False
         self.census = Census()
         self._last_node_number = 0
@@ -347,7 +347,7 @@ class CollectionData(ABC):
         return self.attempts[-1] if self.attempts else None
 
     def add_attempt(self, attempt: Attempt) -> None:
-        """Keep an attempt that finished; forget an old one if there are too many."""
+        """Keep a finished attempt, and drop an old one if there are too many."""
         self.attempts.append(attempt)
         self.on_attempt(self, attempt)
         if len(self.attempts) > MAX_ATTEMPTS:
@@ -365,14 +365,14 @@ class CollectionData(ABC):
         return self._last_node_number
 
     def offer_name(self, priority: int, name: str) -> None:
-        """Take a name if it is the first or of a greater priority than every earlier one; cut at its first NUL."""
+        """Set the name if its priority is greater than all earlier ones. The name is cut at its first NUL."""
         if self._name_priority is None or priority > self._name_priority:
             self._name_priority = priority
             self.name = name.partition("\0")[0]
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Keep everybody from the tree within the block, which may give way to others."""
+        """Block all other access to the tree within the block, which may give way to other work."""
         before = self.busy, self.is_changing
         self.busy = self.is_changing = True
         try:
@@ -382,24 +382,24 @@ class CollectionData(ABC):
 
     @abstractmethod
     def when_idle(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once when this isn't busy: now or later."""
+        """Call `callback` once, when the collection is not busy: now or later."""
 
     @abstractmethod
     def settle(self) -> None:
-        """Do what the last event made possible, until nothing changes."""
+        """Do everything that the last event made possible, until nothing changes."""
 
     @abstractmethod
     def move_warning(self, deadline: int) -> None:
-        """Move the first warning that allocation is taking a while (monotonic, ns)."""
+        """Set the time of the first warning that allocation is taking a while (monotonic, ns)."""
 
     @abstractmethod
     def participants_changed(self) -> None:
-        """Take note that somebody who has the buffers left the tree, or has a new name."""
+        """Register that a participant with buffers has left the tree or has a new name."""
 
     @abstractmethod
     def say(self, level: Level, event: str, node: NodeData | None = None, **fields: Any) -> None:
-        """Log one line about the collection, or one of its nodes."""
+        """Log one entry about the collection, or one of its nodes."""
 
     @abstractmethod
     def end(self) -> None:
-        """Take note that the root has left the tree, and all others before it."""
+        """Register that the root has left the tree, after all other nodes."""

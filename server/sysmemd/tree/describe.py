@@ -1,4 +1,4 @@
-"""Nodes and trees in words, for log lines."""
+"""Nodes and trees as text for the log."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .data import NodeData
 from .state import READY, Isolation, NodeKind, State
 from .walk import all_children, depth_first, joined_children
 
-#: Levels by which a tree is indented at most, lest a chain of thousands of nodes becomes megabytes of spaces.
+#: The maximum indentation of a tree, in levels, because a chain of thousands of nodes would become megabytes of spaces.
 MAX_INDENT: Final = 32
 
 
 def who(node: NodeData) -> dict[str, Any]:
-    """Return the fields that every log line about a node carries."""
+    """Return the fields that every log entry about a node has."""
     return {
         "node": f"{node.kind.value} {node.number}",
         "client_name": node.client.name,
@@ -35,7 +35,7 @@ def tree(root: NodeData) -> Block:
 
 
 def describe(node: NodeData) -> str:
-    """One node in one line."""
+    """Return a description of one node in one line."""
     marks = [
         *(["attached"] if node.isolation is Isolation.DO_NOT_PROPAGATE else []),
         *(["dispensable"] if node.isolation is Isolation.PROPAGATE_BEFORE_ALLOCATION else []),
@@ -48,9 +48,9 @@ def describe(node: NodeData) -> str:
 
 
 def waiting_for(root: NodeData) -> dict[str, Any]:
-    """Who takes part in the initial allocation and how far they are, by name and id.
+    """Return the participants of the initial allocation with their progress, by name and id.
 
-    Orphans without constraints hold nothing up and add nothing; they are left out.
+    Orphans without constraints are left out, because they neither block it nor add anything.
     """
     tokens: list[str] = []
     with_constraints: list[str] = []
@@ -77,14 +77,14 @@ def waiting_for(root: NodeData) -> dict[str, Any]:
 
 
 def waited_for(root: NodeData) -> list[NodeData]:
-    """Return the nodes that hold up the initial allocation."""
+    """Return the nodes that block the initial allocation."""
     return [
         node for node in giving_way(depth_first(root, joined_children)) if node.state not in READY
     ]
 
 
 def held_by(nodes: Iterable[NodeData], processes: Mapping[int, str]) -> list[str]:
-    """Say which processes have the client ends of nodes, of those for which that is known."""
+    """Return the processes that have the client ends of nodes, for those nodes for which they are known."""
     return [
         f"{node.kind.value} {node.number}: {processes[node.number]}"
         for node in nodes

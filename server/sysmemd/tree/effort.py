@@ -1,4 +1,4 @@
-"""How much participants ask for: an estimate of what an aggregation takes, in microseconds of a small machine."""
+"""An estimate of the time that an aggregation takes, in microseconds of a small machine."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from sysmem_protocol.sysmem2 import ImageFormatConstraints
 
 from ..constraints import Participant
 
-#: What each participant and each image entry adds, as measured. What they list (sizes, heaps, color spaces) takes less
-#: than one each.
+#: The measured time for each participant and each image entry. Each element of their lists (sizes, heaps, colour
+#: spaces) takes less than one microsecond.
 _PARTICIPANT: Final = 6
 _ENTRY: Final = 6
 
 
 def effort(participants: Iterable[Participant]) -> int:
-    """What participants add to one aggregation."""
+    """Return the time that participants add to one aggregation."""
     return sum(map(_participant, participants))
 
 
@@ -30,7 +30,7 @@ def _participant(participant: Participant) -> int:
 
 
 def _entry(entry: ImageFormatConstraints) -> int:
-    """Return the estimate for an image entry, which stands for one entry per format, each with the same lists."""
+    """Return the estimate for an image entry. It is expanded to one entry per format, each with the same lists."""
     lists = _length(entry.required_max_size_list) + _length(entry.color_spaces)
     return (1 + _length(entry.pixel_format_and_modifiers)) * (_ENTRY + lists)
 

@@ -1,4 +1,4 @@
-"""The constraint engine and what explains its results, as the tree uses them; tests put a small one in their place."""
+"""The interface of the constraint engine and its explanations for the tree. Tests replace it by a small one."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from ..constraints import Allocation, Participant, Platform, Refusal
 
 
 class Diagnosis(Protocol):
-    """Why nothing suits all participants; `str()` of it is one log line.
+    """The explanation of a refusal. `str()` of it is one log line.
 
-    Working out who is in conflict with whom costs further aggregations: `str()`, `conflict` and `report` do that.
+    Finding the participants in conflict costs further aggregations. `str()`, `conflict` and `report` do that.
     """
 
     @property
     def stage(self) -> enum.Enum:
-        """Where in the engine's order of steps it failed."""
+        """The engine's step that failed."""
         ...
 
     @property
     def rule(self) -> enum.Enum:
-        """What was required."""
+        """The violated rule."""
         ...
 
     @property
     def path(self) -> str:
-        """The field it is about; may be empty."""
+        """The path of the field concerned; may be empty."""
         ...
 
     @property
@@ -39,11 +39,11 @@ class Diagnosis(Protocol):
         ...
 
     def line(self, *, conflict: bool = True) -> str:
-        """One line for the log; without `conflict` it costs nothing."""
+        """Return one line for the log. Without `conflict` it is cheap."""
         ...
 
     def line_for(self, participants: Sequence[Participant]) -> str:
-        """One line for somebody who may know of their own constraints only, those of `participants`."""
+        """Return one line for a client that may only know of its own constraints, those of `participants`."""
         ...
 
     def report(self) -> str:
@@ -52,30 +52,30 @@ class Diagnosis(Protocol):
 
 
 class Joining(Protocol):
-    """What exists, and those who have it; see :class:`sysmemd.constraints.Joining`."""
+    """The existing buffers, and the participants that have them; see :class:`sysmemd.constraints.Joining`."""
 
     def attempt(self, newcomers: Sequence[Participant], /) -> Diagnosis | None:
-        """None if the newcomers can have what exists too."""
+        """Return None if the newcomers can have the existing buffers too."""
         ...
 
     def settle(self, newcomers: Sequence[Participant], /) -> None:
-        """The newcomers have joined."""
+        """Let the newcomers join."""
         ...
 
 
 class Engine(Protocol):
-    """What the tree needs of :mod:`sysmemd.constraints`: pure functions."""
+    """The functions of :mod:`sysmemd.constraints` that the tree needs. They are pure."""
 
     def aggregate(
         self, participants: Sequence[Participant], platform: Platform, /
     ) -> Allocation | Diagnosis:
-        """Settings and a buffer count that suit all participants."""
+        """Return settings and a buffer count that satisfy all participants, or the explanation of the refusal."""
         ...
 
     def joining(
         self, participants: Sequence[Participant], existing: Allocation, platform: Platform, /
     ) -> Joining:
-        """Attached attempts against `existing`, which the participants have."""
+        """Return the object for attached attempts against `existing`, which the participants have."""
         ...
 
     def must_match(self, settings: SingleBufferSettings, name: str, id: int, /) -> Participant:
@@ -83,12 +83,12 @@ class Engine(Protocol):
         ...
 
     def report(self, allocation: Allocation, /) -> str:
-        """Return the settings, and why they are what they are."""
+        """Return the settings with the reasons for them."""
         ...
 
 
 class _Joining:
-    """:class:`sysmemd.constraints.Joining`, its refusals diagnosed."""
+    """:class:`sysmemd.constraints.Joining` with explained refusals."""
 
     def __init__(self, joining: constraints.Joining) -> None:
         self._joining = joining
@@ -100,7 +100,7 @@ class _Joining:
 
 
 class ConstraintEngine:
-    """The daemon's own."""
+    """The daemon's own engine."""
 
     def aggregate(
         self, participants: Sequence[Participant], platform: Platform

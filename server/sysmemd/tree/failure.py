@@ -1,4 +1,4 @@
-"""Failure: how far it goes, which nodes fail with it, and how it is logged (`docs/spec/allocation.md`, "Failure")."""
+"""Failure: its propagation, the nodes that fail, and its log entries (`docs/spec/allocation.md`, "Failure")."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from .walk import all_children, breadth_first
 
 
 class Loudness(NamedTuple):
-    """The level of a failure's log line, by what fails."""
+    """The level of a failure's log entry, by what fails."""
 
-    #: The whole collection, before it has buffers: developers look for this.
+    #: The whole collection before it has buffers. Developers look for this.
     unallocated: Level
-    #: The whole collection, when it has buffers: usually the end of its work.
+    #: The whole collection after it has buffers. This is usually the end of its work.
     allocated: Level
-    #: A part of it, while the others go on.
+    #: A part of the collection, while the rest continues.
     part: Level
 
 
-#: A failed allocation is not logged again here: its own line, with the reason, was written before.
+#: A failed allocation is not logged again here. Its own entry, with the reason, was written before.
 LOUDNESS: Final = {
     Cause.MISUSE: Loudness(Level.ERROR, Level.ERROR, Level.ERROR),
-    # The line about the user was written before, unless there were too many.
+    # The entry about the user was written before, unless there were too many.
     Cause.LIMIT: Loudness(Level.DEBUG, Level.DEBUG, Level.DEBUG),
     Cause.CLOSED: Loudness(Level.ERROR, Level.INFO, Level.INFO),
     Cause.NO_CLIENTS: Loudness(Level.ERROR, Level.DEBUG, Level.DEBUG),
@@ -65,7 +65,7 @@ def fail_subtree(
     reason: str = "",
     selected: NodeData | None = None,
 ) -> None:
-    """Fail `top` and everything below it, bottom up, and nothing above it; `first` is where it began.
+    """Fail `top` and all its descendants, bottom up, but no ancestor. `first` is the node at which the failure began.
 
     `selected` is the node that a group selected instead.
     """
@@ -95,14 +95,14 @@ def fail_subtree(
         except Exception as error:
             collection.say(
                 Level.ERROR,
-                "something failed while nodes ended",
+                "an error occurred while nodes ended",
                 reason=repr(error),
                 exc_info=not isinstance(error, OSError),
             )
 
 
 def _ends(leaving: list[NodeData], failure: Failure) -> Iterator[Callable[[], None]]:
-    """Yield the end of each node, the last one first. `leaving` loses each, so that not all are freed at one time."""
+    """Yield a function that ends each node, last one first. `leaving` loses each node, so each is freed separately."""
     while leaving:
         yield partial(_leave, leaving.pop(), failure)
 

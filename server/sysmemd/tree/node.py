@@ -1,9 +1,9 @@
-"""A node: one place in the tree, and the messages that it understands.
+"""A node: one place in the tree, and the messages that it accepts.
 
-Every message is a method. A method first checks, then changes, then lets the collection settle (fail what nobody is
-connected to any more, attempt what has become ready). What it refuses it refuses by raising `Misuse` before anything
-has changed; the caller answers that with :meth:`Node.fail`. Events handed over are owned by the tree from the call on,
-also when it raises: then they are closed.
+Every message is a method. A method first checks, then changes the node, then lets the collection settle: fail the
+domains without a connected client, and attempt what has become ready. A method refuses a message by raising `Misuse`
+before anything has changed. The caller then calls :meth:`Node.fail`. The tree takes ownership of events that are passed
+to a method, even if it raises: then they are closed.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from .walk import nearest_common_ancestor
 
 
 class Node(NodeData):
-    """One place in the tree of a collection: a token, a collection view or a group.
+    """One place in the tree of a collection: a token, a collection or a group.
 
-    Made only by :class:`LogicalBufferCollection` (the root) and by other nodes. A node that has failed stays an object
-    but has left the tree: only :meth:`fail` and :meth:`client_closed` may still be called on it, and do nothing.
+    Only :class:`LogicalBufferCollection` (for the root) and other nodes create nodes. A node that has failed stays an
+    object but has left the tree. Only :meth:`fail` and :meth:`client_closed` may still be called on it, without effect.
     """
 
     __slots__ = ()
@@ -60,7 +60,7 @@ class Node(NodeData):
         )
         census.entered(self)
 
-    # --- messages that every node understands -----------------------------------------------------------------------
+    # --- messages to any node ----------------------------------------------------------------------------------------
 
     def expect_message(self) -> None:
         """Check that the node accepts messages. Any message after Release is misuse."""
@@ -96,7 +96,7 @@ class Node(NodeData):
         """
         self.expect_message()
         if other.collection is not self.collection or not other.in_tree:
-            raise NotInCollection(f"{other!r} isn't in collection {self.collection.id}")
+            raise NotInCollection(f"{other!r} is not in collection {self.collection.id}")
         return nearest_common_ancestor(self, other).kind is NodeKind.GROUP
 
     def set_weak(self) -> None:
@@ -120,7 +120,7 @@ class Node(NodeData):
             self.expect_message()
             self._trackings.add(event)
 
-    # --- a token's ----------------------------------------------------------------------------------------------------
+    # --- messages to a token ------------------------------------------------------------------------------------------
 
     def duplicate(self, channel: NodeChannel, mask: int) -> Node:
         """Duplicate: create a child token. The deprecated mask 0 attenuates nothing and is logged as an error."""
@@ -155,8 +155,8 @@ class Node(NodeData):
     def bind(self, channel: NodeChannel, client: ClientInfo | None) -> None:
         """BindSharedCollection: turn the token into a collection that is served on `channel`.
 
-        The channel it had gets no call any more; the caller closes it. `client`, the Allocator's debug client info,
-        replaces the token's if there is some.
+        The tree does not use the previous channel any more; the caller closes it. `client`, the Allocator's debug
+        client info, replaces the token's if it is given.
         """
         census.step(self, Event.BIND)
         self.kind = NodeKind.COLLECTION
@@ -164,16 +164,16 @@ class Node(NodeData):
         if client is not None:
             self.client = client
 
-    # --- a collection's -----------------------------------------------------------------------------------------------
+    # --- messages to a collection -------------------------------------------------------------------------------------
 
     def set_constraints(
         self,
         constraints: BufferCollectionConstraints | None,
         must_match: SingleBufferSettings | None,
     ) -> None:
-        """SetConstraints: set what this participant needs, once. None is an empty table.
+        """SetConstraints: set this participant's constraints, once. None is an empty table.
 
-        `must_match` are the settings of must_match_vmo. This can be what the allocation was waiting for: then it is
+        `must_match` are the settings of must_match_vmo. If the allocation was only waiting for these constraints, it is
         attempted before this returns.
         """
         census.step(self, Event.SET_CONSTRAINTS)
@@ -192,9 +192,9 @@ class Node(NodeData):
         self.collection.settle()
 
     def wait_for_all_buffers_allocated(self) -> None:
-        """WaitForAllBuffersAllocated: check that the client may ask for it.
+        """WaitForAllBuffersAllocated: check that the client may call it.
 
-        The answer is `outcome`, now if it is set, else when the channel is told `allocated()`.
+        The response is `outcome`: now if it is set, otherwise when the channel's `allocated()` is called.
         """
         step(self.state, Event.WAIT)
         if self.is_weak and not self._weak_ok:
@@ -227,7 +227,7 @@ class Node(NodeData):
         else:
             self._trackings.add_lifetime(event, buffers_remaining)
 
-    # --- a group's ----------------------------------------------------------------------------------------------------
+    # --- messages to a group ------------------------------------------------------------------------------------------
 
     def create_child(self, channel: NodeChannel, mask: int) -> Node:
         """CreateChild: create a child token, which is tried after the earlier ones. An un-set mask is SAME_RIGHTS."""
@@ -275,7 +275,7 @@ class Node(NodeData):
             fail(self, cause, reason)
         self.collection.settle()
 
-    # --- inside -------------------------------------------------------------------------------------------------------
+    # --- internal -----------------------------------------------------------------------------------------------------
 
     def _create_tokens(
         self, channels: Sequence[NodeChannel], masks: Sequence[int], message: str

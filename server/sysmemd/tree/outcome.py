@@ -1,4 +1,4 @@
-"""What a node's (logical) allocation came to."""
+"""The result of a node's (logical) allocation."""
 
 from __future__ import annotations
 
@@ -14,31 +14,30 @@ from .ports import Buffers
 
 @dataclass(frozen=True, slots=True)
 class Allocated:
-    """The buffers as one node gets them. All but the last three fields are the same objects for every node."""
+    """The buffers as one node receives them. All but the last three fields are the same objects for every node."""
 
     #: The buffers of the whole collection.
     buffers: Buffers
-    #: What holds for each of them.
+    #: The settings of each buffer.
     settings: SingleBufferSettings
-    #: How many there are.
+    #: The number of buffers.
     count: int
-    #: The rights of a VMO delivered to this node.
-    #: Bits of `Rights`.
+    #: The rights of a VMO that is delivered to this node: Bits of `Rights`.
     rights: int
-    #: Whether this node's participant gets VMOs at all: it uses buffers, and its rights let it read.
+    #: Whether this node's participant receives VMOs: it uses buffers, and its rights include READ.
     delivers_vmo: bool
-    #: Whether this node gets weak handles, each with a `close_weak_asap`.
+    #: Whether this node receives weak handles, each with a `close_weak_asap`.
     weak: bool
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedSelection:
-    """One group selection that was tried in vain."""
+    """One group selection that was refused."""
 
-    #: For every visible group, in order of rank, the index of the child selected.
+    #: For every visible group, in order of rank, the index of the selected child.
     choices: tuple[int, ...]
     refusal: Diagnosis
-    #: The numbers of the nodes selected.
+    #: The numbers of the selected nodes.
     chosen: tuple[int, ...] = ()
 
     def __str__(self) -> str:
@@ -50,20 +49,20 @@ class RefusedSelection:
 class Attempt:
     """An attempt to allocate that has finished, kept for reports."""
 
-    #: None is success.
+    #: None means success.
     error: Error | None
-    #: One line: why it failed; empty on success.
+    #: The reason of a failure in one line; empty on success.
     reason: str
     #: The selections that were refused, in the order in which they were tried.
     refused: tuple[RefusedSelection, ...]
     #: The number of the start node.
     start: int
-    #: When it finished, by the collection's clock.
+    #: The time at which it finished, by the collection's clock.
     at: int
-    #: What the last selection tried came to, and the numbers of the nodes that it selected; None if it was refused.
+    #: The result of the last selection, and the numbers of the nodes that it selected; None if it was refused.
     allocation: Allocation | None = None
     chosen: tuple[int, ...] = ()
-    #: What each node of the subtree brought, by its number.
+    #: The participants of each node of the subtree, by the node's number.
     participants: Mapping[int, tuple[Participant, ...]] = field(default_factory=dict, repr=False)
-    #: Of a refusal the full text, if somebody wanted it.
+    #: The report of a refusal, if it was requested.
     report: str | None = field(default=None, repr=False)

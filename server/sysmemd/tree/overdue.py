@@ -17,7 +17,7 @@ SECOND_WARNING_AFTER: Final = 30 * 10**9
 
 
 def _silence(_: float) -> None:
-    """There are no more warnings."""
+    """Do nothing: there are no more warnings."""
 
 
 class Overdue:
@@ -26,7 +26,7 @@ class Overdue:
     __slots__ = ("_cancel", "_clock", "_created", "_first_is_due", "_warn")
 
     def __init__(self, clock: Clock, warn: Callable[[float], None]) -> None:
-        """Start the timer; `warn` is called with the seconds since creation, at most twice."""
+        """Start the timer. `warn` is called with the seconds since creation, at most twice."""
         self._clock = clock
         self._warn = warn
         self._created = clock.now()
@@ -35,13 +35,13 @@ class Overdue:
         self._arm(self._created + FIRST_WARNING_AFTER)
 
     def move(self, deadline: int) -> None:
-        """Move the first warning to `deadline`; nothing once it was given or the timer cancelled."""
+        """Set the time of the first warning. No effect once it was given or the timer was cancelled."""
         if self._first_is_due and self._cancel is not None:
             self._cancel()
             self._arm(deadline)
 
     def cancel(self) -> None:
-        """No more warnings: allocation finished, or the collection is gone."""
+        """Cancel the warnings, because the allocation has finished or the collection is gone."""
         if self._cancel is not None:
             self._cancel()
             self._cancel = None

@@ -1,8 +1,8 @@
-"""What the tree asks of the world, and how it says that a client broke a rule.
+"""The interfaces that the tree uses, and the exceptions for violations of the protocol.
 
-The tree knows no sockets, descriptors or event loop. It is called with what clients said and answers through these
-ports, which tests replace with recorders. No port may call back into the tree before its call has returned, but for
-a `BufferMaker`, which may be done at once.
+The tree knows no sockets, descriptors or event loop. Its methods are called for clients' messages, and it acts through
+these ports, which tests replace by recorders. A port must not call the tree before its own call has returned, except
+for a `BufferMaker`, which may be done immediately.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..ports import Signal
 
 
 class Misuse(Exception):
-    """A client broke a rule of the protocol; nothing was changed. The caller answers with `node.fail(reason)`."""
+    """A client broke a rule of the protocol. Nothing was changed. The caller must call `node.fail(reason)`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -25,13 +25,13 @@ class Misuse(Exception):
 
 
 class NotInCollection(Exception):
-    """The node asked about belongs to another collection, or has left the tree."""
+    """The given node belongs to another collection, or has left the tree."""
 
 
 class Level(enum.Enum):
-    """How loudly something is said."""
+    """The level of a log entry."""
 
-    __hash__ = object.__hash__  # of an enum it is a function in Python
+    __hash__ = object.__hash__  # the enum's own is a slow function in Python
 
     DEBUG = "debug"
     INFO = "info"
@@ -42,24 +42,24 @@ class Level(enum.Enum):
 class NodeChannel(Protocol):
     """A node's server end, as the tree uses it.
 
-    A channel given to the tree gets exactly one `close()`, as its last call, except a token's that `bind` replaced:
-    that one gets no call any more and its giver closes it.
+    The tree calls `close()` exactly once on a channel, as its last call. The exception is a token's channel that `bind`
+    has replaced: the tree does not use it any more, and the caller of `bind` closes it.
     """
 
     def allocated(self) -> None:
-        """The node's `outcome` was just set: pending waits can be answered."""
+        """Respond to outstanding waits, because the node's `outcome` was just set."""
         ...
 
     def close(self) -> None:
-        """The node has failed, or its client closed it after Release: the channel ends."""
+        """End the channel, because the node has failed, or its client closed it after Release."""
         ...
 
 
 class WhoHas(Protocol):
-    """Finds the processes that have the client ends of nodes now."""
+    """Finds the processes that have the client ends of nodes."""
 
     def __call__(self, nodes: Sequence[Any], then: Callable[[Mapping[int, str]], None], /) -> None:
-        """Call `then`, now or later, with what is found, by the nodes' numbers."""
+        """Call `then`, now or later, with the processes found, by the nodes' numbers."""
         ...
 
 
@@ -77,16 +77,16 @@ class Buffers(Protocol):
     """The allocated buffers of one collection."""
 
     def drop_strong(self) -> None:
-        """Give up the server's own strong hold on every buffer. Doing so again is harmless."""
+        """Drop the server's own strong handle to every buffer. Idempotent."""
         ...
 
     def track_lifetime(self, event: Signal, buffers_remaining: int) -> None:
-        """Close `event` (owned from now on) as soon as at most `buffers_remaining` buffers still exist."""
+        """Close `event` when at most `buffers_remaining` buffers still exist. Takes ownership of it."""
         ...
 
 
 class BufferMaker(Protocol):
-    """Where buffers come from."""
+    """The source of buffers."""
 
     def allocate(
         self,
@@ -100,12 +100,12 @@ class BufferMaker(Protocol):
         is_wanted: Callable[[], bool],
         done: Callable[[Buffers | Exception], None],
     ) -> None:
-        """Make `count` buffers, and call `done` with them, or with the reason why there are none.
+        """Create `count` buffers, and call `done` with them, or with the reason why there are none.
 
-        The reason is a :class:`.NoMemoryError`, or an error of the daemon's own. `done` is called before this returns,
-        or later, from where the tree is called; `is_wanted` is asked on the way whether it is worth going on. `name`
-        is empty when nobody named the collection. Of heaps whose buffers have one open file for all handles, `writable`
-        is what it allows. `on_no_strong` is called, later and never from within this call,
-        when the last strong handle to the last of the buffers is gone.
+        The reason is a :class:`.NoMemoryError`, or an internal error of the daemon. `done` is called before this
+        returns, or later, from where the tree's methods are called. `is_wanted` is called meanwhile to find out whether
+        to continue. `name` is empty if the collection has no name. `writable` is the mode of the buffers' open files in
+        heaps in which all handles to a buffer are one open file. `on_no_strong` is called when the last strong handle
+        to the last of the buffers is gone, later and never within this call.
         """
         ...

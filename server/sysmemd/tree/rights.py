@@ -8,14 +8,14 @@ from sysmem_protocol.sysmem2 import BufferCollectionConstraints, BufferUsage, No
 
 from ..constraints import UsageBits, usage_writes
 
-#: The mask of a root node. Clients also use it to take nothing away.
+#: The mask of a root node. A client's mask with this value removes nothing.
 ALL_RIGHTS: Final = 0xFFFFFFFF
-#: Masks that attenuate nothing.
+#: Masks that remove nothing.
 NO_ATTENUATION: Final = frozenset({int(Rights.SAME_RIGHTS), ALL_RIGHTS})
 
-# Numbers, because Python takes long to combine flags.
+# Plain numbers, because combining flags is slow in Python.
 
-#: The rights that a participant's VMO can have at most.
+#: The maximum rights of a participant's VMO.
 _VMO_RIGHTS: Final = int(
     Rights.DUPLICATE
     | Rights.TRANSFER
@@ -33,7 +33,7 @@ _PERMIT_ALLOCATION: Final = int(NoneUsage.NONE_USAGE_PERMIT_ALLOCATION)
 
 
 def attenuated(parent: int, mask: int) -> int:
-    """Return a child's mask: its parent's mask AND `mask`. Rights never grow down the tree."""
+    """Return a child's mask: its parent's mask AND `mask`. A child never has more rights than its parent."""
     return parent if mask in NO_ATTENUATION else parent & mask
 
 
@@ -42,7 +42,7 @@ def _usage(constraints: BufferCollectionConstraints | None) -> BufferUsage | Non
 
 
 def wants_vmos(constraints: BufferCollectionConstraints | None) -> bool:
-    """Return whether a participant with these constraints gets VMOs: not if its usage is plain NONE or empty."""
+    """Return whether a participant with these constraints gets VMOs. It does not if its usage is only NONE or empty."""
     usage = UsageBits.of(_usage(constraints))
     return usage.uses or bool(usage.none & _PERMIT_ALLOCATION)
 

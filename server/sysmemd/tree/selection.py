@@ -54,7 +54,7 @@ class Selection:
 
     @property
     def choices(self) -> tuple[int, ...]:
-        """The index of the child selected, for every visible group in order of rank."""
+        """The index of the selected child, for every visible group in order of rank."""
         return tuple(self._chosen.get(group, 0) for group in self._groups)
 
     def visible(self) -> Iterator[NodeData]:
@@ -63,14 +63,14 @@ class Selection:
 
     @property
     def chosen(self) -> tuple[int, ...]:
-        """The number of the child selected, for every visible group in order of rank."""
+        """The number of the selected child, for every visible group in order of rank."""
         chosen = self._chosen
         return tuple(kids[chosen.get(group, 0)].number for group, kids in self._groups.items())
 
     def hidden(self) -> Iterator[tuple[NodeData, NodeData]]:
-        """Yield each child that a visible group left out, with the one that it selected.
+        """Yield each child that a visible group left out, with the selected one.
 
-        All below the former is hidden too.
+        All descendants of the former are hidden too.
         """
         for group, children in self._groups.items():
             selected = children[self._chosen.get(group, 0)]

@@ -3,10 +3,10 @@
 # Theory of operation
 
 A node is in one `State`. What happens to it is an `Event`: a message on its channel, the turn-in of its token, the
-close of its client end, or a failure that reached it. `TRANSITIONS` says for every state which events are allowed and
-which state follows; an event that isn't listed is a breach of the protocol: `step` raises `Misuse` and nothing has
-changed. Only `census.step` changes the state of a node, by `step`. Rules that need more than the state (a mask of 0,
-a weak collection, a group without children) are checked by the node before it steps.
+close of its client end, or a failure that reached it. `TRANSITIONS` lists the allowed events of every state, and the
+state that follows. Any other event breaks the protocol: `step` raises `Misuse` and changes nothing. Only `census.step`
+changes the state of a node, by `step`. Rules that depend on more than the state (a mask of 0, a weak collection, a
+group without children) are checked by the node before the step.
 
                               Bind                     SetConstraints               Wait
     (created) ──▶ TOKEN ─────────────▶ COLLECTION ─────────────▶ CONSTRAINED ─────────────▶ AWAITED
@@ -21,13 +21,13 @@ a weak collection, a group without children) are checked by the node before it s
 
     every state ── a failure reaches it ──▶ FAILED;    TOKEN … AWAITED, GROUP, COMPLETE ── close ──▶ FAILED
 
-A node that is FAILED has left the tree. Every other node is in it, an ORPHAN too: it has no channel any more but keeps
-its place, its children and the constraints it had set (`docs/spec/allocation.md`, "The tree").
+A node that is FAILED has left the tree. Every other node is in it, including an ORPHAN: it no longer has a channel, but
+keeps its place, its children and the constraints that were set (`docs/spec/allocation.md`, "The tree").
 
-Three questions are answered from the state alone, by the sets below: is the node ready for allocation (`READY`), has it
-a connected client (`CONNECTED`), was it released (`RELEASED`).
+The sets below answer three questions from the state alone: is the node ready for allocation (`READY`), does it have a
+connected client (`CONNECTED`), was it released (`RELEASED`).
 
-How far a failure goes is decided by a node's `Isolation` and whether it has allocated: `STOPS_FAILURE`.
+A node's `Isolation`, and whether it has allocated, determine how far a failure propagates: `STOPS_FAILURE`.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from .ports import Misuse
 
 
 class NodeKind(enum.Enum):
-    """What is spoken on a node's channel."""
+    """The protocol of a node's channel."""
 
-    __hash__ = object.__hash__  # of an enum it is a function in Python
+    __hash__ = object.__hash__  # the enum's own is a slow function in Python
 
     TOKEN = "token"
     COLLECTION = "collection"
@@ -50,9 +50,9 @@ class NodeKind(enum.Enum):
 
 
 class State(enum.Enum):
-    """Where a node is in its life; the value completes the sentence "… on ‹value›"."""
+    """The state of a node. The value completes the sentence "… on ‹value›"."""
 
-    __hash__ = object.__hash__  # of an enum it is a function in Python
+    __hash__ = object.__hash__  # the enum's own is a slow function in Python
 
     TOKEN = "a token"
     COLLECTION = "a collection without constraints"
@@ -69,30 +69,30 @@ class State(enum.Enum):
 
 
 class Event(enum.Enum):
-    """What can happen to a node; the value is the message's name, or says what happened."""
+    """An event of a node. The value is the message's name, or a description."""
 
-    __hash__ = object.__hash__  # of an enum it is a function in Python
+    __hash__ = object.__hash__  # the enum's own is a slow function in Python
 
-    # Messages that every node understands.
+    # Messages that every node accepts.
     MESSAGE = "a message"
     RELEASE = "Release"
     SET_WEAK = "SetWeak"
     SET_WEAK_OK = "SetWeakOk"
-    # A token's.
+    # Messages to a token.
     CREATE_TOKEN = "Duplicate"
     CREATE_GROUP = "CreateBufferCollectionTokenGroup"
     SET_DISPENSABLE = "SetDispensable"
     BIND = "BindSharedCollection"
-    # A collection's.
+    # Messages to a collection.
     SET_CONSTRAINTS = "SetConstraints"
     WAIT = "WaitForAllBuffersAllocated"
     CHECK = "CheckAllBuffersAllocated"
     ATTACH_TOKEN = "AttachToken"
     ATTACH_LIFETIME_TRACKING = "AttachLifetimeTracking"
-    # A group's.
+    # Messages to a group.
     CREATE_CHILD = "CreateChild"
     ALL_CHILDREN_PRESENT = "AllChildrenPresent"
-    # What isn't a message.
+    # Other events.
     CLOSE = "a close"
     FAIL = "a failure"
 
@@ -111,8 +111,8 @@ RELEASED: Final = frozenset(
     }
 )
 
-#: The states that don't hold up allocation (`docs/spec/allocation.md`, "Ready"). A release alone changes nothing; a
-#: close does.
+#: The states that do not block allocation (`docs/spec/allocation.md`, "Ready"). Release alone changes nothing; the
+#: close after it does.
 READY: Final = frozenset(
     {
         State.CONSTRAINED,
@@ -126,7 +126,7 @@ READY: Final = frozenset(
 
 
 def _same(state: State, *events: Event) -> dict[Event, State]:
-    """Events that are allowed and change nothing about the state."""
+    """Return transitions for events that are allowed and do not change the state."""
     return dict.fromkeys(events, state)
 
 
@@ -187,7 +187,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
 
 
 def step(state: State, event: Event) -> State:
-    """Return the state that follows. Raises `Misuse` when the event isn't allowed in this state."""
+    """Return the state that follows. Raises `Misuse` if the event is not allowed in this state."""
     following = TRANSITIONS[state].get(event)
     if following is None:
         raise Misuse(f"{event.value} on {state.value}")
@@ -197,14 +197,14 @@ def step(state: State, event: Event) -> State:
 class Isolation(enum.Enum):
     """Whether a node's failure reaches its parent (`docs/spec/allocation.md`, "Failure")."""
 
-    __hash__ = object.__hash__  # of an enum it is a function in Python
+    __hash__ = object.__hash__  # the enum's own is a slow function in Python
 
     PROPAGATE = "propagate"
     PROPAGATE_BEFORE_ALLOCATION = "propagate before allocation"
     DO_NOT_PROPAGATE = "do not propagate"
 
 
-#: (isolation, the node has logically allocated) → a failure from here or below stops at this node.
+#: (isolation, the node has logically allocated) → whether a failure at or below this node stops here.
 STOPS_FAILURE: Final[Mapping[tuple[Isolation, bool], bool]] = {
     (Isolation.PROPAGATE, False): False,
     (Isolation.PROPAGATE, True): False,
@@ -214,7 +214,7 @@ STOPS_FAILURE: Final[Mapping[tuple[Isolation, bool], bool]] = {
     (Isolation.DO_NOT_PROPAGATE, True): True,
 }
 
-#: What SetDispensable makes of a node's isolation: it never weakens a stronger one.
+#: The effect of SetDispensable on a node's isolation. It never weakens a stronger isolation.
 DISPENSABLE: Final[Mapping[Isolation, Isolation]] = {
     Isolation.PROPAGATE: Isolation.PROPAGATE_BEFORE_ALLOCATION,
     Isolation.PROPAGATE_BEFORE_ALLOCATION: Isolation.PROPAGATE_BEFORE_ALLOCATION,

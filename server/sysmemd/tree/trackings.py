@@ -1,4 +1,4 @@
-"""The eventpairs that one node was given to close (AttachNodeTracking, AttachLifetimeTracking)."""
+"""The eventpairs that the daemon closes for one node (AttachNodeTracking, AttachLifetimeTracking)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..pause import give_way
 from ..ports import Signal
 from .ports import Buffers, Misuse
 
-#: Eventpairs that AttachNodeTracking may attach to one node. More is misuse.
+#: The maximum number of eventpairs that AttachNodeTracking may attach to one node.
 MAX_NODE_TRACKINGS: Final = 256
 
 
 @contextmanager
 def closed_if_refused(event: Signal) -> Iterator[None]:
-    """An event is owned from the moment it is handed over: a message that is refused closes it."""
+    """Take ownership of an event in the block, and close it if the block raises."""
     try:
         yield
     except Misuse:

@@ -1,4 +1,4 @@
-"""Traversal orders of the tree. All traversals are loops, so that a chain of thousands of nodes is no problem."""
+"""Traversal orders of the tree. All traversals are loops, not recursions, so that chains of thousands of nodes work."""
 
 from __future__ import annotations
 

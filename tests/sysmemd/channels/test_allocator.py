@@ -293,7 +293,7 @@ def test_a_foreign_file_is_not_found(vmo: Vmo, field: str) -> None:
     assert vmo.ask(**given) is Error.NOT_FOUND
     [(event, fields)] = vmo.bench.log.said("info")
     assert event == "a call was answered with an error"
-    assert fields["reason"] == f"$.{field} is no VMO of this daemon's"
+    assert fields["reason"] == f"$.{field} is not a VMO of this daemon"
     assert fields["client_name"] == "tester"
 
 

@@ -637,7 +637,7 @@ def test_more_waiting_answers_than_the_bound_close_the_channel_at_once(
     for txid in (1, 2, 3, 4):
         line.send(Node.sync, txid=txid)
     line.serve()
-    assert "answers of 64 bytes wait to be read" in line.reason
+    assert "responses of 64 bytes are unread" in line.reason
     line.drain_until_closed()
 
 

@@ -494,7 +494,7 @@ def test_must_match_with_a_foreign_file_fails_the_node(bench: Bench) -> None:
     )
     bench.run()
     assert collection.is_closed()
-    assert bench.log.refusal()["reason"] == "$.must_match_vmo is no VMO of this daemon's"
+    assert bench.log.refusal()["reason"] == "$.must_match_vmo is not a VMO of this daemon"
 
 
 # --- when something fails in between ----------------------------------------------------------------------------------
@@ -553,5 +553,5 @@ def test_more_unread_answers_than_the_bound_fail_the_node() -> None:
         token.send(Node.sync)
     bench.run()
     assert child.is_closed()
-    assert "answers of 80 bytes wait to be read" in bench.log.refusal()["reason"]
+    assert "responses of 80 bytes are unread" in bench.log.refusal()["reason"]
     bench.close()

@@ -350,7 +350,7 @@ def test_a_call_that_is_answered_with_an_error_is_told_why(bench: Bench) -> None
     bench.run()
     reason = told(token.message())
     assert (reason.error, reason.report) == (Error.NOT_FOUND, None)
-    assert reason.line == "$.node_ref is no ref of a node that is left"
+    assert reason.line == "$.node_ref does not refer to a node in a tree"
     assert token.answer(Node.is_alternate_for, 1) is Error.NOT_FOUND
 
 
@@ -404,4 +404,4 @@ def test_which_limit_was_met_is_told(bench: Bench) -> None:
     for client in (child, token):
         line = told(client.message()).line
         assert line.endswith("nodes is 4, of which its other connections leave this one 2")
-    assert line.startswith("this participant asked for more than its user may have: ")
+    assert line.startswith("this participant exceeded its user's quota: ")

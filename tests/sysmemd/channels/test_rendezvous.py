@@ -175,7 +175,7 @@ def test_the_reason_names_the_users_and_shows_the_name_on_one_line(bench: Bench)
     bench.run()
     [(_, fields)] = [line for line in bench.log.said("info") if "reason" in line[1]]
     assert fields["reason"] == (
-        f"user {STRANGER} offers a token to user {STRANGER} as 'a\\nb' already"
+        f"user {STRANGER} already offers a token to user {STRANGER} as 'a\\nb'"
     )
     assert (fields["error"], fields["user"]) == ("HANDLE_ACCESS_DENIED", STRANGER)
 

@@ -314,7 +314,7 @@ def test_a_node_whose_channel_has_closed_before_leaves_too(look: Look) -> None:
     server.connection.close()
     collection.root.fail("it was not to be")
     assert watch.kinds() == ["closed", "said", "left", "ended"]
-    assert "something failed while nodes ended" not in [
+    assert "an error occurred while nodes ended" not in [
         event for _, event, _ in look.bench.log.entries
     ]
 

@@ -21,7 +21,7 @@ def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "told"),
     [
-        (errno.EACCES, f"user {os.geteuid()} may not open this dma-heap"),
+        (errno.EACCES, f"user {os.geteuid()} has no permission to open this dma-heap"),
         (errno.EMFILE, "Too many open files"),
     ],
 )

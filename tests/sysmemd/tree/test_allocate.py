@@ -497,7 +497,7 @@ def test_an_outcome_that_cannot_be_told_is_the_outcome_all_the_same(
     assert world.root.outcome is Error.CONSTRAINTS_INTERSECTION_EMPTY
     (line,) = world.log.find("allocation failed")
     place = f"test_allocate.py:{broken.__code__.co_firstlineno + 1}"
-    told = "can't be told, a fault of this daemon: ValueError(\"can't put it\\ninto words\")"
+    told = 'no description, because of an error in the daemon: ValueError("can\'t put it\\ninto words")'
     assert line.fields["reason"] == f"{told} in {place}"
     assert line.fields["reason"] == line.fields["conflict"]
     (line,) = world.log.find("combined result")
@@ -550,7 +550,9 @@ def test_a_success_that_cannot_be_explained_is_a_success_all_the_same(
     root, log = real(table, verbose=True)
     assert isinstance(root.outcome, Allocated)
     (line,) = log.find("combined result")
-    assert line.fields["report"].startswith("can't be told, a fault of this daemon: ValueError")
+    assert line.fields["report"].startswith(
+        "no description, because of an error in the daemon: ValueError"
+    )
 
 
 def test_attached_participants_join_by_the_daemons_engine() -> None:

@@ -413,5 +413,5 @@ def test_what_fails_on_the_way_stops_no_end(world: World, what: str) -> None:
     assert all(tracking.closed for tracking in trackings)
     assert not world.is_open(beside)
     assert world.times_gone() == 1
-    [fields] = [line.fields for line in world.log.lines if "something failed" in line.event]
+    [fields] = [line.fields for line in world.log.lines if "an error occurred" in line.event]
     assert "Input/output error" in fields["reason"]
