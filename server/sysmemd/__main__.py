@@ -25,7 +25,7 @@ _STDERR = 2
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line; what it says wins over the configuration file."""
+    """Return the parser of the command line. Its options have priority over the configuration file."""
     made = argparse.ArgumentParser(
         prog="sysmemd",
         description="Lets several processes agree on one set of shared memory buffers.",
@@ -34,34 +34,36 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--runtime-dir",
         metavar="DIR",
-        help="where the sockets are (default: $SYSMEM_RUNTIME_DIR, $XDG_RUNTIME_DIR/sysmem, /run/sysmem)",
+        help="the directory of the sockets (default: $SYSMEM_RUNTIME_DIR, $XDG_RUNTIME_DIR/sysmem, /run/sysmem)",
     )
     made.add_argument(
         "--config",
         metavar="FILE.toml",
-        help="settings; see docs/configuration.md. --config=-FILE.toml: only if that is there",
+        help="configuration file; see docs/configuration.md. --config=-FILE.toml: only if the file exists",
     )
-    made.add_argument("--log-format", choices=("json", "console"), help="how stderr is written")
+    made.add_argument("--log-format", choices=("json", "console"), help="the format of the log")
     made.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), help="the least that is said"
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        help="the lowest level that is logged",
     )
     made.add_argument("--mode", metavar="0600", help="permissions of the sockets")
     made.add_argument("--group", metavar="NAME", help="group of the sockets")
     made.add_argument(
         "--metrics",
         metavar="ADDRESS",
-        help="serve metrics over HTTP there: unix:PATH, or a loopback address such as 127.0.0.1:9100",
+        help="serve metrics over HTTP at this address: unix:PATH, or a loopback address such as 127.0.0.1:9100",
     )
     made.add_argument(
         "--testing",
         action="store_true",
-        help="have the faults that a test of participants asks for, on one more socket; never in production",
+        help="allow tests of participants to inject faults, through one more socket; never use it in production",
     )
     return made
 
 
 def configure(arguments: argparse.Namespace) -> configuration.Config:
-    """Return the file's settings with what the command line says put over them. Raises `ConfigError`."""
+    """Return the file's settings with those of the command line applied. Raises `ConfigError`."""
     name = arguments.config
     if name is None or (name.startswith("-") and not Path(name[1:]).exists()):
         return _override(configuration.Config(), arguments)
@@ -72,17 +74,17 @@ class Reload:
     """Reads the configuration file of a running daemon again; a :class:`.process.Reload`."""
 
     def __init__(self, arguments: argparse.Namespace, output: log.Output) -> None:
-        """`arguments` name the file, and win over it."""
+        """`arguments` contain the file's path, and have priority over the file."""
         self._arguments = arguments
         self._output = output
 
     def read(self) -> configuration.Config:
-        """Return what the file says. Raises `ConfigError`, also when it isn't there."""
+        """Return the file's configuration. Raises `ConfigError`, also if the file does not exist."""
         name = self._arguments.config.removeprefix("-")
         return _override(configuration.load(name), self._arguments)
 
     def apply(self, config: configuration.Config) -> None:
-        """Log from this level on."""
+        """Set the level of the log."""
         self._output.threshold.set(config.log.level)
 
 
@@ -106,11 +108,11 @@ def _override(config: configuration.Config, arguments: argparse.Namespace) -> co
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon and return its exit status.
 
-    0 after SIGTERM or SIGINT, 1 when it can't start or go on, 2 for a wrong command line.
+    It is 0 after SIGTERM or SIGINT, 1 if the daemon cannot start or continue, and 2 for an invalid command line.
     """
     arguments = parser().parse_args(argv)
-    # Before the log has a thread, which inherits this: a signal waits until serving begins, and one that comes when it
-    # has ended (a second Ctrl-C, say) has nothing left to stop.
+    # This precedes the start of the log's thread, which inherits the mask. A signal is held back until serving begins.
+    # One that arrives after its end (for example a second Ctrl-C) has nothing left to stop.
     signal.pthread_sigmask(signal.SIG_BLOCK, process.SIGNALS)
     try:
         _open_standard_descriptors()
@@ -146,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _why_not_started(error: Exception) -> str | None:
-    """Return in a sentence what the daemon lacked, if it could not start for want of something; otherwise None."""
+    """Return which resource the daemon lacked, as a sentence, if it could not start for that reason; otherwise None."""
     if isinstance(error, trio.TrioInternalError) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # it may be what trio's loop needs
     if isinstance(error, MemoryError):
@@ -157,7 +159,7 @@ def _why_not_started(error: Exception) -> str | None:
 
 
 def _log_unraisable(logger: Log, unraisable: sys.UnraisableHookArgs) -> None:
-    """Log what can't be raised. The interpreter would write it among the log's lines, and wait for their reader."""
+    """Log an exception that cannot be raised. The interpreter would write it between the log's lines, and block."""
     logger.error(
         "an exception could not be raised",
         reason=repr(unraisable.exc_value),
@@ -166,7 +168,7 @@ def _log_unraisable(logger: Log, unraisable: sys.UnraisableHookArgs) -> None:
 
 
 def _open_standard_descriptors() -> None:
-    """Have something open as stdin, stdout and stderr, lest a channel be one of them and the log be written to it.
+    """Open stdin, stdout and stderr if they are closed, so that no channel gets their numbers and receives the log.
 
     Raises `OSError`.
     """

@@ -1,4 +1,4 @@
-"""Who connects, as the kernel says it, and who may (`docs/spec/robustness.md`, "Access")."""
+"""The identity of connecting processes from the kernel, and their access (`docs/spec/robustness.md`, "Access")."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from .refusals import Refusals
 _SO_PEERGROUPS = 59
 #: `struct ucred`: process, user and group of a peer.
 _UCRED = struct.Struct("iII")
-#: Groups of a process for which there is room at the first attempt.
+#: The number of groups for which there is room in the first attempt.
 _USUAL_GROUPS = 256
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def peer_of(connected: socket.socket) -> Peer:
-    """Return the process that connected, as it was then. Raises `OSError`."""
+    """Return the process that connected, as of that time. Raises `OSError`."""
     credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     return Peer(*_UCRED.unpack(credentials))
 
 
 def groups_of(connected: socket.socket) -> Collection[int]:
-    """Return the supplementary groups of the process that connected, as they were then. Raises `OSError`."""
+    """Return the supplementary groups of the process that connected, as of that time. Raises `OSError`."""
     room = _USUAL_GROUPS
     while True:
         groups = array.array("I", bytes(4 * room))
         size = ctypes.c_uint32(4 * room)
         address, _ = groups.buffer_info()
-        # The method of sockets has no room for more than 256.
+        # The socket's own method has room for at most 256 groups.
         failed = _libc.getsockopt(
             connected.fileno(),
             socket.SOL_SOCKET,
@@ -52,28 +52,28 @@ def groups_of(connected: socket.socket) -> Collection[int]:
         number = ctypes.get_errno()
         if number != errno.ERANGE:
             raise OSError(number, os.strerror(number))
-        room = size.value // 4  # the kernel says how many there are
+        room = size.value // 4  # the kernel has returned the number of groups
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Which users and groups may connect. None says nothing of them; either is enough."""
+    """The users and groups that may connect. None does not restrict; a match of either is enough."""
 
     uids: frozenset[int] | None = None
     gids: frozenset[int] | None = None
 
     @classmethod
     def of(cls, section: AccessSection) -> Access:
-        """Return what the configuration says. Raises `ValueError` if a name is gone since that was read."""
+        """Return the configured access. Raises `ValueError` if a name no longer exists."""
         return cls(section.uids(), section.gids())
 
     def text(self) -> str:
-        """Return who may connect, for the log."""
+        """Return a description for the log."""
         named = (("users", self.uids), ("groups", self.gids))
         return ", ".join(f"{name} {sorted(ids)}" for name, ids in named if ids is not None)
 
     def allows(self, peer: Peer, groups: Callable[[], Collection[int]]) -> bool:
-        """Return whether a process may connect; `groups` returns its supplementary groups, should they matter."""
+        """Return whether a process may connect. `groups` returns its supplementary groups, if they are needed."""
         if self.uids is None and self.gids is None:
             return True
         if self.uids is not None and peer.uid in self.uids:
@@ -84,7 +84,7 @@ class Access:
 
 
 def admit(connected: socket.socket, access: Access, refusals: Refusals, log: Log) -> Peer | None:
-    """Return the process that connected; None if it may not, and then the connection is closed."""
+    """Return the process that connected. If it has no access, close the connection and return None."""
     try:
         peer = peer_of(connected)
         if access.allows(peer, partial(groups_of, connected)):

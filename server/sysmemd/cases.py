@@ -1,6 +1,6 @@
-"""A case from JSON data: for `sysmemctl explain`, tests and bug reports.
+"""Conversion of a case from and to JSON data, for `sysmemctl explain`, tests and bug reports.
 
-Tables in it are as :mod:`sysmem_protocol.json_data` has them::
+Tables have the format of :mod:`sysmem_protocol.json_data`::
 
     {"participants": [{"name": "camera", "id": 1, "constraints": {"usage": {"video": "HW_ENCODER"}, …}}, …],
      "heaps": [{"type": "…", "id": 0, "domains": ["ram"], "secure": false}],
@@ -8,10 +8,10 @@ Tables in it are as :mod:`sysmem_protocol.json_data` has them::
      "format_costs": [{"pixel_format": "NV12", "usage": {"video": 1}, "cost": 100.0}]}
 
 Only `participants` is required. Instead of a participant there can be a token group, `{"group": [[…], […]]}` with the
-participants of each alternative in order of preference, or participants who attach once the others have their buffers,
-`{"attached": […]}`. Both may contain such again. A participant with `"pinned": true` stands for settings that exist;
-`"handles": ["writable", "weak"]` says what its handles are like, which matters to heaps with `"one_file": true` only.
-An unknown key or a wrong type is a :class:`JsonError` that names it.
+participants of each alternative in order of preference, or participants that attach after the others have their
+buffers, `{"attached": […]}`. Both may be nested. A participant with `"pinned": true` stands for existing settings.
+`"handles": ["writable", "weak"]` gives the properties of its handles, which matter only for heaps with
+`"one_file": true`. An unknown key or a wrong type raises a :class:`JsonError` that names it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from .negotiation import Choice, Joining, Member
 
 
 def read_case(data: object) -> tuple[list[Member], Platform]:
-    """Return participants, groups and those who join, and the platform.
+    """Return the members (participants, groups and those that attach), and the platform.
 
-    Raises :class:`JsonError` for anything that isn't as described.
+    Raises :class:`JsonError` if the data do not have this format.
     """
     top = _Object(data, "$")
     members = top.each("participants", _member, required=True)
@@ -59,7 +59,7 @@ def read_case(data: object) -> tuple[list[Member], Platform]:
 
 
 def write_case(participants: Iterable[Participant], platform: Platform) -> dict[str, Any]:
-    """Return JSON data from which :func:`read_case` reads these participants and this platform."""
+    """Return JSON data that :func:`read_case` converts back to these participants and this platform."""
     return {
         "participants": [_written(who) for who in participants],
         "heaps": [
@@ -107,7 +107,7 @@ _REQUIRED = object()
 
 
 class _Object:
-    """A JSON object whose keys are taken one by one; what is left at the end is unknown."""
+    """A JSON object whose keys are taken one by one. Keys that are left at the end are unknown."""
 
     def __init__(self, data: object, path: str) -> None:
         if not isinstance(data, dict):
@@ -182,7 +182,7 @@ def _participant(item: _Object) -> Participant:
 
 
 def _access(names: object, path: str) -> Access:
-    """What a participant's handles will be like, by name."""
+    """Return the properties of a participant's handles, from their names."""
     if not isinstance(names, list):
         raise JsonError(path, f"expected an array, got {kind(names)}")
     access = NO_HANDLES

@@ -1,4 +1,4 @@
-"""The clock of the daemon: CLOCK_MONOTONIC, and one trio task that makes all the calls that were asked for later."""
+"""The daemon's clock: CLOCK_MONOTONIC, and one trio task that makes all delayed calls."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import trio
 
 from .ports import Log
 
-#: A client chooses some deadlines; trio's own clock can't take the farthest of them.
+#: Clients choose some deadlines. Trio's own clock cannot represent the farthest ones.
 _LONGEST_WAIT_SECONDS = 86_400.0
-#: How many calls are made in a row.
+#: The maximum number of consecutive calls.
 _CALLS_AT_ONCE = 8
-#: Cancelled timers that aren't worth sifting.
+#: The number of cancelled timers that are not worth a cleanup.
 _FEW_CANCELLED = 64
 
 
 @dataclass(slots=True)
 class _Timer:
-    #: None once it was called or cancelled.
+    #: None after the call or its cancellation.
     callback: Callable[[], None] | None
 
 
@@ -30,21 +30,21 @@ class TrioClock:
     """A :class:`sysmemd.ports.Clock`."""
 
     def __init__(self, log: Log, now: Callable[[], int] = time.monotonic_ns) -> None:
-        """`now` tells the time in nanoseconds, at the pace of trio's clock."""
+        """`now` returns the time in nanoseconds, at the rate of trio's clock."""
         self._log = log
         self._now = now
-        #: Each with its deadline and a number that no other has, the earliest first.
+        #: Each with its deadline and a unique number, earliest first.
         self._timers: list[tuple[int, int, _Timer]] = []
         self._numbers = itertools.count()
         self._earlier = trio.Event()
         self._cancelled = 0
 
     def now(self) -> int:
-        """Nanoseconds on CLOCK_MONOTONIC."""
+        """Return the time on CLOCK_MONOTONIC in nanoseconds."""
         return self._now()
 
     def call_at(self, deadline: int, callback: Callable[[], None]) -> Callable[[], None]:
-        """Have `callback` called once, from :meth:`run`; what is returned cancels that."""
+        """Call `callback` once at `deadline`, from :meth:`run`. The returned function cancels the call."""
         timer = _Timer(callback)
         heapq.heappush(self._timers, (deadline, next(self._numbers), timer))
         if self._timers[0][2] is timer:
@@ -59,14 +59,14 @@ class TrioClock:
         return cancel
 
     def _sift(self) -> None:
-        """Forget cancelled timers once they are the greater part; most are cancelled long before their time."""
+        """Remove cancelled timers once they are the majority. Most timers are cancelled long before their time."""
         if self._cancelled > _FEW_CANCELLED and self._cancelled * 2 > len(self._timers):
             self._timers = [each for each in self._timers if each[2].callback is not None]
             heapq.heapify(self._timers)
             self._cancelled = 0
 
     async def run(self) -> None:
-        """Make the calls when they are due, until cancelled. A call that raises is logged, and the others go on."""
+        """Make the calls when they are due, until cancelled. A call that raises is logged, and the others continue."""
         while True:
             self._earlier = trio.Event()
             self.call_due()
@@ -78,15 +78,15 @@ class TrioClock:
                 await self._earlier.wait()
 
     def seconds_left(self) -> float | None:
-        """Return how long nothing is due, a day at most; None if nothing was asked for."""
+        """Return the time until the next call, at most a day; None if there is no call."""
         if not self._timers:
             return None
         return min(max(0, self._timers[0][0] - self._now()) / 1e9, _LONGEST_WAIT_SECONDS)
 
     def call_due(self) -> int:
-        """Make calls that are due, and return how many. For whoever waits in place of :meth:`run`.
+        """Make due calls, and return their number. For a loop that waits in place of :meth:`run`.
 
-        If there are many, some are left: until these are called nothing is left of the time to wait.
+        If there are many, some remain. In that case the time until the next call is 0.
         """
         if not self._timers:
             return 0

@@ -1,9 +1,9 @@
-"""Closing what clients gave us, where that may take as long as they like.
+"""Closing descriptors that came from clients, which may take arbitrarily long.
 
-Whoever closes the last descriptor of a TCP socket with SO_LINGER waits for its peer, of a file in somebody's own file
-system for that somebody, of a large memfd until its pages are freed; and what waits unread in a socket is closed along
-with it. Nothing tells such a descriptor from a harmless one in time, so threads close them all, but for ends of
-channels in which no descriptor waits.
+Closing the last descriptor of a TCP socket with SO_LINGER waits for its peer; closing a file in a user's own file
+system waits for that user; closing a large memfd waits until its pages are freed; and closing a socket also closes the
+descriptors queued in it. There is no quick way to recognise such a descriptor, so threads close all of them, except
+ends of channels in which no descriptor is queued.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from sysmem_protocol.handles import (
 from .ports import Clock, Log
 from .threads import Pool
 
-#: One is enough for harmless ones; each that isn't keeps one busy. When all are busy, descriptors pile up.
+#: One thread is enough for harmless descriptors. Each other one keeps one thread busy. If all are busy, descriptors
+#: pile up.
 MAX_THREADS: Final = 32
-#: How long something may wait to be closed before one more thread helps.
+#: How long a descriptor may wait before one more thread is started.
 PATIENCE_NS: Final = 10_000_000
-#: How long leaving the daemon may wait for the last ones, in seconds.
+#: The maximum time in seconds that the daemon's end waits for the last descriptors.
 _JOIN_SECONDS: Final = 0.5
 
 
@@ -47,13 +48,13 @@ class ThreadClosing:
         self._said_stuck = False
 
     def close(self, fd: int) -> None:
-        """Close a descriptor that a client sent, some time soon."""
+        """Close a descriptor from a client, in a thread."""
         self._run(partial(os.close, fd))
 
     def close_end(self, fd: int) -> None:
-        """Close one end of a socket pair; the other one sees that at once.
+        """Close one end of a socket pair. The other end sees this immediately.
 
-        Where no descriptors wait in it, as in every honest client's, that depends on no thread.
+        If no descriptors are queued in it, as with every honest client, no thread is needed.
         """
         shut_down(fd)
         self._close_quietly(fd, safe=_is_empty(fd))
@@ -61,7 +62,7 @@ class ThreadClosing:
     def close_channel(
         self, end: socket.SocketType, far: Handle | None, *, hung_up: bool = False
     ) -> None:
-        """Close one end of a channel, and the other one if that is given; both see that at once."""
+        """Close one end of a channel, and the other end too if it is given. Both see this immediately."""
         if not hung_up:
             try:  # noqa: SIM105 # each channel closes here, and a block takes three calls
                 end.shutdown(socket.SHUT_RDWR)
@@ -71,24 +72,24 @@ class ThreadClosing:
             fd = end.detach()
             self._close_quietly(fd, safe=_is_empty(fd))
             return
-        # Both have been shut down with that, so that nothing more comes.
+        # Both ends have been shut down by this, so nothing more can arrive.
         far_fd, fd = far.take(), end.detach()
         is_empty, far_is_empty = _is_read(far_fd), _is_read(fd)
         self._close_quietly(fd, safe=is_empty)
         self._close_quietly(far_fd, safe=far_is_empty)
 
     def _close_quietly(self, fd: int, *, safe: bool) -> None:
-        """Close an end at once, if that is safe because nothing waits in it."""
+        """Close an end immediately if that is safe because nothing is queued in it."""
         if safe:
             os.close(fd)
         else:
             self.close(fd)
 
     def stop_receiving(self, fd: int) -> None:
-        """Let nothing more come to one end of a socket pair, and drop what waits there, some time soon.
+        """Shut down receiving at one end of a socket pair, and drop the messages queued there, in a thread.
 
-        Where the kernel doesn't tell what waits there, because of what somebody has done to the end, the other end sees
-        this one closed. Raises `OSError` when something has run out; the other end sees nothing of that.
+        If the kernel does not report what is queued, because of changes to the end, the other end sees this one closed.
+        Raises `OSError` if a resource is exhausted; the other end sees nothing in that case.
         """
         stop_receiving(fd)
         try:
@@ -100,7 +101,7 @@ class ThreadClosing:
         self._run(partial(_drop, duplicate(fd)))
 
     def end(self) -> None:
-        """Close what is left, if that can be done at once; the threads that can't are left to themselves."""
+        """Close the remaining descriptors, if that is immediately possible. Busy threads are abandoned."""
         self._pool.end(_JOIN_SECONDS)
 
     def _run(self, job: Callable[[], None]) -> None:
@@ -113,7 +114,7 @@ class ThreadClosing:
             self._say_failed(error)
 
     def _watch(self) -> None:
-        """Look again soon whether the threads get on with it."""
+        """Check soon whether the threads make progress."""
         if not self._is_watched:
             self._is_watched = True
             self._clock.call_at(self._clock.now() + PATIENCE_NS, self._look)
@@ -130,12 +131,12 @@ class ThreadClosing:
             self._log.error("descriptors of clients can't be closed", threads=MAX_THREADS)
 
     def _say_failed(self, error: Exception) -> None:
-        # It is closed all the same, whatever its file system had to say.
+        # The descriptor is closed in spite of the error.
         self._log.debug("closing a client's descriptor failed", reason=str(error))
 
 
 def _is_empty(fd: int) -> bool:
-    """Return whether certainly no descriptors wait at an end that has stopped receiving."""
+    """Return whether an end that has stopped receiving certainly has no queued descriptors."""
     try:
         return descriptors_waiting(fd) == 0
     except OSError:
@@ -143,7 +144,7 @@ def _is_empty(fd: int) -> bool:
 
 
 def _is_read(fd: int) -> bool:
-    """Return whether certainly nothing waits to be received that one end has sent."""
+    """Return whether certainly everything that one end has sent was received."""
     try:
         return unread_of(fd) == 0
     except OSError:
@@ -151,11 +152,11 @@ def _is_read(fd: int) -> bool:
 
 
 def _drop(fd: int) -> None:
-    """Drop what waits at an end, and close this descriptor of it."""
+    """Drop what is queued at an end, and close this descriptor of it."""
     try:
         drop_unread(fd)
     except OSError:
-        shut_down(fd)  # so that whoever still sends there closes it, and all that is in it
+        shut_down(fd)  # so that the sender closes its end, and everything queued in it
         raise
     finally:
         os.close(fd)

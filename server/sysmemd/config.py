@@ -1,7 +1,7 @@
-"""Every setting of the daemon, as a TOML file has it (`docs/spec/linux.md`, "Settings").
+"""All settings of the daemon, as in the TOML file (`docs/spec/linux.md`, "Settings").
 
-The structure of the file is the structure of these classes; a key that isn't there, or a value of another type, is an
-error that names the key and the file. What the command line says wins over the file.
+These classes have the structure of the file. An unknown key or a value of a wrong type is an error that names the key
+and the file. The command line has priority over the file.
 """
 
 from __future__ import annotations
@@ -43,33 +43,33 @@ Domain = Literal["cpu", "ram", "inaccessible"]
 
 
 class ConfigError(ValueError):
-    """The configuration can't be used; the text names the file and the key."""
+    """The configuration is invalid. The text names the file and the key."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one client, or one collection, may take."""
+    """Limits for one client or one collection."""
 
-    #: Group selections that an attempt tries before it gives up.
+    #: The maximum number of group selections in an attempt.
     max_group_selections: Positive = 64
-    #: Bytes of one buffer, padding included.
+    #: The maximum size of one buffer in bytes, including padding.
     max_buffer_bytes: Positive = 256 * 1024 * 1024
-    #: Bytes of all buffers of a collection.
+    #: The maximum size of all buffers of a collection in bytes.
     max_collection_bytes: Positive = 1024 * 1024 * 1024
-    #: Bytes of one buffer without padding; un-set: as many as a buffer may have.
+    #: The maximum size of one buffer in bytes, without padding. Un-set: no limit besides `max_buffer_bytes`.
     max_allocation_bytes: Positive | None = None
-    #: Answers that wait for a client which doesn't read them, and their bytes.
+    #: The maximum number of responses queued for a client that does not read, and of their bytes.
     max_outbox_messages: Positive = 1024
     max_outbox_bytes: Positive = 1024 * 1024
-    #: Calls on one channel that wait for their answer.
+    #: The maximum number of unanswered calls on one channel.
     max_unanswered_calls: Positive = 1024
 
 
 class MemorySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How buffers are made."""
+    """The allocation of buffers."""
 
-    #: "eager" reserves every page at once; "lazy" lets the kernel find them at the first touch.
+    #: "eager" allocates every page immediately; "lazy" lets the kernel allocate pages at first use.
     allocation: Literal["lazy", "eager"] = "lazy"
-    #: What becomes of `physically_contiguous_required`, which a process can't see to.
+    #: How to handle `physically_contiguous_required`, which an ordinary process cannot fulfil.
     contiguous: Literal["simulated", "refuse"] = "simulated"
 
 
@@ -78,16 +78,16 @@ class HeapSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     type: Annotated[str, Meta(min_length=1)]
     id: U64 = 0
-    #: Un-set: all of them, or what a secure heap can do.
+    #: Un-set: all domains, or those that a secure heap supports.
     domains: Annotated[list[Domain], Meta(min_length=1)] | None = None
     secure: bool = False
-    #: Bytes of all buffers in this heap together; un-set: no bound.
+    #: The maximum size of all buffers in this heap in bytes. Un-set: no limit.
     max_bytes: Positive | None = None
-    #: "dma-heap" makes every buffer a dma-buf of `device`, which devices import.
+    #: With "dma-heap", every buffer is a dma-buf of `device`, which devices can import.
     kind: Literal["memfd", "dma-heap"] = "memfd"
-    #: Of a dma-heap: its device.
+    #: The device of a dma-heap.
     device: Annotated[str, Meta(pattern="^/")] | None = None
-    #: Of a dma-heap: whether each buffer is physically contiguous, as in a CMA heap.
+    #: For a dma-heap: whether each buffer is physically contiguous, as in a CMA heap.
     contiguous: bool = False
 
     def __post_init__(self) -> None:
@@ -110,7 +110,7 @@ class HeapSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError("the system heap supports all domains; only its max_bytes can be set")
 
     def domain_names(self) -> list[Domain]:
-        """Return the domains, as given or by default."""
+        """Return the domains, given or default."""
         if self.domains is not None:
             return self.domains
         return ["inaccessible"] if self.secure else ["cpu", "ram", "inaccessible"]
@@ -126,12 +126,12 @@ class UsageSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     video: U32 = 0
 
     def table(self) -> BufferUsage:
-        """Return the bits as constraints have them."""
+        """Return the bits as a table."""
         return BufferUsage(**msgspec.structs.asdict(self))
 
 
 class FormatCostSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What images of a format cost those who use them in this way."""
+    """The cost of images of a format for participants with this usage."""
 
     #: A name of `docs/spec/image-formats.md`, section 1, or a number.
     pixel_format: str | U32
@@ -155,11 +155,11 @@ class FormatCostSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 class AccessSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who may connect as a participant, of those whom the permissions of the sockets let in."""
+    """The users and groups that may connect as participants, in addition to the permissions of the sockets."""
 
     #: Users, by name or number.
     allow_users: list[str | U32] | None = None
-    #: Groups, by name or number; a process is let in if one of its groups is among them.
+    #: Groups, by name or number. A process has access if one of its groups is among them.
     allow_groups: list[str | U32] | None = None
 
     def __post_init__(self) -> None:
@@ -167,16 +167,16 @@ class AccessSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         self.gids()
 
     def uids(self) -> frozenset[int] | None:
-        """Return the allowed users, None where nothing is said of users."""
+        """Return the allowed users, or None for no restriction."""
         return None if self.allow_users is None else frozenset(map(user_id, self.allow_users))
 
     def gids(self) -> frozenset[int] | None:
-        """Return the allowed groups, None where nothing is said of groups."""
+        """Return the allowed groups, or None for no restriction."""
         return None if self.allow_groups is None else frozenset(map(group_id, self.allow_groups))
 
 
 class UserQuotaSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one user may have where that differs from the others; what is un-set is as it is for them."""
+    """The quota of one user, where it differs from the others'. Un-set values are the others'."""
 
     #: A name or a number.
     user: str | U32
@@ -197,7 +197,7 @@ class UserQuotaSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class QuotaSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What each user may have."""
+    """The quota of each user."""
 
     #: Connections to the service sockets.
     connections: Count = 1024
@@ -207,9 +207,9 @@ class QuotaSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     #: Node and lifetime trackings.
     trackings: Count = 16384
     buffers: Count = 16384
-    #: Bytes of all buffers; un-set: only the heaps are bounded.
+    #: The maximum size of all buffers in bytes. Un-set: only the heaps are limited.
     bytes: Count | None = None
-    #: Bytes of the answers that wait for all clients of the user; a descriptor that waits counts as 1,024 of them.
+    #: The bytes of responses queued for all clients of the user. A queued descriptor counts as 1,024 bytes.
     queued_bytes: Count = 16 * 1024 * 1024
     user: list[UserQuotaSection] = []
 
@@ -221,11 +221,11 @@ class QuotaSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             seen.add(section.uid())
 
     def limits(self) -> dict[Kind, int | None]:
-        """Return what a user may have of whom no section says otherwise."""
+        """Return the quota of users without a section of their own."""
         return {kind: getattr(self, kind.value) for kind in Kind if kind is not Kind.DESCRIPTORS}
 
     def limits_by_uid(self) -> dict[int, dict[Kind, int | None]]:
-        """Return what the users may have that have a section of their own."""
+        """Return the quotas of the users with a section of their own."""
         return {
             section.uid(): {
                 kind: limit if (own := getattr(section, kind.value)) is None else own
@@ -236,24 +236,24 @@ class QuotaSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What goes to stderr, and how."""
+    """The format and level of the log on stderr."""
 
     format: LogFormat = "console"
     level: LogLevel = "info"
 
 
 class InspectSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who may look into the daemon, and what participants learn of each other."""
+    """Access to the Inspector, and the information that participants get about each other."""
 
     #: Whether there is an Inspector.
     enabled: bool = True
     #: Permissions of its socket, as octal digits, and its group.
     mode: Mode = "0600"
     group: Annotated[str, Meta(min_length=1)] | None = None
-    #: Which participants are told who else is to blame, and get a refusal's report: those of a tree that is all of one
-    #: user (and root), all, or none.
+    #: Which participants are told the names of others involved, and get a refusal's report: those of a tree whose nodes
+    #: all belong to one user (or root), all, or none.
     to_participants: Literal["same-user", "all", "none"] = "same-user"
-    #: How many of the collections that ended are kept.
+    #: The number of ended collections that are kept.
     ended: Annotated[int, Meta(ge=0, le=4096)] = 64
 
     def socket_mode(self) -> int:
@@ -273,7 +273,7 @@ class MetricsAddress:
 
     @classmethod
     def parse(cls, text: str) -> MetricsAddress:
-        """Return what `unix:PATH`, `127.0.0.1:9100` or `[::1]:9100` says. Raises `ValueError`."""
+        """Parse `unix:PATH`, `127.0.0.1:9100` or `[::1]:9100`. Raises `ValueError`."""
         if text.startswith("unix:"):
             path = text.removeprefix("unix:")
             if not path or "\0" in path:
@@ -281,7 +281,7 @@ class MetricsAddress:
             return cls(None, Path(path))
         where = (
             'give it as "127.0.0.1:9100", "[::1]:9100" or "unix:/run/sysmem/metrics"; metrics have no access control '
-            "of their own, so they are served to this machine only, and a proxy that has one can pass them on"
+            "of their own, so they are served to this machine only; use a proxy with access control for others"
         )
         host, colon, port = text.rpartition(":")
         if not colon or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
@@ -291,16 +291,16 @@ class MetricsAddress:
         try:
             ip = IPv6Address(host[1:-1]) if bracketed else IPv4Address(host)
         except ValueError:
-            raise ValueError(f"the metrics address {text!r} is none: {where}") from None
+            raise ValueError(f"the metrics address {text!r} is invalid: {where}") from None
         if not ip.is_loopback:
             raise ValueError(f"the metrics address {text!r} is not a loopback address: {where}")
         return cls(ip, port=int(port))
 
 
 class MetricsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the daemon serves its metrics over HTTP."""
+    """The address at which the daemon serves metrics over HTTP."""
 
-    #: `unix:PATH`, or a loopback address and a port; un-set: nowhere.
+    #: `unix:PATH`, or a loopback address and a port. Un-set: metrics are not served.
     address: str | None = None
 
     def __post_init__(self) -> None:
@@ -312,13 +312,13 @@ class MetricsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole file."""
+    """The whole configuration file."""
 
-    #: Where the service sockets are; un-set: as `sysmem_protocol.runtime` finds it.
+    #: The directory of the service sockets. Un-set: the one that `sysmem_protocol.runtime` finds.
     runtime_dir: Annotated[str, Meta(min_length=1)] | None = None
     #: Permissions of the sockets, as octal digits.
     mode: Mode = "0600"
-    #: The group that the sockets belong to, by name or number; un-set: the daemon's own.
+    #: The group of the sockets, by name or number. Un-set: the daemon's own.
     group: Annotated[str, Meta(min_length=1)] | None = None
     limits: Limits = Limits()
     memory: MemorySection = MemorySection()
@@ -345,7 +345,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def load(path: Path | str) -> Config:
     """Read a configuration file.
 
-    Raises :class:`ConfigError` when it can't be read, isn't TOML, or says something that isn't a setting.
+    Raises :class:`ConfigError` if the file cannot be read, is not TOML, or has an invalid setting.
     """
     try:
         content = Path(path).read_bytes()
@@ -364,9 +364,9 @@ def parse_bytes(content: bytes, name: str = "configuration") -> Config:
 
 
 def parse(source: str | Mapping[str, object], name: str = "configuration") -> Config:
-    """Return the configuration that TOML text, or the data that such a text stands for, describes.
+    """Return the configuration in TOML text, or in parsed TOML data.
 
-    Raises :class:`ConfigError`, whose text begins with `name`, for what isn't TOML or isn't a setting.
+    Raises :class:`ConfigError`, whose text begins with `name`, if it is not TOML or has an invalid setting.
     """
     try:
         return msgspec.convert(
@@ -379,19 +379,19 @@ def parse(source: str | Mapping[str, object], name: str = "configuration") -> Co
 
 
 def override(config: Config, values: Mapping[str, object]) -> Config:
-    """Return a configuration with some of its top-level settings replaced, checked as those of a file are.
+    """Return a configuration with some top-level settings replaced. They are checked like those of a file.
 
     Raises :class:`ConfigError`.
     """
     return parse({**msgspec.to_builtins(config), **values}, "command line")
 
 
-#: What a reload changes, and the level of the log.
+#: The sections that a reload applies, besides the level of the log.
 _RELOADED: Final = ("limits", "format_cost", "access", "quota")
 
 
 def reloaded(running: Config, read: Config) -> tuple[Config, list[str]]:
-    """Return what a running daemon goes on with when its file was read again, and the settings that need a restart."""
+    """Return a running daemon's configuration after a reload of its file, and the settings that need a restart."""
     config = msgspec.structs.replace(
         running,
         **{name: getattr(read, name) for name in _RELOADED},
@@ -402,7 +402,7 @@ def reloaded(running: Config, read: Config) -> tuple[Config, list[str]]:
 
 
 def user_id(user: str | int) -> int:
-    """Return a user's number. Raises `ValueError` for a name that no user has."""
+    """Return a user's number. Raises `ValueError` if there is no user with this name."""
     if isinstance(user, int):
         return user
     try:
@@ -412,7 +412,7 @@ def user_id(user: str | int) -> int:
 
 
 def group_id(group: str | int) -> int:
-    """Return a group's number. Raises `ValueError` for a name that no group has."""
+    """Return a group's number. Raises `ValueError` if there is no group with this name."""
     if isinstance(group, int):
         return group
     try:
@@ -428,4 +428,4 @@ def _member(enum: type[PixelFormat] | type[PixelFormatModifier], key: str, value
         return int(enum[value])
     except KeyError:
         names = ", ".join(member.name for member in enum)
-        raise ValueError(f"{key}: {value!r} is none of {names}") from None
+        raise ValueError(f"{key}: {value!r} is not one of {names}") from None

@@ -1,7 +1,7 @@
 """The daemon in a trio loop: its parts, and the tasks that wait for connections and for the kernel's reports.
 
-One task serves all channels (:mod:`.reactor`). One accepts connections, one waits for reports about buffers, one for
-those about descriptors in flight, one for answers of threads, one for the clock. Nothing polls.
+One task serves all channels (:mod:`.reactor`). Other tasks accept connections, wait for reports about buffers and about
+descriptors in flight, wait for answers of threads, and run the clock. Nothing polls.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ from .sockets import Permissions
 from .threads import Ask, Threads, ask_here
 from .turns import Queue
 
-#: Errors of `accept()` that mean that the connecting peer has already gone, or that nobody connects.
+#: Errors of `accept()` that mean that the connecting peer has already gone, or that there is no connection.
 _NOBODY = {errno.EAGAIN, errno.ECONNABORTED}
 #: Any other error means that a resource is exhausted. Accepting resumes when a channel closes, or after this many
 #: seconds.
 _EXHAUSTED_SECONDS = 1.0
 #: Seconds until events about buffers are processed again after that failed.
 _MEMORY_FAILED_SECONDS = 1.0
-#: How often in a row `accept()` may find nobody although the kernel reported a connection.
+#: How often in a row `accept()` may find no connection although the kernel reported one.
 _MAX_NOBODY = 16
 #: The class that serves connections to the service socket of an interface. It owns the channel.
 SERVICES: Mapping[type[Interface], Callable[[Service, Channel, Peer], object]] = {
@@ -66,7 +66,7 @@ SERVICES: Mapping[type[Interface], Callable[[Service, Channel, Peer], object]] =
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts that a daemon is made of. Tests of the daemon replace some of them."""
+    """The parts of a daemon. Tests of the daemon replace some of them."""
 
     memory: Callable[..., Memory] = Memory
     connection: Callable[..., Connection] = Connection
@@ -74,18 +74,18 @@ class Parts:
     services: Mapping[type[Interface], Callable[[Service, Channel, Peer], object]] = field(
         default_factory=lambda: SERVICES
     )
-    #: Called before anybody connects.
+    #: Called before the first client connects.
     ready: Callable[[Service, Inspection], None] = lambda service, inspection: None
-    #: Makes what closes descriptors that clients have had a hand in.
+    #: Creates the object that closes descriptors from clients.
     closing: Callable[[Clock, Log], ThreadClosing] = ThreadClosing
-    #: The time by which users take turns, in nanoseconds.
+    #: The clock for users' turns, in nanoseconds.
     now: Callable[[], int] = time.monotonic_ns
 
 
 def socket_permissions(
     config: Config, interfaces: Iterable[type[Interface]] = SERVICES
 ) -> dict[type[Interface], Permissions]:
-    """Return who may connect to each service."""
+    """Return the permissions of each service's socket."""
     allocator = Permissions(config.socket_mode(), config.group)
     permissions = dict.fromkeys(interfaces, allocator)
     if config.inspect.enabled:
@@ -94,7 +94,7 @@ def socket_permissions(
 
 
 def platform(config: Config) -> Platform:
-    """What the constraint engine is told of this daemon."""
+    """Return the constraint engine's view of this daemon."""
     return Platform(
         heaps=tuple(
             HeapProperties(
@@ -125,7 +125,7 @@ def platform(config: Config) -> Platform:
 
 
 def heap_settings(config: Config) -> list[HeapSettings]:
-    """Return the configured heaps, and the system's if it isn't among them."""
+    """Return the configured heaps, and the system heap if it is not among them."""
     heaps = [_heap(section) for section in config.heap]
     if not any((heap.heap_type, heap.id) == (SYSTEM_RAM.heap_type, 0) for heap in heaps):
         heaps.insert(0, SYSTEM_RAM)
@@ -133,7 +133,7 @@ def heap_settings(config: Config) -> list[HeapSettings]:
 
 
 def _make_heap(settings: HeapSettings, stack: contextlib.ExitStack) -> Heap:
-    """Return a heap, closed by `stack`. Raises `ConfigError` when its device can't be opened."""
+    """Return a heap, which `stack` closes. Raises `ConfigError` if its device cannot be opened."""
     if settings.device is None:
         return MemfdHeap(settings)
     try:
@@ -157,7 +157,7 @@ def _heap(section: HeapSection) -> HeapSettings:
 
 
 class Serving:
-    """A daemon that serves whoever connects, by listening sockets or by a socket pair."""
+    """A daemon that serves clients that connect through listening sockets or a socket pair."""
 
     def __init__(
         self,
@@ -180,9 +180,9 @@ class Serving:
         self.reconfigure(config)
 
     def listen(self, interface: type[Interface], listener: socket.socket) -> Callable[[], None]:
-        """Accept connections to an interface's service until the daemon ends. The listener stays the caller's.
+        """Accept connections to an interface's service until the daemon ends. The caller keeps the listener.
 
-        What is returned ends that earlier, and has to before the listener closes. Raises `OSError`.
+        The returned function stops this earlier, and must be called before the listener is closed. Raises `OSError`.
         """
         listener.setblocking(False)
         scope = trio.CancelScope()
@@ -203,9 +203,9 @@ class Serving:
         return stop
 
     def scrape(self, listener: socket.socket) -> Callable[[], None]:
-        """Serve metrics over HTTP to who connects until the daemon ends. The listener stays the caller's.
+        """Serve metrics over HTTP until the daemon ends. The caller keeps the listener.
 
-        What is returned ends that earlier, as for :meth:`listen`. Raises `OSError`.
+        The returned function stops this earlier, as for :meth:`listen`. Raises `OSError`.
         """
         from .scrapes import Scrapes  # with an HTTP library, which other daemons do without
 
@@ -225,9 +225,9 @@ class Serving:
         return stop
 
     def connect(self, interface: type[Interface], connected: socket.socket) -> None:
-        """Serve an interface on a connected SEQPACKET socket, which the daemon then owns, if its peer may connect."""
+        """Serve an interface on a connected SEQPACKET socket if its peer has access. Takes ownership of the socket."""
         service = self.service
-        # Who may look is said by [inspect], and by the permissions of its socket.
+        # Access to the Inspector is configured by [inspect], and by the permissions of its socket.
         access = Access() if interface is Inspector else self._access
         peer = admit(connected, access, service.refusals, service.log)
         if peer is None:
@@ -242,9 +242,9 @@ class Serving:
             channel.close()
 
     def reconfigure(self, config: Config) -> None:
-        """Go by other limits, format costs and rules of access from now on; what exists stays.
+        """Apply other limits, format costs and rules of access from now on. Existing objects are not affected.
 
-        Raises :class:`.ConfigError`, with nothing changed, if a name of a user or group is gone since it was read.
+        Raises :class:`.ConfigError`, without any change, if the name of a user or group no longer exists.
         """
         access, by_uid = Access.of(config.access), config.quota.limits_by_uid()
         self._access = access
@@ -268,12 +268,12 @@ async def serving(
     runtime_dir: Path | None = None,
     parts: Parts | None = None,
 ) -> AsyncIterator[Serving]:
-    """Serve in the running trio loop until the block ends or is cancelled; all nodes then see peer-closed.
+    """Serve in the running trio loop until the block ends or is cancelled. Then all nodes see peer-closed.
 
-    Nothing of the process is changed: no signal, no limit, no file. What the block raises is raised as it is.
-    Without `threads` names of users hold up the loop: a virtual clock would take a wait for a thread for idleness.
-    With `alone` the loop is the daemon's, and messages are served without waking a task of trio's for each.
-    `runtime_dir` is where the service sockets are, for those who ask.
+    This does not change the state of the process: no signals, limits or files. Exceptions in the block are raised
+    unchanged. Without `threads`, lookups of users' names block the loop: a virtual clock would treat the wait for a
+    thread as idle time. With `alone`, the loop belongs to the daemon, and messages are served without waking a task of
+    trio's for each. `runtime_dir` is the directory of the service sockets, for inspection.
     """
     raised: BaseException | None = None
     parts = parts or Parts()
@@ -299,7 +299,7 @@ async def serving(
         asking = Threads(log) if threads else None
         if asking is not None:
             stack.callback(asking.close)
-        # Only from here on: the nursery would wrap what is raised for want of a descriptor.
+        # Only from here on, because the nursery would wrap an exception about a missing descriptor.
         async with trio.open_nursery() as nursery:
             reactor = TrioReactor(nursery, queue, log, parts.now, alone=clock if alone else None)
             service = Service(
@@ -327,7 +327,7 @@ async def serving(
                 nursery.start_soon(_follow_in_flight, in_flight, log)
                 yield Serving(service, inspection, reactor, nursery, queue, config, parts)
             except BaseException as error:
-                raised = error  # the nursery would wrap it
+                raised = error  # the nursery would wrap the exception
             finally:
                 reactor.give_up()
                 inspection.close()
@@ -349,7 +349,7 @@ async def _follow_memory(memory: Memory, log: Log) -> None:
                 reason=repr(error),
                 exc_info=not isinstance(error, (OSError, MemoryError)),
             )
-            await trio.sleep(_MEMORY_FAILED_SECONDS)  # they are likely still there
+            await trio.sleep(_MEMORY_FAILED_SECONDS)  # the reports are probably still there
         if memory.is_fruitless:
             await trio.sleep(FRUITLESS_SECONDS)
 

@@ -1,4 +1,4 @@
-"""Text that is given to clients as a VMO: a sealed memfd for reading (`docs/spec/inspect.md`)."""
+"""Text that clients receive as a VMO: a sealed, read-only memfd (`docs/spec/inspect.md`)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_
 
 
 class Document:
-    """A finished text, of which every reader gets a file description of its own."""
+    """A finished text. Every reader gets a file description of its own."""
 
     def __init__(self, name: str, parts: Iterable[bytes]) -> None:
-        """Write the parts one after another. `name` is shown where the system lists memory.
+        """Write the parts one after another. `name` appears in the system's lists of memory.
 
-        Raises `OSError` when the process has no descriptor, or the machine no memory, left.
+        Raises `OSError` if the process has no descriptor left, or the machine no memory.
         """
         self._memfd = Handle(os.memfd_create(name, _FLAGS))
         try:
@@ -37,5 +37,5 @@ class Document:
         return Handle(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
     def close(self) -> None:
-        """Close the document; handles that were opened stay. Idempotent."""
+        """Close the document. Opened handles stay valid. Idempotent."""
         self._memfd.close()

@@ -1,4 +1,4 @@
-"""Ends that nothing stops: what has to be let go of is let go of, whatever fails on the way."""
+"""Reliable cleanup: all steps are taken, even if some of them fail."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 
 def every(steps: Iterable[Callable[[], object]]) -> None:
-    """Take every step, also after one that fails. Raises what the first of those raised, when all were taken."""
+    """Take every step, even after a failure. Then raise the first exception, if there was one."""
     first: Exception | None = None
     for step in steps:
         try:

@@ -1,7 +1,7 @@
-"""`python -m sysmemd.explain FILE.json`, and `sysmemctl explain`: what constraints come to, and why.
+"""`python -m sysmemd.explain FILE.json`, and `sysmemctl explain`: the result of constraints, with the reasons.
 
-The file holds the constraints of several named participants (:mod:`sysmemd.cases` describes it;
-`examples/constraints/` has some). Exit status: 0 if they agree, 1 if they don't, 2 if the file is at fault.
+The file has the constraints of several named participants (:mod:`sysmemd.cases` describes the format;
+`examples/constraints/` has examples). Exit status: 0 if they agree, 1 if they do not, 2 if the file is invalid.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _STDIN = "-"
 
 @dataclass(frozen=True)
 class Result:
-    """What a case comes to."""
+    """The result of a case."""
 
     agreed: bool
-    #: In one line: why not; empty if they agree.
+    #: The reason of a refusal in one line; empty if they agree.
     line: str
-    #: Everything, as text.
+    #: The complete report as text.
     report: str
-    #: The same for programs.
+    #: The same as data for programs.
     data: dict[str, Any]
 
 
 def work_out(case: object, width: int) -> Result:
-    """Return what a case, as read from JSON, comes to; `width` is the characters of a cell in the report.
+    """Return the result of a case, given as parsed JSON. `width` is the maximum length of a cell in the report.
 
-    Raises `ValueError` for a case that isn't as :mod:`sysmemd.cases` describes.
+    Raises `ValueError` if the case does not have the format of :mod:`sysmemd.cases`.
     """
     members, platform = read_case(case)
     negotiation = Negotiation(members, platform)
@@ -70,13 +70,13 @@ def work_out(case: object, width: int) -> Result:
 
 
 def load(name: str) -> object:
-    """Return the JSON in a file, or on standard input for `-`. Raises `OSError`, and `ValueError` if it is no JSON."""
+    """Return the JSON in a file, or on standard input for `-`. Raises `OSError`, and `ValueError` for invalid JSON."""
     text = sys.stdin.buffer.read() if name == _STDIN else Path(name).read_bytes()
     return json.loads(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the report of one file; the exit status."""
+    """Print the report of one file. Return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m sysmemd.explain",
         description="Explain what the constraints of several participants come to.",
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal may not know what sizes and participants' names are written with.
+        # The terminal may not support all characters of sizes and participants' names.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         result = work_out(load(options.file), options.width)

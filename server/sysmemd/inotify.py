@@ -1,4 +1,4 @@
-"""The kernel's inotify, `inotify(7)`: what it reports of inodes and directories, so that nothing polls."""
+"""The kernel's inotify, `inotify(7)`: reports about inodes and directories, so that nothing polls."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ IN_DELETE_SELF: Final = 0x0400
 IN_MOVE_SELF: Final = 0x0800
 IN_Q_OVERFLOW: Final = 0x4000
 IN_IGNORED: Final = 0x8000
-#: Not an event: add to what is reported already of an inode. Without it, that is replaced.
+#: Not an event: extend the existing mask of an inode. Without it, the mask is replaced.
 IN_MASK_ADD: Final = 0x2000_0000
 
 #: `struct inotify_event`: watch, mask, cookie, length of the name that follows.
 _EVENT = struct.Struct("iIII")
-#: A full queue of the default length: events without names, read at once.
+#: The default length of a full queue: the events, without names, that one read returns.
 MAX_REPORTS = 16_384
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.inotify_init1.argtypes = [ctypes.c_int]
 _libc.inotify_add_watch.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32]
 
-#: The kernel has no errors of its own for its limits on inotify, so that "No space left on device" is all it says.
+#: The kernel has no separate errors for its limits on inotify. The text is only "No space left on device".
 _LIMITS: Final = {
     (
         "inotify_init1",
@@ -48,7 +48,7 @@ _LIMITS: Final = {
 
 
 class Report(NamedTuple):
-    """Something happened to what a watch is on; the masks are those of `inotify(7)`."""
+    """An event of a watch. The masks are those of `inotify(7)`."""
 
     watch: int
     mask: int
@@ -58,11 +58,11 @@ class Inotify:
     """One instance, with its watches."""
 
     def __init__(self) -> None:
-        """Raises `OSError` when no instance or descriptor is left; the text names the limit."""
+        """Raises `OSError` if no instance or descriptor is left. The text names the limit."""
         self._fd = _check("inotify_init1", _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
 
     def fileno(self) -> int:
-        """Readable when there is something to read; -1 once closed."""
+        """Return a descriptor that is readable when there are reports, or -1 after close."""
         return self._fd
 
     def close(self) -> None:
@@ -72,15 +72,15 @@ class Inotify:
             os.close(fd)
 
     def watch(self, path: str, mask: int) -> int:
-        """Report the events of `mask` from now on; return the watch's number, the same for every path of an inode.
+        """Report the events of `mask` from now on. Return the watch's number, the same for all paths of an inode.
 
-        Raises `OSError` when no watch is left, naming the limit, or the path can't be read.
+        Raises `OSError` if no watch is left (the text names the limit), or if the path cannot be read.
         """
         result = _libc.inotify_add_watch(self._fd, os.fsencode(path), mask)
         return _check("inotify_add_watch", result)
 
     def read(self, most: int = MAX_REPORTS) -> list[Report]:
-        """Return what was reported since the last time, at most a full queue, or about `most`; never blocks."""
+        """Return the reports since the last read: at most a full queue, or about `most`. Never blocks."""
         with contextlib.suppress(BlockingIOError):
             return list(_reports(os.read(self._fd, most * _EVENT.size)))
         return []

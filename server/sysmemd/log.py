@@ -1,7 +1,7 @@
-"""The log: structlog to stderr, as console text or JSON: one event a line, but for blocks of text on the console.
+"""The log: structlog to stderr, as console text or JSON, with one line for each event except blocks on the console.
 
-The daemon serves from one thread, so a reader of stderr that is slow, or stopped, must not stop it. Lines therefore go
-through a bounded queue to a thread of their own; lines that don't fit are dropped and counted.
+The daemon serves from one thread, so a slow or stopped reader of stderr must not block it. Lines therefore go through a
+bounded queue to a thread of their own. Lines that do not fit are dropped and counted.
 """
 
 from __future__ import annotations
@@ -25,45 +25,45 @@ from .ports import Log
 from .text import Block, printable
 from .threads import start
 
-#: Characters of lines that wait for a reader of stderr.
+#: The maximum number of characters in the queue.
 MAX_WAITING = 4 * 1024 * 1024
-#: How long leaving the daemon may wait for the last lines, in seconds.
+#: The maximum time in seconds that the daemon's end waits for the last lines.
 FLUSH_SECONDS = 2.0
 
 _STDERR = 2
-#: The levels' order, and their priorities in the journal (`syslog(3)`).
+#: The order of levels, and their priorities in the journal (`syslog(3)`).
 _RANKS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 
 
 class LineWriter:
-    """A text stream whose writes never block: a thread passes the lines on to a descriptor.
+    """A text stream whose writes never block: a thread writes the lines to a descriptor.
 
-    To a descriptor and not to `sys.stderr`: the interpreter would wait for a write that hangs there when it exits.
+    It does not use `sys.stderr`, because the interpreter's exit would wait for a blocked write there.
     """
 
     def __init__(self, fd: int, say_dropped: Callable[[int], str], max_waiting: int) -> None:
-        """Write to `fd`, which stays the caller's; at most `max_waiting` characters wait.
+        """Write to `fd`, which the caller keeps. At most `max_waiting` characters are queued.
 
-        `say_dropped` makes the line about so many that were dropped. While no thread can be started, because the user
-        or the control group has as many as it may, :meth:`write` itself writes what `fd` has room for.
+        `say_dropped` returns the line about a number of dropped lines. While no thread can be started, because the user
+        or the control group has the maximum number, :meth:`write` itself writes as much as `fd` accepts.
         """
         self._fd = fd
         self._say_dropped = say_dropped
         self._max_waiting = max_waiting
-        #: Guards all that follows, and tells that it has changed.
+        #: Guards all following attributes, and signals their changes.
         self._changed = threading.Condition()
         self._lines: deque[str] = deque()
         self._waiting = 0
         self._dropped = 0
         self._closing = False
-        #: What is left of a line that was begun without a thread.
+        #: The rest of a line that was partly written without a thread.
         self._rest = b""
         self._is_running = False
         self._has_thread()
 
     def write(self, text: str) -> int:
-        """Queue a line, or count it as dropped when that would be too much."""
+        """Queue a line, or count it as dropped if the queue is full."""
         with self._changed:
             if self._waiting + len(text) > self._max_waiting:
                 self._dropped += 1
@@ -76,10 +76,10 @@ class LineWriter:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing to do: the thread writes as soon as it can."""
+        """Do nothing: the thread writes as soon as it can."""
 
     def close(self) -> None:
-        """Write what is queued and end; gives up after :data:`FLUSH_SECONDS` when nobody reads."""
+        """Write what is queued and end. Give up after :data:`FLUSH_SECONDS` if there is no reader."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -89,7 +89,7 @@ class LineWriter:
             self._write_what_fits()
 
     def _has_thread(self) -> bool:
-        """Return whether a thread writes; start it first if there is none yet."""
+        """Return whether there is a writing thread; start one if there is none yet."""
         if not self._is_running:
             self._is_running = True
             try:
@@ -99,7 +99,7 @@ class LineWriter:
         return self._is_running
 
     def _write_what_fits(self) -> None:
-        """Write as long as that doesn't block: whatever is writable takes PIPE_BUF bytes at once."""
+        """Write as long as that does not block: a writable descriptor accepts PIPE_BUF bytes."""
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
         while (self._rest or self._lines or self._dropped) and poll.poll(0):
@@ -117,7 +117,7 @@ class LineWriter:
                 self._changed.notify_all()
 
     def _next(self) -> str | None:
-        """Return the next line, waited for; None when there won't be one."""
+        """Wait for the next line and return it; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._lines or self._closing)
             if self._dropped:
@@ -137,10 +137,10 @@ class LineWriter:
                 select.select([], [self._fd], [])
 
     def _write(self, data: bytes) -> int:
-        """Return how many bytes are done with: written, or lost because stderr is gone and nothing can say so."""
+        """Return how many bytes were written, or lost because stderr is closed and the loss cannot be reported."""
         try:
             return os.write(self._fd, data)
-        except BlockingIOError:  # somebody made it non-blocking, for all who share it
+        except BlockingIOError:  # another process has made the shared description non-blocking
             return 0
         except OSError:
             return len(data)
@@ -151,7 +151,7 @@ def _encode(text: str) -> bytes:
 
 
 def exception_block(logger: Any, name: str, event: EventDict) -> EventDict:
-    """Make a block of a traceback: its text may quote what a client said, which must not look like another event."""
+    """Turn a traceback into a block, because it may quote a client's text, which must not look like another event."""
     event = format_exc_info(logger, name, event)
     if "exception" in event:
         event["exception"] = Block(event["exception"])
@@ -159,10 +159,10 @@ def exception_block(logger: Any, name: str, event: EventDict) -> EventDict:
 
 
 class BlockRenderer:
-    """Renders an event, and below it, indented, the blocks of text that it has; events begin with their time."""
+    """Renders an event, and indented below it, the blocks of text in it. Events begin with their time."""
 
     def __init__(self, render: Callable[[Any, str, EventDict], str]) -> None:
-        """`render` makes a line of all else."""
+        """`render` renders everything except blocks as one line."""
         self._render = render
 
     def __call__(self, logger: Any, name: str, event: EventDict) -> str:
@@ -178,10 +178,10 @@ class BlockRenderer:
 
 
 def to_json(event: Any, **options: Any) -> str:
-    """Return an event as JSON in which whatever does not show as plain characters of one line is escaped.
+    """Return an event as JSON in which every character that does not print visibly on one line is escaped.
 
-    JSON itself demands that for the control characters below U+0020 only. A line separator, a change of the writing
-    direction or a zero-width character can stand in its strings alone, so an escape doesn't change what they mean.
+    JSON requires that only for the control characters below U+0020. A line separator, a direction mark or a zero-width
+    character can only occur in strings, so escaping it does not change the meaning.
     """
     text = json.dumps(event, ensure_ascii=False, **options)
     if text.isprintable():
@@ -190,19 +190,19 @@ def to_json(event: Any, **options: Any) -> str:
 
 
 def prioritise(logger: Any, name: str, rendered: Any) -> str:
-    """Prefix each line of an event's text with its priority as `sd-daemon(3)` has it, for the journal."""
+    """Prefix each line of an event's text with its priority in the format of `sd-daemon(3)`, for the journal."""
     prefix = f"<{_PRIORITIES[name]}>"
     return "\n".join(prefix + line for line in rendered.split("\n"))
 
 
 class Threshold:
-    """Drops the events below a level; the level can change while others log."""
+    """Drops the events below a level. The level can be changed while other threads log."""
 
     def __init__(self, level: LogLevel) -> None:
         self._minimum = _RANKS[level]
 
     def set(self, level: LogLevel) -> None:
-        """Drop what is below `level` from now on."""
+        """Drop events below `level` from now on."""
         self._minimum = _RANKS[level]
 
     def __call__(self, logger: Any, name: str, event: EventDict) -> EventDict:
@@ -213,13 +213,13 @@ class Threshold:
 
 
 class Output(NamedTuple):
-    """Where the daemon's log goes."""
+    """The destination of the daemon's log."""
 
     threshold: Threshold
     writer: LineWriter
 
     def close(self) -> None:
-        """Write what is queued and end; to be called last."""
+        """Write what is queued and end. Must be called last."""
         self.writer.close()
 
 
@@ -229,14 +229,14 @@ def configure(
     fd: int = _STDERR,
     environ: Mapping[str, str] = os.environ,
 ) -> tuple[Log, Output]:
-    """Make the daemon's logger and its output, which the caller closes last; `fd` stays the caller's."""
+    """Create the daemon's logger and its output. The caller must close the output last, and keeps `fd`."""
     stamp = TimeStamper(fmt="iso", utc=True)
     rendering: list[Processor]
     if form == "json":
         render_json = JSONRenderer(to_json, default=str)
         rendering = [add_log_level, stamp, format_exc_info, render_json]
     else:
-        # Texts as Python writes them: a client's mustn't look like another line, nor move the cursor.
+        # Strings as Python literals: a client's text must not look like another line or move the cursor.
         render_text = ConsoleRenderer(
             colors=os.isatty(fd) and not environ.get("NO_COLOR"), repr_native_str=True
         )
@@ -256,14 +256,14 @@ def configure(
         processors=[output.threshold, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(
             "debug"
-        ),  # the threshold may be lowered
+        ),  # the threshold may be lowered later
         context_class=dict,
     )
     return cast("Log", logger.bind()), output
 
 
 def is_journal(fd: int, environ: Mapping[str, str]) -> bool:
-    """Return whether a descriptor leads to systemd's journal, which says in JOURNAL_STREAM what it has connected."""
+    """Return whether a descriptor is connected to systemd's journal, according to JOURNAL_STREAM."""
     try:
         status = os.fstat(fd)
     except OSError:

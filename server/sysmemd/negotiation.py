@@ -1,6 +1,6 @@
-"""A negotiation without a daemon: the tree and the constraint engine alone, on participants made up from data.
+"""A negotiation without a daemon: runs the tree and the constraint engine for participants given as data.
 
-No socket, process, clock or memory is involved, and nothing is decided here: the tree is driven as clients would.
+No sockets, processes, clock or memory are involved. The module makes no decisions; it calls the tree as clients would.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ Members: TypeAlias = Sequence[Member]
 
 @dataclass(frozen=True)
 class Choice:
-    """A token group: exactly one of its alternatives takes part, the first with which all others can agree."""
+    """A token group. Exactly one alternative is selected: the first that is compatible with all other participants."""
 
     alternatives: Sequence[Members]
 
 
 @dataclass(frozen=True)
 class Joining:
-    """Participants who join by an attached token once the others have their buffers, which they cannot change."""
+    """Participants that join by an attached token after the others have their buffers, which they cannot change."""
 
     members: Members
 
 
 class Negotiation:
-    """What all members of a negotiation come to."""
+    """The result of a negotiation between members."""
 
     def __init__(
         self,
@@ -51,15 +51,15 @@ class Negotiation:
         heaps: Iterable[HeapSettings] = (),
         max_group_selections: int = 64,
     ) -> None:
-        """Work it out in this thread.
+        """Run the negotiation in this thread.
 
-        Those who join do so one after another, until one of them is refused.
+        Attached members join one after another, until one of them is refused.
 
         Args:
-            members: All but groups and those who join are children of the root, in this order.
-            platform: The heaps, format costs and limits of the daemon that is asked.
-            heaps: How many bytes the heaps have; one that isn't here has any number.
-            max_group_selections: How many group selections an attempt tries.
+            members: All except groups and attached members are children of the root, in this order. platform: The
+            heaps, format costs and limits of the simulated daemon.
+            heaps: The size limits of heaps; other heaps have no limit.
+            max_group_selections: The maximum number of group selections in an attempt.
 
         Raises:
             ValueError: There is no participant.
@@ -92,13 +92,13 @@ class Negotiation:
 
     @property
     def attempt(self) -> Attempt:
-        """The last attempt to allocate."""
+        """The last allocation attempt."""
         attempt = self.collection.last_attempt
         assert attempt is not None
         return attempt
 
     def _below(self, parent: Node, members: Members) -> None:
-        """Make children of a token."""
+        """Create the children of a token."""
         for member in members:
             if isinstance(member, Choice):
                 self._choose(parent.create_group(_Channel()), member)
@@ -119,7 +119,7 @@ class Negotiation:
 
 
 def participants(members: Members) -> Iterator[Participant]:
-    """Yield all participants, those in groups and those who join included."""
+    """Yield all participants, including those in groups and attached ones."""
     for member in members:
         if isinstance(member, Choice):
             for alternative in member.alternatives:
@@ -131,13 +131,13 @@ def participants(members: Members) -> Iterator[Participant]:
 
 
 def _leave(token: Node) -> None:
-    """Release a token whose holder takes no part."""
+    """Release a token that takes no part."""
     token.release()
     token.client_closed()
 
 
 class _Channel:
-    """A node's channel, to whose client nobody has anything to say."""
+    """A node's channel without a client."""
 
     def allocated(self) -> None: ...
 
@@ -145,7 +145,7 @@ class _Channel:
 
 
 class _Clock:
-    """A clock that stands still."""
+    """A clock that does not advance."""
 
     def now(self) -> int:
         return 0
@@ -155,7 +155,7 @@ class _Clock:
 
 
 class _Log:
-    """Nobody reads it; but faults of the tree's own, which it would survive, are raised."""
+    """A log without output. It raises the tree's internal errors, which the daemon would survive."""
 
     def bind(self, **fields: Any) -> Self:
         return self
@@ -168,7 +168,7 @@ class _Log:
 
 
 class _Buffers:
-    """Buffers that nobody will look at."""
+    """Buffers that are not used."""
 
     def drop_strong(self) -> None: ...
 
@@ -177,7 +177,7 @@ class _Buffers:
 
 
 class _Memory:
-    """Where buffers would come from: the heaps' limits, without the memory."""
+    """The source of buffers: the heaps' limits, without memory."""
 
     def __init__(self, heaps: Iterable[HeapSettings]) -> None:
         self._heaps = {(heap.heap_type, heap.id): MemfdHeap(heap) for heap in heaps}

@@ -1,4 +1,4 @@
-"""What the pure parts of the daemon know of the world: small protocols that tests replace with recorders."""
+"""The interfaces that the pure parts of the daemon use: small protocols that tests replace by recorders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .text import printable
 
 @dataclass(frozen=True, slots=True)
 class ClientInfo:
-    """Who a client says it is (SetDebugClientInfo); nothing is decided by it."""
+    """The name and id that a client sent (SetDebugClientInfo). No decision depends on them."""
 
     name: str = ""
     id: int = 0
@@ -24,7 +24,7 @@ class ClientInfo:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The process that connected, as the kernel says it (SO_PEERCRED)."""
+    """The process that connected, as reported by the kernel (SO_PEERCRED)."""
 
     pid: int
     uid: int
@@ -32,7 +32,7 @@ class Peer:
 
 
 class Log(Protocol):
-    """A structured logger: an event and its fields. structlog's bound loggers are such."""
+    """A structured logger: an event and its fields, like structlog's bound loggers."""
 
     def bind(self, **fields: Any) -> Self: ...
     def debug(self, event: str, **fields: Any) -> Any: ...
@@ -42,43 +42,43 @@ class Log(Protocol):
 
 
 class Clock(Protocol):
-    """The monotonic clock, in nanoseconds, and calls that it makes later."""
+    """The monotonic clock in nanoseconds, and delayed calls."""
 
     def now(self) -> int: ...
 
     def call_at(self, deadline: int, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` once when `deadline` has come; what is returned cancels that, harmlessly when too late."""
+        """Call `callback` once at `deadline`. The returned function cancels this, unless it is too late."""
         ...
 
 
 class Closeable(Protocol):
-    """What can be closed; doing so twice is harmless."""
+    """An object that can be closed. Closing is idempotent."""
 
     def close(self) -> None: ...
 
 
 class Signal(Closeable, Protocol):
-    """An eventpair's server end: closing it is the signal."""
+    """The server end of an eventpair. Closing it is the signal."""
 
     def when_gone(self, callback: Callable[[], object]) -> None:
-        """Call `callback` once should it close because its client's end did; whoever asked before isn't called."""
+        """Call `callback` once if it closes because its client's end did. It replaces an earlier callback."""
         ...
 
 
 class Payer(Protocol):
-    """Whoever the memory and the descriptors that are made count against."""
+    """The account that is charged for memory and descriptors."""
 
     def pay_for_buffer(self, size: int) -> Callable[[], None]:
-        """Count a buffer of `size` bytes until what is returned is called. Raises `NoMemoryError`."""
+        """Charge a buffer of `size` bytes until the returned function is called. Raises `NoMemoryError`."""
         ...
 
     def pay_for_descriptor(self) -> Callable[[], None]:
-        """Count a descriptor that stays open until what is returned is called. Raises `NoMemoryError`."""
+        """Charge an open descriptor until the returned function is called. Raises `NoMemoryError`."""
         ...
 
 
 class Nobody:
-    """A payer whom nothing is counted against."""
+    """A payer without limits or counts."""
 
     def pay_for_buffer(self, size: int) -> Callable[[], None]:
         """See :class:`Payer`."""
@@ -93,7 +93,7 @@ NOBODY: Final = Nobody()
 
 
 class NoMemoryError(Exception):
-    """The memory for an allocation could not be had; the text says why."""
+    """The memory for an allocation is not available. The text has the reason."""
 
-    #: What participants get.
+    #: The error that participants get.
     error: Error = Error.NO_MEMORY

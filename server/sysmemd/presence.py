@@ -1,7 +1,7 @@
-"""Whether the service sockets can still be found at their paths, as inotify reports it.
+"""Watches whether the service sockets still exist at their paths, by inotify.
 
-Whoever removes or moves a socket, its directory or a directory above takes the daemon away from all clients to come,
-while it goes on serving those it has. Nothing else tells a listening socket that its path is gone.
+If a socket, its directory or a parent directory is removed or moved, new clients can no longer find the daemon,
+although it continues to serve existing ones. A listening socket itself does not report that its path is gone.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from pathlib import Path
 
 from .inotify import IN_DELETE, IN_MASK_ADD, IN_MOVE_SELF, IN_MOVED_FROM, IN_MOVED_TO, Inotify
 
-#: What takes a name out of a directory, or puts another file in its place; moving the directory itself.
+#: Events that remove a name from a directory or replace its file, and the move of the directory itself.
 _DIRECTORY = IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_MOVE_SELF | IN_MASK_ADD
-#: A directory can be removed only after what is in it; so above only moving matters.
+#: A directory can be removed only after its contents, so for parent directories only moves matter.
 _ABOVE = IN_MOVE_SELF | IN_MASK_ADD
 
 
 class Presence:
-    """Watches over paths that must stay what they are now."""
+    """Watches paths that must keep their current files."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        """Raises `OSError` when inotify has no instance or watch left, or a directory of `paths` can't be read."""
+        """Raises `OSError` if inotify has no instance or watch left, or if a directory of `paths` cannot be read."""
         self._inotify = Inotify()
         try:
             self._found = {path: _identity(path) for path in paths}
             for directory in {path.parent.resolve() for path in self._found}:
                 self._inotify.watch(os.fspath(directory), _DIRECTORY)
                 for above in directory.parents:
-                    # Those that the daemon may not read stay unwatched.
+                    # Directories that the daemon may not read stay unwatched.
                     with contextlib.suppress(PermissionError):
                         self._inotify.watch(os.fspath(above), _ABOVE)
         except OSError:
@@ -38,25 +38,25 @@ class Presence:
             raise
 
     def fileno(self) -> int:
-        """Readable when something may have happened to a path."""
+        """Return a descriptor that is readable when something may have happened to a path."""
         return self._inotify.fileno()
 
     def missing(self) -> list[Path]:
-        """Return the paths that since the last time have been removed, or replaced by something else.
+        """Return the paths that were removed or replaced since the last call.
 
-        Raises `OSError` when the kernel's reports can't be read; they are still there then.
+        Raises `OSError` if the kernel's reports cannot be read; they are not lost.
         """
         self._inotify.read()
         before, self._found = self._found, {path: _identity(path) for path in self._found}
         return [path for path, identity in self._found.items() if identity != before[path]]
 
     def close(self) -> None:
-        """Watch no more. Idempotent."""
+        """Stop watching. Idempotent."""
         self._inotify.close()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return the device and inode of what is at a path, None if nothing can be found there."""
+    """Return the device and inode of the file at a path, or None if there is none."""
     try:
         status = path.lstat()
     except OSError:

@@ -1,4 +1,4 @@
-"""The daemon as a process of its own: its signals, limits and service sockets, and what the service manager is told."""
+"""The daemon as a process: its signals, limits, service sockets, and notifications to the service manager."""
 
 from __future__ import annotations
 
@@ -33,32 +33,32 @@ from .sockets import (
 )
 from .text import printable
 
-#: What stops the daemon, or has it read its configuration again.
+#: Signals that stop the daemon or make it reload its configuration.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-#: How long after a socket was removed it is made again. Whoever removes a directory removes what is in it first, and
+#: The delay before a removed socket is recreated. A program that removes a directory removes its contents first, and
 #: must then find it empty.
 _REMOVAL_SECONDS = 0.2
-#: How long the daemon waits before it looks again, when the kernel could not tell it what it asked.
+#: The delay before the daemon tries again after the kernel could not answer.
 _EXHAUSTED_SECONDS = 1.0
-#: Objects made after which the youngest are looked at, and how often that is done before older ones are, and all. Each
-#: look holds everybody up, so that it must find few objects.
+#: Python's collection thresholds: how many new objects trigger a collection of the youngest generation, and how many of
+#: these precede one of the older generations. A collection blocks all clients, so it must examine few objects.
 _COLLECTION_THRESHOLDS = (500, 1, 1_000_000)
-#: How often the sockets are tried to be made again.
+#: The maximum number of attempts to recreate the sockets.
 _ATTEMPTS = 10
 
 
 class UnreachableError(Exception):
-    """No client can connect any more; the text says why."""
+    """No client can connect any more. The text has the reason."""
 
 
 class Reload(Protocol):
-    """What SIGHUP has the daemon do beyond what it does itself."""
+    """The actions on SIGHUP that are not the daemon's own."""
 
     def read(self) -> Config:
-        """Return what the configuration file says by now. Raises `ConfigError`, also if there is no such file."""
+        """Return the configuration file's current contents. Raises `ConfigError`, also if there is no such file."""
 
     def apply(self, config: Config) -> None:
-        """Go by the settings that aren't the daemon's but its process's, such as the level of the log."""
+        """Apply the settings that belong to the process, such as the level of the log."""
 
 
 async def run(
@@ -70,13 +70,13 @@ async def run(
     parts: Parts | None = None,
     alone: bool = False,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, or until cancelled; then the sockets are gone.
+    """Serve until SIGTERM or SIGINT, or until cancelled. Then the sockets are removed.
 
-    `alone` says that the loop is the daemon's; see :func:`.serving`. `on_ready` is called once the service sockets
-    accept. SIGHUP has the daemon go by what `reload` reads from then on.
+    `alone` means that the loop belongs to the daemon; see :func:`.serving`. `on_ready` is called once the service
+    sockets accept connections. On SIGHUP the daemon applies the configuration that `reload` reads.
 
-    Raises :class:`StartError` when serving can't begin, and :class:`UnreachableError` when the sockets were removed and
-    can't be made again.
+    Raises :class:`StartError` if serving cannot begin, and :class:`UnreachableError` if the sockets were removed and
+    cannot be recreated.
     """
     found = examine_kernel()
     if found.missing:
@@ -93,9 +93,9 @@ async def run(
     directory = runtime_dir(config.runtime_dir)
     parts = parts or Parts()
     with contextlib.ExitStack() as stack:
-        # First: whoever sees a socket may already send a signal.
+        # First, because a client that sees a socket may already send a signal.
         signals = stack.enter_context(received(SIGNALS))
-        # Our caller may hold them back, so that none of them meets anybody but the receiver.
+        # The caller may have blocked them, so that only this receiver gets them.
         held_back = signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, held_back)
         permissions = socket_permissions(config, parts.services)
@@ -132,10 +132,10 @@ async def run(
 
 @contextlib.contextmanager
 def _few_collections() -> Iterator[None]:
-    """Have Python look for garbage in cycles only among young objects within the block.
+    """Restrict Python's cyclic garbage collection to young objects within the block.
 
-    A look at everything takes 100 ms in a large daemon, and all clients wait for it. What is closed or ends leaves no
-    cycles, so reference counting frees it.
+    A full collection takes 100 ms in a large daemon, and blocks all clients. Objects that are closed leave no reference
+    cycles, so reference counting frees them.
     """
     before = gc.get_threshold()
     gc.freeze()
@@ -150,7 +150,7 @@ def _few_collections() -> Iterator[None]:
 async def _first(
     *ends: Callable[[], Awaitable[UnreachableError | None]],
 ) -> UnreachableError | None:
-    """Return what the first of them returns, and cancel the others."""
+    """Return the result of the first of them that returns, and cancel the others."""
     results: list[UnreachableError | None] = []
 
     async def wait(end: Callable[[], Awaitable[UnreachableError | None]]) -> None:
@@ -164,7 +164,7 @@ async def _first(
 
 
 async def _stopped(signals: Received, reloading: Reloading, log: Log) -> None:
-    """Return when a signal says that the daemon is to stop; read the configuration again when one says that."""
+    """Return when a signal requests to stop. Reload the configuration when a signal requests that."""
     while True:
         await readable(signals.fileno())
         try:
@@ -181,7 +181,7 @@ async def _stopped(signals: Received, reloading: Reloading, log: Log) -> None:
 
 
 class Reloading:
-    """The settings of a running daemon, and how they change."""
+    """The settings of a running daemon, and their reload."""
 
     def __init__(self, config: Config, server: Serving, source: Reload | None, log: Log) -> None:
         self._config = config
@@ -190,7 +190,7 @@ class Reloading:
         self._log = log
 
     def reload(self) -> None:
-        """Go by what the configuration file says now. One that has a fault, or isn't there, changes nothing."""
+        """Apply the configuration file's current contents. An invalid or missing file changes nothing."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         notify(os.environ, f"RELOADING=1\nMONOTONIC_USEC={now}")
         status = "the configuration was read again"
@@ -220,9 +220,9 @@ class Reloading:
 
 
 async def _feed_watchdog(environ: Mapping[str, str]) -> None:
-    """Tell the service manager that the loop answers, twice in the time after which it would restart the daemon.
+    """Notify the service manager's watchdog that the loop is alive, twice in its timeout.
 
-    This is a task of the loop that serves the clients, so that a loop that hangs doesn't tell it.
+    This is a task in the loop that serves the clients, so a loop that hangs sends no notification.
     """
     microseconds = environ.get("WATCHDOG_USEC", "")
     if not microseconds.isdecimal() or environ.get("WATCHDOG_PID", str(os.getpid())) != str(
@@ -235,9 +235,9 @@ async def _feed_watchdog(environ: Mapping[str, str]) -> None:
 
 
 async def _unreachable(listeners: Listeners, server: Serving, log: Log) -> UnreachableError:
-    """Have the sockets that the daemon made accept, and make them again when they are removed.
+    """Accept connections on the sockets, and recreate those that the daemon created when they are removed.
 
-    Returns when that can't be done.
+    Returns when that is not possible.
     """
     while True:
         stop_listening = [server.listen(*listener) for listener in listeners.made.items()]
@@ -250,7 +250,7 @@ async def _unreachable(listeners: Listeners, server: Serving, log: Log) -> Unrea
 
 
 async def _keep_metrics(metrics: MetricsSocket, server: Serving, log: Log) -> None:
-    """Serve metrics, and make their socket again when it is removed."""
+    """Serve metrics, and recreate their socket when it is removed."""
     while True:
         stop_serving = server.scrape(metrics.listener)
         log.info("serving metrics", url=metrics.url)
@@ -262,7 +262,7 @@ async def _keep_metrics(metrics: MetricsSocket, server: Serving, log: Log) -> No
 
 
 async def _make_again(listeners: Listeners | MetricsSocket, log: Log) -> Exception | None:
-    """Make the sockets; return why that can't be done, if so. What may have been a passing shortage is tried again."""
+    """Recreate the sockets. Return the error if that is not possible. Temporary shortages are retried."""
     for _ in range(_ATTEMPTS):
         try:
             listeners.make()
@@ -278,7 +278,7 @@ async def _make_again(listeners: Listeners | MetricsSocket, log: Log) -> Excepti
 
 
 async def _removal(listeners: Listeners | MetricsSocket, log: Log) -> None:
-    """Return when sockets that the daemon made were removed; say which."""
+    """Return when sockets of the daemon were removed, after logging which."""
     if listeners.presence is None:
         await trio.sleep_forever()
     while True:
@@ -303,7 +303,7 @@ def _raise_descriptor_limit(log: Log) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError) as error:  # a hard limit over what the kernel allows by now
+    except (OSError, ValueError) as error:  # the hard limit is above the kernel's current maximum
         log.warning("the descriptor limit stays", limit=soft, wanted=hard, reason=str(error))
     else:
         log.debug("descriptor limit", limit=hard)

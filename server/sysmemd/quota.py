@@ -1,9 +1,9 @@
-"""How much of everything one user may have, and one connection of that user (`docs/spec/robustness.md`, "Who pays").
+"""The quotas of a user, and of one connection of that user (`docs/spec/robustness.md`, "Who pays").
 
-One user gets no more than the limits say. One connection, with everything made through it, gets no more than half of
-what the other connections of its user have left, so that a runaway process doesn't shut its user's others out.
+A user gets no more than the limits allow. One connection, with everything created through it, gets at most half of what
+the other connections of its user have left, so a runaway process does not block its user's other processes.
 
-What is counted here are numbers; :mod:`.users` knows whose they are.
+This module counts numbers; :mod:`.users` knows to which user they belong.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 
 class Kind(enum.StrEnum):
-    """What is counted; each has the name of its setting."""
+    """What is counted. Each kind has the name of its setting."""
 
     CONNECTIONS = "connections"
     COLLECTIONS = "collections"
@@ -23,31 +23,31 @@ class Kind(enum.StrEnum):
     BUFFERS = "buffers"
     BYTES = "bytes"
     QUEUED_BYTES = "queued_bytes"
-    #: This one has no setting: see :func:`descriptors_for_one`.
+    #: This kind has no setting: see :func:`descriptors_for_one`.
     DESCRIPTORS = "descriptors"
 
 
 #: Each of these has one descriptor open in the daemon.
 _HAS_DESCRIPTOR: Final = frozenset({Kind.CONNECTIONS, Kind.NODES, Kind.TRACKINGS, Kind.BUFFERS})
-#: What is counted with one more of a kind.
+#: The kinds that are counted together with one more of a kind.
 _COUNTED: Final = {
     kind: (kind, Kind.DESCRIPTORS) if kind in _HAS_DESCRIPTOR else (kind,) for kind in Kind
 }
 
-#: What one user may have; None: as much as there is.
+#: The maximum for one user; None means no limit.
 Limits = Mapping[Kind, int | None]
 
-#: Descriptors that the daemon keeps for what it does itself, and for those that come along with a message.
+#: Descriptors that the daemon reserves for its own work, and for those that arrive with a message.
 _RESERVE: Final = 512
-#: At most this part of the descriptors that are left after start.
+#: The maximum reserve as a part of the descriptors that are left after start.
 _RESERVED_PART: Final = 8
 
 
 class Exceeded(Exception):
-    """A user, or one connection of a user, has as much as it may have. `str()` says so to the client."""
+    """A user, or one connection of a user, is over its quota. `str()` is the text for the client."""
 
     def __init__(self, kind: Kind, limit: int, share: int) -> None:
-        """`limit` is the user's; `share` is what this connection may have of it."""
+        """`limit` is the user's, and `share` is the part of it that this connection may have."""
         what = kind.value.replace("_", " ")
         text = f"the user's limit of {what} is {limit}"
         if share < limit:
@@ -59,7 +59,7 @@ class Exceeded(Exception):
 
 
 class Tally:
-    """How much a user, or a connection, has of each kind."""
+    """The counts of a user or a connection, by kind."""
 
     __slots__ = ("_counts",)
 
@@ -67,30 +67,30 @@ class Tally:
         self._counts = dict.fromkeys(Kind, 0)
 
     def __getitem__(self, kind: Kind) -> int:
-        """Return how much there is of a kind."""
+        """Return the count of a kind."""
         return self._counts[kind]
 
     def add(self, kind: Kind, amount: int) -> None:
-        """Count more, or less if `amount` is negative, of a kind and of the descriptors that this has."""
+        """Add to the count of a kind, and of the descriptors for it. `amount` may be negative."""
         counts = self._counts
         for counted in _COUNTED[kind]:
             counts[counted] += amount
 
     def is_empty(self) -> bool:
-        """Return whether nothing is counted."""
+        """Return whether all counts are zero."""
         return not any(self._counts.values())
 
 
 def share_of(limit: int, others: int) -> int:
-    """Return how much one connection may have if the `others` of its user have so much: half of the rest, rounded up.
+    """Return the share of one connection if the `others` of its user have this much: half of the rest, rounded up.
 
-    Rounded up, because a limit of one would otherwise be a limit of none.
+    It is rounded up because otherwise a limit of one would be a limit of zero.
     """
     return max(0, limit - others + 1) // 2
 
 
 def check(kind: Kind, amount: int, *, connection: Tally, user: Tally, limits: Limits) -> None:
-    """Raise :class:`Exceeded` if a connection can't have `amount` more of a kind, or of the descriptors for it."""
+    """Raise :class:`Exceeded` if a connection cannot have `amount` more of a kind, or of the descriptors for it."""
     for counted in _COUNTED[kind]:
         limit = limits.get(counted)
         if limit is None:
@@ -102,15 +102,15 @@ def check(kind: Kind, amount: int, *, connection: Tally, user: Tally, limits: Li
 
 
 class Share:
-    """How many descriptors are in flight to some clients, who have a share of what a larger group may have.
+    """The number of descriptors in flight to a group of clients, which share the limit of a larger group.
 
-    Everybody may have half of what the others of the group leave, or all of it while nothing is in flight to them.
+    Each member may have half of what the others leave, or all of it while it has nothing in flight.
     """
 
     __slots__ = ("_groups", "_limit", "count")
 
     def __init__(self, group: Share | None = None, limit: int = 0) -> None:
-        """Share what `group` may have; without one, `limit` is what all may have together."""
+        """Share the limit of `group`; without a group, `limit` is the limit of all together."""
         self._groups: tuple[Share, ...] = () if group is None else (*group._groups, group)
         self._limit = limit
         self.count = 0
@@ -127,27 +127,27 @@ class Share:
         return left
 
     def has_room(self, count: int) -> bool:
-        """Return whether so many more may be in flight; any number while nothing is, because that won't change."""
+        """Return whether this many more may be in flight; any number if none are, because waiting would not help."""
         return count <= self.room() or not self._groups[0].count
 
     def add(self, count: int) -> None:
-        """Count more, or less, here and in all groups."""
+        """Add to the count here and in all enclosing groups. `count` may be negative."""
         self.count += count
         for group in self._groups:
             group.count += count
 
 
 def in_flight_to_all(limit: int) -> int:
-    """Return how many descriptors may be in flight, by how many the process may have open (RLIMIT_NOFILE)."""
+    """Return the maximum number of descriptors in flight, for a process's limit of open ones (RLIMIT_NOFILE)."""
     return limit - min(_RESERVE, limit // _RESERVED_PART)
 
 
 def descriptors_for_one(limit: int, base: int) -> int:
-    """Return how many descriptors one user may have: two such users leave the daemon what it needs itself.
+    """Return the maximum number of descriptors for one user. Two such users leave the daemon what it needs itself.
 
     Args:
-        limit: How many the process may have open (RLIMIT_NOFILE).
-        base: How many it has open when it begins to serve.
+        limit: The process's limit of open descriptors (RLIMIT_NOFILE).
+        base: The number of open descriptors when the daemon begins to serve.
     """
     left = max(0, limit - base)
     return (left - min(_RESERVE, left // _RESERVED_PART)) // 2

@@ -1,4 +1,4 @@
-"""The log's lines about what users were refused: bounded, so that nobody fills the log by asking for too much."""
+"""Log entries about refusals to users. Their rate is limited, so that no user fills the log by asking for too much."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from .ports import Clock, Log
 
-#: How many lines about one user a second has room for, and how long that is.
+#: The maximum number of entries about one user in a second, and the length of that second.
 MAX_LINES: Final = 10
 SECOND_NS: Final = 1_000_000_000
 
@@ -20,16 +20,16 @@ class _Second:
 
 
 class Refusals:
-    """Says that a user was refused something, at most :data:`MAX_LINES` times a second, and then how often."""
+    """Logs refusals to users, at most :data:`MAX_LINES` times a second for each user, and then their number."""
 
     def __init__(self, log: Log, clock: Clock) -> None:
         self._log = log
         self._clock = clock
-        #: The seconds that have begun, by uid.
+        #: The current second of each user, by uid.
         self._seconds: dict[int, _Second] = {}
 
     def say(self, event: str, uid: int, **fields: Any) -> None:
-        """Log that a user was refused something, or only count it."""
+        """Log a refusal to a user, or only count it."""
         second = self._seconds.get(uid)
         if second is None:
             second = self._seconds[uid] = _Second()

@@ -1,4 +1,4 @@
-"""A runner: does work in slices, wherever in the middle of it a slice ends."""
+"""A runner: executes work in slices, which may end at any pause in the work."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .pause import Holder
 
 
 class Runner:
-    """Work that goes on from where it was when its last slice ended; a :class:`sysmemd.pause.Sliced`.
+    """Work that continues where its last slice ended; a :class:`sysmemd.pause.Sliced`.
 
-    It has a stack of its own, a greenlet's, so that the work is written like any other.
+    It has a stack of its own, a greenlet's, so the work is written as ordinary code.
     """
 
     def __init__(
@@ -22,22 +22,22 @@ class Runner:
         is_over: Callable[[Runner], bool],
         on_idle: Callable[[Runner], None],
     ) -> None:
-        """`work` is called with this runner in its first slice; `is_over` returns whether its present slice is over.
+        """`work` is called with this runner in its first slice. `is_over` returns whether the current slice is over.
 
-        `on_idle` is called if the work waits for somebody (:meth:`wait_for`) and can go on.
+        `on_idle` is called when the work has waited for a holder (:meth:`wait_for`) and can continue.
         """
         self._greenlet = greenlet(work)
         self._is_over = is_over
         self._on_idle = on_idle
-        #: Whether the work was interrupted, at :meth:`give_way` or :meth:`wait_for`, and not at :meth:`rest`.
+        #: Whether the work was interrupted by :meth:`give_way` or :meth:`wait_for`, not by :meth:`rest`.
         self.is_paused = False
-        #: Whether the work waits for somebody.
+        #: Whether the work waits for a holder.
         self.waits = False
-        #: Whether what is done now is apart from the messages of channels.
+        #: Whether the current work is not part of processing a channel's message.
         self.is_apart = False
 
     def go_on(self) -> None:
-        """Do the work until it pauses, rests or ends. What it raises is raised here."""
+        """Run the work until it pauses, rests or ends. Its exceptions are raised here."""
         self.is_paused = False
         before, pause.current = pause.current, self
         try:
@@ -51,11 +51,11 @@ class Runner:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the work isn't over."""
+        """Whether the work has not ended."""
         return not self._greenlet.dead
 
     def end(self) -> None:
-        """Give up the work where it is: it is unwound. Idempotent."""
+        """Abandon the work at its current point, and unwind its stack. Idempotent."""
         self._greenlet.parent = getcurrent()
         self._greenlet.throw(GreenletExit)
 
@@ -76,7 +76,7 @@ class Runner:
             self.rest()
 
     def rest(self) -> None:
-        """End this slice. Returns in the next one."""
+        """End this slice. Return in the next one."""
         parent = self._greenlet.parent
         assert parent is not None
         parent.switch()

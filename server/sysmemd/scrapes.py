@@ -1,8 +1,8 @@
-"""Metrics over HTTP, for Prometheus and what reads the same: `sysmemd --metrics` (`docs/spec/inspect.md`, "sysmemctl").
+"""Metrics over HTTP, for Prometheus and compatible programs: `sysmemd --metrics` (`docs/spec/inspect.md`, "sysmemctl").
 
-One request is answered on each connection. Scrapers are few and their requests rare, so what they may take is small: a
-few connections, for a few seconds each, and a few requests a second. Answers are made in the turns of a user of their
-own, which no client is.
+One request is answered on each connection. Scrapers are few and their requests rare, so their limits are low: a few
+connections, a few seconds for each, and a few requests per second. Responses are created in turns of a separate user
+that no client has.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from .quota import Share
 from .sockets import METRICS_PATH
 from .users import User
 
-#: How many connections are served at a time. Others wait in the kernel's queue, which is bounded too.
+#: The maximum number of simultaneous connections. Others wait in the kernel's queue, which is bounded too.
 MAX_CONNECTIONS: Final = 8
-#: How long a connection lasts at most, in seconds.
+#: The maximum duration of a connection in seconds.
 MAX_SECONDS: Final = 10.0
-#: How long after a connection the next one is accepted at the earliest, in seconds.
+#: The minimum time between two accepted connections in seconds.
 PAUSE_SECONDS: Final = 0.02
-#: How long accepting pauses when something has run out.
+#: How long accepting pauses in seconds if a resource is exhausted.
 _EXHAUSTED_SECONDS: Final = 1.0
-#: Bytes of a request's line and headers.
+#: The maximum size of a request's line and headers in bytes.
 _MAX_REQUEST_BYTES: Final = 16 * 1024
 _CHUNK: Final = 4096
-#: Bytes that are read after the request, so that closing doesn't take the answer away from who sent them.
+#: How much is read after the request, so that closing does not make the kernel discard the response.
 _MAX_REST_BYTES: Final = 64 * 1024
 
 _METHODS: Final = (b"GET", b"HEAD")
@@ -55,7 +55,7 @@ class Scrapes:
         self._room = trio.Semaphore(MAX_CONNECTIONS)
 
     async def serve(self, listening: trio.socket.SocketType) -> None:
-        """Serve who connects to a listening socket, which stays the caller's, until cancelled."""
+        """Serve connections to a listening socket until cancelled. The caller keeps the socket."""
         async with trio.open_nursery() as nursery:
             while True:
                 await self._room.acquire()
@@ -77,7 +77,7 @@ class Scrapes:
             with scraper, trio.move_on_after(MAX_SECONDS):
                 await self._converse(scraper)
         except OSError:
-            pass  # it has gone
+            pass  # the scraper has disconnected
         except Exception as error:
             self._log.error("metrics can't be served", reason=repr(error), exc_info=True)
         finally:
@@ -126,7 +126,7 @@ class Scrapes:
         return _answer(200, text, [(b"Vary", b"Accept")], PLAIN if plain else OPENMETRICS)
 
     async def _made(self, *, plain: bool) -> Handle | Failed:
-        """Return the text, which the caller owns, or why there is none."""
+        """Return the text, which the caller owns, or the reason why there is none."""
         found: list[Handle | Failed] = []
         ready = trio.Event()
 
@@ -151,7 +151,7 @@ class Scrapes:
 
 
 async def _request(http: h11.Connection, scraper: trio.socket.SocketType) -> h11.Request | None:
-    """Return the request; None if the scraper leaves before it is complete. Raises `h11.RemoteProtocolError`."""
+    """Return the request; None if the scraper disconnects before it is complete. Raises `h11.RemoteProtocolError`."""
     while True:
         event = http.next_event()
         if isinstance(event, h11.Request):

@@ -1,7 +1,7 @@
-"""Signals of the process, as a descriptor that is readable when one has come.
+"""Signals of the process, received through a descriptor that is readable when one has arrived.
 
-Trio's own way of receiving them waits in a task of trio's, which ends the loop when the kernel has no memory for that
-wait. Whoever waits for this descriptor can go on instead.
+Trio's own way of receiving them waits in a system task, which ends the loop if the kernel has no memory for the wait. A
+task that waits for this descriptor can continue in that case.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import os
 import signal
 from collections.abc import Collection, Iterator, Set
 
-#: As many signals as are taken at a time.
+#: The maximum number of signals that are taken at a time.
 _MAX_SIGNALS = 64
 
 
 @contextlib.contextmanager
 def received(numbers: Collection[signal.Signals]) -> Iterator[Received]:
-    """Receive these signals within the block, which must be in the main thread.
+    """Receive these signals within the block. Must be called in the main thread.
 
     Raises `OSError` if the process has no descriptor left.
     """
@@ -41,18 +41,18 @@ class Received:
     """Signals that were received."""
 
     def __init__(self, fd: int, numbers: Set[int]) -> None:
-        """Read them from `fd`, which stays the caller's. Signals with other numbers are somebody else's."""
+        """Read them from `fd`, which the caller keeps. Signals with other numbers are ignored."""
         self._fd = fd
         self._numbers = numbers
 
     def fileno(self) -> int:
-        """Readable when there are signals to take."""
+        """Return a descriptor that is readable when there are signals to take."""
         return self._fd
 
     def take(self) -> list[signal.Signals]:
-        """Return what has come since the last time, in order; never blocks.
+        """Return the signals since the last call, in order. Never blocks.
 
-        Raises `OSError` when they can't be read; they are still there then.
+        Raises `OSError` if they cannot be read; they are not lost.
         """
         with contextlib.suppress(BlockingIOError):
             came = os.read(self._fd, _MAX_SIGNALS)
@@ -61,4 +61,4 @@ class Received:
 
 
 def _is_received(number: int, frame: object) -> None:
-    """Nothing to do: the interpreter has written the number already."""
+    """Do nothing: the interpreter has already written the number."""

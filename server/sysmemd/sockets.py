@@ -1,4 +1,4 @@
-"""Service sockets: made in the runtime directory, or handed over by a service manager (`docs/spec/protocol.md`)."""
+"""Service sockets: created in the runtime directory, or passed by a service manager (`docs/spec/protocol.md`)."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from .config import MetricsAddress, group_id
 from .ports import Log
 from .presence import Presence
 
-#: Connections that wait to be accepted.
+#: The maximum number of connections that wait to be accepted.
 _BACKLOG = 1024
-#: Where metrics are on the sockets that serve them over HTTP.
+#: The path of metrics over HTTP.
 METRICS_PATH = "/metrics"
-#: The first descriptor that a service manager hands over.
+#: The first descriptor that a service manager passes.
 _LISTEN_FDS_START = 3
 
 
 class StartError(Exception):
-    """The daemon can't start; the text says why, and what would help."""
+    """The daemon cannot start. The text has the reason and a remedy."""
 
 
 class TakenError(StartError):
-    """Somebody else serves there."""
+    """Another process already serves at this place."""
 
 
 @dataclass(frozen=True)
 class Permissions:
-    """Who may connect to a socket: its permission bits, and its group by name or number (None: the daemon's own)."""
+    """The permissions of a socket: its mode bits, and its group by name or number (None: the daemon's own)."""
 
     mode: int = 0o600
     group: str | None = None
 
 
 class RuntimeDirectory:
-    """The directory of the service sockets, kept for this daemon alone while it runs."""
+    """The directory of the service sockets, locked for this daemon while it runs."""
 
     def __init__(
         self, path: Path, permissions: Mapping[type[Interface], Permissions], log: Log
     ) -> None:
-        """Lock the directory. Make it first if it does not exist, with access for those whom the sockets let in.
+        """Lock the directory. Create it first if it does not exist, with access for the users of the sockets.
 
         The directory belongs to the group of the first interface.
-        Raises :class:`StartError` when another daemon has it, or it can't be used.
+        Raises :class:`StartError` if another daemon uses it, or it cannot be used.
         """
         self.path = path
         self._modes = {interface: wanted.mode for interface, wanted in permissions.items()}
@@ -88,7 +88,7 @@ class RuntimeDirectory:
         with contextlib.suppress(FileExistsError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.mkdir(mode=0o700)
-            # Whoever may talk to a socket must be able to reach it; not to list or open, and so lock, the directory.
+            # Users of a socket must be able to reach it, but not to list or open the directory, and so lock it.
             group = next(iter(self._gids.values()))
             reach = 0o700
             for interface, mode in self._modes.items():
@@ -101,18 +101,18 @@ class RuntimeDirectory:
                 os.chown(self.path, -1, group)
 
     def listen(self, interface: type[Interface]) -> socket.socket:
-        """A listening socket for an interface, in place of a stale one if need be. Raises :class:`StartError`."""
+        """Return a listening socket for an interface. A stale one is replaced. Raises :class:`StartError`."""
         path = service_path(self.path, interface)
         mode, gid = self._modes[interface], self._gids[interface]
         listener, self._made[path] = _listen(path, socket.SOCK_SEQPACKET, mode, gid)
         return listener
 
     def paths(self) -> Collection[Path]:
-        """Return where the sockets are that were made."""
+        """Return the paths of the created sockets."""
         return self._made.keys()
 
     def close(self) -> None:
-        """Remove the sockets that are still this daemon's, also from a directory that was moved, and let that go."""
+        """Remove the sockets that are still this daemon's, even if the directory was moved, and unlock it."""
         for path, identity in self._made.items():
             _remove(path.name, identity, self._fd)
         os.close(self._fd)
@@ -121,11 +121,11 @@ class RuntimeDirectory:
 def _listen(
     path: Path, kind: socket.SocketKind, mode: int, gid: int | None
 ) -> tuple[socket.socket, tuple[int, int]]:
-    """Return a listening Unix socket, in place of a stale one if need be, and the device and inode of its file.
+    """Return a listening Unix socket and the device and inode of its file. A stale socket is replaced.
 
-    The socket is made under another name and renamed when it accepts: whoever sees it can connect. That name is
-    always the same, so one that a daemon left behind when it crashed is removed by the next.
-    Raises :class:`StartError`.
+    The socket is created under another name and renamed when it accepts, so that a client that sees it can connect.
+    That name is always the same, so one that a crashed daemon left behind is removed by the next one. Raises
+    :class:`StartError`.
     """
     fresh = path.with_name(f".{path.name}")
     try:
@@ -160,7 +160,7 @@ def _listen(
 
 
 def _refuse_served(path: Path, kind: socket.SocketKind) -> None:
-    """Raise `StartError` for anything but a stale socket: one that somebody listens on isn't, whoever that is."""
+    """Raise `StartError` unless the path is a stale socket, on which no process listens."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise StartError(f"{path} is in the way: it isn't a socket")
@@ -174,7 +174,7 @@ def _refuse_served(path: Path, kind: socket.SocketKind) -> None:
         except OSError as error:
             if error.errno == errno.ECONNREFUSED:
                 return
-            if error.errno != errno.EAGAIN:  # EAGAIN: it listens, and is busy
+            if error.errno != errno.EAGAIN:  # EAGAIN: a busy process listens on it
                 raise StartError(f"{path} is in the way: {error}") from None
     raise TakenError(f"somebody else listens on {path} already")
 
@@ -183,14 +183,14 @@ def _refuse_served(path: Path, kind: socket.SocketKind) -> None:
 def metrics_listener(
     address: MetricsAddress, permissions: Permissions
 ) -> Iterator[tuple[socket.socket, str]]:
-    """Listen where metrics are served, within the block; a Unix socket is removed then.
+    """Listen at the address for metrics within the block. A Unix socket is removed at the end.
 
-    Gives the socket, and where metrics are as it is told to a scraper.
+    Yields the socket, and the address for scrapers.
 
     Raises :class:`StartError`.
     """
     if address.ip is None:
-        # The daemon's working directory is no matter of its clients.
+        # Clients do not know the daemon's working directory.
         path = address.path.absolute()
         gid = _group_id(permissions.group)
         listener, identity = _listen(path, socket.SOCK_STREAM, permissions.mode, gid)
@@ -215,9 +215,9 @@ def metrics_listener(
 
 
 class MetricsSocket:
-    """The listening socket on which metrics are served over HTTP."""
+    """The listening socket for metrics over HTTP."""
 
-    #: None is ever handed over by a service manager.
+    #: A service manager never passes one.
     handed_over: frozenset[Path] = frozenset()
 
     def __init__(self, address: MetricsAddress, permissions: Permissions, log: Log) -> None:
@@ -229,10 +229,10 @@ class MetricsSocket:
         self.make()
 
     def make(self) -> None:
-        """Make the socket, in place of the one that was made before, if any. Raises :class:`StartError`."""
+        """Create the socket, and replace an earlier one. Raises :class:`StartError`."""
         self.close()
         with contextlib.ExitStack() as made:
-            #: The socket, and where metrics are as it is told to a scraper.
+            #: The socket, and the address for scrapers.
             self.listener, self.url = made.enter_context(
                 metrics_listener(self._address, self._permissions)
             )
@@ -244,7 +244,7 @@ class MetricsSocket:
             self._made = made.pop_all()
 
     def close(self) -> None:
-        """Close the socket, and remove it if it is still there."""
+        """Close the socket, and remove its file if that still exists."""
         self._made.close()
 
 
@@ -257,7 +257,7 @@ def _presence(paths: Iterable[Path], log: Log) -> Presence | None:
 
 
 def _remove(path: Path | str, identity: tuple[int, int], directory: int | None = None) -> None:
-    """Remove a socket unless another file is in its place by now."""
+    """Remove a socket unless another file has replaced it."""
     with contextlib.suppress(OSError):
         status = os.stat(path, dir_fd=directory, follow_symlinks=False)
         if (status.st_dev, status.st_ino) == identity:
@@ -274,9 +274,9 @@ def _group_id(group: str | None) -> int | None:
 
 
 def inherited(environ: MutableMapping[str, str], log: Log) -> dict[str, socket.socket]:
-    """Return the listening sockets that a service manager handed over, by name; the variables are removed.
+    """Return the listening sockets that a service manager passed, by name, and remove the environment variables.
 
-    Raises :class:`StartError` for a descriptor that isn't a listening SOCK_SEQPACKET socket.
+    Raises :class:`StartError` if a descriptor is not a listening SOCK_SEQPACKET socket.
     """
     count, pid, names = (
         environ.pop(name, "") for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
@@ -314,7 +314,7 @@ def _inherit(fd: int, name: str) -> socket.socket:
 
 
 class Listeners:
-    """The listening socket of each service: handed over by a service manager, or made in the runtime directory."""
+    """The listening socket of each service: passed by a service manager, or created in the runtime directory."""
 
     def __init__(
         self,
@@ -324,7 +324,7 @@ class Listeners:
         environ: MutableMapping[str, str],
         log: Log,
     ) -> None:
-        """Use the sockets that were handed over, and make the others. Raises :class:`StartError`."""
+        """Use the sockets that were passed, and create the others. Raises :class:`StartError`."""
         self._directory = directory
         self._log = log
         self._made: RuntimeDirectory | None = None
@@ -334,7 +334,7 @@ class Listeners:
             i: given.pop(i.service_name()) for i in permissions if i.service_name() in given
         }
         self.made: dict[type[Interface], socket.socket] = {}
-        #: Where the sockets are that were handed over. A name in the abstract namespace is bytes; it can't be removed.
+        #: The paths of the passed sockets. A name in the abstract namespace is bytes and cannot be removed.
         self.handed_over = {
             Path(name)
             for sock in self.given.values()
@@ -351,9 +351,9 @@ class Listeners:
             raise
 
     def make(self) -> None:
-        """Make the sockets that weren't handed over, in place of those that were made before, if any.
+        """Create the sockets that were not passed, and replace earlier ones.
 
-        Raises :class:`StartError` when the directory can't be used, or another daemon has it by now.
+        Raises :class:`StartError` if the directory cannot be used, or another daemon uses it by now.
         """
         self._remove()
         if self._missing:
@@ -375,14 +375,14 @@ class Listeners:
             self._made = None
 
     def close(self) -> None:
-        """Close all sockets and remove those that were made."""
+        """Close all sockets, and remove the created ones."""
         self._remove()
         for sock in self.given.values():
             sock.close()
 
 
 def notify(environ: Mapping[str, str], state: str) -> None:
-    """Tell the service manager, if there is one (NOTIFY_SOCKET); never waits."""
+    """Notify the service manager, if there is one (NOTIFY_SOCKET). Never waits."""
     name = environ.get("NOTIFY_SOCKET")
     if not name:
         return

@@ -1,6 +1,6 @@
-"""Threads, for what may take as long as somebody else likes: the loop doesn't wait for it.
+"""Threads for calls that may take arbitrarily long, so that the loop does not wait for them.
 
-:func:`start` starts one, a :class:`Pool` does jobs in some, :class:`Threads` ask questions in some.
+:func:`start` starts a thread, a :class:`Pool` runs jobs in several, and :class:`Threads` ask questions in several.
 """
 
 from __future__ import annotations
@@ -20,28 +20,26 @@ from .ports import Log
 
 T = TypeVar("T")
 
-#: Of several questions that are never answered, this many keep others waiting.
+#: The number of questions that are never answered that keeps others waiting.
 MAX_THREADS: Final = 2
-#: How long the last thread of a pool stays when there is nothing to do, in seconds.
+#: How long the last thread of a pool stays idle before it ends, in seconds.
 IDLE_SECONDS: Final = 5.0
 #: How long a thread waits before it tries again to wake the loop, in seconds.
 _AGAIN_SECONDS: Final = 0.1
 
 
 class _Life:
-    """Ends with the thread that has it."""
+    """An object that is deleted with the thread that has it."""
 
 
 def start(work: Callable[[], object]) -> None:
     """Start a thread. Raises `RuntimeError` if the machine has none left, or no memory for the thread's first call.
 
-    :class:`threading.Thread` waits for ever for a thread that dies for want of memory before it says that it runs.
+    :class:`threading.Thread` would wait forever for a thread that dies because of missing memory before it has started.
     """
     told: SimpleQueue[weakref.ref[_Life] | None] = SimpleQueue()
     life = _Life()
-    end = weakref.ref(
-        life, told.put
-    )  # not a function in Python, which would need memory to be called
+    end = weakref.ref(life, told.put)  # not a Python function, because calling one needs memory
     try:
         _thread.start_new_thread(_begin, (work, told, life))
     except MemoryError:
@@ -57,28 +55,28 @@ def _begin(work: Callable[[], object], told: SimpleQueue[Any], life: _Life) -> N
 
 
 class Pool:
-    """Threads that do jobs: one, and others where that one is stuck. They go when they aren't needed any more."""
+    """Threads that run jobs: one, and more while it is stuck. Idle threads end."""
 
     def __init__(self, most: int, failed: Callable[[Exception], None]) -> None:
-        """There are at most so many threads. One of them calls `failed` with what a job raises."""
+        """Use at most `most` threads. One of them calls `failed` with the exception of a job."""
         self._most = most
         self._failed = failed
-        #: Guards what follows, and tells that it has changed.
+        #: Guards the following attributes, and signals their changes.
         self._changed = threading.Condition()
         self._jobs: deque[Callable[[], object]] = deque()
         self._ending = False
         #: Whether a thread waits for jobs; one is enough.
         self._has_idle = False
-        #: How many threads there are.
+        #: The number of threads.
         self.threads = 0
 
     @property
     def is_behind(self) -> bool:
-        """Whether jobs wait."""
+        """Whether jobs are queued."""
         return bool(self._jobs)
 
     def do(self, job: Callable[[], object]) -> bool:
-        """Have a thread do a job. Returns False if there is none and the machine has none left."""
+        """Run a job in a thread. Return False if there is no thread and the machine has none left."""
         with self._changed:
             if not self.threads and not self._add():
                 return False
@@ -87,7 +85,7 @@ class Pool:
         return True
 
     def help(self) -> bool:
-        """Add a thread if the machine has one left. Returns False if there are as many as there may be."""
+        """Add a thread if possible. Return False if there is already the maximum number."""
         with self._changed:
             if self.threads >= self._most:
                 return False
@@ -95,14 +93,14 @@ class Pool:
         return True
 
     def end(self, seconds: float | None = None) -> None:
-        """Wait until all jobs are done and the threads are gone, at most so long. To be called last."""
+        """Wait until all jobs are done and the threads have ended, at most this long. Must be called last."""
         with self._changed:
             self._ending = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self.threads, seconds)
 
     def _add(self) -> bool:
-        """Add a thread. The lock is held."""
+        """Add a thread. The caller holds the lock."""
         try:
             start(self._work)
         except RuntimeError:
@@ -123,7 +121,7 @@ class Pool:
             raise
 
     def _next(self) -> Callable[[], object] | None:
-        """Return what is to be done next; None if this thread isn't needed any more, and is no longer counted."""
+        """Return the next job; None if this thread is no longer needed, and is no longer counted."""
         with self._changed:
             if not self._has_idle:
                 self._has_idle = True
@@ -142,7 +140,7 @@ class Pool:
 
 
 def ring(eventfd: int) -> None:
-    """Make an eventfd readable, from a thread: whoever waits for it mustn't be left waiting."""
+    """Make an eventfd readable from a thread. Retry until it succeeds, because the loop depends on it."""
     while True:
         try:
             os.eventfd_write(eventfd, 1)
@@ -153,22 +151,22 @@ def ring(eventfd: int) -> None:
 
 
 class Ask(Protocol):
-    """Asks a question."""
+    """A function that asks a question."""
 
     def __call__(self, question: Callable[[], T], done: Callable[[T], None]) -> None:
-        """Call `done` with what `question`, which doesn't raise, returns: before this returns, or later."""
+        """Call `done` with the result of `question`, which must not raise: before this returns, or later."""
 
 
 def ask_here(question: Callable[[], T], done: Callable[[T], None]) -> None:
-    """Ask at once, and wait for the answer."""
+    """Ask immediately, and wait for the answer."""
     done(question())
 
 
 class Threads:
-    """A thread for each question that is being asked.
+    """A thread for each running question.
 
-    The owner waits until :meth:`fileno` is readable and then calls :meth:`take`. That doesn't go by trio's own threads,
-    because a wake-up of the loop that is lost when the kernel is short of memory would be an answer that never comes.
+    The owner waits until :meth:`fileno` is readable and then calls :meth:`take`. It does not use trio's threads,
+    because if the kernel is short of memory, a wake-up of trio's loop can be lost, and with it the answer.
     """
 
     def __init__(self, log: Log) -> None:
@@ -182,11 +180,11 @@ class Threads:
         self._lock = threading.Lock()
 
     def fileno(self) -> int:
-        """Readable when there are answers; -1 once closed."""
+        """Return a descriptor that is readable when there are answers, or -1 after close."""
         return self._news
 
     def close(self) -> None:
-        """Abandon the questions that aren't answered. Idempotent."""
+        """Abandon unanswered questions. Idempotent."""
         self._waiting.clear()
         self._answers.clear()
         with self._lock:
@@ -204,7 +202,7 @@ class Threads:
         self._start()
 
     def take(self) -> None:
-        """Hand out the answers that are there. Raises `OSError` when the kernel doesn't say so; they stay then."""
+        """Pass the available answers on. Raises `OSError` if the kernel cannot report them; they are not lost."""
         os.eventfd_read(self._news)
         while self._answers:
             self._running -= 1
@@ -216,7 +214,7 @@ class Threads:
             answered = self._waiting.popleft()
             try:
                 start(partial(self._work, answered))
-            except RuntimeError:  # the machine has none left
+            except RuntimeError:  # the machine has no thread left
                 self._hand_out(answered())
             else:
                 self._running += 1

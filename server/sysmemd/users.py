@@ -1,4 +1,4 @@
-"""Users of the daemon: whose turn it is to be served, and who pays.
+"""Users of the daemon: their turns, and the accounts that are charged.
 
 See `docs/spec/robustness.md`, "Who pays" and "Fair turns".
 """
@@ -16,7 +16,7 @@ from .refusals import Refusals
 
 
 class OverLimitError(NoMemoryError):
-    """The user may have no more buffers, or descriptors for them."""
+    """The user is over its quota of buffers, or of descriptors for them."""
 
     def __init__(self, exceeded: Exceeded) -> None:
         super().__init__(str(exceeded))
@@ -24,45 +24,45 @@ class OverLimitError(NoMemoryError):
 
 
 class Queue(Protocol):
-    """Answers of one channel that wait to be sent."""
+    """The queue of unsent responses of one channel."""
 
     @property
     def waiting_bytes(self) -> int:
-        """How much waits; a descriptor counts as some bytes."""
+        """The number of queued bytes; a descriptor counts as a number of bytes."""
 
     @property
     def waiting_descriptors(self) -> int:
-        """How many descriptors wait."""
+        """The number of queued descriptors."""
 
     def overflow(self, error: Exceeded) -> None:
-        """End the channel because too much waits."""
+        """End the channel because too much is queued."""
 
 
 class User:
-    """A user of this machine who has something here.
+    """A user of this machine that has resources in the daemon.
 
-    There is one object for each uid, so it can be compared by identity and be a key. It exists as long as something
-    refers to it: a connection, a node, or a buffer that is still held after its tree. Turns go round by user; what all
-    accounts of a user have together is counted here.
+    There is one object for each uid, so it can be compared by identity and used as a key. It exists as long as
+    something refers to it: a connection, a node, or a buffer that is still held after its tree. Turns rotate among
+    users. The total of all accounts of a user is counted here.
     """
 
     __slots__ = ("__weakref__", "in_flight", "limits", "tally", "uid")
 
     def __init__(self, uid: int, limits: Limits, in_flight: Share) -> None:
-        """`in_flight` counts for all users."""
+        """`in_flight` is the share that counts for all users."""
         self.uid = uid
         self.limits = limits
         self.tally = Tally()
-        #: Descriptors that were sent to clients of this user who haven't received them.
+        #: Descriptors that were sent to clients of this user and not received yet.
         self.in_flight = Share(in_flight)
 
 
 class Account:
-    """Who pays for a channel and for everything that was made through it; a :class:`.ports.Payer`.
+    """The account that is charged for a channel and everything created through it; a :class:`.ports.Payer`.
 
     There is one object for each connection to a service socket. The channel of that connection has it, and so has
-    every node made or turned in through it. A child has the account of its parent, as it is when the child is made.
-    What one connection has is counted here, as a part of what its user has.
+    every node that is created or turned in through it. A child has the account that its parent has when the child is
+    created. The resources of one connection are counted here, as a part of its user's.
     """
 
     __slots__ = (
@@ -85,7 +85,7 @@ class Account:
         self.tally = Tally()
         self.in_flight = Share(user.in_flight)
         self._refusals = refusals
-        #: Those in which something waits.
+        #: The queues that are not empty.
         self._queues: set[Queue] = set()
         self._clock = clock
         self._shedding = False
@@ -96,12 +96,12 @@ class Account:
             raise
 
     def take_connection(self) -> Charge | None:
-        """Return the charge for the connection itself, to whoever asks first: to the channel of that connection."""
+        """Return the charge for the connection itself, once: to the channel of that connection."""
         charge, self._connection = self._connection, None
         return charge
 
     def charge(self, kind: Kind, amount: int = 1) -> Charge:
-        """Count more of a kind until what is returned is closed. Raises :class:`.Exceeded`, with nothing counted."""
+        """Count more of a kind until the returned charge is closed. Raises :class:`.Exceeded` without counting."""
         user = self.user
         check(kind, amount, connection=self.tally, user=user.tally, limits=user.limits)
         self.tally.add(kind, amount)
@@ -109,12 +109,12 @@ class Account:
         return Charge(self, kind, amount)
 
     def add(self, kind: Kind, amount: int) -> None:
-        """Count more, or less, of a kind, whatever the limits."""
+        """Add to the count of a kind, whatever the limits. `amount` may be negative."""
         self.tally.add(kind, amount)
         self.user.tally.add(kind, amount)
 
     def say(self, error: Exceeded, about: Mapping[str, Any]) -> None:
-        """Log that something was refused; `about` says to whom."""
+        """Log a refusal; `about` has the fields about the client."""
         fields = dict(about)
         if error.share < error.limit:
             fields["share"] = error.share
@@ -154,14 +154,14 @@ class Account:
             raise OverLimitError(error) from None
 
     def keep_descriptor(self) -> Callable[[], None]:
-        """Count a descriptor that has to stay open, whatever the limit, until what is returned is called."""
+        """Count a descriptor that must stay open, whatever the limit, until the returned function is called."""
         self.add(Kind.DESCRIPTORS, 1)
         return Charge(self, Kind.DESCRIPTORS, 1).close
 
-    # --- answers that wait --------------------------------------------------------------------------------------------
+    # --- queued responses ---------------------------------------------------------------------------------------------
 
     def say_in_flight(self, about: Mapping[str, Any]) -> None:
-        """Log that an answer waits because too many descriptors are in flight already."""
+        """Log that a response waits because too many descriptors are in flight."""
         self._refusals.say(
             "an answer waits until descriptors that were sent before are received",
             self.user.uid,
@@ -173,9 +173,9 @@ class Account:
         )
 
     def queue(self, queue: Queue, size: int, descriptors: int) -> None:
-        """Count bytes and descriptors that wait in a queue, or that wait no more if the numbers are negative.
+        """Add to the counts of queued bytes and descriptors of a queue. The numbers may be negative.
 
-        If that is too much, the channel ends soon in which most waits of those made through this connection.
+        If the total is too large, the channel of this connection with the largest queue ends soon.
         """
         self.add(Kind.QUEUED_BYTES, size)
         if descriptors:
@@ -189,7 +189,7 @@ class Account:
         if (size > 0 and self._excess(Kind.QUEUED_BYTES)) or (
             descriptors > 0 and self._excess(Kind.DESCRIPTORS)
         ):
-            # The tree may be in the middle of a change.
+            # The tree may be in the middle of a change, so do it later.
             self._shedding = True
             self._clock.call_at(self._clock.now(), self._shed)
 
@@ -216,26 +216,26 @@ class Account:
 
 
 class Charge:
-    """What an account is charged for one thing, until that is gone."""
+    """The charge to an account for one object, until that is gone."""
 
     __slots__ = ("_amount", "_kind", "account")
 
     def __init__(self, account: Account, kind: Kind, amount: int) -> None:
-        """Made by :meth:`Account.charge`."""
+        """Called by :meth:`Account.charge`."""
         self.account = account
         self._kind = kind
         self._amount = amount
 
     def close(self) -> None:
-        """Count it no more. Idempotent."""
+        """End the charge. Idempotent."""
         self.account.add(self._kind, -self._amount)
         self._amount = 0
 
     def move(self, account: Account) -> None:
-        """Have another account pay from now on. Raises :class:`.Exceeded`, with nothing changed."""
+        """Charge another account from now on. Raises :class:`.Exceeded` without any change."""
         self.account.add(
             self._kind, -self._amount
-        )  # it isn't counted twice where both are one user's
+        )  # it is not counted twice if both belong to one user
         try:
             account.charge(self._kind, self._amount)
         except Exceeded:
@@ -245,10 +245,10 @@ class Charge:
 
 
 class Users:
-    """All users who have something here, by uid."""
+    """All users that have resources in the daemon, by uid."""
 
     def __init__(self, refusals: Refusals, clock: Clock, in_flight: Share | None = None) -> None:
-        """`in_flight` counts the descriptors in flight to all users; without it any number may be."""
+        """`in_flight` counts the descriptors in flight to all users; without it there is no limit."""
         self._refusals = refusals
         self._clock = clock
         self._in_flight = in_flight or Share(limit=sys.maxsize)
@@ -257,22 +257,22 @@ class Users:
         self._limits_by_uid: Mapping[int, Limits] = {}
 
     def __iter__(self) -> Iterator[User]:
-        """Iterate over those who have something."""
+        """Iterate over the users that have resources."""
         return iter(list(self._users.values()))
 
     def limit(self, limits: Limits, by_uid: Mapping[int, Limits]) -> None:
-        """Limit what users may have from now on; they keep what they have.
+        """Set the limits of users from now on. Existing resources are not affected.
 
-        `by_uid` are the limits of those who have some of their own.
+        `by_uid` has the limits of users with limits of their own.
         """
         self._limits, self._limits_by_uid = limits, by_uid
         for user in self:
             user.limits = self.limits_of(user.uid)
 
     def open_account(self, peer: Peer) -> Account:
-        """Return the account of a new connection from the process `peer`, which is charged for that.
+        """Return the account of a new connection from the process `peer`, which is charged for the connection.
 
-        Raises :class:`.Exceeded`, after it was logged.
+        Raises :class:`.Exceeded` after logging it.
         """
         user = self._users.get(peer.uid)
         if user is None:
@@ -280,5 +280,5 @@ class Users:
         return Account(user, peer, self._refusals, self._clock)
 
     def limits_of(self, uid: int) -> Limits:
-        """Return what a user may have."""
+        """Return the limits of a user."""
         return self._limits_by_uid.get(uid, self._limits)

@@ -1,8 +1,8 @@
-"""Work in place of trio's wait: what is ready is served without a task of trio's being woken for it.
+"""Serving in place of trio's wait, without waking a trio task for each event.
 
-Waking a task takes trio some 30 calls of Python functions and a system call to wait anew: more than most messages take
-otherwise. So when no task can go on, the daemon doesn't wait in trio. It waits itself, in an epoll instance that also
-tells when trio has something to do, and serves whoever is ready, until then.
+Waking a trio task takes some 30 Python function calls and a system call to wait again, which is more than most messages
+take otherwise. So when no task can run, the daemon does not let trio wait. It waits itself, in an epoll instance that
+also reports when trio has something to do, and serves ready users until then.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 import trio
 from trio._core import _run
 
-#: Called with how long to wait, in seconds, for somebody to serve. Returns how many were served, and whether trio is
-#: ready to go on.
+#: Called with the maximum time to wait for a user to serve, in seconds. Returns how many were served, and whether trio
+#: is ready to continue.
 Serve = Callable[[float], tuple[int, bool]]
 #: How long to wait before trying again to wake trio, in seconds.
 _AGAIN_SECONDS = 0.01
 
 
 class _InPlaceOfWaiting(trio.abc.Instrument):
-    """Serves before trio waits, for as long as trio would."""
+    """Serves before trio waits, for as long as trio would wait."""
 
     def __init__(self, runner: Any, serve: Serve, failed: Callable[[Exception], None]) -> None:
         self._runner = runner
@@ -36,19 +36,19 @@ class _InPlaceOfWaiting(trio.abc.Instrument):
                 self._serve(0)
             elif not self._serve_for(timeout):
                 self._wake_trio()
-        except Exception as error:  # trio would do without this from now on
+        except Exception as error:  # trio would remove the instrument
             self._say(error)
             self._wake_trio()
 
     def _say(self, error: Exception) -> None:
-        with contextlib.suppress(Exception):  # there may be no memory to say it
+        with contextlib.suppress(Exception):  # there may be no memory for logging it
             self._failed(error)
 
     def _wake_trio(self) -> None:
-        """Have trio look for what has become due; it would wait for as long as it meant to before.
+        """Make trio check what has become due. Otherwise it would wait for the time that it computed before.
 
-        Not by `run_sync_soon`: its task waits anew each time, and a kernel that has no memory for that ends the loop.
-        While the kernel has none for the wake-up either, users are served here.
+        This does not use `run_sync_soon`, because its task waits again each time, and the loop ends if the kernel has
+        no memory for that. While the kernel has no memory for the wake-up either, users are served here.
         """
         while True:
             try:
@@ -60,7 +60,7 @@ class _InPlaceOfWaiting(trio.abc.Instrument):
                 return
 
     def _is_trio_ready_soon(self) -> bool:
-        """Serve for a moment; return whether trio won't wait."""
+        """Serve for a moment. Return whether trio will not wait."""
         try:
             served, is_trio_ready = self._serve(_AGAIN_SECONDS)
         except Exception as error:
@@ -70,14 +70,14 @@ class _InPlaceOfWaiting(trio.abc.Instrument):
         return is_trio_ready and not served
 
     def _serve_for(self, seconds: float) -> bool:
-        """Serve until trio has something to do; return whether trio finds that by itself."""
+        """Serve until trio has something to do. Return whether trio finds that by itself."""
         runnable = self._runner.runq
         end = monotonic() + seconds
         left = seconds
         while left > 0:
             served, is_trio_ready = self._serve(left)
             if is_trio_ready:
-                return not served  # else it may not be so any more
+                return not served  # after serving, the state may have changed
             if runnable:
                 return False
             left = end - monotonic()
@@ -88,7 +88,7 @@ class _InPlaceOfWaiting(trio.abc.Instrument):
 def in_place_of_waiting(serve: Serve, failed: Callable[[Exception], None]) -> Iterator[int]:
     """Call `serve` whenever trio would wait, within the block. `serve` must return once trio has something to do.
 
-    Yields the descriptor that is readable then. `failed` is told what `serve` raises.
+    Yields the descriptor that is readable in that case. `failed` is called with exceptions of `serve`.
     """
     runner: Any = _run.GLOBAL_RUN_CONTEXT.runner
     instrument = _InPlaceOfWaiting(runner, serve, failed)

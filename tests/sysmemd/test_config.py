@@ -140,7 +140,7 @@ def test_the_system_heap_may_be_bounded(tmp_path: Path) -> None:
         ('[[quota.user]]\nuser = 0\n[[quota.user]]\nuser = "root"', "user 'root' is there twice"),
         (
             '[[format_cost]]\npixel_format = "XX"\ncost = 1',
-            "pixel_format: 'XX' is none of INVALID, ",
+            "pixel_format: 'XX' is not one of INVALID, ",
         ),
         (
             '[[format_cost]]\npixel_format = 1\npixel_format_modifier = "XX"\ncost = 1',

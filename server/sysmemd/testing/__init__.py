@@ -1,7 +1,7 @@
-"""Faults of the daemon's own, for tests of participants; only `sysmemd --testing` has them.
+"""Fault injection into the daemon, for tests of participants. Only `sysmemd --testing` uses it.
 
-:class:`Faults` keeps what a test wants to go wrong. It acts by what it is put in the place of: a connection that delays
-and counts messages, a memory that refuses allocations, system calls that fail.
+:class:`Faults` has the faults that a test requested. They take effect through replaced parts: a connection that delays
+and counts messages, a memory that refuses allocations, and system calls that fail.
 """
 
 from __future__ import annotations

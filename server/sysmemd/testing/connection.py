@@ -1,4 +1,4 @@
-"""A connection whose messages may be late, and whose client may have to end at one."""
+"""A connection whose messages can be delayed, and whose client can be ended after a message."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..pause import Holder, wait_for
 from ..ports import Clock
 from .faults import Faults
 
-#: What is said there is a test's own doing.
+#: Protocols that only the test itself uses.
 _LOOKING = (Testing, Inspector)
 
 
@@ -33,7 +33,7 @@ class _Timer:
 
 
 class TestedConnection(Connection):
-    """See the module."""
+    """A connection with fault injection."""
 
     def __init__(self, *arguments: Any, faults: Faults, **named: Any) -> None:
         self._faults = faults
@@ -41,13 +41,13 @@ class TestedConnection(Connection):
         faults.connections.add(self)
 
     def receive(self) -> bool:
-        """See :meth:`Connection.receive`. What a test itself says is spared the faults."""
+        """See :meth:`Connection.receive`. The test's own messages are not affected by faults."""
         ours = self._server.interface is Testing
         with self._faults.suspended() if ours else contextlib.nullcontext():
             return super().receive()
 
     def hang_up(self) -> None:
-        """Do, in this user's turn, what is done when the client closes its end."""
+        """Do in this user's turn what is done when the client closes its end."""
         self._reactor.in_turn(self.account.user, self._hang_up)
 
     def _hang_up(self) -> None:
@@ -76,7 +76,7 @@ class TestedConnection(Connection):
             self._faults.processed(self, method)
 
     def _name(self, data: bytes) -> str:
-        """Return the method of a message, as far as that can be told."""
+        """Return the method of a message, as far as it is recognisable."""
         if len(data) < HEADER.size:
             return ""
         *_, ordinal = HEADER.unpack_from(data)

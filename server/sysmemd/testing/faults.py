@@ -1,4 +1,4 @@
-"""What a test wants to go wrong, and how often."""
+"""The faults that a test requested."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..users import Account
 from . import syscalls
 from .trace import Trace
 
-#: Methods that are kept of each process.
+#: The maximum number of methods that are recorded for each process.
 _MAX_MESSAGES: Final = 10_000
 _SIGNALS: Final = {End.KILLED: signal.SIGKILL, End.STOPPED: signal.SIGSTOP}
 
@@ -44,7 +44,7 @@ class TestedConnection(Protocol):
 
 
 class RefusedByTest(NoMemoryError):
-    """An allocation that would have succeeded was refused because a test wanted that."""
+    """An allocation that would have succeeded was refused because a test requested it."""
 
     def __init__(self, error: Error) -> None:
         super().__init__("a test refused this allocation")
@@ -53,7 +53,7 @@ class RefusedByTest(NoMemoryError):
 
 @dataclass
 class Client:
-    """A process that has connected, and what came from it."""
+    """A process that has connected, and its messages."""
 
     pid: int
     name: str = ""
@@ -62,13 +62,13 @@ class Client:
 
 
 class Faults:
-    """The faults of one daemon. They hold from the call on."""
+    """The faults of one daemon. Each takes effect immediately."""
 
     def __init__(self) -> None:
         self._service: Service
-        #: Channels that are open, and some that have just closed.
+        #: Open channels, and some that have just closed.
         self.connections: WeakSet[TestedConnection] = WeakSet()
-        #: What changes a heap's limit.
+        #: Changes a heap's limit.
         self.limit_heap: Callable[[str, int | None], None]
         self._refusals: list[Error] = []
         self._delays: dict[str, int] = {}
@@ -78,7 +78,7 @@ class Faults:
         self._trace: Trace
 
     def put_into(self, service: Service, inspection: Inspection) -> None:
-        """Become the faults of a daemon, and keep a trace of it."""
+        """Inject these faults into a daemon, and record its messages."""
         self._service = service
         self._trace = Trace(service.clock.now)
         inspection.events.add(self._trace)
@@ -88,18 +88,18 @@ class Faults:
         """The daemon's clock."""
         return self._service.clock
 
-    # --- what a test asks for -------------------------------------------------------------------------------------
+    # --- requests of the test ---------------------------------------------------------------------------------------
 
     def refuse_next_allocation(self, error: Error | str = Error.NO_MEMORY, times: int = 1) -> None:
-        """Let the next allocations that would succeed fail with an error."""
+        """Fail the next allocations that would succeed, with this error."""
         self._refusals = [Error[error] if isinstance(error, str) else Error(error)] * times
 
     def delay(self, method: str, seconds: float) -> None:
-        """Process each message of a method, `Protocol.Method`, so many seconds late; 0 ends that."""
+        """Delay each message of a method, `Protocol.Method`, by this many seconds. 0 ends the delay."""
         self._delays[method] = round(seconds * 1e9)
 
     def close(self, client_name: str) -> int:
-        """Close all channels of a client, as for a breach of the protocol; how many there were."""
+        """Close all channels of a client, as if it had broken the protocol. Return their number."""
         found = [
             connection
             for connection in self.connections
@@ -110,46 +110,46 @@ class Faults:
         return len(found)
 
     def fail_syscall(self, name: str, errno: int | str, times: int = 1) -> None:
-        """Let system calls of this process fail, by the number or name of an error; with `times` 0 all from now on.
+        """Make system calls of this process fail, by the number or name of an error. `times` 0 means all further calls.
 
-        Raises `KeyError` for one that can't be made to fail.
+        Raises `KeyError` if this system call cannot be made to fail.
         """
         number = getattr(numbers, errno) if isinstance(errno, str) else errno
         self._syscalls.fail(name, number, times)
 
     def heap_limit(self, type: str, max_bytes: int | None) -> None:
-        """Change how much memory a heap has, None for no bound. Raises `KeyError` for a heap that isn't configured."""
+        """Change the size limit of a heap; None means no limit. Raises `KeyError` if it is not configured."""
         self.limit_heap(type, max_bytes)
 
     def end_at(self, client_name: str, message: int, end: End) -> None:
-        """End a client after the message with this number, from 1, of its process."""
+        """End a client after its process's message with this number, counted from 1."""
         self._ends[client_name] = message, end
 
     def clients(self) -> list[Client]:
-        """Return the processes that have connected, and what came from each so far."""
+        """Return the processes that have connected, with their messages so far."""
         return list(self._clients.values())
 
     def trace(self) -> list[dict[str, Any]]:
-        """Return the messages of all clients so far, or the newest of them; see :class:`Trace`."""
+        """Return the newest messages of all clients; see :class:`Trace`."""
         return self._trace.messages()
 
-    # --- how they come about --------------------------------------------------------------------------------------
+    # --- effects ----------------------------------------------------------------------------------------------------
 
     def refusal(self) -> RefusedByTest | None:
-        """Why the next allocation is refused, if it is."""
+        """Return the refusal of the next allocation, if there is one."""
         return RefusedByTest(self._refusals.pop()) if self._refusals else None
 
     def delay_of(self, method: str) -> int:
-        """How late a message of a method is processed, in nanoseconds."""
+        """Return the delay of a method's messages in nanoseconds."""
         return self._delays.get(method, 0)
 
     def has_ended(self, connection: TestedConnection) -> bool:
-        """Return whether the process that a channel belongs to has come to its end."""
+        """Return whether a channel's process has been ended."""
         client = self._clients.get(connection.account.peer.pid)
         return client is not None and client.ended
 
     def processed(self, connection: TestedConnection, method: str) -> None:
-        """Note that a message was processed, after which its sender may have to end."""
+        """Record that a message was processed. Its sender may have to be ended then."""
         pid = connection.account.peer.pid
         client = self._clients.setdefault(pid, Client(pid))
         if not client.name:
@@ -157,7 +157,7 @@ class Faults:
         if len(client.messages) < _MAX_MESSAGES:
             client.messages.append(method)
         message, end = self._ends.get(client.name, (0, End.KILLED))
-        # Its name may be known only from a later message on.
+        # The name of the process may become known only by a later message.
         if not client.ended and 0 < message <= len(client.messages):
             client.ended = True
             self._end(client, end)
@@ -173,12 +173,12 @@ class Faults:
 
     @contextlib.contextmanager
     def suspended(self) -> Iterator[None]:
-        """Let no system call fail, because what goes on is the test's own doing."""
+        """Let no system call fail within the block, because it is the test's own."""
         with self._syscalls.suspended():
             yield
 
     def clear(self) -> None:
-        """Undo all that a test has asked for: nothing more fails, is late or ends. Limits of heaps stay."""
+        """Remove all faults: no call fails, is delayed or ends a client any more. Heap limits stay as they are."""
         self._refusals.clear()
         self._delays.clear()
         self._ends.clear()

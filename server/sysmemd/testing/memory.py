@@ -1,4 +1,4 @@
-"""Memory that refuses what a test wants it to."""
+"""Memory that refuses allocations when a test requests it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .faults import Faults
 
 
 class TestedMemory(Memory):
-    """See the module."""
+    """Memory with fault injection."""
 
     def __init__(self, *arguments: Any, faults: Faults, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -26,7 +26,7 @@ class TestedMemory(Memory):
             super().allocate(done=done, **named)
 
     def limit_heap(self, heap_type: str, max_bytes: int | None) -> None:
-        """Change how much memory a heap has. Raises `KeyError` for one that isn't configured."""
+        """Change the size limit of a heap. Raises `KeyError` if it is not configured."""
         heap = self._heaps[heap_type, 0]
         assert isinstance(heap, MemfdHeap)
         heap.limit(max_bytes)

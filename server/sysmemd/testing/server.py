@@ -1,4 +1,4 @@
-"""What a test says to the daemon under test."""
+"""The server of a test's connections to the daemon under test."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class TestingServer:
     interface: ClassVar[type[Interface]] = testing.Testing
 
     def __init__(self, faults: Faults, service: Service, channel: Channel, peer: Peer) -> None:
-        """Become the owner of `channel`, just accepted from the process `peer`."""
+        """Take ownership of `channel`, just accepted from the process `peer`."""
         self._faults = faults
         self._service = service
         self._peer = peer
         account = service.users.open_account(peer)
         self.connection: Connection = service.connect(channel, self, account)
 
-    # --- the connection's server ---
+    # --- interface for the connection ---
 
     def about(self) -> dict[str, Any]:
         return {
@@ -45,13 +45,13 @@ class TestingServer:
         }
 
     def held_by(self) -> None:
-        """Nothing holds a test's connection."""
+        """Return None: nothing holds a test's connection."""
 
     def changed_by(self) -> None:
-        """A test's connection has nothing that others change."""
+        """Return None: a test's connection has no state that others change."""
 
     def expect_message(self) -> None:
-        """Nothing but the end of its channel ends a test's messages."""
+        """Accept every message: only the end of its channel ends a test's connection."""
 
     def refuse(self, reason: str) -> None:
         self._service.log.error("a test was refused", reason=reason, **self.about())

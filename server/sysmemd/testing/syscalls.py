@@ -1,4 +1,4 @@
-"""System calls of this process that fail because a test wants them to."""
+"""System calls of this process that fail when a test requests it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sysmem_protocol.channel import Channel, ServedChannel
 
 from .. import inotify
 
-#: Where the daemon's Python code calls each, and whether the kernel's error is told by ctypes.
+#: The Python function through which the daemon makes each call, and whether ctypes reports the kernel's error.
 CALLS: Final[dict[str, tuple[Any, str]]] = {
     "memfd_create": (os, "memfd_create"),
     "ftruncate": (os, "ftruncate"),
@@ -38,14 +38,14 @@ CALLS: Final[dict[str, tuple[Any, str]]] = {
 
 
 class Syscalls:
-    """Those that fail, put in the place of Python's functions."""
+    """The failing system calls, which replace Python's functions."""
 
     def __init__(self) -> None:
         self._replaced: list[tuple[Any, str, Any]] = []
         self._suspended = 0
 
     def fail(self, name: str, errno: int, times: int) -> None:
-        """Let a system call fail so many times; 0: from now on. Raises `KeyError` for one that isn't in the table."""
+        """Make a system call fail this many times; 0 means always. Raises `KeyError` if it is not in the table."""
         left = times or -1
 
         def error() -> int | None:
@@ -58,7 +58,7 @@ class Syscalls:
         self.decide(name, error)
 
     def decide(self, name: str, error: Callable[[], int | None]) -> None:
-        """Have each call of a kind fail with what `error` returns then, if that isn't None. Raises `KeyError`."""
+        """Make each call fail with the number that `error` returns, unless that is None. Raises `KeyError`."""
         owner, attribute = CALLS[name]
         self._put_back(owner, attribute)
         right = getattr(owner, attribute)
@@ -82,7 +82,7 @@ class Syscalls:
 
     @contextlib.contextmanager
     def suspended(self) -> Iterator[None]:
-        """Let all system calls work meanwhile."""
+        """Let all system calls work within the block."""
         self._suspended += 1
         try:
             yield
@@ -98,6 +98,6 @@ class Syscalls:
         for entry in [e for e in self._replaced if e[0] is owner and e[1] == attribute]:
             self._replaced.remove(entry)
             if entry[2] is None:
-                delattr(owner, attribute)  # it was inherited
+                delattr(owner, attribute)  # the original attribute was inherited
             else:
                 setattr(owner, attribute, entry[2])

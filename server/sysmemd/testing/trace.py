@@ -1,4 +1,4 @@
-"""The messages that a daemon under test has processed, as its Inspector tells watchers of them."""
+"""The messages that a daemon under test has processed, in the format of its Inspector."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing import Any, Final
 
 from sysmem_protocol.testing import Testing
 
-#: Messages that are kept.
+#: The maximum number of recorded messages.
 _MAX_MESSAGES: Final = 10_000
 
 
 class Trace:
-    """Keeps the newest messages; a :class:`sysmemd.inspection.tracing.Listener`."""
+    """Records the newest messages; a :class:`sysmemd.inspection.tracing.Listener`."""
 
     traffic = True
     bodies = False
     closed = False
 
     def __init__(self, now: Callable[[], int]) -> None:
-        """`now` is the daemon's clock, in nanoseconds."""
+        """`now` returns the daemon's time in nanoseconds."""
         self._now = now
         self._kept: deque[tuple[int, str]] = deque(maxlen=_MAX_MESSAGES)
         self._count = 0
 
     def wants(self, collection: int | None, *, traffic: bool) -> bool:
-        """Messages only."""
+        """Return whether the event is a message."""
         return traffic
 
     def tell(self, event: str) -> None:
-        """Keep a message."""
+        """Record a message."""
         self._count += 1
         self._kept.append((self._now(), event))
 
     def messages(self) -> list[dict[str, Any]]:
-        """The messages of clients, as the Inspector tells of them, with a `number` from 1 and the daemon's time."""
+        """Return clients' messages in the Inspector's format, with a `number` from 1 and the daemon's time."""
         first = self._count - len(self._kept) + 1
         told = [
             {"number": number, "time_s": round(time / 1e9, 6), **json.loads(event)}
