@@ -223,8 +223,8 @@ def test_a_body_that_came_before_is_checked_against_its_own_descriptors() -> Non
     body = cbor({1: tag(0)})
     for _ in range(2):
         close_all(DECODER.table(VmoBuffer, body, handles(1)))
-        refused(VmoBuffer, body, "0 descriptors came along")
-        refused(VmoBuffer, body, "2 descriptors came along", handles(2))
+        refused(VmoBuffer, body, "0 descriptors, but the body")
+        refused(VmoBuffer, body, "2 descriptors, but the body", handles(2))
         refused(BufferUsage, body, r"^\$\.none: expected an integer", handles(1))
 
 

@@ -144,7 +144,7 @@ def test_the_system_heap_may_be_bounded(tmp_path: Path) -> None:
         ),
         (
             '[[format_cost]]\npixel_format = 1\npixel_format_modifier = "XX"\ncost = 1',
-            "pixel_format_modifier: 'XX' is none of LINEAR, ",
+            "pixel_format_modifier: 'XX' is not one of LINEAR, ",
         ),
         ("[[format_cost]]\npixel_format = 1\npixel_format_modifier = -1\ncost = 1", "_modifier`"),
         ("[[format_cost]]\npixel_format = 1", "missing required field `cost`"),

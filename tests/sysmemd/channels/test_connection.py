@@ -739,7 +739,7 @@ def test_more_deferred_answers_than_the_bound_close_the_channel(
         call.answer_with(Made(lambda: Error.NO_MEMORY))
     assert line.server.reasons == []  # not from within the call
     assert line.connection.flush()
-    assert "3 answers of 3072 bytes wait" in line.reason
+    assert "3 responses of 3072 bytes are unread" in line.reason
 
 
 def test_an_answer_to_a_server_that_closed_meanwhile_is_dropped(line: Line) -> None:

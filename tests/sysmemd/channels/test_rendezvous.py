@@ -421,7 +421,7 @@ def test_the_offer_that_a_full_outbox_has_no_room_for_goes_to_the_next() -> None
         assert answer.txid == offering
         handed_over += 1
     assert handed_over > 4
-    assert bench.log.refusal()["reason"].startswith("5 answers")
+    assert bench.log.refusal()["reason"].startswith("5 responses")
     taking = take(next_one)
     bench.run()
     taken(bench, next_one, taking).sync()

@@ -128,7 +128,7 @@ def test_what_is_left_is_asked_again_on_the_way(
     left(monkeypatch, PIECE_BYTES - 1)
     turns(bench, made)
     assert isinstance(made[0], NoMemoryError)
-    assert "2097152 bytes can't be reserved, 2097151 are left" in str(made[0])
+    assert "2097152 bytes cannot be reserved, 2097151 are left" in str(made[0])
 
 
 def test_what_others_are_about_to_take_counts(

@@ -121,7 +121,7 @@ def test_lazy_memory_takes_pages_at_first_use_and_eager_at_once(bench: Bench) ->
 
 def test_eager_memory_that_is_not_there_fails_at_once() -> None:
     bench = Bench(allocation="eager")
-    with pytest.raises(NoMemoryError, match="can't be reserved"):
+    with pytest.raises(NoMemoryError, match="cannot be reserved"):
         bench.allocate(size=1 << 50)
     assert bench.states() == {}
     bench.close()
