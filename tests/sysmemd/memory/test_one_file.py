@@ -116,7 +116,7 @@ def test_there_are_no_weak_handles(bench: Bench) -> None:
 def test_all_handles_have_the_same_access(bench: Bench) -> None:
     buffers = bench.allocate(heap=HEAP)
     assert buffers.buffers[0].is_strong(bench.strong(buffers)[0].fileno())
-    with pytest.raises(NoMemoryError, match="may be written by all who have it"):
+    with pytest.raises(NoMemoryError, match="is writable for all holders"):
         bench.strong(buffers, READ)
     other = Bench(ReadOnlyHeap(SETTINGS))
     buffers = other.allocate(heap=HEAP)
