@@ -48,7 +48,7 @@ class CollectionServer(NodeServer):
         if request.must_match_vmo is not None:
             known = self._service.memory.identify(request.must_match_vmo.fileno())
             if known is None:
-                raise Refused("$.must_match_vmo is no VMO of this daemon's")
+                raise Refused("$.must_match_vmo is not a VMO of this daemon")
             must_match = known.settings
         self.node.set_constraints(request.constraints, must_match)
 
