@@ -211,12 +211,12 @@ class Calls:
         return call
 
     def take_in(self, channel: Channel, *, wait: bool = False) -> Call | bool:
-        """Receive a datagram; False if there is none. Returns the call that it completes if somebody waits for that.
+        """Receive a datagram. Return the call that it completes, True if it completes none, or False if there is none.
 
-        If an exception of a signal's handler comes meanwhile, the call that the datagram answers fails; it may be
-        another thread's or task's.
+        If a signal handler raises an exception meanwhile, the call that the datagram answers fails, even if another
+        thread or task waits for it.
 
-        Raises :class:`PeerClosedError` and :class:`MalformedMessage` when there is nothing more to be received.
+        Raises :class:`PeerClosedError` and :class:`MalformedMessage` if nothing more can be received.
         """
         arrived: tuple[bytes, list[Handle]] | None = None
         try:

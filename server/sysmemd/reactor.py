@@ -1,6 +1,6 @@
 """Waiting for channels under trio, and serving their users in turn.
 
-One task serves all channels, a user after the other. In a process of its own the daemon does that in place of trio's
+One task serves all channels, one user after the other. In a process of its own, the daemon does this in place of trio's
 wait (:mod:`.waiting`).
 """
 
@@ -30,7 +30,7 @@ FRUITLESS_SECONDS = 0.01
 class TrioReactor:
     """Waits for channels and serves their users in turn; a :class:`sysmemd.channels.Reactor`.
 
-    Each user who has something to do gets one slice (:class:`sysmemd.turns.Turns`), then the next one.
+    Each user with something to do gets one slice (:class:`sysmemd.turns.Turns`), then the next one.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class TrioReactor:
         *,
         alone: TrioClock | None = None,
     ) -> None:
-        """`queue` tells who waits for a turn. Turns end by `now`, in nanoseconds.
+        """`queue` has everything that waits for a turn. `now` returns the time for turns, in nanoseconds.
 
-        If the daemon is `alone` in the loop, it serves in place of trio's wait, and makes the calls of that clock. That
-        is quicker, but a test's loop must not wait where trio doesn't know of it.
+        If the daemon is `alone` in the loop, it serves in place of trio's wait, and makes the calls of that clock. This
+        is faster, but a test's loop must not wait without trio's knowledge.
         """
         self._clock = alone
         self._nursery = nursery
@@ -54,7 +54,7 @@ class TrioReactor:
         self._queue = queue
         self._turns: dict[User, Turns] = {}
         self._users: dict[int, User] = {}
-        #: The only user, who is waited for directly.
+        #: The only user, if there is only one. It is waited for directly.
         self._sole: Turns | None = None
         self._stopped = False
         self.closed_one = trio.Event()
@@ -65,7 +65,7 @@ class TrioReactor:
         try:
             self._turns_of(connection.account.user).serve(connection)
         except OSError as error:
-            # Later: the connection is only being made, and so is what it serves.
+            # Later, because the connection and its server are still being created.
             self._nursery.start_soon(self._fail, connection, error)
 
     async def _fail(self, connection: Connection, error: OSError) -> None:
@@ -75,7 +75,7 @@ class TrioReactor:
 
     def in_turn(self, user: User, work: Callable[[], None], *, apart: bool = False) -> None:
         """See :class:`sysmemd.channels.Reactor`."""
-        if self._stopped:  # there is no next turn, and nobody would close the user's descriptor
+        if self._stopped:  # there is no next turn, and the user's descriptor would not be closed
             return
         try:
             turns = self._turns_of(user)
@@ -146,7 +146,7 @@ class TrioReactor:
             if self._sole is not None:
                 self._sole.watch_loop(watched=False)
         self._sole = None
-        with contextlib.suppress(OSError):  # then it is waited for as others are
+        with contextlib.suppress(OSError):  # on an error the user is waited for in the usual way
             if sole is not None:
                 sole.watch_loop(watched=True)
                 self._sole = sole
@@ -179,13 +179,13 @@ class TrioReactor:
         self._stopped = True
         for user, turns in tuple(self._turns.items()):
             turns.close()
-            if not turns:  # those that have channels are left to `close`
+            if not turns:  # `close` handles those that have channels
                 del self._turns[user]
 
     def _serve(self, seconds: float) -> tuple[int, bool]:
-        """Give a turn to each user who has something to do; wait for one at most so long.
+        """Give a turn to each user that has work. Wait for one at most this long.
 
-        Returns how many were served or called, and whether trio is ready to go on.
+        Returns how many were served or called, and whether trio is ready to continue.
         """
         clock = self._clock
         if clock is None:
@@ -261,10 +261,10 @@ class TrioReactor:
 
 
 async def readable(fd: int) -> None:
-    """Wait until a descriptor is readable; or for a while, if the kernel is too short of memory to tell."""
+    """Wait until a descriptor is readable, or for a while if the kernel is too short of memory to report it."""
     try:
         await trio.lowlevel.wait_readable(fd)
-    except trio.ClosedResourceError:  # somebody wants this task to look
+    except trio.ClosedResourceError:  # another task requests a look
         await trio.lowlevel.checkpoint()
     except OSError:
         await trio.sleep(_CAN_NOT_WAIT_SECONDS)

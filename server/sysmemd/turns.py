@@ -1,14 +1,14 @@
-"""Turns: what is to be done for one user, a slice at a time (`docs/spec/robustness.md`, "Fair turns").
+"""Turns: the work for one user, a slice at a time (`docs/spec/robustness.md`, "Fair turns").
 
 Each user has an epoll instance with all channels of that user. The kernel reports ready channels in order and moves
-each one that it has reported to the end of its list. So channels of one user are served in turn, and idle ones cost
-nothing, however many there are. Users are served in turn by whoever owns these objects (:mod:`.daemon`): each one with
-something to do gets one slice, then the next one.
+each reported channel to the end of its list. So channels of one user are served in turn, and idle ones cost nothing,
+however many there are. The owner of these objects (:mod:`.reactor`) serves users in turn: each user with something to
+do gets one slice, then the next one.
 
 A message whose processing takes longer than a slice is interrupted (:mod:`.runner`). In the next turn other channels of
-the user are served, in the one after that it goes on.
+the user are served, and in the one after that the message continues.
 
-There is no trio here: the owner waits until the epoll instance is readable.
+This module does not use trio: the owner waits until the epoll instance is readable.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from .channels import Connection
 from .pause import Holder
 from .runner import Runner
 
-#: How long one user is served at least before somebody else who waits is, in nanoseconds.
+#: The minimum time for which one user is served before another waiting user, in nanoseconds.
 SLICE_NS: Final = 100_000
-#: How long one user is served at most, because those who wait for timers can't be seen.
+#: The maximum time for which one user is served, because waiting timers are not visible here.
 MAX_SLICE_NS: Final = 5_000_000
-#: How many messages of one channel are processed before the user's next channel is served.
+#: The maximum number of messages of one channel that are processed before the user's next channel is served.
 RECEIVE_BUDGET: Final = 16
-#: How many ready channels the kernel reports at a time.
+#: The maximum number of ready channels that the kernel reports at a time.
 _MAX_EVENTS: Final = 64
 
-#: How many reports in a row may turn out to be nothing.
+#: The maximum number of consecutive reports without an actual event.
 _MAX_FRUITLESS: Final = 64
 
 _READABLE: Final = select.EPOLLIN
@@ -42,14 +42,14 @@ _WRITABLE: Final = select.EPOLLOUT
 
 
 class Queue:
-    """Who waits for a turn: users, connections that aren't accepted yet, news from the kernel."""
+    """What waits for a turn: users, connections that are not accepted yet, and reports of the kernel."""
 
     def __init__(self, *, alone: bool = False) -> None:
-        """With `alone` the one who waits tells of all others by a descriptor of its own (:attr:`loop`).
+        """With `alone`, the loop reports its own work through a descriptor (:attr:`loop`).
 
         Raises `OSError` if the process has no descriptor left.
         """
-        #: Readable when the loop has something to do that isn't a user's; -1 where the loop doesn't tell.
+        #: Readable when the loop has work that is not a user's; -1 if the loop does not report it.
         self.loop = -1
         self._users = select.epoll()
         self._others: select.epoll | None = None
@@ -59,64 +59,64 @@ class Queue:
             except OSError:
                 self._users.close()
                 raise
-        #: Those who have something to do that the kernel doesn't know of.
+        #: Users with work that the kernel does not know of.
         self.unfinished: dict[int, int] = {}
-        #: Called when somebody comes to have something to do that the kernel doesn't know of.
+        #: Called when a user gets work that the kernel does not know of.
         self.on_rouse: Callable[[], None] = lambda: None
 
     def close(self) -> None:
-        """Forget everybody."""
+        """Remove all."""
         self._users.close()
         if self._others is not None:
             self._others.close()
 
     def enter(self, fd: int) -> None:
-        """Take `fd` for somebody who waits while it is readable, and for whom somebody else waits. Raises `OSError`."""
+        """Add a descriptor that is readable when something other than a user has work. Raises `OSError`."""
         if self._others is not None:
             self._others.register(fd, select.EPOLLIN)
 
     def enter_loop(self, fd: int) -> None:
-        """Take `fd` for the loop's: readable when there is something to do that isn't a user's. Raises `OSError`."""
+        """Add the loop's descriptor, which is readable when there is work that is not a user's. Raises `OSError`."""
         self.enter_user(fd)
         self.loop = fd
 
     def enter_user(self, fd: int) -> None:
-        """Take `fd` for a user who waits while it is readable, as :meth:`wait` tells. Raises `OSError`."""
+        """Add a user's descriptor, which is readable when the user has work; see :meth:`wait`. Raises `OSError`."""
         self._users.register(fd, select.EPOLLIN)
 
     def leave(self, fd: int) -> None:
-        """Forget somebody whose descriptor is about to close."""
+        """Remove a descriptor that is about to be closed."""
         self.unfinished.pop(fd, None)
         for epoll in (self._users, self._others):
             if epoll is not None and not epoll.closed:
-                with contextlib.suppress(OSError):  # it goes with the descriptor then
+                with contextlib.suppress(OSError):  # closing the descriptor removes it in that case
                     epoll.unregister(fd)
 
     def fileno(self) -> int:
-        """Return the descriptor, owned by this object, that is readable when :meth:`wait` has something to tell."""
+        """Return a descriptor that is readable when :meth:`wait` has a result. This object owns it."""
         return self._users.fileno()
 
     def wait(self, seconds: float) -> dict[int, int]:
-        """Wait at most so long until a user waits for a turn; return those that do, each with some number."""
+        """Wait at most this long until a user has work. Return the descriptors of these users, each with a number."""
         unfinished = self.unfinished
         if not unfinished:
             return dict(self._users.poll(seconds, _MAX_EVENTS))
-        # Those who have had a turn and have more to do come after the others.
+        # Users that have had a turn and have more work come after the others.
         ready = self._users.poll(0, _MAX_EVENTS)
         return {**{fd: events for fd, events in ready if fd not in unfinished}, **unfinished}
 
     def rouse(self, fd: int) -> None:
-        """Note that a user has something to do, though `fd` isn't readable."""
+        """Record that a user has work, although `fd` is not readable."""
         if not self.unfinished:
             self.on_rouse()
         self.unfinished[fd] = 0
 
     def waits(self, fd: int) -> bool:
-        """Return whether the kernel knows of something to do for the user with this descriptor."""
+        """Return whether the kernel reports work for the user with this descriptor."""
         return any(waiting == fd for waiting, _ in self._users.poll(0, _MAX_EVENTS))
 
     def others_wait(self, fd: int) -> bool:
-        """Return whether anybody else than `fd` waits."""
+        """Return whether anything besides `fd` waits for a turn."""
         if self.unfinished and (len(self.unfinished) > 1 or fd not in self.unfinished):
             return True
         if any(waiting != fd for waiting, _ in self._users.poll(0, 2)):
@@ -125,12 +125,12 @@ class Queue:
 
 
 def raise_error(error: Exception) -> None:
-    """Raise an error, because nobody wants to be told of it."""
+    """Raise an error, because there is no other handler."""
     raise error
 
 
 class Turns:
-    """The channels of one user, and which of them have something to do."""
+    """The channels of one user, and their work."""
 
     def __init__(
         self,
@@ -138,46 +138,45 @@ class Turns:
         now: Callable[[], int] = time.monotonic_ns,
         failed: Callable[[Exception], None] = raise_error,
     ) -> None:
-        """Wait for no channel yet. `queue` tells who else waits, `now` returns the time in nanoseconds.
+        """Wait for no channel yet. `queue` has the other users, and `now` returns the time in nanoseconds.
 
-        `failed` is told of what went wrong and must not have.
-        Raises `OSError` if the process has no descriptor left.
+        `failed` is called with unexpected errors. Raises `OSError` if the process has no descriptor left.
         """
         self._failed = failed
-        #: Channels that the kernel reported in a row and that had nothing to receive and no room to send.
+        #: The number of consecutive reported channels with nothing to receive and no room to send.
         self._fruitless = 0
-        #: Who else waits.
+        #: The queue of all that wait for a turn.
         self.queue = queue
         self._now = now
-        #: When the present slice is over if anybody else waits, and in any case.
+        #: The end of the current slice if another user waits, and its end in any case.
         self._until = self._end = 0
         self._connections: dict[int, Connection] = {}
-        #: The events that a channel is waited for, where these are others than :data:`_READABLE`.
+        #: The events that a channel is waited for, if they are not :data:`_READABLE`.
         self._masks: dict[int, int] = {}
-        #: Connections that aren't read because a collection's attempt to allocate is under way.
+        #: Connections that are not read because of a collection's allocation attempt.
         self._held: set[Connection] = set()
-        #: Connections with answers that their channel has no room for.
+        #: Connections with queued responses for which their channel has no room.
         self._full: set[Connection] = set()
-        #: Connections with answers to send, in order.
+        #: Connections with responses to send, in order.
         self._to_flush: dict[Connection, None] = {}
-        #: What was asked for otherwise.
+        #: Other work.
         self._work: deque[tuple[Callable[[], object], bool]] = deque()
-        #: Serves channels; None while nothing has been served since the last one was interrupted.
+        #: The runner that serves channels; None if nothing has been served since the last one was interrupted.
         self._runner: Runner | None = None
-        #: Interrupted in the middle of something; those in `_paused` can go on.
+        #: Runners that were interrupted; those in `_paused` can continue.
         self._interrupted: set[Runner] = set()
         self._paused: deque[Runner] = deque()
         self._interrupted_is_next = False
-        #: Whether there are channels that the kernel hasn't been asked about; messages mostly wait in them already.
+        #: Whether there are channels that were not polled yet. They usually have messages already.
         self._has_new = False
         #: Whether the loop was reported among the channels.
         self.loop_is_ready = False
-        #: Whether the owner gives no turn for some time.
+        #: Whether the owner gives this user no turn for some time.
         self.rests = False
-        #: Channels that the kernel reported and that haven't been served since: descriptor and events.
+        #: Channels that the kernel reported and that were not served since: descriptor and events.
         self._ready: deque[tuple[int, int]] = deque()
         self._epoll = select.epoll()
-        #: As :meth:`fileno`.
+        #: The descriptor of :meth:`fileno`.
         self.fd = self._epoll.fileno()
         try:
             queue.enter_user(self.fd)
@@ -186,31 +185,31 @@ class Turns:
             raise
 
     def __bool__(self) -> bool:
-        """Return whether there is any channel, or anything to do."""
+        """Return whether there is any channel or any work."""
         return bool(self._connections or self._work or self._interrupted)
 
     def wait(self, seconds: float) -> bool:
-        """Wait at most so long for channels or, if that is watched, for the loop; return whether there is anything.
+        """Wait at most this long for channels and, if it is watched, for the loop. Return whether there is work.
 
-        For a user who is the only one: then the queue needn't be asked before.
+        For the only user: in that case the queue need not be polled before.
         """
         if not self._ready:
             self._ready.extend(self._epoll.poll(seconds, _MAX_EVENTS))
         return bool(self._ready)
 
     def watch_loop(self, *, watched: bool) -> None:
-        """Have the loop's descriptor reported among the channels, or not any more. Raises `OSError`."""
+        """Begin or stop to report the loop's descriptor among the channels. Raises `OSError`."""
         if watched:
             self._epoll.register(self.queue.loop, select.EPOLLIN)
         elif not self._epoll.closed:
             self._epoll.unregister(self.queue.loop)
 
     def fileno(self) -> int:
-        """Return the descriptor, owned by this object, that is readable when channels have something to do."""
+        """Return a descriptor that is readable when channels have work. This object owns it."""
         return self.fd
 
     def give_up(self) -> None:
-        """End what was interrupted."""
+        """End the interrupted work."""
         for runner in (*self._interrupted, *filter(None, [self._runner])):
             runner.end()
         self._interrupted.clear()
@@ -218,7 +217,7 @@ class Turns:
         self._runner = None
 
     def close(self) -> None:
-        """Give up, and stop waiting. The channels stay open. Idempotent."""
+        """End the interrupted work, and stop waiting. The channels stay open. Idempotent."""
         self.give_up()
         if not self._epoll.closed:
             self.queue.leave(self.fd)
@@ -229,37 +228,37 @@ class Turns:
         return list(self._connections.values())
 
     def in_turn(self, work: Callable[[], object], *, apart: bool = False) -> None:
-        """Call `work` in this user's next turn; `apart` says whether it is apart from the messages of channels."""
+        """Call `work` in this user's next turn. `apart`: it is not part of processing a channel's message."""
         self._work.append((work, apart))
         self._rouse()
 
-    # --- what connections ask for; see `channels.Reactor` ---------------------------------------------------------
+    # --- requests of connections; see `channels.Reactor` ----------------------------------------------------------
 
     def serve(self, connection: Connection) -> None:
-        """Read a new channel whenever it is readable. Raises `OSError` if it can't be waited for."""
+        """Read a new channel whenever it is readable. Raises `OSError` if it cannot be waited for."""
         fd = connection.fileno()
         self._epoll.register(fd, _READABLE)
         self._connections[fd] = connection
         self._has_new = True
 
     def flush(self, connection: Connection) -> None:
-        """Send the answers that wait in a connection, in this user's next turn and whenever there is room."""
+        """Send a connection's queued responses, in this user's next turn and whenever there is room."""
         if connection not in self._full:
             self._to_flush[connection] = None
             self._rouse()
 
     def hold(self, connection: Connection, holder: Holder) -> None:
-        """Don't read a channel until its holder is idle."""
+        """Do not read a channel until its holder is idle."""
         self._held.add(connection)
         self._update(connection)
         holder.when_idle(partial(self._resume, connection))
 
     def closing(self, connection: Connection) -> None:
-        """Forget a channel that is about to close."""
+        """Remove a channel that is about to close."""
         fd = connection.fileno()
         served = self._connections.pop(fd, None) is connection
         if served and self._masks.pop(fd, _READABLE) and not self._epoll.closed:
-            # A client may have a copy of the descriptor, and that would keep it registered.
+            # A client may have a duplicate of the descriptor, which would keep it registered.
             try:  # noqa: SIM105 # each channel closes here, and a block takes three calls
                 self._epoll.unregister(fd)
             except OSError:
@@ -273,7 +272,7 @@ class Turns:
     # --- serving --------------------------------------------------------------------------------------------------
 
     def take(self) -> bool:
-        """Serve this user for one slice. Returns False if nothing is left to do until the queue has it again."""
+        """Serve this user for one slice. Return False if nothing is left to do until the queue has it again."""
         now = self._now()
         self._until, self._end = now + SLICE_NS, now + MAX_SLICE_NS
         interrupted_first = self._paused and self._interrupted_is_next
@@ -294,7 +293,7 @@ class Turns:
         return more
 
     def _is_over(self) -> bool:
-        """Return whether the present slice is over."""
+        """Return whether the current slice is over."""
         now = self._now()
         if now < self._until:
             return False
@@ -304,10 +303,10 @@ class Turns:
         return True
 
     def _must_pause(self, runner: Runner) -> bool:
-        """Return whether a runner in the middle of something has to let others go on.
+        """Return whether a runner has to pause in the middle of its work.
 
-        While no other user waits, messages are not interrupted for those of the user's other channels: their order
-        would be lost. What is apart from messages, such as a snapshot, is.
+        While no other user waits, a message is not interrupted for messages on the user's other channels, because their
+        order would be lost. Work that is not part of processing a message, such as a snapshot, is interrupted.
         """
         if self._now() < self._until:
             return False
@@ -321,7 +320,7 @@ class Turns:
         try:
             runner.go_on()
         except Exception:
-            # Either the work ended with that, or there was no memory to go on with it.
+            # Either this ended the work, or there was no memory to continue it.
             if not runner.is_alive:
                 if runner is self._runner:
                     self._runner = None
@@ -337,14 +336,14 @@ class Turns:
                 self._paused.append(runner)
 
     def _serve(self, runner: Runner) -> None:
-        """Do what is to be done, one thing after the other, until this runner isn't needed any more."""
+        """Do all pending work, until this runner is no longer needed."""
         while True:
             if not self._ready:
                 self._has_new = False
                 self._ready.extend(self._epoll.poll(0, _MAX_EVENTS))
             while self._work or self._to_flush or self._ready:
                 self._serve_next()
-                if self._runner is not runner:  # it was interrupted in that
+                if self._runner is not runner:  # it was interrupted meanwhile
                     if self._runner is not None:
                         return
                     self._runner = runner
@@ -367,14 +366,14 @@ class Turns:
         else:
             fd, events = self._ready.popleft()
             connection = self._connections.get(fd)
-            if connection is not None:  # it hasn't closed meanwhile
+            if connection is not None:  # it has not closed meanwhile
                 self._serve_connection(connection, events)
             elif fd == self.queue.loop:
                 self.loop_is_ready = True
 
     @property
     def is_fruitless(self) -> bool:
-        """Whether the kernel goes on reporting channels in which there is nothing to do: then it's no use to ask."""
+        """Whether the kernel keeps reporting channels without actual events, so that polling is useless."""
         return self._fruitless >= _MAX_FRUITLESS
 
     def _do(self, work: Callable[[], object]) -> None:
@@ -400,7 +399,7 @@ class Turns:
             else:
                 self._update(connection)
         except Exception as error:
-            # A connection lets nothing out; should one do so wrongly, it ends alone.
+            # A connection raises nothing. If an error does escape, only this connection ends.
             self._failed(error)
             self._do(connection.close)
         if (
@@ -430,7 +429,7 @@ class Turns:
         self._update(connection)
 
     def _update(self, connection: Connection) -> None:
-        """Have the kernel report what a channel waits for."""
+        """Set the events of a channel that the kernel reports."""
         if connection.closed:
             return
         fd = connection.fileno()
@@ -442,7 +441,7 @@ class Turns:
             return
         try:
             if not wanted:
-                # Not even without events: a closed channel would be reported all the time.
+                # Even an empty mask would report a closed channel all the time.
                 self._epoll.unregister(fd)
             elif not before:
                 self._epoll.register(fd, wanted)
@@ -458,6 +457,6 @@ class Turns:
             self._masks[fd] = wanted
 
     def _rouse(self) -> None:
-        """Have the owner take a turn."""
+        """Request a turn from the owner."""
         if not self._epoll.closed:
             self.queue.rouse(self.fd)

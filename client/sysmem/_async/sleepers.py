@@ -77,7 +77,7 @@ class Sleepers:
         return True
 
     def _woken(self, turn: anyio.Event) -> None:
-        """See to what remains to be done when somebody has woken up. Idempotent."""
+        """Do what remains after a task has woken up. Idempotent."""
         turn.set()
         if self._closing:
             self.close()

@@ -291,7 +291,7 @@ def _answering(reach: Callable[[float | None], Allocator], retries: Retries) -> 
             left = retries.left()
             allocator = reach(left)
             if left == 0:
-                return allocator  # nobody can answer in no time
+                return allocator  # there is no time to wait for a response
             try:
                 # A listening socket may accept without a daemon. A call with koid 0, which no token has, proves that
                 # the daemon answers, and changes nothing.

@@ -1,6 +1,6 @@
-"""Tables to strict CBOR and back, derived from their declarations (`docs/spec/protocol.md`, "Message").
+"""Conversion between tables and strict CBOR, derived from the declarations (`docs/spec/protocol.md`, "Message").
 
-Each table's encoder and decoder is put together once from its members and then reused. Errors say where:
+Each table's encoder and decoder is built once from its members and then reused. Errors contain the place of the value:
 `$.image_format_constraints[1].min_size.width: 4294967296 doesn't fit 32 bits (0 to 4294967295)`.
 """
 

@@ -1,10 +1,10 @@
-"""What encoding and decoding have in common: answers, errors that say where, plain numbers."""
+"""The common parts of encoding and decoding: responses, errors with their place, plain numbers."""
 
 from __future__ import annotations
 
 from ..library import Enumeration, Integer, WireType
 
-#: The key of a fallible method's success, and of its error.
+#: The keys of the result and of the error in the response of a fallible method.
 SUCCESS = 1
 ERROR = 2
 
@@ -18,7 +18,7 @@ class Located(Exception):
         self.path = path
 
     def within(self, step: str) -> None:
-        """Note that the error's table or vector is itself at `step`."""
+        """Prepend `step`, the place of the error's table or vector in the one around it."""
         self.path = step + self.path
 
     def __str__(self) -> str:
@@ -26,19 +26,19 @@ class Located(Exception):
 
 
 class DecodeError(Located, ValueError):
-    """The body isn't what the method's table says; the channel it came on must close."""
+    """The body does not match the method's table. The channel that it arrived on must be closed."""
 
 
 class EncodeValueError(Located, ValueError):
-    """A value is outside what its field can carry. Nothing was sent."""
+    """A value is outside its field's range. Nothing was sent."""
 
 
 class EncodeTypeError(Located, TypeError):
-    """A value is of another type than its field. Nothing was sent."""
+    """A value has another type than its field. Nothing was sent."""
 
 
 def plain_range(wire: WireType) -> tuple[int, int]:
-    """Return which integers are themselves on the wire: none if the type isn't a number."""
+    """Return the range of integers that are encoded as themselves; an empty one if the type is not a number."""
     match wire:
         case Integer():
             return wire.minimum, wire.maximum

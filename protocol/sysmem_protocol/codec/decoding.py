@@ -1,4 +1,4 @@
-"""Bodies to tables."""
+"""Conversion of bodies to tables."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from ..strict import MAX_DEPTH, NotStrictError, examine, no_pause
 from ..sysmem2 import Error
 from .common import ERROR, SUCCESS, DecodeError, plain_range
 
-#: Bodies that were parsed are remembered up to this size, and so many of them: most messages say what others said
-#: before, such as the same constraints or where the descriptors are.
+#: The maximum size and number of remembered bodies. Most messages repeat earlier ones, such as the same constraints or
+#: the same positions of descriptors.
 _MAX_REMEMBERED_BYTES = 512
 _MOST_REMEMBERED = 256
 
@@ -107,8 +107,7 @@ class Decoder:
     def request(self, method: Method, body: bytes, handles: list[Handle]) -> Table | None:
         """Decode a method's request. Return None if the method has no request table.
 
-        Takes ownership of the handles. Those of known fields are in the table, and all others are closed. If it
-        raises
+        Takes ownership of the handles. Those of known fields are in the table, and all others are closed. If it raises
         :class:`DecodeError`, all handles are closed.
         """
         return self._payload(method.request, body, handles)
@@ -169,7 +168,7 @@ class Decoder:
         return result
 
     def _parse(self, body: bytes, count: int) -> Any:
-        """Return the value of a body that came with so many descriptors."""
+        """Return the value of a body that arrived with this many descriptors."""
         try:
             decodable, indices = examine(body, self._pause)
             if sorted(indices) != list(range(count)):

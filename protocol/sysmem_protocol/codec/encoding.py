@@ -1,4 +1,4 @@
-"""Tables to bodies."""
+"""Conversion of tables to bodies."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ from .common import ERROR, SUCCESS, EncodeTypeError, EncodeValueError, Located, 
 
 _MAX_BODY_BYTES = MAX_MESSAGE_BYTES - HEADER.size
 
-#: A value and the list of handles so far; the CBOR value.
+#: Takes a value and the list of handles so far. Returns the CBOR value.
 _Encode = Callable[[Any, list[Handle]], Any]
 _encoders: dict[type, _Encode] = {}
 
 
 def encode(table: Table) -> tuple[bytes, list[Handle]]:
-    """Return a table's body and the handles in it, which stay the table's.
+    """Return a table's body and its handles. The table keeps ownership of the handles.
 
-    Raises :class:`EncodeTypeError` or :class:`EncodeValueError`, the latter also for a table larger than a message.
+    Raises :class:`EncodeTypeError` or :class:`EncodeValueError`; the latter also if the table is larger than a message.
     """
     handles: list[Handle] = []
     return _dumps(_encoder_of(type(table))(table, handles)), handles
 
 
 def encode_response(method: Method, answer: Table | Error | None) -> tuple[bytes, list[Handle]]:
-    """Return the body of a method's answer and the handles in it, which stay the table's.
+    """Return the body of a method's response and its handles. The table keeps ownership of the handles.
 
-    `answer` is the response table, an error of a fallible method, or None where the method has nothing to say.
+    `answer` is the response table, an error of a fallible method, or None if the method returns nothing.
     """
     if method.fallible:
         handles: list[Handle] = []
@@ -155,7 +155,7 @@ def _integer_encoder(minimum: int, maximum: int, bits: int) -> _Encode:
 
 
 def _enumeration_encoder(wire: Enumeration) -> _Encode:
-    """Plain numbers and the enum's own members; those of other enums have other meanings."""
+    """Return an encoder for integers and the enum's own members. Members of other enums mean something else."""
     encode_integer = _integer_encoder(0, (1 << wire.bits) - 1, wire.bits)
 
     def encode_enumeration(value: Any, handles: list[Handle]) -> Any:

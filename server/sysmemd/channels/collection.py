@@ -1,4 +1,4 @@
-"""Collections as clients see them: constraints, and answers that bring buffers."""
+"""The servers of collections: constraints, and responses with buffers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WAIT = sysmem2.BufferCollection.wait_for_all_buffers_allocated
 
 
 class CollectionServer(NodeServer):
-    """One participant's view of a collection."""
+    """The server of one participant's collection."""
 
     interface = sysmem2.BufferCollection
 
@@ -72,7 +72,7 @@ class CollectionServer(NodeServer):
         return error
 
     def _explain_outcome(self) -> None:
-        """Tell the client why it gets an error, if it does."""
+        """Send the reason if the client gets an error."""
         attempt = self.node.collection.last_attempt
         if isinstance(self.node.outcome, Error) and attempt is not None:
             names = self._may_name_others()
@@ -92,19 +92,19 @@ class CollectionServer(NodeServer):
         self.node.attach_lifetime_tracking(event, request.buffers_remaining)
 
     def cannot_hand_out(self, error: Exception) -> None:
-        """Say that this client's buffers exist, but that there are no descriptors for it."""
+        """Log that this client's buffers exist, but there are no descriptors for it."""
         self._service.log.error("buffers can't be handed out", reason=str(error), **self.about())
         self.connection.explain_next(Error.NO_MEMORY, f"buffers can't be handed out: {error}")
 
 
 class BuffersAnswer:
-    """What a wait is answered with: a participant's own descriptors to every buffer, or the error.
+    """The response to a wait: a participant's own descriptors for every buffer, or the error.
 
-    As long as it isn't sent it is as good as the strong handles that it brings: the buffers stay, whoever leaves.
+    Until it is sent, it counts as the strong handles in it: the buffers stay, whichever participants leave.
     """
 
     def __init__(self, server: CollectionServer) -> None:
-        """An answer to this collection's client, whose node has its outcome."""
+        """Create the response for a collection's client. Its node must have its outcome."""
         self._server = server
         self._outcome = outcome = server.node.outcome
         self._redeem: Callable[[], None] | None = None
@@ -171,4 +171,4 @@ class BuffersAnswer:
 
 
 def _buffers_of(outcome: Allocated) -> Buffers:
-    return cast("Buffers", outcome.buffers)  # the tree only knows what it needs of them
+    return cast("Buffers", outcome.buffers)  # the tree's type has only the methods that it needs

@@ -1,4 +1,4 @@
-"""Proofs of nodes, which clients get and give back: the descriptors of `GetNodeRef`."""
+"""Node refs: the objects that identify nodes, for `GetNodeRef` and `IsAlternateFor`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ..quota import Kind
 from ..tree import Node
 from ..users import Account, Charge
 
-#: Which object a descriptor refers to.
+#: The identity of a descriptor's object.
 _Identity = tuple[int, int]
 
 
 class NodeRefs:
-    """Proofs of nodes: for each node that was asked for one an unforgeable object, the read end of a pipe."""
+    """Node refs: an unforgeable object, the read end of a pipe, for each node whose ref was requested."""
 
     def __init__(self) -> None:
         self._nodes: dict[_Identity, Node] = {}
 
     def of(self, node: Node, account: Account) -> Handle:
-        """Return a node's ref, a descriptor to give to a client. A node has one ref for life, through bind and release.
+        """Return a node's ref, a descriptor to send to a client. A node has one ref for life, through bind and release.
 
-        Raises `OSError` when the daemon has no descriptor left, :class:`.Exceeded` when `account` can't have one.
+        Raises `OSError` if the daemon has no descriptor left, and :class:`.Exceeded` if `account` is over its quota.
         """
         if node.ref is None:
             charge = account.charge(Kind.DESCRIPTORS)
@@ -39,17 +39,17 @@ class NodeRefs:
         return cast("_Ref", node.ref).handle.duplicate()
 
     def node(self, handle: Handle) -> Node | None:
-        """Return the node that a ref proves; None for any other object, and for a node that has left the tree."""
+        """Return the node of a ref; None for any other object, and for a node that has left the tree."""
         return self._nodes.get(_identity(handle.fileno()))
 
 
 class _Ref:
-    """What the tree keeps for a node and closes when that leaves."""
+    """An object that the tree keeps for a node, and closes when the node leaves."""
 
     def __init__(
         self, handle: Handle, node: Node, nodes: dict[_Identity, Node], charge: Charge
     ) -> None:
-        """Take over `handle` and `charge`, also when this raises (`OSError`), and be found in `nodes`."""
+        """Take ownership of `handle` and `charge`, even if this raises `OSError`. Register the node in `nodes`."""
         self.handle = handle
         self._nodes = nodes
         self._charge = charge
@@ -69,7 +69,7 @@ class _Ref:
 
 
 def is_event(handle: Handle) -> bool:
-    """Return whether a descriptor is of the type of a node_ref, or an eventfd."""
+    """Return whether a descriptor has the type of a node_ref, or is an eventfd."""
     fd = handle.fileno()
     return (
         stat.S_ISFIFO(status(fd).mode)

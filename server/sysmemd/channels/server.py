@@ -1,4 +1,4 @@
-"""What serves a connection."""
+"""The server of a connection, as the connection uses it."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from ..quota import Exceeded
 
 
 class Server(Protocol):
-    """What serves a connection: a method for each of its interface's, named alike, and these.
+    """The server of a connection. It has a method for each of its interface's, with the same name, and these.
 
-    A method takes its request table, or nothing, and returns its answer: a table, None, an `Error`, or a
-    :class:`.Deferred` that is answered later. It owns no handle that it doesn't take. It may raise :class:`Failed`, and
-    :class:`Refused` or the tree's :class:`Misuse`, which mean the same.
+    A method takes its request table, or nothing, and returns its response: a table, None, an `Error`, or a
+    :class:`.Deferred` that is answered later. It only owns the handles that it takes. It may raise :class:`Failed`, and
+    :class:`Refused` or the tree's :class:`Misuse`, which are equivalent.
     """
 
     interface: ClassVar[type[Interface]]
 
     def about(self) -> dict[str, Any]:
-        """Fields for log lines: which channel this is, and who its client says it is."""
+        """Return fields for log entries: the channel, and its client's name."""
 
     def held_by(self) -> Holder | None:
-        """Return what has to be over before anything more is processed, be it a message or the client's close."""
+        """Return the collection whose attempt must finish before this channel may process a message or its close."""
 
     def changed_by(self) -> Holder | None:
-        """Return what has to be over before anybody may do anything to what this serves."""
+        """Return the collection whose change must finish before anything may be done with the served object."""
 
     def expect_message(self) -> None:
-        """Raise :class:`Refused` when no message at all may come any more."""
+        """Raise :class:`Refused` if no further message is allowed."""
 
     def refuse(self, reason: str) -> None:
-        """A rule was broken: end the channel and what depends on it."""
+        """End the channel and everything that depends on it, because a rule was broken."""
 
     def failed(self, reason: str) -> None:
-        """The daemon can't serve the channel: end it and what depends on it."""
+        """End the channel and everything that depends on it, because the daemon cannot serve it."""
 
     def exceeded(self, error: Exceeded) -> None:
-        """The user has as much as it may have, which is logged already: end what depends on what was asked for."""
+        """End everything that depends on the request. The user is over its quota, which is already logged."""
 
     def peer_closed(self) -> None:
-        """The client's end is closed and everything that it sent was processed."""
+        """Handle the close of the client's end. Everything that it sent was processed."""
 
 
 class Nobody:
-    """The server of a connection that is closed."""
+    """The server of a closed connection. It does nothing."""
 
     interface: ClassVar[type[Interface]] = Interface
 
@@ -54,24 +54,24 @@ class Nobody:
         return {"channel": "", "client_name": "", "client_id": 0}
 
     def held_by(self) -> None:
-        """Nobody holds what is closed."""
+        """Return None: nothing holds a closed connection."""
 
     changed_by = held_by
 
     def expect_message(self) -> None:
-        """No message comes."""
+        """Do nothing: no message arrives."""
 
     def refuse(self, reason: str) -> None:
-        """What is closed ends no more."""
+        """Do nothing: the connection is closed."""
 
     def failed(self, reason: str) -> None:
-        """What is closed ends no more."""
+        """Do nothing: the connection is closed."""
 
     def exceeded(self, error: Exceeded) -> None:
-        """What is closed ends no more."""
+        """Do nothing: the connection is closed."""
 
     def peer_closed(self) -> None:
-        """What is closed ends no more."""
+        """Do nothing: the connection is closed."""
 
 
 NOBODY = Nobody()

@@ -1,4 +1,4 @@
-"""What inspectors and scrapers of metrics share: the jobs under way, and the collections that ended last."""
+"""The state that inspectors and metrics share: running jobs, and the last ended collections."""
 
 from __future__ import annotations
 

@@ -324,7 +324,7 @@ class CollectionData(ABC):
         self.failure: Failure | None = None
         #: Told that the root fails, before any client is.
         self.on_failure: Callable[[CollectionData], None] = lambda _: None
-        #: Whether an attempt or a change is under way. Until it is over nobody may say anything to a node.
+        #: Whether an attempt or a change is in progress. No message to a node may be processed meanwhile.
         self.busy = False
         #: Whether the tree is being changed. Nothing else may be done with it meanwhile.
         self.is_changing = False
