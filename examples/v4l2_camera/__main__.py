@@ -51,6 +51,7 @@ def main() -> int:
                 directory = str(stack.enter_context(sysmemd()).runtime_dir)
             run(arguments, camera, directory)
     except (
+        OSError,
         CameraError,
         sysmem.DaemonUnavailableError,
         sysmem.PeerClosedError,

@@ -153,7 +153,7 @@ class Camera:
         for index in range(1 << 16):
             request = bytearray(_FMTDESC.pack(index, self._type, 0, b"", 0))
             try:
-                fcntl.ioctl(self._fd, _ENUM_FMT, request)
+                self._call(_ENUM_FMT, request)
             except OSError as error:
                 if error.errno == errno.EINVAL:
                     return
@@ -180,7 +180,7 @@ class Camera:
             row = rows[0] if rows else 0
             packed = _FORMAT.pack(*asked, row, 0, 0, _PRIV_MAGIC, 0, 0, 0, 0)
         request = bytearray(packed)
-        fcntl.ioctl(self._fd, _S_FMT if keep else _TRY_FMT, request)
+        self._call(_S_FMT if keep else _TRY_FMT, request)
         if self.multi_planar:
             _, width, height, fourcc, _, color, planes, count, _, _, quantization, xfer = (
                 _FORMAT_MPLANE.unpack(request)
@@ -199,7 +199,7 @@ class Camera:
     def request_buffers(self, count: int, memory: int) -> int:
         """Have the driver know that many buffers, and return how many it takes; 0 lets go of all."""
         request = bytearray(_REQUEST.pack(count, self._type, memory))
-        fcntl.ioctl(self._fd, _REQBUFS, request)
+        self._call(_REQBUFS, request)
         granted: int = _REQUEST.unpack(request)[0]
         return granted
 
@@ -226,7 +226,16 @@ class Camera:
 
     def stream(self, on: bool) -> None:
         """Begin or end to capture; the end gives all queued buffers back."""
-        fcntl.ioctl(self._fd, _STREAMON if on else _STREAMOFF, struct.pack("=i", self._type))
+        self._call(_STREAMON if on else _STREAMOFF, struct.pack("=i", self._type))
+
+    def _call(self, number: int, request: bytearray | bytes) -> None:
+        try:
+            fcntl.ioctl(self._fd, number, request)
+        except OSError as error:
+            hint = {errno.EBUSY: "another program uses it", errno.ENODEV: "it was unplugged"}
+            if error.errno not in hint:
+                raise
+            raise CameraError(f"{self.name}: {hint[error.errno]}") from error
 
     def _exchange(
         self, number: int, index: int, memory: int, dma_bufs: Sequence[tuple[int, int]] = ()
@@ -238,7 +247,7 @@ class Camera:
         )
         about = (ctypes.addressof(planes), len(pieces)) if self.multi_planar else pieces[0]
         request = bytearray(_BUFFER.pack(index, self._type, 0, 0, 0, memory, *about))
-        fcntl.ioctl(self._fd, number, request)
+        self._call(number, request)
         index, _, filled, flags, _, _, where, length = _BUFFER.unpack(request)
         if not self.multi_planar:
             return index, [_Plane(filled, length, where, 0)], flags

@@ -73,6 +73,7 @@ class Driver:
         self._row = 0 if fourcc == b"MJPG" else WIDTH * 2 + 32
         self._frames = iter(frames)
         self.damaged: set[int] = set()  # numbers of frames
+        self.errors: dict[int, int] = {}  # of which calls
         self._number = itertools.count()
         self._queued: list[int] = []
 
@@ -85,6 +86,8 @@ class Driver:
         v4l2 = self.v4l2
         if fd != self.fd:
             return self._ioctl(fd, number, request)
+        if number in self.errors:
+            raise OSError(self.errors[number], os.strerror(self.errors[number]))
         if number == v4l2._QUERYCAP:
             return v4l2._CAPABILITY.pack(b"fake", b"Fake", b"", 0, self.capabilities, 0)
         if number == v4l2._ENUM_FMT:
@@ -155,6 +158,30 @@ def test_a_camera_without_a_format_that_can_be_used_names_its_formats(
         for only in (None, "NV12"):
             with pytest.raises(modules["v4l2"].CameraError, match=f"BA81; {only or 'none of'}"):
                 modules["needs"].offers(camera, WIDTH, HEIGHT, only)
+
+
+@pytest.mark.parametrize(
+    ("number", "call", "method", "told"),
+    [
+        (errno.EBUSY, "_REQBUFS", "request_buffers", "another program uses it"),
+        (errno.ENODEV, "_QBUF", "queue", "it was unplugged"),
+    ],
+)
+def test_a_camera_that_is_in_use_or_gone_is_named_with_the_reason(
+    modules: dict[str, ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    call: str,
+    method: str,
+    told: str,
+) -> None:
+    v4l2, driver = modules["v4l2"], Driver(modules, b"MJPG", [])
+    driver.errors[getattr(v4l2, call)] = number
+    with (
+        closing(plug_in(driver, monkeypatch)) as camera,
+        pytest.raises(v4l2.CameraError, match=rf"Fake \(fake\): {told}"),
+    ):
+        getattr(camera, method)(0, v4l2.MMAP)
 
 
 def picture(color: tuple[int, int, int]) -> Image.Image:
