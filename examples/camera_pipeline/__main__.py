@@ -2,10 +2,10 @@
 
     python examples/camera_pipeline [--video FILE | --image FILE] [--out DIR] [--runtime-dir DIR]
 
-This is the initiator: it makes a token for each of three processes and connects them, listens to what they tell, checks
-it, and in the end kills one to see the others notice. What a participant does with its token is in camera.py,
-encoder.py and display.py, best read next. What remains is a video file that came through the buffers, a contact sheet
-and a page that shows both. The exit status is 0 only when everything was as it should be.
+This is the initiator. It makes a token for each of three processes, connects them, and checks the messages that they
+send. In the end it kills one process and sees whether the others notice. camera.py, encoder.py and display.py show
+what a participant does with its token; read them next. The run leaves a video file that came through the buffers, a
+contact sheet, and a page that shows both. The exit status is 0 only if everything was as it should be.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 class Story:
-    """What happens, told while it happens."""
+    """The run of the example. It prints what happens."""
 
     def __init__(self, arguments: Arguments, directory: str, pictures: Path) -> None:
         self.arguments = arguments
@@ -65,7 +65,7 @@ class Story:
         self.psnr: list[float] = []
 
     def run(self) -> None:
-        """Raises `FailedError` when it is another story."""
+        """Run the example. Raises `FailedError` if something isn't as it should be."""
         video = self.video()
         encoded, written = self.arguments.out / "encoded.mp4", self.pictures / "written.nv12"
         with contextlib.ExitStack() as stack:
@@ -97,7 +97,7 @@ class Story:
             self.show(display, columns, sent, count)
 
     def video(self) -> Path:
-        """What the camera plays."""
+        """Return the video that the camera plays."""
         if self.arguments.video is not None:
             return self.arguments.video
         assert self.arguments.image is not None
@@ -110,7 +110,8 @@ class Story:
     ) -> tuple[blocking.BufferCollection, list[Participant]]:
         """Start a collection and three processes. Each has a token; the camera has a connection to both others.
 
-        Returned is the initiator's own place in the collection, too.
+        Returns:
+            The initiator's own place in the collection, and the processes.
         """
         keep = ["--pictures", str(self.pictures), "--keep", *map(str, SHOWN)]
         with (
@@ -119,7 +120,7 @@ class Story:
             contextlib.ExitStack() as given,
         ):
             root.set_name(1, "camera_pipeline")
-            # The camera may do with the buffers what its usage says, the others may never write, whatever theirs says.
+            # The camera gets the rights that its usage needs. The others may never write, whatever their usage is.
             read_only = sysmem.Rights.READ | sysmem.Rights.MAP
             tokens = root.duplicate_sync([sysmem.Rights.SAME_RIGHTS, read_only, read_only])
             ends = [end for _ in range(2) for end in frames.pair()]
@@ -138,7 +139,7 @@ class Story:
                 stack.enter_context(started(name, self.directory, token, theirs, *options))
                 for token, (name, (theirs, options)) in zip(tokens, scripts.items(), strict=True)
             ]
-            # The initiator doesn't use buffers, so it has no constraints. It stays to see how things go.
+            # The initiator doesn't use buffers, so it has no constraints. It stays to see when the collection fails.
             collection = stack.enter_context(allocator.bind_shared_collection(root))
             collection.set_constraints()
         return collection, participants
@@ -166,7 +167,7 @@ class Story:
         collection: blocking.BufferCollection,
         survivors: list[Participant],
     ) -> None:
-        """Kill the encoder, and see the others notice."""
+        """Kill the encoder, and check that the others notice."""
         killed_at = time.monotonic_ns()
         encoder.process.kill()
         if not collection.wait_closed(PATIENCE):
@@ -218,7 +219,7 @@ class Story:
         return Picture(self.pictures / f"{number}.png", caption, "as written")
 
     def decoded(self, number: int) -> Path:
-        """Where a picture of a frame of the file is."""
+        """Return the path of the picture of a decoded frame of the file."""
         return self.pictures / f"decoded-{number}.png"
 
     def tell(self, what: str, text: str) -> None:
@@ -230,13 +231,13 @@ class Story:
 
 
 def streamed(encoder: Participant, display: Participant) -> bool:
-    """Whether the file is written and the display has seen as many frames; tells how far they are."""
+    """Return whether the file is written and the display has seen as many frames. Shows the progress."""
     progress(f"{len(encoder.seen)} of {clip.FRAMES} frames …")
     return bool(encoder.encoded) and len(display.seen) >= len(encoder.seen)
 
 
 def agreement(participants: list[Participant]) -> dict[str, report.Column]:
-    """The columns of the table. Raises `FailedError` unless all got the same settings and the same memory."""
+    """Return the columns of the table. Raises `FailedError` unless all got the same settings and the same memory."""
     first = participants[0].got
     for participant in participants:
         for what in ("negotiated", "inodes"):
@@ -259,7 +260,7 @@ def check_frames(count: int, *readers: Participant) -> None:
 
 
 def progress(text: str | None) -> None:
-    """Show what is going on, on a terminal only; None takes it away."""
+    """Show the progress, on a terminal only. None removes it."""
     if sys.stdout.isatty():
         print(f"\r\x1b[K{text or ''}", end="", flush=True)
 

@@ -1,4 +1,4 @@
-"""The command line of the example, and the photograph that is taken when nothing is named."""
+"""The command line of the example, and the default photograph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 
 class UnusableError(Exception):
-    """The command line asks for something that can't be done."""
+    """The command line asks for something impossible."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def parse_arguments() -> Arguments:
 def default_photograph() -> Path:
     """A portrait of Rear Admiral Grace Hopper (James S. Davis, 1984, public domain), which matplotlib ships.
 
-    Found without importing matplotlib, of which nothing else is needed.
+    The file is found without importing matplotlib, because nothing else of it is needed.
     """
     found = importlib.util.find_spec("matplotlib")
     if found is None or found.origin is None:

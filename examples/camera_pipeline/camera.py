@@ -18,7 +18,7 @@ from sysmem import blocking
 from sysmem.blocking.frames import FrameSender
 from talk import participants_arguments, participate, tell
 
-# What this participant needs of the buffers. It has never heard of the other ones and of what they need.
+# What this participant needs of the buffers. It doesn't know the other participants or what they need.
 NEEDS = sysmem.BufferCollectionConstraints(
     usage=sysmem.BufferUsage(
         cpu=sysmem.CpuUsage.WRITE_OFTEN,
@@ -50,11 +50,11 @@ NEEDS = sysmem.BufferCollectionConstraints(
 def main() -> None:
     parser = participants_arguments()
     parser.add_argument("--video", type=Path, required=True)
-    parser.add_argument("--written", type=Path, required=True, help="where to note what it wrote")
+    parser.add_argument("--written", type=Path, required=True, help="file for a copy of all frames")
     arguments = parser.parse_args()
 
     with ExitStack() as stack:
-        # Turn in the token that the initiator made for us. What came of it stays when the allocator is closed.
+        # Turn in the token that the initiator made for us. The collection stays when the allocator is closed.
         with blocking.connect(name="camera") as allocator:
             token = blocking.BufferCollectionToken.from_fd(arguments.token)
             collection = stack.enter_context(allocator.bind_shared_collection(token))

@@ -1,4 +1,4 @@
-"""The video that the camera plays: a file, a device, or one that is made of a photograph, panned and zoomed."""
+"""The video that the camera plays: a file, a device, or a clip that pans and zooms over a photograph."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def encoder(container: OutputContainer) -> av.VideoStream:
 
 
 def render(photograph: Path, file: Path) -> None:
-    """Make a clip of a photograph, with each frame's number on it, so that no two are the same."""
+    """Make a clip of a photograph. Each frame shows its number, so that no two frames are the same."""
     with Image.open(photograph) as opened:
         picture = ImageOps.exif_transpose(opened).convert("RGB")
     with av.open(str(file), "w") as container:
@@ -65,7 +65,7 @@ def render(photograph: Path, file: Path) -> None:
 
 
 def in_view(photograph: Image.Image, number: int) -> tuple[float, float, float, float]:
-    """Which part of the photograph is seen in a frame: left, upper, right, lower."""
+    """Return the part of the photograph that a frame shows: left, upper, right, lower."""
     swing = (1 - math.cos(number * math.pi / 24)) / 2  # 0 to 1 and back in 48 frames
     zoom = 1 - 0.5 * swing
     width = min(photograph.width, photograph.height * WIDTH / HEIGHT) * zoom
@@ -76,7 +76,7 @@ def in_view(photograph: Image.Image, number: int) -> tuple[float, float, float, 
 
 
 def take_frame(photograph: Image.Image, number: int) -> Image.Image:
-    """What is seen in a frame, with its number."""
+    """Return the picture of a frame, with its number."""
     size = (WIDTH, HEIGHT)
     frame = photograph.resize(size, Image.Resampling.BILINEAR, box=in_view(photograph, number))
     draw = ImageDraw.Draw(frame)

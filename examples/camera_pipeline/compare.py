@@ -1,4 +1,4 @@
-"""The encoded file against what the camera wrote."""
+"""Compare the encoded file with the frames that the camera wrote."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from PIL import Image
 
 import clip
 
-#: Decibels from which on a copy is called good.
+#: A copy is good if it is at least this many decibels from the original.
 GOOD = 30.0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How alike the frames are, in decibels, by their number."""
+    """How similar the frames are, in decibels (PSNR), in the order of the frames."""
 
     psnr: list[float]
 

@@ -20,7 +20,7 @@ PAPER, INK, FAINT, GOOD, LINE = "#14171c", "#f2f2f2", "#98a1ae", "#5fd38d", "#3a
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, and what is said below it: on the left, and on the right."""
+    """A picture, and the texts below it on the left and on the right."""
 
     file: Path
     caption: str
@@ -28,7 +28,7 @@ class Picture:
 
 
 def place(number: int) -> tuple[int, int, int, int]:
-    """Where on the sheet a thumbnail is, those of the display first: left, upper, right, lower."""
+    """Return the place of a thumbnail on the sheet: left, upper, right, lower. Those of the display come first."""
     row, column = divmod(number, COLUMNS)
     left = MARGIN + column * (THUMBNAIL[0] + GAP)
     # The file's row, the third, comes after a heading of its own.

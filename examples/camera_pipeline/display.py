@@ -1,6 +1,6 @@
 """The display: a process that reads frames where the camera wrote them, and shows them in RGB.
 
-Run by the initiator (`__main__.py`), not by hand. What it showed is left as pictures for the contact sheet.
+The initiator (`__main__.py`) runs it. It leaves pictures of what it showed for the contact sheet.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def main() -> None:
 
         collection.wait_closed()
         noticed = time.monotonic_ns()
-        # The collection is gone, the memory isn't: it lives as long as somebody has it open or mapped. And the camera
-        # has never got back the buffer on our screen, so there is no other picture in it.
+        # The collection is gone, but memory lives as long as somebody has it open or mapped. The camera never got the
+        # buffer on our screen back, so its picture must be the same.
         intact = False
         if shown is not None:
             intact = digest_of(shown) == shown.metadata["sha256"]
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def digest_of(frame: Frame) -> str:
-    """The SHA-256 of what is in a frame's buffer now."""
+    """Return the SHA-256 of what is in a frame's buffer now."""
     return hashlib.sha256(frame.buffer.mapping()[: frame.size]).hexdigest()
 
 

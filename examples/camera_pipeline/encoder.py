@@ -1,6 +1,6 @@
 """The encoder: a process that compresses frames where the camera wrote them, into an MP4 file.
 
-Run by the initiator (`__main__.py`), which kills it in the end.
+The initiator (`__main__.py`) runs it, and kills it in the end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NEEDS = sysmem.BufferCollectionConstraints(
     ),
     # The frame that is being compressed, and the next one.
     min_buffer_count_for_camping=2,
-    # One more, wherever it is, hides that some frames take longer than others.
+    # One more buffer for all makes up for frames that take longer than others.
     min_buffer_count_for_shared_slack=1,
     image_format_constraints=[
         sysmem.ImageFormatConstraints(

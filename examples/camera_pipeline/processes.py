@@ -1,4 +1,4 @@
-"""The processes of the example: participants, what they tell, and a daemon of the example's own."""
+"""The processes of the example: the participants, their messages, and the example's own daemon."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FailedError(Exception):
 
 @dataclass
 class Participant:
-    """One of the processes, and what it has told so far."""
+    """One of the processes, and the messages that it has sent so far."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -40,12 +40,12 @@ class Participant:
     noticed: Message = field(default_factory=dict)
 
     def fileno(self) -> int:
-        """The descriptor of what it tells, so that `select` takes a Participant as it is."""
+        """The descriptor of its messages, so that `select` takes a Participant."""
         assert self.process.stdout is not None
         return self.process.stdout.fileno()
 
     def receive(self) -> None:
-        """Note down the next message."""
+        """Read and store the next message."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -65,9 +65,11 @@ class Participant:
 
 
 def listen(participants: Sequence[Participant], until: Callable[[], bool]) -> None:
-    """Note down what they tell. Raises `FailedError` when nobody tells anything for a long time."""
+    """Read messages until a condition holds. Raises `FailedError` if no message comes for a long time."""
     while not until():
-        talking = [p for p in participants if not p.noticed]  # that is their last message
+        talking = [
+            p for p in participants if not p.noticed
+        ]  # "noticed" is a participant's last message
         if not talking:
             raise FailedError("everybody saw the collection fail, too early")
         readable, _, _ = select.select(talking, [], [], PATIENCE)
@@ -85,7 +87,7 @@ def started(
     ends: Sequence[socket.socket],
     *options: str,
 ) -> Iterator[Participant]:
-    """Run a participant's script, which inherits its token and its ends of streams; it is gone after the with-block."""
+    """Run a participant's script, which inherits its token and its ends of streams. The with-block's end kills it."""
     inherited = [token.fileno(), *(end.fileno() for end in ends)]
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(
@@ -96,9 +98,9 @@ def started(
                 ],
                 pass_fds=inherited,
                 stdout=subprocess.PIPE,
-                bufsize=0,  # a line that is read early, into a buffer, is one that `select` doesn't tell of
+                bufsize=0,  # `select` doesn't see lines that were already read into a buffer
                 env={**os.environ, "SYSMEM_RUNTIME_DIR": directory},
-                process_group=0,  # an interrupt from the keyboard is for the initiator only
+                process_group=0,  # Ctrl-C interrupts the initiator only
             )
         )
         stack.callback(process.kill)
@@ -107,7 +109,7 @@ def started(
 
 @contextlib.contextmanager
 def own_daemon(out: Path) -> Iterator[str]:
-    """A daemon for this run alone, in a directory of its own; its log is left in `out`."""
+    """Run a daemon for this run alone, in its own directory. Its log stays in `out`."""
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="sysmem-"))
         log = stack.enter_context((out / "sysmemd.log").open("wb"))

@@ -1,4 +1,4 @@
-"""The table of what each participant asked for and what came out, in words and numbers."""
+"""The table of what each participant asked for, and of what was negotiated."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import sysmem
 
-#: What one participant asked for, or what came out: text of the table's cells, one line an item.
+#: One column of the table: the lines of each cell, by the name of the row.
 Column = dict[str, list[str]]
 
-#: The names of the rows; in parentheses, how the daemon combines what the participants ask for.
+#: The names of the rows. The words in parentheses say how the daemon combines the participants' values.
 ROWS = (
     "usage",
     "pixel format",
@@ -31,7 +31,7 @@ ROWS = (
 
 
 def asked(needs: sysmem.BufferCollectionConstraints) -> Column:
-    """What a participant asks for."""
+    """Return the column of what a participant asks for."""
     column: Column = {
         "usage": _usage(needs.usage),
         "held buffers (sum)": [str(needs.min_buffer_count_for_camping or "")],
@@ -53,9 +53,9 @@ def asked(needs: sysmem.BufferCollectionConstraints) -> Column:
 
 
 def got(info: sysmem.BufferCollectionInfo) -> dict[str, Any]:
-    """What a participant was given: what came out for all, what is its own, and which memory it is.
+    """Return what a participant got: the settings of all, its own column, and the inodes of its buffers.
 
-    Two descriptors are of the same memory iff their inodes are equal, in whichever process each is.
+    Two descriptors, even in different processes, are of the same memory if and only if their inodes are equal.
     """
     vmos = [buffer.vmo for buffer in info.buffers if buffer.vmo]
     inodes = [os.fstat(vmo.fileno()).st_ino for vmo in vmos]
@@ -67,10 +67,10 @@ def got(info: sysmem.BufferCollectionInfo) -> dict[str, Any]:
 
 
 def negotiated(info: sysmem.BufferCollectionInfo) -> Column:
-    """What came out, the same for everybody."""
+    """Return the column of what was negotiated. It is the same for all participants."""
     memory, constraints = info.settings.buffer_settings, info.settings.image_format_constraints
     assert constraints is not None
-    # The image follows from the settings, which are everybody's: so everybody comes to the same.
+    # The image follows from the settings. All participants have the same settings, and so the same image.
     image = info.image
     return {
         "pixel format": [image.pixel_format.name],
@@ -86,7 +86,7 @@ def negotiated(info: sysmem.BufferCollectionInfo) -> Column:
 
 
 def table(columns: Mapping[str, Column]) -> list[str]:
-    """The lines of the table; the last column is what came out."""
+    """Return the lines of the table. The last column is what was negotiated."""
     titles = ["", *columns]
     rows = [[[name], *(column.get(name, []) for column in columns.values())] for name in ROWS]
     widths = [

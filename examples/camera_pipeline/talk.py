@@ -1,7 +1,6 @@
-"""What participants tell the initiator: one JSON object a line, on their standard output.
+"""The participants' messages to the initiator: one JSON object a line, on their standard output.
 
-It is this example's own. Frames don't go this way (`sysmem.frames` carries them), and neither do tokens, which the
-participants inherit.
+Only this example has them. `sysmem.frames` carries the frames, and the participants inherit their tokens.
 """
 
 from __future__ import annotations
@@ -17,16 +16,14 @@ from sysmem.frames import EndOfStreamError
 
 
 def tell(kind: str, **values: Any) -> None:
-    """Tell the initiator something."""
+    """Send a message to the initiator."""
     print(json.dumps({"kind": kind, **values}), flush=True)
 
 
 def participants_arguments() -> argparse.ArgumentParser:
     """The options that every participant has."""
     parser = argparse.ArgumentParser()
-    parser.add_argument(
-        "--token", type=int, required=True, help="descriptor of its place in the collection"
-    )
+    parser.add_argument("--token", type=int, required=True, help="descriptor of its token")
     parser.add_argument(
         "--frames", type=int, nargs="+", required=True, help="descriptors that frames go through"
     )
@@ -34,7 +31,7 @@ def participants_arguments() -> argparse.ArgumentParser:
 
 
 def participate(main: Callable[[], None]) -> None:
-    """Run a participant, which ends with a line and status 1 if its collection or the initiator ends before it does."""
+    """Run a participant. If its collection or the initiator ends early, it prints one line and exits with status 1."""
     try:
         main()
     except (

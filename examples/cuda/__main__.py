@@ -2,7 +2,8 @@
 
     python examples/cuda [--runtime-dir DIR]
 
-It needs an NVIDIA GPU and PyTorch with CUDA (`pip install torch`). Without them it says so, and ends with status 0.
+It needs an NVIDIA GPU and PyTorch with CUDA (`pip install torch`). Without them it prints what is missing, and exits
+with status 0.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--runtime-dir", help="of a running daemon; by default one of its own")
     arguments = parser.parse_args()
     try:
-        import sysmem.gst  # noqa: F401  # so that what is missing is told here
+        import sysmem.gst  # noqa: F401  # here, so that the error says what is missing
     except ImportError as error:
         print(f"skipped: {error}")
         return 0
