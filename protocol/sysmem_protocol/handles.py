@@ -130,7 +130,11 @@ class Handle(Owner):
 
         Raises `OSError` if the process has no descriptor left.
         """
-        return type(self)(owned(fcntl.fcntl, self.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
+        try:
+            return type(self)(owned(fcntl.fcntl, self.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
+        except OSError:
+            self.fileno()  # a signal's handler, or another thread, may have closed it meanwhile
+            raise
 
     def close(self) -> None:
         """Close the descriptor. Idempotent."""

@@ -5,7 +5,9 @@ A way is a face of the client, what interrupts it, and where:
 - `blocking`: a KeyboardInterrupt at every place of our code (:mod:`.places`);
 - `trio`, `asyncio`: the same in tasks. Real signals, which trio holds back where it is not to be interrupted itself;
 - `trio-pending`: SIGINT just before, or after, each step of a task; trio raises it at the next checkpoint;
-- `trio-cancelled`, `asyncio-cancelled`: a cancellation there.
+- `trio-cancelled`, `asyncio-cancelled`: a cancellation there;
+- `blocking-closing`, `blocking-releasing`, `trio-closing`, `asyncio-closing`: a handler at every place that closes or
+  releases the node or event on which the call is made.
 
 After each interrupt no descriptor may be left that nobody owns, another task that waits on the same object must get its
 answer, and a token has moved or it hasn't. This is a program, because our modules are rewritten in it.
@@ -117,6 +119,17 @@ class Peer:
         if txid:
             self.answer(txid, ordinal)
         return True
+
+    def drain(self) -> list[int]:
+        """Receive what has come; return the ordinals."""
+        ordinals = []
+        self._sock.getsockopt(
+            socket.SOL_SOCKET, socket.SO_ERROR
+        )  # said once when answers were unread
+        with contextlib.suppress(BlockingIOError):
+            while request := self._sock.recv(MAX_MESSAGE_BYTES, socket.MSG_DONTWAIT):
+                ordinals.append(HEADER.unpack_from(request)[3])
+        return ordinals
 
     async def serve(self) -> None:
         """Answer what comes, once all tasks wait, and all that has come at once; until the other end is closed."""
@@ -365,6 +378,7 @@ CASES: dict[str, Case] = {
         shared=True,
     ),
     "duplicate": Case(node("BufferCollectionToken"), lambda token: token.duplicate(), shared=True),
+    "one-way": Case(node("BufferCollectionToken"), lambda token: token.set_verbose_logging()),
     "duplicate_sync": Case(
         node("BufferCollectionToken", m.BufferCollectionToken.duplicate_sync, tokens),
         lambda token: token.duplicate_sync([1, 1]),
@@ -509,7 +523,7 @@ def at_every_step() -> Iterator[AtStep]:
 
 def in_blocking(case: Case, given: Any, at: Any) -> Any:
     """Make the call."""
-    with contextlib.suppress(KeyboardInterrupt), at:
+    with contextlib.suppress(*INTERRUPTS), at:
         return case.call(given)
 
 
@@ -543,13 +557,18 @@ async def in_task(case: Case, given: Any, at: Any, cancels: bool, peer: Peer | N
     return result
 
 
-#: How an interrupt ends a call; trio's cancellations end at their scope.
-INTERRUPTS = (KeyboardInterrupt, InterruptedError, asyncio.CancelledError)
+#: How an interrupt or a handler ends a call; trio's cancellations end at their scope.
+INTERRUPTS = (
+    KeyboardInterrupt,
+    InterruptedError,
+    asyncio.CancelledError,
+    sysmem.HandleClosedError,
+)
 
 
 async def wait_too(given: Any, answered: anyio.Event) -> None:
     """Wait for the answer to a Sync, on an object that may be closed meanwhile, or be interrupted."""
-    with contextlib.suppress(sysmem.HandleClosedError, *INTERRUPTS):
+    with contextlib.suppress(*INTERRUPTS):
         await given.sync()
     answered.set()
 
@@ -568,33 +587,49 @@ def run_asyncio(*arguments: Any) -> Any:
         loop.close()
 
 
-#: How the call is made, and whether what comes at its steps is a cancellation; None for what comes at all places.
-WAYS: dict[str, tuple[Callable[..., Any], bool | None]] = {
-    "trio": (run_trio, None),
-    "trio-pending": (run_trio, False),
-    "trio-cancelled": (run_trio, True),
-    "asyncio": (run_asyncio, None),
-    "asyncio-cancelled": (run_asyncio, True),
-}
+#: How calls are made in tasks.
+LOOPS: dict[str, Callable[..., Any]] = {"trio": run_trio, "asyncio": run_asyncio}
+#: What handlers do that raise nothing.
+ENDINGS = {"closing": "close", "releasing": "release"}
 
 
 def trials(way: str, name: str, others: bool) -> Iterator[str | None]:
     """Make a call as often as it can be interrupted. Yields, for each interrupt, what was wrong, None if nothing."""
     case = CASES[name]
-    run, cancels = WAYS.get(way, (None, None))
-    for at in at_every_place(interrupt) if cancels is None else at_every_step():
+    face, _, how = way.partition("-")
+    run = LOOPS.get(face)
+    cancels = how == "cancelled"
+    ending = ENDINGS.get(how)
+
+    def end() -> None:
+        with contextlib.suppress(sysmem.HandleClosedError):  # the call has closed it already
+            getattr(given, ending or "")()
+
+    for at in (
+        at_every_place(end, raises=False)
+        if ending
+        else at_every_step()
+        if how
+        else at_every_place(interrupt)
+    ):
         before = open_descriptors()
         wrong = None
         with Trial(BLOCKING if run is None else ASYNC, others=others) as trial:
             given = case.prepare(trial)
             made = None
+            if ending and not (hasattr(given, ending) and hasattr(given, "wait_closed")):
+                return  # memory and streams don't say what comes then
             try:
                 if run is None:
                     made = in_blocking(case, given, at)
                 else:
-                    made = run(case, given, at, bool(cancels), trial.peer if others else None)
+                    made = run(case, given, at, cancels, trial.peer if others else None)
                 if cancels:
                     assert case.whole(given, made), "it is half done"
+                if ending == "release" and trial.peer and name not in ("close", "release"):
+                    given.close()
+                    released = m.Node.release.ordinal in trial.peer.drain()
+                    assert released == at.done, "it is released, or it isn't"
                 close(made)
             except KeyboardInterrupt:
                 assert at.done  # trio has held it back until everything was done
@@ -622,6 +657,7 @@ def close(made: Any) -> None:
 def main() -> int:
     """Interrupt all calls, or those that are named, in a way. The exit status is 1 if something was wrong."""
     way, *names = sys.argv[1:]
+    in_tasks = way.partition("-")[0] in LOOPS
     faulthandler.enable()
     warnings.simplefilter("ignore")  # what an interrupt drops is closed, and may be warned about
     sys.unraisablehook = lambda _: None  # what interrupts a finalizer is only reported
@@ -629,8 +665,8 @@ def main() -> int:
     total = 0
     for name in names or CASES:
         case = CASES[name]
-        for others in (False, True) if case.shared and way in WAYS else (False,):
-            faulthandler.dump_traceback_later(PATIENCE, exit=True)
+        for others in (False, True) if case.shared and in_tasks else (False,):
+            faulthandler.dump_traceback_later(4 * PATIENCE, exit=True)
             count = 0
             for found in trials(way, name, others):
                 count += 1

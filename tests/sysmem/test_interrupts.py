@@ -21,6 +21,10 @@ ROOT = Path(__file__).parents[2]
         ("trio-cancelled", 50),
         ("asyncio", 1000),
         ("asyncio-cancelled", 50),
+        ("blocking-closing", 500),
+        ("blocking-releasing", 500),
+        ("trio-closing", 500),
+        ("asyncio-closing", 500),
     ],
 )
 def test_an_interrupt_anywhere_in_any_call(way: str, least: int) -> None:

@@ -2,123 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import closing
 from typing import Any
 
-import anyio
 import pytest
 
 import sysmem
 from sysmem import blocking
 from sysmem.pytest_plugin import Daemon
-from sysmem_protocol import sysmem2 as m
-from sysmem_protocol.channel import Channel, PeerClosedError
-from sysmem_protocol.handles import channel_pair, eventpair
-from sysmem_protocol.message import Message
-
-from .interrupting import at_every_instruction
-
-CALLS: dict[str, Callable[[Any], Any]] = {
-    "sync": lambda token: token.sync(),
-    "sync in time": lambda token: token.sync(timeout=20),
-    "one-way": lambda token: token.set_verbose_logging(),
-    "duplicate": lambda token: token.duplicate().close(),
-    "wait_closed": lambda token: token.wait_closed(0.001),
-}
-
-
-def peer_of(kind: Any, *, answered: bool = True) -> tuple[Any, Channel]:
-    """A node, and the other end of its channel; the answer to a sync waits already."""
-    near, far = channel_pair()
-    peer = Channel(far.detach())
-    if answered:
-        [(data, handles)] = Message(1, m.Node.sync.ordinal).datagrams()
-        assert peer.send(data, handles)
-    return kind.from_fd(near.detach()), peer
-
-
-def drained(peer: Channel) -> list[int]:
-    """The ordinals of what the peer got before the end, which must have come."""
-    ordinals: list[int] = []
-    while True:
-        try:
-            arrived = peer.receive()
-        except PeerClosedError:
-            return ordinals
-        assert arrived is not None, "the channel isn't closed"
-        data, handles = arrived
-        ordinals.append(int.from_bytes(data[8:16], "little"))
-        for handle in handles:
-            handle.close()
-
-
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-@pytest.mark.parametrize("last", ["close", "release"])
-def test_a_handler_closes_or_releases_in_the_middle_of_any_call(
-    call: Callable[[Any], Any], last: str
-) -> None:
-    handled = 0
-    token: Any = None
-
-    def handler() -> None:
-        with contextlib.suppress(sysmem.HandleClosedError):  # the call has closed it already
-            getattr(token, last)()
-
-    for at in at_every_instruction(handler):
-        token, peer = peer_of(
-            blocking.BufferCollectionToken, answered=call is not CALLS["wait_closed"]
-        )
-        with token, closing(peer):
-            with contextlib.suppress(sysmem.HandleClosedError), at:
-                call(token)
-            handled += at.done
-            token.close()
-            released = m.Node.release.ordinal in drained(peer)
-            assert released == (last == "release" and at.done)
-    assert handled > 20
-
-
-@pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_a_handler_closes_in_the_middle_of_any_call_of_a_task(backend: str) -> None:
-    handled = 0
-    token: Any = None
-
-    def handler() -> None:
-        token.close()
-
-    async def call() -> None:
-        with contextlib.suppress(sysmem.HandleClosedError), at:
-            await token.sync()
-
-    for at in at_every_instruction(handler):
-        token, peer = peer_of(sysmem.BufferCollectionToken)
-        with token, closing(peer):
-            anyio.run(call, backend=backend)
-            handled += at.done
-            token.close()
-            drained(peer)
-    assert handled > 20
-
-
-def test_a_handler_closes_an_event_that_is_waited_for() -> None:
-    event: Any = None
-
-    def handler() -> None:
-        event.close()
-
-    for at in at_every_instruction(handler):
-        near, far = eventpair()
-        event = blocking.EventPair.from_fd(near.take())
-        with event, far:
-            with contextlib.suppress(sysmem.HandleClosedError), at:
-                event.wait_closed(0.001)
-            assert event.closed == at.done
 
 
 def test_another_thread_closes_while_a_handler_waits_for_it(ends: tuple[int, Any]) -> None:
