@@ -8,14 +8,14 @@ refuses everything.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 
 from sysmem_protocol.formats import COLOR_RANK, Traits
 
 from ..pause import giving_way
-from .entry import Entry, Terms, adjust, delivered_terms, traits_of
+from .entry import Entry, adjust, delivered_terms, traits_of
 from .normalise import Needs, check_counts, check_memory
 from .rules import Breach, Rule
+from .terms import Terms
 from .usage import PERMIT_ALLOCATION
 
 #: With block padding in height, max_size.width must be less than this.
@@ -88,8 +88,7 @@ def _chosen(entries: list[Entry], *, tolerate_absence: bool) -> list[Entry]:
             continue
         if id(terms) not in picked:
             best = min(terms.color_spaces, key=COLOR_RANK.__getitem__)
-            picked[id(terms)] = copy(terms)
-            picked[id(terms)].color_spaces = frozenset({best})
+            picked[id(terms)] = terms._replace(color_spaces=frozenset({best}))
         chosen.append(entry._replace(terms=picked[id(terms)]))
     if not (chosen or tolerate_absence):
         raise Breach(Rule.COLOR_SPACE_LEFT_OPEN, "color_spaces")

@@ -1,17 +1,14 @@
 """One image entry: a format, and its terms (`docs/spec/constraints.md`, section 1).
 
-Terms are plain numbers under the fields' names, so that folding thousands of entries stays cheap. They are immutable.
 :func:`adjust` implements the table. It is applied to each participant's entries and, once more, to the combined ones.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from sysmem_protocol.formats import (
-    COLOR_DO_NOT_CARE,
     FORMAT_DO_NOT_CARE,
     MODIFIER_DO_NOT_CARE,
     Traits,
@@ -20,10 +17,10 @@ from sysmem_protocol.formats import (
     is_specific,
     traits,
 )
-from sysmem_protocol.sizes import U32_MAX, U64_MAX, minimum_row, round_down, round_up
-from sysmem_protocol.sysmem2 import ImageFormatConstraints, SizeU
+from sysmem_protocol.sizes import U32_MAX, minimum_row, round_down, round_up
 
-from .rules import Breach, RequiredImage, Rule, WidthHeight
+from .rules import Breach, RequiredImage, Rule
+from .terms import Terms
 
 Pair = tuple[int, int]
 
@@ -71,41 +68,6 @@ _MIN_AREA_FIELDS = (
     "max_width_times_height",
 )
 
-_ONE = SizeU(1, 1)
-_NONE = SizeU(0, 0)
-_ANY = SizeU(U32_MAX, U32_MAX)
-
-
-@dataclass(slots=True)
-class Terms:
-    """The fields of an image entry except its format, with defaults filled in."""
-
-    #: None is DO_NOT_CARE.
-    color_spaces: frozenset[int] | None
-    min_width: int
-    min_height: int
-    max_width: int
-    max_height: int
-    min_bytes_per_row: int
-    max_bytes_per_row: int
-    max_width_times_height: int
-    align_width: int
-    align_height: int
-    display_align_width: int
-    display_align_height: int
-    required_min_width: int
-    required_min_height: int
-    required_max_width: int
-    required_max_height: int
-    bytes_per_row_divisor: int
-    start_offset_divisor: int
-    at_pixel_boundary: bool
-    is_alpha_present: bool | None
-    required_max_sizes: tuple[WidthHeight, ...]
-    pad_width: int
-    pad_height: int
-    pad_beyond: int
-
 
 class Entry(NamedTuple):
     """An image entry of one format, and its index in the participant's table (-1: combined)."""
@@ -134,50 +96,7 @@ def delivered_terms(entry: Entry) -> Terms:
     """Return the terms as participants get them: is_alpha_present is un-set if the format has no A or X channel."""
     if entry.terms.is_alpha_present is None or has_alpha_or_x(entry.pixel_format):
         return entry.terms
-    return replace(entry.terms, is_alpha_present=None)
-
-
-def read_terms(entry: ImageFormatConstraints) -> Terms:
-    """Return the terms as sent, with the defaults of section 1."""
-    spaces = entry.color_spaces
-    if not spaces:
-        raise Breach(Rule.COLOR_SPACES_MISSING, "color_spaces")
-    if COLOR_DO_NOT_CARE in spaces and len(spaces) > 1:
-        raise Breach(Rule.COLOR_DO_NOT_CARE_ALONE, "color_spaces")
-    low, high = entry.min_size or _NONE, entry.max_size or _ANY
-    align, display = entry.size_alignment or _ONE, entry.display_rect_alignment or _ONE
-    required_min, required_max = entry.required_min_size or _ANY, entry.required_max_size or _NONE
-    pad = entry.pad_for_block_size or _ONE
-    return Terms(
-        color_spaces=None if COLOR_DO_NOT_CARE in spaces else frozenset(map(int, spaces)),
-        min_width=low.width,
-        min_height=low.height,
-        max_width=high.width,
-        max_height=high.height,
-        min_bytes_per_row=entry.min_bytes_per_row or 0,
-        max_bytes_per_row=_default(entry.max_bytes_per_row, U32_MAX),
-        max_width_times_height=_default(entry.max_width_times_height, U64_MAX),
-        align_width=align.width,
-        align_height=align.height,
-        display_align_width=display.width,
-        display_align_height=display.height,
-        required_min_width=required_min.width,
-        required_min_height=required_min.height,
-        required_max_width=required_max.width,
-        required_max_height=required_max.height,
-        bytes_per_row_divisor=_default(entry.bytes_per_row_divisor, 1),
-        start_offset_divisor=_default(entry.start_offset_divisor, 1),
-        at_pixel_boundary=bool(entry.require_bytes_per_row_at_pixel_boundary),
-        is_alpha_present=entry.is_alpha_present,
-        required_max_sizes=tuple((s.width, s.height) for s in entry.required_max_size_list or ()),
-        pad_width=pad.width,
-        pad_height=pad.height,
-        pad_beyond=entry.pad_beyond_image_size_bytes or 0,
-    )
-
-
-def _default(value: int | None, default: int) -> int:
-    return default if value is None else value
+    return entry.terms._replace(is_alpha_present=None)
 
 
 def _power_of_2(value: int) -> bool:
@@ -253,31 +172,17 @@ def adjust(terms: Terms, of: Traits | None, page_size: int) -> Terms:
         limit = min(U32_MAX, t.max_width_times_height)
         detail = f"{min_width}×{min_height} > {limit}"
         raise Breach(Rule.MIN_AREA_OVER_MAX, _MIN_AREA_FIELDS, detail)
-    return Terms(
-        t.color_spaces,
-        min_width,
-        min_height,
-        max_width,
-        max_height,
-        min_row,
-        max_row,
-        t.max_width_times_height,
-        align_width,
-        align_height,
-        t.display_align_width,
-        t.display_align_height,
-        t.required_min_width,
-        t.required_min_height,
-        t.required_max_width,
-        t.required_max_height,
-        divisor,
-        start,
-        t.at_pixel_boundary,
-        t.is_alpha_present,
-        t.required_max_sizes,
-        t.pad_width,
-        t.pad_height,
-        t.pad_beyond,
+    return t._replace(
+        min_width=min_width,
+        min_height=min_height,
+        max_width=max_width,
+        max_height=max_height,
+        min_bytes_per_row=min_row,
+        max_bytes_per_row=max_row,
+        align_width=align_width,
+        align_height=align_height,
+        bytes_per_row_divisor=divisor,
+        start_offset_divisor=start,
     )
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from copy import copy
-
 from ..pause import giving_way
-from .entry import Entry, Terms
+from .entry import Entry
 from .rules import Breach, Rule, WidthHeight
+from .terms import Terms
 
 #: The maximum length of `required_max_size_list`.
 MAX_REQUIRED_SIZES = 64
@@ -50,6 +49,4 @@ def _finish(entry: Entry) -> Terms:
         raise breach
     if sizes == terms.required_max_sizes:
         return terms
-    finished = copy(terms)
-    finished.required_max_sizes = sizes
-    return finished
+    return terms._replace(required_max_sizes=sizes)

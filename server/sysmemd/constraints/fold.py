@@ -20,12 +20,13 @@ from sysmem_protocol.formats import (
 from sysmem_protocol.sizes import U32_MAX
 
 from ..pause import giving_way
-from .entry import DIVISOR_FIELDS, Entry, Terms, traits_of
+from .entry import DIVISOR_FIELDS, Entry, traits_of
 from .finish import undominated
 from .flatten import combine_pairs
 from .model import HeapKey
-from .normalise import Needs
+from .normalise import NEEDS, Needs
 from .rules import Breach, Rule
+from .terms import Terms, combine_fields
 
 #: The maximum number of entries after filling in. There are fewer supported pairs with standard names.
 MAX_ENTRIES = 512
@@ -48,26 +49,13 @@ def fold(needs: Sequence[Needs]) -> Needs:
     return total
 
 
+_COMBINED = tuple((field.attribute, field.combined.combine) for field in NEEDS)
+
+
 def fold_fields(total: Needs, more: Needs) -> None:
     """Combine the fields that always can be combined, in place."""
-    total.usage |= more.usage
-    total.camping += more.camping
-    total.dedicated_slack += more.dedicated_slack
-    total.shared_slack = max(total.shared_slack, more.shared_slack)
-    total.min_buffer_count = max(total.min_buffer_count, more.min_buffer_count)
-    total.max_buffer_count = min(total.max_buffer_count, more.max_buffer_count)
-    total.min_size_bytes = max(total.min_size_bytes, more.min_size_bytes)
-    total.max_size_bytes = min(total.max_size_bytes, more.max_size_bytes)
-    total.max_padded_bytes = min(total.max_padded_bytes, more.max_padded_bytes)
-    total.access |= more.access
-    total.contiguous |= more.contiguous
-    total.secure |= more.secure
-    total.min_physical_base_alignment = max(
-        total.min_physical_base_alignment, more.min_physical_base_alignment
-    )
-    total.cpu_domain &= more.cpu_domain
-    total.ram_domain &= more.ram_domain
-    total.inaccessible_domain &= more.inaccessible_domain
+    for name, combine in _COMBINED:
+        setattr(total, name, combine(getattr(total, name), getattr(more, name)))
 
 
 def intersect_heaps(
@@ -192,7 +180,7 @@ def _narrow(
         return terms
     key = (id(terms), of.color_spaces)
     if key not in narrowed:
-        narrowed[key] = replace(terms, color_spaces=terms.color_spaces & of.color_spaces)
+        narrowed[key] = terms._replace(color_spaces=terms.color_spaces & of.color_spaces)
     return narrowed[key]
 
 
@@ -202,54 +190,20 @@ def combine(a: Terms, b: Terms, stride_bytes: int) -> Terms | Breach:
     `stride_bytes` are those per width pixel. They are only needed for block padding, which requires a specific format.
     """
     if a is b:
-        # Every rule is idempotent, and duplicates of a required size count once.
+        # Every combination is idempotent.
         return a
-    spaces = a.color_spaces
-    if spaces is None:
-        spaces = b.color_spaces
-    elif b.color_spaces is not None:
-        spaces &= b.color_spaces
-        if not spaces:
-            return Breach(Rule.NO_COMMON_COLOR_SPACE, "color_spaces")
-    alpha = a.is_alpha_present
-    if alpha is None:
-        alpha = b.is_alpha_present
-    elif b.is_alpha_present is not None and b.is_alpha_present is not alpha:
-        return Breach(Rule.ALPHA_CONFLICT, "is_alpha_present")
-    pad_width = max(a.pad_width, b.pad_width)
-    divisor = math.lcm(a.bytes_per_row_divisor, b.bytes_per_row_divisor)
-    if pad_width > 1:
-        divisor = math.lcm(divisor, stride_bytes * pad_width)
+    try:
+        terms = combine_fields(a, b)
+    except Breach as breach:
+        return breach
+    divisor = terms.bytes_per_row_divisor
+    if terms.pad_width > 1:
+        divisor = math.lcm(divisor, stride_bytes * terms.pad_width)
     if divisor > U32_MAX:
         return Breach(Rule.DIVISOR_OVER_32_BITS, DIVISOR_FIELDS, str(divisor))
-    sizes = a.required_max_sizes
-    if b.required_max_sizes != sizes:
-        sizes += b.required_max_sizes
-        if len(sizes) > MAX_UNPRUNED_SIZES:
-            sizes = undominated(sizes)
-    return Terms(
-        spaces,
-        max(a.min_width, b.min_width),
-        max(a.min_height, b.min_height),
-        min(a.max_width, b.max_width),
-        min(a.max_height, b.max_height),
-        max(a.min_bytes_per_row, b.min_bytes_per_row),
-        min(a.max_bytes_per_row, b.max_bytes_per_row),
-        min(a.max_width_times_height, b.max_width_times_height),
-        max(a.align_width, b.align_width),
-        max(a.align_height, b.align_height),
-        max(a.display_align_width, b.display_align_width),
-        max(a.display_align_height, b.display_align_height),
-        min(a.required_min_width, b.required_min_width),
-        min(a.required_min_height, b.required_min_height),
-        max(a.required_max_width, b.required_max_width),
-        max(a.required_max_height, b.required_max_height),
-        divisor,
-        max(a.start_offset_divisor, b.start_offset_divisor),
-        a.at_pixel_boundary or b.at_pixel_boundary,
-        alpha,
-        sizes,
-        pad_width,
-        max(a.pad_height, b.pad_height),
-        max(a.pad_beyond, b.pad_beyond),
-    )
+    sizes = terms.required_max_sizes
+    if divisor == terms.bytes_per_row_divisor and len(sizes) <= MAX_UNPRUNED_SIZES:
+        return terms
+    if len(sizes) > MAX_UNPRUNED_SIZES:
+        sizes = undominated(sizes)
+    return terms._replace(bytes_per_row_divisor=divisor, required_max_sizes=sizes)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from operator import add, and_, or_
+from typing import Annotated, TypeVar
 
 from sysmem_protocol.formats import Traits
 from sysmem_protocol.sizes import U32_MAX, U64_MAX
@@ -19,38 +20,47 @@ from sysmem_protocol.sysmem2 import (
 )
 
 from ..pause import giving_way
-from .entry import Entry, Terms, adjust, read_terms, traits_of
+from .entry import Entry, adjust, traits_of
 from .finish import undominated
 from .flatten import flatten
 from .model import Access, HeapKey, Participant, Platform
 from .rules import Breach, Rule
+from .terms import Combined, Terms, declared, read_terms
 from .usage import NO_USAGE, NONE, PERMIT_ALLOCATION, UsageBits
+
+_MEMORY = "buffer_memory_constraints"
 
 
 @dataclass(slots=True)
 class Needs:
     """The needs of one participant, or of all together. Un-set fields have their defaults."""
 
-    usage: UsageBits
-    camping: int
-    dedicated_slack: int
-    shared_slack: int
-    min_buffer_count: int
-    max_buffer_count: int
-    min_size_bytes: int
-    max_size_bytes: int
+    usage: Annotated[UsageBits, Combined("usage", or_)]
+    camping: Annotated[int, Combined("min_buffer_count_for_camping", add)]
+    dedicated_slack: Annotated[int, Combined("min_buffer_count_for_dedicated_slack", add)]
+    shared_slack: Annotated[int, Combined("min_buffer_count_for_shared_slack", max)]
+    min_buffer_count: Annotated[int, Combined("min_buffer_count", max)]
+    max_buffer_count: Annotated[int, Combined("max_buffer_count", min)]
+    min_size_bytes: Annotated[int, Combined(f"{_MEMORY}.min_size_bytes", max)]
+    max_size_bytes: Annotated[int, Combined(f"{_MEMORY}.max_size_bytes", min)]
+    contiguous: Annotated[bool, Combined(f"{_MEMORY}.physically_contiguous_required", or_)]
+    secure: Annotated[bool, Combined(f"{_MEMORY}.secure_required", or_)]
+    min_physical_base_alignment: Annotated[
+        int, Combined(f"{_MEMORY}.min_physical_base_alignment", max)
+    ]
+    cpu_domain: Annotated[bool, Combined(f"{_MEMORY}.cpu_domain_supported", and_)]
+    ram_domain: Annotated[bool, Combined(f"{_MEMORY}.ram_domain_supported", and_)]
+    inaccessible_domain: Annotated[bool, Combined(f"{_MEMORY}.inaccessible_domain_supported", and_)]
     #: The part of `max_size_bytes` that limits padding: pinned entries are ignored.
-    max_padded_bytes: int
-    contiguous: bool
-    secure: bool
-    min_physical_base_alignment: int
-    cpu_domain: bool
-    ram_domain: bool
-    inaccessible_domain: bool
-    #: None permits any heap.
+    max_padded_bytes: Annotated[int, Combined("", min)]
+    access: Annotated[Access, Combined("", or_)]
+    #: None permits any heap. It combines by :func:`.fold.intersect_heaps`.
     heaps: tuple[HeapKey, ...] | None
-    access: Access
     entries: list[Entry]
+
+
+#: The fields of :class:`Needs` that combine without failing; those without a name are in no table.
+NEEDS = tuple(declared(Needs))
 
 
 def asks_for_a_size(constraints: BufferCollectionConstraints | None) -> bool:
@@ -170,9 +180,6 @@ def _heap_key(heap: Heap) -> HeapKey:
     return (heap.heap_type, heap.id or 0)
 
 
-_MEMORY = "buffer_memory_constraints"
-
-
 def check_counts(needs: Needs) -> None:
     """Check min_buffer_count ≤ max_buffer_count. Also a check on the aggregate."""
     if needs.min_buffer_count > needs.max_buffer_count:
@@ -246,7 +253,7 @@ def _entries(sent: Sequence[ImageFormatConstraints], page_size: int, *, uses: bo
                 breach.pair = (pixel_format, modifier)
                 raise
             # Covered sizes never matter later (section 3), and fewer sizes make the fold cheaper.
-            terms.required_max_sizes = undominated(terms.required_max_sizes)
+            terms = terms._replace(required_max_sizes=undominated(terms.required_max_sizes))
             adjusted[source, of] = terms
         entries.append(Entry(pixel_format, modifier, terms, source))
     return entries

@@ -8,7 +8,7 @@ from __future__ import annotations
 from sysmem_protocol.formats import Traits
 from sysmem_protocol.sizes import U32_MAX, U64_MAX, minimum_row, round_down, round_up
 
-from .entry import Terms
+from .terms import Terms
 
 
 class _Failed(Exception):

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sysmem_protocol.formats import is_compatible_with_protected_memory, traits
-from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
 from sysmem_protocol.sizes import U32_MAX, image_size, round_up
 from sysmem_protocol.sysmem2 import (
     AllocatedHeap,
     BufferMemorySettings,
     ImageFormatSettings,
     SingleBufferSettings,
-    SizeU,
 )
 
 from ..pause import giving_way
@@ -31,6 +30,7 @@ from .model import MAX_BUFFER_COUNT, HeapProperties, Platform
 from .normalise import Needs
 from .padding import padded_size
 from .rules import Breach, RequiredImage, Rule, WidthHeight
+from .terms import fields_of
 
 _MEMORY = "buffer_memory_constraints"
 COUNT_FIELDS = (
@@ -234,28 +234,10 @@ def _check_limits(
 
 def _delivered(entry: Entry) -> ImageFormatSettings:
     """Return the combined constraints as participants get them: every field set except an open is_alpha_present."""
-    t = delivered_terms(entry)
-    assert t.color_spaces is not None
     return ImageFormatSettings(
         pixel_format=PixelFormat(entry.pixel_format),
         pixel_format_modifier=_modifier(entry.modifier),
-        color_spaces=[ColorSpace(space) for space in sorted(t.color_spaces)],
-        min_size=SizeU(t.min_width, t.min_height),
-        max_size=SizeU(t.max_width, t.max_height),
-        min_bytes_per_row=t.min_bytes_per_row,
-        max_bytes_per_row=t.max_bytes_per_row,
-        max_width_times_height=t.max_width_times_height,
-        size_alignment=SizeU(t.align_width, t.align_height),
-        display_rect_alignment=SizeU(t.display_align_width, t.display_align_height),
-        required_min_size=SizeU(t.required_min_width, t.required_min_height),
-        required_max_size=SizeU(t.required_max_width, t.required_max_height),
-        bytes_per_row_divisor=t.bytes_per_row_divisor,
-        start_offset_divisor=t.start_offset_divisor,
-        require_bytes_per_row_at_pixel_boundary=t.at_pixel_boundary,
-        is_alpha_present=t.is_alpha_present,
-        required_max_size_list=[SizeU(width, height) for width, height in t.required_max_sizes],
-        pad_for_block_size=SizeU(t.pad_width, t.pad_height),
-        pad_beyond_image_size_bytes=t.pad_beyond,
+        **fields_of(delivered_terms(entry)),
     )
 
 

@@ -15,10 +15,11 @@ from sysmem_protocol.formats import (
 from sysmem_protocol.sysmem2 import CoherencyDomain, Heap
 
 from ..constraints.cost import DEFAULT_COST, format_cost
-from ..constraints.entry import Entry, Terms, read_terms
+from ..constraints.entry import Entry
 from ..constraints.heaps import DOMAIN_FIELDS, access_words, supported_domains
 from ..constraints.model import SYSTEM_HEAP, Allocation, Case, HeapKey, Participant
 from ..constraints.settings import COUNT_FIELDS, kept_and_slack, largest_image
+from ..constraints.terms import Terms, read_terms
 from .fields import Brought, deciding, values
 from .involved import makers
 from .report import CELL_WIDTH, MAX_VERDICTS, case_table, format_lines

@@ -1,25 +1,26 @@
-"""The fields of constraints by name: how each is combined, and which participant set which value.
+"""The fields of constraints by name: which participant set which value, and which values decide.
 
 Only refusals, reports and explanations use this. Aggregation itself looks nothing up by name.
 """
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from operator import and_, attrgetter, or_
 from typing import Any, Generic, TypeVar
 
 from sysmem_protocol.formats import FORMAT_DO_NOT_CARE, MODIFIER_DO_NOT_CARE, color_name, pair_name
 from sysmem_protocol.library import Member
 from sysmem_protocol.sysmem2 import BufferCollectionConstraints, BufferUsage, Heap, SizeU
 
-from ..constraints.entry import Entry, Terms
+from ..constraints.entry import Entry
 from ..constraints.model import Case, Participant
-from ..constraints.normalise import Needs, normalise
+from ..constraints.normalise import NEEDS, Needs, normalise
 from ..constraints.rules import Breach
+from ..constraints.terms import TERMS, Terms
 from ..pause import giving_way
 from .words import as_declared, show
 
@@ -40,112 +41,52 @@ class Brought:
         return f"{self.participant} {self.path} = {show(self.value)}"
 
 
-class Combines(enum.Enum):
-    """How the values of a field are combined, and so which values decide."""
-
-    LARGEST = "max"
-    SMALLEST = "min"
-    TOGETHER = "all"
-    IF_ANY = "or"
-    IF_ALL = "and"
-
-
 _T = TypeVar("_T")
-_MEMORY = "buffer_memory_constraints"
 
 
 @dataclass(frozen=True, slots=True)
 class FieldOf(Generic[_T]):
-    """The field's name, its combination rule, and the engine attribute that holds it."""
+    """The field's name, and what reads it from the engine's own terms."""
 
     name: str
-    combines: Combines
     value: Callable[[_T], Any]
 
 
 def _usage_field(member: Member) -> FieldOf[Needs]:
     name, type_ = member.name, member.field.type
-    return FieldOf(
-        f"usage.{name}",
-        Combines.TOGETHER,
-        lambda needs: as_declared(type_, getattr(needs.usage, name)),
-    )
+    return FieldOf(f"usage.{name}", lambda needs: as_declared(type_, getattr(needs.usage, name)))
 
 
 FIELDS: tuple[FieldOf[Needs], ...] = (
     *map(_usage_field, BufferUsage.members),
-    FieldOf("min_buffer_count_for_camping", Combines.TOGETHER, lambda n: n.camping),
-    FieldOf("min_buffer_count_for_dedicated_slack", Combines.TOGETHER, lambda n: n.dedicated_slack),
-    FieldOf("min_buffer_count_for_shared_slack", Combines.LARGEST, lambda n: n.shared_slack),
-    FieldOf("min_buffer_count", Combines.LARGEST, lambda n: n.min_buffer_count),
-    FieldOf("max_buffer_count", Combines.SMALLEST, lambda n: n.max_buffer_count),
-    FieldOf(f"{_MEMORY}.min_size_bytes", Combines.LARGEST, lambda n: n.min_size_bytes),
-    FieldOf(f"{_MEMORY}.max_size_bytes", Combines.SMALLEST, lambda n: n.max_size_bytes),
-    FieldOf(f"{_MEMORY}.physically_contiguous_required", Combines.IF_ANY, lambda n: n.contiguous),
-    FieldOf(f"{_MEMORY}.secure_required", Combines.IF_ANY, lambda n: n.secure),
-    FieldOf(
-        f"{_MEMORY}.min_physical_base_alignment",
-        Combines.LARGEST,
-        lambda n: n.min_physical_base_alignment,
-    ),
-    FieldOf(f"{_MEMORY}.cpu_domain_supported", Combines.IF_ALL, lambda n: n.cpu_domain),
-    FieldOf(f"{_MEMORY}.ram_domain_supported", Combines.IF_ALL, lambda n: n.ram_domain),
-    FieldOf(
-        f"{_MEMORY}.inaccessible_domain_supported",
-        Combines.IF_ALL,
-        lambda n: n.inaccessible_domain,
+    *(
+        FieldOf(field.combined.name, attrgetter(field.attribute))
+        for field in NEEDS
+        if field.combined.name not in ("", "usage")
     ),
     FieldOf(
-        f"{_MEMORY}.permitted_heaps",
-        Combines.TOGETHER,
+        "buffer_memory_constraints.permitted_heaps",
         lambda n: None if n.heaps is None else [Heap(heap_type=t, id=i) for t, i in n.heaps],
     ),
 )
 
-IMAGE_FIELDS: tuple[FieldOf[Terms], ...] = (
-    FieldOf(
-        "color_spaces",
-        Combines.TOGETHER,
-        lambda t: (
-            ["DO_NOT_CARE"]
-            if t.color_spaces is None
-            else [color_name(space) for space in sorted(t.color_spaces)]
-        ),
+#: Fields that are shown in other words than the engine's.
+_SHOWN: dict[str, Callable[[Terms], Any]] = {
+    "color_spaces": lambda t: (
+        ["DO_NOT_CARE"]
+        if t.color_spaces is None
+        else [color_name(space) for space in sorted(t.color_spaces)]
     ),
-    FieldOf("min_size.width", Combines.LARGEST, lambda t: t.min_width),
-    FieldOf("min_size.height", Combines.LARGEST, lambda t: t.min_height),
-    FieldOf("max_size.width", Combines.SMALLEST, lambda t: t.max_width),
-    FieldOf("max_size.height", Combines.SMALLEST, lambda t: t.max_height),
-    FieldOf("min_bytes_per_row", Combines.LARGEST, lambda t: t.min_bytes_per_row),
-    FieldOf("max_bytes_per_row", Combines.SMALLEST, lambda t: t.max_bytes_per_row),
-    FieldOf("max_width_times_height", Combines.SMALLEST, lambda t: t.max_width_times_height),
-    FieldOf("size_alignment.width", Combines.LARGEST, lambda t: t.align_width),
-    FieldOf("size_alignment.height", Combines.LARGEST, lambda t: t.align_height),
-    FieldOf("display_rect_alignment.width", Combines.LARGEST, lambda t: t.display_align_width),
-    FieldOf("display_rect_alignment.height", Combines.LARGEST, lambda t: t.display_align_height),
-    FieldOf("required_min_size.width", Combines.SMALLEST, lambda t: t.required_min_width),
-    FieldOf("required_min_size.height", Combines.SMALLEST, lambda t: t.required_min_height),
-    FieldOf("required_max_size.width", Combines.LARGEST, lambda t: t.required_max_width),
-    FieldOf("required_max_size.height", Combines.LARGEST, lambda t: t.required_max_height),
-    FieldOf(
-        "required_max_size_list",
-        Combines.TOGETHER,
-        lambda t: [SizeU(*size) for size in t.required_max_sizes],
-    ),
-    FieldOf("bytes_per_row_divisor", Combines.TOGETHER, lambda t: t.bytes_per_row_divisor),
-    FieldOf("start_offset_divisor", Combines.LARGEST, lambda t: t.start_offset_divisor),
-    FieldOf(
-        "require_bytes_per_row_at_pixel_boundary", Combines.IF_ANY, lambda t: t.at_pixel_boundary
-    ),
-    FieldOf("is_alpha_present", Combines.TOGETHER, lambda t: t.is_alpha_present),
-    FieldOf("pad_for_block_size.width", Combines.LARGEST, lambda t: t.pad_width),
-    FieldOf("pad_for_block_size.height", Combines.LARGEST, lambda t: t.pad_height),
-    FieldOf("pad_beyond_image_size_bytes", Combines.LARGEST, lambda t: t.pad_beyond),
+    "required_max_size_list": lambda t: [SizeU(*size) for size in t.required_max_sizes],
+}
+IMAGE_FIELDS: tuple[FieldOf[Terms], ...] = tuple(
+    FieldOf(name, _SHOWN.get(name, attrgetter(field.attribute)))
+    for field in TERMS
+    for name in (field.combined.name,)
 )
 
-_COMBINES = {field.name: field.combines for field in FIELDS} | {
-    field.name: field.combines for field in IMAGE_FIELDS
-}
+#: What makes one value of two: it tells whose values decide.
+_COMBINE = {field.combined.name: field.combined.combine for field in (*NEEDS, *TERMS)}
 _USAGE = {f"usage.{member.name}": member.field.type for member in BufferUsage.members}
 _NEEDS = {field.name: field.value for field in FIELDS}
 _COLLECTION_FIELDS = frozenset(m.name for m in BufferCollectionConstraints.members)
@@ -231,7 +172,7 @@ def values(name: str, pair: Pair | None, case: Case) -> Iterator[Brought]:
             if entry is not None and value is not None:
                 path = f"$.image_format_constraints[{entry.source}].{name}"
                 yield Brought(who, path, value)
-    elif _COMBINES.get(name) is Combines.IF_ALL:
+    elif _COMBINE.get(name) is and_:
         for who, needs in giving_way(needs_of(case), 8):
             yield Brought(who, f"$.{name}", _NEEDS[name](needs))
     else:
@@ -245,33 +186,26 @@ def exceeds(name: str, value: Any, existing: Any) -> bool:
     """Return whether a value asks for more than the combined one, `existing`. None means that it is not known."""
     if existing is None:
         return True
-    match _COMBINES.get(name, Combines.TOGETHER):
-        case Combines.LARGEST:
-            return bool(value > existing)
-        case Combines.SMALLEST:
-            return bool(value < existing)
-        case _ if isinstance(value, list):
-            return any(element not in existing for element in value)
-        case _ if isinstance(value, bool):
-            return value is not existing
-        case _:
-            # The combined value is a multiple of each.
-            return bool(existing % value)
+    combine = _COMBINE.get(name)
+    if combine is max or combine is min:
+        return bool(combine(value, existing) != existing)
+    if isinstance(value, list):
+        return any(element not in existing for element in value)
+    if isinstance(value, bool):
+        return value is not existing
+    # The combined value is a multiple of each.
+    return bool(existing % value)
 
 
 def _deciding(name: str, found: list[Brought]) -> list[Brought]:
     """Return those of the values that decide the combined value."""
-    match _COMBINES.get(name, Combines.TOGETHER):
-        case Combines.LARGEST:
-            most = max((value.value for value in found), default=0)
-            return [value for value in found if value.value == most]
-        case Combines.SMALLEST:
-            least = min((value.value for value in found), default=0)
-            return [value for value in found if value.value == least]
-        case Combines.IF_ANY:
-            return [value for value in found if value.value]
-        case Combines.IF_ALL:
-            return [value for value in found if not value.value]
-        case _:
-            # Leave out zeros of numbers, because they add nothing.
-            return [value for value in found if value.value or value.value is False]
+    combine = _COMBINE.get(name)
+    if combine is max or combine is min:
+        most = combine((value.value for value in found), default=0)
+        return [value for value in found if value.value == most]
+    if combine is or_:
+        return [value for value in found if value.value]
+    if combine is and_:
+        return [value for value in found if not value.value]
+    # Leave out zeros of numbers, because they add nothing.
+    return [value for value in found if value.value or value.value is False]

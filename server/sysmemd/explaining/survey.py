@@ -12,12 +12,13 @@ from itertools import chain
 from sysmem_protocol.formats import is_specific
 
 from ..constraints.checks import checked
-from ..constraints.entry import Entry, Terms, traits_of
+from ..constraints.entry import Entry, traits_of
 from ..constraints.finish import finish
 from ..constraints.fold import combine, fold_fields, intersect, intersect_heaps
 from ..constraints.model import Case, Participant
 from ..constraints.normalise import Needs
 from ..constraints.rules import Breach, Rule
+from ..constraints.terms import Terms
 from ..pause import giving_way
 from .fields import entry_for, needs_of, standing_for
 
@@ -50,7 +51,7 @@ def terms_for(case: Case, pair: Pair) -> Iterator[tuple[Participant, Terms]]:
         if entry is not None:
             terms = entry.terms
             if of is not None and terms.color_spaces is not None:
-                terms = replace(terms, color_spaces=terms.color_spaces & of.color_spaces)
+                terms = terms._replace(color_spaces=terms.color_spaces & of.color_spaces)
             yield who, terms
 
 

@@ -9,8 +9,9 @@ import pytest
 from sysmem_protocol.formats import traits
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmemd.constraints import Rule
-from sysmemd.constraints.entry import Terms, adjust, read_terms
+from sysmemd.constraints.entry import adjust
 from sysmemd.constraints.rules import Breach
+from sysmemd.constraints.terms import Terms, read_terms
 from sysmemd.explaining import Diagnosis
 
 from .support import U32, U64, image, refused_by, size, wants

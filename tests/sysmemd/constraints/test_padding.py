@@ -9,8 +9,8 @@ import pytest
 from sysmem_protocol.formats import Traits, traits
 from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import SizeU
-from sysmemd.constraints.entry import read_terms
 from sysmemd.constraints.padding import padded_size
+from sysmemd.constraints.terms import read_terms
 
 from .support import U32, U64, image
 

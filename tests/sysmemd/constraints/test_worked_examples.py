@@ -24,8 +24,8 @@ from sysmem_protocol.sizes import (
 from sysmem_protocol.sysmem2 import ImageFormatConstraints, SizeU
 from sysmemd.constraints import FormatCost, Platform, UsageBits
 from sysmemd.constraints.cost import format_cost, index_costs
-from sysmemd.constraints.entry import Terms, read_terms
 from sysmemd.constraints.padding import padded_size
+from sysmemd.constraints.terms import read_terms
 
 from .support import agree, image, image_of, memory_of, wants
 
@@ -422,12 +422,10 @@ def padded(
         max_size=max_size,
         size_alignment=size_alignment,
     )
-    terms: Terms = read_terms(entry)
+    terms = read_terms(entry)
     of = traits(pixel_format, LINEAR)
-    terms.bytes_per_row_divisor = math.lcm(
-        terms.bytes_per_row_divisor, of.stride_bytes * terms.pad_width
-    )
-    return padded_size(size, terms, of)
+    divisor = math.lcm(terms.bytes_per_row_divisor, of.stride_bytes * terms.pad_width)
+    return padded_size(size, terms._replace(bytes_per_row_divisor=divisor), of)
 
 
 HUGE = SizeU(0xFFFFFFFE, U32)
