@@ -15,7 +15,7 @@ OUT ?= out
 CYCLES ?= 1000000
 MUTANTS ?=
 
-.PHONY: test-strict versions simulate chaos soak faults fuzz mutants demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site lowest release help clean
+.PHONY: test-rest test-strict versions simulate chaos soak faults fuzz mutants demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site lowest release help clean
 
 demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/ (OUT=). CAMERA=/dev/video0 takes that
 	$(BIN)/python examples/camera_pipeline --out $(OUT) $(if $(CAMERA),--video $(CAMERA))
@@ -66,16 +66,32 @@ chaos: $(READY)  ## one daemon, hundreds of participants of several users who mi
 soak: $(READY)  ## a day's worth of negotiations of all kinds (CYCLES=1000000); draws soak.svg
 	$(BIN)/python -m tests.soak --cycles $(CYCLES) --json soak.json --plot soak.svg
 
+PYTEST := -m pytest -q -n auto --basetemp=$${directory:?}/t
+# Also what the processes measured that tests start. One that was killed as it wrote leaves a file that can't be read.
+COMBINE := PYTHONWARNINGS=default $(BIN)/coverage combine --quiet
+# The pure core; its own tests must run every branch of it.
+CORE_TESTS := tests/sysmemd/constraints tests/sysmemd/explaining tests/sysmemd/tree
+
+coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
 coverage: $(READY)  ## the tests once more, and the lines and branches that none of them ran
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage erase
+	directory=$$(mktemp -d /tmp/t.XXXXXX) && trap 'rm -rf $$directory' EXIT && \
+		$(BIN)/coverage run $(PYTEST) -m "not untraced" $(TESTS)
+	$(COMBINE)
 	$(BIN)/coverage report
 
+core-coverage: export COVERAGE_FILE := $(CURDIR)/.coverage.core
 core-coverage: $(READY)  ## every branch of the pure core is run by its own tests
-	$(BIN)/coverage run --data-file=.coverage.core -m pytest -q --timeout 300 tests/sysmemd/constraints tests/sysmemd/explaining tests/sysmemd/tree
-	$(BIN)/coverage combine --quiet --data-file=.coverage.core .coverage.core.*
-	$(BIN)/coverage report --data-file=.coverage.core --fail-under=100 \
+	$(BIN)/coverage erase
+	directory=$$(mktemp -d /tmp/t.XXXXXX) && trap 'rm -rf $$directory' EXIT && \
+		$(BIN)/coverage run $(PYTEST) $(CORE_TESTS)
+	$(COMBINE)
+	$(BIN)/coverage report --fail-under=100 \
 		--include='*/sysmemd/constraints/*,*/sysmemd/explaining/*,*/sysmemd/tree/*'
+
+# The tests that core-coverage leaves: CI runs each test once.
+test-rest: OPTIONS += $(CORE_TESTS:%=--ignore=%)
+test-rest: test
 
 # The emulated processor takes a minute to compile what these first two lines compile in two seconds.
 devices: $(READY)  ## the tests that need dma-bufs, a camera and a graphics device, in a virtual machine that has them (takes Debian on amd64)
@@ -126,9 +142,9 @@ lowest:  ## the tests with the lowest allowed versions of all dependencies (TEST
 versions: $(READY)  ## the tests with every CPython from 3.11 on that is installed (PYTHONS="/path/to/python3.14", TESTS=tests/sysmem for some)
 	$(BIN)/python packaging/versions.py $(addprefix --python ,$(PYTHONS)) -- $(OPTIONS) $(TESTS)
 
-release: $(VENV)/.release  ## build in dist/, check, and use what was built in environments of its own; a tag must be the version
+release: $(VENV)/.release  ## build in dist/, check, and use what was built in environments of its own; a tag must be the version (RELEASE=--no-demo leaves out the demo)
 	rm -rf dist
-	$(BIN)/python packaging/release.py dist
+	$(BIN)/python packaging/release.py $(RELEASE) dist
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -95,7 +95,7 @@ def use(built: Path, directory: Path, *, demo: bool) -> None:
     binaries = directory / "venv" / "bin"
     python = binaries / "python"
     pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    run(*pip, f"{built}[{EXTRAS}]", "matplotlib>=3.9")
+    run(*pip, f"{built}[{EXTRAS}]", *(["matplotlib>=3.9"] if demo else []))
     environment = {
         **os.environ,
         "PATH": f"{binaries}:{os.environ['PATH']}",

@@ -28,6 +28,8 @@ import sysmem
 from sysmem import blocking
 from sysmem.testing import Sysmemd
 
+pytestmark = pytest.mark.untraced  # a tracer makes system calls of its own
+
 PATIENCE = 120.0
 #: How many more participants, buffers or nodes are there, to see what one costs.
 MORE = 8

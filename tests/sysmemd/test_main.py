@@ -311,6 +311,7 @@ def test_without_stderr_nothing_is_written_elsewhere(tmp_path: Path) -> None:
 
 
 @as_root
+@pytest.mark.untraced  # another user's process can't write what was traced
 def test_it_serves_when_no_second_thread_can_start(open_path: Path) -> None:
     """Its user may have as many processes as run already: RLIMIT_NPROC counts threads, but not root's."""
     open_path.chmod(0o777)
