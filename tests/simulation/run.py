@@ -19,9 +19,12 @@ from trio.testing import MockClock
 import sysmem
 from sysmem._connect import hello
 from sysmem.testing._daemon import Core, running
+from sysmem_protocol import codec
 from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.sysmem2 import Allocator as AllocatorInterface
+from sysmemd.channels import connection
 from sysmemd.daemon import Parts
+from sysmemd.pause import give_way
 from sysmemd.ports import Peer
 from sysmemd.quota import Kind
 from sysmemd.testing import Faults
@@ -149,6 +152,8 @@ def _told_of_failures(follower: Follower) -> Iterator[None]:
         follower.failed(node)
 
     with pytest.MonkeyPatch.context() as patch:
+        # What was decoded before is not decoded again, and so gives way less often.
+        patch.setattr(connection, "_decoder", codec.Decoder(pause=give_way, shared=True))
         patch.setattr(LogicalBufferCollection, "_fail_without_strong_handles", fail_collection)
         patch.setattr(Node, "fail", fail_node)
         yield

@@ -353,28 +353,25 @@ def _create_tokens(
     client_ends: list[Handle] = []
     children: list[TokenServer] = []
     charges: list[Charge] = []
-    with ExitStack() as ends:
-        with ExitStack() as undo:
-            undo.push(partial(discard, children))
-            for _ in masks:
-                charges.append(parent.account.charge(Kind.NODES))
-                undo.callback(charges[-1].close)
-                client_end, server_end = channel_ends()
-                client_ends.append(ends.enter_context(client_end))
-                with server_end:
-                    children.append(parent.child(TokenServer, server_end))
-                give_way()
-            wait_while(parent.changed_by)  # others may have gone on with the tree
-            if any(child.connection.closed for child in children):
-                raise OSError(errno.ENOMEM, "the daemon can't wait for a token's channel")
-            nodes = make(children, masks)
-            undo.pop_all()
-        for child, node, charge in zip(children, nodes, charges, strict=True):
-            node.charge = charge
-            child.peer = parent.peer
-            child.serve(node)
-        give_way()
-        ends.pop_all()
+    with ExitStack() as undo:
+        undo.push(partial(discard, children))
+        for _ in masks:
+            charges.append(parent.account.charge(Kind.NODES))
+            undo.callback(charges[-1].close)
+            client_end, server_end = channel_ends()
+            client_ends.append(undo.enter_context(client_end))
+            with server_end:
+                children.append(parent.child(TokenServer, server_end))
+            give_way()
+        wait_while(parent.changed_by)  # others may have gone on with the tree
+        if any(child.connection.closed for child in children):
+            raise OSError(errno.ENOMEM, "the daemon can't wait for a token's channel")
+        nodes = make(children, masks)
+        undo.pop_all()
+    for child, node, charge in zip(children, nodes, charges, strict=True):
+        node.charge = charge
+        child.peer = parent.peer
+        child.serve(node)
     return sysmem2.CreateTokensResponse(tokens=client_ends)
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Final
+from itertools import chain
+from typing import Final, TypeVar
 
 from ..ends import every
 from ..pause import give_way
 from ..ports import Signal
 from .ports import Buffers, Misuse
+
+T = TypeVar("T")
 
 #: The maximum number of eventpairs that AttachNodeTracking may attach to one node.
 MAX_NODE_TRACKINGS: Final = 256
@@ -54,19 +57,22 @@ class Trackings:
 
     def hand_over(self, buffers: Buffers) -> None:
         """Pass the lifetime trackings to the buffers, because the node has allocated."""
-        lifetimes, self._lifetimes = self._lifetimes, {}
         every(
             step
-            for event, remaining in lifetimes.values()
-            for step in (partial(buffers.track_lifetime, event, remaining), give_way)
+            for tracking in _taken(self._lifetimes)
+            for step in (partial(buffers.track_lifetime, *tracking), give_way)
         )
 
     def close(self) -> None:
         """Close all events, because the node has left the tree."""
         if not self._node and not self._lifetimes:
             return  # as of most nodes
-        lifetimes = [event for event, _ in self._lifetimes.values()]
-        events = [*self._node.values(), *lifetimes]
-        self._node.clear()
-        self._lifetimes.clear()
+        events = chain(_taken(self._node), (event for event, _ in _taken(self._lifetimes)))
         every(step for event in events for step in (event.close, give_way))
+
+
+def _taken(kept: dict[int, T]) -> Iterator[T]:
+    """Take out what is kept, one after the other. Some may go while others are served, because their client does."""
+    for key in tuple(kept):
+        if key in kept:
+            yield kept.pop(key)

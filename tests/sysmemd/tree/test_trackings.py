@@ -46,3 +46,26 @@ def test_a_refusal_closes_the_event_and_only_that() -> None:
         pass
     assert refused.closed
     assert not accepted.closed
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_one_may_go_while_others_are_closed_or_handed_over(
+    monkeypatch: pytest.MonkeyPatch, closes: bool
+) -> None:
+    """Work on many gives way, and the client of one that is still to come closes its end."""
+    trackings, buffers = Trackings(), FakeBuffers(2)
+    first, second = Event(), Event()
+    for event in (first, second):
+        trackings.add_lifetime(event, 1)
+
+    def give_way() -> None:
+        if not second.closed:
+            second.go()
+
+    monkeypatch.setattr("sysmemd.tree.trackings.give_way", give_way)
+    if closes:
+        trackings.close()
+        assert first.closed
+    else:
+        trackings.hand_over(buffers)
+        assert buffers.trackings == [(first, 1)]
