@@ -61,8 +61,8 @@ _PYTEST = (
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
 )
 _TIMES = itertools.count(1)
-#: Arguments of `dataclass`, `Struct` and `zip` that change costs, or find mistakes only.
-_OPTIONS = ("eq", "frozen", "gc", "kw_only", "slots", "strict")
+#: Arguments of `dataclass`, `field`, `Struct` and `zip` that change costs, or find mistakes only.
+_OPTIONS = ("eq", "frozen", "gc", "init", "kw_only", "slots", "strict")
 _COMPOUND = ("file_input", "suite", "if_stmt", "for_stmt", "while_stmt", "try_stmt", "with_stmt")
 
 _Place = tuple[int, int]

@@ -90,6 +90,12 @@ def test_this_kernel_does_as_expected_and_nothing_stays_open() -> None:
         (locks, "is_left", lambda *_: False, "a handle's lock goes before its mapping"),
         (locks, "is_left", lambda *_: True, "a handle's lock goes before its mapping"),
         (requirements, "holds_lock", refuse, "a description can't be asked for its own locks"),
+        (
+            requirements,
+            "holds_lock",
+            lambda _: True,
+            "a description can't be asked for its own locks",
+        ),
         (vmo, "_MFD_NOEXEC_SEAL", 0, "buffers can be made executable"),
         (requirements, "unread_of", lambda _: 0, "it isn't told what waits in a socket"),
         (requirements, "descriptors_waiting", lambda _: 0, "it isn't told what waits in a socket"),
