@@ -292,7 +292,7 @@ ADVICE: dict[Rule, Advice] = {
     ),
     Rule.MIN_ROW_OVER_MAX: Advice(
         "One needs longer rows than another allows. A row is at least as long as the pixels of `min_size.width`, and a multiple of all "
-        "divisors.",
+        "divisors; `max_bytes_per_row` is rounded down to such a multiple, so 600 counts as 576 if the divisor is 64.",
         "Compare `min_bytes_per_row`, `bytes_per_row_divisor` and `min_size` with `max_bytes_per_row`.",
         case(
             pictures("gpu", image(min_bytes_per_row=512)),
