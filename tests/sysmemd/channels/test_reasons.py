@@ -405,3 +405,15 @@ def test_which_limit_was_met_is_told(bench: Bench) -> None:
         line = told(client.message()).line
         assert line.endswith("nodes is 4, of which its other connections leave this one 2")
     assert line.startswith("this participant exceeded its user's quota: ")
+
+
+def test_others_do_not_learn_which_limit_it_was_where_they_learn_no_names() -> None:
+    bench = Bench(inspect=InspectSection(to_participants="none"))
+    bench.service.users.limit({Kind.NODES: 4}, {})
+    token = bench.token(asking(bench))
+    child = bench.duplicate(token)
+    bench.duplicate(token)
+    assert told(child.message()).line == "another participant exceeded its user's quota"
+    own = told(token.message()).line
+    assert own.startswith("this participant exceeded its user's quota: the user's limit of nodes")
+    bench.close()
