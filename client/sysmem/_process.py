@@ -10,7 +10,7 @@ from sysmem_protocol.owner import Cell, owned
 from sysmem_protocol.owner import this_process as this_process
 
 _STDERR: Final = 2
-#: What has the numbers of standard descriptors that the program has closed.
+#: The placeholders at the numbers of standard descriptors that the program has closed.
 _reserved: list[Cell] = []
 
 

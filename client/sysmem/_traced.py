@@ -45,7 +45,7 @@ class TracedChannel(Channel):
         self._interface = interface
         #: The number of descriptors in the parts so far of incomplete responses, by txid.
         self._more: dict[int, int] = {}
-        #: What was received while it is being written, which an exception of a signal's handler may interrupt.
+        #: The received message while it is being recorded, which an exception of a signal handler may interrupt.
         self._untold: tuple[bytes, list[Handle]] | None = None
 
     def send(self, data: Any, handles: Sequence[Handle] = ()) -> int:

@@ -101,7 +101,7 @@ class Answering(ABC):
         self._stopped_receiving = False
         #: Whether the last :meth:`flush` left something unsent until the client reads.
         self._waits_for_room = False
-        #: Whether a :meth:`flush` is under way, which may have given way to others.
+        #: Whether a :meth:`flush` is under way; it may be interrupted for other work.
         self._is_flushing = False
         self._sending_ends = False
         self._said_held = False
@@ -333,7 +333,7 @@ class Answering(ABC):
             else:
                 message = _message(method, txid, answer)
             try:
-                give_way()  # descriptors to a hundred buffers are much work even so
+                give_way()  # creating descriptors for a hundred buffers is much work
             except BaseException:
                 message.close()
                 raise
@@ -347,7 +347,7 @@ class Answering(ABC):
         self._flush_later()
 
     def flush(self) -> bool:
-        """Send what waits; True when there is nothing left to do before this is asked for again. Nothing is raised."""
+        """Send queued messages. Return True if nothing is left to do until the next request. Raises nothing."""
         if self.closed or self._is_flushing:
             return True
         self._is_flushing = True

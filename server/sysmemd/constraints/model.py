@@ -133,7 +133,7 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What was aggregated, and with which options: enough to repeat it in part."""
+    """The input and options of an aggregation: enough to repeat it in part."""
 
     participants: tuple[Participant, ...]
     platform: Platform

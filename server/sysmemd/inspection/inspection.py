@@ -52,13 +52,13 @@ class _Job:
 class Inspection:
     """Answers inspectors, one question after another.
 
-    Who asks what somebody else has asked, and hasn't been answered because others come first, shares the answer.
+    A question that equals one that still waits for its turn shares that one's answer.
     """
 
     def __init__(
         self, service: Service, runtime_dir: Path | None = None, ask: Ask = ask_here
     ) -> None:
-        """`ask` asks for names of users, which may come from another machine."""
+        """`ask` looks up names of users, which may come from another machine."""
         ended = EndedCollections(service.inspect.ended)
         service.on_failure = self._failed
         service.on_ended = self._ended
@@ -159,7 +159,7 @@ class Inspection:
         watcher.begin(first.decode())
 
     def _failed(self, collection: CollectionData) -> None:
-        """Record the end of a collection. Whoever is told of it may look here at once."""
+        """Record the end of a collection. Clients that are told of it may ask for it at once."""
         ended = EndedCollection.of(collection)
         self.daemon.ended.add(ended)
         self.counters.ended(ended)
@@ -189,7 +189,7 @@ class Inspection:
         if self._busy or not self._jobs:
             return
         self._busy = True
-        # Whoever asks from now on is to see what happens from now on.
+        # Later questions need a new answer, which includes later changes.
         _, job = self._jobs.popleft()
         self._in_turn(job.user, partial(self._make, job))
 
