@@ -69,6 +69,9 @@ class TrioReactor:
             self._nursery.start_soon(self._fail, connection, error)
 
     async def _fail(self, connection: Connection, error: OSError) -> None:
+        # What is made in slices isn't there yet. That is rare, and nobody else waits for it.
+        while not (connection.closed or connection.is_served):  # noqa: ASYNC110
+            await trio.sleep(_CAN_NOT_WAIT_SECONDS)
         if not connection.closed:
             connection.fail(f"the daemon can't wait for it: {error}")
             connection.close()
@@ -166,7 +169,7 @@ class TrioReactor:
     async def _run_alone(self) -> None:
         try:
             with in_place_of_waiting(self._serve, self._say_failed) as fd:
-                self._queue.enter_loop(fd)
+                await self._enter_loop(fd)
                 self._find_sole()
                 try:
                     await trio.sleep_forever()
@@ -174,6 +177,17 @@ class TrioReactor:
                     self._queue.leave(fd)
         finally:
             self._stop()
+
+    async def _enter_loop(self, fd: int) -> None:
+        """Have the queue tell when trio has something to do; when the kernel is too short of memory, try again."""
+        while True:
+            try:
+                self._queue.enter_loop(fd)
+            except OSError as error:
+                self._say_failed(error)
+                await trio.sleep(_CAN_NOT_WAIT_SECONDS)
+            else:
+                return
 
     def _stop(self) -> None:
         self._stopped = True

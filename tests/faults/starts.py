@@ -107,7 +107,7 @@ class Start:
         if process.poll() is None:
             negotiate(self._runtime_dir)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(PATIENCE) == 0, f"it ended with {process.returncode}"
+            assert process.wait(4 * PATIENCE) == 0, f"it ended with {process.returncode}"
         return process.returncode
 
     def _assert_sound(self, fault: Fault, status: int) -> None:

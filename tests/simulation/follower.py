@@ -67,6 +67,9 @@ class Follower:
         #: Trackings of each channel, in order: their numbers in the model.
         self.trackings: dict[int, list[int]] = {}
         self._events = 0
+        #: Nodes that a call has made and the numbers of their channels, by their parent, until the call happens to the
+        #: model.
+        self.made: dict[Any, list[tuple[Any, int]]] = {}
         #: Channels whose clients want to be refused, by the numbers of the daemon's ends.
         self.daring: set[int] = set()
         self.violation: str | None = None
@@ -183,6 +186,8 @@ class Follower:
         for followed in self.collections.values():
             self.check(followed.is_settled, "a collection stays busy")
             self.look(followed)
+            if self.violation is not None:
+                return
             for node, modelled in followed.pairs.items():
                 reading = node.channel.connection.reading
                 self.check(reading != modelled.orphan, f"{node!r} is served: {reading}")
@@ -240,13 +245,14 @@ class Follower:
         followed = self.collections[collection.id] = Followed(collection)
         if bound:
             followed.model.bind(followed.model.root)
-        self._found(followed, collection.root, followed.model.root)
+        root: Any = collection.root
+        self._found(followed, root, root.channel.koid, followed.model.root)
         self.look(followed)
 
-    def _found(self, followed: Followed, node: Any, modelled: ModelNode) -> None:
+    def _found(self, followed: Followed, node: Any, koid: int, modelled: ModelNode) -> None:
         followed.pairs[node] = modelled
-        self.nodes[node.channel.koid] = followed, modelled
-        self.trackings[node.channel.koid] = []
+        self.nodes[koid] = followed, modelled
+        self.trackings[koid] = []
 
     def _happens(self, followed: Followed, step: Callable[[], None]) -> None:
         followed.pending.append(step)
@@ -271,9 +277,14 @@ class Follower:
         allowed = self._allowed(followed.model, modelled, server, name, request)
         self.check(allowed, f"{name} was allowed")
         if len(modelled.children) > before and not modelled.failed:
-            made = list(node.children)[before:]
-            for child, new in zip(made, modelled.children[before:], strict=True):
-                self._found(followed, child, new)
+            news = modelled.children[before:]
+            made = self.made.pop(node)
+            for (child, koid), new in zip(made, news, strict=True):
+                self._found(followed, child, koid, new)
+            for child, _ in made:
+                if not child.in_tree:  # it failed before the call was over
+                    self.check(self.has_excuse(), f"{child!r} failed without a reason")
+                    self._fail(followed, child)
 
     def _allowed(
         self, model: DaemonsModel, node: ModelNode, server: NodeServer, name: str, request: Any

@@ -23,6 +23,7 @@ from sysmem_protocol import codec
 from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.sysmem2 import Allocator as AllocatorInterface
 from sysmemd.channels import connection
+from sysmemd.channels.nodes import CollectionServer, NodeServer
 from sysmemd.daemon import Parts
 from sysmemd.pause import give_way
 from sysmemd.ports import Peer
@@ -122,7 +123,7 @@ async def _run(trace: Trace) -> str | None:
         )
 
     trio.lowlevel.add_instrument(_Spinning(follower))
-    with kernel.running(), _told_of_failures(follower):
+    with kernel.running(), _told_of_nodes(follower):
         async with running(CONFIG, parts=parts) as core:
             with scope:
                 follower.service = core._inspection.daemon.service
@@ -136,10 +137,11 @@ async def _run(trace: Trace) -> str | None:
 
 
 @contextlib.contextmanager
-def _told_of_failures(follower: Follower) -> Iterator[None]:
-    """Have the model hear of what fails by itself: not because of what came on a channel."""
+def _told_of_nodes(follower: Follower) -> Iterator[None]:
+    """Have the model hear of nodes that are made, and of what fails other than because of what came on a channel."""
     collection_fails = LogicalBufferCollection._fail_without_strong_handles
     node_fails = Node.fail
+    serve = NodeServer.serve
 
     def fail_collection(collection: LogicalBufferCollection) -> None:
         was_there = not collection.is_gone
@@ -151,9 +153,15 @@ def _told_of_failures(follower: Follower) -> Iterator[None]:
         node_fails(node, *arguments)
         follower.failed(node)
 
+    def serve_node(server: NodeServer, node: Node) -> None:
+        serve(server, node)
+        if node.parent is not None and not isinstance(server, CollectionServer):
+            follower.made.setdefault(node.parent, []).append((node, server.koid))
+
     with pytest.MonkeyPatch.context() as patch:
         # What was decoded before is not decoded again, and so gives way less often.
         patch.setattr(connection, "_decoder", codec.Decoder(pause=give_way, shared=True))
+        patch.setattr(NodeServer, "serve", serve_node)
         patch.setattr(LogicalBufferCollection, "_fail_without_strong_handles", fail_collection)
         patch.setattr(Node, "fail", fail_node)
         yield

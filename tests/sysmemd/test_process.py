@@ -27,7 +27,9 @@ from sysmemd.config import AccessSection, Config, ConfigError, LogSection
 from sysmemd.daemon import socket_permissions
 from sysmemd.process import UnreachableError
 from sysmemd.sockets import Listeners, Permissions, RuntimeDirectory
+from sysmemd.turns import Queue
 
+from ..wire.raw import Wire
 from .memory.harness import RecordingLog
 
 pytestmark = pytest.mark.trio
@@ -73,14 +75,16 @@ class Running:
 
 
 @asynccontextmanager
-async def running(directory: Path, reload: process.Reload | None = None) -> AsyncIterator[Running]:
+async def running(
+    directory: Path, reload: process.Reload | None = None, *, alone: bool = False
+) -> AsyncIterator[Running]:
     made = Running(directory)
     ready = trio.Event()
     config = Config(runtime_dir=str(directory))
 
     async def run() -> None:
         try:
-            await process.run(config, made.log, on_ready=ready.set, reload=reload)
+            await process.run(config, made.log, on_ready=ready.set, reload=reload, alone=alone)
         except UnreachableError as error:
             made.result = error
         made.ended.set()
@@ -384,3 +388,16 @@ async def test_a_watchdog_that_is_not_there_is_not_fed(
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(BlockingIOError):
             manager.recv(100, socket.MSG_DONTWAIT)
+
+
+async def test_nor_does_the_wait_for_all_that_is_not_a_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that is alone in the loop starts all the same."""
+    right = Queue.enter_loop
+    short = Short(lambda fd, queue: right(queue, fd))
+    monkeypatch.setattr(Queue, "enter_loop", lambda queue, fd: short(fd, queue))
+    async with running(tmp_path / "run", alone=True) as made:
+        await made.said("work of a user failed")
+        with Wire(made.directory) as wire:
+            await trio.to_thread.run_sync(lambda: wire.connect().sync())

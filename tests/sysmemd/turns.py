@@ -23,6 +23,7 @@ class FakeConnection:
         self.near, self.far = channel_pair()
         self.reading = True
         self.closed = False
+        self.is_served = True
         self.received = self.waiting_bytes = 0
         self.flushed = 0
         self.refusals: list[str] = []

@@ -175,6 +175,11 @@ class Connection(Answering):
         """The server of this channel."""
         return self._server
 
+    @property
+    def is_served(self) -> bool:
+        """Whether what the server serves is there; a node may still be in the making."""
+        return getattr(self._server, "node_or_none", self._server) is not None
+
     def _flush_later(self) -> None:
         self._reactor.flush(self)
 
