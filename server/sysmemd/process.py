@@ -118,7 +118,8 @@ async def run(
                 partial(_feed_watchdog, os.environ),
             ]
             if metrics is not None:
-                ends.append(partial(_keep_metrics, metrics, server, log))
+                stop = _serve_metrics(metrics, server, log)
+                ends.append(partial(_keep_metrics, metrics, stop, server, log))
             stack.enter_context(_few_collections())
             notify(os.environ, "READY=1")
             on_ready()
@@ -249,16 +250,24 @@ async def _unreachable(listeners: Listeners, server: Serving, log: Log) -> Unrea
         log.info("the service sockets are there again")
 
 
-async def _keep_metrics(metrics: MetricsSocket, server: Serving, log: Log) -> None:
-    """Serve metrics, and recreate their socket when it is removed."""
+def _serve_metrics(metrics: MetricsSocket, server: Serving, log: Log) -> Callable[[], None]:
+    """Serve metrics until the returned function is called. Raises `OSError`."""
+    stop = server.scrape(metrics.listener)
+    log.info("serving metrics", url=metrics.url)
+    return stop
+
+
+async def _keep_metrics(
+    metrics: MetricsSocket, stop: Callable[[], None], server: Serving, log: Log
+) -> None:
+    """Recreate the socket of metrics when it is removed. `stop` ends serving them on the present socket."""
     while True:
-        stop_serving = server.scrape(metrics.listener)
-        log.info("serving metrics", url=metrics.url)
         await _removal(metrics, log)
-        stop_serving()
+        stop()
         if error := await _make_again(metrics, log):
             log.error("metrics aren't served any more", reason=str(error))
             await trio.sleep_forever()
+        stop = _serve_metrics(metrics, server, log)
 
 
 async def _make_again(listeners: Listeners | MetricsSocket, log: Log) -> Exception | None:

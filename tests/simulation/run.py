@@ -23,7 +23,8 @@ from sysmem_protocol import codec
 from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.sysmem2 import Allocator as AllocatorInterface
 from sysmemd.channels import connection
-from sysmemd.channels.nodes import CollectionServer, NodeServer
+from sysmemd.channels.collection import CollectionServer
+from sysmemd.channels.nodes import NodeServer
 from sysmemd.daemon import Parts
 from sysmemd.pause import give_way
 from sysmemd.ports import Peer

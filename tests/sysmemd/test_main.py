@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import trio
 
+import sysmem
+from sysmem import PixelFormat, blocking
 from sysmemd import process as daemon_process
 from sysmemd.__main__ import configure, main, parser
 from sysmemd.config import Config, ConfigError
@@ -280,6 +282,41 @@ def test_a_hangup_has_the_file_read_again(tmp_path: Path) -> None:
         "stopping",
     ]
     assert f"{path}: not TOML" in said[0]["reason"]
+
+
+def test_a_hangup_changes_limits_costs_and_quotas_for_what_comes(tmp_path: Path) -> None:
+    path = tmp_path / "sysmemd.toml"
+    path.write_text("")
+    command = (sys.executable, "-m", "sysmemd", "--config", str(path))
+
+    def negotiate(allocator: blocking.Allocator) -> object:
+        wish = sysmem.constraints("R8, L8 64x64", cpu="write", hold=1)
+        with allocator.allocate_non_shared_collection() as collection:
+            collection.set_constraints(wish)
+            with collection.wait_for_all_buffers_allocated(timeout=30) as info:
+                collection.release()
+                image = info.settings.image_format_constraints
+                return image and image.pixel_format
+
+    with (
+        process(tmp_path, command, stderr=subprocess.DEVNULL) as started,
+        blocking.connect(tmp_path / "run") as allocator,
+        allocator.allocate_shared_collection() as token,
+    ):
+        for cheap in (PixelFormat.R8, PixelFormat.L8):
+            path.write_text(f'[[format_cost]]\npixel_format = "{cheap.name}"\ncost = 1')
+            assert started.reload()[0] == "READY=1"
+            assert negotiate(allocator) is cheap
+        path.write_text("[limits]\nmax_buffer_bytes = 64")
+        assert started.reload()[0] == "READY=1"
+        with pytest.raises(sysmem.PeerClosedError, match="over the limit of this daemon"):
+            negotiate(allocator)
+        path.write_text("[quota]\ncollections = 1")
+        assert started.reload()[0] == "READY=1"
+        token.sync()  # what is there stays
+        with pytest.raises(sysmem.PeerClosedError, match="limit of collections is 1"):
+            negotiate(allocator)
+        token.release()
 
 
 def test_it_ends_in_order_when_nobody_reads_its_log(tmp_path: Path) -> None:
