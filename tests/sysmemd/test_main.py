@@ -317,6 +317,8 @@ def test_a_hangup_changes_limits_costs_and_quotas_for_what_comes(tmp_path: Path)
         with pytest.raises(sysmem.PeerClosedError, match="limit of collections is 1"):
             negotiate(allocator)
         token.release()
+        started.send_signal(signal.SIGTERM)
+        assert ended(started) == (0, b"")
 
 
 def test_it_ends_in_order_when_nobody_reads_its_log(tmp_path: Path) -> None:
