@@ -109,8 +109,8 @@ def test_the_page_names_what_is_tried() -> None:
         for call, errors in re.findall(r"^\| `(\w+)` \| (.*) \| .*\|$", page, re.MULTILINE)
     }
     assert table.keys() <= ERRORS.keys()
-    for call, errors in table.items():
-        assert errors == list(ERRORS[call]), call
+    for call, errors in table.items():  # some are made at the start only
+        assert errors in ([], list(ERRORS[call])), call
     for moment in MOMENTS:
         assert f"| {moment} |" in page
     named = page.split("| moment | tried by |\n")[1].split("\n\n")[0]
