@@ -202,8 +202,6 @@ def combine(a: Terms, b: Terms, stride_bytes: int) -> Terms | Breach:
     if divisor > U32_MAX:
         return Breach(Rule.DIVISOR_OVER_32_BITS, DIVISOR_FIELDS, str(divisor))
     sizes = terms.required_max_sizes
-    if divisor == terms.bytes_per_row_divisor and len(sizes) <= MAX_UNPRUNED_SIZES:
-        return terms
     if len(sizes) > MAX_UNPRUNED_SIZES:
         sizes = undominated(sizes)
     return terms._replace(bytes_per_row_divisor=divisor, required_max_sizes=sizes)
