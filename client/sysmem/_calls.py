@@ -222,31 +222,38 @@ class Calls:
         try:
             try:
                 arrived = channel.receive(wait=wait)
-                return arrived is not None and (self.arrived(*arrived) or True)
             except DescriptorsLost as error:
+                arrived = error.data, []
                 return self.lost(error.data) or True
+            return arrived is not None and (self.arrived(*arrived) or True)
         except (PeerClosedError, MalformedMessage):
             raise
         except BaseException:
             if arrived is None and channel.kept:  # the descriptor tells nobody else of it
-                with contextlib.suppress(PeerClosedError, MalformedMessage):
+                try:
                     arrived = channel.receive()
+                except DescriptorsLost as error:
+                    arrived = error.data, []
+                except (PeerClosedError, MalformedMessage):
+                    pass
             if arrived is not None:
                 self._interrupted(*arrived)
             raise
 
     def _interrupted(self, data: bytes, handles: list[Handle]) -> None:
         """A datagram that was being taken in came to nothing, or not: its call fails if it has no answer."""
-        call = (
-            self._outstanding.pop(HEADER.unpack_from(data)[0], None)
-            if len(data) >= HEADER.size
-            else None
-        )
+        if len(data) < HEADER.size:
+            return
+        txid, flags, _, _ = HEADER.unpack_from(data)
+        # The call of a part stays outstanding, because the rest of the response is still to come.
+        find = self._outstanding.get if flags == FLAGS_MORE else self._outstanding.pop
+        call = find(txid, None)
         if call is not None and not call.done:
             call.error = InterruptedError(
                 errno.EINTR,
                 f"a signal handler raised an exception during the response to {call.method.name}()",
             )
+            _close(call.parts)
             _close(handles)
 
     def _arrived(self, message: Answer) -> Call | None:

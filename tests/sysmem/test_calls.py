@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from sysmem._calls import MAX_TXID, Calls, datagram, encode_request
-from sysmem_protocol.channel import PeerClosedError
+from sysmem_protocol.channel import DescriptorsLost, PeerClosedError
 from sysmem_protocol.codec import encode
 from sysmem_protocol.explained import Explained, ExplainedOnExplainedEvent
 from sysmem_protocol.handles import Handle
-from sysmem_protocol.message import MalformedMessage, Message
+from sysmem_protocol.message import MAX_HANDLES, MalformedMessage, Message
 from sysmem_protocol.sysmem2 import BufferCollection, Node, NodeSetNameRequest
 
 
@@ -71,6 +71,57 @@ def test_an_abandoned_call_closes_what_it_had_and_what_comes(make_witness: Any) 
     assert early.handle.closed
     assert arrive(calls, Message(waiting.txid, ordinal, b"", [late.handle])) is None
     assert late.handle.closed
+
+
+class Arriving:
+    """A channel to which something comes."""
+
+    kept = False
+
+    def __init__(self, *came: Any) -> None:
+        self._came = list(came)
+
+    def receive(self, *, wait: bool = False) -> Any:
+        came = self._came.pop(0)
+        if isinstance(came, Exception):
+            raise came
+        return came
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_part_fails_its_call_and_what_follows_is_closed(
+    make_witness: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Calls()
+    call = calls.begin(BufferCollection.wait_for_all_buffers_allocated)
+    witnesses = [make_witness() for _ in range(3 * MAX_HANDLES)]
+    message = Message(call.txid, call.method.ordinal, b"", [each.handle for each in witnesses])
+    channel: Any = Arriving(*message.datagrams())
+    assert calls.take_in(channel) is True
+    with monkeypatch.context() as patch:
+        patch.setattr(Calls, "arrived", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            calls.take_in(channel)
+    assert isinstance(call.error, InterruptedError)
+    assert calls.take_in(channel) is True  # the last part of that response
+    assert not calls.outstanding
+    assert all(each.handle.closed for each in witnesses)
+
+
+def test_an_interrupt_while_descriptors_are_lost_fails_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = Calls()
+    call = calls.begin(Node.get_node_ref)
+    monkeypatch.setattr(Calls, "lost", interrupt)
+    [(data, _)] = Message(call.txid, call.method.ordinal).datagrams()
+    channel: Any = Arriving(DescriptorsLost(data))
+    with pytest.raises(KeyboardInterrupt):
+        calls.take_in(channel)
+    assert isinstance(call.error, InterruptedError)
 
 
 def test_a_required_field_is_asked_for_by_its_name() -> None:

@@ -135,7 +135,8 @@ class ClientEnd:
             if call is not None:
                 (self._calls.put_off if type(error) is TimeoutError else self._calls.abandon)(call)
             raise
-        return call.answer or call.result()
+        # The error first: an answer that fails has one before it is closed.
+        return (call.error is None and call.answer) or call.result()
 
     def _begin(
         self, method: Method, body: bytes, handles: list[Handle], end: float | None, me: object
