@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import errno
+import fcntl
 import os
 import select
 import socket
@@ -125,6 +126,14 @@ class AtOnce:
 
 
 AT_ONCE = AtOnce()
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETFD)
+    except OSError:
+        return False
+    return True
 
 
 _NO_SOCKET = socket.SocketType(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -271,14 +280,16 @@ class Channel:
             raise PeerClosedError("the peer closed the channel")
         return data, handles
 
-    def _check_own(self, error: OSError) -> None:
-        """Raise `HandleClosedError` when this end was closed, which may be why the kernel refuses something."""
+    def _check_own(self, error: OSError, sent: Sequence[Handle] = ()) -> None:
+        """Raise `HandleClosedError` if the kernel refuses something because this end, or a sent handle, was closed."""
         if self.fileno() < 0:  # in a signal's handler or another thread
             raise HandleClosedError("this channel was closed meanwhile")
         if error.errno in (errno.EBADF, errno.ENOTSOCK):
+            closed = next((handle for handle in sent if not _is_open(handle.fileno())), self)
+            owner = "this channel" if closed is self else f"the {type(closed).__name__}"
             raise HandleClosedError(
-                f"descriptor {self.fileno()} was closed, but not by this channel, which owns it: a program that "
-                "closes all descriptors, to become a daemon for example, must do so before it connects"
+                f"descriptor {closed.fileno()} was closed, but not by {owner}, which owns it: a program that closes "
+                "all descriptors, to become a daemon for example, must do so before it connects"
             ) from error
 
     def _handles(self) -> list[Handle]:
@@ -335,7 +346,7 @@ class Channel:
             except ConnectionError as error:
                 raise PeerClosedError("the peer closed the channel") from error
             except OSError as error:
-                self._check_own(error)
+                self._check_own(error, handles)
                 raise
 
     def _sendmsg(self, data: ReadableBuffer, control: Sequence[Any] = ()) -> int:
@@ -383,8 +394,3 @@ class ServedChannel(Channel):
 
     def _recvmsg(self) -> tuple[bytes, list[Any], int, Any]:
         return self._socket.recvmsg(MAX_MESSAGE_BYTES, _CONTROL_BYTES, _RECEIVE_FLAGS)
-
-    def _sendmsg(self, data: ReadableBuffer, control: Sequence[Any] = ()) -> int:
-        if not control:
-            return self._socket.send(data, _SEND_FLAGS)
-        return self._socket.sendmsg([data], control, _SEND_FLAGS)

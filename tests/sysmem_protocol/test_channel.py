@@ -18,7 +18,7 @@ import pytest
 from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.handles import Handle, channel_pair
 from sysmem_protocol.message import MAX_HANDLES, MAX_MESSAGE_BYTES, MalformedMessage
-from sysmem_protocol.owner import channel_of, new_channel, new_pair
+from sysmem_protocol.owner import HandleClosedError, channel_of, new_channel, new_pair
 
 SO_PASSPIDFD = 76
 
@@ -185,6 +185,18 @@ def test_sending_to_a_closed_peer_says_so(near: Channel, far: Channel) -> None:
     with null() as handle, pytest.raises(PeerClosedError):
         near.send(b"x", [handle])
     assert issubclass(PeerClosedError, ConnectionError)
+
+
+def test_a_sent_descriptor_that_the_program_has_closed_is_named(near: Channel) -> None:
+    handle = null()
+    number = handle.fileno()
+    os.close(number)
+    with pytest.raises(
+        HandleClosedError, match=f"^descriptor {number} .* not by the Handle, which owns it"
+    ):
+        near.send(b"x", [handle])
+    handle.take()
+    assert near.send(b"x")
 
 
 def test_sending_to_a_peer_that_closed_with_our_data_unread_says_so(
