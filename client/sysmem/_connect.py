@@ -98,9 +98,7 @@ def open_service(
             failures[path] = error
             if isinstance(error, BlockingIOError):
                 break  # this is the right daemon, and it is busy
-    raise DaemonUnavailableError(
-        _unavailable(failures)
-    ) from None  # its message contains the reasons
+    raise DaemonUnavailableError(_unavailable(failures)) from None  # the text has the reasons
 
 
 #: Connects to a service of a daemon, with a timeout. Returns the socket or descriptor, which the caller owns.

@@ -69,9 +69,8 @@ def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
                 yield caller
             caller = caller.f_back
     del frame  # the last frame is this function's own
-    ended = (
-        traceback and traceback.tb_next
-    )  # the first entry has the with-block, and is still running
+    # The first entry has the with-block, and is still running.
+    ended = traceback and traceback.tb_next
     while ended is not None:
         if _is_function(ended.tb_frame):
             yield ended.tb_frame

@@ -71,26 +71,26 @@ def constraints(
             one with the name of a `PixelFormatModifier` (`B8G8R8A8:INTEL_I915_X_TILED`). The size is exact
             (`1280x720`), or has one or two limits (`from 16x16`, `up to 1920x1080`, `from 16x16 to 1920x1080`);
             without a size any will do. Without `image` the buffers are raw memory.
-            cpu: How the CPU uses the buffers: names of flags of `CpuUsage`, separated by commas, as in
-                `"read often, write"`; or flags. The same holds for `vulkan`, `display` and `video`. Without any usage
-                the participant does not use the buffers itself.
-            hold: How many buffers the participant holds at once (`min_buffer_count_for_camping`).
-            slack: How many further buffers would help, whichever participant has them
-                (`min_buffer_count_for_shared_slack`).
-            count: The minimum number of buffers of the collection.
-            max_count: The maximum number of buffers of the collection.
-            align: The length of each row must be a multiple of this number of bytes (`bytes_per_row_divisor`).
-            size_align: Width and height must be multiples of these numbers of pixels, given as `"16x16"`.
-            color: The acceptable colour spaces, by member or name. Each format takes those that it can have. By
-                default SRGB, or REC709 for formats that are not RGB.
-            size_bytes: The minimum size of a buffer in bytes.
-            heap: The type of the heap that the memory must come from, with the id 0.
-            contiguous: Whether the memory must be physically contiguous.
-            secure: Whether the memory must be secure.
+        cpu: How the CPU uses the buffers: names of flags of `CpuUsage`, separated by commas, as in
+            `"read often, write"`; or flags. The same holds for `vulkan`, `display` and `video`. Without any usage
+            the participant does not use the buffers itself.
+        hold: How many buffers the participant holds at once (`min_buffer_count_for_camping`).
+        slack: How many further buffers would help, whichever participant has them
+            (`min_buffer_count_for_shared_slack`).
+        count: The minimum number of buffers of the collection.
+        max_count: The maximum number of buffers of the collection.
+        align: The length of each row must be a multiple of this number of bytes (`bytes_per_row_divisor`).
+        size_align: Width and height must be multiples of these numbers of pixels, given as `"16x16"`.
+        color: The acceptable colour spaces, by member or name. Each format takes those that it can have. By
+            default SRGB, or REC709 for formats that are not RGB.
+        size_bytes: The minimum size of a buffer in bytes.
+        heap: The type of the heap that the memory must come from, with the id 0.
+        contiguous: Whether the memory must be physically contiguous.
+        secure: Whether the memory must be secure.
 
-        Raises:
-            ValueError: The description is invalid, or no image can match it.
-            TypeError: A usage is of another kind of flags.
+    Raises:
+        ValueError: The description is invalid, or no image can match it.
+        TypeError: A usage is of another kind of flags.
     """
     usage = BufferUsage(
         cpu=_flags(CpuUsage, "cpu", cpu),

@@ -3,11 +3,11 @@
 ======================  ================================================================
 :mod:`.library`         how tables, enums, methods and interfaces are declared
 :mod:`.sysmem2`         the library itself, declared once; :mod:`.images2` has its pixel formats
-:mod:`.codec`           tables to CBOR and back; :mod:`.strict` is the form that is accepted
 :mod:`.codec`           conversion between tables and CBOR; :mod:`.strict` checks the accepted form
 :mod:`.message`         the header, and responses that are split into several datagrams
-:mod:`.handles`         descriptors with an owner, and what kind of object each is
+:mod:`.channel`         one end of a channel: datagrams with descriptors
 :mod:`.handles`         descriptors with an owner, and their kinds
+:mod:`.runtime`         the places of the daemon's sockets
 :mod:`.reference`       the page `docs/protocol.md`, from the declarations
 ======================  ================================================================
 

@@ -15,7 +15,8 @@ annotations contain the wire types::
 
 The codec (:mod:`.codec`), the client's methods, the server's dispatch, `repr()`, `help()` (:mod:`.docstrings`) and the
 reference page (:mod:`.reference`) are derived from these declarations. No property of a table, a limit or a method is
-repeated anywhere else.'''
+repeated anywhere else.
+'''
 
 from __future__ import annotations
 

@@ -130,7 +130,6 @@ class End(Owner):
             raise HandleClosedError(f"this end of a stream of frames {self._gone}")
 
     def _drop(self) -> None:
-        if (
-            not self.closed
-        ):  # if __init__ raised early, attributes are missing, and there is nothing to close
+        # If __init__ raised early, attributes are missing, and there is nothing to close.
+        if not self.closed:
             self.abandon()

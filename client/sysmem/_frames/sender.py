@@ -126,9 +126,8 @@ class Sender(End):
                 name = name or f"consumer {len(self._all_peers)}"
                 peer = _Peer(owned, name, policy, hold, self._broken)
                 self._all_peers.append(peer)
-            except (
-                BaseException
-            ):  # a peer is in a reference cycle, which would keep its socket open
+            except BaseException:
+                # A peer is in a reference cycle, which would keep its socket open.
                 taken.close()
                 raise
             self._epoll.register(owned, select.EPOLLIN | select.EPOLLRDHUP)

@@ -98,8 +98,7 @@ class Player:
                     self._belongings.drop(step.event["collection"])
         self._await()
 
-    # --- actions of clients
-    # -------------------------------------------------------------------------------------------
+    # --- actions of clients -----------------------------------------------------------------------------------------
 
     def _connect(self, step: Step) -> None:
         assert step.connection is not None
@@ -162,8 +161,7 @@ class Player:
             raise Trouble(f"{method} at {event['at']} can't be played: {error}") from None
         return request
 
-    # --- actions of the daemon
-    # ----------------------------------------------------------------------------------------
+    # --- actions of the daemon --------------------------------------------------------------------------------------
 
     def _expect_told(self, step: Step, index: int) -> None:
         """Expect what the daemon sent in the capture, to be awaited before the next action of a client."""

@@ -130,8 +130,7 @@ class ClientEnds:
 
     A token can be passed on, so the process that has it may not be the one that created it. The kernel has the
     information: the name of a node's server end contains its koid, sock_diag(7) returns the inode of the other end,
-        and
-    /proc lists the processes that have it open.
+    and /proc lists the processes that have it open.
     """
 
     def __init__(self, collections: list[Data]) -> None:

@@ -113,9 +113,8 @@ class Core:
 class Daemon:
     """A daemon that runs in this trio loop."""
 
-    def __init__(
-        self, core: Any
-    ) -> None:  # a Core; the daemon's own types are not part of the public interface
+    def __init__(self, core: Any) -> None:
+        # A Core: the daemon's own types are not part of the public interface.
         self._core: Core = core
 
     @property

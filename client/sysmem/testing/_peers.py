@@ -118,6 +118,7 @@ class Peer:
     @property
     def buffers(self) -> list[VmoBuffer]:
         """The participant's buffers, opened for reading, also while it is stopped; closed at the end of the test.
+
         The returned buffers keep the memory alive until then. Raises :class:`PeerFailed` if the participant has no
         buffers, or has ended.
         """

@@ -209,9 +209,8 @@ class Sysmemd:
                 if ours or time.monotonic() > deadline:
                     raise AssertionError(self._told_of_leak(new, left))
                 look_at = time.monotonic() + _LOOK_SECONDS
-            time.sleep(
-                _AGAIN_SECONDS
-            )  # there is no notification when another process closes a descriptor
+            # There is no notification when another process closes a descriptor.
+            time.sleep(_AGAIN_SECONDS)
 
     def _leftovers(self) -> list[Leftover]:
         try:
