@@ -171,13 +171,12 @@ class Buffers:
 
         Takes ownership of the event. If its client end is closed before, it is dropped.
         """
+        trackers = self._trackers.setdefault(buffers_remaining, SignalSet())
+        trackers.add(event)  # first, because its client may close its end during the look
         self._look()
         if self.existing <= buffers_remaining:
-            event.close()
-            return
-        if buffers_remaining not in self._trackers:
-            self._trackers[buffers_remaining] = SignalSet()
-        self._trackers[buffers_remaining].add(event)
+            self._trackers.pop(buffers_remaining, None)
+            trackers.signal()
 
     def when_gone(self, callback: Callable[[], None]) -> None:
         """Call `callback` once when no buffer exists any more; immediately if that is already so."""

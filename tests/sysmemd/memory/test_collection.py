@@ -6,12 +6,24 @@ import errno
 import os
 
 import pytest
+from tests.sysmemd.slow import SlowWork
 
 from sysmem_protocol.handles import Handle
 from sysmemd.memory import locks, vmo
 from sysmemd.ports import NoMemoryError
+from sysmemd.tree.trackings import Trackings
 
-from .harness import CAMERA, READ, READ_WRITE, VIEWER, Bench, few_descriptors, is_closed, present
+from .harness import (
+    CAMERA,
+    READ,
+    READ_WRITE,
+    VIEWER,
+    Bench,
+    few_descriptors,
+    is_closed,
+    pair,
+    present,
+)
 
 
 def test_strong_handles_that_are_promised_keep_the_buffers_whoever_leaves(bench: Bench) -> None:
@@ -196,6 +208,28 @@ def test_all_trackers_of_one_number_close_together(bench: Bench) -> None:
     trackers = [bench.tracker(buffers) for _ in range(3)]
     buffers.drop_strong()
     bench.wait(lambda: all(map(is_closed, trackers)))
+
+
+def test_a_tracker_whose_client_leaves_while_others_are_served_is_forgotten(bench: Bench) -> None:
+    """A look at many buffers gives way, and the node no longer has the event by then."""
+    work = SlowWork()
+    buffers = bench.allocate(16)
+    strong = bench.strong(buffers)
+    buffers.drop_strong()
+    near, far = pair()
+    trackings = Trackings()
+    trackings.add_lifetime(bench.memory.event(near), 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sysmemd.pause.give_way", work.pause)
+        work.do(lambda: trackings.hand_over(buffers))
+        assert work.pending == 1
+        far.close()
+        bench.memory.process_events()
+        assert near.closed
+        work.go_on()
+    for handle in strong:
+        handle.close()
+    bench.wait(lambda: not buffers.existing)
 
 
 def test_buffers_say_what_they_are(bench: Bench) -> None:
