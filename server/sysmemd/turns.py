@@ -263,6 +263,9 @@ class Turns:
                 self._epoll.unregister(fd)
             except OSError:
                 pass
+        if self._ready:
+            # Before the report is read, the descriptor may belong to a new channel, which hasn't hung up.
+            self._ready = deque([report for report in self._ready if report[0] != fd])
         self._held.discard(connection)
         self._full.discard(connection)
         self._to_flush.pop(connection, None)
@@ -366,7 +369,7 @@ class Turns:
         else:
             fd, events = self._ready.popleft()
             connection = self._connections.get(fd)
-            if connection is not None:  # it has not closed meanwhile
+            if connection is not None:
                 self._serve_connection(connection, events)
             elif fd == self.queue.loop:
                 self.loop_is_ready = True

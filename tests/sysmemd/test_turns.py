@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import select
+import socket
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -314,6 +315,37 @@ def test_what_was_ready_may_close_before_it_is_served(
         made.serve(fake.connection)
     made.take()
     assert sum(fake.received for fake in fakes) == 1
+
+
+def test_what_was_reported_of_a_channel_says_nothing_of_the_next_one_with_its_number(
+    made: Turns, new: Callable[[], FakeConnection]
+) -> None:
+    """A channel whose client has hung up closes before its turn, and a new one gets its descriptor."""
+    first, gone, later = new(), new(), new()
+    told: list[None] = []
+    later.note_hang_up = lambda: told.append(None)  # type: ignore[method-assign]
+
+    def replace() -> None:
+        number = gone.fileno()
+        made.closing(gone.connection)
+        gone.close()
+        gone.near.detach()
+        os.dup2(later.near.fileno(), number)
+        later.near.close()
+        later.near = socket.socket(fileno=number)
+        made.serve(later.connection)
+
+    first.on_receive = replace
+    for fake in (first, gone):
+        fake.send()
+        made.serve(fake.connection)
+    gone.far.close()
+    made.take()
+    assert first.received == 1
+    later.send()
+    made.take()
+    assert later.received == 1
+    assert told == []
 
 
 def test_long_work_is_interrupted_and_others_are_served_meanwhile(
