@@ -24,6 +24,9 @@ from .nodes import NodeServer, TokenServer, adopt
 from .service import Service
 
 _WAIT = sysmem2.BufferCollection.wait_for_all_buffers_allocated
+#: The maximum number of responses that are kept for one collection. Clients pay for none of them, and can make the
+#: daemon send different ones by closing one strong handle after the other.
+_MOST_SHAPES = 8
 
 
 class CollectionServer(NodeServer):
@@ -166,6 +169,8 @@ class BuffersAnswer:
         settings, body = answers.get(key := tuple(shape), (None, b""))
         if settings is not outcome.settings:
             body, _ = encode_response(_WAIT, table())
+            if len(answers) >= _MOST_SHAPES:
+                answers.clear()
             answers[key] = outcome.settings, body
         return Encoded(body, handles, table)
 

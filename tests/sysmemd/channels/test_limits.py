@@ -332,3 +332,28 @@ def test_events_of_weak_handles_are_descriptors(bench: Bench, held: ExitStack) -
     bench.memory.process_events()
     assert counted(bench, Kind.DESCRIPTORS, OTHER) == 1
     answer.weak_vmo.close()
+
+
+def test_answers_that_are_kept_for_others(bench: Bench) -> None:
+    """A client gets a different one after each strong handle that another one closes. They aren't counted."""
+    root = bench.token()
+    child = bench.duplicate(root)
+    child.send(Node.set_weak)
+    weak, strong = bench.bind(child), bench.bind(root)
+    for collection in (weak, strong):
+        collection.send(BufferCollection.set_constraints, wanting(camping=8))
+    bench.run()
+    wait = BufferCollection.wait_for_all_buffers_allocated
+    buffers = strong.call(wait).buffer_collection_info.buffers
+    strong.send(Node.release)
+    strong.close()
+    bench.run()
+    [party] = bench.service.parties.values()
+    for left in range(len(buffers), 0, -1):
+        buffers[left - 1].vmo.close()
+        got = weak.call(wait).buffer_collection_info.buffers
+        assert sum(buffer.vmo is not None for buffer in got) == left - 1
+        for handle in (one for buffer in got for one in (buffer.vmo, buffer.close_weak_asap)):
+            if handle is not None:
+                handle.close()
+    assert len(party.answers) <= 8
