@@ -103,8 +103,9 @@ class InFlight:
     def __init__(
         self, limit: int, closing: Closing, in_turn: Callable[[User, Callable[[], None]], None]
     ) -> None:
-        """Allow at most `limit` descriptors in flight. `closing` closes ends of channels; `in_turn` calls a function in
-        a turn of a user.
+        """Allow at most `limit` descriptors in flight.
+
+        `closing` closes ends of channels, and `in_turn` calls a function in a turn of a user.
 
         Raises `OSError` if the process has no descriptor left.
         """

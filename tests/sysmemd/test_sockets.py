@@ -334,8 +334,10 @@ print(sorted(path.name for path in directory.iterdir()))
 def handed_over(
     tmp_path: Path, count: str, names: str, kinds: str, pid: str = ""
 ) -> tuple[list[str], str]:
-    """What a process says that is started with descriptors from 3 on: s(eqpacket), t (stream), f(ile), none (-);
-    a capital is a socket that doesn't listen."""
+    """Return what a process says that is started with descriptors from 3 on.
+
+    They are s(eqpacket), t (stream), f(ile) or none (-); a capital is a socket that doesn't listen.
+    """
     process = subprocess.run(
         [sys.executable, "-c", _HAND_OVER, tmp_path, count, names, pid, kinds],
         capture_output=True,

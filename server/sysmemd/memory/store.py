@@ -71,6 +71,7 @@ class Memory:
         log: Log,
     ) -> None:
         """`heaps` are all heaps; the system heap is created if it is not among them. Of duplicates the first counts.
+
         With `allocation` "eager", all pages are reserved during an allocation, which fails if there are not enough.
         Raises `OSError` if the user has no inotify instance left, or the process no descriptor.
         """
