@@ -15,7 +15,7 @@ OUT ?= out
 CYCLES ?= 1000000
 MUTANTS ?=
 
-.PHONY: test-rest test-strict versions simulate chaos soak faults fuzz mutants demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site lowest release help clean
+.PHONY: test-strict versions simulate chaos soak faults fuzz mutants demo test check format lint types pyright coverage core-coverage devices kernels bench bench-peers docs report-image pictures site lowest release help clean
 
 demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/ (OUT=). CAMERA=/dev/video0 takes that
 	$(BIN)/python examples/camera_pipeline --out $(OUT) $(if $(CAMERA),--video $(CAMERA))
@@ -88,10 +88,6 @@ core-coverage: $(READY)  ## every branch of the pure core is run by its own test
 	$(COMBINE)
 	$(BIN)/coverage report --fail-under=100 \
 		--include='*/sysmemd/constraints/*,*/sysmemd/explaining/*,*/sysmemd/tree/*'
-
-# The tests that core-coverage leaves: CI runs each test once.
-test-rest: OPTIONS += $(CORE_TESTS:%=--ignore=%)
-test-rest: test
 
 # The emulated processor takes a minute to compile what these first two lines compile in two seconds.
 devices: $(READY)  ## the tests that need dma-bufs, a camera and a graphics device, in a virtual machine that has them (takes Debian on amd64)
