@@ -56,26 +56,8 @@ def test_a_stalled_allocation_is_told_at_the_deadline_by_names(
             for ident in (31, 32, 33, 34):
                 assert str(ident) in told
             assert "comes-later" not in told  # it takes no part in the initial allocation
-            # Once it was logged it isn't moved any more.
-            root.set_debug_timeout_log_deadline(time.monotonic_ns())
-            root.sync()
-            time.sleep(0.05)
-            assert len(about(daemon, number)) == 1
             for token in (child, attached):
                 token.close()
-
-
-def test_a_deadline_after_allocation_tells_nothing(
-    client: blocking.Allocator, daemon: Sysmemd
-) -> None:
-    with client.allocate_non_shared_collection() as collection:
-        collection.set_constraints(buffers())
-        collection.wait_for_all_buffers_allocated().close()
-        collection.set_debug_timeout_log_deadline(0)
-        collection.sync()
-        number = collection.get_buffer_collection_id()
-    time.sleep(0.05)
-    assert not any("warning" in line for line in about(daemon, number))
 
 
 def test_verbose_logging_tells_constraints_tree_and_result(

@@ -243,7 +243,7 @@ def test_the_default_deadline_is_five_seconds_after_creation(wire: Wire, daemon:
     begin = time.monotonic()
     root.sync()
     daemon.wait_log(lambda e: overdue(e) and mentions(collection_id)(e))
-    assert 4.0 < time.monotonic() - begin < 10.0
+    assert time.monotonic() - begin > 4.0
 
 
 # Verbose logging
