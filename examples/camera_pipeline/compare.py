@@ -14,7 +14,7 @@ from PIL import Image
 
 import clip
 
-#: A copy is good if it is at least this many decibels from the original.
+#: A copy is good if its PSNR is at least this, in decibels.
 GOOD = 30.0
 
 
