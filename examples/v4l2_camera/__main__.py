@@ -34,7 +34,9 @@ WAIT = 60.0
 def main() -> int:
     parser = argparse.ArgumentParser(prog="v4l2_camera", description=str(__doc__).splitlines()[0])
     parser.add_argument("--device", default="/dev/video0")
-    parser.add_argument("--size", default="640x480", help="the nearest one that the camera has")
+    parser.add_argument(
+        "--size", type=size, default="640x480", help="the nearest one that the camera has"
+    )
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--memory", choices=["auto", "dma-buf", "copy"], default="auto")
     parser.add_argument("--format", help="only this one of the driver's formats, such as MJPG")
@@ -62,8 +64,14 @@ def main() -> int:
     return 0
 
 
+def size(text: str) -> tuple[int, int]:
+    """Read a width and a height, such as 640x480."""
+    width, height = map(int, text.split("x"))
+    return width, height
+
+
 def run(arguments: argparse.Namespace, camera: Camera, directory: str) -> None:
-    width, height = map(int, arguments.size.split("x"))
+    width, height = arguments.size
     offered = needs.offers(camera, width, height, arguments.format)
     used = ", ".join(dict.fromkeys(offer.format.name for offer in offered.values()))
     print(f"camera     {camera.name}, offers {used}")

@@ -49,6 +49,12 @@ def test_without_a_camera_it_says_so(example: Runner, device: str, told: str) ->
     assert "Traceback" not in run.stderr
 
 
+def test_a_size_that_is_none_is_refused(example: Runner) -> None:
+    run = example.run("v4l2_camera", "--size", "large")
+    assert run.returncode == 2
+    assert run.stderr.endswith("argument --size: invalid size value: 'large'\n")
+
+
 @pytest.fixture(scope="module")
 def modules() -> Iterator[dict[str, ModuleType]]:
     """The example's modules."""
