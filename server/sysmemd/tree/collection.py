@@ -61,6 +61,8 @@ class LogicalBufferCollection(CollectionData):
         self._having: Having | None = None
         self._when_idle: deque[Callable[[], None]] = deque()
         self._settling = False
+        #: The conclusion of an attempt that ended during a change of the tree.
+        self._postponed: Callable[[], None] | None = None
         #: Whether the buffers are being created.
         self._allocating = False
         #: The pruned subtrees that remain to be attempted in this pass.
@@ -106,6 +108,9 @@ class LogicalBufferCollection(CollectionData):
         """
         if self._settling:
             return
+        if self._postponed is not None and not self.is_changing:
+            conclude, self._postponed = self._postponed, None
+            conclude()
         self._settling = True
         try:
             while not self.busy and (self._to_attempt or self._begin_pass()):
@@ -233,7 +238,10 @@ class LogicalBufferCollection(CollectionData):
         answer: Chosen | NoneChosen | Exception,
         buffers: Buffers | NoMemoryError | None,
     ) -> None:
-        """Conclude an attempt. An error in it ends only this collection."""
+        """Conclude an attempt, after the change that may be in progress. An error in it ends only this collection."""
+        if self.is_changing:
+            self._postponed = partial(self._conclude, subtree, question, answer, buffers)
+            return
         try:
             if isinstance(answer, Exception):
                 raise answer

@@ -352,6 +352,29 @@ def test_a_tree_that_fails_lets_others_go_on_and_keeps_them_off(
     assert len(world.log.find("collection failed")) == 1
 
 
+def test_an_attempt_that_ends_during_a_change_is_concluded_after_it(
+    world: World, work: SlowWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.bind(world.root)
+    attached = world.attach(world.root)
+    below = world.token(attached)
+    world.ready(world.root)
+    work.go_on()  # there is an answer
+    monkeypatch.setattr("sysmemd.tree.failure.give_way", work.pause)
+    work.do(lambda: attached.fail("its token was bound after a release"))
+    assert [node.in_tree for node in (attached, below)] == [True, False]
+    work.go_on()
+    assert work.pending == 1
+    assert has_buffers(world.root) == [False]
+    assert is_busy(world)
+    while work.pending:
+        work.go_on()
+    assert not in_tree(attached)
+    assert has_buffers(world.root) == [True]
+    assert world.channels[world.root].answers == 1
+    assert not is_busy(world)
+
+
 def test_what_an_attempt_comes_to_is_told_in_pieces(
     world: World, work: SlowWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
