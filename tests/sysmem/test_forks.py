@@ -83,7 +83,8 @@ def test_a_node_in_the_child_is_closed_and_says_what_to_do(ends: Ends, kind: Any
         node.close()
         for call in (node.fileno, node.detach, lambda: node.server_koid):
             with pytest.raises(
-                sysmem.HandleClosedError, match=r"is a fork: before the fork detach\(\) .* from_fd"
+                sysmem.HandleClosedError,
+                match=r"a fork .*: detach\(\) it before the fork, .* from_fd",
             ):
                 call()
         with pytest.raises(OSError, match="Bad file"):
