@@ -9,7 +9,15 @@ from abc import ABC, abstractmethod
 from typing import Any, Self
 
 from sysmem_protocol.handles import Handle, describe, is_socketpair_end
-from sysmem_protocol.owner import CLOSED, FORKED, Cell, close_cell, lost_by_forks, own
+from sysmem_protocol.owner import (
+    CLOSED,
+    FORKED,
+    Cell,
+    close_cell,
+    closed_by_program,
+    lost_by_forks,
+    own,
+)
 
 from ._arguments import descriptor
 from ._process import reserve_standard_descriptors
@@ -80,7 +88,10 @@ class EventPair(Held, ABC):
         """Return whether the other end is closed, without waiting."""
         poll = select.poll()
         poll.register(self.fileno(), select.POLLRDHUP)
-        return bool(poll.poll(0))
+        ready = poll.poll(0)
+        if ready and ready[0][1] & select.POLLNVAL:
+            raise closed_by_program(self.fileno(), f"this {type(self).__name__}")
+        return bool(ready)
 
     @abstractmethod
     def wait_closed(self, timeout: float | None = None) -> Any:

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .handles import Handle, drop_unread, stop_receiving
 from .message import MAX_HANDLES, MAX_MESSAGE_BYTES, MalformedMessage
-from .owner import HandleClosedError, Number, close_cell, no_fork, own, socket_over
+from .owner import (
+    HandleClosedError,
+    Number,
+    close_cell,
+    closed_by_program,
+    no_fork,
+    own,
+    socket_over,
+)
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -287,10 +295,7 @@ class Channel:
         if error.errno in (errno.EBADF, errno.ENOTSOCK):
             closed = next((handle for handle in sent if not _is_open(handle.fileno())), self)
             owner = "this channel" if closed is self else f"the {type(closed).__name__}"
-            raise HandleClosedError(
-                f"descriptor {closed.fileno()} was closed, but not by {owner}, which owns it: a program that closes "
-                "all descriptors, to become a daemon for example, must do so before it connects"
-            ) from error
+            raise closed_by_program(closed.fileno(), owner) from error
 
     def _handles(self) -> list[Handle]:
         """Return every received descriptor with an owner. Close those that were not sent by SCM_RIGHTS."""

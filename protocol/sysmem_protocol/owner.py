@@ -34,6 +34,14 @@ class HandleClosedError(ValueError):
     """The object was closed or given away before this use, or it belongs to the process that was forked."""
 
 
+def closed_by_program(fd: int, owner: str) -> HandleClosedError:
+    """Return the exception for a descriptor that the program has closed by its number, although `owner` owns it."""
+    return HandleClosedError(
+        f"descriptor {fd} was closed, but not by {owner}, which owns it: a program that closes all descriptors, to "
+        "become a daemon for example, must do so before it connects"
+    )
+
+
 # --- cells --------------------------------------------------------------------------------------------------------
 
 

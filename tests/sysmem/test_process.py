@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
 from sysmem import HandleClosedError, blocking
+from sysmem.blocking import frames
 from sysmem.pytest_plugin import Daemon
+from sysmem_protocol.handles import eventpair
 
 #: The exit status tells, for there is nothing to write to.
 PROGRAM = """if True:
@@ -50,3 +53,22 @@ def test_a_program_that_closes_all_descriptors_is_told(ends: tuple[int, object])
     with pytest.raises(HandleClosedError, match="must do so before it connects"):
         token.sync()
     token.close()
+
+
+def test_an_event_whose_descriptor_the_program_has_closed_has_not_happened() -> None:
+    near, far = eventpair()
+    with far, closing(blocking.EventPair.from_fd(near.take())) as event:
+        os.close(event.fileno())
+        for ask in (event.is_closed, event.wait_closed):
+            with pytest.raises(HandleClosedError, match="must do so before it connects"):
+                ask()
+
+
+def test_streams_whose_descriptors_the_program_has_closed_can_be_closed() -> None:
+    near, far = frames.pair()
+    with frames.FrameReceiver(far) as receiver:
+        os.close(receiver.fileno())
+    near_fd = near.fileno()
+    with closing(frames.FrameSender(1, near)) as sender:
+        os.close(near_fd)
+        sender.abandon()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from sysmem_protocol.handles import BorrowedSocket, Handle, describe, is_seqpacket
@@ -17,6 +18,7 @@ from sysmem_protocol.owner import (
     Owner,
     channel_of,
     channel_over,
+    close_cell,
     lost_by_forks,
 )
 
@@ -100,7 +102,7 @@ class End(Owner):
 
     def _open(self, cell: Cell) -> None:
         """Begin to wait for a descriptor. Closing this end closes it."""
-        self._waiter = self._make_waiter(cell.fileno(), cell.close)
+        self._waiter = self._make_waiter(cell.fileno(), partial(close_cell, cell))
         self._gone = None
         lost_by_forks(self)
 

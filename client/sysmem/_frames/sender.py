@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from sysmem_protocol.handles import Handle
+from sysmem_protocol.owner import close_cell
 
 from .._vmo import BufferCollectionInfo, VmoBuffer
 from . import messages
@@ -251,7 +252,7 @@ class Sender(End):
     def abandon(self) -> None:
         """Close without sending a reason, as if the process had died. Idempotent."""
         for peer in self._all_peers:
-            peer.sock.close()
+            close_cell(peer.sock)
         self._peers.clear()
         super().abandon()
 
