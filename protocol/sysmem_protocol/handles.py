@@ -210,8 +210,15 @@ def shut_down(fd: int) -> None:
         BorrowedSocket(fd).shutdown(socket.SHUT_RDWR)
 
 
-def descriptors_waiting(fd: int) -> int:
+def open_fdinfo(fd: int) -> int:
+    """Open what the kernel says about a descriptor; see :func:`descriptors_waiting`. Raises `OSError`."""
+    return os.open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def descriptors_waiting(fd: int, fdinfo: int | None = None) -> int:
     """Return the number of descriptors queued at one end of a socket pair.
+
+    With `fdinfo`, which :func:`open_fdinfo` has returned for the end, no descriptor is opened.
 
     They stay open as long as the end does, and one of them may even keep it open: its other end. Peeking at the queue
     would not be reliable, because every owner of the end, past or present, can change what peeking shows (SO_PEEK_OFF,
@@ -225,11 +232,12 @@ def descriptors_waiting(fd: int) -> int:
     except OSError:
         hidden = False  # the kernel is older than 6.6, and cannot tell
     if not hidden:
-        fdinfo = os.open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        opened = open_fdinfo(fd) if fdinfo is None else fdinfo
         try:
-            _, found, number = os.read(fdinfo, _FDINFO_BYTES).partition(b"\nscm_fds:")
+            _, found, number = os.pread(opened, _FDINFO_BYTES, 0).partition(b"\nscm_fds:")
         finally:
-            os.close(fdinfo)
+            if fdinfo is None:
+                os.close(opened)
         if found:
             return int(number.split()[0])
     raise OSError(errno.EIO, "the kernel does not report the number of queued descriptors")
@@ -244,17 +252,18 @@ def unread_of(fd: int) -> int:
     return waiting
 
 
-def drop_unread(fd: int) -> None:
+def drop_unread(fd: int, fdinfo: int | None = None) -> None:
     """Drop what is queued at an end that has stopped receiving, up to the last descriptor in it.
 
-    Raises `OSError` if that is not possible.
+    With `fdinfo`, as for :func:`descriptors_waiting`, no descriptor is opened. Raises `OSError` if dropping is not
+    possible.
     """
     sock = BorrowedSocket(fd)
     _, kind = _family_and_type(sock)
     is_stream = kind == socket.SOCK_STREAM
     # The unread rest of a datagram is dropped. In both cases there is no room for descriptors, so they are closed.
     size = _DROP_BYTES if is_stream else 1
-    while descriptors_waiting(fd):
+    while descriptors_waiting(fd, fdinfo):
         if is_stream:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         try:

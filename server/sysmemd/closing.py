@@ -20,6 +20,7 @@ from sysmem_protocol.handles import (
     descriptors_waiting,
     drop_unread,
     duplicate,
+    open_fdinfo,
     shut_down,
     stop_receiving,
     unread_of,
@@ -98,7 +99,14 @@ class ThreadClosing:
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-        self._run(partial(_drop, duplicate(fd)))
+        # A thread that found no descriptor left could tell nobody, so everything that it needs is opened here.
+        end = duplicate(fd)
+        try:
+            fdinfo = open_fdinfo(end)
+        except OSError:
+            os.close(end)
+            raise
+        self._run(partial(_drop, end, fdinfo))
 
     def end(self) -> None:
         """Close the remaining descriptors, if that is immediately possible. Busy threads are abandoned."""
@@ -151,12 +159,13 @@ def _is_read(fd: int) -> bool:
         return False
 
 
-def _drop(fd: int) -> None:
-    """Drop what is queued at an end, and close this descriptor of it."""
+def _drop(fd: int, fdinfo: int) -> None:
+    """Drop what is queued at an end, and close these two descriptors of it."""
     try:
-        drop_unread(fd)
+        drop_unread(fd, fdinfo)
     except OSError:
         shut_down(fd)  # so that the sender closes its end, and everything queued in it
         raise
     finally:
+        os.close(fdinfo)
         os.close(fd)

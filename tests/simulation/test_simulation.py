@@ -30,6 +30,8 @@ FAILED_ONCE = (
     2382,
     # a node that couldn't be waited for was refused before it was there, because it is made in slices
     5062,
+    # what waited unread in a closed channel stayed open, because no descriptor was left when a thread came to drop it
+    5094,
 )
 SEEDS = range(100, 300)
 _CHUNK = 50

@@ -270,7 +270,7 @@ def test_what_can_not_be_dropped_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     near, far = socket.socketpair()
     with near, far:
         stop_receiving(near.fileno())
-        monkeypatch.setattr(handles, "descriptors_waiting", lambda fd: 1)
+        monkeypatch.setattr(handles, "descriptors_waiting", lambda *_: 1)
         with pytest.raises(OSError, match="cannot be received"):
             drop_unread(near.fileno())
 
@@ -288,9 +288,9 @@ def test_dropping_a_full_queue_takes_few_calls(monkeypatch: pytest.MonkeyPatch) 
         stop_receiving(near.fileno())
         calls = []
 
-        def count(fd: int) -> int | None:
+        def count(fd: int, fdinfo: int | None) -> int:
             calls.append(fd)
-            return descriptors_waiting(fd)
+            return descriptors_waiting(fd, fdinfo)
 
         monkeypatch.setattr(handles, "descriptors_waiting", count)
         drop_unread(near.fileno())

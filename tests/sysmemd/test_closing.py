@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -108,6 +109,10 @@ def assert_closes(far: socket.socket) -> None:
         assert far.recv(1) == b""
 
 
+def none_left(*_: object) -> NoReturn:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
 def test_a_descriptor_that_was_received_is_closed_soon(bench: Bench) -> None:
     fd, far = watched()
     bench.closing.close(fd)
@@ -155,10 +160,10 @@ def test_there_are_so_many_threads_and_no_more(bench: Bench, stuck: Stuck) -> No
 def test_without_threads_it_is_done_on_the_spot(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none_left(*_: object) -> None:
+    def no_threads(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(_thread, "start_new_thread", none_left)
+    monkeypatch.setattr(_thread, "start_new_thread", no_threads)
     fd, far = watched()
     bench.closing.close(fd)
     far.setblocking(False)
@@ -197,9 +202,6 @@ def test_what_waits_in_a_channel_is_closed_in_a_thread(bench: Bench, stuck: Stuc
 def test_nor_on_the_spot_where_nobody_can_tell_what_waits(
     bench: Bench, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none_left(fd: int) -> int:
-        raise OSError(errno.EMFILE, "Too many open files")
-
     monkeypatch.setattr(closing, "descriptors_waiting", none_left)
     near, far = channel_pair()
     bench.closing.close_end(stuck.add(near.detach()))
@@ -230,17 +232,15 @@ def test_where_nothing_waits_no_thread_is_asked(bench: Bench) -> None:
         assert bench.threads == 0
 
 
+@pytest.mark.parametrize("call", ["descriptors_waiting", "duplicate", "open_fdinfo"])
 def test_an_end_is_not_closed_because_something_has_run_out(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """Whoever holds the other end would take that for the event."""
-
-    def none_left(fd: int) -> int:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr(closing, "descriptors_waiting", none_left)
+    monkeypatch.setattr(closing, call, none_left)
     near, far = socket.socketpair()
     with near, far:
+        socket.send_fds(far, [b"x"], [0])
         with pytest.raises(OSError, match="Too many open files"):
             bench.closing.stop_receiving(near.fileno())
         bench.closing.end()
@@ -248,14 +248,29 @@ def test_an_end_is_not_closed_because_something_has_run_out(
             far.recv(1, socket.MSG_DONTWAIT)
 
 
+def test_an_end_is_emptied_although_no_descriptor_is_left_when_a_thread_comes_to_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client may wait for the peer of one of them, and receive nothing before that closes."""
+    jobs: list[Callable[[], object]] = []
+    monkeypatch.setattr(bench.closing, "_run", jobs.append)
+    fd, watcher = watched()
+    near, far = channel_pair()
+    with near, far:
+        socket.send_fds(far, [b"x"], [fd])
+        os.close(fd)
+        bench.closing.stop_receiving(near.fileno())
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", none_left)
+            [job] = jobs
+            job()
+        assert_closes(watcher)
+
+
 def test_an_end_that_can_not_be_emptied_ends(
     bench: Bench, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What keeps it open may be in it."""
-
-    def none_left(fd: int) -> int:
-        raise OSError(errno.EMFILE, "Too many open files")
-
     monkeypatch.setattr(closing, "drop_unread", none_left)
     near, far = channel_pair()
     with near:
