@@ -291,10 +291,14 @@ class LogicalBufferCollection(CollectionData):
             fail(self.root, Cause.NO_STRONG_HANDLES)
 
     def _warn_overdue(self, seconds: float) -> None:
-        if self.is_gone:
+        if self.busy:
+            self.when_idle(partial(self._in_turn, partial(self._warn_overdue, seconds)))
             return
-        fields = {"seconds": seconds, **describe.waiting_for(self.root)}
-        waited_for = describe.waited_for(self.root)
+        if self.is_gone or self.is_allocated:
+            return
+        with self.changing():  # nothing changes, but nodes must not leave during the walks
+            fields = {"seconds": seconds, **describe.waiting_for(self.root)}
+            waited_for = describe.waited_for(self.root)
 
         def warn(processes: Mapping[int, str]) -> None:
             if held_by := describe.held_by(waited_for, processes):
@@ -303,6 +307,7 @@ class LogicalBufferCollection(CollectionData):
                 self.say(Level.WARNING, "allocation is taking a while", self.root, **fields)
 
         self._who_has(waited_for, warn)
+        self.settle()
 
 
 def _in_order(subtrees: list[PrunedSubtree]) -> list[PrunedSubtree]:

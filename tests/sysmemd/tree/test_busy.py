@@ -403,3 +403,27 @@ def test_a_collection_that_ends_is_not_said_to_take_a_while(world: World) -> Non
     world.collection._warn_overdue(35)
     assert len(late) == 1
     assert not world.log.find("allocation is taking a while")
+
+
+def test_whom_a_long_negotiation_waits_for_is_found_while_the_tree_stays_as_it_is(
+    world: World, work: SlowWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = [world.token(world.root) for _ in range(16)]
+    monkeypatch.setattr("sysmemd.pause.give_way", work.pause)
+    work.do(lambda: world.collection._warn_overdue(5))
+    tokens[0].fail("it doesn't read its answers")  # has to wait
+    assert in_tree(world.root)
+    while work.pending:
+        work.go_on()
+    assert not in_tree(world.root)
+    assert len(world.log.find("allocation is taking a while")) == 1
+
+
+def test_a_warning_that_is_due_during_an_attempt_is_not_given_if_that_succeeds(
+    world: World, work: SlowWork
+) -> None:
+    world.ready(world.root)
+    world.collection._warn_overdue(5)
+    work.finish()
+    assert has_buffers(world.root) == [True]
+    assert not world.log.find("allocation is taking a while")
