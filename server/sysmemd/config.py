@@ -155,7 +155,7 @@ class FormatCostSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 class AccessSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The users and groups that may connect as participants, in addition to the permissions of the sockets."""
+    """The users and groups that may connect as participants. The permissions of the sockets must allow them too."""
 
     #: Users, by name or number.
     allow_users: list[str | U32] | None = None
@@ -251,7 +251,7 @@ class InspectSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     mode: Mode = "0600"
     group: Annotated[str, Meta(min_length=1)] | None = None
     #: Which participants are told the names of others involved, and get a refusal's report: those of a tree whose nodes
-    #: all belong to one user (or root), all, or none.
+    #: all belong to one user, and root; all; or none.
     to_participants: Literal["same-user", "all", "none"] = "same-user"
     #: The number of ended collections that are kept.
     ended: Annotated[int, Meta(ge=0, le=4096)] = 64

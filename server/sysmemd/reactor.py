@@ -69,7 +69,7 @@ class TrioReactor:
             self._nursery.start_soon(self._fail, connection, error)
 
     async def _fail(self, connection: Connection, error: OSError) -> None:
-        # What is made in slices isn't there yet. That is rare, and nobody else waits for it.
+        # A node that is created in slices may not exist yet. This is rare, so the loop costs nothing.
         while not (connection.closed or connection.is_served):  # noqa: ASYNC110
             await trio.sleep(_CAN_NOT_WAIT_SECONDS)
         if not connection.closed:

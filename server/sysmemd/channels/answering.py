@@ -33,7 +33,7 @@ class Encoded(NamedTuple):
     """A response that is already encoded."""
 
     body: bytes
-    #: Its handles, which the maker owns.
+    #: Its handles, which the receiver of this object owns.
     handles: list[Handle]
     #: Returns the response as a table, for watchers.
     table: Callable[[], Table]

@@ -24,8 +24,8 @@ from .nodes import NodeServer, TokenServer, adopt
 from .service import Service
 
 _WAIT = sysmem2.BufferCollection.wait_for_all_buffers_allocated
-#: The maximum number of responses that are kept for one collection. Clients pay for none of them, and can make the
-#: daemon send different ones by closing one strong handle after the other.
+#: The maximum number of responses that are kept for one collection. They are not charged to a user, and a client gets a
+#: different one after each strong handle that is closed.
 _MOST_SHAPES = 8
 
 

@@ -177,7 +177,7 @@ class Connection(Answering):
 
     @property
     def is_served(self) -> bool:
-        """Whether what the server serves is there; a node may still be in the making."""
+        """Whether the served object exists. A node is created after its server, perhaps in a later slice."""
         return getattr(self._server, "node_or_none", self._server) is not None
 
     def _flush_later(self) -> None:

@@ -87,7 +87,7 @@ class LogicalBufferCollection(CollectionData):
         self._tell_idle()
 
     def shut_down(self) -> None:
-        """Fail the whole tree without a log entry, because the daemon stops.
+        """Fail the whole tree because the daemon stops, which is logged only at the level debug.
 
         A failure of the root may already be in progress. In that case there is nothing left to fail.
         """
