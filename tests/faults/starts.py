@@ -75,6 +75,8 @@ class Start:
 
     def strike(self, fault: Fault) -> None:
         """Have a daemon start with a fault. Raises :class:`Broken`."""
+        for path in self._left():  # by one that broke something
+            path.unlink()
         with self._stopped() as process:
             if fault.call in SHIMMED:
                 injected = self._shim.fails(fault)
@@ -121,10 +123,11 @@ class Start:
             assert status == 1, f"it ended with {status}"
             assert len(reasons) == 1, "it doesn't say once why it can't start"
             assert "\n" not in reasons[0]
-        left = [*self._runtime_dir.glob("*"), *self._metrics.parent.glob("metrics")]
-        for path in left:
-            path.unlink()  # so that the next one isn't blamed
+        left = self._left()
         assert not left or fault.call in _REMOVING, f"left: {left}"
+
+    def _left(self) -> list[Path]:
+        return [*self._runtime_dir.glob("*"), *self._metrics.parent.glob("metrics")]
 
 
 def strike_starts(start: Start, faults: Sequence[Fault]) -> Iterator[tuple[Fault, Broken | None]]:
