@@ -69,9 +69,9 @@ class TrioReactor:
             self._nursery.start_soon(self._fail, connection, error)
 
     async def _fail(self, connection: Connection, error: OSError) -> None:
-        # A node that is created in slices may not exist yet. This is rare, so the loop costs nothing.
-        while not (connection.closed or connection.is_served):  # noqa: ASYNC110
-            await trio.sleep(_CAN_NOT_WAIT_SECONDS)
+        served = trio.Event()
+        connection.when_served(served.set)
+        await served.wait()
         if not connection.closed:
             connection.fail(f"the daemon can't wait for it: {error}")
             connection.close()

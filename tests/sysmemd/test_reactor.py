@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
 from sysmemd.reactor import TrioReactor
 from sysmemd.turns import Queue
@@ -83,20 +83,21 @@ async def test_users_are_served_in_turn(
 
 
 @pytest.mark.trio
-async def test_a_user_who_can_not_be_waited_for_is_closed(
-    reactor: TrioReactor, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+@pytest.mark.parametrize("is_served", [True, False])
+async def test_a_user_who_can_not_be_waited_for_is_closed_once_it_is_served(
+    reactor: TrioReactor, monkeypatch: pytest.MonkeyPatch, is_served: bool
 ) -> None:
     def no_turns(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr("sysmemd.reactor.Turns", no_turns)
     with FakeConnection() as fake:
-        fake.is_served = False
+        fake.is_served = is_served
         reactor.serve(fake.connection)
-        await trio.sleep(1)
-        assert not fake.refusals, "it is only being made, in slices"
-        fake.is_served = True
-        await trio.sleep(1)
+        await wait_all_tasks_blocked()
+        assert bool(fake.refusals) == is_served
+        fake.on_served()
+        await wait_all_tasks_blocked()
         assert fake.refusals == ["the daemon can't wait for it: [Errno 24] Too many open files"]
         assert fake.closed
         reactor.closing(fake.connection)

@@ -23,7 +23,9 @@ class FakeConnection:
         self.near, self.far = channel_pair()
         self.reading = True
         self.closed = False
+        #: Whether what it serves is there; otherwise `on_served` is what to call when it is.
         self.is_served = True
+        self.on_served: Callable[[], None] = lambda: None
         self.received = self.waiting_bytes = 0
         self.flushed = 0
         self.refusals: list[str] = []
@@ -37,6 +39,12 @@ class FakeConnection:
         """This, as what it stands in for."""
         stands_in: Any = self
         return stands_in  # type: ignore[no-any-return] # that is the point
+
+    def when_served(self, callback: Callable[[], None]) -> None:
+        """Call `callback` now if what it serves is there."""
+        self.on_served = callback
+        if self.is_served:
+            callback()
 
     def explain(self, error: None, line: str) -> None:
         """Note the reason for the end that follows."""

@@ -162,6 +162,8 @@ class Connection(Answering):
         self._claims = 0
         self._processing = False
         self._when_idle: tuple[Callable[[], None], ...] = ()
+        #: Called when the served object exists; see :meth:`when_served`.
+        self.on_served: Callable[[], None] | None = None
         if tracer.active:
             tracer.opened(self)
         reactor.serve(self)
@@ -175,10 +177,15 @@ class Connection(Answering):
         """The server of this channel."""
         return self._server
 
-    @property
-    def is_served(self) -> bool:
-        """Whether the served object exists. A node is created after its server, perhaps in a later slice."""
-        return getattr(self._server, "node_or_none", self._server) is not None
+    def when_served(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the served object exists, or when this is closed: now or later.
+
+        A node is created after its server, perhaps in a later slice.
+        """
+        if self.closed or getattr(self._server, "node_or_none", self._server) is not None:
+            callback()
+        else:
+            self.on_served = callback
 
     def _flush_later(self) -> None:
         self._reactor.flush(self)
@@ -445,6 +452,8 @@ class Connection(Answering):
                 )
             )
         finally:
+            if self.on_served is not None:
+                self.on_served()
             if self._charge is not None:
                 self._charge.close()
             if not self._claims:

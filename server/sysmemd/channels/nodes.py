@@ -73,6 +73,8 @@ class NodeServer:
         node.collection.wants_reports |= self.connection.explained
         if self._service.tracer.active:
             self._service.tracer.served(self.connection, self.made_by)
+        if self.connection.on_served is not None:
+            self.connection.on_served()
 
     def discard(self, reason: str) -> None:
         """Close the channel, because the node was not created after all."""

@@ -271,8 +271,12 @@ def test_a_token_that_cannot_be_served_while_others_are_made_fails_its_tree(
     monkeypatch.setattr("sysmemd.channels.nodes.give_way", work.pause)
     ask_for_tokens(bench, token, 3)
     made = bench.reactor.served[-1]
+    told: list[bool] = []
+    made.when_served(lambda: told.append(made.closed))
+    assert told == []
     made.fail("the daemon can't wait for it")
     made.close()
+    assert told == [True]
     while work.pending:
         work.go_on()
     bench.run()

@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -89,13 +90,15 @@ def test_release_lets_the_client_see_the_end_and_its_close_be_in_peace(bench: Be
 def test_a_node_whose_channel_can_not_be_waited_for_fails(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, is_child: bool
 ) -> None:
-    """After the message that asked for it."""
+    """Once it is there."""
     allocator = bench.allocator()
     parent = bench.token(allocator) if is_child else None
     later: list[Callable[[], None]] = []
 
     def serve(connection: Connection) -> None:
-        later.append(lambda: connection.fail("the daemon can't wait for it"))
+        fail = partial(connection.fail, "the daemon can't wait for it")
+        connection.when_served(partial(later.append, fail))
+        assert not later
 
     monkeypatch.setattr(bench.reactor, "serve", serve)
     child = bench.duplicate(parent) if parent else bench.token(allocator)
