@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = partial(process.run, config, logger, on_ready=on_ready, reload=reload, parts=parts)
         trio.run(partial(run, alone=True))
     except process.UnreachableError as error:
-        logger.error("can't go on", reason=str(error))
+        logger.error("can't continue: the service sockets cannot be recreated", reason=str(error))
         return 1
     except Exception as error:
         reason = None if began else _why_not_started(error)
@@ -161,7 +161,7 @@ def _why_not_started(error: Exception) -> str | None:
 def _log_unraisable(logger: Log, unraisable: sys.UnraisableHookArgs) -> None:
     """Log an exception that cannot be raised. The interpreter would write it between the log's lines, and block."""
     logger.error(
-        "an exception could not be raised",
+        "an unraisable exception was ignored",
         reason=repr(unraisable.exc_value),
         where=repr(unraisable.object),
     )

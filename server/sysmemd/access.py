@@ -91,7 +91,8 @@ def admit(connected: socket.socket, access: Access, refusals: Refusals, log: Log
             return peer
     except OSError as error:
         log.warning(
-            "a connection was refused: the kernel doesn't say whose it is", reason=str(error)
+            "a connection was refused: the kernel does not report which process connected",
+            reason=str(error),
         )
     else:
         refusals.say(

@@ -102,5 +102,5 @@ class TrioClock:
             try:
                 callback()
             except Exception:
-                self._log.error("a call that was asked for later failed", exc_info=True)
+                self._log.error("a scheduled callback failed", exc_info=True)
         return called

@@ -136,7 +136,10 @@ class ThreadClosing:
             self._watch()
         elif not self._said_stuck:
             self._said_stuck = True
-            self._log.error("descriptors of clients can't be closed", threads=MAX_THREADS)
+            self._log.error(
+                "clients' descriptors are not being closed: all closing threads are blocked",
+                threads=MAX_THREADS,
+            )
 
     def _say_failed(self, error: Exception) -> None:
         # The descriptor is closed in spite of the error.

@@ -345,7 +345,7 @@ async def _follow_memory(memory: Memory, log: Log) -> None:
             memory.process_events()
         except Exception as error:
             log.error(
-                "news about buffers could not be processed",
+                "events about buffers could not be processed",
                 reason=repr(error),
                 exc_info=not isinstance(error, (OSError, MemoryError)),
             )
@@ -361,7 +361,7 @@ async def _follow_in_flight(in_flight: InFlight, log: Log) -> None:
             in_flight.take()
         except Exception as error:
             log.error(
-                "news about descriptors in flight could not be processed",
+                "events about descriptors in flight could not be processed",
                 reason=repr(error),
                 exc_info=not isinstance(error, (OSError, MemoryError)),
             )
@@ -376,7 +376,7 @@ async def _follow_threads(threads: Threads, log: Log) -> None:
         except BlockingIOError:
             continue
         except OSError as error:
-            log.error("answers have to wait", reason=str(error))
+            log.error("results of worker threads cannot be collected now", reason=str(error))
             await trio.sleep(_MEMORY_FAILED_SECONDS)
 
 
@@ -398,13 +398,13 @@ async def _accept(
                 nobody += 1
                 continue
             if not waiting:
-                service.log.error("connections have to wait", reason=str(error))
+                service.log.error("new connections cannot be accepted now", reason=str(error))
                 waiting = True
             with trio.move_on_after(_EXHAUSTED_SECONDS):
                 await reactor.closed_one.wait()
             continue
         nobody = 0
         if waiting:
-            service.log.info("connections are accepted again")
+            service.log.info("new connections are accepted again")
             waiting = False
         admit(accepted)

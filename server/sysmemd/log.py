@@ -245,7 +245,10 @@ def configure(
         rendering.append(prioritise)
 
     def say_dropped(count: int) -> str:
-        line: Any = {"event": "log lines were dropped: nobody read them", "lines": count}
+        line: Any = {
+            "event": "log lines were dropped: the reader of the log did not keep up",
+            "lines": count,
+        }
         for processor in rendering:
             line = processor(None, "warning", line)
         return f"{line}\n"

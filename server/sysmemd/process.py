@@ -82,7 +82,7 @@ async def run(
     if found.missing:
         raise StartError("; ".join(found.missing))
     for difference in found.differences:
-        log.warning("the kernel does otherwise than expected", difference=difference)
+        log.warning("the kernel does not behave as expected", difference=difference)
     _raise_descriptor_limit(log)
     if users := dma_buf_users():
         log.warning(
@@ -171,7 +171,7 @@ async def _stopped(signals: Received, reloading: Reloading, log: Log) -> None:
         try:
             came = signals.take()
         except OSError as error:
-            log.error("signals have to wait", reason=str(error))
+            log.error("received signals cannot be read now", reason=str(error))
             await trio.sleep(_EXHAUSTED_SECONDS)
             continue
         for number in came:
@@ -194,14 +194,14 @@ class Reloading:
         """Apply the configuration file's current contents. An invalid or missing file changes nothing."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         notify(os.environ, f"RELOADING=1\nMONOTONIC_USEC={now}")
-        status = "the configuration was read again"
+        status = "the configuration was reloaded"
         try:
             self._read()
         except Exception as error:
-            status = f"the configuration stays as it is: {error}"
+            status = f"the configuration could not be reloaded and is unchanged: {error}"
             unforeseen = not isinstance(error, (ValueError, OSError))
             self._log.error(
-                "the configuration stays as it is",
+                "the configuration could not be reloaded and is unchanged",
                 reason=str(error),
                 exc_info=unforeseen and error,
             )
@@ -209,15 +209,17 @@ class Reloading:
 
     def _read(self) -> None:
         if self._source is None:
-            self._log.info("the configuration stays as it is: there is no file to read")
+            self._log.info("nothing to reload: the daemon was started without a configuration file")
             return
         config, restart = reloaded(self._config, self._source.read())
         self._server.reconfigure(config)
         self._source.apply(config)
         self._config = config
-        self._log.info("the configuration was read again")
+        self._log.info("the configuration was reloaded")
         if restart:
-            self._log.warning("some settings of the file need a restart", settings=restart)
+            self._log.warning(
+                "some changed settings take effect only after a restart", settings=restart
+            )
 
 
 async def _feed_watchdog(environ: Mapping[str, str]) -> None:
@@ -247,7 +249,7 @@ async def _unreachable(listeners: Listeners, server: Serving, log: Log) -> Unrea
             stop()
         if error := await _make_again(listeners, log):
             return UnreachableError(str(error))
-        log.info("the service sockets are there again")
+        log.info("the service sockets were recreated")
 
 
 def _serve_metrics(metrics: MetricsSocket, server: Serving, log: Log) -> Callable[[], None]:
@@ -265,7 +267,9 @@ async def _keep_metrics(
         await _removal(metrics, log)
         stop()
         if error := await _make_again(metrics, log):
-            log.error("metrics aren't served any more", reason=str(error))
+            log.error(
+                "metrics are no longer served: their socket cannot be recreated", reason=str(error)
+            )
             await trio.sleep_forever()
         stop = _serve_metrics(metrics, server, log)
 
@@ -279,7 +283,7 @@ async def _make_again(listeners: Listeners | MetricsSocket, log: Log) -> Excepti
             return error
         except (StartError, OSError) as error:
             failure = error
-            log.error("sockets can't be made again yet", reason=str(error))
+            log.error("removed sockets could not be recreated", reason=str(error))
             await trio.sleep(_EXHAUSTED_SECONDS)
         else:
             return None
@@ -295,14 +299,18 @@ async def _removal(listeners: Listeners | MetricsSocket, log: Log) -> None:
         try:
             removed = listeners.presence.missing()
         except OSError as error:
-            log.error("it can't be told whether the service sockets are there", reason=str(error))
+            log.error("cannot determine whether the service sockets still exist", reason=str(error))
             await trio.sleep(_EXHAUSTED_SECONDS)
             continue
         for path in removed:
-            remedy = "the daemon makes it again"
+            remedy = "the daemon recreates it"
             if path in listeners.handed_over:
-                remedy = "restart the unit or program that made it"
-            log.error("no new client can connect: a socket is gone", path=str(path), remedy=remedy)
+                remedy = "restart the unit or program that created it"
+            log.error(
+                "a socket was removed: no new client can connect to it",
+                path=str(path),
+                remedy=remedy,
+            )
         if not listeners.handed_over.issuperset(removed):
             await trio.sleep(_REMOVAL_SECONDS)
             return
@@ -313,6 +321,8 @@ def _raise_descriptor_limit(log: Log) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError) as error:  # the hard limit is above the kernel's current maximum
-        log.warning("the descriptor limit stays", limit=soft, wanted=hard, reason=str(error))
+        log.warning(
+            "the descriptor limit could not be raised", limit=soft, wanted=hard, reason=str(error)
+        )
     else:
         log.debug("descriptor limit", limit=hard)

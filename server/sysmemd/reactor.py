@@ -95,7 +95,11 @@ class TrioReactor:
 
     def _say_failed(self, error: Exception) -> None:
         unforeseen = not isinstance(error, (OSError, MemoryError))
-        self._log.error("work of a user failed", reason=repr(error), exc_info=unforeseen and error)
+        self._log.error(
+            "an error occurred while a user was served",
+            reason=repr(error),
+            exc_info=unforeseen and error,
+        )
 
     def hold(self, connection: Connection, holder: Holder) -> None:
         """See :class:`sysmemd.channels.Reactor`."""

@@ -44,7 +44,7 @@ class Refusals:
         second = self._seconds.pop(uid)
         if second.left_out:
             self._log.warning(
-                "a user was refused more than there are lines for",
+                "further refusals to this user were not logged",
                 user=uid,
                 left_out=second.left_out,
             )

@@ -67,7 +67,10 @@ class Scrapes:
             try:
                 accepted, _ = await listening.accept()
             except OSError as error:
-                self._log.error("scrapers of metrics have to wait", reason=str(error))
+                self._log.error(
+                    "new connections to the metrics socket cannot be accepted now",
+                    reason=str(error),
+                )
                 await trio.sleep(_EXHAUSTED_SECONDS)
             else:
                 return accepted
@@ -79,7 +82,7 @@ class Scrapes:
         except OSError:
             pass  # the scraper has disconnected
         except Exception as error:
-            self._log.error("metrics can't be served", reason=repr(error), exc_info=True)
+            self._log.error("metrics could not be served", reason=repr(error), exc_info=True)
         finally:
             self._room.release()
 

@@ -76,7 +76,7 @@ class RuntimeDirectory:
             raise self._unusable(error) from None
         if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
             log.warning(
-                "others may replace the sockets: the runtime directory is writable for them",
+                "other users can replace the sockets: the runtime directory is writable for them",
                 path=str(path),
                 mode=oct(stat.S_IMODE(status.st_mode)),
             )
@@ -252,7 +252,7 @@ def _presence(paths: Iterable[Path], log: Log) -> Presence | None:
     try:
         return Presence(paths)
     except OSError as error:
-        log.warning("nothing will tell when a service socket is removed", reason=str(error))
+        log.warning("the daemon will not notice the removal of a service socket", reason=str(error))
         return None
 
 
@@ -294,7 +294,7 @@ def inherited(environ: MutableMapping[str, str], log: Log) -> dict[str, socket.s
             if name in found:
                 raise StartError(f"LISTEN_FDNAMES has {name!r} twice")
             found[name] = stack.enter_context(_inherit(fd, name))
-            log.debug("a socket was handed over", name=name, fd=fd)
+            log.debug("a socket was passed by the service manager", name=name, fd=fd)
         stack.pop_all()
     return found
 
@@ -342,7 +342,7 @@ class Listeners:
         }
         self._missing = {i: wanted for i, wanted in permissions.items() if i not in self.given}
         for name, sock in given.items():
-            log.warning("a socket was handed over that nothing is served on", name=name)
+            log.warning("ignored a passed socket: its name is not that of a service", name=name)
             sock.close()
         try:
             self.make()

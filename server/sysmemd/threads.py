@@ -229,4 +229,8 @@ class Threads:
         try:
             answer()
         except Exception as error:
-            self._log.error("an answer could not be used", reason=repr(error), exc_info=True)
+            self._log.error(
+                "an error occurred while a worker thread's result was processed",
+                reason=repr(error),
+                exc_info=True,
+            )

@@ -119,7 +119,7 @@ class Account:
         if error.share < error.limit:
             fields["share"] = error.share
         self._refusals.say(
-            "a user has as much as it may have",
+            "a user's quota is exhausted",
             self.user.uid,
             limit=error.kind.value,
             value=error.limit,
@@ -163,7 +163,7 @@ class Account:
     def say_in_flight(self, about: Mapping[str, Any]) -> None:
         """Log that a response waits because too many descriptors are in flight."""
         self._refusals.say(
-            "an answer waits until descriptors that were sent before are received",
+            "a response waits until the user has received earlier descriptors",
             self.user.uid,
             limit="in_flight",
             value=self.user.in_flight.count + self.user.in_flight.room(),

@@ -190,7 +190,7 @@ class Target:
         return tasks if len(tasks) > self.before_threads else []
 
     def _has_reloaded(self) -> bool:
-        return not self.logs or self.has_logged('"the configuration was read again"')
+        return not self.logs or self.has_logged('"the configuration was reloaded"')
 
     def has_logged(self, text: str) -> bool:
         """Return whether the log has a text after where this found one before."""

@@ -65,7 +65,7 @@ def removed(more: int, target: Target) -> None:
         time.sleep(_NOTICED_SECONDS)
         target.assert_idle(f"removed with {more} descriptors left")
     for _ in until(RECOVERY):
-        if target.has_logged("the service sockets are there again"):
+        if target.has_logged("the service sockets were recreated"):
             break
 
 

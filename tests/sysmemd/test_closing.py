@@ -151,7 +151,12 @@ def test_there_are_so_many_threads_and_no_more(bench: Bench, stuck: Stuck) -> No
     assert bench.threads == MAX_THREADS
     bench.closing.close(os.dup(0))
     bench.clock.pass_patience()
-    said = [("descriptors of clients can't be closed", {"threads": MAX_THREADS})]
+    said = [
+        (
+            "clients' descriptors are not being closed: all closing threads are blocked",
+            {"threads": MAX_THREADS},
+        )
+    ]
     assert bench.log.said("error") == said  # once
     stuck.let_go.set()
     assert_closes(far)

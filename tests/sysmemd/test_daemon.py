@@ -403,8 +403,8 @@ async def test_accepting_pauses_without_descriptors_and_says_so_once(
     times = await accepting(nursery, log, lambda _: None, full, full, full, None)
     assert [round(time - times[0]) for time in times] == [0, 1, 2, 3]
     assert [(level, event) for level, event, _ in log.entries] == [
-        ("error", "connections have to wait"),
-        ("info", "connections are accepted again"),
+        ("error", "new connections cannot be accepted now"),
+        ("info", "new connections are accepted again"),
     ]
 
 
@@ -415,7 +415,7 @@ async def test_a_peer_that_is_always_gone_is_not_asked_after_without_end(
     gone = OSError(errno.ECONNABORTED, "Software caused connection abort")
     times = await accepting(nursery, log, lambda _: None, *[gone] * 20, None)
     assert times[-1] - times[0] > 1
-    assert "connections have to wait" in log.events("error")
+    assert "new connections cannot be accepted now" in log.events("error")
 
 
 @pytest.mark.trio
@@ -474,11 +474,11 @@ async def test_connections_wait_while_the_process_has_no_descriptors(
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
         await wait_all_tasks_blocked(0.01)
-        assert log.events("error") == ["connections have to wait"]
+        assert log.events("error") == ["new connections cannot be accepted now"]
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         first.channel.close()  # wakes it
         await made.collection(second).sync()
-        assert "connections are accepted again" in log.events("info")
+        assert "new connections are accepted again" in log.events("info")
 
 
 @pytest.mark.trio
@@ -506,7 +506,7 @@ async def test_news_that_can_not_be_processed_do_not_stop_it_nor_spin(
     await trio.sleep(10)
     assert [round(time - times[0]) for time in times] == [0, 1, 2]
     fields = {"reason": "KeyError('oh')", "exc_info": True}
-    assert log.entries == [("error", "news about buffers could not be processed", fields)] * 2
+    assert log.entries == [("error", "events about buffers could not be processed", fields)] * 2
     nursery.cancel_scope.cancel()
     readable.close()
     far.close()
@@ -552,7 +552,7 @@ async def test_a_limit_that_can_not_be_raised_stays(
         patched.setattr(resource, "setrlimit", setrlimit)
         async with running(tmp_path, log) as made:
             await made.collection(made.connect()).sync()
-    assert "the descriptor limit stays" in log.events("warning")
+    assert "the descriptor limit could not be raised" in log.events("warning")
 
 
 def test_the_system_heap_is_there_unless_it_is_configured() -> None:

@@ -124,7 +124,7 @@ def test_what_nobody_can_be_told_of_is_a_line_of_the_log(
     [line] = capfd.readouterr().err.splitlines()
     said = json.loads(line)
     assert (said["event"], said["reason"]) == (
-        "an exception could not be raised",
+        "an unraisable exception was ignored",
         "KeyError('oh')",
     )
 
@@ -143,7 +143,11 @@ def in_the_loop(error: Exception) -> trio.TrioInternalError:
         (OSError(24, "Too many open files"), "can't start", "[Errno 24] Too many open files"),
         (MemoryError(), "can't start", "there is no memory left"),
         (in_the_loop(OSError(12, "Cannot allocate memory")), "can't start", "[Errno 12] Cannot"),
-        (UnreachableError("another one"), "can't go on", "another one"),
+        (
+            UnreachableError("another one"),
+            "can't continue: the service sockets cannot be recreated",
+            "another one",
+        ),
         (in_the_loop(KeyError("oh")), "the daemon failed", "TrioInternalError"),
         (KeyError("oh"), "the daemon failed", "KeyError: 'oh'"),
         (ExceptionGroup("tasks", [KeyError("oh")]), "the daemon failed", "KeyError: 'oh'"),
@@ -277,8 +281,8 @@ def test_a_hangup_has_the_file_read_again(tmp_path: Path) -> None:
         assert ended(started) == (0, b"")
         said = [json.loads(line) for line in log.read().splitlines()]
     assert [line["event"] for line in said] == [
-        "the configuration stays as it is",
-        "the configuration was read again",
+        "the configuration could not be reloaded and is unchanged",
+        "the configuration was reloaded",
         "stopping",
     ]
     assert f"{path}: not TOML" in said[0]["reason"]

@@ -117,8 +117,8 @@ async def test_sockets_that_were_taken_away_are_made_again(
     async with running(tmp_path / "above" / "run") as made:
         for times in (1, 2):
             take_away(made.directory)
-            await made.said("no new client can connect: a socket is gone", times)
-            await made.said("the service sockets are there again", times)
+            await made.said("a socket was removed: no new client can connect to it", times)
+            await made.said("the service sockets were recreated", times)
             made.connect()
             assert set(os.listdir(made.directory)) == {
                 i.service_name() for i in socket_permissions(Config())
@@ -134,7 +134,7 @@ async def test_a_client_that_is_connected_notices_nothing(tmp_path: Path) -> Non
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
             sock.connect(str(service_path(made.directory, Allocator)))
             shutil.rmtree(made.directory)
-            await made.said("the service sockets are there again")
+            await made.said("the service sockets were recreated")
             with pytest.raises(BlockingIOError):
                 sock.recv(1, socket.MSG_DONTWAIT)
 
@@ -145,7 +145,7 @@ async def test_it_ends_when_another_daemon_is_in_its_place(
     monkeypatch.setattr(process, "_REMOVAL_SECONDS", 0.5)
     async with running(tmp_path / "run") as made:
         shutil.rmtree(made.directory)
-        await made.said("no new client can connect: a socket is gone")
+        await made.said("a socket was removed: no new client can connect to it")
         second = Listeners({Allocator: Permissions()}, made.directory, environ={}, log=made.log)
         with closing(second), trio.fail_after(30):
             await made.ended.wait()
@@ -169,9 +169,9 @@ async def test_a_passing_shortage_is_waited_out_and_a_lasting_one_ends_it(
     async with running(tmp_path / "run") as made:
         monkeypatch.setattr(RuntimeDirectory, "listen", listen)
         shutil.rmtree(made.directory)
-        await made.said("the service sockets are there again")
+        await made.said("the service sockets were recreated")
         made.connect()
-        assert made.log.events("error").count("sockets can't be made again yet") == 3
+        assert made.log.events("error").count("removed sockets could not be recreated") == 3
         failures = 1000
         shutil.rmtree(made.directory)
         with trio.fail_after(30):
@@ -193,10 +193,10 @@ async def test_a_socket_that_was_handed_over_is_only_missed(
         )
         async with running(tmp_path / "run") as made:
             given.unlink()
-            await made.said("no new client can connect: a socket is gone")
+            await made.said("a socket was removed: no new client can connect to it")
             [fields] = [entry[2] for entry in made.log.entries if entry[0] == "error"]
             assert fields["path"] == str(given)
-            assert fields["remedy"] == "restart the unit or program that made it"
+            assert fields["remedy"] == "restart the unit or program that created it"
             await trio.testing.wait_all_tasks_blocked()
             assert not made.ended.is_set()
 
@@ -252,10 +252,10 @@ async def test_a_hangup_has_it_go_by_the_file_as_it_is_now(
         after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         assert begun == "RELOADING=1"
         assert before <= int(at.removeprefix("MONOTONIC_USEC=")) <= after
-        assert await told(manager) == ["READY=1", "STATUS=the configuration was read again"]
+        assert await told(manager) == ["READY=1", "STATUS=the configuration was reloaded"]
         assert (
             "warning",
-            "some settings of the file need a restart",
+            "some changed settings take effect only after a restart",
             {"settings": ["runtime_dir", "mode"]},
         ) in (made.log.entries)
         [applied] = source.applied
@@ -273,9 +273,11 @@ async def test_a_file_with_a_fault_changes_nothing(tmp_path: Path, manager: sock
         await told(manager)
         assert await told(manager) == [
             "READY=1",
-            r"STATUS=the configuration stays as it is: x.toml: not\nTOML",
+            r"STATUS=the configuration could not be reloaded and is unchanged: x.toml: not\nTOML",
         ]
-        assert made.log.events("error") == ["the configuration stays as it is"]
+        assert made.log.events("error") == [
+            "the configuration could not be reloaded and is unchanged"
+        ]
         assert source.applied == []
 
 
@@ -286,14 +288,14 @@ async def test_whatever_else_reading_it_fails_with_changes_nothing(tmp_path: Pat
 
     async with running(tmp_path / "run", Short()) as made:
         signal.raise_signal(signal.SIGHUP)
-        await made.said("the configuration stays as it is")
+        await made.said("the configuration could not be reloaded and is unchanged")
         made.connect()
 
 
 async def test_a_hangup_without_a_file_changes_nothing(tmp_path: Path) -> None:
     async with running(tmp_path / "run") as made:
         signal.raise_signal(signal.SIGHUP)
-        await made.said("the configuration stays as it is: there is no file to read")
+        await made.said("nothing to reload: the daemon was started without a configuration file")
         made.connect()
         assert not made.ended.is_set()
         assert made.log.events("error") == []
@@ -321,9 +323,9 @@ async def test_waits_that_the_kernel_has_no_memory_for_end_nothing(
     monkeypatch.setattr(trio.lowlevel, "wait_readable", Short(trio.lowlevel.wait_readable))
     async with running(tmp_path / "run") as made:
         signal.raise_signal(signal.SIGHUP)
-        await made.said("the configuration stays as it is: there is no file to read")
+        await made.said("nothing to reload: the daemon was started without a configuration file")
         shutil.rmtree(made.directory)
-        await made.said("the service sockets are there again")
+        await made.said("the service sockets were recreated")
         made.connect()
 
 
@@ -334,8 +336,8 @@ async def test_signals_that_can_not_be_read_wait(
     monkeypatch.setattr(signals, "os", SimpleNamespace(**{**vars(os), "read": Short(os.read)}))
     async with running(tmp_path / "run") as made:
         signal.raise_signal(signal.SIGHUP)
-        await made.said("signals have to wait")
-        await made.said("the configuration stays as it is: there is no file to read")
+        await made.said("received signals cannot be read now")
+        await made.said("nothing to reload: the daemon was started without a configuration file")
 
 
 async def test_a_signal_that_another_thread_gets_is_received(tmp_path: Path) -> None:
@@ -398,6 +400,6 @@ async def test_nor_does_the_wait_for_all_that_is_not_a_users(
     short = Short(lambda fd, queue: right(queue, fd))
     monkeypatch.setattr(Queue, "enter_loop", lambda queue, fd: short(fd, queue))
     async with running(tmp_path / "run", alone=True) as made:
-        await made.said("work of a user failed")
+        await made.said("an error occurred while a user was served")
         with Wire(made.directory) as wire:
             await trio.to_thread.run_sync(lambda: wire.connect().sync())

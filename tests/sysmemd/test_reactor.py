@@ -112,7 +112,7 @@ async def test_work_that_fails_is_logged_and_stops_nobody(
         done = trio.Event()
         reactor.in_turn(fake.account.user, done.set)
         await done.wait()
-    assert log.events("error") == ["work of a user failed"]
+    assert log.events("error") == ["an error occurred while a user was served"]
     await wait_all_tasks_blocked()
 
 

@@ -282,7 +282,12 @@ def test_metrics_that_can_not_be_served_any_more_end_nothing(tmp_path: Path) -> 
         other = tmp_path / "other"
         with socket.create_server(str(other), family=socket.AF_UNIX):
             other.rename(path)
-            told = daemon.wait_log(lambda line: line["event"] == "metrics aren't served any more")
+            told = daemon.wait_log(
+                lambda line: (
+                    line["event"]
+                    == "metrics are no longer served: their socket cannot be recreated"
+                )
+            )
             assert "somebody else listens" in told["reason"]
             daemon.observer.sync()
             daemon.baseline = daemon.descriptors()

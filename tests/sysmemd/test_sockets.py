@@ -359,8 +359,8 @@ def test_a_socket_that_was_handed_over_is_used_and_not_removed(tmp_path: Path, p
 def test_one_among_others(tmp_path: Path) -> None:
     lines, _ = handed_over(tmp_path, "3", f"other:{NAME}", "sss")
     assert lines[:3] == [
-        "warning: a socket was handed over that nothing is served on other",
-        "warning: a socket was handed over that nothing is served on unnamed 2",
+        "warning: ignored a passed socket: its name is not that of a service other",
+        "warning: ignored a passed socket: its name is not that of a service unnamed 2",
         "given1 False False",
     ]
 
@@ -372,7 +372,9 @@ def test_sockets_for_another_process_are_left_alone(tmp_path: Path) -> None:
 
 def test_without_the_name_an_own_socket_is_made(tmp_path: Path) -> None:
     lines, left = handed_over(tmp_path, "1", "", "s")
-    assert lines[0] == "warning: a socket was handed over that nothing is served on unnamed 0"
+    assert (
+        lines[0] == "warning: ignored a passed socket: its name is not that of a service unnamed 0"
+    )
     assert lines[1].endswith("False True")
     assert left == "['given0', 'run']"
 

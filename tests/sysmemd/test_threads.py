@@ -84,7 +84,10 @@ def test_what_goes_wrong_with_an_answer_is_told_and_others_come(asking: Asking) 
     asking.threads.ask(lambda: None, told.append)
     asking.until(lambda: told)
     [(event, fields)] = asking.log.said("error")
-    assert (event, fields["reason"]) == ("an answer could not be used", "KeyError('oh')")
+    assert (event, fields["reason"]) == (
+        "an error occurred while a worker thread's result was processed",
+        "KeyError('oh')",
+    )
 
 
 def test_an_answer_after_the_end_writes_to_nobody() -> None:

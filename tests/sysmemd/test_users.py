@@ -215,13 +215,13 @@ def test_a_refusal_says_who_and_what_limit() -> None:
     assert log.entries == [
         (
             "warning",
-            "a user has as much as it may have",
+            "a user's quota is exhausted",
             {"user": 7, "limit": "connections", "value": 1, "client_name": "", "client_id": 0}
             | {"pid": 2, "share": 0},
         ),
         (
             "warning",
-            "a user has as much as it may have",
+            "a user's quota is exhausted",
             {"user": 7, "limit": "nodes", "value": 100, "share": 50}
             | {"client_name": "camera", "client_id": 3},
         ),

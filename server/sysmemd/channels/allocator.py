@@ -59,7 +59,9 @@ class AllocatorServer:
         """Accept every message: only the end of its channel ends an Allocator."""
 
     def refuse(self, reason: str) -> None:
-        self._service.log.error("an Allocator was refused", reason=reason, **self.about())
+        self._service.log.error(
+            "an Allocator channel was closed because of an error", reason=reason, **self.about()
+        )
         self.connection.explain(None, reason)
         self.connection.close()
 
@@ -119,7 +121,9 @@ class AllocatorServer:
         if token is None:
             self._service.check_client_end(request.token)
             reason = self._service.why_unknown(request.token)
-            self._service.log.warning("a token to bind is unknown", reason=reason, **self.about())
+            self._service.log.warning(
+                "BindSharedCollection failed: the token is unknown", reason=reason, **self.about()
+            )
             if self.connection.explained:
                 line = f"the token to bind is unknown: {reason}"
                 self._service.tell_unserved(request.buffer_collection_request, line)

@@ -274,12 +274,14 @@ class Answering(ABC):
             if error.errno != errno.ETOOMANYREFS or not method.fallible:
                 raise
             self._log.error(
-                "descriptors can't be sent",
+                "the descriptors of a response cannot be sent",
                 method=str(method),
                 reason=str(error),
                 **self._server.about(),
             )
-            self.explain(Error.UNSPECIFIED, f"descriptors can't be sent: {error}")
+            self.explain(
+                Error.UNSPECIFIED, f"the descriptors of a response cannot be sent: {error}"
+            )
             self._outbox.put(_message(method, txid, Error.UNSPECIFIED))
         if self._outbox:
             self._flush_later()
@@ -310,7 +312,7 @@ class Answering(ABC):
         except OutboxFull as error:
             self.refuse(str(error))
         except Exception as error:
-            self._cannot("an answer can't be sent", error)
+            self._cannot("a response cannot be sent", error)
         return self.reading
 
     def answer_later(self, method: Method, txid: int, maker: Maker) -> None:
@@ -360,7 +362,7 @@ class Answering(ABC):
             self.refuse(str(error))
             done = True
         except Exception as error:
-            self._cannot("an answer can't be sent", error)
+            self._cannot("a response cannot be sent", error)
             done = True
         finally:
             self._is_flushing = False

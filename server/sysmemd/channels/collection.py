@@ -96,8 +96,12 @@ class CollectionServer(NodeServer):
 
     def cannot_hand_out(self, error: Exception) -> None:
         """Log that this client's buffers exist, but there are no descriptors for it."""
-        self._service.log.error("buffers can't be handed out", reason=str(error), **self.about())
-        self.connection.explain_next(Error.NO_MEMORY, f"buffers can't be handed out: {error}")
+        self._service.log.error(
+            "no descriptors can be created for the buffers", reason=str(error), **self.about()
+        )
+        self.connection.explain_next(
+            Error.NO_MEMORY, f"no descriptors can be created for the buffers: {error}"
+        )
 
 
 class BuffersAnswer:

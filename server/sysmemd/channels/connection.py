@@ -310,7 +310,7 @@ class Connection(Answering):
             self.account.say(error, self._server.about())
             self._server.exceeded(error)
         except Exception as error:
-            self._cannot("a message can't be served", error)
+            self._cannot("an error occurred while a message was processed", error)
 
     def _dispatch_bare(self, method: Method, data: bytes) -> None:
         """Serve a message that consists exactly of its method's header."""
@@ -496,5 +496,7 @@ class Connection(Answering):
         try:
             tell(*reason)
         except Exception as error:
-            self._log.error("a channel ended badly", reason=repr(error), exc_info=True)
+            self._log.error(
+                "an error occurred while a channel was closed", reason=repr(error), exc_info=True
+            )
             self.close()

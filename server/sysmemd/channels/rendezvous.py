@@ -50,7 +50,9 @@ class RendezvousServer:
         """Accept every message: only the end of its channel ends a Rendezvous connection."""
 
     def refuse(self, reason: str) -> None:
-        self._service.log.error("a Rendezvous was refused", reason=reason, **self.about())
+        self._service.log.error(
+            "a Rendezvous channel was closed because of an error", reason=reason, **self.about()
+        )
         self.peer_closed()
 
     def failed(self, reason: str) -> None:

@@ -211,13 +211,11 @@ class Service:
             return
         self._said_advisory.add(uid)
         if uid == 0 and os.geteuid() != 0:
-            event = (
-                "rights are advisory for participants that run as root: nothing is closed to them"
-            )
+            event = "rights are advisory for participants that run as root: root can reopen any buffer as writable"
         else:
             event = (
-                "rights are advisory for participants of the daemon's own user: they can reopen what they are given "
-                "through /proc. Give the daemon a user of its own"
+                "rights are advisory for participants of the daemon's own user: they can reopen their buffers "
+                "as writable through /proc. Run the daemon as a user of its own"
             )
         self.log.warning(event, uid=uid)
 

@@ -236,7 +236,9 @@ class Inspection:
         if isinstance(error, Failed):
             return error
         log = self.daemon.service.log
-        log.error("an inspector can't be answered", reason=repr(error), exc_info=error)
+        log.error(
+            "a response to an inspector could not be created", reason=repr(error), exc_info=error
+        )
         return Failed(Error.UNSPECIFIED, f"the daemon failed: {error!r}")
 
 

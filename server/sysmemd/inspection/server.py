@@ -53,7 +53,9 @@ class InspectorServer:
 
     def refuse(self, reason: str) -> None:
         log = self._inspection.daemon.service.log
-        log.error("an Inspector was refused", reason=reason, **self.about())
+        log.error(
+            "an Inspector channel was closed because of an error", reason=reason, **self.about()
+        )
         self.connection.close()
 
     def failed(self, reason: str) -> None:

@@ -222,7 +222,9 @@ class Events(Tracer):
                     written[bodies] = _encode({**whole, **body}).decode()
                 watcher.tell(written[bodies])
         except Exception:
-            self._service.log.error("an event can't be told", kind=kind, exc_info=True)
+            self._service.log.error(
+                "an event could not be sent to watchers", kind=kind, exc_info=True
+            )
 
     def _about(self, connection: Connection, server: Server | None = None) -> Json:
         """Return the channel and client that an event is about. A closed channel no longer has a `server`."""

@@ -94,7 +94,9 @@ class Watcher:
         """Do nothing: the interface has no methods, so every message is refused anyway."""
 
     def refuse(self, reason: str) -> None:
-        self._log.error("a Watcher was refused", reason=reason, **self.about())
+        self._log.error(
+            "a Watcher channel was closed because of an error", reason=reason, **self.about()
+        )
         self.peer_closed()
 
     def failed(self, reason: str) -> None:

@@ -285,7 +285,7 @@ class Buffer:
             self._failed = True
             if not failed:
                 self._surroundings.log.error(
-                    "it can't be told who holds a buffer: asking again",
+                    "cannot determine who holds a buffer; trying again",
                     **self._label(),
                     reason=str(error),
                 )
@@ -379,6 +379,6 @@ class Buffer:
             self._cancel_leak = clock.call_at(clock.now() + LEAK_NS, self._report_leaks)
         elif self.hold is Hold.UNKNOWN:
             log.error(
-                "memory leaked: held 5 s after close_weak_asap, by nothing that the server gave out",
+                "memory leaked: still held 5 s after close_weak_asap, but not through a handle from the daemon",
                 **self._label(),
             )

@@ -74,17 +74,32 @@ def examine_kernel() -> Findings:
         ("Linux 5.6 is needed, to learn what waits in a socket that is to be closed", _try_sockets),
     )
     expected: tuple[tuple[str, _Attempt], ...] = (
-        ("that a buffer's handle is closed isn't told: signals come late or never", _try_closings),
-        ("a handle's lock goes before its mapping: signals come early", _try_mapping),
         (
-            "a description can't be asked for its own locks, as it can since Linux 6.6: GetVmoInfo reads "
+            "the kernel does not report closed buffer handles: events are signalled late or never",
+            _try_closings,
+        ),
+        (
+            "a handle's lock is released before its mapping: events are signalled early",
+            _try_mapping,
+        ),
+        (
+            "the locks of one open file description can't be queried, as is possible since Linux 6.6: GetVmoInfo reads "
             "all of them, and channels are closed in threads",
             _try_own_locks,
         ),
-        ("buffers can be made executable, unlike since Linux 6.3", _try_noexec),
-        ("it isn't told what waits in a socket: clients may keep others open", _try_waiting),
-        ("what a descriptor refers to isn't told: buffers aren't recognised", _try_status),
-        ("the groups of a client aren't told: [access] allow_groups lets nobody in", _try_groups),
+        ("buffers can be made executable, which is prevented since Linux 6.3", _try_noexec),
+        (
+            "the kernel does not report what is queued in a socket: clients may keep others open",
+            _try_waiting,
+        ),
+        (
+            "the kernel does not report what a descriptor refers to: buffers are not recognised",
+            _try_status,
+        ),
+        (
+            "the kernel does not report the groups of a client: [access] allow_groups admits nobody",
+            _try_groups,
+        ),
     )
     with ExitStack() as undo:
         bench = _Bench(undo)

@@ -306,7 +306,9 @@ class Memory:
         try:
             self._read_watch()
         except OSError as error:
-            self._surroundings.log.error("reports of closings have to wait", reason=str(error))
+            self._surroundings.log.error(
+                "close events of buffers cannot be read now", reason=str(error)
+            )
 
     def _read_reported(self) -> None:
         """Read the available reports."""
@@ -331,7 +333,7 @@ class Memory:
         closings, ends = reports.closings, reports.ends
         if reports.overflow or self._missed_some:
             self._surroundings.log.warning(
-                "too many closings to be told of each: asking about every buffer",
+                "the kernel dropped close events of buffers; checking every buffer",
                 buffers=len(self._by_watch),
             )
             self._missed_some = True

@@ -54,7 +54,9 @@ class TestingServer:
         """Accept every message: only the end of its channel ends a test's connection."""
 
     def refuse(self, reason: str) -> None:
-        self._service.log.error("a test was refused", reason=reason, **self.about())
+        self._service.log.error(
+            "a Testing channel was closed because of an error", reason=reason, **self.about()
+        )
         self.connection.close()
 
     def failed(self, reason: str) -> None:

@@ -248,7 +248,12 @@ class LogicalBufferCollection(CollectionData):
             with self.changing():
                 conclude(subtree, question, answer, buffers)
         except Exception as error:
-            self.say(Level.ERROR, "an attempt broke", reason=repr(error), exc_info=True)
+            self.say(
+                Level.ERROR,
+                "an internal error ended an allocation attempt",
+                reason=repr(error),
+                exc_info=True,
+            )
             if not self.is_gone:
                 fail(self.root, Cause.BROKEN)
         self.busy = False

@@ -39,7 +39,7 @@ class Cause(enum.Enum):
     __hash__ = object.__hash__  # the enum's own is a slow function in Python
 
     MISUSE = "broke the protocol"
-    LIMIT = "its user has as much as it may have"
+    LIMIT = "its user's quota is exhausted"
     CLOSED = "closed without Release"
     NO_CLIENTS = "no connected client left"
     NO_STRONG_NODES = "no strong node left"

@@ -56,7 +56,7 @@ def test_a_refused_allocator_closes_alone_and_is_logged(bench: Bench) -> None:
     token.sync()
     assert bench.log.said("warning", "error") == [
         (
-            "an Allocator was refused",
+            "an Allocator channel was closed because of an error",
             {
                 "reason": "Allocator.SetDebugClientInfo: $.name is required",
                 "channel": "Allocator",
@@ -143,7 +143,7 @@ def test_an_unknown_token_closes_the_collections_channel_and_nothing_else(bench:
     other.close()
     bench.token(allocator).sync()
     [(event, fields)] = bench.log.said("warning")
-    assert event == "a token to bind is unknown"
+    assert event == "BindSharedCollection failed: the token is unknown"
     assert (fields["client_name"], fields["client_id"]) == ("tester", 7)
     assert "never was a token" in fields["reason"]
 

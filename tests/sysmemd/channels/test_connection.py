@@ -931,7 +931,7 @@ def test_what_the_server_raises_closes_the_channel_and_is_logged(
     assert line.log.entries == [
         (
             "error",
-            "a message can't be served",
+            "an error occurred while a message was processed",
             {
                 "reason": repr(error),
                 "exc_info": unforeseen,
@@ -953,7 +953,7 @@ def test_an_answer_that_can_not_be_made_closes_the_channel(line: Line) -> None:
     line.serve()
     assert line.connection.flush()
     assert line.reason == "KeyError('oh')"
-    assert line.log.said("error")[0][0] == "an answer can't be sent"
+    assert line.log.said("error")[0][0] == "a response cannot be sent"
 
 
 @pytest.mark.parametrize("refused", [False, True], ids=["peer closed", "refused"])
@@ -969,7 +969,7 @@ def test_a_server_that_ends_badly_takes_only_its_channel_with_it(line: Line, ref
     line.serve()
     assert line.connection.closed
     [(event, fields)] = line.log.said("error")
-    assert event == "a channel ended badly"
+    assert event == "an error occurred while a channel was closed"
     assert fields == {"reason": "KeyError('oh')", "exc_info": True}
 
 

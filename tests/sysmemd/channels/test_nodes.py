@@ -353,7 +353,10 @@ def test_tokens_that_can_not_be_had_leave_nothing(bench: Bench, left: int) -> No
     assert token.is_closed()
     other.sync()
     assert len(bench.service.tokens) == 1
-    assert any(event == "a message can't be served" for event, _ in bench.log.said("error"))
+    assert any(
+        event == "an error occurred while a message was processed"
+        for event, _ in bench.log.said("error")
+    )
 
 
 # --- collections ------------------------------------------------------------------------------------------------------

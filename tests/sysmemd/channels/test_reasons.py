@@ -175,7 +175,7 @@ def test_what_keeps_buffers_from_being_handed_out_is_told(
     txid = collection.send(BufferCollection.wait_for_all_buffers_allocated)
     bench.run()
     assert told(collection.message()) == Told(
-        Error.NO_MEMORY, "buffers can't be handed out: out of descriptors", None
+        Error.NO_MEMORY, "no descriptors can be created for the buffers: out of descriptors", None
     )
     answer = collection.answer(BufferCollection.wait_for_all_buffers_allocated, txid)
     assert answer is Error.NO_MEMORY

@@ -335,7 +335,7 @@ def test_a_fault_in_an_event_is_nobody_elses_trouble(
     monkeypatch.setattr("sysmemd.inspection.tracing._encode", None)
     look.bench.token().sync()
     monkeypatch.undo()
-    assert look.bench.log.said("error")[0][0] == "an event can't be told"
+    assert look.bench.log.said("error")[0][0] == "an event could not be sent to watchers"
     watch.events()
 
 
