@@ -305,7 +305,7 @@ def test_ipv6(tmp_path: Path) -> None:
         ("0.0.0.0:9100", "is not a loopback address"),
         ("[::]:9100", "is not a loopback address"),
         ("192.0.2.1:9100", "is not a loopback address"),
-        ("example.com:9100", "is none"),
+        ("example.com:9100", "is invalid"),
         ("127.0.0.1", "has no port"),
         ("127.0.0.1:65536", "has no port"),
     ],

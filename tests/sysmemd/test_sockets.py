@@ -131,7 +131,7 @@ def test_a_directory_in_which_others_may_replace_sockets_is_warned_of(
     tmp_path.chmod(0o777)
     with serving(tmp_path, log):
         [(event, fields)] = log.warnings
-        assert "others may replace the sockets" in event
+        assert "other users can replace the sockets" in event
         assert fields == {"path": str(tmp_path), "mode": "0o777"}
     tmp_path.chmod(0o1777)
     with serving(tmp_path, log):

@@ -35,7 +35,7 @@ class Reservation:
     def step(self) -> None:
         """Allocate one more piece, perhaps of several buffers. Raises `NoMemoryError`, with earlier pieces kept."""
         if not self._is_wanted():
-            raise NoMemoryError("nobody wants them any more")
+            raise NoMemoryError("the allocation is no longer wanted")
         room = min(PIECE_BYTES, self.left)
         check_available(room)
         while room:

@@ -91,7 +91,7 @@ def test_an_allocation_that_nobody_wants_any_more_is_given_up(bench: Bench) -> N
     bench.clock.run_next()
     wanted = False
     assert turns(bench, made) == 1
-    assert str(made[0]) == "nobody wants them any more"
+    assert str(made[0]) == "the allocation is no longer wanted"
     bench.wait(lambda: used(bench) == 0)
 
 

@@ -290,7 +290,7 @@ def test_a_shortage_that_shows_late(world: World, work: SlowWork) -> None:
     assert world.times_gone() == 1
 
 
-@pytest.mark.parametrize("error", [None, NoMemoryError("nobody wants them any more")])
+@pytest.mark.parametrize("error", [None, NoMemoryError("the allocation is no longer wanted")])
 def test_buffers_for_a_tree_that_failed_meanwhile(
     world: World, work: SlowWork, error: Exception | None
 ) -> None:
