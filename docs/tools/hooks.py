@@ -1,4 +1,4 @@
-"""Hooks of the site: links to files that are no pages lead to the repository, where they can be read."""
+"""Hooks of the site: what its pages need that their Markdown and the theme don't give them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,18 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 SOURCE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
+_ONE_LINE = re.compile(r'(<div class=")(highlight"><pre><span></span><code>[^<\n]*\n</code>)')
 _LINK = re.compile(r"(\]\()((?:\.\./)+[^)\s#]*)(?:#(\w+))?\)")
+
+
+def on_config(config: Any) -> None:
+    """Leave out the theme's page for status 404: it finds its styles only at the root of a web server."""
+    config.theme.static_templates.discard("404.html")
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Return the page with a class for each block that is one line of plain text, so that the line is wrapped."""
+    return _ONE_LINE.sub(r"\1line \2", html)
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
