@@ -1,6 +1,6 @@
-"""Each rule whose breach refuses a negotiation: what it means, an example, what to change.
+"""Each rule whose breach refuses a negotiation, with its meaning, an example, and advice.
 
-The refusal shown below an example is what the engine answers to it; a test proves that it is a breach of that rule.
+The refusal below an example is the engine's own answer. A test proves that the example breaks that rule.
 """
 
 # ruff: noqa: E501 - sentences of a page
@@ -19,11 +19,12 @@ Json = dict[str, Any]
 
 
 class Advice(NamedTuple):
-    """What the page says of one rule."""
+    """The page's text about one rule."""
 
     meaning: str
     change: str
-    #: The participants of the example, and what the daemon has where that matters, as `sysmemctl explain` reads them.
+    #: The participants of the example and, where it matters, the daemon's settings and heaps, in the form that
+    #: `sysmemctl explain` reads.
     case: Json
 
 
@@ -75,54 +76,54 @@ CAMERA = pictures("camera", image("NV12"))
 ADVICE: dict[Rule, Advice] = {
     Rule.NOBODY_ASKS_FOR_A_SIZE: Advice(
         "No participant said how large a buffer must be, so there is nothing to allocate.",
-        "Somebody must set `min_size_bytes`, or an image entry with a `min_size` or a required size.",
+        "At least one participant must set `min_size_bytes`, or an image entry with a `min_size` or a required size.",
         case(who("camera", min_buffer_count_for_camping=2)),
     ),
     Rule.USAGE_MISSING: Advice(
-        "A participant's constraints are not empty, but say nothing about how it uses the buffers.",
-        "Set at least one flag of `usage`. A participant that uses nothing sets `none` to NONE_USAGE, or no constraints at all.",
+        "A participant's constraints are not empty, but they do not say how it uses the buffers.",
+        "Set at least one flag of `usage`. A participant that does not use the buffers sets `none` to NONE_USAGE, or sets no constraints at all.",
         case(CAMERA, who("viewer", {}, min_buffer_count_for_camping=1)),
     ),
     Rule.NONE_EXCLUDES_USAGE: Advice(
-        "A participant says that it uses nothing, and how it uses the buffers.",
-        "Leave out `none`, or all other usage.",
+        "A participant says both that it does not use the buffers and how it uses them.",
+        "Leave out `none`, or leave out all other usage.",
         case(CAMERA, who("viewer", {"none": "NONE_USAGE", "cpu": "READ"})),
     ),
     Rule.PERMIT_REQUIRES_NONE: Advice(
-        "NONE_USAGE_PERMIT_ALLOCATION is an addition to NONE_USAGE. It makes no sense without it.",
+        "NONE_USAGE_PERMIT_ALLOCATION is an addition to NONE_USAGE, and has no meaning without it.",
         "Set both flags, or neither.",
         case(CAMERA, who("viewer", {"none": "NONE_USAGE_PERMIT_ALLOCATION"})),
     ),
     Rule.MAX_COUNT_ZERO: Advice(
-        "A participant allows no buffer at all.",
-        "Leave `max_buffer_count` un-set, or set it to the most buffers that you can handle.",
+        "A participant does not allow a single buffer.",
+        "Leave `max_buffer_count` un-set, or set it to the largest number of buffers that you can handle.",
         case(who("camera", max_buffer_count=0, **memory(min_size_bytes=4096))),
     ),
     Rule.MIN_COUNT_OVER_MAX: Advice(
-        "One needs more buffers in the collection than another allows (or the same participant does both).",
-        "Lower `min_buffer_count` of those who ask for many, or raise or un-set `max_buffer_count` of those who allow few.",
+        "One participant needs more buffers in the collection than another allows, or one participant's own limits contradict each other.",
+        "Lower the `min_buffer_count` of the participants that need many buffers, or raise or un-set the `max_buffer_count` of those that allow few.",
         case(
             who("camera", min_buffer_count=6, **memory(min_size_bytes=4096)),
             who("encoder", max_buffer_count=4),
         ),
     ),
     Rule.MIN_BYTES_OVER_MAX: Advice(
-        "One needs larger buffers than another allows.",
-        "Compare `min_size_bytes` of those who need much with `max_size_bytes` of those who allow little. A maximum is seldom "
-        "needed: leave it un-set unless larger buffers don't work.",
+        "One participant needs larger buffers than another allows.",
+        "Compare the `min_size_bytes` of the participants that need large buffers with the `max_size_bytes` of those that allow only small ones. "
+        "A maximum is seldom needed: leave it un-set unless larger buffers don't work.",
         case(
             who("camera", **memory(min_size_bytes=65536)),
             who("display", buffer_memory_constraints={"max_size_bytes": 4096}),
         ),
     ),
     Rule.ALIGNMENT_NEEDS_CONTIGUOUS: Advice(
-        "A physical alignment was asked for, but not that the memory is physically contiguous.",
+        "A participant asks for a physical alignment, but does not require physically contiguous memory.",
         "Set `physically_contiguous_required`, or leave out `min_physical_base_alignment`.",
         case(who("dma", **memory(min_size_bytes=4096, min_physical_base_alignment=65536))),
     ),
     Rule.HEAPS_EMPTY: Advice(
-        "A list of heaps without an entry permits none.",
-        "Leave `permitted_heaps` un-set to permit any heap, or list those that will do.",
+        "An empty list of heaps permits no heap.",
+        "Leave `permitted_heaps` un-set to permit any heap, or list the heaps that are suitable.",
         case(who("camera", **memory(min_size_bytes=4096, permitted_heaps=[]))),
     ),
     Rule.HEAP_TYPE_MISSING: Advice(
@@ -131,17 +132,17 @@ ADVICE: dict[Rule, Advice] = {
         case(who("camera", **memory(min_size_bytes=4096, permitted_heaps=[{"id": 1}]))),
     ),
     Rule.CPU_USAGE_NEEDS_DOMAIN: Advice(
-        "A participant uses the buffers with the CPU, but supports neither of the domains in which a CPU can.",
+        "A participant uses the buffers with the CPU, but supports neither of the coherency domains in which the CPU can access them.",
         "Leave `cpu_domain_supported` un-set, or set it or `ram_domain_supported` to true.",
         case(who("camera", **memory(min_size_bytes=4096, cpu_domain_supported=False))),
     ),
     Rule.CPU_USAGE_FORBIDS_SECURE: Advice(
-        "A participant wants secure memory, which a CPU can't touch, and to use it with the CPU.",
-        "Leave out the CPU usage, or `secure_required`.",
+        "A participant requires secure memory, which a CPU can't access, and also wants to use it with the CPU.",
+        "Leave out the CPU usage, or leave out `secure_required`.",
         case(who("player", **memory(min_size_bytes=4096, secure_required=True))),
     ),
     Rule.SECURE_FORBIDS_DOMAIN: Advice(
-        "A participant wants secure memory and supports a domain in which the CPU touches the buffers.",
+        "A participant requires secure memory, and says that it supports a domain in which the CPU accesses the buffers.",
         "Leave `cpu_domain_supported` and `ram_domain_supported` un-set together with `secure_required`.",
         case(
             who(
@@ -153,7 +154,7 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.SECURE_NEEDS_INACCESSIBLE: Advice(
-        "A participant wants secure memory, and does not support the only domain that it has.",
+        "A participant requires secure memory, but does not support INACCESSIBLE, the only domain of secure memory.",
         "Leave `inaccessible_domain_supported` un-set together with `secure_required`.",
         case(
             who(
@@ -167,8 +168,8 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.SECURE_NEEDS_HEAP: Advice(
-        "A participant wants secure memory, and the daemon has no secure heap that it permits.",
-        "Configure one: `[[heap]]` with `secure = true`. Or list its type in `permitted_heaps`.",
+        "A participant requires secure memory, but the daemon has no secure heap that the participant permits.",
+        "Configure a secure heap: `[[heap]]` with `secure = true`. If there is one, list its type in `permitted_heaps`.",
         case(
             who(
                 "decoder",
@@ -178,12 +179,12 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.FORMAT_MISSING: Advice(
-        "An image entry says nothing about the pixel format.",
+        "An image entry has no pixel format.",
         "Set `pixel_format`, or list formats in `pixel_format_and_modifiers`.",
         case(pictures("camera", {"color_spaces": ["SRGB"], "min_size": [64, 48]})),
     ),
     Rule.MODIFIER_WITHOUT_FORMAT: Advice(
-        "An image entry has a layout (a modifier), but no pixel format that it is of.",
+        "An image entry has a layout (`pixel_format_modifier`), but no pixel format for this layout.",
         "Set `pixel_format` too, or move the pair to `pixel_format_and_modifiers`.",
         case(
             pictures(
@@ -198,40 +199,40 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.FORMAT_INVALID: Advice(
-        "INVALID stands for no format. It can't be asked for.",
-        "Use a format, or DO_NOT_CARE if any will do.",
+        "INVALID stands for no format, so a participant can't ask for it.",
+        "Name a format, or use DO_NOT_CARE if any format is suitable.",
         case(pictures("camera", image("INVALID"))),
     ),
     Rule.FORMAT_UNSUPPORTED: Advice(
-        "This pixel format does not exist in this layout, or its sizes are not known here.",
-        "See which modifiers each format has in [image formats](spec/image-formats.md#13-pixelformatmodifier-flexible-enum-uint64-top-8-bits-vendor). "
-        "LINEAR works with all but MJPEG.",
+        "This pixel format does not exist in this layout, or sysmem does not know its sizes.",
+        "Find the modifiers of each format in [image formats](spec/image-formats.md#13-pixelformatmodifier-flexible-enum-uint64-top-8-bits-vendor). "
+        "LINEAR works with all formats except MJPEG.",
         case(pictures("gpu", image("NV12", pixel_format_modifier="ARM_AFBC_16X16"))),
     ),
     Rule.FORMAT_DUPLICATE: Advice(
-        "Two entries of one participant are about the same format, so it is not clear which of them counts. An entry with "
-        "DO_NOT_CARE is about all formats.",
+        "Two entries of one participant apply to the same format, so it is not clear which of them counts. An entry with "
+        "DO_NOT_CARE applies to all formats.",
         "Merge the entries, or make their formats differ.",
         case(pictures("camera", image("NV12"), image("NV12", min_size=[128, 96]))),
     ),
     Rule.COLOR_SPACES_MISSING: Advice(
-        "An image entry says nothing about colour spaces.",
-        "Set `color_spaces`. `[DO_NOT_CARE]` accepts any that somebody else chooses.",
+        "An image entry has no colour spaces.",
+        "Set `color_spaces`. `[DO_NOT_CARE]` accepts any colour space that another participant chooses.",
         case(pictures("camera", {"pixel_format": "NV12", "min_size": [64, 48]})),
     ),
     Rule.COLOR_DO_NOT_CARE_ALONE: Advice(
-        "DO_NOT_CARE accepts every colour space, so others beside it mean nothing.",
-        "List DO_NOT_CARE alone, or without it those that will do.",
+        "DO_NOT_CARE accepts every colour space, so other entries beside it have no meaning.",
+        "List DO_NOT_CARE alone, or remove it and list the colour spaces that are suitable.",
         case(pictures("viewer", image("NV12", color_spaces=["DO_NOT_CARE", "REC709"]))),
     ),
     Rule.COLOR_SPACE_UNSUPPORTED: Advice(
-        "The colour space does not go with the format: SRGB is for RGB, REC601, REC709 and others are for YUV, and REC2020 and "
+        "The format does not support the colour space: SRGB is for RGB, REC601, REC709 and others are for YUV, and REC2020 and "
         "REC2100 need more than 8 bits.",
         "Use a colour space of the format's kind, or PASSTHROUGH.",
         case(pictures("camera", image("NV12", color_spaces=["SRGB"]))),
     ),
     Rule.POWER_OF_2: Advice(
-        "Alignments of sizes, of offsets and of physical memory are powers of 2.",
+        "Alignments of sizes, of offsets and of physical memory must be powers of 2.",
         "Use the next greater power of 2. `bytes_per_row_divisor` may be any number but 0.",
         case(pictures("display", image(size_alignment=[48, 1]))),
     ),
@@ -243,7 +244,7 @@ ADVICE: dict[Rule, Advice] = {
     Rule.DIVISOR_OVER_32_BITS: Advice(
         "Rows must be a common multiple of several numbers: your `bytes_per_row_divisor`, what the format needs, and whole pixels or "
         "blocks where they are required. The least common multiple is too large.",
-        "Use divisors that have more factors in common. Powers of 2 do.",
+        "Use divisors with more common factors, such as powers of 2.",
         case(pictures("display", image("R5G6B5", bytes_per_row_divisor=4294967291))),
     ),
     Rule.START_OFFSET_PAGE: Advice(
@@ -252,12 +253,12 @@ ADVICE: dict[Rule, Advice] = {
         case(pictures("display", image(start_offset_divisor=8192))),
     ),
     Rule.REQUIRED_SIZE_ZERO: Advice(
-        "A size that images must be allowed to have is empty.",
-        "Leave the required size out, or set width and height to at least 1.",
+        "A required size has no width or no height.",
+        "Leave out the required size, or set width and height to at least 1.",
         case(pictures("encoder", image(required_max_size_list=[[0, 48]]))),
     ),
     Rule.REQUIRED_MIN_UNDER_MIN: Advice(
-        "One must be able to use smaller images than another allows.",
+        "One participant requires smaller images than another allows.",
         "Lower `min_size`, or raise `required_min_size`.",
         case(
             pictures("camera", image(min_size=[640, 480])),
@@ -265,8 +266,8 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.REQUIRED_MAX_OVER_MAX: Advice(
-        "One must be able to use larger images than another allows.",
-        "Raise `max_size` of the one, or lower the required size of the other.",
+        "One participant requires larger images than another allows.",
+        "Raise the `max_size` of one participant, or lower the required size of the other.",
         case(
             pictures("camera", image(required_max_size=[1920, 1080])),
             pictures("display", image(max_size=[1280, 720])),
@@ -278,20 +279,20 @@ ADVICE: dict[Rule, Advice] = {
         case(pictures("gpu", image("NV12", pad_for_block_size=[4, 4]))),
     ),
     Rule.PAD_NEEDS_MAX_WIDTH: Advice(
-        "Padding for blocks that are several rows high grows with the width, so the width needs a limit.",
+        "Padding for blocks of several rows grows with the width, so the width needs a limit.",
         "Set `max_size` in the entry that has `pad_for_block_size`.",
         case(pictures("gpu", image(pad_for_block_size=[4, 4]))),
     ),
     Rule.MIN_SIZE_OVER_MAX: Advice(
-        "One needs larger images than another allows. Alignment counts too: minima are rounded up, maxima down.",
-        "Compare `min_size`, `max_size` and `size_alignment` of the participants in the conflict.",
+        "One participant needs larger images than another allows. Alignment counts too: minima are rounded up, maxima down.",
+        "Compare the `min_size`, `max_size` and `size_alignment` of the participants in conflict.",
         case(
             pictures("camera", image("NV12", min_size=[1920, 1080])),
             pictures("display", image("NV12", max_size=[1280, 720])),
         ),
     ),
     Rule.MIN_ROW_OVER_MAX: Advice(
-        "One needs longer rows than another allows. A row is at least as long as the pixels of `min_size.width`, and a multiple of all "
+        "One participant needs longer rows than another allows. A row is at least as long as the pixels of `min_size.width`, and a multiple of all "
         "divisors; `max_bytes_per_row` is rounded down to such a multiple, so 600 counts as 576 if the divisor is 64.",
         "Compare `min_bytes_per_row`, `bytes_per_row_divisor` and `min_size` with `max_bytes_per_row`.",
         case(
@@ -300,7 +301,7 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.MIN_AREA_OVER_MAX: Advice(
-        "The smallest image that all need has more pixels than one allows, or than 32 bits can count.",
+        "The smallest image that suits all participants has more pixels than one of them allows, or than 32 bits can count.",
         "Lower `min_size`, or raise `max_width_times_height`.",
         case(
             pictures("camera", image(min_size=[1920, 1080])),
@@ -308,37 +309,38 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.NO_COMMON_HEAP: Advice(
-        "Each participant permits some heaps, and none of them is permitted by all.",
-        "Permit one in common. A participant that can use any memory leaves `permitted_heaps` un-set.",
+        "No heap is permitted by all participants.",
+        "Let all participants permit a common heap. A participant that can use any memory leaves `permitted_heaps` un-set.",
         case(
             who("camera", **memory(min_size_bytes=4096, permitted_heaps=[{"heap_type": "cma"}])),
             who("gpu", buffer_memory_constraints={"permitted_heaps": [{"heap_type": "vram"}]}),
         ),
     ),
     Rule.NO_COMMON_FORMAT: Advice(
-        "Each participant can use some formats, and none of them is there in all lists. Format and modifier count together.",
-        "Add a format to one of the lists, or a participant that converts. The report lists each format with who does not take it.",
+        "No format is in the lists of all participants. Formats are equal only if their modifiers are equal too.",
+        "Add a format to one of the lists, or add a participant that converts. The report lists each format with the participants that do not "
+        "accept it.",
         case(pictures("camera", image("NV12")), pictures("display", image("B8G8R8A8"))),
     ),
     Rule.NO_COMMON_COLOR_SPACE: Advice(
-        "All can use the format, but with different colour spaces.",
-        "Add a colour space to one of the lists. A participant that does not look at colours sets `[DO_NOT_CARE]`.",
+        "All participants can use the format, but they have no colour space in common.",
+        "Add a colour space to one of the lists. A participant that does not interpret colours sets `[DO_NOT_CARE]`.",
         case(
             pictures("camera", image("NV12", color_spaces=["REC709"])),
             pictures("encoder", image("NV12", color_spaces=["REC601_PAL"])),
         ),
     ),
     Rule.ALPHA_CONFLICT: Advice(
-        "One takes the fourth channel for alpha, another ignores it.",
-        "Leave `is_alpha_present` un-set where either will do.",
+        "One participant uses the fourth channel as alpha, and another ignores it.",
+        "Leave `is_alpha_present` un-set if both are suitable.",
         case(
             pictures("drawing", image(is_alpha_present=True)),
             pictures("display", image(is_alpha_present=False)),
         ),
     ),
     Rule.TOO_MANY_FORMATS: Advice(
-        "Wildcards of one side were filled in from the lists of the other, which came to more than 512 combinations.",
-        "List the formats that you really use in place of DO_NOT_CARE.",
+        "When wildcards of one side were filled in from the lists of the other, there were more than 512 combinations.",
+        "In place of DO_NOT_CARE, list the formats that you really use.",
         case(
             pictures(
                 "gpu",
@@ -354,8 +356,8 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.TOO_MANY_REQUIRED_SIZES: Advice(
-        "More than 64 sizes are required, none of which is within another.",
-        "Require the greatest sizes only. A size that is not wider and not higher than another is covered by it.",
+        "The participants require more than 64 sizes that do not cover each other.",
+        "Require the largest sizes only. A size covers every other size that is neither wider nor higher.",
         case(
             pictures("wide", image(required_max_size_list=[[i, 500 - i] for i in range(100, 140)])),
             pictures("high", image(required_max_size_list=[[i, 500 - i] for i in range(200, 240)])),
@@ -363,11 +365,12 @@ ADVICE: dict[Rule, Advice] = {
     ),
     Rule.NOBODY_USES: Advice(
         "All participants say that they don't use the buffers.",
-        "A participant must have a usage. If the buffers are wanted all the same, one sets NONE_USAGE_PERMIT_ALLOCATION beside NONE_USAGE.",
+        "At least one participant must have a usage. To allocate buffers although nobody uses them, one participant sets "
+        "NONE_USAGE_PERMIT_ALLOCATION beside NONE_USAGE.",
         case(who("planner", {"none": "NONE_USAGE"}, **memory(min_size_bytes=4096))),
     ),
     Rule.PAD_MAX_WIDTH_31_BITS: Advice(
-        "Padding for blocks that are several rows high is worked out for widths below 2^31.",
+        "Padding for blocks of several rows is defined only for widths below 2^31.",
         "Lower `max_size`.",
         case(
             pictures(
@@ -377,25 +380,25 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.FORMAT_LEFT_OPEN: Advice(
-        "Everybody accepts any format, so nobody chose one.",
-        "One participant must name formats and layouts.",
+        "All participants accept any format, so none of them chose one.",
+        "At least one participant must name formats and layouts.",
         case(pictures("viewer", image("DO_NOT_CARE", color_spaces=["DO_NOT_CARE"]))),
     ),
     Rule.COLOR_SPACE_LEFT_OPEN: Advice(
-        "Everybody accepts any colour space, so nobody chose one.",
-        "One participant must name colour spaces: the one that writes knows them.",
+        "All participants accept any colour space, so none of them chose one.",
+        "At least one participant must name colour spaces, usually the one that writes the pixels.",
         case(pictures("camera", image("NV12", color_spaces=["DO_NOT_CARE"]))),
     ),
     Rule.COUNT_ZERO: Advice(
-        "Nobody needs a buffer.",
-        "Say how many buffers you hold at a time: `min_buffer_count_for_camping`, `hold=` in `sysmem.constraints`.",
+        "No participant needs a buffer.",
+        "Set the number of buffers that you hold at a time: `min_buffer_count_for_camping`, or `hold=` in `sysmem.constraints`.",
         case(who("camera", buffer_memory_constraints={"min_size_bytes": 4096})),
     ),
     Rule.COUNT_OVER_MAX: Advice(
-        "Together the participants need more buffers than one allows.",
-        "The sum is of what all hold (camping), their dedicated slack, and the greatest shared slack. Lower one of these, or raise "
-        "`max_buffer_count`. Of a participant that attaches later the limit is the number of existing buffers: reserve more "
-        "([how](howto/spare-buffers.md)).",
+        "Together the participants need more buffers than one of them allows.",
+        "The number of buffers is the sum of what all participants hold (camping), of their dedicated slack, and of the greatest shared slack. "
+        "Lower one of these, or raise `max_buffer_count`. For a participant that attaches later, the limit is the number of existing buffers: "
+        "reserve more ([how](howto/spare-buffers.md)).",
         case(
             who("camera", **{**memory(min_size_bytes=4096), "min_buffer_count_for_camping": 3}),
             who("encoder", min_buffer_count_for_camping=2, max_buffer_count=4),
@@ -403,11 +406,11 @@ ADVICE: dict[Rule, Advice] = {
     ),
     Rule.COUNT_OVER_128: Advice(
         "A collection has at most 128 buffers.",
-        "Lower what participants hold at a time. For many small things, use parts of fewer large buffers.",
+        "Lower the number of buffers that participants hold at a time. For many small objects, use parts of fewer large buffers.",
         case(who("pool", **{**memory(min_size_bytes=4096), "min_buffer_count_for_camping": 200})),
     ),
     Rule.CONTIGUOUS_REFUSED: Advice(
-        "The daemon was told not to simulate contiguous memory, and has no heap that is contiguous.",
+        "The daemon is configured not to simulate contiguous memory, and has no contiguous heap.",
         'Configure a contiguous dma-heap ([devices](devices.md)), or set `memory.contiguous` to `"simulated"` if no device will use '
         "the physical address.",
         case(
@@ -416,8 +419,8 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.NO_SECURE_HEAP: Advice(
-        "Somebody requires secure memory, and the secure heap is not permitted by all others.",
-        "Add the heap to the others' `permitted_heaps`, or leave those un-set.",
+        "A participant requires secure memory, but another participant does not permit the secure heap.",
+        "Add the secure heap to the other participants' `permitted_heaps`, or leave `permitted_heaps` un-set.",
         case(
             who(
                 "decoder",
@@ -433,14 +436,14 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.NO_HEAP: Advice(
-        "The heaps that all permit are not configured in this daemon, or support no domain that the participants support.",
-        "Check the spelling of the heap's type and id, and the daemon's `[[heap]]` (`sysmemctl dump` lists its heaps).",
+        "The heaps that all participants permit are not configured in this daemon, or support none of the participants' domains.",
+        "Check the spelling of the heap's type and id, and the daemon's `[[heap]]` sections (`sysmemctl dump` lists its heaps).",
         case(who("camera", **memory(min_size_bytes=4096, permitted_heaps=[{"heap_type": "vram"}]))),
     ),
     Rule.ONE_FILE_HEAP: Advice(
-        "In a heap of dma-bufs all handles to a buffer are one open file. So either all participants may write or none, and none is weak "
-        "beside strong ones.",
-        "Give all participants a usage that writes, or rights without WRITE; or permit another heap.",
+        "In a heap of dma-bufs, all handles to a buffer are one open file. So either all participants can write or none, and weak participants "
+        "can't be together with strong ones.",
+        "Give all participants a usage that writes, or give all of them rights without WRITE; or permit another heap.",
         case(
             who(
                 "camera",
@@ -452,9 +455,8 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.NO_COMMON_DOMAIN: Advice(
-        "A coherency domain says how accesses of CPU and devices see each other's writes. No domain is supported by all participants and "
-        "by the heap.",
-        "Leave the three fields `…_domain_supported` un-set where you have no reason to set them. CPU usage needs the CPU or the RAM domain.",
+        "A coherency domain defines how the CPU and devices see each other's writes. No domain is supported by all participants and by the heap.",
+        "Leave the three fields `…_domain_supported` un-set unless you have a reason to set them. CPU usage needs the CPU or the RAM domain.",
         case(
             who("viewer", **memory(min_size_bytes=4096)),
             who(
@@ -465,7 +467,7 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.NO_PROTECTED_FORMAT: Advice(
-        "The memory is secure, and none of the formats that are left can be used there.",
+        "The memory is secure, and none of the remaining formats can be used in secure memory.",
         "Add a format without transaction elimination (the modifiers with `_TE`).",
         case(
             pictures(
@@ -478,7 +480,7 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.REQUIRED_SIZE_OVER_MAX: Advice(
-        "A required image, rounded up to the alignment of all, is larger than one allows.",
+        "A required image, rounded up to the alignments of all participants, is larger than one of them allows.",
         "Raise `max_size`, or use a `size_alignment` that divides the required size.",
         case(
             pictures("camera", image(min_size=[1, 1], required_max_size=[4294967295, 48])),
@@ -486,7 +488,7 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.REQUIRED_ROW: Advice(
-        "A row of a required image, with all alignments, is longer than one allows.",
+        "A row of a required image, with all alignments, is longer than one participant allows.",
         "Raise `max_bytes_per_row`, or lower the required width or the divisors.",
         case(
             pictures("camera", image("R8", min_size=[1, 1], required_max_size=[640, 480])),
@@ -494,7 +496,7 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.REQUIRED_AREA: Advice(
-        "A required image has more pixels than one allows, or than 32 bits can count.",
+        "A required image has more pixels than one participant allows, or than 32 bits can count.",
         "Raise `max_width_times_height`, or lower the required size.",
         case(
             pictures("camera", image("R8", min_size=[1, 1], required_max_size=[1920, 1080])),
@@ -502,7 +504,7 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.IMAGE_SIZE_UNDEFINED: Advice(
-        "The bytes of a required image can't be worked out: a plane has 4 GiB or more, or a sum does not fit 64 bits.",
+        "The size of a required image in bytes can't be computed: a plane has 4 GiB or more, or a sum does not fit 64 bits.",
         "Lower the required size.",
         case(
             pictures(
@@ -516,7 +518,7 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.IMAGE_OVER_MAX_BYTES: Advice(
-        "A required image, or the smallest that all need, takes more bytes than one allows.",
+        "A required image, or the smallest image that suits all participants, has more bytes than one of them allows.",
         "Raise or leave out `max_size_bytes`, or lower sizes and alignments.",
         case(
             pictures("camera", image("NV12", min_size=[1920, 1080])),
@@ -524,7 +526,7 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.PADDING_UNDEFINED: Advice(
-        "The padding for whole blocks can't be worked out, because a size does not fit its number of bits.",
+        "The padding for whole blocks can't be computed, because a size does not fit its number of bits.",
         "Lower `pad_for_block_size` or the sizes.",
         case(
             pictures(
@@ -540,7 +542,7 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.PADDED_OVER_MAX_BYTES: Advice(
-        "With the padding that one needs, a buffer is larger than another allows.",
+        "With the padding that one participant needs, a buffer is larger than another participant allows.",
         "Raise or leave out `max_size_bytes`, or lower the padding.",
         case(
             pictures("gpu", image("R8", min_size=[64, 64], pad_beyond_image_size_bytes=4096)),
@@ -548,27 +550,27 @@ ADVICE: dict[Rule, Advice] = {
         ),
     ),
     Rule.BUFFER_LIMIT: Advice(
-        "One buffer is larger than this daemon makes: 256 MiB unless it is configured otherwise.",
-        "Ask for less, or have `limits.max_buffer_bytes` raised.",
+        "A buffer is larger than the daemon allows: 256 MiB unless it is configured otherwise.",
+        "Ask for smaller buffers, or have `limits.max_buffer_bytes` raised.",
         case(who("model", **memory(min_size_bytes=1 << 29))),
     ),
     Rule.COLLECTION_LIMIT: Advice(
-        "All buffers together are more than this daemon makes for a collection: 1 GiB unless it is configured otherwise.",
+        "All buffers together are larger than the daemon allows for a collection: 1 GiB unless it is configured otherwise.",
         "Hold fewer buffers, ask for smaller ones, or have `limits.max_collection_bytes` raised.",
         case(who("pool", **{**memory(min_size_bytes=1 << 27), "min_buffer_count_for_camping": 16})),
     ),
     Rule.ALLOCATION_LIMIT: Advice(
-        "The daemon was told to refuse buffers of this size (`limits.max_allocation_bytes`).",
-        "Ask for less, or have the limit raised.",
+        "The daemon is configured to refuse buffers of this size (`limits.max_allocation_bytes`).",
+        "Ask for smaller buffers, or have the limit raised.",
         case(
             who("camera", **memory(min_size_bytes=1 << 20)),
             limits={"max_allocation_bytes": 65536},
         ),
     ),
     Rule.SETTINGS_DIFFER: Advice(
-        "A participant that attaches, or a VMO to match, needs something else than the buffers that exist.",
-        "Leave out what you don't need: an attached participant takes what there is. What the first participants should have "
-        "considered must be in their constraints.",
+        "A participant that attaches, or a VMO to match, does not fit the existing buffers.",
+        "Leave out what you don't need: an attached participant takes the buffers as they are. If the buffers must suit later participants, "
+        "the first participants must include that in their constraints.",
         case(
             pictures("camera", image("NV12"), **memory(min_size_bytes=65536), min_buffer_count=4),
             {"attached": [pictures("gpu", image("NV12", bytes_per_row_divisor=256))]},
@@ -578,7 +580,7 @@ ADVICE: dict[Rule, Advice] = {
 
 
 def refusal(advice: Advice) -> Diagnosis:
-    """Return what the engine answers to an example."""
+    """Return the engine's refusal of an example."""
     members, platform = read_case(advice.case)
     attempt = Negotiation(members, platform).attempt
     assert attempt.refused, "the participants agree"
@@ -590,15 +592,15 @@ def refusal(advice: Advice) -> Diagnosis:
 INTRODUCTION = """\
 # Why did it fail?
 
-A negotiation fails with CONSTRAINTS_INTERSECTION_EMPTY when one of these rules does not hold. The error says which one: its text begins
-with the step and the rule ([find out why](howto/why.md)). Look for the text of the rule here. Each has what it means, an example with the
+A negotiation fails with CONSTRAINTS_INTERSECTION_EMPTY if one of these rules is broken. The text of the error begins with the step and the
+rule ([find out why](howto/why.md)). Search this page for the text of the rule. For each rule, the page has the meaning, an example with the
 daemon's answer, and what to change.
 
 To try an example, or a change of it, save it as `case.json` and run `sysmemctl explain case.json`. That needs no daemon. For a collection of your
 own, `sysmemctl export NAME > case.json` writes such a file.
 
 Other errors: **NO_MEMORY** means that memory, descriptors or a quota ran out; the reason names which. **TOO_MANY_GROUP_CHILD_COMBINATIONS**
-means that no combination of the groups' choices fitted among those that were tried ([groups](concepts/groups.md)). **PROTOCOL_DEVIATION** and a channel that
+means that none of the tried combinations of the groups' choices was possible ([groups](concepts/groups.md)). **PROTOCOL_DEVIATION** and a channel that
 closes mean that a message broke a rule of the [protocol](protocol.md#what-bad-input-gets).
 
 The steps are those of the [specification](spec/constraints.md).
@@ -615,7 +617,7 @@ STAGES = {
 }
 
 
-#: The rules with which a step begins.
+#: The first rule of each step.
 SECTIONS = {
     Rule.NOBODY_ASKS_FOR_A_SIZE: Stage.REQUEST,
     Rule.USAGE_MISSING: Stage.PARTICIPANT,
@@ -628,7 +630,7 @@ SECTIONS = {
 
 
 def pretty(data: Any, indent: int = 0) -> str:
-    """Return JSON in which all that fits is on one line."""
+    """Return JSON in which each value that fits is on one line."""
     line = json.dumps(data)
     if len(line) + indent <= 86 or not isinstance(data, dict | list) or not data:
         return line
