@@ -22,11 +22,11 @@ DOCS = Path(__file__).parents[1]
 FIELDS = """\
 # Constraints, field by field
 
-What a participant may say, and what becomes of it when several say something. Every field may be left out; the text says what that means.
-`sysmem.constraints` ([API](api/tables.md#sysmem.constraints)) makes these tables from a few words.
+This page lists every field of the constraints that a participant can set, and how the values of several participants combine. Every field may
+be left out; the text says what this means. `sysmem.constraints` ([API](api/tables.md#sysmem.constraints)) makes these tables from a plain description.
 
-The exact order of defaults, checks and combinations is in the [specification](spec/constraints.md); what a breach means, in
-[Why did it fail?](refusals.md).
+The [specification](spec/constraints.md) has the exact order of defaults, checks and combinations. [Why did it fail?](refusals.md) explains
+each refusal.
 """
 
 
@@ -98,7 +98,7 @@ PAGES: dict[str, Callable[[], str]] = {
 
 
 def main() -> None:
-    """Write all of them."""
+    """Write all these pages."""
     for name, make in PAGES.items():
         (DOCS / name).write_text(make())
 
