@@ -148,11 +148,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _why_not_started(error: Exception) -> str | None:
-    """Return which resource the daemon lacked, as a sentence, if it could not start for that reason; otherwise None."""
+    """Return what the daemon lacked, as a sentence, if it could not start for that reason; otherwise None."""
     if isinstance(error, trio.TrioInternalError) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # it may be what trio's loop needs
     if isinstance(error, MemoryError):
         return "there is no memory left"
+    if isinstance(error, ImportError):  # also where the kernel doesn't say that a file is there
+        return f"a part of the program can't be loaded: {error}"
     if isinstance(error, (StartError, configuration.ConfigError, OSError)):
         return str(error)
     return None

@@ -142,6 +142,7 @@ def in_the_loop(error: Exception) -> trio.TrioInternalError:
         (StartError("no place"), "can't start", "no place"),
         (OSError(24, "Too many open files"), "can't start", "[Errno 24] Too many open files"),
         (MemoryError(), "can't start", "there is no memory left"),
+        (ModuleNotFoundError("No module named 'email'"), "can't start", "a part of the program"),
         (in_the_loop(OSError(12, "Cannot allocate memory")), "can't start", "[Errno 12] Cannot"),
         (
             UnreachableError("another one"),
