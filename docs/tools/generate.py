@@ -56,7 +56,7 @@ def _doc(text: str | None) -> str:
 COMMANDS = """\
 # Commands
 
-`sysmemd` is the daemon. `sysmemctl` looks into it. Both have manual pages, and completions for bash and zsh.
+`sysmemd` is the daemon. `sysmemctl` inspects it. Both have manual pages, and completions for bash and zsh.
 """
 
 
