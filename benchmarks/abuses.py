@@ -1,6 +1,6 @@
 """What a hostile or careless user does to a daemon: each abuse is a process that goes on until it is killed.
 
-They speak to the daemon in datagrams, without the client, which would get in their way.
+They send datagrams to the daemon without the client library, which would prevent the misuse.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _AT_ONCE = 64
 
 
 class Channel:
-    """A client end that nothing protects from misuse."""
+    """A client end without the checks of the client library."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -46,7 +46,7 @@ class Channel:
         return self.sock.fileno()
 
     def send(self, method: Method, request: Table | None = None) -> None:
-        """Send a request and wait for room; a two-way one isn't waited for. Raises `OSError` when it is closed."""
+        """Send a request, and wait for room but not for a response. Raises `OSError` if the channel is closed."""
         body, handles = (b"", []) if request is None else codec.encode(request)
         txid = next(self._txids) & 0x7FFF_FFFF or 1 if method.two_way else 0
         data = HEADER.pack(txid, FLAGS, MAGIC, method.ordinal) + body
@@ -57,7 +57,7 @@ class Channel:
                 handle.close()
 
     def receive(self) -> tuple[bytes, list[int]]:
-        """The next answer: its body and descriptors. Raises `OSError` when the channel is closed."""
+        """Return the body and descriptors of the next response. Raises `OSError` if the channel is closed."""
         data, fds, _, _ = socket.recv_fds(self.sock, MAX_MESSAGE_BYTES, 253)
         if not data:
             raise ConnectionResetError("closed")
@@ -69,7 +69,7 @@ class Channel:
         return self.receive()
 
     def sync(self) -> None:
-        """Wait until everything sent was processed."""
+        """Wait until the daemon has processed everything that was sent."""
         self.call(Node.sync)
 
     def close(self) -> None:
@@ -77,7 +77,7 @@ class Channel:
 
 
 class User:
-    """Somebody with access to the services of a daemon."""
+    """A user with access to the services of a daemon."""
 
     def __init__(self, runtime_dir: Path) -> None:
         self._runtime_dir = runtime_dir
@@ -88,12 +88,12 @@ class User:
         return Channel(sock)
 
     def pair(self) -> tuple[Channel, Handle]:
-        """A new channel, and its server end to send."""
+        """Return a new channel, and its server end to send."""
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return Channel(near), Handle(far.detach())
 
     def token(self, allocator: Channel) -> Channel:
-        """The root token of a new collection."""
+        """Return the root token of a new collection."""
         token, far = self.pair()
         allocator.send(
             Allocator.allocate_shared_collection,
@@ -102,7 +102,7 @@ class User:
         return token
 
     def collection(self, allocator: Channel) -> Channel:
-        """A collection with one participant."""
+        """Return a new collection with one participant."""
         collection, far = self.pair()
         allocator.send(
             Allocator.allocate_non_shared_collection,
@@ -122,7 +122,7 @@ class User:
         return collection
 
     def tokens(self) -> list[Channel]:
-        """A token of a collection of its own on each of :data:`CHANNELS` channels."""
+        """Return the root tokens of :data:`CHANNELS` new collections, each on its own channel."""
         allocator = self.connect()
         made = [self.token(allocator) for _ in range(CHANNELS)]
         for token in made:
@@ -295,7 +295,7 @@ ABUSES: dict[str, Callable[[User], None]] = {
 
 
 def _largest(make: kinds.Make, index: int) -> sysmem2.BufferCollectionSetConstraintsRequest:
-    """The largest request of a kind that fits into a message."""
+    """Return the largest request of a kind that fits into a message."""
     for formats in _counts():
         request = sysmem2.BufferCollectionSetConstraintsRequest(constraints=make(index, formats))
         try:
@@ -311,7 +311,7 @@ def _counts() -> Iterator[int]:
 
 
 def _many_buffers() -> sysmem2.BufferCollectionSetConstraintsRequest:
-    """128 small buffers."""
+    """Return constraints that require 128 small buffers."""
     return sysmem2.BufferCollectionSetConstraintsRequest(
         constraints=sysmem2.BufferCollectionConstraints(
             usage=sysmem2.BufferUsage(cpu=sysmem2.CpuUsage.READ_OFTEN),

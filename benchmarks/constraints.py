@@ -1,4 +1,4 @@
-"""How long aggregation takes, by participants and formats.
+"""How long aggregation takes, for different numbers of participants and formats.
 
     python benchmarks/constraints.py [--json FILE] [--plot FILE.png] [--repeat N]
 
@@ -36,7 +36,7 @@ Make = Callable[[int, int], BufferCollectionConstraints]
 
 
 def afbc_pairs(count: int) -> list[tuple[int, int]]:
-    """That many different supported formats: AFBC with all combinations of its bits."""
+    """Return so many different supported formats: AFBC with all combinations of its bits."""
     bits = [1 << bit for bit in range(16) if AFBC_BITS >> bit & 1]
     pairs = []
     for base in (PixelFormatModifier.ARM_AFBC_16X16, PixelFormatModifier.ARM_AFBC_32X8):
@@ -55,7 +55,7 @@ def constraints(entries: list[ImageFormatConstraints]) -> BufferCollectionConstr
 
 
 def entry_each(participant: int, formats: int) -> BufferCollectionConstraints:
-    """Every format in an entry of its own, with terms of its own."""
+    """Put every format in its own entry, with its own constraints."""
     return constraints(
         [
             ImageFormatConstraints(
@@ -71,7 +71,7 @@ def entry_each(participant: int, formats: int) -> BufferCollectionConstraints:
 
 
 def one_list(participant: int, formats: int) -> BufferCollectionConstraints:
-    """All formats in one entry's list."""
+    """Put all formats in the list of one entry."""
     pairs = [PixelFormatAndModifier(*pair) for pair in afbc_pairs(formats)]
     return constraints(
         [
@@ -85,7 +85,7 @@ def one_list(participant: int, formats: int) -> BufferCollectionConstraints:
 
 
 def wildcards(participant: int, formats: int) -> BufferCollectionConstraints:
-    """The first participant lists formats, every other one takes any format or any modifier."""
+    """List formats for the first participant; every other one accepts any format or any modifier."""
     if participant == 0:
         return entry_each(participant, formats)
     if participant % 2:
@@ -105,7 +105,7 @@ def wildcards(participant: int, formats: int) -> BufferCollectionConstraints:
 
 
 def required_sizes(participant: int, formats: int) -> BufferCollectionConstraints:
-    """Every entry asks for 64 sizes of which none covers another, each participant for the same."""
+    """Require 64 sizes in every entry, none of which covers another. All participants require the same sizes."""
     made = entry_each(participant, formats)
     sizes = [SizeU(1000 + i, 2000 - i) for i in range(64)]
     for entry in made.image_format_constraints or ():
@@ -114,7 +114,7 @@ def required_sizes(participant: int, formats: int) -> BufferCollectionConstraint
 
 
 def hostile(participant: int, formats: int) -> BufferCollectionConstraints:
-    """64 entries with lists of formats that no table knows, any modifier: up to 4096 of them."""
+    """Return 64 entries that list up to 4096 formats without a table entry, with any modifier."""
     entries = []
     for index in range(formats):
         pairs = [
@@ -131,7 +131,7 @@ def hostile(participant: int, formats: int) -> BufferCollectionConstraints:
 
 
 def no_common(participant: int, formats: int) -> BufferCollectionConstraints:
-    """As `entry_each`, but the last two participants have no colour space in common: a refusal."""
+    """As `entry_each`, but refused: the last two participants have no colour space in common."""
     made = entry_each(participant, formats)
     if participant % 2:
         for entry in made.image_format_constraints or ():
@@ -163,7 +163,7 @@ def participants(tables: list[BufferCollectionConstraints]) -> list[Participant]
 
 
 def aggregate_fresh(tables: list[BufferCollectionConstraints], platform: Platform) -> object:
-    """Aggregate with nothing known from an earlier time."""
+    """Aggregate with empty caches."""
     return aggregate(participants(tables), platform)
 
 
@@ -193,7 +193,7 @@ def measure(repeat: int) -> list[dict[str, Any]]:
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> bool:
-    """Draw first aggregations over participants, a line for each number of formats; False without matplotlib."""
+    """Plot the times of first aggregations, with a line for each number of formats. Return False without matplotlib."""
     try:
         from matplotlib import pyplot
     except ImportError:

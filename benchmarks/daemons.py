@@ -1,4 +1,4 @@
-"""A daemon to measure: a process of its own, started as an administrator would start it."""
+"""A daemon to measure, started as a process in the way that an administrator would start it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Whoever is measured isn't bounded by what a user may have.
+#: The quotas are so high that no benchmark reaches them.
 CONFIG = """
 mode = "0666"
 [inspect]
@@ -27,17 +27,17 @@ nodes = 100000
 
 @dataclass(frozen=True)
 class Daemon:
-    """A daemon that serves."""
+    """A running daemon."""
 
     runtime_dir: Path
     pid: int
-    #: How long after exec it served.
+    #: Seconds from exec until it was ready.
     started_seconds: float
 
 
 @contextmanager
 def daemon(cpu: int | None = None, config: str = CONFIG) -> Iterator[Daemon]:
-    """A daemon for all users, on one core or on all; nobody reads its log."""
+    """Run a daemon for all users, on one core or on all. Nobody reads its log."""
     with (
         tempfile.TemporaryDirectory() as name,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify,

@@ -1,4 +1,4 @@
-"""What other users feel while one user abuses the daemon (`docs/spec/robustness.md`, "Fair turns").
+"""How long other users must wait while one user abuses the daemon (`docs/spec/robustness.md`, "Fair turns").
 
     sudo python benchmarks/fairness.py [ABUSE ...] [--seconds N] [--json FILE]
 
@@ -7,8 +7,8 @@ negotiations are timed while it is quiet and while it is abused, in turn, beside
 against another daemon on its own core. A row passes if the p99 is at most the larger of 2 × the quiet one and the
 quiet one + 5 ms.
 
-The other user shares a core with the daemon. How long the kernel had it wait for that core is told too: a daemon that
-has work to do all the time can't change that.
+The other user shares a core with the daemon. The result also says how long the kernel made the other user wait for that
+core. A daemon that always has work to do cannot change that.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ import sysmem
 from sysmem import blocking
 
 ABUSER, OTHER = 65501, 65502
-#: How often quiet and abused phases alternate.
+#: The number of pairs of a quiet and an abused phase.
 ROUNDS = 2
-#: How long the abuser may prepare itself.
+#: Seconds that the abuser may take to prepare.
 _HEAD_START_SECONDS = 0.3
-#: An abuser that stops itself goes on after so long.
+#: Seconds after which an abuser that has stopped itself is continued.
 _STOPPED_SECONDS = 0.1
 
 
@@ -46,13 +46,13 @@ class Times:
 
     sync: list[float] = field(default_factory=list)
     negotiation: list[float] = field(default_factory=list)
-    #: Of each negotiation, how long the process could have run and the kernel let others run.
+    #: For each negotiation, how long the process was ready to run while the kernel ran others.
     runnable: list[float] = field(default_factory=list)
 
 
 @contextlib.contextmanager
 def abuser(abuse: Callable[[abuses.User], None], runtime_dir: Path, cpu: int) -> Iterator[None]:
-    """A process of another user that abuses a daemon meanwhile."""
+    """Run a process of another user that abuses a daemon."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -60,7 +60,7 @@ def abuser(abuse: Callable[[abuses.User], None], runtime_dir: Path, cpu: int) ->
             os.setresgid(ABUSER, ABUSER, ABUSER)
             os.setresuid(ABUSER, ABUSER, ABUSER)
             while True:
-                with contextlib.suppress(OSError):  # the daemon refused it: once more
+                with contextlib.suppress(OSError):  # the daemon refused it: try again
                     abuse(abuses.User(runtime_dir))
         finally:
             os._exit(0)
@@ -72,7 +72,7 @@ def abuser(abuse: Callable[[abuses.User], None], runtime_dir: Path, cpu: int) ->
 
 
 def other_user(runtime_dir: Path, cpu: int, seconds: float) -> Times:
-    """What another user feels for some time."""
+    """Measure the calls of another user for some time."""
     receiver, sender = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -140,7 +140,7 @@ def _negotiate(allocator: blocking.Allocator) -> None:
 
 
 def measure(names: list[str], seconds: float) -> dict[str, Any]:
-    """A row for each abuse."""
+    """Return a row for each abuse."""
     cpus = sorted(os.sched_getaffinity(0))
     theirs, ours = cpus[0], cpus[-1]
     rows = {}

@@ -2,8 +2,8 @@
 
 python benchmarks/figures.py BENCH.json PEERS.json docs/performance.md
 
-The lines of a table that follows `<!-- figures: NAME -->` are replaced, but for its head. What its columns mean, and
-every sentence about them, is written by hand and has no figures that change.
+Replaces the rows of each table that follows `<!-- figures: NAME -->`, and keeps its head. The text around the tables is
+written by hand and contains no measured figures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Row = tuple[object, ...]
 
 
 def shown(value: object) -> str:
-    """A number with the two digits that it is worth."""
+    """Return a number rounded to two significant digits."""
     if not isinstance(value, float):
         return str(value)
     digits = 1 - math.floor(math.log10(value)) if value > 0 else 0
@@ -144,7 +144,7 @@ TABLES: dict[str, Callable[[Results], Iterator[Row]]] = {
 
 
 def filled(page: str, name: str, rows: Iterator[Row]) -> str:
-    """Return a page with the rows of one table in place of those that it has."""
+    """Return a page in which the rows of one table are replaced."""
     table = re.compile(rf"(<!-- figures: {name} -->\n\n?\|[^\n]*\n\|[^\n]*\n)(?:\|[^\n]*\n)*")
     lines = "".join(f"| {' | '.join(map(shown, row))} |\n" for row in rows)
     page, count = table.subn(lambda match: match[1] + lines, page)
@@ -154,7 +154,7 @@ def filled(page: str, name: str, rows: Iterator[Row]) -> str:
 
 
 def main() -> int:
-    """Write the page anew."""
+    """Update the page."""
     bench, peers = (json.loads(Path(name).read_text()) for name in sys.argv[1:3])
     path = Path(sys.argv[3])
     page = filled(path.read_text(), "peers", _peers(peers))

@@ -1,9 +1,9 @@
-"""The floors that results are compared with: servers that do next to nothing, in processes of their own.
+"""Baselines for comparison: servers that do the minimum, each in its own process.
 
 :func:`negotiation_floor` is a daemon without any logic. It speaks to the ordinary client: it receives the messages of
-a negotiation, makes the kernel objects that the specification asks for, and sends answers that it has made before. It
-decodes nothing, checks nothing, keeps no tree, logs nothing, and doesn't notice when something goes wrong. What the
-daemon takes beyond this is what its rules cost.
+a negotiation, makes the kernel objects that the specification requires, and sends prepared responses. It decodes
+nothing, checks nothing, keeps no tree, logs nothing, and does not notice errors. The difference between its time and
+the daemon's is the cost of the daemon's rules.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sysmem_protocol.sysmem2 import Allocator, BufferCollection, BufferCollectio
 
 @contextmanager
 def echo_process(serve: Callable[[socket.socket], None]) -> Iterator[tuple[socket.socket, int]]:
-    """A forked process that serves one end of a SEQPACKET pair; the other end, blocking, and the process's id."""
+    """Fork a process that serves one end of a SEQPACKET pair. Yield the other end, which blocks, and the process id."""
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
@@ -51,13 +51,13 @@ def echo_process(serve: Callable[[socket.socket], None]) -> Iterator[tuple[socke
 
 
 def raw_echo(sock: socket.socket) -> None:
-    """The least that an answer costs: a blocking receive and a blocking send."""
+    """Echo with the minimum cost of a response: a blocking receive and a blocking send."""
     while data := sock.recv(65536):
         sock.send(data)
 
 
 def trio_cbor2_echo(sock: socket.socket) -> None:
-    """The least that an answer costs with the libraries that the daemon stands on."""
+    """Echo with the minimum cost of a response when trio and cbor2 are used, as in the daemon."""
 
     async def serve() -> None:
         sock.setblocking(False)
@@ -79,7 +79,7 @@ def trio_cbor2_echo(sock: socket.socket) -> None:
 
 @contextmanager
 def negotiation_floor(runtime_dir: Path, *, buffers: int, size: int) -> Iterator[int]:
-    """A forked process that serves negotiations about so many buffers in `runtime_dir`; its process id."""
+    """Fork a process that serves negotiations about `buffers` buffers in `runtime_dir`. Yield its process id."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(runtime_dir / Allocator.service_name()))
     listener.listen(128)
@@ -112,7 +112,7 @@ _libc = ctypes.CDLL(None)
 
 
 class _Collection:
-    """One negotiation: how many still have to say what they need, and who waits."""
+    """The counters of one negotiation."""
 
     def __init__(self) -> None:
         self.missing = 0
@@ -240,7 +240,7 @@ class _Floor:
 
 
 async def _receive(channel: socket.socket) -> tuple[bytes, array.array[int]] | None:
-    """The next message and its descriptors; None at the end."""
+    """Return the next message and its descriptors, or None at the end."""
     with contextlib.suppress(trio.ClosedResourceError):
         while channel.fileno() >= 0:
             try:
@@ -277,7 +277,7 @@ def _lock(fd: int, start: int, length: int) -> None:
 
 
 def _tokens(count: int) -> tuple[bytes, int]:
-    """The body of an answer with so many tokens, and their number."""
+    """Return the body of a response with `count` tokens, and `count`."""
     handles = [Handle(0) for _ in range(count)]
     body, _ = codec.encode_response(
         BufferCollectionToken.duplicate_sync, sysmem2.CreateTokensResponse(tokens=handles)
@@ -288,7 +288,7 @@ def _tokens(count: int) -> tuple[bytes, int]:
 
 
 def _allocated(buffers: int, size: int) -> bytes:
-    """The body of an answer to WaitForAllBuffersAllocated."""
+    """Return the body of a response to WaitForAllBuffersAllocated."""
     handles = [Handle(0) for _ in range(buffers)]
     info = sysmem2.BufferCollectionInfo(
         settings=sysmem2.SingleBufferSettings(

@@ -34,17 +34,17 @@ FRAMES_PER_SECOND = 240
 WIDTH, HEIGHT = 1920, 1080
 
 Image = NDArray[np.uint8]
-#: Gets an end, the images and where to put nanoseconds, and returns how many frames were as they should be.
+#: Takes an end of the stream, the images and a list for delays in ns. Returns how many frames were intact.
 Consume = Callable[[socket.socket, list[Image], list[int]], int]
 
 
 def touch(image: Image, number: int) -> bool:
-    """Look at a cache line in each of many places; all must be of this frame."""
+    """Read many cache lines of the image. Return whether all of them belong to this frame."""
     return bool((image[::16, ::64] == number % 251).all())
 
 
 def stamp(image: Image, number: int) -> None:
-    """Write there."""
+    """Write the frame's number to the places that :func:`touch` reads."""
     image[::16, ::64] = number % 251
 
 
@@ -83,7 +83,7 @@ def consume_indices(end: socket.socket, images: list[Image], delays: list[int]) 
 def produce_indices(
     ends: list[socket.socket], images: list[Image], count: int, pace: float
 ) -> None:
-    """The least bookkeeping that keeps a buffer from being overwritten: consumers answer in order."""
+    """Send indices with the least bookkeeping that protects buffers in use: consumers answer in order."""
     answered = dict.fromkeys(ends, 0)
     for number in paced(count, pace):
         while number - min(answered.values()) >= len(images):
@@ -98,7 +98,7 @@ def produce_indices(
 
 
 def paced(count: int, pace: float) -> Iterator[int]:
-    """Numbers, with so many seconds between them; 0 for none."""
+    """Yield numbers, one every `pace` seconds; without a pause if `pace` is 0."""
     begun = time.monotonic()
     for number in range(count):
         if pace:
@@ -113,7 +113,7 @@ def paced(count: int, pace: float) -> Iterator[int]:
 def consumers(
     consume: Consume, images: list[Image]
 ) -> Iterator[tuple[list[socket.socket], list[int]]]:
-    """Fork the consumers; the producer's ends, and descriptors from which to read what each has seen."""
+    """Fork the consumers. Yield the producer's ends, and descriptors from which to read the consumers' results."""
     ends: list[socket.socket] = []
     results: list[int] = []
     pids = []
@@ -150,7 +150,7 @@ def run(
     count: int,
     pace: float = 0.0,
 ) -> dict[str, float]:
-    """Frames a second, and how long frames took to arrive."""
+    """Return the frames per second, and the time that frames took to arrive."""
     with consumers(consume, images) as (ends, results):
         begun = time.perf_counter()
         produce(ends, images, count, pace)
@@ -170,7 +170,7 @@ def run(
 
 
 def measure(runtime_dir: Path, daemon: int) -> dict[str, Any]:
-    """Both flat out, and both at a pace; ratios to the floor, and what the daemon did meanwhile."""
+    """Measure both at full speed and at a fixed rate. Return ratios to the floor, and the daemon's CPU time."""
     with ExitStack() as stack:
         allocator = stack.enter_context(blocking.connect(runtime_dir))
         collection = stack.enter_context(allocator.allocate_non_shared_collection())

@@ -1,4 +1,4 @@
-"""A participant is killed: how soon the others know, and what that costs the daemon."""
+"""How soon participants learn that another one was killed, and what that costs the daemon."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUNDS = 60
 
 
 def measure(runtime_dir: Path, daemon: int) -> dict[str, Any]:
-    """Milliseconds from the kill to the last survivor's channel closed, and of the daemon's CPU."""
+    """Return ms from the kill until the channel of the last survivor closed, and ms of the daemon's CPU time."""
     delays, cpus = [], []
     with blocking.connect(runtime_dir) as allocator:
         for _ in range(ROUNDS):

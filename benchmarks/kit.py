@@ -19,7 +19,7 @@ ROUNDS = 20
 
 
 async def _in_loop(starts: list[float], negotiations: list[float]) -> None:
-    """A daemon in this loop, from the call until it serves; and three participants from connecting to their buffers."""
+    """Time the start of a daemon in this loop, and three participants from connecting until they have buffers."""
     begun = time.perf_counter()
     async with testing.daemon() as d:
         starts.append(time.perf_counter() - begun)
@@ -38,7 +38,7 @@ async def _in_loop(starts: list[float], negotiations: list[float]) -> None:
 
 
 def _peers(runtime_dir: Path, zygote: testing.Zygote) -> Iterator[float]:
-    """Four participants in processes of their own, from the first start until all have mapped their buffers."""
+    """Time four participant processes, from the first start until all have mapped their buffers."""
 
     class Where:
         def __init__(self) -> None:
@@ -65,7 +65,7 @@ def _peers(runtime_dir: Path, zygote: testing.Zygote) -> Iterator[float]:
 
 
 def measure(runtime_dir: Path, _: int) -> dict[str, Any]:
-    """Milliseconds, the least of some rounds."""
+    """Return milliseconds, the minimum of some rounds."""
     starts: list[float] = []
     negotiations: list[float] = []
     for _ in range(ROUNDS):

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-#: A process that has used no CPU time for so long has nothing to do.
+#: A process that has used no CPU time for this long is idle.
 _SETTLED_SECONDS = 0.003
 
 
 @contextmanager
 def pinned(cpu: int | None, *pids: int) -> Iterator[None]:
-    """Keep this process and others on one core within the block; None leaves them where they are."""
+    """Keep this process and others on one core within the block. With None they stay where they are."""
     if cpu is None:
         yield
         return
@@ -31,7 +31,7 @@ def pinned(cpu: int | None, *pids: int) -> Iterator[None]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """The CPU time that a process, all threads, has used so far."""
+    """Return the CPU time that all threads of a process have used so far."""
     return (
         sum(
             int((task / "schedstat").read_text().split()[0])
@@ -42,7 +42,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def settled_cpu_seconds(pid: int) -> float:
-    """The CPU time that a process has used once it has nothing to do."""
+    """Wait until a process is idle, and return the CPU time that it has used so far."""
     used = cpu_seconds(pid)
     while True:
         time.sleep(_SETTLED_SECONDS)
@@ -52,7 +52,7 @@ def settled_cpu_seconds(pid: int) -> float:
 
 
 def machine() -> dict[str, object]:
-    """Where all this is measured."""
+    """Return a description of the machine and of the versions in use."""
     model = next(
         (
             line.partition(":")[2].strip()

@@ -2,7 +2,7 @@
 
 *floor* is a daemon without any logic (:func:`floors.negotiation_floor`), spoken to by the same clients: the ratio of
 both servers' CPU time is what the daemon's rules cost. *memfds* passes as many raw memfds from process to process.
-Participants are processes that exist already; what is timed begins with the first message and ends with the last
+Participants are existing processes. The time runs from the first message until the last participant reports
 "mapped".
 """
 
@@ -28,7 +28,7 @@ from sysmem import blocking
 
 BUFFERS = 4
 BUFFER_BYTES = 1024 * 1024
-#: How often each is done, by the number of participants.
+#: The number of rounds for each number of participants.
 ROUNDS = {2: 15, 4: 15, 16: 10, 64: 5}
 
 _SYSMEM = b"s"
@@ -139,7 +139,7 @@ def _pass_memfds(controls: list[socket.socket]) -> float:
 
 
 def measure(runtime_dir: Path, daemon: int) -> dict[str, Any]:
-    """Milliseconds for each number of participants, and the daemon's CPU time; medians, and ratios of them."""
+    """Return median ms for each number of participants, the daemon's CPU time, and ratios of medians."""
     with (
         tempfile.TemporaryDirectory() as floor_dir,
         negotiation_floor(Path(floor_dir), buffers=BUFFERS, size=BUFFER_BYTES) as floor,

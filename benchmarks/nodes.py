@@ -1,4 +1,4 @@
-"""Many nodes: what they cost to make, to keep and to fail, and that idle ones cost nothing but memory."""
+"""The cost of creating, keeping and failing many nodes. Idle nodes must cost only memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _IDLE_SECONDS = 1.0
 
 
 def measure(runtime_dir: Path, daemon: int) -> dict[str, Any]:
-    """Microseconds of the daemon's CPU and bytes a node; wake-ups of an idle daemon."""
+    """Return the daemon's CPU time and memory for each node, and the wake-ups of an idle daemon."""
     _, descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
     wanted = min(NODES, (descriptors - 1024) // 4 - 2 * _TIMES * _ONES)
@@ -60,7 +60,7 @@ def measure(runtime_dir: Path, daemon: int) -> dict[str, Any]:
 
 
 def _duplicate(root: blocking.BufferCollectionToken, daemon: int) -> float:
-    """The daemon's CPU time for one more node, the least of some."""
+    """Return the daemon's CPU time for one more node, the minimum of some rounds."""
     times = []
     for _ in range(_TIMES):
         made = []
@@ -79,7 +79,7 @@ def _resident_bytes(pid: int) -> int:
 
 
 def _switches(pid: int) -> int:
-    """How often a process has gone to sleep."""
+    """Return how often a process has gone to sleep."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("voluntary_ctxt_switches"):
             return int(line.split()[1])

@@ -1,10 +1,11 @@
 """What a Python user would build instead, beside sysmem in one run: `make bench-peers`.
 
 Services on dbus-fast (through a dbus-daemon of their own), on asyncvarlink and on multiprocessing.managers with
-SharedMemory, each used as its users know to use it best. In each, processes tell how many buffers of what size they
-need; the service takes the most of either, makes the buffers when everyone has told, and answers with them. They know
-no rules besides, and leak when a participant dies; what that is worth isn't measured here. The *floor* is the same as
-sysmem but for the daemon, which has no logic: what it takes no change of the daemon can save.
+SharedMemory, each used in the way that its experienced users would choose. In each, processes say how many buffers of
+which size they need. When all have done so, the service makes the largest requested number of buffers of the largest
+requested size, and answers with them. These services have no other rules, and leak memory when a participant dies; the
+benchmark does not measure the value of that. The *floor* is sysmem with a daemon that has no logic: no change of the
+daemon can save the time that the floor takes.
 
 A round begins when the participants are told to begin, and ends when all of them have all buffers mapped.
 """
@@ -48,24 +49,24 @@ BUFFERS = 4
 BUFFER_BYTES = 1024 * 1024
 PARTICIPANTS = (2, 4, 16)
 ROUNDS = 12
-#: Round trips: the least of so many times so many calls.
+#: Round trips are the minimum of ECHO_ROUNDS rounds with ECHOES calls each.
 ECHO_ROUNDS, ECHOES = 8, 200
 
 _BEGIN, _ECHO, _DONE = b"b", b"e", b"."
 
 
 class Participant(Protocol):
-    """A process's connection to a service."""
+    """The connection of a process to a service."""
 
     def echo(self) -> None:
-        """A call that asks for nothing."""
+        """Make an empty call."""
 
     def negotiate(self, number: int, token: int | None) -> None:
-        """Tell what this one needs, and map what there is. Each round has a number, and sysmem's has tokens."""
+        """Say what this participant needs, and map the buffers. `number` is the round; only sysmem uses `token`."""
 
 
 class Meetings:
-    """What all services but sysmem do: whoever tells last makes the buffers."""
+    """The rule of all services but sysmem: the last participant's call makes the buffers."""
 
     def __init__(self, participants: int, make: Callable[[int, int], list[Any]]) -> None:
         self._participants = participants
@@ -74,7 +75,7 @@ class Meetings:
         self.made: dict[int, list[Any]] = {}
 
     def tell(self, number: int, count: int, size: int) -> bool:
-        """Whether this one was the last."""
+        """Record what a participant needs. Return whether it was the last one, so that the buffers were made."""
         told = self._told.setdefault(number, [])
         told.append((count, size))
         if len(told) < self._participants:
@@ -142,7 +143,7 @@ class Floor(Sysmem):
         self._allocator = blocking.connect(where)
 
     def echo(self) -> None:
-        """It answers no Sync."""
+        """Do nothing: this daemon does not answer Sync."""
 
 
 @contextmanager
@@ -212,7 +213,7 @@ async def _dbus_service(where: Path, participants: int, ready: Callable[[], obje
             calls = waiting.pop(number)
             indices = list(range(len(made)))
             for call in calls:
-                # Descriptors of a message go once it is written: each gets its own.
+                # The descriptors of a message are closed once it is written, so each message gets duplicates.
                 fds = [os.dup(fd) for fd in made]
                 answer = Message.new_method_return(call, "ah", [indices], unix_fds=fds)
                 bus.send(answer).add_done_callback(lambda _, fds=fds: list(map(os.close, fds)))
@@ -277,7 +278,7 @@ class Meeting(asyncvarlink.VarlinkInterface, name="org.example.meeting"):
         if self._meetings.tell(number, count, size):
             del self._waiting[number]
             made.set_result(self._meetings.made.pop(number))
-        # Whoever is answered first mustn't close what the next one gets.
+        # The first participant must not close the descriptors that the next one gets.
         return [asyncvarlink.FileDescriptor(os.dup(fd), should_close=True) for fd in await made]
 
 
@@ -345,7 +346,7 @@ class SharedMeeting:
             return [memory.name for memory in self._meetings.made[number]]
 
     def _make(self, count: int, size: int) -> list[shared_memory.SharedMemory]:
-        self.unlink()  # of the round before: everybody had it mapped
+        self.unlink()  # the memory of the previous round, which everybody has mapped already
         self._meetings.made.clear()
         self._last = [shared_memory.SharedMemory(create=True, size=size) for _ in range(count)]
         return self._last
@@ -357,7 +358,7 @@ class SharedMeeting:
 
 
 class Manager(managers.BaseManager):
-    """Its proxies."""
+    """The manager, which makes proxies of a :class:`SharedMeeting`."""
 
 
 _KEY = b"benchmark"
@@ -405,7 +406,7 @@ def _serve_managers(where: Path, participants: int) -> Iterator[Path]:
 
 # --- the rounds -----------------------------------------------------------------------------------------------------
 
-#: Not a peer, but the least that sysmem's messages and kernel objects take.
+#: Not a peer, but the minimum time for sysmem's messages and kernel objects.
 FLOOR = "floor"
 SUBJECTS: dict[str, tuple[Callable[[Path, int], Any], Callable[[Path], Participant]]] = {
     "sysmem": (_serve_sysmem, Sysmem),
@@ -418,7 +419,7 @@ SUBJECTS: dict[str, tuple[Callable[[Path, int], Any], Callable[[Path], Participa
 
 @contextmanager
 def _process(main: Callable[[Callable[[], object]], None]) -> Iterator[None]:
-    """A service's process; `main` says when it is ready."""
+    """Run a service in a forked process. `main` calls its argument when it is ready."""
     receiver, sender = os.pipe()
     pid = os.fork()
     if pid == 0:

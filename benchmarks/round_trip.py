@@ -1,8 +1,8 @@
-"""A Sync round trip through the blocking client, beside echoes that do next to nothing.
+"""A Sync round trip through the blocking client, compared with minimal echoes.
 
-Two more tell where the rest goes: the client with an echo that returns the bytes, which is what answers a Sync, and
-the daemon with bytes that are made once. All on one core, in turn, the least of many rounds: so what else the machine
-does matters least.
+Two more measurements show which side costs how much: the client with an echo that returns its bytes, which is a valid
+response to Sync, and the daemon with a prepared request. All run on one core, in turn, and the minimum of many rounds
+counts, which reduces the influence of other load on the machine.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _cbor2_call(sock: socket.socket) -> Callable[[], object]:
 
 
 def measure(runtime_dir: Path, daemon: int) -> dict[str, Any]:
-    """Microseconds a call, on the wall and of both sides' CPUs; and the ratios."""
+    """Return microseconds per call, as elapsed time and as CPU time of both sides, and the ratios."""
     with (
         echo_process(raw_echo) as (raw_end, raw_pid),
         echo_process(trio_cbor2_echo) as (bare_end, bare_pid),

@@ -1,7 +1,8 @@
-"""Everything that is measured, in one command: `make bench`. A table to stderr, JSON to stdout or to the file named.
+"""Run all benchmarks: `make bench`. Writes a table to stderr, and JSON to stdout or to the named file.
 
-What is compared is measured in the same run, and the ratio is what to compare between machines; docs/performance.md
-explains each row. `python benchmarks/constraints.py --plot FILE.png` draws how aggregation grows.
+Values that are compared with each other are measured in the same run. Only their ratios can be compared between
+machines. docs/performance.md explains each row. `python benchmarks/constraints.py --plot FILE.png` draws how aggregation
+grows.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import start
 from daemons import daemon
 from measure import machine
 
-#: Each gets the runtime directory of a daemon of its own, and its process id.
+#: Each gets the runtime directory and the process id of its own daemon.
 SECTIONS: dict[str, Callable[[Path, int], Any]] = {
     "sync_round_trip": round_trip.measure,
     "negotiation": negotiation.measure,
@@ -69,7 +70,7 @@ def main() -> int:
 
 
 def _table(path: str, value: Any) -> Iterator[str]:
-    """A line for each number; the many of aggregations are for its plot."""
+    """Yield a line for each number, except for the aggregations, whose many numbers are only plotted."""
     if isinstance(value, dict):
         for key, member in value.items():
             yield from _table(f"{path}.{key}", member)

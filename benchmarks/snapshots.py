@@ -2,9 +2,9 @@
 
     python benchmarks/snapshots.py [NODES]
 
-Another process calls Sync again and again, while it is quiet and while a third one asks for snapshots in a loop, in
-turn. Two times count, in milliseconds: how long a call takes, and how much the daemon worked meanwhile, which does not
-depend on who else uses the machine. The quiet one of each is the control.
+Another process calls Sync repeatedly, in turn without other load and while a third process asks for snapshots in a
+loop. Two times are measured, in milliseconds: the time of a call, and the daemon's CPU time during it, which does not
+depend on other users of the machine. The phases without load are the control.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from sysmem._inspector import Inspector
 
 #: Fewer where the limit of descriptors is low: a user gets half of them.
 NODES = 10_000
-#: How often quiet and busy phases alternate, and how long each of them is, in seconds.
+#: The number of pairs of a quiet and a busy phase, and the seconds of each phase.
 ROUNDS = 3
 SECONDS = 3.0
 _AT_ONCE = 64
-#: The other client: how long each Sync takes, and for how long the daemon works meanwhile.
+#: The other client: prints how long each Sync takes, and the daemon's CPU time during it.
 OTHER = """
 import json, sys, time
 from pathlib import Path
@@ -57,7 +57,7 @@ with blocking.connect(sys.argv[1]) as allocator, allocator.allocate_shared_colle
         time.sleep(0.001)
     print(json.dumps(taken))
 """
-#: The inspector: how long each snapshot takes, until its input ends.
+#: The inspector: measures each snapshot until its input ends.
 ASK = """
 import json, select, sys, time
 from sysmem._inspector import Inspector
@@ -116,7 +116,7 @@ def measure(runtime_dir: Path, pid: int, nodes: int = NODES) -> dict[str, Any]:
 
 
 def _other(runtime_dir: Path, pid: int) -> list[list[float]]:
-    """Have the other client call for a while."""
+    """Let the other client make calls for a while."""
     command = [sys.executable, "-c", OTHER, str(runtime_dir), str(pid), str(SECONDS)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     taken: list[list[float]] = json.loads(done.stdout)

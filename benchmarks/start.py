@@ -19,7 +19,7 @@ ROUNDS = 7
 
 
 def measure() -> dict[str, Any]:
-    """Milliseconds, the least of some."""
+    """Return milliseconds, the minimum of some rounds."""
     with _compiled():
         return _measure()
 
@@ -45,7 +45,7 @@ def _measure() -> dict[str, Any]:
 
 
 def _import_ms(module: str) -> float:
-    """What importing a module adds to the interpreter's start."""
+    """Return the time that importing a module adds to the interpreter's start."""
     program = [sys.executable, "-X", "importtime", "-c"]
     told = subprocess.run(
         [*program, f"import {module}"], capture_output=True, text=True, check=True
@@ -56,7 +56,7 @@ def _import_ms(module: str) -> float:
 
 @contextmanager
 def _compiled() -> Iterator[None]:
-    """Have modules compiled once, as they are where sysmem is installed."""
+    """Compile the modules, as an installation does."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as directory:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

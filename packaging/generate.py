@@ -34,7 +34,7 @@ def main(directory: Path) -> None:
 
 
 def manual_page(parser: argparse.ArgumentParser) -> str:
-    """Return a page of section 1; without a date, so that the same parser gives the same page."""
+    """Return a page of section 1. It has no date, so that the same parser always gives the same page."""
     parser.man_short_description = (parser.description or "").split(".")[0]  # type: ignore[attr-defined]  # read by Manpage
     page = Manpage(parser, format="pretty")
     page.date = ""

@@ -1,4 +1,4 @@
-"""Check that a release works: build it, and use what was built in environments of their own.
+"""Check that a release works: build it, and use each built file in its own environment.
 
     python packaging/release.py [--no-demo] DIRECTORY
 
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-#: What the demo and the README's test need.
+#: The packages that the demo and the README's test need.
 EXTRAS = "av,pillow,testing,tools"
 SMOKE = """
 import sysmem, sysmemd
@@ -38,7 +38,7 @@ print("sysmem", sysmem.__version__, "works from", sysmem.__file__)
 
 
 def main() -> int:
-    """Build and check; the exit status."""
+    """Build and check. Return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--no-demo", action="store_true", help="leave out the demo")
     parser.add_argument("directory", type=Path)
@@ -60,14 +60,14 @@ def main() -> int:
 
 
 def run(*command: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
-    """Run a command, which is shown; raise if it fails."""
+    """Print and run a command. Raises an error if it fails."""
     words = [str(word) for word in command]
     print("+", *words, flush=True)
     subprocess.run(words, cwd=cwd, env=env, check=True)
 
 
 def check_names(built: Sequence[Path]) -> str:
-    """Return the version that both files are of."""
+    """Return the version in the names of both files."""
     found = {
         match[1]
         for each in built
@@ -80,7 +80,7 @@ def check_names(built: Sequence[Path]) -> str:
 
 
 def check_tag(version: str) -> None:
-    """Refuse a tag that is another version."""
+    """Refuse a tag that differs from the version."""
     command = ["git", "describe", "--exact-match", "--tags", "HEAD"]
     tag = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if tag.returncode:
@@ -90,7 +90,7 @@ def check_tag(version: str) -> None:
 
 
 def use(built: Path, directory: Path, *, demo: bool) -> None:
-    """Install one file in a fresh environment, and use it from there."""
+    """Install one file in a fresh environment, and use it there."""
     venv.create(directory / "venv", with_pip=True)
     binaries = directory / "venv" / "bin"
     python = binaries / "python"

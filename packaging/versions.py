@@ -1,4 +1,4 @@
-"""Run the tests with each CPython that pyproject.toml names, as far as it is installed.
+"""Run the tests with each installed CPython that pyproject.toml names.
 
     python packaging/versions.py [--python PATH]... [-- PYTEST OPTIONS AND PATHS]
 
@@ -22,7 +22,7 @@ CLASSIFIER = "Programming Language :: Python :: 3."
 
 
 def main() -> int:
-    """Run the tests, and tell with which versions."""
+    """Run the tests with each version, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--python", action="append", default=[], help="an interpreter to use too")
     parser.add_argument("pytest", nargs="*", help="options and paths for pytest")
@@ -48,7 +48,7 @@ def supported() -> list[str]:
 
 
 def find(version: str, given: list[str]) -> str | None:
-    """Return the first interpreter that runs and is of a version."""
+    """Return the first interpreter that runs and has a version."""
     for path in candidates(version, given):
         asked = [path, "-c", "import sys; print(sys.implementation.name, *sys.version_info[:2])"]
         try:
@@ -61,7 +61,7 @@ def find(version: str, given: list[str]) -> str | None:
 
 
 def candidates(version: str, given: list[str]) -> Iterator[str]:
-    """Yield where an interpreter may be. What is on the PATH may be a shim of pyenv that runs none."""
+    """Yield the possible paths of an interpreter. One on the PATH may be a shim of pyenv that does not run."""
     yield from given
     if found := shutil.which(f"python{version}"):
         yield found
@@ -70,12 +70,12 @@ def candidates(version: str, given: list[str]) -> Iterator[str]:
 
 
 def environment(version: str, interpreter: str) -> Path:
-    """Return the interpreter of an environment for the tests, which is made anew when pyproject.toml has changed."""
+    """Return the interpreter of an environment for the tests. It is recreated when pyproject.toml has changed."""
     directory = ROOT / f".venv-{version}"
     python, ready = directory / "bin" / "python", directory / ".ready"
     project = ROOT / "pyproject.toml"
     if not ready.exists() or ready.stat().st_mtime < project.stat().st_mtime:
-        # Not every interpreter brings pip along; this one's installs into all.
+        # Not every interpreter has pip. The pip of this interpreter installs into all of them.
         subprocess.run(
             [interpreter, "-m", "venv", "--clear", "--without-pip", directory], check=True
         )
@@ -87,8 +87,8 @@ def environment(version: str, interpreter: str) -> Path:
 
 
 def run(python: Path, options: list[str]) -> int:
-    """Run the tests; the exit status."""
-    # A path of its own, and a short one: sockets' addresses have no room for more.
+    """Run the tests. Return the exit status."""
+    # A separate, short path: the address of a socket has little room.
     with tempfile.TemporaryDirectory(prefix="v.", dir="/tmp") as directory:
         command = [str(python), "-m", "pytest", "-q", "-n", "auto", "-p", "no:cacheprovider"]
         return subprocess.run(

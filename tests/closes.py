@@ -1,4 +1,4 @@
-"""What tests' own things that are closed have in common; nothing of it is the product's."""
+"""A base class for the tests' own objects that must be closed. The product does not use it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ hypothesis.settings.register_profile("sysmem", deadline=None)
 hypothesis.settings.load_profile("sysmem")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell without job control starts what runs in the background so, and every child would inherit it.
+    # A shell without job control starts background jobs with SIGINT ignored, and every child would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _FAILED = pytest.StashKey[bool]()
@@ -78,7 +78,7 @@ def no_leaked_descriptors(request: pytest.FixtureRequest) -> Generator[None, Non
     after = open_descriptors()
     if after.items() <= before.items() or request.node.stash.get(_FAILED, False):
         return
-    gc.collect()  # what only a reference cycle keeps open closes now, and warns where it should
+    gc.collect()  # close objects that only a reference cycle keeps open, so that they warn if they should
     leaked = sorted(
         (fd, target)
         for fd, (device, inode, target) in open_descriptors().items()

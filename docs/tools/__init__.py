@@ -1,1 +1,1 @@
-"""What the documentation is made and checked with. Nothing here is part of the distribution."""
+"""Tools that generate and check the documentation. They are not part of the distribution."""

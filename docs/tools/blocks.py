@@ -32,7 +32,7 @@ class Step(NamedTuple):
 
     language: str
     text: str
-    #: The reason for which it does not run, if any.
+    #: The reason why the block does not run, if any.
     reason: str | None = None
     line: int = 0
 
@@ -72,12 +72,12 @@ def run(page: Path, draw: Callable[[str, str], None] = lambda name, collection: 
         elif language == "picture":
             for node in list(names.values()):
                 if isinstance(node, blocking.Node) and not node.closed:
-                    node.sync()  # the daemon has processed all that the page has done so far
+                    node.sync()  # wait until the daemon has processed all messages of the page so far
             draw(*text.split(" ", 1))
 
 
 def _shell(text: str) -> None:
-    """Run commands; what they print is shown if one fails."""
+    """Run commands. Their output is shown only if one fails."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", text],

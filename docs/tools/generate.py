@@ -1,4 +1,4 @@
-"""Write the pages that are made from the code: `python -m docs.tools.generate`."""
+"""Generate the pages that are derived from the code: `python -m docs.tools.generate`."""
 
 # ruff: noqa: E501 - sentences of pages
 

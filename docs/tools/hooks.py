@@ -25,7 +25,7 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Return the page with links that leave `docs/` led to the repository, those to a test to its line."""
+    """Return the page with links that leave `docs/` rewritten to the repository; a link to a test gets its line."""
     folder = (ROOT / "docs" / page.file.src_uri).parent
 
     def led(match: re.Match[str]) -> str:

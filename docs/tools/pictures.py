@@ -1,4 +1,4 @@
-"""Draw the pictures of the pages again: `python -m docs.tools.pictures`.
+"""Redraw the pictures of the pages: `python -m docs.tools.pictures`.
 
 Each page runs against a daemon of its own, and `sysmemctl graph` draws what that daemon holds at each picture's place.
 """
@@ -30,7 +30,7 @@ def draw(name: str, collection: str) -> None:
 
 
 def main() -> None:
-    """Draw all of them."""
+    """Draw all pictures."""
     IMAGES.mkdir(parents=True, exist_ok=True)
     for page in sorted(DOCS.rglob("*.md")):
         if any(step.language == "picture" for step in steps(page)):

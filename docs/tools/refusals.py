@@ -29,7 +29,7 @@ class Advice(NamedTuple):
 
 
 def case(*participants: Json, **platform: Any) -> Json:
-    """Return an example, in which participants have ids from 1."""
+    """Return an example. The ids of its participants count from 1."""
     numbered = [
         each if "attached" in each else {"name": each["name"], "id": id, **each}
         for id, each in enumerate(participants, 1)
@@ -38,7 +38,7 @@ def case(*participants: Json, **platform: Any) -> Json:
 
 
 def who(name: str, usage: Json | None = None, **constraints: Any) -> Json:
-    """Return a participant, which reads with the CPU unless `usage` says otherwise."""
+    """Return a participant. By default it reads with the CPU."""
     used = {"usage": {"cpu": "READ"} if usage is None else usage}
     return {"name": name, "constraints": {**used, **constraints}}
 

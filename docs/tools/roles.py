@@ -11,7 +11,7 @@ _ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):`~?\.*([^`]+)`")
 
 
 class Roles(griffe.Extension):  # type: ignore[misc, unused-ignore]  # not installed for all
-    """Turn roles of reStructuredText into code, and drop what tables tell the codec in their annotations."""
+    """Turn roles of reStructuredText into code, and remove the codec's metadata from annotations."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Change the docstring of one object."""

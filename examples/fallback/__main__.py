@@ -1,13 +1,13 @@
-"""Two things that go wrong in every pipeline, and don't matter: a first choice that fails, and a participant that dies.
+"""Two failures that a pipeline survives: the first choice fails, and a participant dies.
 
     python examples/fallback [--runtime-dir DIR]
 
-Fallback: a group offers a plane of the display first, and a compositor second. The plane can't do what the encoder
-wants, so the compositor gets the buffers. Replacement: the camera is dispensable. It is killed, and another one is
+Fallback: a group offers a plane of the display first, and a compositor second. The plane does not support the encoder's
+format, so the compositor gets the buffers. Replacement: the camera is dispensable. It is killed, and another one is
 attached to the same buffers; the others notice nothing.
 
 This is the initiator, which starts the others (participant.py) as processes and checks what they say. The exit status
-is 0 only when all went as told.
+is 0 only if everything happened as described.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PATIENCE = 40  # seconds for the whole story
 
 
 class FailedError(Exception):
-    """The story went otherwise."""
+    """Something did not happen as described."""
 
 
 def main() -> int:
@@ -69,13 +69,13 @@ def run(allocator: blocking.Allocator, directory: str) -> None:
         root = allocator.allocate_shared_collection()
         camera_token, encoder_token = root.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * 2)
 
-        # Of a group's children exactly one takes part: the first with which there is an agreement.
+        # Exactly one child of a group takes part: the first one with which the participants agree.
         group = root.create_buffer_collection_token_group()
         plane_token, compositor_token = group.create_children_sync([sysmem.Rights.SAME_RIGHTS] * 2)
         group.all_children_present()
         group.release()
 
-        # Once there are buffers, the camera may fail without taking the others along.
+        # After the allocation the camera may fail without failing the others.
         camera_token.set_dispensable()
         # Closes when the camera's place in the collection is given up, with the buffers that were counted for it.
         camera_gone = stack.enter_context(camera_token.attach_node_tracking())
@@ -103,14 +103,14 @@ def run(allocator: blocking.Allocator, directory: str) -> None:
 
         killed = time.monotonic()
         camera.process.kill()
-        # Not before its buffers are free again: a new camera wouldn't find enough of them.
+        # Wait until its buffers are free again: before that a new camera would not find enough of them.
         camera_gone.wait_closed()
         delay = (time.monotonic() - killed) * 1000
         tell("initiator", f"killed the camera; its place was free {delay:.0f} ms later")
         encoder.ask("read 0", written.replace("wrote", "read"))
 
-        # An attached token has the same buffers, or none if they don't suffice; and whether it gets them or not, and
-        # what becomes of it later, doesn't touch the others.
+        # An attached token gets the same buffers, or none if they do not suffice. In either case, and also if it fails
+        # later, the others are not affected.
         tell("initiator", "attaches a token to its own place in the collection, for a new camera")
         new_camera = start("new camera", collection.attach_token())
         new_camera.hear("got 5 buffers of NV12")
@@ -127,13 +127,13 @@ def run(allocator: blocking.Allocator, directory: str) -> None:
 
 @dataclass
 class Participant:
-    """A process, which says a line when something happened to it, and one for each thing it is told to do."""
+    """A process that prints a line for each of its events, and a line after each command."""
 
     name: str
     process: subprocess.Popen[str]
 
     def hear(self, expected: str) -> str:
-        """Pass on what it says, and return it. Raises `FailedError` when that doesn't begin as expected."""
+        """Print its next line, and return it. Raises `FailedError` if the line does not begin as expected."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline().strip()
         tell(self.name, line or "(ended)")
@@ -176,7 +176,7 @@ def started(
     token: blocking.BufferCollectionToken,
     directory: str,
 ) -> Iterator[Participant]:
-    """Run a participant, which takes the token; the process is gone after the with-block."""
+    """Run a participant, which takes the token. The process has ended after the with-block."""
     role = name.split()[-1]
     offered_as = f"fallback {os.getpid()} {name}"  # several may run with one daemon
     with subprocess.Popen(

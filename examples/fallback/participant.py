@@ -30,13 +30,13 @@ BGRA = sysmem.ImageFormatConstraints(
     min_size=sysmem.SizeU(320, 240),
 )
 
-#: Who uses buffers how, holds how many at a time, and can do with which formats.
+#: For each role: its usage, how many buffers it holds at a time, and the formats that it supports.
 ROLES = {
     "camera": (WRITES, 2, [NV12, BGRA]),
     "encoder": (READS, 2, [NV12]),
-    # Puts buffers on the screen as they are: best, if only it could do NV12.
+    # Shows buffers directly. This would be the cheapest way, but it does not support NV12.
     "plane": (SCANS_OUT, 2, [BGRA]),
-    # Draws them into something that the screen can show: more work, but it takes both formats.
+    # Draws buffers into an image that the screen can show. This is more work, but supports both formats.
     "compositor": (READS, 1, [NV12, BGRA]),
 }
 
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def needs(role: str) -> sysmem.BufferCollectionConstraints:
-    """Return what a role needs of the buffers."""
+    """Return the constraints of a role."""
     usage, buffers, formats = ROLES[role]
     return sysmem.BufferCollectionConstraints(
         usage=usage,
@@ -79,7 +79,7 @@ def needs(role: str) -> sysmem.BufferCollectionConstraints:
 
 
 def obey(collection: blocking.BufferCollection, info: sysmem.BufferCollectionInfo) -> None:
-    """Do as standard input says, until it ends."""
+    """Execute the commands on standard input until it ends."""
     for line in sys.stdin:
         match line.split():
             case ["write", index]:

@@ -109,14 +109,14 @@ def run(directory: str, out: Path) -> None:
 def shared(
     allocator: blocking.Allocator, stack: contextlib.ExitStack
 ) -> tuple[blocking.BufferCollection, blocking.BufferCollectionToken]:
-    """This process's place in a new collection, and a token for the converter."""
+    """Return this process's place in a new collection, and a token for the converter."""
     token = allocator.allocate_shared_collection()
     [other] = token.duplicate_sync([sysmem.Rights.SAME_RIGHTS])
     return stack.enter_context(allocator.bind_shared_collection(token)), other
 
 
 def draw(buffer: sysmem.VmoBuffer, number: int) -> None:
-    """A white bar on black, which moves."""
+    """Draw a moving white bar on black."""
     luma, chroma = buffer.planes()
     luma[:], chroma[:] = 16, 128
     luma[:, bar(number)] = 235
@@ -132,7 +132,7 @@ def check(buffer: sysmem.VmoBuffer, number: int) -> None:
 
 
 def bar(number: int) -> slice:
-    """The columns of the bar."""
+    """Return the columns of the bar."""
     left = number * (WIDTH - 32) // (FRAMES - 1) // 2 * 2
     return slice(left, left + 32)
 

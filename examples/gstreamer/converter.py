@@ -1,4 +1,4 @@
-"""The pipeline: takes frames of one collection, and puts what becomes of them into another.
+"""The pipeline: converts the frames of one collection into the buffers of another.
 
 `converter.py TOKEN TOKEN SOCKET SOCKET`, descriptors that `__main__.py` has it inherit: first those of the source.
 """

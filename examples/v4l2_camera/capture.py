@@ -1,4 +1,4 @@
-"""Frames from the driver into the negotiated buffers: by dma-buf, copied from the driver's memory, or decoded."""
+"""Brings frames from the driver into the negotiated buffers: by dma-buf, by copying or by decoding."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def by_copying(
     with ExitStack() as stack:
         count = camera.request_buffers(4, MMAP)
         stack.callback(camera.request_buffers, 0, MMAP)
-        # What looks at a mapping keeps it: these go with this generator.
+        # Each array keeps its mapping. Both are freed with this generator.
         own = [
             [np.frombuffer(piece, np.uint8) for piece in camera.map_buffer(index)]
             for index in range(count)
@@ -127,7 +127,7 @@ def by_copying(
 def _writer(
     info: sysmem.BufferCollectionInfo, taken: Offer
 ) -> Callable[[sysmem.VmoBuffer, _Parts], bool]:
-    """Return a function that writes a frame of the driver's into a buffer, and returns whether it could read it."""
+    """Return a function that writes a driver's frame into a buffer, and returns whether the frame was readable."""
     if taken.decoder is None:
         offsets = plane_offsets(info.image)[: len(taken.format.pieces)]
         ends = [*offsets[1:], info.image.byte_size() or 0]
@@ -150,11 +150,11 @@ def _writer(
 
     def decode(buffer: sysmem.VmoBuffer, parts: _Parts) -> bool:
         [data] = parts
-        if pixel_bytes:  # the decoder knows no padding of rows
+        if pixel_bytes:  # the decoder does not support padded rows
             width = taken.format.width * pixel_bytes
             row = taken.format.rows[0] or width
             data = data[: len(data) // row * row].reshape(-1, row)[:, :width]
-        if not data.size:  # to the decoder, nothing is the end
+        if not data.size:  # the decoder takes an empty packet for the end of the stream
             return False
         with suppress(av.error.InvalidDataError):
             for frame in context.decode(av.Packet(data.tobytes())):
@@ -175,13 +175,13 @@ def iter_free(sender: FrameSender) -> Iterator[int]:
 
 
 def give_back(sender: FrameSender, indices: set[int]) -> None:
-    """Return buffers that the driver had, and doesn't have any more."""
+    """Give back buffers that the driver no longer has."""
     for index in indices:
         sender.cancel(index)
 
 
 def wait(camera: Camera, sender: FrameSender) -> None:
-    """Wait for a filled buffer, or for one that came back."""
+    """Wait until the driver has filled a buffer, or a consumer has given one back."""
     either: list[Camera | FrameSender] = [camera, sender]
     readable, _, _ = select.select(either, [], [], PATIENCE)
     if not readable:

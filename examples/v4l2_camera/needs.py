@@ -1,4 +1,4 @@
-"""What a camera needs of buffers, from what its driver says."""
+"""The constraints of a camera, derived from the formats of its driver."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from v4l2 import Camera, CameraError, Format
 import sysmem
 from sysmem import ColorSpace, ImageFormat, PixelFormat, formats
 
-#: Buffers that the driver has, so that it always has one to fill: one being filled, one waiting, one being taken out.
+#: The driver always needs a buffer to fill: one is being filled, one waits to be filled, one is being dequeued.
 BUFFERS = 3
-#: Formats with a piece of memory for each plane, and the format that their planes make one after the other.
+#: Formats with separate memory for each plane, and the format that has the same planes in one piece of memory.
 IN_PIECES = {"NM12": PixelFormat.NV12, "YM12": PixelFormat.I420, "YM21": PixelFormat.YV12}
 
 
@@ -21,7 +21,7 @@ class Decoder(NamedTuple):
     """How FFmpeg reads a format that sysmem doesn't have."""
 
     codec: str
-    #: FFmpeg's pixel format of frames that aren't compressed, and how many bytes of each row a pixel takes.
+    #: FFmpeg's pixel format of uncompressed frames, and the bytes of each row for one pixel.
     pixel_format: str | None = None
     pixel_bytes: int = 0
 
@@ -35,7 +35,7 @@ DECODERS = {
     "NV16": Decoder("rawvideo", "nv16", 1),
 }
 _YUV = [ColorSpace.REC601_NTSC_FULL_RANGE, ColorSpace.REC601_NTSC, ColorSpace.REC709]
-#: What frames can be decoded into, and with which colours: the other participants choose.
+#: The formats and colour spaces into which frames can be decoded. The other participants choose.
 DECODED = {
     PixelFormat.NV12: _YUV,
     PixelFormat.I420: _YUV,
@@ -46,21 +46,21 @@ DECODED = {
 
 @dataclass(frozen=True)
 class Offer:
-    """A format of the driver's, and the pixel format of the images that come of it."""
+    """A format of the driver, and the pixel format of the images that are made from it."""
 
     format: Format
     pixel_format: PixelFormat
 
     @property
     def decoder(self) -> Decoder | None:
-        """None if the driver writes images of the pixel format itself."""
+        """The decoder for the driver's format, or None if the driver writes images of the pixel format itself."""
         return DECODERS.get(self.format.name)
 
 
 def offers(
     camera: Camera, width: int, height: int, only: str | None = None
 ) -> dict[PixelFormat, Offer]:
-    """Return what the driver offers of the size that is nearest to the wanted one.
+    """Return the driver's formats in the size that is nearest to the wanted one.
 
     Formats that must be decoded are left out if the driver has others of this size.
 
@@ -97,7 +97,7 @@ def offers(
 
 
 def _made_of(offered: Format) -> list[PixelFormat]:
-    """Return the pixel formats of the images that a driver's format can become."""
+    """Return the pixel formats of the images that can be made from a driver's format."""
     if offered.name in IN_PIECES:
         return [IN_PIECES[offered.name]]
     if offered.name in DECODERS:
@@ -138,14 +138,14 @@ def _entry(camera: Camera, offer: Offer) -> sysmem.ImageFormatConstraints:
     whole_pages = -(-row // divisor) * divisor
     if _takes(camera, offer, whole_pages):
         entry.bytes_per_row_divisor = divisor
-    # Many drivers have one length of rows; those that take longer ones say so when they are asked.
+    # Many drivers support only one length of rows. The others accept a longer row when they are asked.
     if not _takes(camera, offer, row + 256):
         entry.max_bytes_per_row = row
     return entry
 
 
 def _page_divisor(pixel_format: PixelFormat, size: sysmem.SizeU) -> int:
-    """Return the divisor of the bytes per row with which each plane begins at a page, and so can be a dma-buf."""
+    """Return a divisor of the bytes per row that makes each plane begin at a page, so that it can be a dma-buf."""
     divisor = 1
     while any(
         offset % mmap.PAGESIZE for offset in plane_offsets(ImageFormat(pixel_format, size, divisor))
@@ -155,7 +155,7 @@ def _page_divisor(pixel_format: PixelFormat, size: sysmem.SizeU) -> int:
 
 
 def _takes(camera: Camera, offer: Offer, bytes_per_row: int) -> bool:
-    """Whether the driver can write rows of this length."""
+    """Return whether the driver can write rows of this length."""
     size = sysmem.SizeU(offer.format.width, offer.format.height)
     rows = _rows(offer, ImageFormat(offer.pixel_format, size, bytes_per_row))
     taken = camera.format(offer.format.fourcc, size.width, size.height, rows)
@@ -174,7 +174,7 @@ def plane_offsets(image: ImageFormat) -> list[int]:
 
 
 def color_space(pixel_format: PixelFormat, offered: Format) -> ColorSpace:
-    """Return the colour space of a format; of Y, Cb and Cr, about which drivers often say nothing, the usual one."""
+    """Return the colour space of a format: the driver's, or the usual one if the driver does not name one."""
     # These come from the negotiation's own facts: which colour spaces a format can have.
     from sysmem_protocol.formats import supports_color_space
 
@@ -190,10 +190,10 @@ def color_space(pixel_format: PixelFormat, offered: Format) -> ColorSpace:
 
 
 def configure(camera: Camera, offered: dict[PixelFormat, Offer], image: ImageFormat) -> Offer:
-    """Set on the driver what was negotiated, and return which of its formats that is.
+    """Set the driver to the negotiated image format, and return the driver's format for it.
 
     Raises:
-        CameraError: The driver doesn't take it, though it said so before.
+        CameraError: The driver does not accept the format, although it accepted it before.
     """
     offer = offered[image.pixel_format]
     asked = offer.format

@@ -24,7 +24,7 @@ def main() -> None:
         with blocking.connect(name="recorder") as allocator:
             token = blocking.BufferCollectionToken.from_fd(token_fd)
             collection = stack.enter_context(allocator.bind_shared_collection(token))
-        # All formats that FFmpeg has, in whichever colours: the encoder gets them converted.
+        # Any format that FFmpeg supports, in any colour space: frames are converted for the encoder.
         collection.set_constraints(
             sysmem.constraints(
                 "NV12, I420, YV12, P010, YUY2, B8G8R8A8, B8G8R8X8, R8G8B8A8, R8G8B8X8, B8G8R8, R8G8B8, R5G6B5, L8",

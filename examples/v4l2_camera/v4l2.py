@@ -1,4 +1,4 @@
-"""The part of V4L2 that a camera needs, of both its interfaces; `linux/videodev2.h`, 64-bit."""
+"""The part of V4L2 that a camera needs, for the single- and the multi-planar interface; `linux/videodev2.h`, 64-bit."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _FLAG_ERROR = 0x40  # V4L2_BUF_FLAG_ERROR
 
 
 class CameraError(Exception):
-    """The device isn't a camera that can be used, or refused something."""
+    """The device is not a usable camera, or it refused a request."""
 
 
 class Piece(NamedTuple):
@@ -100,7 +100,7 @@ class Filled(NamedTuple):
     """A buffer that the driver has filled."""
 
     number: int
-    filled: list[slice]  # which bytes of each piece are the frame's
+    filled: list[slice]  # the bytes of each piece that belong to the frame
     damaged: bool  # the driver lost a part of the frame
 
 
@@ -108,7 +108,7 @@ class Camera:
     """A capture device."""
 
     def __init__(self, path: str) -> None:
-        """Open it. Raises `CameraError` if it isn't there, isn't ours to open or doesn't stream video."""
+        """Open the device. Raises `CameraError` if it does not exist, may not be opened or does not stream video."""
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
@@ -139,7 +139,7 @@ class Camera:
             raise CameraError(f"{path}, {self.name}, doesn't stream video that it captures")
 
     def fileno(self) -> int:
-        """Readable when a filled buffer can be dequeued."""
+        """Return a descriptor that is readable when a filled buffer can be dequeued."""
         return self._fd
 
     def close(self) -> None:
@@ -197,7 +197,7 @@ class Camera:
         return Format(fourcc, width, height, found, color, quantization, xfer)
 
     def request_buffers(self, count: int, memory: int) -> int:
-        """Have the driver know that many buffers, and return how many it takes; 0 lets go of all."""
+        """Request buffers from the driver, and return how many it provides. A count of 0 frees all of them."""
         request = bytearray(_REQUEST.pack(count, self._type, memory))
         self._call(_REQBUFS, request)
         granted: int = _REQUEST.unpack(request)[0]
@@ -216,7 +216,7 @@ class Camera:
         self._exchange(_QBUF, index, memory, dma_bufs)
 
     def dequeue(self, memory: int) -> Filled | None:
-        """Take back a filled buffer; None if there is none yet."""
+        """Dequeue a filled buffer. Return None if there is none yet."""
         try:
             index, pieces, flags = self._exchange(_DQBUF, 0, memory)
         except BlockingIOError:
@@ -225,7 +225,7 @@ class Camera:
         return Filled(index, filled, bool(flags & _FLAG_ERROR))
 
     def stream(self, on: bool) -> None:
-        """Begin or end to capture; the end gives all queued buffers back."""
+        """Begin or end capturing. At the end the driver gives back all queued buffers."""
         self._call(_STREAMON if on else _STREAMOFF, struct.pack("=i", self._type))
 
     def _call(self, number: int, request: bytearray | bytes) -> None:
@@ -240,7 +240,7 @@ class Camera:
     def _exchange(
         self, number: int, index: int, memory: int, dma_bufs: Sequence[tuple[int, int]] = ()
     ) -> tuple[int, list[_Plane], int]:
-        """Tell or ask about a buffer: its index, its pieces and its flags."""
+        """Make an ioctl about a buffer. Return its index, its pieces and its flags."""
         pieces = list(dma_bufs) or [(0, 0)] * self._pieces
         planes = ctypes.create_string_buffer(
             b"".join(_PLANE.pack(0, length, where, 0) for where, length in pieces)

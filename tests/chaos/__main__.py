@@ -1,6 +1,6 @@
-"""`make chaos`: hundreds of participants of several users do what they like to one daemon, which must hold.
+"""`make chaos`: hundreds of participants of several users act at random, and one daemon must keep serving correctly.
 
-When something doesn't hold, the seed and the shortest sequence of events that was found to fail too are printed.
+If an invariant is violated, it prints the seed and the shortest sequence of events that was found to violate it too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A herd: a process of one user with dozens of participants, each of which does as it likes."""
+"""A herd: a process of one user with dozens of participants that act at random."""
 
 from __future__ import annotations
 

@@ -23,14 +23,14 @@ IS_ROOT: Final = os.geteuid() == 0
 #: Users of the herds. Who isn't root has only one.
 USERS: Final = (1001, 1002, 1003, 1004) if IS_ROOT else (os.geteuid(),)
 BYSTANDER: Final = 1099 if IS_ROOT else os.geteuid()
-#: How long the daemon may take to answer in the middle of it all, on a machine that others use too.
+#: How long the daemon may take to answer during the chaos, on a busy machine.
 PATIENCE: Final = 30.0
-#: After this long nothing may be left of those who are gone.
+#: After this long nothing may be left of participants that have ended.
 _LEFT_SECONDS: Final = 8.0
 _THREADS_SECONDS: Final = 20.0
 #: However busy the machine is.
 _LONGEST_SECONDS: Final = 60.0
-#: Threads that closing, asking and reclaiming may have, and the loop's own.
+#: The maximum number of threads for closing, asking and reclaiming, and the thread of the loop.
 _MAX_THREADS: Final = 32 + 2 + 1 + 1
 #: Documents that the daemon makes for inspectors and refusals, beside buffers.
 _DOCUMENTS: Final = 64

@@ -1,7 +1,7 @@
 """Which system calls fail, with which errors: those that Linux's manual names and that the kernel can give there.
 
-strace makes them fail, which keeps a call from being made. Where that would be a lie, because a call that fails has
-done what it does all the same, a preloaded library makes them fail (`shim.c`). What can't fail is listed, so that every
+strace makes calls fail by not making them. Some real calls do their work although they report an error. A preloaded
+library (`shim.c`) makes those fail. What can't fail is listed, so that every
 call that the daemon makes is either tried or left out for a reason.
 """
 
@@ -71,7 +71,7 @@ INJECTED: Mapping[str, tuple[str, ...]] = {
     "write": ("EAGAIN", "ENOSPC", "EPIPE", "EIO"),
 }
 ERRORS: Mapping[str, tuple[str, ...]] = {**INJECTED, **SHIMMED}
-#: Calls of the daemon that aren't tried, and why.
+#: Calls of the daemon that are not made to fail, with the reason.
 LEFT_OUT: Mapping[str, str] = {
     **dict.fromkeys(
         ("brk", "mprotect", "mremap"),
@@ -112,7 +112,7 @@ LEFT_OUT: Mapping[str, str] = {
     **dict.fromkeys(("clock_gettime", "fstatfs"), "the preloaded library's own"),
     **dict.fromkeys(("clock_nanosleep", "select"), "a thread that waits before it tries again"),
 }
-#: Errors that come of something that passes, so that the kernel doesn't give them for ever.
+#: Errors with a temporary cause, which the kernel therefore does not return forever.
 _PASSING = {"EINTR"}
 
 

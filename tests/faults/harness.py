@@ -1,4 +1,4 @@
-"""A daemon whose system calls are made to fail, and those who must not notice.
+"""A daemon whose system calls are made to fail, and clients that must not notice.
 
 strace attaches to the running daemon for each fault and detaches after it, so that one daemon is tried with many.
 """
@@ -31,11 +31,11 @@ from . import scenario
 from .faults import SHIMMED, Fault
 from .scenario import EXPECTED
 
-#: Seconds that the scenario waits for something that may never come; some when a fault lasts.
+#: Seconds that the scenario waits for an event that may never come, without and with a lasting fault.
 PATIENCE, LASTING_PATIENCE = 5.0, 0.3
-#: Seconds within which everything is as before.
+#: Seconds after a fault within which the daemon must be in its earlier state again.
 RECOVERY, THREADS_RECOVERY = 8.0, 20.0
-#: What the daemon may use of a processor while a fault lasts and nobody asks it for anything.
+#: The share of a processor that the daemon may use while a fault lasts and no client makes a request.
 IDLE_SHARE, IDLE_SECONDS = 0.5, 0.3
 #: How often in a row the daemon has to look the same before it counts as settled.
 _SETTLED = 5

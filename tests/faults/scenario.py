@@ -1,6 +1,6 @@
-"""What a client does while the kernel fails the daemon: everything that a daemon can be asked for, in parts.
+"""The client of the fault tests: it makes every request of the protocol, while system calls of the daemon fail.
 
-Any part may fail in any way that a client can meet. What must not fail are the others, who are checked afterwards.
+Each part of the requests may fail with any documented error. Other clients must not fail; they are checked afterwards.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ max_bytes = 65536
 
 #: The user that is called so, and has no rights.
 _NOBODY = 65534
-#: What a client may meet when the daemon could not do what it was asked for.
+#: The errors that a client may get if the daemon could not fulfil a request.
 EXPECTED = (
     PeerClosed,
     Refused,

@@ -1,4 +1,4 @@
-"""Faults while a daemon starts: it serves all the same, or it says why it can't in one sentence, and leaves nothing."""
+"""Faults while a daemon starts: it serves nevertheless, or says in one sentence why it cannot, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STOPPED = (
     "import os, signal, sys; from sysmemd.__main__ import main;"
     "os.kill(os.getpid(), signal.SIGSTOP); sys.exit(main())"
 )
-#: Whatever is left at the end because one of these failed is taken over by the next daemon.
+#: If one of these calls fails, files may be left at the end. The next daemon takes them over.
 _REMOVING = {"unlink", "unlinkat", "newfstatat"}
 
 

@@ -16,7 +16,7 @@ from .harness import Target, strike_all
 from .shortages import MOMENTS
 from .starts import Start, strike_starts
 
-#: Those that once broke something, by what they stand for.
+#: Faults that once broke something, one for each cause.
 ONCE = (
     # ended the daemon: nothing guarded these two waits
     Fault("epoll_ctl", "ENOMEM", 2),
@@ -73,7 +73,7 @@ def test_a_sample_of_all_faults(tmp_path: Path, allocation: str) -> None:
     assert broken == []
 
 
-#: Those that once broke a start, by what they stand for.
+#: Faults that once broke a start, one for each cause.
 STARTS_ONCE = (
     # a traceback in place of a sentence
     Fault("openat", "EMFILE", 1),

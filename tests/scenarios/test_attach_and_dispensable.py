@@ -1,4 +1,4 @@
-"""Participants that come later, and failures that go so far and no further (`docs/spec/allocation.md`)."""
+"""Participants that attach later, and the limits of failure propagation (`docs/spec/allocation.md`)."""
 
 from __future__ import annotations
 

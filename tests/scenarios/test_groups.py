@@ -1,4 +1,4 @@
-"""One of several: which child is selected, and what the others see (`docs/spec/allocation.md`)."""
+"""Groups: which child is selected, and what the other children see (`docs/spec/allocation.md`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a buffer exists no more, and who is told (`docs/spec/allocation.md`, "Lifetime")."""
+"""The end of a buffer, and the clients that are notified of it (`docs/spec/allocation.md`, "Lifetime")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever fails learns why: the same reasons under trio, asyncio and in blocking code (`docs/spec/inspect.md`)."""
+"""A client learns why its call failed: the same reasons on all faces (`docs/spec/inspect.md`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ten thousand buffers come and go: the daemon and the client hold in the end what they held at the start."""
+"""Ten thousand buffers are allocated and freed. The daemon and the client must not keep anything of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .scenario import ENOUGH, descriptors, event_of, eventually, vmo_of
 
 CYCLES = 10_000
 WARM_UP = 2000
-#: What caches and the allocator of the interpreter may still come to after the warm-up.
+#: The permitted growth of caches and of the interpreter's heap after the warm-up.
 SLACK_KIB = 4096
 
 

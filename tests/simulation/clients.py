@@ -24,11 +24,11 @@ from ..sysmemd.tree.model import ModelNode
 from ..wire.test_bad_input import BAD_BODIES, BAD_HEADERS, debug_info
 from .follower import Follower
 
-#: What a client can't help: the daemon, another participant or it itself has closed the channel.
+#: Errors that are not the client's fault: the daemon, another participant or the client itself has closed the channel.
 GONE: Final = (sysmem.PeerClosedError, sysmem.HandleClosedError)
 _USAGE: Final = sysmem.BufferUsage(cpu=sysmem.CpuUsage.READ)
 _MEMORY: Final = sysmem.BufferMemoryConstraints(min_size_bytes=64)
-#: Calls that nobody reads the answer of; more than an outbox and a socket hold.
+#: The number of calls whose responses nobody reads; more than an outbox and a socket hold.
 _FLOOD: Final = 600
 
 

@@ -1,6 +1,6 @@
 """The model follows the daemon: what the daemon processes happens to the model too, and then both must agree.
 
-What a message does is asked of the tree's own model (:mod:`tests.sysmemd.tree.model`), which was written from the
+The model of the tree (:mod:`tests.sysmemd.tree.model`) computes the effect of each message. It was written from the
 specification and shares no code with the daemon. Whatever the model can't foresee (a node that fails though its client
 did nothing wrong, memory that can't be had) needs an excuse: a fault of the kernel's, or a client that wanted it.
 """
@@ -39,9 +39,9 @@ class Followed:
         self.model = DaemonsModel(max_group_selections=64)
         #: Nodes in the tree, as of the last look.
         self.pairs: dict[Any, ModelNode] = {collection.root: self.model.root}
-        #: What happened while the daemon was still at something else in this collection.
+        #: Events that happened while the daemon was still processing another one in this collection.
         self.pending: list[Callable[[], None]] = []
-        #: How many calls and ends the daemon is in the middle of.
+        #: The number of calls and ends that the daemon is processing.
         self.under_way = 0
 
     @property

@@ -1,8 +1,8 @@
-"""The kernel and the machine as a simulated daemon sees them: everything that isn't the daemon's own, from one seed.
+"""A simulated kernel and machine for the daemon. One seed determines all of its decisions.
 
-What decides here is who is told first what is ready, when a slice is over, when a descriptor of a client's is closed,
-which system call fails and which message is late. All of it is put in the place of a few named functions of the daemon,
-here and nowhere else.
+It decides in which order readiness is reported, when a slice ends, when a client's descriptor is closed, which system
+call fails and which message is late. For that, this module replaces a few named functions of the daemon. No other
+module does so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sysmemd.testing.syscalls import CALLS, Syscalls
 from sysmemd.turns import Turns
 
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-#: What each system call may fail with in the state that the daemon is in when it makes it.
+#: The errors of each system call that are possible in the state in which the daemon makes it.
 ERRORS: Final[dict[str, Sequence[int]]] = {
     "memfd_create": _NO_ROOM,
     "ftruncate": (errno.ENOMEM, errno.ENOSPC),
@@ -47,7 +47,7 @@ ERRORS: Final[dict[str, Sequence[int]]] = {
     "bind": (errno.ENOMEM, errno.EADDRINUSE),
     "inotify_add_watch": (errno.ENOMEM, errno.ENOSPC),
 }
-#: Those that a process without descriptors can't make.
+#: System calls that fail in a process that has no descriptors left.
 _MAKE_DESCRIPTORS: Final = {name for name, errors in ERRORS.items() if errors is _NO_ROOM}
 #: After these the daemon asks again.
 _HARMLESS: Final = {errno.EAGAIN, errno.EINTR, errno.EADDRINUSE}
@@ -140,7 +140,7 @@ class Kernel:
         self._late = self.chance.choice([0, 0, 0.02, 0.2])
         #: Until when there are no descriptors.
         self._exhausted_until = -1.0
-        #: How many faults there were that somebody has to suffer for.
+        #: The number of faults so far that may make a client fail.
         self.faults = 0
         #: Who connects next.
         self.peer = Peer(0, 0, 0)

@@ -38,13 +38,13 @@ from .kernel import Kernel
 
 #: Small enough that a client that doesn't read is closed soon.
 CONFIG = "[limits]\nmax_outbox_messages = 64"
-#: What all clients together do in one run, on average.
+#: The average number of steps of all clients together in one run.
 _STEPS: Final = 32
 #: How often the loop may go round in one run. Most seeds take some hundreds, the longest of thousands 2,000.
 _MAX_ROUNDS: Final = 20_000
 #: How long clients may take, in the daemon's time.
 _LONGEST_SECONDS: Final = 1_500.0
-#: After this long, in the daemon's time, nothing may be left of those who left.
+#: After this long, in the daemon's time, nothing may be left of clients that have ended.
 _AFTERWARDS_SECONDS = 30.0
 
 

@@ -1,7 +1,8 @@
 """`make soak`: one daemon serves negotiations of all kinds, and clients that misbehave in between, for very long.
 
-They come in slices. After each the daemon's memory, descriptors and threads are noted, and how long negotiations took.
-At the end that is drawn. The exit status says whether the last quarter is as the second one was.
+A run consists of slices. After each slice, it records the daemon's memory, descriptors and threads, and the times of
+negotiations. At the end it draws a diagram of these figures. The exit status is 1 if memory, descriptors or threads
+are clearly higher in the last quarter than in the second one.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from ..wire.process import Daemon
 from ..wire.raw import PeerClosed, Wire
 from ..wire.test_bad_input import BAD_BODIES, debug_info
 
-#: What the interpreter's allocator may come to in half of a run, in KiB.
+#: The permitted growth of the interpreter's heap in half of a run, in KiB.
 _SLACK_KIB: Final = 4096
 _WISH: Final = sysmem.constraints(cpu="read, write", size_bytes=8192, hold=1)
-#: Cycles of a slice; of a try with few cycles fewer.
+#: Cycles of a slice. A run with few cycles has shorter slices.
 _SLICE: Final = 1000
 _SLICES: Final = 8
 
@@ -157,7 +158,7 @@ def _noted(daemon: Daemon, done: int, took: list[float]) -> dict[str, Any]:
 
 
 def flaws(slices: list[dict[str, Any]]) -> list[str]:
-    """Return what isn't in the last quarter as it was in the second."""
+    """Return the figures that are clearly higher in the last quarter than in the second one."""
     quarter = len(slices) // 4
     if not quarter:
         return ["too few slices"]

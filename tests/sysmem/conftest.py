@@ -1,4 +1,4 @@
-"""The daemon's part, played by a test: the other end of a socketpair, in a thread where it must answer meanwhile."""
+"""A fake daemon for tests: the other end of a socketpair, in a thread if it must answer during a call."""
 
 from __future__ import annotations
 

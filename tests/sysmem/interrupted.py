@@ -1,6 +1,6 @@
 """Calls of the client, each interrupted at every place where that can happen: `python -m tests.sysmem.interrupted WAY`.
 
-A way is a face of the client, what interrupts it, and where:
+A way consists of a face of the client, the kind of interrupt, and the places where it comes:
 
 - `blocking`: a KeyboardInterrupt at every place of our code (:mod:`.places`);
 - `trio`, `asyncio`: the same in tasks. Real signals, which trio holds back where it is not to be interrupted itself;

@@ -1,4 +1,4 @@
-"""What a machine without `/dev/udmabuf`, or a user who may not open it, is told; what works is in tests/devices."""
+"""Errors without `/dev/udmabuf`, or without permission to open it. tests/devices tests the working cases."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A daemon that counts the Python functions it calls: `python counting.py FILE ARGUMENT ...`.
 
-At each SIGUSR1 it writes the number so far to FILE. If that is empty, it counts nothing: so something else may count.
+At each SIGUSR1 it writes the number so far to FILE. If FILE is empty, it does not count, so that another tool can.
 
-Its slices don't end. Otherwise it would look whether others wait the more often, the slower counting makes it.
+Its slices never end. Otherwise the number of checks for waiting clients would depend on how slow counting makes it.
 """
 
 from __future__ import annotations

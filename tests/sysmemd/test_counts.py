@@ -1,7 +1,6 @@
-"""What one more participant, buffer or node costs the daemon, in counts, which don't depend on how busy the machine is.
+"""The cost of one more participant, buffer or node in the daemon, as counts that do not depend on the machine's load.
 
-The bounds are what it costs today and a little room: lower them when it costs less. docs/performance.md says what they
-are to be.
+Each bound is today's cost and a little room. Lower it when the cost falls. docs/performance.md has the goals.
 """
 
 from __future__ import annotations

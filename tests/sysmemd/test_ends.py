@@ -1,4 +1,4 @@
-"""Ends that nothing stops."""
+"""Clean-up that continues when a part of it raises an exception."""
 
 from __future__ import annotations
 

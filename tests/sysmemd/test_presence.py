@@ -1,4 +1,4 @@
-"""What takes the service sockets away is noticed, and nothing else is taken for that."""
+"""Every removal of a service socket is noticed, and nothing else is mistaken for one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What mypy makes of the public interface in a project of a user's, in its strict mode."""
+"""mypy in strict mode, on a user's project that uses the public interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`docs/spec/protocol.md`, "What bad input gets": every row, on every kind of channel, beside somebody unconcerned."""
+"""`docs/spec/protocol.md`, "What bad input gets": every row, on every kind of channel, without effect on others."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from .raw import (
 
 #: From asm-generic/socket.h; Python has no name for it.
 SO_PEEK_OFF = 42
-#: How long a close that is waited for takes; nobody else is to notice.
+#: How long a slow close takes. Other clients must not notice it.
 LINGER_SECONDS = 4
 #: How many such closes the daemon waits for at a time.
 MOST_AT_A_TIME = 32

@@ -1,4 +1,4 @@
-"""Two real users: one at its limit, and one that notices nothing (`docs/spec/robustness.md`, "Who pays").
+"""Two real users: one at its limit, and one that must not be affected (`docs/spec/robustness.md`, "Who pays").
 
 A single connection gets half of what its user may have, and the first row of every test fills that half.
 """

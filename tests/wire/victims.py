@@ -1,4 +1,4 @@
-"""A channel of each kind, and what must and must not go down with it."""
+"""A channel of each kind, with the channels that must fail with it and those that must not."""
 
 from __future__ import annotations
 

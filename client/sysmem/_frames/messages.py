@@ -16,9 +16,9 @@ import cbor2
 
 from sysmem_protocol.strict import MAX_DEPTH, NotStrictError, examine
 
-#: The most bytes of a frame's metadata. A socket's queue has room for a frame of each buffer with this much.
+#: The maximum bytes of a frame's metadata. With this size a socket's queue has room for a frame of each buffer.
 MAX_METADATA_BYTES = 1024
-#: The most bytes of the reason in END and FAILED, as UTF-8.
+#: The maximum number of bytes of the reason in END and FAILED, as UTF-8.
 MAX_REASON_BYTES = 1024
 #: More bytes than any message has.
 RECEIVE_BYTES = 4096
@@ -85,7 +85,7 @@ def encode_frame(index: int, sequence: int, timestamp: int, size: int, metadata:
 
     Raises:
         ValueError: A number is out of range, or the metadata are too large or nested too deeply.
-        TypeError: The metadata have something in them that isn't plain data.
+        TypeError: The metadata contain a value that isn't plain data.
     """
     try:
         head = _FRAME.pack(Kind.FRAME, index, sequence, timestamp, size)

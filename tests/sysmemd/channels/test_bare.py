@@ -1,4 +1,4 @@
-"""Messages that are a header and nothing more are recognised by their bytes, and known no less well than others."""
+"""Messages that consist of a header only are recognised by their bytes, and processed like all others."""
 
 from __future__ import annotations
 

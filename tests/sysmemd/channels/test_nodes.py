@@ -1,4 +1,4 @@
-"""Tokens, collections and groups on their channels: what is said reaches the tree, and who owns which descriptor."""
+"""Tokens, collections and groups on their channels: messages reach the tree, and each descriptor has one owner."""
 
 from __future__ import annotations
 

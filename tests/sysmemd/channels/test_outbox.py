@@ -1,4 +1,4 @@
-"""What waits for a client that doesn't read."""
+"""The queue of messages for a client that does not read."""
 
 from __future__ import annotations
 

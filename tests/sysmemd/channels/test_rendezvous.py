@@ -1,4 +1,4 @@
-"""The meeting place: who gets which token, and what those leave behind who go away."""
+"""The Rendezvous service: which client gets which token, and what remains of clients that disconnect."""
 
 from __future__ import annotations
 

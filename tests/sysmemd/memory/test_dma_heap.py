@@ -1,4 +1,4 @@
-"""What can be told of dma-bufs where there are none; the rest is in tests/devices."""
+"""Tests of dma-bufs that need no device; the others are in tests/devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attempts that take their time: the collection waits for them, and the rest of the world doesn't."""
+"""Long allocation attempts: their collection waits for them, and other collections do not."""
 
 from __future__ import annotations
 
