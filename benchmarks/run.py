@@ -1,8 +1,8 @@
 """Run all benchmarks: `make bench`. Writes a table to stderr, and JSON to stdout or to the named file.
 
 Values that are compared with each other are measured in the same run. Only their ratios can be compared between
-machines. docs/performance.md explains each row. `python benchmarks/constraints.py --plot FILE.png` draws how aggregation
-grows.
+machines. docs/performance.md explains each row. `python benchmarks/constraints.py --plot FILE.png` draws how
+aggregation grows.
 """
 
 from __future__ import annotations

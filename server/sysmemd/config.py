@@ -217,7 +217,7 @@ class QuotaSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         seen = set()
         for section in self.user:
             if section.uid() in seen:
-                raise ValueError(f"user {section.user!r} is there twice")
+                raise ValueError(f"user {section.user!r} is configured twice")
             seen.add(section.uid())
 
     def limits(self) -> dict[Kind, int | None]:
@@ -334,7 +334,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         seen = set()
         for heap in self.heap:
             if (heap.type, heap.id) in seen:
-                raise ValueError(f"heap {heap.type!r} with id {heap.id} is there twice")
+                raise ValueError(f"heap {heap.type!r} with id {heap.id} is configured twice")
             seen.add((heap.type, heap.id))
 
     def socket_mode(self) -> int:

@@ -115,7 +115,7 @@ class Scrapes:
         except ValueError as error:
             return _answer(400, f"{error}\n")
         if path != METRICS_PATH.encode():
-            return _answer(404, f"there is nothing but {METRICS_PATH}\n")
+            return _answer(404, f"not found; the only path is {METRICS_PATH}\n")
         if request.method not in _METHODS:
             allowed = b", ".join(_METHODS)
             return _answer(405, "metrics can only be read\n", [(b"Allow", allowed)])

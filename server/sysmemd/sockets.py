@@ -176,7 +176,7 @@ def _refuse_served(path: Path, kind: socket.SocketKind) -> None:
                 return
             if error.errno != errno.EAGAIN:  # EAGAIN: a busy process listens on it
                 raise StartError(f"{path} is in the way: {error}") from None
-    raise TakenError(f"somebody else listens on {path} already")
+    raise TakenError(f"another process already listens on {path}")
 
 
 @contextlib.contextmanager

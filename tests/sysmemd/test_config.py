@@ -126,7 +126,7 @@ def test_the_system_heap_may_be_bounded(tmp_path: Path) -> None:
         ('[[heap]]\ntype = "p"\nsecure = true\ndomains = ["cpu"]', "inaccessible"),
         (f"[[heap]]\n{SYSTEM}\nsecure = true", "only its max_bytes can be set - at `$.heap[0]`"),
         (f'[[heap]]\n{SYSTEM}\ndomains = ["cpu"]', "only its max_bytes can be set"),
-        ('[[heap]]\ntype = "p"\n[[heap]]\ntype = "p"', "heap 'p' with id 0 is there twice"),
+        ('[[heap]]\ntype = "p"\n[[heap]]\ntype = "p"', "heap 'p' with id 0 is configured twice"),
         ('[access]\nallow_users = ["nobody at all"]', "no user 'nobody at all' - at `$.access`"),
         ('[access]\nallow_groups = ["nobody at all"]', "no group 'nobody at all' - at `$.access`"),
         ("[access]\nallow_users = [-1]", "at `$.access.allow_users[0]`"),
@@ -137,7 +137,10 @@ def test_the_system_heap_may_be_bounded(tmp_path: Path) -> None:
             "no user 'nobody at all' - at `$.quota.user[0]`",
         ),
         ("[[quota.user]]\nnodes = 1", "missing required field `user`"),
-        ('[[quota.user]]\nuser = 0\n[[quota.user]]\nuser = "root"', "user 'root' is there twice"),
+        (
+            '[[quota.user]]\nuser = 0\n[[quota.user]]\nuser = "root"',
+            "user 'root' is configured twice",
+        ),
         (
             '[[format_cost]]\npixel_format = "XX"\ncost = 1',
             "pixel_format: 'XX' is not one of INVALID, ",

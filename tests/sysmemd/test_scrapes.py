@@ -250,7 +250,7 @@ def test_a_unix_socket_is_for_those_who_may_inspect_and_is_removed(
         told = daemon.wait_log(lambda line: line["event"] == "serving metrics")
         assert told["url"] == f"unix:{path}"
         second = start(tmp_path / "second", f"unix:{path}")
-        assert "somebody else listens" in second.stderr
+        assert "another process already listens" in second.stderr
     assert not path.exists()
 
 
@@ -288,7 +288,7 @@ def test_metrics_that_can_not_be_served_any_more_end_nothing(tmp_path: Path) -> 
                     == "metrics are no longer served: their socket cannot be recreated"
                 )
             )
-            assert "somebody else listens" in told["reason"]
+            assert "another process already listens" in told["reason"]
             daemon.observer.sync()
             daemon.baseline = daemon.descriptors()
         assert path.exists()

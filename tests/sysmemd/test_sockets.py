@@ -196,7 +196,10 @@ def test_a_socket_that_somebody_else_listens_on_is_left_alone(
         sock.listen(0)
         if full:
             stack.enter_context(connect(tmp_path))
-        with pytest.raises(StartError, match="somebody else listens"), serving(tmp_path, log):
+        with (
+            pytest.raises(StartError, match="another process already listens"),
+            serving(tmp_path, log),
+        ):
             pass
         assert path.is_socket()
         assert len(list(tmp_path.iterdir())) == 1

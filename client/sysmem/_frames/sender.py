@@ -312,7 +312,7 @@ class Sender(End):
             except StreamError as error:
                 return self._remove(peer, f"it sent {error}")
             except KeyError as error:
-                return self._remove(peer, f"it released frame {error}, which it hasn't got")
+                return self._remove(peer, f"it released frame {error}, which it does not have")
         return None
 
     def _remove(self, peer: _Peer, reason: str) -> None:

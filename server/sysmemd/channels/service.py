@@ -395,10 +395,10 @@ class Service:
         if channel.hung_up():
             return "its node has failed, or it was turned in before"
         if channel.peer_name().startswith(self._prefix):
-            return "it is the client end of something else than a token"
+            return "it is the client end of a channel that is not a token's"
         return (
-            "it never was a token of this daemon's, or whoever made it hasn't waited for a Sync "
-            "before giving it away"
+            "it was not created by this daemon, or its creator passed it on without waiting for the "
+            "response to Sync"
         )
 
     def is_to_come(self, client_end: Handle) -> bool:

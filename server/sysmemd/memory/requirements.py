@@ -67,11 +67,14 @@ def examine_kernel() -> Findings:
     Without /proc nothing else can be tested. Assumptions are only tested if nothing is missing.
     """
     needed: tuple[tuple[str, _Attempt], ...] = (
-        ("/proc must be mounted: handles are made and recognised through it", _try_proc),
-        ("memfd_create with sealing is needed, for the memory itself", _try_memfd),
-        ("F_OFD_SETLK locks are needed, to tell who holds a buffer", _try_locks),
-        ("inotify is needed, to learn when a buffer is let go of", _try_inotify),
-        ("Linux 5.6 is needed, to learn what waits in a socket that is to be closed", _try_sockets),
+        ("/proc must be mounted: the daemon creates and recognises handles through it", _try_proc),
+        ("memfd_create with sealing is needed for the memory of buffers", _try_memfd),
+        ("F_OFD_SETLK locks are needed to determine who holds a buffer", _try_locks),
+        ("inotify is needed to notice that a buffer is no longer held", _try_inotify),
+        (
+            "Linux 5.6 is needed to find out what is queued in a socket before it is closed",
+            _try_sockets,
+        ),
     )
     expected: tuple[tuple[str, _Attempt], ...] = (
         (
@@ -135,9 +138,11 @@ def _try_locks(bench: _Bench) -> None:
         with vmo.reopen(own.fileno(), writable=False) as handle:
             locks.mark(handle.fileno(), Kind.STRONG, 0)
             if not locks.any_left(own.fileno(), Kind.STRONG, 1):
-                raise ValueError("a lock isn't seen from another description")
+                raise ValueError("a lock is not visible from another open file description")
             if locks.kinds_held(handle.fileno(), dict.fromkeys(Kind, 1)) != {Kind.STRONG}:
-                raise ValueError("a description's own locks can't be told from others'")
+                raise ValueError(
+                    "the locks of one open file description can't be distinguished from others"
+                )
 
 
 def _try_inotify(bench: _Bench) -> None:

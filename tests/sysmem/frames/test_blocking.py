@@ -454,7 +454,7 @@ def test_a_collection_has_1_to_128_buffers(count: int) -> None:
     ("message", "reason"),
     [
         (b"?", "it sent 1 bytes that release no frame"),
-        (struct.pack("=Q", 5), "it released frame 5, which it hasn't got"),
+        (struct.pack("=Q", 5), "it released frame 5, which it does not have"),
     ],
 )
 def test_a_consumer_that_breaks_the_rules_is_gone(message: bytes, reason: str) -> None:

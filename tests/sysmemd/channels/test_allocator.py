@@ -145,7 +145,7 @@ def test_an_unknown_token_closes_the_collections_channel_and_nothing_else(bench:
     [(event, fields)] = bench.log.said("warning")
     assert event == "BindSharedCollection failed: the token is unknown"
     assert (fields["client_name"], fields["client_id"]) == ("tester", 7)
-    assert "never was a token" in fields["reason"]
+    assert "was not created by this daemon" in fields["reason"]
 
 
 def test_a_second_turn_in_is_one_of_an_unknown_token(bench: Bench) -> None:

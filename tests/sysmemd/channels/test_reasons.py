@@ -303,12 +303,12 @@ def test_an_unknown_token_closes_the_collection_with_what_that_may_come_from(ben
     allocator = asking(bench)
     stranger, far = bench.client()
     line = closing_reason(bind(bench, allocator, stranger))
-    assert line.startswith("the token to bind is unknown: it never was a token of this daemon's")
+    assert line.startswith("the token to bind is unknown: it was not created by this daemon")
     far.close()
     line = closing_reason(bind(bench, allocator, stranger))
     assert line.endswith("its node has failed, or it was turned in before")
     line = closing_reason(bind(bench, allocator, bench.collection()))
-    assert line.endswith("it is the client end of something else than a token")
+    assert line.endswith("it is the client end of a channel that is not a token's")
     assert bind(bench, bench.allocator(), stranger).is_closed()
 
 

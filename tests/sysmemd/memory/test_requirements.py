@@ -37,8 +37,12 @@ def test_without_ofd_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "answer", "reason"),
     [
-        ("any_left", False, "a lock isn't seen from another description"),
-        ("kinds_held", set(), "a description's own locks can't be told from others'"),
+        ("any_left", False, "a lock is not visible from another open file description"),
+        (
+            "kinds_held",
+            set(),
+            "the locks of one open file description can't be distinguished from others",
+        ),
     ],
 )
 def test_with_locks_that_tell_nothing(
