@@ -164,6 +164,15 @@ async def test_it_serves_a_socket_pair_and_changes_nothing_of_the_process(
 
 
 @pytest.mark.trio
+async def test_other_limits_are_those_of_the_service_and_of_its_engine(log: RecordingLog) -> None:
+    limits = Limits(max_unanswered_calls=1, max_buffer_bytes=7)
+    async with daemon.serving(Config(), log, TrioClock(log)) as server:
+        server.reconfigure(Config(limits=limits))
+        assert server.service.limits == limits
+        assert server.service.platform.max_buffer_bytes == 7
+
+
+@pytest.mark.trio
 async def test_what_the_block_raises_comes_out_as_it_is(log: RecordingLog) -> None:
     with pytest.raises(KeyError, match="mine"):
         async with daemon.serving(Config(), log, TrioClock(log)):

@@ -316,11 +316,12 @@ def test_a_hangup_changes_limits_costs_and_quotas_for_what_comes(tmp_path: Path)
         assert started.reload()[0] == "READY=1"
         with pytest.raises(sysmem.PeerClosedError, match="over the limit of this daemon"):
             negotiate(allocator)
-        path.write_text("[quota]\ncollections = 1")
-        assert started.reload()[0] == "READY=1"
-        token.sync()  # what is there stays
-        with pytest.raises(sysmem.PeerClosedError, match="limit of collections is 1"):
-            negotiate(allocator)
+        for quota in ("[quota]", f"[[quota.user]]\nuser = {os.getuid()}"):
+            path.write_text(f"{quota}\ncollections = 1")
+            assert started.reload()[0] == "READY=1"
+            token.sync()  # what is there stays
+            with pytest.raises(sysmem.PeerClosedError, match="limit of collections is 1"):
+                negotiate(allocator)
         token.release()
         started.send_signal(signal.SIGTERM)
         assert ended(started) == (0, b"")

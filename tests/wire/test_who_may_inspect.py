@@ -13,6 +13,7 @@ from sysmem._inspector import Inspector
 
 from ..users import as_root, as_user
 from .process import Daemon
+from .raw import PeerClosed, Wire
 
 pytestmark = as_root
 
@@ -61,3 +62,13 @@ def test_mode_and_group_say_who_may_inspect(
     daemon = start_with(settings)
     who: list[tuple[int, list[int]]] = [(0, []), (SOMEBODY, []), (SOMEBODY, [GROUP.gr_gid])]
     assert [may_look(daemon, uid, groups) for uid, groups in who] == expected
+
+
+def test_whoever_may_not_connect_may_inspect(start_with: Start) -> None:
+    """`[access]` is about the other services; the Inspector's socket has a mode of its own."""
+    daemon = start_with('mode = "0666"\n[access]\nallow_users = [0]')
+    with Wire(daemon.runtime_dir) as wire, as_user(SOMEBODY):
+        with pytest.raises(PeerClosed):
+            wire.connect().sync()
+        with Inspector.connect(daemon.runtime_dir) as inspector:
+            assert inspector.snapshot(timeout=10)["schema"] == 1
