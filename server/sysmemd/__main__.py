@@ -6,7 +6,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -147,10 +147,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _why_not_started(error: Exception) -> str | None:
+def _why_not_started(error: BaseException) -> str | None:
     """Return what the daemon lacked, as a sentence, if it could not start for that reason; otherwise None."""
-    if isinstance(error, trio.TrioInternalError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # it may be what trio's loop needs
+    if isinstance(error, trio.TrioInternalError):  # it may be what trio's loop needs
+        causes = _single(error.__cause__)
+        return next(filter(None, map(_why_not_started, causes)), None)
     if isinstance(error, MemoryError):
         return "there is no memory left"
     if isinstance(error, ImportError):  # also where the kernel doesn't say that a file is there
@@ -158,6 +159,15 @@ def _why_not_started(error: Exception) -> str | None:
     if isinstance(error, (StartError, configuration.ConfigError, OSError)):
         return str(error)
     return None
+
+
+def _single(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, or the errors of a group."""
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _single(one)
+    elif error is not None:
+        yield error
 
 
 def _log_unraisable(logger: Log, unraisable: sys.UnraisableHookArgs) -> None:

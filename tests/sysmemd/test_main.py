@@ -129,6 +129,10 @@ def test_what_nobody_can_be_told_of_is_a_line_of_the_log(
     )
 
 
+#: What trio says of its loop once it has ended for another reason.
+THEN = AssertionError("tasks are left")
+
+
 def in_the_loop(error: Exception) -> trio.TrioInternalError:
     """What trio makes of an error where its own code can't bear one."""
     made = trio.TrioInternalError("internal error in Trio")
