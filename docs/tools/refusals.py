@@ -629,14 +629,16 @@ SECTIONS = {
 }
 
 
-def pretty(data: Any, indent: int = 0) -> str:
-    """Return JSON in which each value that fits is on one line."""
+def pretty(data: Any, indent: int = 0, before: int = 0) -> str:
+    """Return JSON in which each value that fits is on one line, after `indent` spaces and `before` other characters."""
     line = json.dumps(data)
-    if len(line) + indent <= 86 or not isinstance(data, dict | list) or not data:
+    if indent + before + len(line) <= 98 or not isinstance(data, dict | list) or not data:
         return line
     inner = " " * (indent + 2)
     if isinstance(data, dict):
-        items = [f"{json.dumps(key)}: {pretty(value, indent + 2)}" for key, value in data.items()]
+        keys = [f"{json.dumps(key)}: " for key in data]
+        values = zip(keys, data.values(), strict=True)
+        items = [key + pretty(value, indent + 2, len(key)) for key, value in values]
     elif all(isinstance(each, list) for each in data):
         return line
     else:
