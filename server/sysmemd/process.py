@@ -78,6 +78,8 @@ async def run(
     Raises :class:`StartError` if serving cannot begin, and :class:`UnreachableError` if the sockets were removed and
     cannot be recreated.
     """
+    # Trio's own task must wait before the daemon serves. If the kernel has no memory for that, the loop ends.
+    await trio.lowlevel.checkpoint()
     found = examine_kernel()
     if found.missing:
         raise StartError("; ".join(found.missing))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -12,10 +13,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import trio
+import trio._core._run as scheduler
+from trio._core._wakeup_socketpair import WakeupSocketpair
 
 import sysmem
 from sysmem import PixelFormat, blocking
@@ -172,6 +176,29 @@ def test_what_keeps_it_from_serving_is_said_in_one_line(
     [line] = map(json.loads, captured.err.splitlines())
     assert (line["event"], line["level"]) == (event, "error")
     assert reason in (line.get("reason") or line["exception"])
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_a_loop_that_can_not_wait_ends_before_anything_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    *,
+    is_reversed: bool,
+) -> None:
+    """In whichever order trio begins its own task and the daemon's."""
+
+    async def no_memory(_: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(WakeupSocketpair, "wait_woken", no_memory)
+    monkeypatch.setattr(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
+    chance = Random(0)
+    monkeypatch.setattr(chance, "shuffle", list.reverse if is_reversed else list.copy)
+    monkeypatch.setattr(scheduler, "_r", chance)
+    assert main(["--runtime-dir", str(tmp_path / "run"), "--log-format", "json"]) == 1
+    [line] = map(json.loads, capfd.readouterr().err.splitlines())
+    assert (line["event"], line["reason"]) == ("can't start", "[Errno 12] Cannot allocate memory")
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
