@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, suppress
 
 import av
+import av.error
 import numpy as np
 from needs import Offer, plane_offsets
 from numpy.typing import NDArray

@@ -232,11 +232,12 @@ async def negotiate_with_a_peer(runtime_dir: Path, peer: StartPeer) -> None:
         token = await allocator.allocate_shared_collection()
         [other] = await token.duplicate_sync([sysmem.Rights.SAME_RIGHTS])
         collection = await allocator.bind_shared_collection(token)
-        encoder = peer("encoder", ENCODER, token=other, behaviour=testing.dies(at="mapped"))
+        encoder = peer("encoder", ENCODER, token=other, behaviour=testing.hangs(at="mapped"))
         await encoder.reached("constrained")
         await collection.set_constraints(CAMERA)
         (await collection.wait_for_all_buffers_allocated()).close()
         await encoder.reached("mapped")
+        encoder.kill()  # not before: its end would also end a collection that has not called yet
         assert await collection.wait_closed(20)
         with pytest.raises(PeerFailed, match="SIGKILL"):
             await encoder.reached("released")
