@@ -19,7 +19,9 @@ from sysmemd.tree.choose import Chosen, NoneChosen, Question
 class SlowWork:
     """Does work until the first :meth:`pause` in it, and the rest when it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_over: Callable[[], bool] = lambda: False) -> None:
+        """`is_over` says at each place where work gives way whether it is interrupted there too."""
+        self._is_over = is_over
         self._paused: deque[Runner] = deque()
 
     @property
@@ -29,7 +31,7 @@ class SlowWork:
 
     def do(self, work: Callable[[], object]) -> None:
         """Do work until it pauses."""
-        self._go_on(Runner(lambda _: work(), lambda _: False, self._paused.append))
+        self._go_on(Runner(lambda _: work(), lambda _: self._is_over(), self._paused.append))
 
     def slow_down(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Have attempts to allocate pause before and after they are worked out."""
@@ -50,9 +52,11 @@ class SlowWork:
             runner.is_paused = True
             runner.rest()
 
-    def go_on(self) -> None:
-        """Go on with the oldest work until it pauses again or ends."""
-        self._go_on(self._paused.popleft())
+    def go_on(self, place: int = 0) -> None:
+        """Go on with work until it pauses again or ends; the oldest is at place 0."""
+        runner = self._paused[place]
+        del self._paused[place]
+        self._go_on(runner)
 
     def finish(self) -> None:
         """Go on with the oldest attempt until it is over; see :meth:`slow_down`."""

@@ -10,6 +10,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
@@ -101,7 +102,7 @@ class HandReactor:
     """Does what it is asked for when `run` is called."""
 
     def __init__(self, do: Callable[[Callable[[], object]], object] = lambda work: work()) -> None:
-        """`do` has connections receive, and may leave that for later."""
+        """`do` has connections receive, and does work in turn. It may leave both for later."""
         self._do = do
         self.served: list[Connection] = []
         self.held: set[Connection] = set()
@@ -126,7 +127,7 @@ class HandReactor:
         self.closed.append(connection)
 
     def in_turn(self, user: User, work: Callable[[], None], *, apart: bool = False) -> None:
-        work()
+        self._do(work)
 
     def run(self) -> None:
         """Receive and flush until nothing is to be done any more."""
@@ -139,7 +140,10 @@ class HandReactor:
         received = False
         for connection in self.served:
             while connection.reading and connection not in self.held and _readable(connection):
+                before = connection.received
                 self._do(connection.receive)
+                if connection.reading and connection.received == before:
+                    break  # it is held
                 received = True
         return received
 
@@ -174,9 +178,9 @@ class Client:
         return txid
 
     def send_raw(self, message: Message) -> None:
-        for data, handles in message.datagrams():
-            assert self.channel.send(data, handles)
-        message.close()
+        with closing(message):
+            for data, handles in message.datagrams():
+                assert self.channel.send(data, handles)
 
     def call(self, method: Method, request: Table | None = None) -> Any:
         """Send a request, run the service, and have the answer."""
