@@ -146,7 +146,7 @@ TABLES: dict[str, Callable[[Results], Iterator[Row]]] = {
 def filled(page: str, name: str, rows: Iterator[Row]) -> str:
     """Return a page in which the rows of one table are replaced."""
     table = re.compile(rf"(<!-- figures: {name} -->\n\n?\|[^\n]*\n\|[^\n]*\n)(?:\|[^\n]*\n)*")
-    lines = "".join(f"| {' | '.join(map(shown, row))} |\n" for row in rows)
+    lines = "".join(f"| {' | '.join(map(shown, row))} |\n".replace("  ", " ") for row in rows)
     page, count = table.subn(lambda match: match[1] + lines, page)
     if count != 1:
         raise ValueError(f"the page has {count} tables of {name}")
