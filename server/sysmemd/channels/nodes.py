@@ -6,7 +6,6 @@ descriptors, channel names, and calls that are answered later.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -143,10 +142,7 @@ class NodeServer:
         self.node.fail(reason)
 
     def failed(self, reason: str) -> None:
-        if (
-            self.node_or_none is not None
-        ):  # otherwise whoever makes the node finds the channel closed
-            self.node.fail(reason, Cause.BROKEN)
+        self.node.fail(reason, Cause.BROKEN)
 
     def exceeded(self, error: Exceeded) -> None:
         self.node.fail(str(error), Cause.LIMIT)
@@ -366,8 +362,6 @@ def _create_tokens(
                 children.append(parent.child(TokenServer, server_end))
             give_way()
         wait_while(parent.changed_by)  # others may have gone on with the tree
-        if any(child.connection.closed for child in children):
-            raise OSError(errno.ENOMEM, "the daemon can't wait for a token's channel")
         nodes = make(children, masks)
         undo.pop_all()
     for child, node, charge in zip(children, nodes, charges, strict=True):

@@ -253,36 +253,19 @@ def test_a_tree_that_fails_while_tokens_are_made_gets_none_of_them(
     child = bench.duplicate(token)
     monkeypatch.setattr("sysmemd.channels.nodes.give_way", work.pause)
     ask_for_tokens(bench, token, 3)
-    child.close()
-    bench.run()
-    while work.pending:
-        work.go_on()
-    bench.run()
-    assert token.is_closed()
-    assert not bench.service.collections
-    assert not bench.service.tokens
-
-
-def test_a_token_that_cannot_be_served_while_others_are_made_fails_its_tree(
-    bench: Bench, work: SlowWork, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a tree does when a token that was made before can't be."""
-    token = bench.token()
-    monkeypatch.setattr("sysmemd.channels.nodes.give_way", work.pause)
-    ask_for_tokens(bench, token, 3)
     made = bench.reactor.served[-1]
     told: list[bool] = []
     made.when_served(lambda: told.append(made.closed))
+    child.close()
+    bench.run()
     assert told == []
-    made.fail("the daemon can't wait for it")
-    made.close()
-    assert told == [True]
     while work.pending:
         work.go_on()
     bench.run()
+    assert told == [True]
     assert token.is_closed()
     assert not bench.service.collections
-    assert "wait for a token's channel" in bench.log.said("error")[0][1]["reason"]
+    assert not bench.service.tokens
 
 
 def test_tokens_are_made_once_a_change_of_the_tree_is_over(
