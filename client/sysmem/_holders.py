@@ -47,6 +47,10 @@ def holders(mapped: mmap.mmap, view: memoryview, traceback: TracebackType | None
             for name in tuple(variables if is_ours else counted):
                 variables.pop(name, None)
     for container in objects:
+        # A module's variables are in its dictionary, which is a container of its own. The module itself may refer to
+        # objects that are already free: those that CPython 3.12's asyncio keeps for reuse would be freed once more.
+        if issubclass(type(container), ModuleType):
+            continue
         for held in gc.get_referents(container):
             if counts(held):
                 note(held, _place(container))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 import os
@@ -81,6 +82,19 @@ def test_a_slice_that_lives_on_is_told_and_keeps_the_mapping(vmo: sysmem.Vmo) ->
         kept.append(view[:100])
     assert mappings() == 1
     kept[0][0] = 1
+    kept.clear()
+    gc.collect()
+    assert mappings() == 0
+
+
+def test_the_search_for_a_holder_does_not_touch_what_asyncio_keeps_for_reuse(
+    vmo: sysmem.Vmo,
+) -> None:
+    """CPython 3.12 would free these objects twice, and the next garbage collection would never end."""
+    asyncio.run(asyncio.sleep(0.001))
+    kept: list[memoryview] = []
+    with pytest.raises(BufferError), vmo.map() as view:
+        kept.append(view[:100])
     kept.clear()
     gc.collect()
     assert mappings() == 0
