@@ -119,6 +119,9 @@ class Connection(Answering):
 
     _server: Server
     _tracer: Tracer
+    #: Called when the served object exists; see :meth:`when_served`. It is rarely set, so it is not set in `__init__`:
+    #: CPython lets objects of a class share the names of at most 30 attributes, and more would cost 1.3 KiB a channel.
+    on_served: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -162,8 +165,6 @@ class Connection(Answering):
         self._claims = 0
         self._processing = False
         self._when_idle: tuple[Callable[[], None], ...] = ()
-        #: Called when the served object exists; see :meth:`when_served`.
-        self.on_served: Callable[[], None] | None = None
         if tracer.active:
             tracer.opened(self)
         reactor.serve(self)
