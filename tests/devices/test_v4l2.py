@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 import threading
@@ -21,27 +20,15 @@ import sysmem
 from sysmem import PixelFormat, blocking
 from sysmem.blocking.frames import FrameReceiver, FrameSender, pair
 
+from ..examples.v4l2_camera import DIRECTORY
+from ..examples.v4l2_camera import modules as modules
 from . import usb_camera
 from .conftest import WAIT, needs_udmabuf, negotiated
 from .usb_camera import HUB
 
 pytestmark = [needs_udmabuf, pytest.mark.timeout(600)]
-EXAMPLE = Path(__file__).parents[2] / "examples" / "v4l2_camera"
 FRAMES = 4
 RED, GREEN = (200, 30, 30), (30, 200, 30)
-
-
-@pytest.fixture(scope="module")
-def modules() -> Iterator[dict[str, ModuleType]]:
-    """The example's modules."""
-    names = ["v4l2", "needs", "capture"]
-    sys.path.insert(0, str(EXAMPLE))
-    try:
-        yield {name: importlib.import_module(name) for name in names}
-    finally:
-        sys.path.remove(str(EXAMPLE))
-        for name in names:
-            del sys.modules[name]
 
 
 def cameras(modules: dict[str, ModuleType]) -> Iterator[tuple[str, Any]]:
@@ -83,9 +70,7 @@ def usb_device(modules: dict[str, ModuleType]) -> Iterator[str]:
     before = {path for path, _ in cameras(modules)}
     with usb_camera.UsbCamera(pictures):
         deadline = time.monotonic() + WAIT
-        while (
-            time.monotonic() < deadline
-        ):  # the kernel makes the device some time after it is plugged in
+        while time.monotonic() < deadline:  # the kernel makes the device after it is plugged in
             for path, _ in cameras(modules):
                 if path not in before:
                     yield path
@@ -217,7 +202,7 @@ def test_the_example_leaves_a_video_of_what_the_camera_saw(device: str, tmp_path
     video = tmp_path / "camera.mp4"
     options = ["--device", device, "--size", "320x180", "--frames", "4", "--out", str(video)]
     run = subprocess.run(
-        [sys.executable, str(EXAMPLE), *options], capture_output=True, text=True, check=False
+        [sys.executable, str(DIRECTORY), *options], capture_output=True, text=True, check=False
     )
     assert (run.returncode, run.stderr) == (0, "")
     assert "capturing  by dma-buf, into the buffers themselves" in run.stdout
@@ -231,7 +216,7 @@ def test_one_command_makes_a_video_of_what_a_laptop_s_camera_sees(
     av = pytest.importorskip("av", reason="PyAV isn't installed: pip install av")
     run = subprocess.run(
         ["make", "demo", f"CAMERA={usb_device}", f"OUT={tmp_path}", f"VENV={sys.prefix}"],
-        cwd=EXAMPLE.parents[1],
+        cwd=DIRECTORY.parents[1],
         capture_output=True,
         text=True,
         check=False,

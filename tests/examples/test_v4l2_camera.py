@@ -6,12 +6,9 @@ tests/devices tests it with real drivers.
 from __future__ import annotations
 
 import errno
-import importlib
 import itertools
 import os
 import struct
-import sys
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from io import BytesIO
 from types import ModuleType
@@ -24,12 +21,11 @@ from PIL import Image
 from sysmem.blocking.frames import FrameReceiver, FrameSender, pair
 from sysmem.testing.blocking import daemon
 
-from .conftest import EXAMPLES
+from .v4l2_camera import modules as modules
 
 if TYPE_CHECKING:
     from .conftest import Runner
 
-DIRECTORY = EXAMPLES / "v4l2_camera"
 RED, GREEN = (200, 30, 30), (30, 200, 30)
 WIDTH, HEIGHT = 64, 48
 SLOT = 1 << 16  # bytes of each of the driver's buffers
@@ -53,19 +49,6 @@ def test_a_size_that_is_none_is_refused(example: Runner) -> None:
     run = example.run("v4l2_camera", "--size", "large")
     assert run.returncode == 2
     assert run.stderr.endswith("argument --size: invalid size value: 'large'\n")
-
-
-@pytest.fixture(scope="module")
-def modules() -> Iterator[dict[str, ModuleType]]:
-    """The example's modules."""
-    names = ["v4l2", "needs", "capture"]
-    sys.path.insert(0, str(DIRECTORY))
-    try:
-        yield {name: importlib.import_module(name) for name in names}
-    finally:
-        sys.path.remove(str(DIRECTORY))
-        for name in names:
-            del sys.modules[name]
 
 
 class Driver:

@@ -318,9 +318,7 @@ class Negotiation:
             assert refused.value.error == node.result
 
     def others_notice_nothing(self) -> None:
-        for _ in range(
-            2
-        ):  # the second one is answered after everything that was there before the first
+        for _ in range(2):  # the second is answered after all that was there before the first
             for node, end in self.ends.items():
                 if not node.failed and not end.closed:
                     end.sync(timeout=ENOUGH)

@@ -44,9 +44,8 @@ class DmaHeap(MemfdHeap):
         request = bytearray(_ALLOCATION.pack(size, 0, flags, 0))
         fcntl.ioctl(self._device.fileno(), _DMA_HEAP_IOCTL_ALLOC, request)
         made = Handle(_ALLOCATION.unpack(request)[1])
-        with contextlib.suppress(
-            OSError
-        ):  # the name is only for readers of /sys/kernel/debug/dma_buf
+        # The name is only for readers of /sys/kernel/debug/dma_buf.
+        with contextlib.suppress(OSError):
             fcntl.ioctl(made.fileno(), _DMA_BUF_SET_NAME, name.encode()[: _NAME_BYTES - 1] + b"\0")
         return made
 
