@@ -196,6 +196,41 @@ class Wire(ClosesWithBlock):
             raise
         return connection
 
+    def root(self) -> tuple[Allocator, Token]:
+        """A new connection, and the root token of a new collection."""
+        allocator = self.connect()
+        return allocator, allocator.shared()
+
+    def root_and_child(
+        self, mask: int = SAME_RIGHTS, *, weak: bool = False
+    ) -> tuple[Allocator, Token, Token]:
+        """As `root`, and a child token. The daemon knows both tokens already."""
+        allocator, root = self.root()
+        child = root.duplicate_token(mask)
+        if weak:
+            child.set_weak()
+        child.sync()
+        return allocator, root, child
+
+    def strong_and_weak(self, *, camping: int = 2) -> tuple[Allocator, Collection, Collection]:
+        """A strong root and its weak child, each with constraints. The root asks for all buffers."""
+        allocator, root, child = self.root_and_child(weak=True)
+        strong, weak = allocator.bind(root), allocator.bind(child)
+        strong.set_constraints(constraints(camping=camping))
+        weak.set_constraints(constraints(camping=0))
+        return allocator, strong, weak
+
+    def group_of(self, count: int) -> tuple[Allocator, Token, Group, list[Token]]:
+        """As `root`, and a group below it with `count` children, of which there may be more."""
+        allocator, root = self.root()
+        group = root.group()
+        return allocator, root, group, group.children_sync([SAME_RIGHTS] * count)
+
+    def allocated(self, **table: Any) -> tuple[Collection, Info]:
+        """A collection with one participant, and its buffers; `table` is for `constraints`."""
+        collection = self.connect().non_shared()
+        return collection, collection.allocate(**table)
+
     def pair(self, kind: int = socket.SOCK_SEQPACKET) -> tuple[socket.socket, Descriptor]:
         """A new channel: the client end, and the server end to send."""
         client, server = socket.socketpair(socket.AF_UNIX, kind)
@@ -363,6 +398,15 @@ class Allocator(Channel):
         self.send("Allocator.BindSharedCollection", {1: token, 2: server})
         return Collection(self.wire, client)
 
+    def participants(
+        self, *tokens: Channel | Descriptor, table: Mapping[int, Any] | None = None
+    ) -> list[Collection]:
+        """Bind each token and set the same constraints on each collection."""
+        collections = [self.bind(token) for token in tokens]
+        for collection in collections:
+            collection.set_constraints(constraints() if table is None else table)
+        return collections
+
     def validate(self, koid: int) -> bool:
         answer = self.call("Allocator.ValidateBufferCollectionToken", {1: koid}).body[1]
         assert isinstance(answer, bool)
@@ -474,6 +518,18 @@ class Collection(Node):
 
     def request_wait(self) -> int:
         return self.request("BufferCollection.WaitForAllBuffersAllocated")
+
+    def request_with(self, constraints: Mapping[int, Any]) -> int:
+        """Set constraints and request the wait. The daemon has processed both when this returns."""
+        self.set_constraints(constraints)
+        wait = self.request_wait()
+        self.sync()
+        return wait
+
+    def allocate(self, **table: Any) -> Info:
+        """Set constraints and wait; `table` is for `constraints`."""
+        self.set_constraints(constraints(**table))
+        return self.wait()
 
     def wait_answer(self, txid: int) -> Info:
         return Info(self.answer(txid))

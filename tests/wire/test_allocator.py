@@ -19,9 +19,7 @@ pytestmark = pytest.mark.usefixtures("bystander")
 
 
 def test_non_shared_collection_has_one_participant(wire: Wire) -> None:
-    collection = wire.connect().non_shared()
-    collection.set_constraints(constraints(camping=3))
-    info = collection.wait()
+    collection, info = wire.allocated(camping=3)
     assert len(info.buffers) == 3
     assert info.collection_id == collection.collection_id()
 
@@ -32,16 +30,14 @@ def test_closing_an_allocator_has_no_effect_on_nodes_made_through_it(wire: Wire)
     collection = allocator.non_shared()
     allocator.close()
     token.sync()
-    collection.set_constraints(constraints())
-    collection.wait()
+    collection.allocate()
 
 
 def test_a_node_made_through_one_allocator_is_bound_through_another(wire: Wire) -> None:
     token = wire.connect().shared()
     token.sync()
     collection = wire.connect().bind(token)
-    collection.set_constraints(constraints())
-    collection.wait()
+    collection.allocate()
 
 
 def test_collection_ids_are_unique_and_never_0_or_1(wire: Wire) -> None:
@@ -55,8 +51,7 @@ def test_collection_ids_are_unique_and_never_0_or_1(wire: Wire) -> None:
 
 
 def test_bind_processes_everything_sent_on_the_token_first(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     root.sync()
     children = [root.duplicate_token() for _ in range(100)]
     collection = allocator.bind(root)
@@ -68,8 +63,7 @@ def test_bind_processes_everything_sent_on_the_token_first(wire: Wire) -> None:
 
 @pytest.mark.parametrize("count", [1, 700], ids=["", "more than its queue holds"])
 def test_bind_answers_calls_still_unanswered_on_the_token(wire: Wire, count: int) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     watch = root.duplicate()
     root.sync()
     syncs = [root.request("Node.Sync") for _ in range(count)]
@@ -83,8 +77,7 @@ def test_bind_answers_calls_still_unanswered_on_the_token(wire: Wire, count: int
 
 
 def test_duplicates_of_a_turned_in_token_see_peer_closed_and_fail_nothing(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     root.sync()
     kept = Token(wire, root.socket.dup())
     collection = allocator.bind(root)
@@ -114,10 +107,7 @@ def test_bind_of_a_server_end_closes_the_request(wire: Wire) -> None:
 
 
 def test_bind_of_a_failed_token_closes_the_request(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    child.sync()
+    allocator, root, child = wire.root_and_child()
     root.close()
     child.assert_closes()
     allocator.bind(child).assert_closes()
@@ -125,8 +115,7 @@ def test_bind_of_a_failed_token_closes_the_request(wire: Wire) -> None:
 
 
 def test_second_bind_is_one_of_an_unknown_token(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     root.sync()
     again = root.duplicate()
     collection = allocator.bind(root)
@@ -137,8 +126,7 @@ def test_second_bind_is_one_of_an_unknown_token(wire: Wire) -> None:
 
 
 def test_two_binds_of_one_token_in_a_row(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     root.sync()
     again = root.duplicate()
     first, second = allocator.bind(root), allocator.bind(again)
@@ -147,10 +135,7 @@ def test_two_binds_of_one_token_in_a_row(wire: Wire) -> None:
 
 
 def test_bind_of_a_released_token_fails_the_node(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    root.sync()
+    allocator, root, child = wire.root_and_child()
     child.release()
     allocator.bind(child).assert_closes()
     root.assert_closes()
@@ -159,10 +144,7 @@ def test_bind_of_a_released_token_fails_the_node(wire: Wire) -> None:
 
 @pytest.mark.parametrize("what", ["collection", "group"])
 def test_bind_of_a_node_that_is_no_token_is_one_of_an_unknown_token(wire: Wire, what: str) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    root.sync()
+    allocator, _root, child = wire.root_and_child()
     node = allocator.bind(child) if what == "collection" else child.group()
     node.sync()
     allocator.bind(node.duplicate()).assert_closes()
@@ -178,14 +160,11 @@ def test_the_token_passed_to_bind_is_closed_in_every_case(wire: Wire) -> None:
 
 
 def test_bind_keeps_place_mask_and_marks(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     masked = root.duplicate_token(0x4)
     masked.set_weak()
     root.sync()
-    first, second = allocator.bind(root), allocator.bind(masked)
-    for one in (first, second):
-        one.set_constraints(constraints())
+    first, second = allocator.participants(root, masked)
     info = second.wait()
     assert info.vmo() is not None
     assert 3 in info.buffers[0]
@@ -196,10 +175,7 @@ def test_bind_keeps_place_mask_and_marks(wire: Wire) -> None:
 
 def test_bind_with_a_collection_request_whose_other_end_is_closed(wire: Wire) -> None:
     """The node became a collection whose client closed without Release: it fails."""
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    root.sync()
+    allocator, root, child = wire.root_and_child()
     client, server = wire.pair()
     client.close()
     allocator.send("Allocator.BindSharedCollection", {1: child, 2: server})
@@ -221,8 +197,7 @@ def test_a_refused_method_closes_only_that_allocator(wire: Wire) -> None:
 
 
 def test_validate_is_true_for_live_unbound_tokens_only(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     assert root.socket.getpeername() in ("", b"") or root.koid()
     root.sync()
     child = root.duplicate_token()
@@ -247,14 +222,12 @@ def test_validate_is_true_for_live_unbound_tokens_only(wire: Wire) -> None:
 
 
 def test_validate_has_no_effect_on_the_token(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     root.sync()
     for _ in range(10):
         assert wire.connect().validate(root.koid())
     collection = allocator.bind(root)
-    collection.set_constraints(constraints())
-    collection.wait()
+    collection.allocate()
 
 
 def test_the_koid_is_empty_before_the_creating_message_was_processed(wire: Wire) -> None:
@@ -272,8 +245,7 @@ def test_the_koid_is_empty_before_the_creating_message_was_processed(wire: Wire)
 
 def test_a_server_end_whose_other_end_is_closed_already_reads_what_was_queued(wire: Wire) -> None:
     """A token that was used, released and closed before the daemon saw it: an orphan at once."""
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     client, server = wire.pair()
     early = Token(wire, client)
     grandchild = early.duplicate_token()
@@ -281,9 +253,7 @@ def test_a_server_end_whose_other_end_is_closed_already_reads_what_was_queued(wi
     root.send("BufferCollectionToken.Duplicate", {1: SAME_RIGHTS, 2: server})
     root.sync()
     grandchild.sync()
-    first, second = allocator.bind(root), allocator.bind(grandchild)
-    first.set_constraints(constraints())
-    second.set_constraints(constraints())
+    first = allocator.participants(root, grandchild)[0]
     assert len(first.wait().buffers) == 2
 
 

@@ -28,10 +28,7 @@ pytestmark = pytest.mark.usefixtures("bystander")
 
 
 def two(wire: Wire) -> tuple[Allocator, Collection, Collection]:
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    root.sync()
+    allocator, root, child = wire.root_and_child()
     return allocator, allocator.bind(root), allocator.bind(child)
 
 
@@ -39,9 +36,7 @@ def two(wire: Wire) -> tuple[Allocator, Collection, Collection]:
 
 
 def test_buffer_collection_info_has_every_field_the_spec_sets(wire: Wire) -> None:
-    collection = wire.connect().non_shared()
-    collection.set_constraints(constraints(camping=2, size=5000))
-    info = collection.wait()
+    collection, info = wire.allocated(camping=2, size=5000)
     assert info.memory == {
         1: 5000,
         2: False,
@@ -86,9 +81,7 @@ def test_set_constraints_a_second_time_fails_the_node(wire: Wire) -> None:
 
 
 def test_set_constraints_again_after_allocation_fails_the_node(wire: Wire) -> None:
-    collection = wire.connect().non_shared()
-    collection.set_constraints(constraints())
-    collection.wait()
+    collection, _ = wire.allocated()
     collection.set_constraints(None)
     collection.assert_closes()
 
@@ -166,24 +159,20 @@ def test_another_participants_failure_after_allocation_closes(wire: Wire) -> Non
 def test_releasing_before_set_constraints_contributes_none(wire: Wire) -> None:
     _, one, other = two(wire)
     other.release_and_close()
-    one.set_constraints(constraints(camping=1))
-    assert len(one.wait().buffers) == 1
+    assert len(one.allocate(camping=1).buffers) == 1
 
 
 def test_releasing_after_set_constraints_keeps_them(wire: Wire) -> None:
     _, one, other = two(wire)
     other.set_constraints(constraints(camping=4, size=9000))
     other.release_and_close()
-    one.set_constraints(constraints(camping=1))
-    info = one.wait()
+    info = one.allocate(camping=1)
     assert (len(info.buffers), info.memory[1]) == (5, 9000)
 
 
 def test_no_participant_that_asks_for_a_size_is_an_empty_intersection(wire: Wire) -> None:
     _, one, other = two(wire)
-    one.set_constraints(constraints(size=None))
-    wait = one.request_wait()
-    one.sync()
+    wait = one.request_with(constraints(size=None))
     other.set_constraints({})
     assert one.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
 
@@ -196,16 +185,12 @@ def test_counts_add_up(wire: Wire) -> None:
 
 
 def test_128_buffers_are_delivered_and_129_refused(wire: Wire) -> None:
-    collection = wire.connect().non_shared()
-    collection.set_constraints(constraints(camping=128))
-    info = collection.wait()
+    _, info = wire.allocated(camping=128)
     assert len(info.buffers) == 128
     assert info.message.parts == 1
     assert len({os.fstat(info.vmo(n).fileno()).st_ino for n in range(128)}) == 128
     _, one, other = two(wire)
-    one.set_constraints(constraints(camping=128))
-    wait = one.request_wait()
-    one.sync()
+    wait = one.request_with(constraints(camping=128))
     other.set_constraints(constraints(camping=1))
     assert one.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
 
@@ -225,8 +210,7 @@ def test_a_malformed_message_after_constraints_still_fails_the_node(wire: Wire) 
 def test_must_match_vmo_pins_the_settings_but_not_the_count(wire: Wire) -> None:
     allocator = wire.connect()
     old = allocator.non_shared()
-    old.set_constraints(constraints(camping=2, size=5000))
-    vmo = old.wait().vmo()
+    vmo = old.allocate(camping=2, size=5000).vmo()
     new = allocator.non_shared()
     new.set_constraints(constraints(camping=3, size=1), must_match=vmo)
     info = new.wait()
@@ -239,8 +223,7 @@ def test_must_match_vmo_pins_the_settings_but_not_the_count(wire: Wire) -> None:
 def test_must_match_vmo_is_resolved_at_once(wire: Wire) -> None:
     allocator = wire.connect()
     old = allocator.non_shared()
-    old.set_constraints(constraints(size=5000))
-    info = old.wait()
+    info = old.allocate(size=5000)
     gone = old.track_lifetime(0)
     _, one, other = two(wire)
     one.set_constraints(constraints(size=None), must_match=info.vmo())
@@ -255,12 +238,9 @@ def test_must_match_vmo_is_resolved_at_once(wire: Wire) -> None:
 def test_must_match_that_does_not_fit_is_an_empty_intersection(wire: Wire) -> None:
     allocator = wire.connect()
     old = allocator.non_shared()
-    old.set_constraints(constraints(size=5000))
-    vmo = old.wait().vmo()
+    vmo = old.allocate(size=5000).vmo()
     _, one, other = two(wire)
-    other.set_constraints(constraints(size=5001))
-    wait = other.request_wait()
-    other.sync()
+    wait = other.request_with(constraints(size=5001))
     one.set_constraints({}, must_match=vmo)
     assert other.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
 
@@ -285,8 +265,7 @@ def test_must_match_that_is_no_sysmem_vmo_fails_the_node(wire: Wire, what: str) 
 def allocated(wire: Wire, **table: Any) -> tuple[Allocator, Collection]:
     allocator = wire.connect()
     collection = allocator.non_shared()
-    collection.set_constraints(constraints(**table))
-    collection.wait()
+    collection.allocate(**table)
     return allocator, collection
 
 
@@ -310,9 +289,7 @@ def test_attach_before_the_own_allocation_waits_for_it(wire: Wire) -> None:
     one.set_constraints(constraints(camping=2))
     one.sync()
     late = allocator.bind(attached)
-    late.set_constraints(READER)
-    wait = late.request_wait()
-    late.sync()
+    wait = late.request_with(READER)
     assert late.check() == PENDING
     other.set_constraints(READER)
     assert len(one.wait().buffers) == 2
@@ -333,8 +310,7 @@ def test_camping_of_attached_participants_is_served_first_come(wire: Wire) -> No
     main.sync()
     first, second, third = (allocator.bind(token) for token in tokens)
     for one in (first, second):
-        one.set_constraints(constraints(camping=1, size=None))
-        assert len(one.wait().buffers) == 3
+        assert len(one.allocate(camping=1, size=None).buffers) == 3
     gone = first.track_node()
     third.set_constraints(constraints(camping=1, size=None))
     third.assert_closes()
@@ -345,8 +321,7 @@ def test_camping_of_attached_participants_is_served_first_come(wire: Wire) -> No
     again = main.attach()
     main.sync()
     fourth = allocator.bind(again)
-    fourth.set_constraints(constraints(camping=1, size=None))
-    assert len(fourth.wait().buffers) == 3
+    assert len(fourth.allocate(camping=1, size=None).buffers) == 3
 
 
 def test_an_attached_attempt_that_fails_gives_its_subtree_the_error_alone(wire: Wire) -> None:
@@ -355,9 +330,7 @@ def test_an_attached_attempt_that_fails_gives_its_subtree_the_error_alone(wire: 
     child = attached.duplicate_token()
     attached.sync()
     one, other = allocator.bind(attached), allocator.bind(child)
-    one.set_constraints(constraints(camping=0))
-    wait = one.request_wait()
-    one.sync()
+    wait = one.request_with(constraints(camping=0))
     other.set_constraints(constraints(camping=0, size=4097))
     assert one.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
     one.assert_closes()
@@ -397,9 +370,7 @@ def test_when_the_root_attempt_fails_waiting_attached_collections_get_the_error(
     attached = one.attach()
     one.sync()
     late = allocator.bind(attached)
-    late.set_constraints(READER)
-    wait = late.request_wait()
-    late.sync()
+    wait = late.request_with(READER)
     one.set_constraints(only_sizes(1, 10))
     one.sync()
     other.set_constraints(only_sizes(20, 30))
@@ -417,9 +388,7 @@ def test_a_child_attached_under_an_attached_node_waits_for_that_nodes_allocation
     token = middle.attach()
     middle.sync()
     leaf = allocator.bind(token)
-    leaf.set_constraints(READER)
-    wait = leaf.request_wait()
-    leaf.sync()
+    wait = leaf.request_with(READER)
     assert leaf.check() == PENDING
     middle.set_constraints(READER)
     assert len(leaf.wait_answer(wait).buffers) == 2
@@ -438,14 +407,15 @@ def test_attached_names_its_parent(wire: Wire) -> None:
     allocator = wire.connect()
     main = allocator.non_shared()
     entry = {1: 101, 2: 0, 3: [1], 4: [64, 64], 18: [[100, 80], [90, 90]]}
-    main.set_constraints(constraints(size=None, more={8: [entry]}))
-    info = main.wait()
+    info = main.allocate(size=None, more={8: [entry]})
     assert info.settings[2][18] == [[90, 90], [100, 80]]
     token = main.attach()
     main.sync()
     late = allocator.bind(token)
-    late.set_constraints(constraints(camping=0, size=None, more={8: [entry | {18: [[90, 90]]}]}))
-    assert late.wait().settings == info.settings
+    assert (
+        late.allocate(camping=0, size=None, more={8: [entry | {18: [[90, 90]]}]}).settings
+        == info.settings
+    )
 
 
 # AttachLifetimeTracking
@@ -455,9 +425,7 @@ def test_an_answer_that_is_due_brings_its_buffers_whoever_leaves(wire: Wire) -> 
     """Own allocation succeeds: success, with the VMOs, also when another one fails in the same moment."""
     for _ in range(10):
         _, one, other = two(wire)
-        one.set_constraints(constraints())
-        wait = one.request_wait()
-        one.sync()
+        wait = one.request_with(constraints())
         other.set_constraints(constraints())
         other.close()
         info = one.wait_answer(wait)
@@ -478,8 +446,7 @@ def wait_unread(
     calls = [one.request("Node.Sync") for _ in range(700)]
     wait = one.request_wait()
     one.attach().sync()  # all that is processed
-    other.set_constraints(constraints())
-    other.wait().close()
+    other.allocate().close()
     gone = other.track_lifetime(0)
     other.sync()
     other.close()
@@ -536,8 +503,7 @@ def test_lifetime_tracking_is_kept_through_release_until_allocation(wire: Wire) 
     one.release_and_close()
     other.sync()
     assert not at_once.is_closed()
-    other.set_constraints(constraints(camping=0))
-    info = other.wait()
+    info = other.allocate(camping=0)
     at_once.wait_closed()
     assert not gone.is_closed()
     other.close()
@@ -614,13 +580,11 @@ def test_lifetime_tracking_attached_after_the_allocation_and_the_release_of_othe
 def test_display_usage_prefers_the_ram_domain(wire: Wire) -> None:
     collection = wire.connect().non_shared()
     usage = {2: CPU_READ_OFTEN | CPU_WRITE_OFTEN, 4: 1}
-    collection.set_constraints(constraints(usage=usage, memory={6: True}))
-    assert collection.wait().memory[4] == 1
+    assert collection.allocate(usage=usage, memory={6: True}).memory[4] == 1
 
 
 def test_tokens_hold_up_allocation_until_bound_or_released_and_closed(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     tokens: list[Token] = root.duplicate_sync([0x80000000] * 3)
     top = allocator.bind(root)
     top.set_constraints(constraints())

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from .process import Daemon
-from .raw import PATIENCE, Channel, Collection, Descriptor, Node, PeerClosed, Wire, constraints
+from .raw import PATIENCE, Channel, Collection, Descriptor, Node, PeerClosed, Wire
 
 pytestmark = pytest.mark.usefixtures("bystander")
 
@@ -117,23 +117,15 @@ def test_an_event_whose_client_keeps_its_end_nowhere_else_is_given_up(
 
 
 def test_a_client_end_in_the_queue_of_close_weak_asap_leaks_nothing(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    child.set_weak()
-    root.sync()
-    child.sync()
-    strong, weak = allocator.bind(root), allocator.bind(child)
-    strong.set_constraints(constraints())
-    weak.set_constraints(constraints())
+    allocator, root, child = wire.root_and_child(weak=True)
+    strong, weak = allocator.participants(root, child)
     event = weak.wait().close_weak_asap()
     stuff(event, strong, weak, event)
 
 
 def test_a_client_end_in_its_own_queue_once_its_node_is_finished_leaks_nothing(wire: Wire) -> None:
     """Answers that nobody reads keep the old end of a turned-in token open; it must not keep itself."""
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     for txid in range(1, 1000):
         root.send("Node.Sync", txid=txid)
     collection: Collection = allocator.bind(root.duplicate())
@@ -145,5 +137,4 @@ def test_a_client_end_in_its_own_queue_once_its_node_is_finished_leaks_nothing(w
     root.close()
     collection.sync()
     # and the old end is gone while the collection lives on
-    collection.set_constraints(constraints())
-    collection.wait()
+    collection.allocate()

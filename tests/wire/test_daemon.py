@@ -113,8 +113,7 @@ def test_a_signal_stops_it_cleanly(start: Start, number: int) -> None:
     with Wire(daemon.runtime_dir) as wire:
         allocator = wire.connect()
         token, collection = allocator.shared(), allocator.non_shared()
-        collection.set_constraints(constraints())
-        mapping = collection.wait().vmo().map()
+        mapping = collection.allocate().vmo().map()
         token.sync()
         daemon.stop(number)
         for channel in (allocator, token, collection):
@@ -294,9 +293,7 @@ def test_a_listening_socket_passed_in_is_used_and_not_removed(tmp_path: Path) ->
         process = passed(tmp_path, listener, environment)
         try:
             with Wire(tmp_path) as wire:
-                collection = wire.connect().non_shared()
-                collection.set_constraints(constraints())
-                collection.wait()
+                wire.allocated()
             process.terminate()
             out, error = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, error
@@ -438,8 +435,7 @@ def test_a_limit_from_the_settings_holds(start: Start, tmp_path: Path) -> None:
     with Wire(daemon.runtime_dir) as wire:
         allocator = wire.connect()
         fits, over = allocator.non_shared(), allocator.non_shared()
-        fits.set_constraints(constraints(size=8192))
-        fits.wait()
+        fits.allocate(size=8192)
         over.set_constraints(constraints(size=8193))
         over.assert_closes()
 
@@ -486,8 +482,7 @@ max_bytes = 8192
         assert secure.wait().memory == {1: 4096, 2: False, 3: True, 4: 2, 5: heap, 6: 4096}
         small = {1: "example.SMALL", 2: 0}
         first, second = (allocator.non_shared() for _ in range(2))
-        first.set_constraints(constraints(camping=2, memory={8: [small]}))
-        info = first.wait()
+        info = first.allocate(camping=2, memory={8: [small]})
         assert info.memory[5] == small
         # a second that doesn't fit: NO_MEMORY ends the attempt, and nobody waited
         second.set_constraints(constraints(memory={8: [small]}))
@@ -498,8 +493,7 @@ max_bytes = 8192
         info.close()
         gone.wait_closed()
         again = allocator.non_shared()
-        again.set_constraints(constraints(camping=2, memory={8: [small]}))
-        assert len(again.wait().buffers) == 2
+        assert len(again.allocate(camping=2, memory={8: [small]}).buffers) == 2
 
 
 def test_a_heap_that_is_full_is_no_memory(start: Start, tmp_path: Path) -> None:
@@ -509,14 +503,9 @@ def test_a_heap_that_is_full_is_no_memory(start: Start, tmp_path: Path) -> None:
         "[[heap]]\ntype = 'small'\nid = 0\ndomains = ['cpu']\nsecure = false\nmax_bytes = 4096\n",
     )
     with Wire(daemon.runtime_dir) as wire:
-        allocator = wire.connect()
-        root = allocator.shared()
-        child = root.duplicate_token()
-        root.sync()
+        allocator, root, child = wire.root_and_child()
         one, other = allocator.bind(root), allocator.bind(child)
-        one.set_constraints(constraints(camping=2, memory={8: [{1: "small"}]}))
-        wait = one.request_wait()
-        one.sync()
+        wait = one.request_with(constraints(camping=2, memory={8: [{1: "small"}]}))
         other.set_constraints({})
         assert one.answer(wait).body == {2: 5}
         one.assert_closes()
@@ -525,15 +514,10 @@ def test_a_heap_that_is_full_is_no_memory(start: Start, tmp_path: Path) -> None:
 def test_the_number_of_selections_is_a_setting(start: Start, tmp_path: Path) -> None:
     daemon = configured(start, tmp_path, "[limits]\nmax_group_selections = 1\n")
     with Wire(daemon.runtime_dir) as wire:
-        allocator = wire.connect()
-        root = allocator.shared()
-        group = root.group()
-        children = group.children_sync([0x80000000] * 2)
+        allocator, root, group, children = wire.group_of(2)
         group.all_children_present()
         top = allocator.bind(root)
-        top.set_constraints(constraints())
-        wait = top.request_wait()
-        top.sync()
+        wait = top.request_with(constraints())
         for child in children:
             allocator.bind(child).set_constraints(constraints(memory={2: 1}, size=1))
         assert top.answer(wait).body == {2: 8}

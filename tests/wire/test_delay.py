@@ -53,9 +53,7 @@ def test_a_negotiation_of_many_participants_delays_no_other_client(wire: Wire) -
     groups = [root.group() for _ in range(7)]
     children = [group.children_sync([SAME_RIGHTS] * 2) for group in groups]
     top = allocator.bind(root)
-    top.set_constraints(only_sizes(10, 20))
-    wait = top.request_wait()
-    top.sync()
+    wait = top.request_with(only_sizes(10, 20))
     for group in groups:
         group.all_children_present()
         group.sync()
@@ -99,8 +97,7 @@ def test_eager_allocation_of_big_buffers_delays_no_other_client(
 
 def test_freeing_big_buffers_delays_no_other_client(wire: Wire) -> None:
     other, collection = wire.connect(), wire.connect().non_shared()
-    collection.set_constraints(constraints(camping=2, size=SIZE))
-    info = collection.wait()
+    info = collection.allocate(camping=2, size=SIZE)
     event = collection.track_lifetime(0)
     for index in range(2):
         os.posix_fallocate(info.vmo(index).fileno(), 0, SIZE)
@@ -259,8 +256,7 @@ def test_however_many_take_long_other_clients_lose_nothing(start: Callable[..., 
         hostile, other = wire.connect(), wire.connect()
         collection = other.non_shared()
         events = [collection.track_node(), collection.track_lifetime(0)]
-        collection.set_constraints(constraints())
-        collection.wait().close()
+        collection.allocate().close()
         for _ in range(MOST_AT_A_TIME + 8):
             hostile.send("Allocator.SetDebugClientInfo", {1: "x", 99: lingering(wire)})
         while len(os.listdir(tasks)) < before + MOST_AT_A_TIME:

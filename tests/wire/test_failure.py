@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 
 from .process import Daemon
-from .raw import SAME_RIGHTS, Allocator, Collection, Node, Token, Wire, constraints
+from .raw import SAME_RIGHTS, Allocator, Node, Token, Wire, constraints
 
 pytestmark = pytest.mark.usefixtures("bystander")
 
 
 def test_a_close_without_release_fails_the_whole_tree(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     nodes: list[Node] = [root]
     token = root
     for _ in range(5):
@@ -28,8 +27,7 @@ def test_a_close_without_release_fails_the_whole_tree(wire: Wire) -> None:
 
 def chain(wire: Wire) -> tuple[Allocator, list[Token]]:
     """root > dispensable > plain > attached-to-be is made by the tests; here: three tokens."""
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     middle = root.duplicate_token()
     middle.set_dispensable()
     leaf = middle.duplicate_token()
@@ -72,28 +70,23 @@ def test_a_failure_domain_without_connected_clients_fails_and_frees_its_parent(
 def test_an_attached_domain_whose_clients_are_all_released_leaves_quietly(wire: Wire) -> None:
     allocator = wire.connect()
     main = allocator.non_shared()
-    main.set_constraints(constraints(camping=1, more={5: 2}))
-    main.wait()
+    main.allocate(camping=1, more={5: 2})
     token = main.attach()
     main.sync()
     late = allocator.bind(token)
-    late.set_constraints(constraints(size=None))
-    late.wait()
+    late.allocate(size=None)
     gone = late.track_node()
     late.release_and_close()
     gone.wait_closed()
     token = main.attach()
     main.sync()
     again = allocator.bind(token)
-    again.set_constraints(constraints(size=None))
-    assert len(again.wait().buffers) == 2
+    assert len(again.allocate(size=None).buffers) == 2
 
 
 def test_a_dispensable_domain_whose_clients_are_all_released_after_allocation(wire: Wire) -> None:
     allocator, tokens = chain(wire)
-    root, middle, leaf = (allocator.bind(token) for token in tokens)
-    for collection in (root, middle, leaf):
-        collection.set_constraints(constraints())
+    root, middle, leaf = allocator.participants(*tokens)
     assert len(root.wait().buffers) == 3
     gone = middle.track_node()
     middle.release_and_close()
@@ -107,8 +100,7 @@ def test_a_dispensable_domain_whose_clients_are_all_released_after_allocation(wi
 def test_all_released_before_allocation_fails_the_root_and_is_logged_as_an_error(
     wire: Wire, daemon: Daemon
 ) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    _, root = wire.root()
     collection_id = root.collection_id()
     gone = root.track_node()
     root.release_and_close()
@@ -120,8 +112,7 @@ def test_all_released_before_allocation_fails_the_root_and_is_logged_as_an_error
 
 def test_all_released_after_allocation_is_logged_quietly(wire: Wire, daemon: Daemon) -> None:
     collection = wire.connect().non_shared()
-    collection.set_constraints(constraints())
-    collection.wait().close()
+    collection.allocate().close()
     collection_id = collection.collection_id()
     gone = collection.track_lifetime(0)
     collection.release_and_close()
@@ -135,12 +126,9 @@ def test_all_released_after_allocation_is_logged_quietly(wire: Wire, daemon: Dae
 
 
 def test_after_allocation_the_root_failing_closes_every_view(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     tokens = root.duplicate_sync([SAME_RIGHTS] * 3)
-    collections: list[Collection] = [allocator.bind(token) for token in (root, *tokens)]
-    for collection in collections:
-        collection.set_constraints(constraints())
+    collections = allocator.participants(root, *tokens)
     infos = [collection.wait() for collection in collections]
     collections[2].send_bytes(b"")
     for collection in collections:
@@ -149,8 +137,7 @@ def test_after_allocation_the_root_failing_closes_every_view(wire: Wire) -> None
 
 
 def test_an_orphans_children_keep_working(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     middle = root.duplicate_token()
     leaf = middle.duplicate_token()
     middle.sync()

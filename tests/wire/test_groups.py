@@ -32,10 +32,7 @@ def finish(group: Group) -> None:
 
 
 def test_the_first_child_that_fits_is_selected_and_the_others_are_closed(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    group = root.group()
-    children = group.children_sync([SAME_RIGHTS] * 4)
+    allocator, root, group, children = wire.group_of(4)
     group.all_children_present()
     top = allocator.bind(root)
     collections = [allocator.bind(child) for child in children]
@@ -57,8 +54,7 @@ def test_the_first_child_that_fits_is_selected_and_the_others_are_closed(wire: W
 
 
 def test_hidden_nodes_below_and_hidden_groups_are_closed(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     outer = root.group()
     chosen, hidden = outer.children_sync([SAME_RIGHTS] * 2)
     below = hidden.duplicate_token()
@@ -68,9 +64,7 @@ def test_hidden_nodes_below_and_hidden_groups_are_closed(wire: Wire) -> None:
     leaf.sync()
     inner.all_children_present()
     outer.all_children_present()
-    ends = [allocator.bind(token) for token in (root, chosen, hidden, below, leaf)]
-    for collection in ends:
-        collection.set_constraints(FITS)
+    ends = allocator.participants(root, chosen, hidden, below, leaf, table=FITS)
     assert len(ends[0].wait().buffers) == 2
     assert len(ends[1].wait().buffers) == 2
     for node in (*ends[2:], inner):
@@ -79,16 +73,11 @@ def test_hidden_nodes_below_and_hidden_groups_are_closed(wire: Wire) -> None:
 
 
 def test_no_selection_fits(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    group = root.group()
-    children = group.children_sync([SAME_RIGHTS] * 3)
+    allocator, root, group, children = wire.group_of(3)
     group.all_children_present()
     group.sync()
     top = allocator.bind(root)
-    top.set_constraints(FITS)
-    wait = top.request_wait()
-    top.sync()
+    wait = top.request_with(FITS)
     for child in children:
         collection = allocator.bind(child)
         collection.set_constraints(MISFIT)
@@ -102,16 +91,13 @@ def siblings(wire: Wire, groups: int, misfits: Sequence[int]) -> tuple[Collectio
 
     In the groups of `misfits` child 0 can't be selected.
     """
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     made: list[tuple[Group, list[Token]]] = []
     for _ in range(groups):
         group = root.group()
         made.append((group, group.children_sync([SAME_RIGHTS] * 2)))
     top = allocator.bind(root)
-    top.set_constraints(FITS)
-    wait = top.request_wait()
-    top.sync()
+    wait = top.request_with(FITS)
     for index, (group, children) in enumerate(made):
         group.all_children_present()
         for number, child in enumerate(children):
@@ -155,8 +141,7 @@ def nested(wire: Wire, depth: int, fits_at: int) -> tuple[Collection, int]:
 
     `depth` groups have depth + 1 selections; of them only `fits_at` (from 1) fits, 0 for none.
     """
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     group = root.group()
     top_token = root
     leaves: list[Token] = []
@@ -176,9 +161,7 @@ def nested(wire: Wire, depth: int, fits_at: int) -> tuple[Collection, int]:
     for holder in holders:
         holder.release_and_close()
     top = allocator.bind(top_token)
-    top.set_constraints(FITS)
-    wait = top.request_wait()
-    top.sync()
+    wait = top.request_with(FITS)
     for number, leaf in enumerate(leaves, 1):
         collection = allocator.bind(leaf)
         collection.set_constraints(FITS if number == fits_at else MISFIT)
@@ -202,10 +185,7 @@ def test_64_nested_groups_whose_65th_selection_would_fit(wire: Wire) -> None:
 
 def test_an_error_other_than_an_empty_intersection_ends_the_attempt(wire: Wire) -> None:
     """Too large for the machine is an empty intersection too: the next child gets its turn."""
-    allocator = wire.connect()
-    root = allocator.shared()
-    group = root.group()
-    children = group.children_sync([SAME_RIGHTS] * 2)
+    allocator, root, group, children = wire.group_of(2)
     finish(group)
     top = allocator.bind(root)
     top.set_constraints(constraints())
@@ -280,14 +260,9 @@ def test_release_before_all_children_present_fails_the_group(wire: Wire) -> None
 
 
 def test_a_group_that_is_released_keeps_its_children(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    group = root.group()
-    one, two = group.children_sync([SAME_RIGHTS] * 2)
+    allocator, root, group, (one, two) = wire.group_of(2)
     finish(group)
-    collections = [allocator.bind(token) for token in (root, one, two)]
-    for collection in collections:
-        collection.set_constraints(FITS)
+    collections = allocator.participants(root, one, two, table=FITS)
     assert len(collections[0].wait().buffers) == 2
     collections[2].assert_closes()
 
@@ -301,14 +276,11 @@ def test_a_group_closed_without_release_fails(wire: Wire) -> None:
 
 
 def test_a_group_without_all_children_present_holds_up_allocation(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     group = root.group()
     child = group.child()
     child.sync()
-    one, two = allocator.bind(root), allocator.bind(child)
-    one.set_constraints(FITS)
-    two.set_constraints(FITS)
+    one, two = allocator.participants(root, child, table=FITS)
     two.sync()
     assert one.check() == PENDING
     group.all_children_present()
@@ -316,14 +288,9 @@ def test_a_group_without_all_children_present_holds_up_allocation(wire: Wire) ->
 
 
 def test_a_child_of_a_hidden_group_child_must_be_ready_too(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    group = root.group()
-    one, two = group.children_sync([SAME_RIGHTS] * 2)
+    allocator, root, group, (one, two) = wire.group_of(2)
     finish(group)
-    top, first = allocator.bind(root), allocator.bind(one)
-    top.set_constraints(FITS)
-    first.set_constraints(FITS)
+    top, first = allocator.participants(root, one, table=FITS)
     first.sync()
     assert top.check() == PENDING
     two.release_and_close()
@@ -331,15 +298,10 @@ def test_a_child_of_a_hidden_group_child_must_be_ready_too(wire: Wire) -> None:
 
 
 def test_a_child_whose_tokens_were_all_released_contributes_nothing(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    group = root.group()
-    one, two = group.children_sync([SAME_RIGHTS] * 2)
+    allocator, root, group, (one, two) = wire.group_of(2)
     finish(group)
     one.release_and_close()
-    top, second = allocator.bind(root), allocator.bind(two)
-    top.set_constraints(FITS)
-    second.set_constraints(FITS)
+    top, second = allocator.participants(root, two, table=FITS)
     assert len(top.wait().buffers) == 1
     second.assert_closes()
 
@@ -355,8 +317,7 @@ def test_a_group_child_that_closes_fails_the_tree(wire: Wire) -> None:
 def test_a_group_under_an_attached_node_selects_for_that_subtree(wire: Wire) -> None:
     allocator = wire.connect()
     main = allocator.non_shared()
-    main.set_constraints(constraints(camping=3, size=100))
-    assert len(main.wait().buffers) == 3
+    assert len(main.allocate(camping=3, size=100).buffers) == 3
     attached = main.attach()
     main.sync()
     group = attached.group()

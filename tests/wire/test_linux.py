@@ -38,8 +38,7 @@ pytestmark = pytest.mark.usefixtures("bystander")
 
 
 def test_getpeername_of_every_node_ends_in_its_koid(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     group = root.group()
     child = group.child()
     child.sync()
@@ -108,10 +107,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace t
 
 @needs_root
 def test_a_look_alike_end_binds_and_disturbs_nothing(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    root.sync()
+    allocator, root, child = wire.root_and_child()
     for _ in range(3):
         fake, server = look_alike(wire, child)
         stolen = allocator.bind(fake)
@@ -128,8 +124,7 @@ def test_a_look_alike_end_binds_and_disturbs_nothing(wire: Wire) -> None:
 
 @needs_root
 def test_what_a_look_alike_was_sent_before_is_never_taken_for_the_tokens(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     root.sync()
     fake, server = look_alike(wire, root)
     with contextlib.suppress(PeerClosed):
@@ -139,14 +134,12 @@ def test_what_a_look_alike_was_sent_before_is_never_taken_for_the_tokens(wire: W
     server.close()
     root.sync()
     collection = allocator.bind(root)
-    collection.set_constraints(constraints())
-    collection.wait()
+    collection.allocate()
 
 
 @needs_root
 def test_a_look_alike_whose_peer_sends_noise_or_never_reads(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     root.sync()
     fake, server = look_alike(wire, root)
     fake.socket.setblocking(False)
@@ -161,8 +154,7 @@ def test_a_look_alike_whose_peer_sends_noise_or_never_reads(wire: Wire) -> None:
 
 @needs_root
 def test_a_look_alike_while_the_real_token_has_messages_under_way(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     root.sync()
     fake, server = look_alike(wire, root)
     children = [root.duplicate_token() for _ in range(50)]
@@ -176,8 +168,7 @@ def test_a_look_alike_while_the_real_token_has_messages_under_way(wire: Wire) ->
 
 def test_a_real_token_with_a_full_queue_binds(wire: Wire) -> None:
     """The nonce must wait its turn, not be given up: the client was here first."""
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     root.sync()
     info = header(0, 0x5CDE8914608D99B1) + b"\xa1\x01\x79\x01\x00" + b"n" * 256
     root.socket.setblocking(False)
@@ -185,13 +176,11 @@ def test_a_real_token_with_a_full_queue_binds(wire: Wire) -> None:
         with contextlib.suppress(BlockingIOError):
             root.socket.send(info)
     collection = allocator.bind(root)
-    collection.set_constraints(constraints())
-    collection.wait()
+    collection.allocate()
 
 
 def test_a_token_whose_reading_side_is_shut_down_fails_no_bystander(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     root.sync()
     root.socket.shutdown(socket.SHUT_RD)
     collection = allocator.bind(root)
@@ -202,10 +191,7 @@ def test_a_token_whose_reading_side_is_shut_down_fails_no_bystander(wire: Wire) 
 
 def test_a_token_whose_sending_side_was_shut_down_before_the_bind(wire: Wire) -> None:
     """Shut down without Release: the channel closed, the node failed, the token is unknown."""
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    root.sync()
+    allocator, root, child = wire.root_and_child()
     child.socket.shutdown(socket.SHUT_WR)
     allocator.bind(child).assert_closes()
     root.assert_closes()
@@ -217,8 +203,7 @@ def test_a_token_whose_sending_side_was_shut_down_before_the_bind(wire: Wire) ->
 
 def kept_server_end(wire: Wire) -> tuple[Allocator, Token, Token, Descriptor]:
     """A root, a child, and a duplicate of the child's server end."""
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     client, server = wire.pair()
     kept = server.duplicate()
     root.send("BufferCollectionToken.Duplicate", {1: 0x80000000, 2: server})
@@ -319,9 +304,7 @@ def test_options_set_on_a_duplicate_harm_at_most_its_owner(
     child.send("Node.AttachNodeTracking", {1: pair[1]})
     child.sync()
     assert not pair[0].is_closed()
-    collections: list[Collection] = [allocator.bind(token) for token in (root, child)]
-    for collection in collections:
-        collection.set_constraints(constraints(camping=20))
+    collections = allocator.participants(root, child, table=constraints(camping=20))
     assert len(collections[0].wait().buffers) == 40
 
 
@@ -374,8 +357,7 @@ def test_answers_with_descriptors_that_nobody_reads_do_not_pile_up_in_the_daemon
     """1,000 answers of 128 VMOs each: nobody's limit of descriptors holds that."""
     allocator, other = wire.connect(), wire.connect()
     collection = allocator.non_shared()
-    collection.set_constraints(constraints(camping=128))
-    collection.wait().close()
+    collection.allocate(camping=128).close()
     with contextlib.suppress(PeerClosed):
         for _ in range(1000):
             collection.request_wait()
@@ -383,8 +365,7 @@ def test_answers_with_descriptors_that_nobody_reads_do_not_pile_up_in_the_daemon
     other.sync()
     assert len(daemon.descriptors()) < len(daemon.baseline) + 1000
     own = other.non_shared()
-    own.set_constraints(constraints())
-    own.wait()
+    own.allocate()
 
 
 #: The daemon as another user and with few descriptors; what it needs is imported before, where only root may read.
@@ -485,8 +466,7 @@ def test_release_then_close_with_unread_answers_is_a_release(wire: Wire) -> None
 
 
 def test_messages_then_close_with_unread_answers_are_processed(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     child = root.duplicate_token()
     child.request("Node.Sync")
     select.select([child], [], [], PATIENCE)
@@ -496,8 +476,7 @@ def test_messages_then_close_with_unread_answers_are_processed(wire: Wire) -> No
     grandchild.sync()
     grandchild.release_and_close()
     collection = allocator.bind(root)
-    collection.set_constraints(constraints())
-    assert "late but true:0" in collection.wait().vmo().target()
+    assert "late but true:0" in collection.allocate().vmo().target()
 
 
 def test_release_then_shutdown_is_a_release(wire: Wire) -> None:
@@ -511,10 +490,7 @@ def test_release_then_shutdown_is_a_release(wire: Wire) -> None:
 
 
 def test_shutdown_after_constraints_without_release_fails_the_node(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    root.sync()
+    allocator, root, child = wire.root_and_child()
     collection = allocator.bind(child)
     collection.set_constraints(constraints())
     collection.socket.shutdown(socket.SHUT_WR)
@@ -564,20 +540,14 @@ def starved(start: Callable[..., Daemon]) -> Daemon:
 
 def test_short_of_descriptors_an_allocation_is_no_memory(starved: Daemon) -> None:
     with Wire(starved.runtime_dir) as wire:
-        allocator = wire.connect()
-        root = allocator.shared()
-        child = root.duplicate_token()
-        root.sync()
+        allocator, root, child = wire.root_and_child()
         one, other = allocator.bind(root), allocator.bind(child)
-        one.set_constraints(constraints(camping=120))
-        wait = one.request_wait()
-        one.sync()
+        wait = one.request_with(constraints(camping=120))
         other.set_constraints(constraints())
         assert one.answer(wait).body == {2: 5}
         one.assert_closes()
         again = allocator.non_shared()
-        again.set_constraints(constraints(camping=4))
-        again.wait()
+        again.allocate(camping=4)
 
 
 def test_short_of_descriptors_a_user_gets_no_more_connections_than_half(starved: Daemon) -> None:
@@ -594,9 +564,7 @@ def test_short_of_descriptors_a_user_gets_no_more_connections_than_half(starved:
             one.close()
         for _ in until():
             with contextlib.suppress(PeerClosed):
-                collection = wire.connect().non_shared()
-                collection.set_constraints(constraints())
-                collection.wait()
+                wire.allocated()
                 break
     starved.assert_log_is_sound()
 
@@ -643,9 +611,7 @@ def test_the_soft_limit_is_raised_to_the_hard_one(start: Callable[..., Daemon]) 
 
 
 def test_descriptors_of_the_daemon_are_close_on_exec(wire: Wire, daemon: Daemon) -> None:
-    collection = wire.connect().non_shared()
-    collection.set_constraints(constraints())
-    info = collection.wait()
+    _, info = wire.allocated()
     checked = 0
     for fd in daemon.descriptors():
         if fd > 2:

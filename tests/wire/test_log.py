@@ -73,9 +73,7 @@ def test_a_refused_allocation_is_one_line_with_the_reason(wire: Wire, daemon: Da
     one, other = allocator.bind(root), allocator.bind(child)
     one.set_debug_client_info("small client", 11)
     other.set_debug_client_info("large client", 12)
-    one.set_constraints(only_sizes(1, 10))
-    wait = one.request_wait()
-    one.sync()
+    wait = one.request_with(only_sizes(1, 10))
     other.sync()
     other.set_constraints(only_sizes(20, 30))
     assert one.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
@@ -226,8 +224,7 @@ def test_the_deadline_is_ignored_once_the_warning_was_logged(wire: Wire, daemon:
 def test_no_warning_after_allocation(wire: Wire, daemon: Daemon) -> None:
     collection = wire.connect().non_shared()
     collection_id = collection.collection_id()
-    collection.set_constraints(constraints())
-    collection.wait()
+    collection.allocate()
     collection.send("Node.SetDebugTimeoutLogDeadline", {1: 0})
     collection.sync()
     sentinel, sentinel_id = named_root(wire, "sentinel")
@@ -285,7 +282,6 @@ def test_verbose_logging_names_who_closed_first_and_how_far_it_went(
 def test_without_verbose_logging_constraints_are_not_logged(wire: Wire, daemon: Daemon) -> None:
     collection = wire.connect().non_shared()
     collection_id = collection.collection_id()
-    collection.set_constraints(constraints(size=13579))
-    collection.wait()
+    collection.allocate(size=13579)
     daemon.observer.sync()
     assert not [e for e in daemon.log() if mentions(collection_id, "13579")(e)]

@@ -67,8 +67,7 @@ def test_example_set_constraints(wire: Wire) -> None:
 
 
 def test_example_wait_response_with_an_error(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     child = root.duplicate_token()
     first, second = allocator.bind(root), allocator.bind(child)
     method = METHODS["BufferCollection.WaitForAllBuffersAllocated"][0]
@@ -91,8 +90,7 @@ def test_example_is_alternate_for_response(wire: Wire) -> None:
 
 
 def test_response_echoes_txid_and_ordinal_and_answers_may_come_out_of_order(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     child = root.duplicate_token()
     first, second = allocator.bind(root), allocator.bind(child)
     first.set_constraints({1: {2: CPU_READ_OFTEN | CPU_WRITE_OFTEN}, 2: 1, 7: {1: 1}})

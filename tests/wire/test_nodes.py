@@ -10,7 +10,6 @@ import pytest
 from .raw import (
     NOT_FOUND,
     PROTOCOL_DEVIATION,
-    SAME_RIGHTS,
     Allocator,
     Collection,
     Node,
@@ -55,8 +54,7 @@ MESSAGES: dict[str, Callable[[Node], object]] = {
 @every_kind
 @pytest.mark.parametrize("message", MESSAGES)
 def test_any_message_after_release_fails_the_node(wire: Wire, kind: str, message: str) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     node = node_of(kind, allocator, root)
     if kind == "group":
         node.send("BufferCollectionTokenGroup.CreateChild", {1: wire.pair()[1]})
@@ -71,8 +69,7 @@ def test_any_message_after_release_fails_the_node(wire: Wire, kind: str, message
 def test_after_release_the_client_sees_the_server_end_close_and_closing_fails_nothing(
     wire: Wire, kind: str
 ) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     node = node_of(kind, allocator, root)
     node.release()
     node.assert_closes()
@@ -90,10 +87,7 @@ def test_answers_to_what_was_sent_before_release_still_arrive(wire: Wire) -> Non
 
 
 def test_release_takes_effect_when_the_client_end_closes(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    root.sync()
+    allocator, root, child = wire.root_and_child()
     collection = allocator.bind(root)
     collection.set_constraints(constraints())
     wait = collection.request_wait()
@@ -112,8 +106,7 @@ def named_vmos(wire: Wire, *names: tuple[int, str]) -> list[str]:
     collection = wire.connect().non_shared()
     for priority, name in names:
         collection.set_name(priority, name)
-    collection.set_constraints(constraints(camping=2))
-    info = collection.wait()
+    info = collection.allocate(camping=2)
     return [vmo_name(info.vmo(index).target()) for index in range(2)]
 
 
@@ -139,8 +132,7 @@ def test_a_name_is_cut_at_its_first_nul(wire: Wire) -> None:
 
 
 def test_any_node_names_the_collection(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     root.set_name(1, "root")
     group = root.group()
     group.set_name(3, "group")
@@ -155,9 +147,7 @@ def test_any_node_names_the_collection(wire: Wire) -> None:
 
 
 def test_a_later_name_does_not_rename_vmos(wire: Wire) -> None:
-    collection = wire.connect().non_shared()
-    collection.set_constraints(constraints())
-    collection.wait()
+    collection, _ = wire.allocated()
     collection.set_name(9, "late")
     assert vmo_name(collection.wait().vmo().target()) == "sysmem:0"
 
@@ -167,16 +157,12 @@ def test_a_later_name_does_not_rename_vmos(wire: Wire) -> None:
 
 @every_kind
 def test_every_node_of_a_collection_has_its_id(wire: Wire, kind: str) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     assert node_of(kind, allocator, root).collection_id() == root.collection_id()
 
 
 def test_is_alternate_for_follows_the_nearest_common_ancestor(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    group = root.group()
-    one, two = group.children_sync([SAME_RIGHTS] * 2)
+    _, root, group, (one, two) = wire.group_of(2)
     below = one.duplicate_token()
     one.sync()
     aside = root.duplicate_token()
@@ -213,10 +199,7 @@ def test_is_alternate_for_follows_the_nearest_common_ancestor(wire: Wire) -> Non
 
 
 def test_a_released_group_still_makes_alternates(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    group = root.group()
-    one, two = group.children_sync([SAME_RIGHTS] * 2)
+    _, root, group, (one, two) = wire.group_of(2)
     group.all_children_present()
     group.release()
     group.assert_closes()
@@ -226,10 +209,7 @@ def test_a_released_group_still_makes_alternates(wire: Wire) -> None:
 
 
 def test_a_node_ref_survives_bind_and_release(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    group = root.group()
-    one, two = group.children_sync([SAME_RIGHTS] * 2)
+    allocator, root, _group, (one, two) = wire.group_of(2)
     ref = one.node_ref()
     collection = allocator.bind(one)
     assert two.is_alternate_for(ref)
@@ -276,8 +256,7 @@ def test_not_an_event_is_a_protocol_deviation_and_fails_nothing(wire: Wire) -> N
 
 def test_a_vmo_is_no_node_ref(wire: Wire) -> None:
     collection = wire.connect().non_shared()
-    collection.set_constraints(constraints())
-    vmo = collection.wait().vmo()
+    vmo = collection.allocate().vmo()
     with pytest.raises(Refused) as refused:
         collection.is_alternate_for(vmo)
     assert refused.value.error in (NOT_FOUND, PROTOCOL_DEVIATION)
@@ -289,8 +268,7 @@ def test_a_vmo_is_no_node_ref(wire: Wire) -> None:
 
 @every_kind
 def test_node_tracking_closes_when_the_node_is_gone(wire: Wire, kind: str) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     node = node_of(kind, allocator, root)
     gone = node.track_node()
     node.sync()
@@ -300,22 +278,19 @@ def test_node_tracking_closes_when_the_node_is_gone(wire: Wire, kind: str) -> No
 
 
 def test_node_tracking_survives_the_conversion(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     gone = root.track_node()
     collection = allocator.bind(root)
     collection.sync()
     assert not gone.is_closed()
-    collection.set_constraints(constraints())
-    collection.wait()
+    collection.allocate()
     assert not gone.is_closed()
     collection.close()
     gone.wait_closed()
 
 
 def test_node_tracking_waits_for_the_children_and_the_orphans_to_be_gone(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    _, root = wire.root()
     child = root.duplicate_token()
     grandchild = child.duplicate_token()
     gone = child.track_node()
@@ -342,10 +317,7 @@ def test_256_node_trackings_are_allowed_and_one_more_fails_the_node(wire: Wire) 
 
 
 def test_set_weak_on_a_collection_after_set_constraints_fails_it(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    root.sync()
+    allocator, root, child = wire.root_and_child()
     collection = allocator.bind(child)
     collection.set_constraints(constraints())
     collection.set_weak()
@@ -354,8 +326,7 @@ def test_set_weak_on_a_collection_after_set_constraints_fails_it(wire: Wire) -> 
 
 
 def test_set_weak_on_a_group_after_all_children_present_fails_it(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    _, root = wire.root()
     group = root.group()
     group.child()
     group.set_weak()
@@ -368,8 +339,7 @@ def test_set_weak_on_a_group_after_all_children_present_fails_it(wire: Wire) -> 
 
 
 def test_set_weak_is_idempotent(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     child = root.duplicate_token()
     for _ in range(3):
         child.set_weak()
@@ -380,10 +350,7 @@ def test_set_weak_is_idempotent(wire: Wire) -> None:
 
 
 def test_set_weak_ok_after_wait_fails_the_collection(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    root.sync()
+    allocator, root, child = wire.root_and_child()
     collection = allocator.bind(child)
     collection.set_weak_ok()
     collection.set_constraints(constraints())
@@ -396,8 +363,7 @@ def test_set_weak_ok_after_wait_fails_the_collection(wire: Wire) -> None:
 
 
 def test_set_weak_ok_on_a_token_and_a_group_any_time(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    _, root = wire.root()
     group = root.group()
     group.child()
     group.all_children_present()
@@ -422,10 +388,7 @@ def test_deadlines_past_and_future_are_accepted_on_every_node(wire: Wire) -> Non
 
 
 def test_a_sync_is_answered_while_a_wait_is_pending(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    root.sync()
+    allocator, root, child = wire.root_and_child()
     collection: Collection = allocator.bind(root)
     collection.set_constraints(constraints())
     collection.request_wait()

@@ -89,8 +89,7 @@ Spawn = Callable[[], Process]
 
 def shared(wire: Wire, spawn: Spawn, count: int) -> tuple[Collection, list[Process]]:
     """A collection with a view here and one in each of `count` processes; buffers are allocated."""
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     tokens = root.duplicate_sync([SAME_RIGHTS] * count)
     processes = [spawn() for _ in range(count)]
     for process, token in zip(processes, tokens, strict=True):
@@ -125,8 +124,7 @@ def test_sigkill_shows_the_others_peer_closed_at_once(wire: Wire, spawn: Spawn) 
 
 
 def test_sigkill_before_allocation_shows_peer_closed_too(wire: Wire, spawn: Spawn) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     (token,) = root.duplicate_sync([SAME_RIGHTS])
     process = spawn()
     process.call("take", token)
@@ -166,15 +164,7 @@ def test_memory_lives_on_with_a_mapping_in_another_process(wire: Wire, spawn: Sp
 
 def test_handles_passed_on_to_a_third_process_count(wire: Wire, spawn: Spawn) -> None:
     """A strong handle held by nobody but a process that never spoke to the daemon about it."""
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    child.set_weak()
-    root.sync()
-    child.sync()
-    strong, weak = allocator.bind(root), allocator.bind(child)
-    strong.set_constraints(constraints())
-    weak.set_constraints(constraints(camping=0))
+    _, strong, weak = wire.strong_and_weak(camping=1)
     info, theirs = strong.wait(), weak.wait()
     holder = spawn()
     holder.call("hold", info.vmo())
@@ -189,8 +179,7 @@ def test_handles_passed_on_to_a_third_process_count(wire: Wire, spawn: Spawn) ->
 def test_128_weak_buffers_hear_that_the_process_with_the_strong_handles_was_killed(
     wire: Wire, spawn: Spawn
 ) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     child = root.duplicate_token()
     child.set_weak()
     (token,) = root.duplicate_sync([SAME_RIGHTS])
@@ -252,8 +241,7 @@ def test_lifetimes_of_128_buffers_end_as_the_processes_that_hold_them_are_killed
 
 
 def test_a_token_travels_through_processes(wire: Wire, spawn: Spawn) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     (token,) = root.duplicate_sync([SAME_RIGHTS])
     first, second = spawn(), spawn()
     kept = token.duplicate()
@@ -265,16 +253,14 @@ def test_a_token_travels_through_processes(wire: Wire, spawn: Spawn) -> None:
     assert second.call("validate") == [True]
     second.call("bind", camping=3)
     collection = allocator.bind(root)
-    collection.set_constraints(constraints(camping=0))
-    assert len(collection.wait().buffers) == 3
+    assert len(collection.allocate(camping=0).buffers) == 3
     assert second.call("wait") == 3
 
 
 def test_a_killed_attached_participant_is_replaced(wire: Wire, spawn: Spawn) -> None:
     allocator = wire.connect()
     main = allocator.non_shared()
-    main.set_constraints(constraints(camping=1, more={5: 2}))
-    main.wait()
+    main.allocate(camping=1, more={5: 2})
     for _ in range(3):
         token = main.attach()
         gone = token.track_node()
@@ -289,8 +275,7 @@ def test_a_killed_attached_participant_is_replaced(wire: Wire, spawn: Spawn) -> 
 
 
 def test_a_killed_dispensable_participant_after_allocation(wire: Wire, spawn: Spawn) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     child = root.duplicate_token()
     child.set_dispensable()
     child.sync()
@@ -312,16 +297,13 @@ def test_a_client_stopped_in_the_middle_delays_nobody(wire: Wire, spawn: Spawn) 
         for _ in range(20):
             collection.sync()
         assert other.call("read", index=0, length=1) == "\0"
-        own = wire.connect().non_shared()
-        own.set_constraints(constraints())
-        own.wait()
+        wire.allocated()
     finally:
         one.process.send_signal(signal.SIGCONT)
 
 
 def test_processes_race_to_bind_and_all_get_the_same_buffers(wire: Wire, spawn: Spawn) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     processes = [spawn() for _ in range(6)]
     tokens = root.duplicate_sync([SAME_RIGHTS] * 6)
     for process, token in zip(processes, tokens, strict=True):
@@ -345,8 +327,7 @@ def test_processes_killed_at_any_moment_of_a_negotiation(wire: Wire, spawn: Spaw
     """Whoever is killed, whenever: the others see buffers or peer-closed, never a hang."""
     chance = random.Random(7)
     for _ in range(4):
-        allocator = wire.connect()
-        root = allocator.shared()
+        allocator, root = wire.root()
         tokens = root.duplicate_sync([SAME_RIGHTS] * 3)
         processes = [spawn() for _ in range(3)]
         for process, token in zip(processes, tokens, strict=True):
@@ -386,8 +367,7 @@ def test_many_participants_race_in_many_collections(wire: Wire, daemon: Daemon) 
 
 def negotiate(wire: Wire, chance: random.Random) -> None:
     """One random negotiation. Every wait is answered or its channel closes."""
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     tokens = [root]
     groups = []
     for _ in range(chance.randrange(6)):
@@ -454,10 +434,7 @@ def test_clients_that_connect_and_vanish(wire: Wire, daemon: Daemon) -> None:
 
 def test_a_forked_child_that_holds_a_client_end_keeps_the_node_alive(wire: Wire) -> None:
     """Peer-closed means every descriptor of the end is gone, in every process."""
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    child.sync()
+    allocator, root, child = wire.root_and_child()
     process = subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()"],
         stdin=subprocess.PIPE,
@@ -483,8 +460,7 @@ def test_thousands_of_round_trips_leave_nothing_behind(wire: Wire, daemon: Daemo
         token.sync()
     for _ in range(50):
         collection = allocator.non_shared()
-        collection.set_constraints(constraints(camping=16))
-        collection.wait().close()
+        collection.allocate(camping=16).close()
         gone = collection.track_lifetime(0)
         collection.release_and_close()
         gone.wait_closed()

@@ -294,9 +294,7 @@ def test_bytes(daemon: Daemon, greedy: Wire) -> None:
     token = allocator.shared()
     [second] = token.duplicate_sync([0x80000000])
     waits, other = allocator.bind(second), allocator.bind(token)
-    waits.set_constraints(constraints())
-    answer = waits.request_wait()
-    waits.sync()
+    answer = waits.request_with(constraints())
     other.set_constraints(constraints(size=200 * 1024))
     with pytest.raises(Refused) as error:
         waits.wait_answer(answer)

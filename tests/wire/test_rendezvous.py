@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from .process import Daemon
-from .raw import HANDLE_ACCESS_DENIED, NOT_FOUND, Descriptor, PeerClosed, Refused, Wire, constraints
+from .raw import HANDLE_ACCESS_DENIED, NOT_FOUND, Descriptor, PeerClosed, Refused, Wire
 
 pytestmark = pytest.mark.usefixtures("bystander")
 
@@ -25,8 +25,7 @@ def test_a_taken_token_is_turned_in_by_its_new_owner(wire: Wire, first: str) -> 
     given = there.taken(taking)
     assert here.answer(offering).result() == {}
     collection = allocator.bind(given)
-    collection.set_constraints(constraints())
-    collection.wait()
+    collection.allocate()
 
 
 def test_an_offer_needs_no_sync(wire: Wire) -> None:

@@ -55,14 +55,11 @@ def delivered(wire: Wire, token: Token, root: Token, table: dict[int, Any]) -> I
 
 
 def test_duplicate_sync_answers_in_the_order_of_the_masks(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     tokens = root.duplicate_sync([SAME_RIGHTS, READ, 0xFFFFFFFF])
     for token in tokens:
         assert allocator.validate(token.koid())
-    collections = [allocator.bind(token) for token in (root, *tokens)]
-    for collection in collections:
-        collection.set_constraints(constraints())
+    collections = allocator.participants(root, *tokens)
     answers = [writable(collection.wait().vmo()) for collection in collections]
     assert answers == [True, True, False, True]
 
@@ -107,8 +104,7 @@ def test_mask_0_in_duplicate_is_same_rights_and_logs_an_error(wire: Wire, daemon
 
 @pytest.mark.parametrize("method", ["CreateChild", "CreateChildrenSync", "AttachToken"])
 def test_mask_0_elsewhere_fails_the_node(wire: Wire, method: str) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     if method == "AttachToken":
         root.sync()
         collection = allocator.bind(root)
@@ -164,8 +160,7 @@ def test_rights_never_grow_down_the_tree(wire: Wire) -> None:
 
 
 def test_masks_apply_to_groups_children_and_attached_tokens(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     child = root.duplicate_token(READ)
     group = child.group()
     one = group.child()
@@ -181,8 +176,7 @@ def test_masks_apply_to_groups_children_and_attached_tokens(wire: Wire) -> None:
     second.sync()
     assert not writable(second.wait().vmo())
     third = allocator.bind(attached)
-    third.set_constraints(constraints(camping=0))
-    assert not writable(third.wait().vmo())
+    assert not writable(third.allocate(camping=0).vmo())
     assert writable(first.wait().vmo())
 
 
@@ -219,10 +213,7 @@ def test_without_a_writing_usage_the_vmo_is_read_only(wire: Wire, usage: str) ->
 
 @pytest.mark.parametrize("table", [{}, None, {1: {1: 1}}, {1: {1: 1}, 2: 2}])
 def test_a_participant_without_usage_gets_no_vmo(wire: Wire, table: dict[int, Any] | None) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    root.sync()
+    allocator, root, child = wire.root_and_child()
     one, two = allocator.bind(root), allocator.bind(child)
     one.set_constraints(constraints())
     two.set_constraints(table)
@@ -233,17 +224,14 @@ def test_a_participant_without_usage_gets_no_vmo(wire: Wire, table: dict[int, An
 
 
 def test_every_handle_is_its_own_open_file_description(wire: Wire) -> None:
-    collection = wire.connect().non_shared()
-    collection.set_constraints(constraints())
-    one, two = collection.wait().vmo(), collection.wait().vmo()
+    collection, info = wire.allocated()
+    one, two = info.vmo(), collection.wait().vmo()
     os.lseek(one.fileno(), 100, os.SEEK_SET)
     assert os.lseek(two.fileno(), 0, os.SEEK_CUR) == 0
 
 
 def test_a_vmo_is_sealed_zeroed_and_private_to_its_uid(wire: Wire) -> None:
-    collection = wire.connect().non_shared()
-    collection.set_constraints(constraints(size=5000))
-    info = collection.wait()
+    _, info = wire.allocated(size=5000)
     vmo = info.vmo()
     assert vmo.size() == info.memory[6] == 8192
     assert info.memory[1] == 5000
@@ -279,9 +267,7 @@ def test_a_dispensable_node_that_fails_after_allocation_fails_alone(wire: Wire) 
     allocator = wire.connect()
     below = child.duplicate_token()
     child.sync()
-    one, two, three = (allocator.bind(token) for token in (root, child, below))
-    for collection in (one, two, three):
-        collection.set_constraints(constraints())
+    one, two, three = allocator.participants(root, child, below)
     assert [len(c.wait().buffers) for c in (one, two, three)] == [3, 3, 3]
     three.close()
     two.assert_closes()
@@ -292,9 +278,7 @@ def test_a_dispensable_node_that_fails_after_allocation_fails_alone(wire: Wire) 
 def test_the_dispensable_mark_survives_the_bind(wire: Wire) -> None:
     root, child = dispensable_pair(wire)
     allocator = wire.connect()
-    one, two = allocator.bind(root), allocator.bind(child)
-    one.set_constraints(constraints())
-    two.set_constraints(constraints())
+    one, two = allocator.participants(root, child)
     one.wait()
     two.close()
     one.sync()
@@ -310,9 +294,7 @@ def test_a_dispensable_nodes_constraints_count(wire: Wire) -> None:
     root, child = dispensable_pair(wire)
     allocator = wire.connect()
     one, two = allocator.bind(root), allocator.bind(child)
-    one.set_constraints(only_sizes(1, 10))
-    wait = one.request_wait()
-    one.sync()
+    wait = one.request_with(only_sizes(1, 10))
     two.set_constraints(only_sizes(20, 30))
     assert one.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
 
@@ -324,5 +306,4 @@ def test_set_dispensable_on_an_attached_token_never_weakens_its_isolation(wire: 
     attached.sync()
     attached.close()
     collection.sync()
-    collection.set_constraints(constraints())
-    collection.wait()
+    collection.allocate()

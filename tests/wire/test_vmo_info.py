@@ -29,8 +29,7 @@ pytestmark = pytest.mark.usefixtures("bystander")
 def allocated(wire: Wire, **table: Any) -> tuple[Allocator, Collection, Info]:
     allocator = wire.connect()
     collection = allocator.non_shared()
-    collection.set_constraints(constraints(**table))
-    return allocator, collection, collection.wait()
+    return allocator, collection, collection.allocate(**table)
 
 
 def refused(allocator: Allocator, vmo: Any, **fields: Any) -> int:

@@ -12,9 +12,7 @@ from .raw import (
     NO_MORE_STRONG_VMO_HANDLES,
     PENDING,
     READ,
-    SAME_RIGHTS,
     Allocator,
-    Collection,
     Info,
     Refused,
     Wire,
@@ -24,21 +22,8 @@ from .raw import (
 pytestmark = pytest.mark.usefixtures("bystander")
 
 
-def strong_and_weak(wire: Wire, *, camping: int = 2) -> tuple[Allocator, Collection, Collection]:
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    child.set_weak()
-    root.sync()
-    child.sync()
-    strong, weak = allocator.bind(root), allocator.bind(child)
-    strong.set_constraints(constraints(camping=camping))
-    weak.set_constraints(constraints(camping=0))
-    return allocator, strong, weak
-
-
 def test_close_weak_asap_is_set_for_weak_nodes_only(wire: Wire) -> None:
-    _, strong, weak = strong_and_weak(wire)
+    _, strong, weak = wire.strong_and_weak()
     assert [set(buffer) for buffer in strong.wait().buffers] == [{1, 2}] * 2
     info = weak.wait()
     assert [set(buffer) for buffer in info.buffers] == [{1, 2, 3}] * 2
@@ -46,7 +31,7 @@ def test_close_weak_asap_is_set_for_weak_nodes_only(wire: Wire) -> None:
 
 
 def test_when_the_last_strong_handle_is_gone_close_weak_asap_closes(wire: Wire) -> None:
-    _, strong, weak = strong_and_weak(wire)
+    _, strong, weak = wire.strong_and_weak()
     mine, theirs = strong.wait(), weak.wait()
     mapping = mine.vmo(1).map()
     strong.release_and_close()
@@ -64,7 +49,7 @@ def test_when_the_last_strong_handle_is_gone_close_weak_asap_closes(wire: Wire) 
 
 
 def test_a_strong_node_keeps_every_buffer_alive_without_handles(wire: Wire) -> None:
-    _, strong, weak = strong_and_weak(wire)
+    _, strong, weak = wire.strong_and_weak()
     theirs = weak.wait()
     strong.wait().close()
     weak.sync()
@@ -73,7 +58,7 @@ def test_a_strong_node_keeps_every_buffer_alive_without_handles(wire: Wire) -> N
 
 
 def test_a_failed_root_drops_the_servers_handles(wire: Wire) -> None:
-    _, strong, weak = strong_and_weak(wire)
+    _, strong, weak = wire.strong_and_weak()
     theirs = weak.wait()
     strong.close()
     weak.assert_closes()
@@ -82,7 +67,7 @@ def test_a_failed_root_drops_the_servers_handles(wire: Wire) -> None:
 
 
 def test_a_failed_root_whose_clients_hold_strong_handles(wire: Wire) -> None:
-    _, strong, weak = strong_and_weak(wire)
+    _, strong, weak = wire.strong_and_weak()
     mine, theirs = strong.wait(), weak.wait()
     weak.close()
     strong.assert_closes()
@@ -92,8 +77,7 @@ def test_a_failed_root_whose_clients_hold_strong_handles(wire: Wire) -> None:
 
 
 def test_before_allocation_a_tree_without_strong_nodes_fails_at_once(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    _, root = wire.root()
     child = root.duplicate_token()
     child.set_weak()
     child.sync()
@@ -103,12 +87,7 @@ def test_before_allocation_a_tree_without_strong_nodes_fails_at_once(wire: Wire)
 
 
 def test_an_orphan_is_not_strong(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    child.set_weak()
-    root.sync()
-    child.sync()
+    allocator, root, child = wire.root_and_child(weak=True)
     strong = allocator.bind(root)
     strong.set_constraints(constraints())
     strong.sync()
@@ -120,8 +99,7 @@ def test_an_orphan_is_not_strong(wire: Wire) -> None:
 
 
 def test_weakness_is_inherited_at_creation_only(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     middle = root.duplicate_token()
     before = middle.duplicate_token()
     middle.set_weak()
@@ -139,8 +117,7 @@ def test_weakness_is_inherited_at_creation_only(wire: Wire) -> None:
 
 
 def test_wait_on_a_weak_collection_without_set_weak_ok_fails_it(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     middle = root.duplicate_token()
     middle.set_weak()
     below = middle.duplicate_token()
@@ -154,8 +131,7 @@ def test_wait_on_a_weak_collection_without_set_weak_ok_fails_it(wire: Wire) -> N
 
 
 def test_set_weak_ok_for_child_nodes_covers_those_created_after_it(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     middle = root.duplicate_token()
     middle.set_weak()
     early = middle.duplicate_token()
@@ -166,9 +142,7 @@ def test_set_weak_ok_for_child_nodes_covers_those_created_after_it(wire: Wire) -
     middle.sync()
     below = late.duplicate_token()
     late.sync()
-    ends = [allocator.bind(token) for token in (root, middle, late, below, early)]
-    for collection in ends:
-        collection.set_constraints(constraints())
+    ends = allocator.participants(root, middle, late, below, early)
     for collection in ends[:4]:
         assert len(collection.wait().buffers) == 5
     ends[4].request_wait()
@@ -178,8 +152,7 @@ def test_set_weak_ok_for_child_nodes_covers_those_created_after_it(wire: Wire) -
 
 
 def test_weak_ok_of_an_ancestor_reaches_through_groups_and_attach(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     middle = root.duplicate_token()
     middle.set_weak()
     middle.set_weak_ok(children=True)
@@ -188,14 +161,12 @@ def test_weak_ok_of_an_ancestor_reaches_through_groups_and_attach(wire: Wire) ->
     group.all_children_present()
     child.sync()
     middle.sync()
-    top, mid, weak = (allocator.bind(token) for token in (root, middle, child))
-    for collection in (top, mid, weak):
-        collection.set_constraints(constraints())
+    weak = allocator.participants(root, middle, child)[-1]
     assert 3 in weak.wait().buffers[0]
 
 
 def test_attach_token_on_a_weak_collection_fails_the_node(wire: Wire) -> None:
-    _, strong, weak = strong_and_weak(wire)
+    _, strong, weak = wire.strong_and_weak()
     weak.wait()
     weak.attach()
     weak.assert_closes()
@@ -203,12 +174,7 @@ def test_attach_token_on_a_weak_collection_fails_the_node(wire: Wire) -> None:
 
 
 def test_a_weak_participant_without_usage_gets_the_event_without_the_vmo(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    child.set_weak()
-    root.sync()
-    child.sync()
+    allocator, root, child = wire.root_and_child(weak=True)
     strong, weak = allocator.bind(root), allocator.bind(child)
     strong.set_constraints(constraints())
     weak.set_constraints({})
@@ -220,7 +186,7 @@ def test_a_weak_participant_without_usage_gets_the_event_without_the_vmo(wire: W
 
 
 def test_a_weak_participant_that_asks_later_gets_an_entry_for_each_buffer(wire: Wire) -> None:
-    _, strong, weak = strong_and_weak(wire, camping=3)
+    _, strong, weak = wire.strong_and_weak(camping=3)
     mine, theirs = strong.wait(), weak.wait()
     gone = [strong.track_lifetime(left) for left in range(3)]
     strong.release_and_close()
@@ -238,7 +204,7 @@ def test_a_weak_participant_that_asks_later_gets_an_entry_for_each_buffer(wire: 
 
 
 def test_weak_handles_keep_memory_until_they_are_closed(wire: Wire) -> None:
-    allocator, strong, weak = strong_and_weak(wire, camping=1)
+    allocator, strong, weak = wire.strong_and_weak(camping=1)
     mine, theirs = strong.wait(), weak.wait()
     gone = weak.track_lifetime(0)
     weak.sync()
@@ -257,7 +223,7 @@ def test_weak_handles_keep_memory_until_they_are_closed(wire: Wire) -> None:
 
 
 def test_128_weak_buffers_are_answered_in_two_datagrams(wire: Wire) -> None:
-    _, strong, weak = strong_and_weak(wire, camping=128)
+    _, strong, weak = wire.strong_and_weak(camping=128)
     info = weak.wait()
     assert len(info.message.descriptors) == 256
     assert info.message.parts == 2
@@ -273,7 +239,7 @@ def test_128_weak_buffers_are_answered_in_two_datagrams(wire: Wire) -> None:
 
 
 def test_the_parts_of_an_answer_have_nothing_of_the_channel_between_them(wire: Wire) -> None:
-    _, _strong, weak = strong_and_weak(wire, camping=128)
+    _, _strong, weak = wire.strong_and_weak(camping=128)
     calls = []
     for _ in range(3):
         calls.append(weak.request_wait())
@@ -284,7 +250,7 @@ def test_the_parts_of_an_answer_have_nothing_of_the_channel_between_them(wire: W
 
 
 def test_weak_handles_left_open_are_logged_loudly(wire: Wire, daemon: Daemon) -> None:
-    _, strong, weak = strong_and_weak(wire, camping=1)
+    _, strong, weak = wire.strong_and_weak(camping=1)
     weak.set_debug_client_info("hoarder", 4711)
     strong.set_name(1, "hoarded")
     weak.sync()
@@ -300,14 +266,10 @@ def test_weak_handles_left_open_are_logged_loudly(wire: Wire, daemon: Daemon) ->
 
 
 def test_a_strong_child_of_a_released_strong_node_is_strong(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
-    child = root.duplicate_token()
-    root.sync()
+    allocator, root, child = wire.root_and_child()
     root.release_and_close()
     collection = allocator.bind(child)
-    collection.set_constraints(constraints())
-    info = collection.wait()
+    info = collection.allocate()
     assert set(info.buffers[0]) == {1, 2}
     info.close()
     collection.sync()
@@ -323,14 +285,14 @@ def weak_info(allocator: Allocator, info: Info, **more: object) -> dict[int, Any
 
 
 def test_get_vmo_info_tells_weak_handles_from_strong_ones(wire: Wire) -> None:
-    allocator, strong, weak = strong_and_weak(wire, camping=1)
+    allocator, strong, weak = wire.strong_and_weak(camping=1)
     mine, theirs = strong.wait(), weak.wait()
     assert set(weak_info(allocator, mine)) == {1, 2}
     assert set(weak_info(allocator, theirs)) == {1, 2, 3}
 
 
 def test_need_weak_of_a_strong_handle(wire: Wire) -> None:
-    allocator, strong, weak = strong_and_weak(wire, camping=1)
+    allocator, strong, weak = wire.strong_and_weak(camping=1)
     mine = strong.wait()
     answer = weak_info(allocator, mine, need_weak=True)
     assert set(answer) == {1, 2, 3, 4}
@@ -344,7 +306,7 @@ def test_need_weak_of_a_strong_handle(wire: Wire) -> None:
 
 
 def test_need_weak_with_no_strong_handle_left(wire: Wire) -> None:
-    allocator, strong, weak = strong_and_weak(wire, camping=1)
+    allocator, strong, weak = wire.strong_and_weak(camping=1)
     theirs = weak.wait()
     strong.close()
     theirs.close_weak_asap().wait_closed()
@@ -357,13 +319,10 @@ def test_need_weak_with_no_strong_handle_left(wire: Wire) -> None:
 
 
 def test_weak_vmo_has_no_more_rights_than_the_handle_passed_in(wire: Wire) -> None:
-    allocator = wire.connect()
-    root = allocator.shared()
+    allocator, root = wire.root()
     reader = root.duplicate_token(READ)
     root.sync()
-    one, other = allocator.bind(root), allocator.bind(reader)
-    one.set_constraints(constraints())
-    other.set_constraints(constraints())
+    one, other = allocator.participants(root, reader)
     writer_vmo, reader_vmo = one.wait().vmo(), other.wait().vmo()
     allocator.vmo_info(writer_vmo, need_weak=True)[4].map()
     with pytest.raises(PermissionError):
@@ -372,16 +331,11 @@ def test_weak_vmo_has_no_more_rights_than_the_handle_passed_in(wire: Wire) -> No
 
 def test_a_weak_child_of_a_group_and_an_unselected_strong_one(wire: Wire) -> None:
     """Strong nodes below a hidden child are gone with the selection; the rest stays as it is."""
-    allocator = wire.connect()
-    root = allocator.shared()
-    group = root.group()
-    one, two = group.children_sync([SAME_RIGHTS] * 2)
+    allocator, root, group, (one, two) = wire.group_of(2)
     one.set_weak()
     one.sync()
     group.all_children_present()
-    top, first, second = (allocator.bind(token) for token in (root, one, two))
-    for collection in (top, first, second):
-        collection.set_constraints(constraints())
+    top, first, second = allocator.participants(root, one, two)
     assert 3 in first.wait().buffers[0]
     second.assert_closes()
     top.sync()
