@@ -155,6 +155,42 @@ def participants(
         yield gate, collections
 
 
+@contextmanager
+def allocated(
+    client: blocking.Allocator, table: sysmem.BufferCollectionConstraints | None = None
+) -> Iterator[tuple[blocking.BufferCollection, sysmem.BufferCollectionInfo]]:
+    """A collection with one participant, and its buffers; without `table` those of `buffers()`."""
+    with client.allocate_non_shared_collection() as collection:
+        collection.set_constraints(table or buffers())
+        with collection.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
+            yield collection, info
+
+
+@contextmanager
+def root_and_child(
+    client: blocking.Allocator,
+    mask: int = sysmem.Rights.SAME_RIGHTS,
+    *,
+    weak: bool = False,
+    table: sysmem.BufferCollectionConstraints | None = None,
+) -> Iterator[tuple[blocking.BufferCollection, blocking.BufferCollection]]:
+    """The collections of a root token and of a child; with `table` both have these constraints."""
+    with client.allocate_shared_collection() as root, root.duplicate(mask) as child:
+        if weak:
+            child.set_weak()
+        root.sync()
+        child.sync()
+        with (
+            client.bind_shared_collection(root) as parent,
+            client.bind_shared_collection(child) as below,
+        ):
+            if table is not None:
+                for collection in (parent, below):
+                    collection.set_constraints(table)
+                    collection.sync()
+            yield parent, below
+
+
 def outcome(
     allocator: blocking.Allocator, *tables: sysmem.BufferCollectionConstraints | None
 ) -> sysmem.BufferCollectionInfo | int:

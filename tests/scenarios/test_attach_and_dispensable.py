@@ -40,6 +40,17 @@ def allocated(
         yield collection
 
 
+@contextmanager
+def attached_to(
+    client: blocking.Allocator, parent: blocking.BufferCollection
+) -> Iterator[blocking.BufferCollection]:
+    """The collection of a token that was attached to another collection."""
+    token = parent.attach_token()
+    token.sync()
+    with client.bind_shared_collection(token) as collection:
+        yield collection
+
+
 def join(
     client: blocking.Allocator,
     token: blocking.BufferCollectionToken,
@@ -61,6 +72,20 @@ def join(
         finally:
             if not collection.wait_closed(timeout=0):
                 collection.release()
+
+
+def joins(
+    client: blocking.Allocator,
+    parent: blocking.BufferCollection,
+    table: sysmem.BufferCollectionConstraints | None,
+) -> bool:
+    """Whether a participant with these constraints gets the buffers that exist."""
+    answer = join(client, parent.attach_token(), table)
+    if isinstance(answer, sysmem.BufferCollectionInfo):
+        answer.close()
+        return True
+    assert answer in (None, Error.CONSTRAINTS_INTERSECTION_EMPTY)
+    return False
 
 
 def test_an_attached_participant_gets_the_same_buffers(client: blocking.Allocator) -> None:
@@ -106,12 +131,7 @@ def test_what_exists_is_not_changed_for_an_attached_participant(
     client: blocking.Allocator, table: sysmem.BufferCollectionConstraints | None, fits: bool
 ) -> None:
     with allocated(client) as parent:
-        answer = join(client, parent.attach_token(), table)
-        if fits:
-            assert isinstance(answer, sysmem.BufferCollectionInfo)
-            answer.close()
-        else:
-            assert answer in (None, Error.CONSTRAINTS_INTERSECTION_EMPTY)
+        assert joins(client, parent, table) is fits
         parent.sync()  # either way
 
 
@@ -160,12 +180,7 @@ def test_image_settings_that_exist_are_not_changed(
         min_buffer_count=3,
     )
     with allocated(client, existing) as parent:
-        answer = join(client, parent.attach_token(), images(entry))
-        if fits:
-            assert isinstance(answer, sysmem.BufferCollectionInfo)
-            answer.close()
-        else:
-            assert answer in (None, Error.CONSTRAINTS_INTERSECTION_EMPTY)
+        assert joins(client, parent, images(entry)) is fits
         parent.sync()
 
 
@@ -186,37 +201,28 @@ def test_camping_counts_are_first_come_first_served_and_become_free(
 ) -> None:
     with allocated(client) as parent:  # three buffers, one is camped on
         two = buffers(min_buffer_count_for_camping=2)
-        token = parent.attach_token()
-        token.sync()
-        with client.bind_shared_collection(token) as first:
+        with attached_to(client, parent) as first:
             first.set_constraints(two)
             first.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
-            assert not isinstance(
-                join(client, parent.attach_token(), buffers()), sysmem.BufferCollectionInfo
-            )
+            assert not joins(client, parent, buffers())
             with first.attach_node_tracking() as tracking:
                 first.sync()
                 first.close()
                 assert tracking.wait_closed(timeout=ENOUGH)
-        again = join(client, parent.attach_token(), two)
-        assert isinstance(again, sysmem.BufferCollectionInfo)
-        again.close()
+        assert joins(client, parent, two)
 
 
 def test_attached_before_allocation_waits_for_its_parent(client: blocking.Allocator) -> None:
-    with participants(client, 1) as (gate, (parent,)):
-        token = parent.attach_token()
-        token.sync()
-        with client.bind_shared_collection(token) as attached:
-            attached.set_constraints(buffers(1))
-            with pytest.raises(SysmemError) as raised:
-                attached.check_all_buffers_allocated()
-            assert raised.value.error is Error.PENDING
-            parent.set_constraints(buffers(min_buffer_count=2))
-            parent.sync()
-            gate.release()
-            parent.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
-            attached.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+    with participants(client, 1) as (gate, (parent,)), attached_to(client, parent) as attached:
+        attached.set_constraints(buffers(1))
+        with pytest.raises(SysmemError) as raised:
+            attached.check_all_buffers_allocated()
+        assert raised.value.error is Error.PENDING
+        parent.set_constraints(buffers(min_buffer_count=2))
+        parent.sync()
+        gate.release()
+        parent.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+        attached.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
 
 
 def test_an_attached_token_does_not_hold_its_parent_back(client: blocking.Allocator) -> None:
@@ -227,36 +233,31 @@ def test_an_attached_token_does_not_hold_its_parent_back(client: blocking.Alloca
 
 
 def test_the_roots_failure_is_told_to_attached_ones_that_wait(client: blocking.Allocator) -> None:
-    with participants(client, 1) as (gate, (parent,)):
-        token = parent.attach_token()
-        token.sync()
-        with client.bind_shared_collection(token) as attached:
-            attached.set_constraints(buffers())
-            wait = begin_wait(attached)
-            parent.set_constraints(buffers(0))
-            parent.sync()
-            gate.release()
-            with pytest.raises(SysmemError) as raised:
-                wait.result(ENOUGH)
-            assert raised.value.error is Error.CONSTRAINTS_INTERSECTION_EMPTY
-            assert attached.wait_closed(timeout=ENOUGH)
+    with participants(client, 1) as (gate, (parent,)), attached_to(client, parent) as attached:
+        attached.set_constraints(buffers())
+        wait = begin_wait(attached)
+        parent.set_constraints(buffers(0))
+        parent.sync()
+        gate.release()
+        with pytest.raises(SysmemError) as raised:
+            wait.result(ENOUGH)
+        assert raised.value.error is Error.CONSTRAINTS_INTERSECTION_EMPTY
+        assert attached.wait_closed(timeout=ENOUGH)
 
 
 def test_attached_under_attached_waits_for_the_one_above(client: blocking.Allocator) -> None:
-    with allocated(client) as parent:
-        token = parent.attach_token()
-        token.sync()
-        with client.bind_shared_collection(token) as middle:
-            below = middle.attach_token()
-            below.sync()
-            with client.bind_shared_collection(below) as inner:
-                inner.set_constraints(NONE)
-                with pytest.raises(SysmemError) as raised:
-                    inner.check_all_buffers_allocated()
-                assert raised.value.error is Error.PENDING
-                middle.set_constraints(buffers())
-                middle.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
-                inner.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+    with (
+        allocated(client) as parent,
+        attached_to(client, parent) as middle,
+        attached_to(client, middle) as inner,
+    ):
+        inner.set_constraints(NONE)
+        with pytest.raises(SysmemError) as raised:
+            inner.check_all_buffers_allocated()
+        assert raised.value.error is Error.PENDING
+        middle.set_constraints(buffers())
+        middle.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+        inner.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
 
 
 def test_an_attached_failure_stops_at_the_attached_node(client: blocking.Allocator) -> None:
@@ -310,28 +311,36 @@ def test_the_default_debug_name_of_an_attached_token(
 # Dispensable
 
 
-def _dispensable(
-    client: blocking.Allocator, stack: ExitStack
-) -> tuple[blocking.BufferCollection, blocking.BufferCollection, blocking.BufferCollection]:
-    """A root, its dispensable child and that one's ordinary child, bound."""
-    root = stack.enter_context(client.allocate_shared_collection())
-    middle = stack.enter_context(root.duplicate())
-    middle.set_dispensable()
-    middle.set_dispensable()
-    leaf = stack.enter_context(middle.duplicate())
-    root.sync()
-    middle.sync()
-    bound = [stack.enter_context(client.bind_shared_collection(t)) for t in (root, middle, leaf)]
-    for collection in bound:
-        collection.sync()
-    return bound[0], bound[1], bound[2]
+@contextmanager
+def dispensable(
+    client: blocking.Allocator, table: sysmem.BufferCollectionConstraints | None = None
+) -> Iterator[list[blocking.BufferCollection]]:
+    """A root, its dispensable child and that one's ordinary child, bound; with `table` all have constraints."""
+    with ExitStack() as stack:
+        root = stack.enter_context(client.allocate_shared_collection())
+        middle = stack.enter_context(root.duplicate())
+        middle.set_dispensable()
+        middle.set_dispensable()
+        leaf = stack.enter_context(middle.duplicate())
+        root.sync()
+        middle.sync()
+        bound = [
+            stack.enter_context(client.bind_shared_collection(t)) for t in (root, middle, leaf)
+        ]
+        for collection in bound:
+            collection.sync()
+        if table is not None:
+            for collection in bound:
+                collection.set_constraints(table)
+            for collection in bound:
+                collection.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+        yield bound
 
 
 def test_a_dispensable_nodes_failure_before_allocation_reaches_its_parent(
     client: blocking.Allocator,
 ) -> None:
-    with ExitStack() as stack:
-        nodes = _dispensable(client, stack)
+    with dispensable(client) as nodes:
         nodes[1].close()
         assert nodes[0].wait_closed(timeout=ENOUGH)
         assert nodes[2].wait_closed(timeout=ENOUGH)
@@ -341,29 +350,18 @@ def test_a_dispensable_nodes_failure_before_allocation_reaches_its_parent(
 def test_a_dispensable_nodes_failure_after_allocation_stops_there(
     client: blocking.Allocator, which: int
 ) -> None:
-    with ExitStack() as stack:
-        nodes = _dispensable(client, stack)
-        for node in nodes:
-            node.set_constraints(buffers())
-        for node in nodes:
-            node.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+    with dispensable(client, buffers()) as nodes:
         nodes[which].close()
         for node in nodes[1:]:
             assert node is nodes[which] or node.wait_closed(timeout=ENOUGH)
         nodes[0].sync()
         nodes[0].check_all_buffers_allocated()
         # A second instance of the participant takes its place.
-        again = join(client, nodes[0].attach_token(), buffers())
-        assert isinstance(again, sysmem.BufferCollectionInfo)
-        again.close()
+        assert joins(client, nodes[0], buffers())
 
 
 def test_the_parents_failure_reaches_dispensable_ones(client: blocking.Allocator) -> None:
-    with ExitStack() as stack:
-        nodes = _dispensable(client, stack)
-        for node in nodes:
-            node.set_constraints(buffers())
-        nodes[2].wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+    with dispensable(client, buffers()) as nodes:
         nodes[0].close()
         assert nodes[1].wait_closed(timeout=ENOUGH)
         assert nodes[2].wait_closed(timeout=ENOUGH)
@@ -462,25 +460,20 @@ def test_node_tracking_waits_for_all_children(client: blocking.Allocator) -> Non
 def test_attached_participants_keep_the_collection_when_all_others_are_released(
     client: blocking.Allocator,
 ) -> None:
-    with allocated(client) as parent:
-        token = parent.attach_token()
-        parent.sync()
-        with (
-            client.bind_shared_collection(token) as attached,
-            attached.attach_lifetime_tracking() as lifetime,
-        ):
-            attached.set_constraints(buffers())
-            attached.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
-            parent.release()
-            assert attached.wait_closed(timeout=SHORTLY) is False
-            attached.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
-            again = attached.attach_token()
-            answer = join(client, again, buffers())
-            assert isinstance(answer, sysmem.BufferCollectionInfo)
-            answer.close()
-            assert lifetime.is_closed() is False
-            attached.release()
-            assert lifetime.wait_closed(timeout=ENOUGH)
+    with (
+        allocated(client) as parent,
+        attached_to(client, parent) as attached,
+        attached.attach_lifetime_tracking() as lifetime,
+    ):
+        attached.set_constraints(buffers())
+        attached.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+        parent.release()
+        assert attached.wait_closed(timeout=SHORTLY) is False
+        attached.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
+        assert joins(client, attached, buffers())
+        assert lifetime.is_closed() is False
+        attached.release()
+        assert lifetime.wait_closed(timeout=ENOUGH)
 
 
 def test_an_attached_group_selects_what_fits_what_exists(client: blocking.Allocator) -> None:
@@ -510,10 +503,8 @@ def test_a_failed_attached_allocation_closes_its_lifetime_tracking(
     client: blocking.Allocator,
 ) -> None:
     with allocated(client) as parent:
-        token = parent.attach_token()
-        parent.sync()
         with (
-            client.bind_shared_collection(token) as attached,
+            attached_to(client, parent) as attached,
             attached.attach_lifetime_tracking() as lifetime,
             attached.attach_node_tracking() as gone,
         ):
@@ -545,9 +536,7 @@ def test_counts_of_orphans_stay_reserved_until_their_node_leaves(
     # failure domain has no client left, so the node leaves and the two are free again.
     with allocated(client) as parent:
         two = buffers(min_buffer_count_for_camping=2)
-        token = parent.attach_token()
-        parent.sync()
-        with client.bind_shared_collection(token) as attached:
+        with attached_to(client, parent) as attached:
             attached.set_constraints(two)
             attached.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
             with attached.attach_node_tracking() as gone:
@@ -556,13 +545,10 @@ def test_counts_of_orphans_stay_reserved_until_their_node_leaves(
                 attached.release()
                 # The orphan stays as long as somebody is connected under it.
                 assert gone.wait_closed(timeout=SHORTLY) is False
-                refused = join(client, parent.attach_token(), two)
-                assert not isinstance(refused, sysmem.BufferCollectionInfo)
+                assert not joins(client, parent, two)
                 child.release()
                 assert gone.wait_closed(timeout=ENOUGH)
-        answer = join(client, parent.attach_token(), two)
-        assert isinstance(answer, sysmem.BufferCollectionInfo)
-        answer.close()
+        assert joins(client, parent, two)
 
 
 def test_an_attached_participant_may_be_weak(client: blocking.Allocator) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 
 import pytest
@@ -53,6 +53,19 @@ class Tree:
             collection.sync()
         return collection
 
+    def choice(
+        self, token: blocking.BufferCollectionToken, *tables: BufferCollectionConstraints
+    ) -> tuple[blocking.BufferCollectionTokenGroup, list[blocking.BufferCollection]]:
+        """A group with a bound child for each of the constraints."""
+        group, tokens = self.group(token, len(tables))
+        return group, [self.bind(t, table) for t, table in zip(tokens, tables, strict=True)]
+
+
+@pytest.fixture
+def tree(client: blocking.Allocator) -> Iterator[Tree]:
+    with ExitStack() as stack:
+        yield Tree(client, stack)
+
 
 def size(collection: blocking.BufferCollection) -> int:
     with collection.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
@@ -71,10 +84,7 @@ def test_the_first_child_that_fits_is_selected(client: blocking.Allocator) -> No
     for root, expected in ((ANY, 0), (TWO, 1), (THREE, 2)):
         with ExitStack() as stack:
             tree = Tree(client, stack)
-            group, tokens = tree.group(tree.root, 3)
-            children = [
-                tree.bind(t, table) for t, table in zip(tokens, (ONE, TWO, THREE), strict=True)
-            ]
+            group, children = tree.choice(tree.root, ONE, TWO, THREE)
             parent = tree.bind(tree.root, root)
             assert size(parent) == (expected + 1) * 100
             assert size(children[expected]) == (expected + 1) * 100
@@ -83,111 +93,87 @@ def test_the_first_child_that_fits_is_selected(client: blocking.Allocator) -> No
             parent.sync()
 
 
-def test_a_pending_wait_of_a_hidden_child_gets_no_answer(client: blocking.Allocator) -> None:
-    with ExitStack() as stack:
-        tree = Tree(client, stack)
-        _, tokens = tree.group(tree.root, 2)
-        chosen, other = (tree.bind(t, table) for t, table in zip(tokens, (ANY, ONE), strict=True))
-        pending = begin_wait(other)
-        root = tree.bind(tree.root, ANY)
-        with pytest.raises(PeerClosedError):
-            pending.result(ENOUGH)
-        assert size(chosen) == size(root) == 1
+def test_a_pending_wait_of_a_hidden_child_gets_no_answer(tree: Tree) -> None:
+    _, (chosen, other) = tree.choice(tree.root, ANY, ONE)
+    pending = begin_wait(other)
+    root = tree.bind(tree.root, ANY)
+    with pytest.raises(PeerClosedError):
+        pending.result(ENOUGH)
+    assert size(chosen) == size(root) == 1
 
 
-def test_no_child_that_fits_is_empty_for_everybody(client: blocking.Allocator) -> None:
-    with ExitStack() as stack:
-        tree = Tree(client, stack)
-        group, tokens = tree.group(tree.root, 2)
-        children = [tree.bind(t, table) for t, table in zip(tokens, (ONE, TWO), strict=True)]
-        waits = [begin_wait(child) for child in children]
-        root = tree.bind(tree.root, THREE)
-        for wait in waits:
-            with pytest.raises(SysmemError) as raised:
-                wait.result(ENOUGH)
-            assert raised.value.error is Error.CONSTRAINTS_INTERSECTION_EMPTY
-        hidden(root, group, *children)
+def test_no_child_that_fits_is_empty_for_everybody(tree: Tree) -> None:
+    group, children = tree.choice(tree.root, ONE, TWO)
+    waits = [begin_wait(child) for child in children]
+    root = tree.bind(tree.root, THREE)
+    for wait in waits:
+        with pytest.raises(SysmemError) as raised:
+            wait.result(ENOUGH)
+        assert raised.value.error is Error.CONSTRAINTS_INTERSECTION_EMPTY
+    hidden(root, group, *children)
 
 
 def test_allocation_waits_for_children_that_will_not_be_selected(
-    client: blocking.Allocator,
+    tree: Tree,
 ) -> None:
-    with ExitStack() as stack:
-        tree = Tree(client, stack)
-        _, (first, second) = tree.group(tree.root, 2)
-        chosen = tree.bind(first, ANY)
-        root = tree.bind(tree.root, ANY)
-        with pytest.raises(SysmemError) as raised:
-            root.check_all_buffers_allocated()
-        assert raised.value.error is Error.PENDING
-        late = tree.bind(second, NEVER)
-        assert size(chosen) == size(root) == 1
-        hidden(late)
+    _, (first, second) = tree.group(tree.root, 2)
+    chosen = tree.bind(first, ANY)
+    root = tree.bind(tree.root, ANY)
+    with pytest.raises(SysmemError) as raised:
+        root.check_all_buffers_allocated()
+    assert raised.value.error is Error.PENDING
+    late = tree.bind(second, NEVER)
+    assert size(chosen) == size(root) == 1
+    hidden(late)
 
 
-def test_allocation_waits_for_all_children_present(client: blocking.Allocator) -> None:
-    with ExitStack() as stack:
-        tree = Tree(client, stack)
-        group = stack.enter_context(tree.root.create_buffer_collection_token_group())
-        child = tree.bind(group.create_children_sync([sysmem.Rights.SAME_RIGHTS])[0], ANY)
-        root = tree.bind(tree.root, ANY)
-        with pytest.raises(SysmemError) as raised:
-            root.check_all_buffers_allocated()
-        assert raised.value.error is Error.PENDING
-        group.all_children_present()
-        assert size(child) == size(root) == 1
+def test_allocation_waits_for_all_children_present(tree: Tree) -> None:
+    group = tree.stack.enter_context(tree.root.create_buffer_collection_token_group())
+    child = tree.bind(group.create_children_sync([sysmem.Rights.SAME_RIGHTS])[0], ANY)
+    root = tree.bind(tree.root, ANY)
+    with pytest.raises(SysmemError) as raised:
+        root.check_all_buffers_allocated()
+    assert raised.value.error is Error.PENDING
+    group.all_children_present()
+    assert size(child) == size(root) == 1
 
 
-def test_the_lowest_ranking_group_advances_first(client: blocking.Allocator) -> None:
+def test_the_lowest_ranking_group_advances_first(tree: Tree) -> None:
     # Two groups under the root: (0,0) (0,1) (1,0) (1,1), like counting. Both (0,1) and (1,0) fit.
-    with ExitStack() as stack:
-        tree = Tree(client, stack)
-        _, high = tree.group(tree.root, 2)
-        _, low = tree.group(tree.root, 2)
-        first = [tree.bind(t, table) for t, table in zip(high, (ONE, TWO), strict=True)]
-        second = [tree.bind(t, table) for t, table in zip(low, (TWO, ONE), strict=True)]
-        root = tree.bind(tree.root, ANY)
-        assert size(root) == size(first[0]) == size(second[1]) == 100
-        hidden(first[1], second[0])
+    _, first = tree.choice(tree.root, ONE, TWO)
+    _, second = tree.choice(tree.root, TWO, ONE)
+    root = tree.bind(tree.root, ANY)
+    assert size(root) == size(first[0]) == size(second[1]) == 100
+    hidden(first[1], second[0])
 
 
-def test_a_group_under_a_hidden_child_is_skipped(client: blocking.Allocator) -> None:
+def test_a_group_under_a_hidden_child_is_skipped(tree: Tree) -> None:
     # The outer group's first child has a group of its own; the second child has none.
-    with ExitStack() as stack:
-        tree = Tree(client, stack)
-        outer, (left, right) = tree.group(tree.root, 2)
-        inner, grandchildren = tree.group(left, 2)
-        under = [tree.bind(t, table) for t, table in zip(grandchildren, (ONE, TWO), strict=True)]
-        left_bound = tree.bind(left, ANY)
-        right_bound = tree.bind(right, THREE)
-        root = tree.bind(tree.root, THREE)
-        assert size(root) == size(right_bound) == 300
-        hidden(inner, left_bound, *under)
-        outer.sync()
+    outer, (left, right) = tree.group(tree.root, 2)
+    inner, under = tree.choice(left, ONE, TWO)
+    left_bound = tree.bind(left, ANY)
+    right_bound = tree.bind(right, THREE)
+    root = tree.bind(tree.root, THREE)
+    assert size(root) == size(right_bound) == 300
+    hidden(inner, left_bound, *under)
+    outer.sync()
 
 
-def test_parents_rank_before_their_children(client: blocking.Allocator) -> None:
-    with ExitStack() as stack:
-        tree = Tree(client, stack)
-        _, (left, right) = tree.group(tree.root, 2)
-        _, grandchildren = tree.group(left, 2)
-        under = [tree.bind(t, table) for t, table in zip(grandchildren, (ONE, TWO), strict=True)]
-        left_bound = tree.bind(left, ANY)
-        right_bound = tree.bind(right, TWO)
-        root = tree.bind(tree.root, TWO)
-        # (left, ONE) fails, (left, TWO) comes before (right).
-        assert size(root) == size(left_bound) == size(under[1]) == 200
-        hidden(right_bound, under[0])
+def test_parents_rank_before_their_children(tree: Tree) -> None:
+    _, (left, right) = tree.group(tree.root, 2)
+    _, under = tree.choice(left, ONE, TWO)
+    left_bound = tree.bind(left, ANY)
+    right_bound = tree.bind(right, TWO)
+    root = tree.bind(tree.root, TWO)
+    # (left, ONE) fails, (left, TWO) comes before (right).
+    assert size(root) == size(left_bound) == size(under[1]) == 200
+    hidden(right_bound, under[0])
 
 
 def _binary(
     tree: Tree, groups: int, tables: Sequence[BufferCollectionConstraints]
 ) -> list[list[blocking.BufferCollection]]:
-    made = []
-    for _ in range(groups):
-        _, tokens = tree.group(tree.root, len(tables))
-        made.append([tree.bind(t, table) for t, table in zip(tokens, tables, strict=True)])
-    return made
+    return [tree.choice(tree.root, *tables)[1] for _ in range(groups)]
 
 
 def _outcome(root: blocking.BufferCollectionToken, tree: Tree) -> sysmem.Error | int | None:
@@ -242,132 +228,112 @@ def test_the_number_of_selections_is_a_setting(allocator: blocking.Allocator) ->
             assert _outcome(tree.root, tree) is expected
 
 
-def test_a_group_that_is_released_still_selects(client: blocking.Allocator) -> None:
-    with ExitStack() as stack:
-        tree = Tree(client, stack)
-        group, tokens = tree.group(tree.root, 2)
-        first, second = (tree.bind(t, c) for t, c in zip(tokens, (ONE, TWO), strict=True))
-        group.release()
-        root = tree.bind(tree.root, TWO)
-        assert size(root) == size(second) == 200
-        hidden(first)
+def test_a_group_that_is_released_still_selects(tree: Tree) -> None:
+    group, (first, second) = tree.choice(tree.root, ONE, TWO)
+    group.release()
+    root = tree.bind(tree.root, TWO)
+    assert size(root) == size(second) == 200
+    hidden(first)
 
 
-def test_a_group_closed_without_release_fails_the_tree(client: blocking.Allocator) -> None:
-    with ExitStack() as stack:
-        tree = Tree(client, stack)
-        group, _ = tree.group(tree.root, 2)
-        group.close()
-        hidden(tree.root)
+def test_a_group_closed_without_release_fails_the_tree(tree: Tree) -> None:
+    group, _ = tree.group(tree.root, 2)
+    group.close()
+    hidden(tree.root)
 
 
 @pytest.mark.parametrize("misuse", ["create", "create_sync", "twice", "childless", "release"])
-def test_misuse_fails_the_group(client: blocking.Allocator, misuse: str) -> None:
-    with ExitStack() as stack:
-        tree = Tree(client, stack)
-        group = stack.enter_context(tree.root.create_buffer_collection_token_group())
-        if misuse in ("create", "create_sync", "twice", "release"):
-            stack.enter_context(group.create_child())
-        if misuse in ("create", "create_sync", "twice"):
-            group.all_children_present()
-        if misuse == "create":
-            stack.enter_context(group.create_child())
-        elif misuse == "create_sync":
-            with pytest.raises(PeerClosedError):
-                group.create_children_sync([sysmem.Rights.SAME_RIGHTS])
-        elif misuse == "release":
-            group.release()
-        else:
-            group.all_children_present()
-        hidden(tree.root)
-
-
-def test_alternates_are_those_of_one_group(client: blocking.Allocator) -> None:
-    with ExitStack() as stack:
-        tree = Tree(client, stack)
-        group, (left, right) = tree.group(tree.root, 2)
-        below = stack.enter_context(left.duplicate())
-        beside = stack.enter_context(left.duplicate())
-        cousin = stack.enter_context(right.duplicate())
-        for token in (left, right):
-            token.sync()
-        refs = {
-            node: stack.enter_context(node.get_node_ref())
-            for node in (tree.root, group, left, right, below, beside, cousin)
-        }
-        nodes = list(refs)
-        alternates = {
-            (left, right),
-            (left, cousin),
-            (below, right),
-            (below, cousin),
-            (beside, right),
-            (beside, cousin),
-            # The nearest common ancestor of a group and a node below it is the group itself.
-            *((group, node) for node in (group, left, right, below, beside, cousin)),
-        }
-        for one in nodes:
-            for two in nodes:
-                expected = (one, two) in alternates or (two, one) in alternates
-                assert one.is_alternate_for(refs[two]) is expected, (one, two)
-
-
-def test_a_ref_outlives_bind_and_counts_released_groups(client: blocking.Allocator) -> None:
-    with ExitStack() as stack:
-        tree = Tree(client, stack)
-        group, (left, right) = tree.group(tree.root, 2)
-        ref = stack.enter_context(left.get_node_ref())
-        bound = stack.enter_context(client.bind_shared_collection(left))
-        bound.sync()
+def test_misuse_fails_the_group(tree: Tree, misuse: str) -> None:
+    group = tree.stack.enter_context(tree.root.create_buffer_collection_token_group())
+    if misuse in ("create", "create_sync", "twice", "release"):
+        tree.stack.enter_context(group.create_child())
+    if misuse in ("create", "create_sync", "twice"):
+        group.all_children_present()
+    if misuse == "create":
+        tree.stack.enter_context(group.create_child())
+    elif misuse == "create_sync":
+        with pytest.raises(PeerClosedError):
+            group.create_children_sync([sysmem.Rights.SAME_RIGHTS])
+    elif misuse == "release":
         group.release()
-        assert right.is_alternate_for(ref) is True
-        with bound.get_node_ref() as again:
-            assert right.is_alternate_for(again) is True
+    else:
+        group.all_children_present()
+    hidden(tree.root)
 
 
-def test_selected_formats_decide(client: blocking.Allocator) -> None:
+def test_alternates_are_those_of_one_group(tree: Tree) -> None:
+    group, (left, right) = tree.group(tree.root, 2)
+    below = tree.stack.enter_context(left.duplicate())
+    beside = tree.stack.enter_context(left.duplicate())
+    cousin = tree.stack.enter_context(right.duplicate())
+    for token in (left, right):
+        token.sync()
+    refs = {
+        node: tree.stack.enter_context(node.get_node_ref())
+        for node in (tree.root, group, left, right, below, beside, cousin)
+    }
+    nodes = list(refs)
+    alternates = {
+        (left, right),
+        (left, cousin),
+        (below, right),
+        (below, cousin),
+        (beside, right),
+        (beside, cousin),
+        # The nearest common ancestor of a group and a node below it is the group itself.
+        *((group, node) for node in (group, left, right, below, beside, cousin)),
+    }
+    for one in nodes:
+        for two in nodes:
+            expected = (one, two) in alternates or (two, one) in alternates
+            assert one.is_alternate_for(refs[two]) is expected, (one, two)
+
+
+def test_a_ref_outlives_bind_and_counts_released_groups(tree: Tree) -> None:
+    group, (left, right) = tree.group(tree.root, 2)
+    ref = tree.stack.enter_context(left.get_node_ref())
+    bound = tree.stack.enter_context(tree.client.bind_shared_collection(left))
+    bound.sync()
+    group.release()
+    assert right.is_alternate_for(ref) is True
+    with bound.get_node_ref() as again:
+        assert right.is_alternate_for(again) is True
+
+
+def test_selected_formats_decide(tree: Tree) -> None:
     # A decoder that would like tiles, or else rows; a screen that shows rows only.
     tiled = images(
         image(pixel_format_modifier=sysmem.PixelFormatModifier.INTEL_I915_Y_TILED),
         min_buffer_count=3,
     )
-    with ExitStack() as stack:
-        tree = Tree(client, stack)
-        _, tokens = tree.group(tree.root, 2)
-        wish, fallback = (
-            tree.bind(t, table) for t, table in zip(tokens, (tiled, images(image())), strict=True)
-        )
-        screen = tree.bind(tree.root, images(image()))
-        with screen.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
-            assert info.buffers is not None
-            assert len(info.buffers) == 2  # the unselected minimum of 3 doesn't count
-        fallback.sync()
-        hidden(wish)
+    _, (wish, fallback) = tree.choice(tree.root, tiled, images(image()))
+    screen = tree.bind(tree.root, images(image()))
+    with screen.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
+        assert info.buffers is not None
+        assert len(info.buffers) == 2  # the unselected minimum of 3 doesn't count
+    fallback.sync()
+    hidden(wish)
 
 
-def test_a_dispensable_child_hidden_does_not_fail_its_parent(client: blocking.Allocator) -> None:
-    with ExitStack() as stack:
-        tree = Tree(client, stack)
-        group, (chosen, other) = tree.group(tree.root, 2)
-        for token in (chosen, other):
-            token.set_dispensable()
-        nodes = [tree.bind(token, ANY) for token in (chosen, other)]
-        root = tree.bind(tree.root, ANY)
-        assert size(root) == size(nodes[0]) == 1
-        hidden(nodes[1])
-        group.sync()
-        nodes[0].close()
-        root.sync()
-        assert root.wait_closed(timeout=0) is False
+def test_a_dispensable_child_hidden_does_not_fail_its_parent(tree: Tree) -> None:
+    group, (chosen, other) = tree.group(tree.root, 2)
+    for token in (chosen, other):
+        token.set_dispensable()
+    nodes = [tree.bind(token, ANY) for token in (chosen, other)]
+    root = tree.bind(tree.root, ANY)
+    assert size(root) == size(nodes[0]) == 1
+    hidden(nodes[1])
+    group.sync()
+    nodes[0].close()
+    root.sync()
+    assert root.wait_closed(timeout=0) is False
 
 
 def test_a_dispensable_child_that_nobody_holds_fails_its_parent(
-    client: blocking.Allocator,
+    tree: Tree,
 ) -> None:
     # A failure domain without a client, before allocation.
-    with ExitStack() as stack:
-        tree = Tree(client, stack)
-        group, (first, _) = tree.group(tree.root, 2)
-        first.set_dispensable()
-        first.release()
-        hidden(tree.root, group)
+    group, (first, _) = tree.group(tree.root, 2)
+    first.set_dispensable()
+    first.release()
+    hidden(tree.root, group)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,7 +24,6 @@ from sysmem import (
     blocking,
 )
 from sysmem.pytest_plugin import Factory
-from sysmem.testing import Sysmemd, Zygote, sysmemd
 
 from .scenario import (
     ENOUGH,
@@ -123,20 +121,6 @@ Z_SECURE = Heap(heap_type="vendor.heap.Z_SECURE", id=0)
 VULKAN = BufferUsage(vulkan=VulkanUsage.IMAGE_SAMPLED)
 DECODER = BufferUsage(video=VideoUsage.HW_DECODER)
 DISPLAY = BufferUsage(display=DisplayUsage.LAYER)
-
-
-@pytest.fixture(scope="module")
-def configured(sysmem_zygote: Zygote) -> Iterator[Sysmemd]:
-    with sysmemd(CONFIG, zygote=sysmem_zygote) as running:
-        yield running
-        running.check_for_leaks()
-        running.stop()
-
-
-@pytest.fixture
-def client(configured: Sysmemd) -> Iterator[blocking.Allocator]:
-    with blocking.connect(configured.runtime_dir) as connected:
-        yield connected
 
 
 def asking(usage: BufferUsage, *heaps: Heap, **fields: Any) -> sysmem.BufferCollectionConstraints:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+import sysmem
 from sysmem import blocking
 
 from ..mapping import BareMapping
 from .other_process import OtherProcess
-from .scenario import ENOUGH, SHORTLY, buffers, participants, vmo_of
+from .scenario import ENOUGH, SHORTLY, allocated, buffers, participants, vmo_of
+
+
+@contextmanager
+def tracked(
+    client: blocking.Allocator,
+) -> Iterator[tuple[blocking.BufferCollection, sysmem.BufferCollectionInfo, sysmem.EventPair]]:
+    """A collection with one participant, its buffers, and the event of their end."""
+    with allocated(client) as (collection, info), collection.attach_lifetime_tracking() as event:
+        collection.sync()
+        yield collection, info, event
 
 
 def test_nothing_closes_while_the_collection_lives(client: blocking.Allocator) -> None:
@@ -98,80 +111,65 @@ def test_it_is_kept_when_its_node_was_released_before_allocation(
 
 
 def test_it_outlives_the_tree(client: blocking.Allocator) -> None:
-    with client.allocate_non_shared_collection() as collection:
-        collection.set_constraints(buffers())
-        event = collection.attach_lifetime_tracking()
-        info = collection.wait_for_all_buffers_allocated()
+    with tracked(client) as (collection, info, event):
         collection.close()  # a failure, even
-        with event:
-            assert event.wait_closed(timeout=SHORTLY) is False
-            info.close()
-            assert event.wait_closed(timeout=ENOUGH)
+        assert event.wait_closed(timeout=SHORTLY) is False
+        info.close()
+        assert event.wait_closed(timeout=ENOUGH)
 
 
 def test_weak_handles_are_holders_too(client: blocking.Allocator) -> None:
-    with client.allocate_non_shared_collection() as collection:
-        collection.set_constraints(buffers())
-        with collection.attach_lifetime_tracking() as event:
-            info = collection.wait_for_all_buffers_allocated()
-            found = client.get_vmo_info(vmo_of(info), need_weak=True)
-            assert found.weak_vmo is not None
-            assert found.close_weak_asap is not None
-            info.close()
-            collection.release()
-            assert found.close_weak_asap.wait_closed(timeout=ENOUGH)
-            assert event.wait_closed(timeout=SHORTLY) is False
-            found.weak_vmo.close()
-            assert event.wait_closed(timeout=ENOUGH)
-            found.close_weak_asap.close()
+    with tracked(client) as (collection, info, event):
+        found = client.get_vmo_info(vmo_of(info), need_weak=True)
+        assert found.weak_vmo is not None
+        assert found.close_weak_asap is not None
+        info.close()
+        collection.release()
+        assert found.close_weak_asap.wait_closed(timeout=ENOUGH)
+        assert event.wait_closed(timeout=SHORTLY) is False
+        found.weak_vmo.close()
+        assert event.wait_closed(timeout=ENOUGH)
+        found.close_weak_asap.close()
 
 
 @pytest.mark.parametrize(
     "held", ["descriptor", "duplicate", "view", "mapping alone", "read-only mapping alone"]
 )
 def test_any_holder_in_this_process_counts(client: blocking.Allocator, held: str) -> None:
-    with client.allocate_non_shared_collection() as collection:
-        collection.set_constraints(buffers())
-        event = collection.attach_lifetime_tracking()
-        info = collection.wait_for_all_buffers_allocated()
+    with tracked(client) as (collection, info, event):
         collection.release()
-        with event:
-            if held == "descriptor":
-                copy = os.dup(vmo_of(info).fileno())
+        if held == "descriptor":
+            copy = os.dup(vmo_of(info).fileno())
+            info.close()
+            assert event.wait_closed(timeout=SHORTLY) is False
+            os.close(copy)
+        elif held == "duplicate":
+            with vmo_of(info).duplicate():
                 info.close()
                 assert event.wait_closed(timeout=SHORTLY) is False
-                os.close(copy)
-            elif held == "duplicate":
-                with vmo_of(info).duplicate():
-                    info.close()
-                    assert event.wait_closed(timeout=SHORTLY) is False
-            elif held == "view":
-                with vmo_of(info).map() as view:
-                    info.close()
-                    assert event.wait_closed(timeout=SHORTLY) is False
-                    assert view[0] == 0
-            else:
-                write = held == "mapping alone"
-                with BareMapping(vmo_of(info).fileno(), write=write) as mapping:
-                    info.close()
-                    assert event.wait_closed(timeout=SHORTLY) is False
-                    assert mapping[:1] == b"\0"
-            assert event.wait_closed(timeout=ENOUGH)
+        elif held == "view":
+            with vmo_of(info).map() as view:
+                info.close()
+                assert event.wait_closed(timeout=SHORTLY) is False
+                assert view[0] == 0
+        else:
+            write = held == "mapping alone"
+            with BareMapping(vmo_of(info).fileno(), write=write) as mapping:
+                info.close()
+                assert event.wait_closed(timeout=SHORTLY) is False
+                assert mapping[:1] == b"\0"
+        assert event.wait_closed(timeout=ENOUGH)
 
 
 def test_a_reopened_descriptor_counts(client: blocking.Allocator) -> None:
     # A holder of the daemon's uid may reopen its descriptor: that is a handle as well.
-    with client.allocate_non_shared_collection() as collection:
-        collection.set_constraints(buffers())
-        event = collection.attach_lifetime_tracking()
-        info = collection.wait_for_all_buffers_allocated()
+    with tracked(client) as (collection, info, event):
         collection.release()
         again = os.open(f"/proc/self/fd/{vmo_of(info).fileno()}", os.O_RDONLY)
         info.close()
-        with event:
-            assert event.wait_closed(timeout=SHORTLY) is False
-            os.close(again)
-            assert event.wait_closed(timeout=ENOUGH)
+        assert event.wait_closed(timeout=SHORTLY) is False
+        os.close(again)
+        assert event.wait_closed(timeout=ENOUGH)
 
 
 @pytest.mark.parametrize("how", ["close", "unmap", "kill"])
@@ -179,11 +177,8 @@ def test_third_processes_count(client: blocking.Allocator, how: str) -> None:
     with (
         OtherProcess() as one,
         OtherProcess() as two,
-        client.allocate_non_shared_collection() as collection,
+        tracked(client) as (collection, info, event),
     ):
-        collection.set_constraints(buffers())
-        event = collection.attach_lifetime_tracking()
-        info = collection.wait_for_all_buffers_allocated()
         with vmo_of(info).map() as view:
             view[:2] = b"hi"
         collection.release()
@@ -195,14 +190,13 @@ def test_third_processes_count(client: blocking.Allocator, how: str) -> None:
             else:
                 assert other.tell("duplicate", vmo_of(info).fileno()) == "done"
         info.close()
-        with event:
-            for other in (one, two):
-                assert event.wait_closed(timeout=SHORTLY) is False
-                if how == "kill":
-                    other.kill()
-                else:
-                    other.tell(how)
-            assert event.wait_closed(timeout=ENOUGH)
+        for other in (one, two):
+            assert event.wait_closed(timeout=SHORTLY) is False
+            if how == "kill":
+                other.kill()
+            else:
+                other.tell(how)
+        assert event.wait_closed(timeout=ENOUGH)
 
 
 def test_an_attached_nodes_tracking_waits_for_its_own_allocation(

@@ -10,20 +10,20 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import forkserver, resource_tracker
 
 import anyio
 import pytest
-import trio
 
 import sysmem
 from sysmem import Error, HandleClosedError, PeerClosedError, SysmemError, blocking
 from sysmem.testing import Sysmemd
 
 from ..users import as_root
+from .conftest import Run
 from .passing_processes import METHODS, ROOT, Actor
 from .scenario import ENOUGH, SHORTLY, begin_wait, buffers, eventually, pool
 
@@ -305,28 +305,8 @@ def test_ctrl_c_ends_a_take_and_an_offer_and_leaves_nothing(
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
 
-Scenario = Callable[[sysmem.Allocator], Awaitable[None]]
 
-
-@pytest.fixture(params=["trio", "asyncio"])
-def run(request: pytest.FixtureRequest, daemon: Sysmemd) -> Callable[[Scenario], None]:
-    """Run a scenario with an Allocator under one of the two event loops."""
-
-    async def main(scenario: Scenario) -> None:
-        with anyio.fail_after(ENOUGH):
-            async with sysmem.connect(daemon.runtime_dir) as allocator:
-                await scenario(allocator)
-
-    def in_loop(scenario: Scenario) -> None:
-        if request.param == "trio":
-            trio.run(main, scenario)
-        else:
-            asyncio.run(main(scenario))
-
-    return in_loop
-
-
-def test_tasks_offer_several_at_once(run: Callable[[Scenario], None], name: str) -> None:
+def test_tasks_offer_several_at_once(run: Run, name: str) -> None:
     async def scenario(allocator: sysmem.Allocator) -> None:
         root = await allocator.allocate_shared_collection()
         async with anyio.create_task_group() as group:
@@ -341,7 +321,7 @@ def test_tasks_offer_several_at_once(run: Callable[[Scenario], None], name: str)
     run(scenario)
 
 
-def test_a_cancelled_take_takes_nothing(run: Callable[[Scenario], None], name: str) -> None:
+def test_a_cancelled_take_takes_nothing(run: Run, name: str) -> None:
     async def scenario(allocator: sysmem.Allocator) -> None:
         for delay in (0, 0.01):
             with anyio.move_on_after(delay) as scope:
@@ -354,9 +334,7 @@ def test_a_cancelled_take_takes_nothing(run: Callable[[Scenario], None], name: s
     run(scenario)
 
 
-def test_a_cancelled_offer_leaves_the_token_and_the_name(
-    run: Callable[[Scenario], None], name: str
-) -> None:
+def test_a_cancelled_offer_leaves_the_token_and_the_name(run: Run, name: str) -> None:
     async def scenario(allocator: sysmem.Allocator) -> None:
         token = await allocator.allocate_shared_collection()
         for delay in (0, 0.01):
@@ -391,9 +369,7 @@ def test_a_task_of_asyncio_that_is_cancelled_by_itself(daemon: Sysmemd, name: st
     asyncio.run(main())
 
 
-def test_closing_the_allocator_ends_the_tasks_that_wait_with_it(
-    run: Callable[[Scenario], None], name: str
-) -> None:
+def test_closing_the_allocator_ends_the_tasks_that_wait_with_it(run: Run, name: str) -> None:
     async def scenario(allocator: sysmem.Allocator) -> None:
         async def taking() -> None:
             with pytest.raises(HandleClosedError):

@@ -22,7 +22,7 @@ from sysmem import (
 )
 from sysmem.testing import Sysmemd
 
-from .scenario import ENOUGH, buffers, eventually, vmo_of
+from .scenario import ENOUGH, buffers, eventually, root_and_child, vmo_of
 
 READER = Rights(0xFFFFFFFF & ~Rights.WRITE)
 
@@ -172,23 +172,17 @@ def test_anothers_usage_gives_nobody_the_right_to_write(client: blocking.Allocat
 
 
 def test_what_one_writes_the_other_reads(client: blocking.Allocator) -> None:
-    with client.allocate_shared_collection() as token:
-        child = token.duplicate(READER)
-        token.sync()
+    with root_and_child(client, READER) as (writer, reader):
+        reader.set_constraints(buffers(usage=BufferUsage(cpu=CpuUsage.READ_OFTEN)))
+        writer.set_constraints(buffers())
         with (
-            client.bind_shared_collection(child) as reader,
-            client.bind_shared_collection(token) as writer,
+            writer.wait_for_all_buffers_allocated() as theirs,
+            reader.wait_for_all_buffers_allocated() as mine,
+            vmo_of(theirs).map() as out,
+            vmo_of(mine).map() as into,
         ):
-            reader.set_constraints(buffers(usage=BufferUsage(cpu=CpuUsage.READ_OFTEN)))
-            writer.set_constraints(buffers())
-            with (
-                writer.wait_for_all_buffers_allocated() as theirs,
-                reader.wait_for_all_buffers_allocated() as mine,
-                vmo_of(theirs).map() as out,
-                vmo_of(mine).map() as into,
-            ):
-                out[:5] = b"hello"
-                assert bytes(into[:5]) == b"hello"
+            out[:5] = b"hello"
+            assert bytes(into[:5]) == b"hello"
 
 
 def test_mask_0_fails_the_node_everywhere_but_in_duplicate(

@@ -3,57 +3,57 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 import sysmem
 from sysmem import BufferCollectionConstraints, BufferUsage, Error, SizeU, SysmemError, blocking
 
-from .scenario import ENOUGH, buffers, event_of, image, images, memory, vmo_of
+from .scenario import (
+    ENOUGH,
+    allocated,
+    buffers,
+    event_of,
+    image,
+    images,
+    memory,
+    root_and_child,
+    vmo_of,
+)
 
 
-@contextmanager
-def collection_of(
-    client: blocking.Allocator, table: BufferCollectionConstraints
-) -> Iterator[tuple[blocking.BufferCollection, sysmem.BufferCollectionInfo]]:
-    with client.allocate_non_shared_collection() as collection:
-        collection.set_constraints(table)
-        with collection.wait_for_all_buffers_allocated() as info:
-            yield collection, info
+def assert_nothing_else(found: sysmem.VmoInfo) -> None:
+    """Only the ids are set."""
+    assert found.close_weak_asap is None
+    assert found.weak_vmo is None
+    assert found.single_buffer_settings is None
+    assert found.constraints_ok is None
+    assert found.vmo_settings_match is None
 
 
 def test_only_the_two_numbers_are_set_when_nothing_is_asked(client: blocking.Allocator) -> None:
-    with collection_of(client, buffers(min_buffer_count=3)) as (collection, info):
+    with allocated(client, buffers(min_buffer_count=3)) as (collection, info):
         for index in range(3):
             found = client.get_vmo_info(vmo_of(info, index))
             assert found.buffer_collection_id == collection.get_buffer_collection_id()
             assert found.buffer_collection_id == info.buffer_collection_id
             assert found.buffer_index == index
-            assert found.close_weak_asap is None
-            assert found.weak_vmo is None
-            assert found.single_buffer_settings is None
-            assert found.constraints_ok is None
-            assert found.vmo_settings_match is None
+            assert_nothing_else(found)
 
 
 def test_a_need_that_is_false_is_as_if_unset(client: blocking.Allocator) -> None:
-    with collection_of(client, buffers()) as (_, info):
+    with allocated(client, buffers()) as (_, info):
         found = client.get_vmo_info(
             vmo_of(info),
             need_weak=False,
             need_single_buffer_settings=False,
             vmo_settings_to_check_ignore_size=True,
         )
-        assert found.weak_vmo is None
-        assert found.close_weak_asap is None
-        assert found.single_buffer_settings is None
-        assert found.vmo_settings_match is None
+        assert_nothing_else(found)
 
 
 def test_a_descriptor_does_as_a_vmo_and_is_not_consumed(client: blocking.Allocator) -> None:
-    with collection_of(client, buffers()) as (_, info):
+    with allocated(client, buffers()) as (_, info):
         copy = os.dup(vmo_of(info).fileno())
         found = client.get_vmo_info(vmo=copy)
         os.fstat(copy)
@@ -66,14 +66,14 @@ def test_a_descriptor_does_as_a_vmo_and_is_not_consumed(client: blocking.Allocat
 
 
 def test_settings_are_those_delivered(client: blocking.Allocator) -> None:
-    with collection_of(client, images(image())) as (_, info):
+    with allocated(client, images(image())) as (_, info):
         found = client.get_vmo_info(vmo_of(info), need_single_buffer_settings=True)
         assert found.single_buffer_settings == info.settings
         assert found.weak_vmo is None
 
 
 def test_need_weak_brings_a_weak_handle_and_its_event(client: blocking.Allocator) -> None:
-    with collection_of(client, buffers()) as (collection, info):
+    with allocated(client, buffers()) as (collection, info):
         strong = vmo_of(info)
         found = client.get_vmo_info(strong, need_weak=True)
         assert isinstance(found.weak_vmo, sysmem.Vmo)
@@ -96,7 +96,7 @@ def test_need_weak_brings_a_weak_handle_and_its_event(client: blocking.Allocator
 
 
 def test_need_weak_without_a_strong_handle_left_is_an_error(client: blocking.Allocator) -> None:
-    with collection_of(client, buffers()) as (collection, info):
+    with allocated(client, buffers()) as (collection, info):
         found = client.get_vmo_info(vmo_of(info), need_weak=True)
         assert found.weak_vmo is not None
         assert found.close_weak_asap is not None
@@ -119,7 +119,7 @@ def test_need_weak_without_a_strong_handle_left_is_an_error(client: blocking.All
 
 
 def test_the_handle_passed_in_keeps_its_information(client: blocking.Allocator) -> None:
-    with collection_of(client, buffers()) as (collection, info):
+    with allocated(client, buffers()) as (collection, info):
         number = info.buffer_collection_id
         copy = os.dup(vmo_of(info).fileno())
         collection.close()  # a failure
@@ -136,28 +136,15 @@ def test_the_handle_passed_in_keeps_its_information(client: blocking.Allocator) 
 
 
 def test_a_weak_vmo_has_no_more_rights_than_the_handle(client: blocking.Allocator) -> None:
-    with client.allocate_shared_collection() as token:
-        child = token.duplicate(sysmem.Rights(0xFFFFFFFF & ~sysmem.Rights.WRITE))
-        token.sync()
-        with (
-            client.bind_shared_collection(token) as writer,
-            client.bind_shared_collection(child) as reader,
-        ):
-            writer.set_constraints(buffers())
-            reader.set_constraints(buffers())
-            with reader.wait_for_all_buffers_allocated() as info:
-                assert vmo_of(info).writable is False
+    reading = sysmem.Rights(0xFFFFFFFF & ~sysmem.Rights.WRITE)
+    with root_and_child(client, reading, table=buffers()) as collections:
+        for collection, writable in zip(collections, (True, False), strict=True):
+            with collection.wait_for_all_buffers_allocated() as info:
+                assert vmo_of(info).writable is writable
                 found = client.get_vmo_info(vmo_of(info), need_weak=True)
                 assert found.weak_vmo is not None
                 assert found.close_weak_asap is not None
-                assert found.weak_vmo.writable is False
-                with found.weak_vmo, found.close_weak_asap:
-                    pass
-            with writer.wait_for_all_buffers_allocated() as info:
-                found = client.get_vmo_info(vmo_of(info), need_weak=True)
-                assert found.weak_vmo is not None
-                assert found.close_weak_asap is not None
-                assert found.weak_vmo.writable is True
+                assert found.weak_vmo.writable is writable
                 with found.weak_vmo, found.close_weak_asap:
                     pass
 
@@ -205,14 +192,14 @@ VULKAN = BufferUsage(vulkan=sysmem.VulkanUsage.IMAGE_SAMPLED)
 def test_constraints_ok(
     client: blocking.Allocator, check: BufferCollectionConstraints, expected: bool
 ) -> None:
-    with collection_of(client, images(image(), min_buffer_count=3)) as (_, info):
+    with allocated(client, images(image(), min_buffer_count=3)) as (_, info):
         found = client.get_vmo_info(vmo_of(info), constraints_to_check=check)
         assert found.constraints_ok is expected
         assert found.vmo_settings_match is None
 
 
 def test_constraints_ok_asks_for_every_field_again(client: blocking.Allocator) -> None:
-    with collection_of(client, buffers(100)) as (_, info):
+    with allocated(client, buffers(100)) as (_, info):
         vmo = vmo_of(info)
 
         def ok(table: BufferCollectionConstraints) -> bool | None:
@@ -247,7 +234,7 @@ def test_vmo_settings_match(
     ignore_size: bool | None,
     expected: bool,
 ) -> None:
-    with collection_of(client, one) as (_, first), collection_of(client, two) as (_, second):
+    with allocated(client, one) as (_, first), allocated(client, two) as (_, second):
         for left, right in ((first, second), (second, first)):
             found = client.get_vmo_info(
                 vmo_of(left),
@@ -259,14 +246,14 @@ def test_vmo_settings_match(
 
 
 def test_a_vmo_matches_itself(client: blocking.Allocator) -> None:
-    with collection_of(client, images(image(), min_buffer_count=2)) as (_, info):
+    with allocated(client, images(image(), min_buffer_count=2)) as (_, info):
         for other in (vmo_of(info, 0), vmo_of(info, 1).fileno()):
             found = client.get_vmo_info(vmo_of(info), vmo_settings_to_check=other)
             assert found.vmo_settings_match is True
 
 
 def test_everything_at_once(client: blocking.Allocator) -> None:
-    with collection_of(client, images(image())) as (_, info):
+    with allocated(client, images(image())) as (_, info):
         found = client.get_vmo_info(
             vmo_of(info),
             need_weak=True,
@@ -286,7 +273,7 @@ def test_everything_at_once(client: blocking.Allocator) -> None:
 
 
 def test_a_copy_of_the_contents_is_no_sysmem_vmo(client: blocking.Allocator) -> None:
-    with collection_of(client, buffers()) as (_, info):
+    with allocated(client, buffers()) as (_, info):
         copy = os.memfd_create("sysmem:0")
         os.ftruncate(copy, 4096)
         with pytest.raises(SysmemError) as raised:
@@ -299,7 +286,7 @@ def test_a_copy_of_the_contents_is_no_sysmem_vmo(client: blocking.Allocator) -> 
 def test_another_daemons_vmo_is_not_found(
     client: blocking.Allocator, allocator: blocking.Allocator
 ) -> None:
-    with collection_of(allocator, buffers()) as (_, info):
+    with allocated(allocator, buffers()) as (_, info):
         with pytest.raises(SysmemError) as raised:
             client.get_vmo_info(vmo_of(info))
         assert raised.value.error is Error.NOT_FOUND
@@ -311,7 +298,7 @@ def test_another_daemons_vmo_is_not_found(
 
 def test_must_match_pins_the_settings_and_not_the_count(client: blocking.Allocator) -> None:
     with (
-        collection_of(client, images(image(), min_buffer_count=2)) as (_, old),
+        allocated(client, images(image(), min_buffer_count=2)) as (_, old),
         client.allocate_non_shared_collection() as collection,
     ):
         table = images(image(sysmem.PixelFormat.DO_NOT_CARE), min_buffer_count=5)
@@ -326,25 +313,19 @@ def test_must_match_pins_the_settings_and_not_the_count(client: blocking.Allocat
 
 def test_must_match_takes_a_descriptor_and_no_constraints(client: blocking.Allocator) -> None:
     with (
-        collection_of(client, buffers(5000)) as (_, old),
-        client.allocate_shared_collection() as token,
+        allocated(client, buffers(5000)) as (_, old),
+        root_and_child(client) as (one, two),
     ):
-        child = token.duplicate()
-        token.sync()
-        with (
-            client.bind_shared_collection(token) as one,
-            client.bind_shared_collection(child) as two,
-        ):
-            one.set_constraints(must_match_vmo=vmo_of(old).fileno())
-            two.set_constraints(buffers(10))
-            with one.wait_for_all_buffers_allocated() as info:
-                assert info.settings == old.settings
-                assert info.buffers is not None
-                assert info.buffers[0].vmo is None
+        one.set_constraints(must_match_vmo=vmo_of(old).fileno())
+        two.set_constraints(buffers(10))
+        with one.wait_for_all_buffers_allocated() as info:
+            assert info.settings == old.settings
+            assert info.buffers is not None
+            assert info.buffers[0].vmo is None
 
 
 def test_must_match_that_cannot_is_empty(client: blocking.Allocator) -> None:
-    with collection_of(client, buffers(5000)) as (_, old):
+    with allocated(client, buffers(5000)) as (_, old):
         for table in (
             buffers(5001),
             memory(min_size_bytes=1, max_size_bytes=4999),
@@ -364,24 +345,15 @@ def test_must_match_a_stranger_fails_the_node(client: blocking.Allocator) -> Non
 
 
 def test_a_weak_handle_is_told_from_a_strong_one(client: blocking.Allocator) -> None:
-    with client.allocate_shared_collection() as token:
-        child = token.duplicate()
-        child.set_weak()
-        token.sync()
-        with (
-            client.bind_shared_collection(child) as weak,
-            client.bind_shared_collection(token) as strong,
-        ):
-            weak.set_constraints(buffers())
-            strong.set_constraints(buffers())
-            with (
-                weak.wait_for_all_buffers_allocated() as mine,
-                strong.wait_for_all_buffers_allocated() as theirs,
-            ):
-                found = client.get_vmo_info(vmo_of(mine))
-                assert found.close_weak_asap is not None
-                found.close_weak_asap.close()
-                assert client.get_vmo_info(vmo_of(theirs)).close_weak_asap is None
-                assert theirs.buffers is not None
-                assert theirs.buffers[0].close_weak_asap is None
-                assert not event_of(mine).is_closed()
+    with (
+        root_and_child(client, weak=True, table=buffers()) as (strong, weak),
+        weak.wait_for_all_buffers_allocated() as mine,
+        strong.wait_for_all_buffers_allocated() as theirs,
+    ):
+        found = client.get_vmo_info(vmo_of(mine))
+        assert found.close_weak_asap is not None
+        found.close_weak_asap.close()
+        assert client.get_vmo_info(vmo_of(theirs)).close_weak_asap is None
+        assert theirs.buffers is not None
+        assert theirs.buffers[0].close_weak_asap is None
+        assert not event_of(mine).is_closed()

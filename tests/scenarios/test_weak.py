@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -21,28 +20,16 @@ from .scenario import (
     event_of,
     eventually,
     participants,
+    root_and_child,
     vmo_of,
 )
 
 
-@contextmanager
 def strong_and_weak(
-    client: blocking.Allocator, count: int = 1
-) -> Iterator[tuple[blocking.BufferCollection, blocking.BufferCollection]]:
+    client: blocking.Allocator, count: int = 2
+) -> AbstractContextManager[tuple[blocking.BufferCollection, blocking.BufferCollection]]:
     """Two participants' collections, allocated; the second one is weak."""
-    with ExitStack() as stack:
-        root = stack.enter_context(client.allocate_shared_collection())
-        child = stack.enter_context(root.duplicate())
-        child.set_weak()
-        child.set_weak()
-        root.sync()
-        child.sync()
-        strong = stack.enter_context(client.bind_shared_collection(root))
-        weak = stack.enter_context(client.bind_shared_collection(child))
-        for collection in (strong, weak):
-            collection.set_constraints(buffers(min_buffer_count=max(2, count)))
-            collection.sync()
-        yield strong, weak
+    return root_and_child(client, weak=True, table=buffers(min_buffer_count=count))
 
 
 def test_only_weak_nodes_get_the_event(client: blocking.Allocator) -> None:
@@ -72,8 +59,7 @@ def test_a_strong_node_alone_keeps_every_buffer(client: blocking.Allocator) -> N
 
 def test_without_a_strong_node_handles_keep_their_own_buffer(client: blocking.Allocator) -> None:
     with strong_and_weak(client) as (strong, weak):
-        theirs = strong.wait_for_all_buffers_allocated()
-        mine = weak.wait_for_all_buffers_allocated()
+        theirs, mine = (node.wait_for_all_buffers_allocated() for node in (strong, weak))
         strong.release()
         weak.sync()
         assert theirs.buffers is not None
@@ -101,8 +87,7 @@ def test_a_weak_handle_keeps_the_contents_all_the_same(client: blocking.Allocato
 
 def test_duplicates_and_mappings_are_strong_too(client: blocking.Allocator) -> None:
     with strong_and_weak(client) as (strong, weak):
-        theirs = strong.wait_for_all_buffers_allocated()
-        mine = weak.wait_for_all_buffers_allocated()
+        theirs, mine = (node.wait_for_all_buffers_allocated() for node in (strong, weak))
         copy = vmo_of(theirs, 0).duplicate()
         descriptor = os.dup(vmo_of(theirs, 0).fileno())
         with vmo_of(theirs, 0).map() as view:
@@ -120,8 +105,7 @@ def test_duplicates_and_mappings_are_strong_too(client: blocking.Allocator) -> N
 
 def test_a_third_process_holds_and_is_killed(client: blocking.Allocator) -> None:
     with strong_and_weak(client) as (strong, weak), OtherProcess() as other:
-        theirs = strong.wait_for_all_buffers_allocated()
-        mine = weak.wait_for_all_buffers_allocated()
+        theirs, mine = (node.wait_for_all_buffers_allocated() for node in (strong, weak))
         assert other.tell("keep", vmo_of(theirs, 0).fileno()) == "done"
         assert other.tell("map write", vmo_of(theirs, 1).fileno()) == "done"
         strong.release()
@@ -318,8 +302,7 @@ def test_a_weak_group_makes_weak_children(client: blocking.Allocator) -> None:
 def test_asking_late_when_no_strong_handle_is_left(client: blocking.Allocator) -> None:
     # Buffer 0 is gone but for a weak handle, buffer 1 is gone, buffer 2 is held by a strong one.
     with strong_and_weak(client, 3) as (strong, weak):
-        theirs = strong.wait_for_all_buffers_allocated()
-        mine = weak.wait_for_all_buffers_allocated()
+        theirs, mine = (node.wait_for_all_buffers_allocated() for node in (strong, weak))
         events = [event_of(mine, index).fileno() for index in range(3)]
         assert len(set(events)) == 3
         strong.release()
@@ -372,8 +355,7 @@ def test_a_failure_of_the_root_leaves_weak_holders_warned(client: blocking.Alloc
 
 def test_get_vmo_info_with_a_strong_handle_only_passed_on(client: blocking.Allocator) -> None:
     with strong_and_weak(client) as (strong, weak):
-        theirs = strong.wait_for_all_buffers_allocated()
-        mine = weak.wait_for_all_buffers_allocated()
+        theirs, mine = (node.wait_for_all_buffers_allocated() for node in (strong, weak))
         strong.release()
         assert client.get_vmo_info(vmo_of(theirs)).close_weak_asap is None
         theirs.close()
