@@ -36,7 +36,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sysmem_protocol import __version__
-from sysmem_protocol.image_format import ImageFormat
+from sysmem_protocol.image_format import ImageFormat, RectU
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import (
     SYSTEM_RAM_HEAP,
@@ -99,6 +99,7 @@ __all__ = [
     "PixelFormat",
     "PixelFormatAndModifier",
     "PixelFormatModifier",
+    "RectU",
     "Rights",
     "SingleBufferSettings",
     "SizeU",

@@ -136,14 +136,11 @@ def _refusals(image: ImageFormat) -> Iterator[str]:
 
 def _rect_refusals(image: ImageFormat) -> Iterator[str]:
     """Why a part of an image isn't one, or has no planes of its own."""
-    x, y, width, height = image.display_rect
+    x, y, width, height = rect = tuple(image.display_rect)
     if min(x, y) < 0 or min(width, height) < 1:
-        yield f"display_rect {image.display_rect} is empty or begins outside of the image"
+        yield f"display_rect {rect} is empty or begins outside of the image"
     elif x + width > image.size.width or y + height > image.size.height:
-        yield (
-            f"display_rect {image.display_rect} isn't within"
-            f" {image.size.width} × {image.size.height} pixels"
-        )
+        yield (f"display_rect {rect} isn't within {image.size.width} × {image.size.height} pixels")
     layout = PLANES[image.pixel_format]
     across, down = (max(steps) for steps in zip(*(p.steps for p in layout), strict=True))
     numbers = {"x": (x, across), "y": (y, down)}

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 from sysmem_protocol.formats import is_supported
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.library import plain_int
 from sysmem_protocol.names import COLORS, FORMATS, FfmpegColors, FormatNames
 
 __all__ = [
@@ -41,6 +42,7 @@ def from_drm(fourcc: int | str, modifier: int = 0) -> tuple[PixelFormat, _Modifi
         ValueError: The fourcc is unknown, or the format does not exist with this modifier.
     """
     pixel_format = _find("DRM", _BY_DRM, _characters(fourcc))
+    modifier = plain_int(modifier)
     if not is_supported(pixel_format, modifier):
         suitable = [each for each in PixelFormatModifier if is_supported(pixel_format, each)]
         vendor = [each for each in suitable if each >> 56 == modifier >> 56] or suitable
@@ -149,6 +151,9 @@ def _characters(code: int | str) -> str:
     """Return a fourcc as its four characters, or in hexadecimal if it is not four ASCII characters."""
     if isinstance(code, str):
         return code.ljust(4)
+    code = plain_int(code)
+    if not isinstance(code, int):
+        raise TypeError(f"a fourcc is an int or four characters, not {type(code).__name__}")
     if not 0 <= code < 1 << 32:
         return hex(code)
     name = code.to_bytes(4, "little").decode("latin-1")

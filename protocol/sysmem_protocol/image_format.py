@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .docstrings import documented
 from .formats import Family, is_supported, modifier_name, pair_name, traits
@@ -37,6 +37,19 @@ _ENUMS = {
 }
 
 
+class RectU(NamedTuple):
+    """A part of an image, in pixels."""
+
+    x: int
+    """The column of its first pixel, from 0."""
+    y: int
+    """The row of its first pixel, from 0."""
+    width: int
+    """The number of columns."""
+    height: int
+    """The number of rows."""
+
+
 @documented
 @dataclass(frozen=True, slots=True, repr=False)
 class ImageFormat:
@@ -56,17 +69,22 @@ class ImageFormat:
     """The layout of the pixels in memory. A layout without a name is a plain number."""
     color_space: ColorSpace = ColorSpace.PASSTHROUGH
     """The colour space of the pixels. By default the participants know it from elsewhere."""
-    display_rect: tuple[int, int, int, int] = _WHOLE
-    """The visible part: x and y of its first pixel, width and height, in pixels. By default the whole image."""
+    display_rect: RectU | tuple[int, int, int, int] = _WHOLE
+    """The visible part: x and y of its first pixel, width and height, in pixels. By default the whole image. A tuple
+    becomes a :class:`RectU`."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, SizeU):
             raise TypeError(f"size must be a SizeU, not {type(self.size).__name__}")
         whole = (0, 0, self.size.width, self.size.height)
-        rect = whole if self.display_rect is None else self.display_rect
-        if not isinstance(rect, Sequence) or len(rect) != len(whole):
-            raise TypeError(f"display_rect must be (x, y, width, height), not {rect!r:.80}")
-        self._set("display_rect", tuple(_number("display_rect", number) for number in rect))
+        given = whole if self.display_rect is None else self.display_rect
+        try:
+            rect = RectU(*given)
+        except TypeError:
+            raise TypeError(
+                f"display_rect must be (x, y, width, height), not {given!r:.80}"
+            ) from None
+        self._set("display_rect", RectU(*(_number("display_rect", number) for number in rect)))
         self._set("bytes_per_row", _number("bytes_per_row", self.bytes_per_row))
         for name, wire in _ENUMS.items():
             [member] = wire.parts(_number(name, getattr(self, name), wire.type))

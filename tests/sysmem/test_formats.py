@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from sysmem import ColorSpace, ImageFormat, PixelFormat, PixelFormatModifier, SizeU, formats
@@ -51,6 +53,16 @@ def test_a_modifier_is_drm_s_number(modifier: PixelFormatModifier) -> None:
 
 def test_a_modifier_without_a_name_stays_a_number() -> None:
     assert formats.from_drm("XR24", 0x0800000000000012) == (F.B8G8R8X8, 0x0800000000000012)
+
+
+def test_numbers_of_numpy_are_numbers_and_other_types_are_refused() -> None:
+    from_drm: Any = formats.from_drm
+    from_v4l2: Any = formats.from_v4l2
+    assert from_v4l2(np.uint32(0x3231564E)) == (F.NV12, LINEAR)
+    unnamed = 0x0800000000000012
+    assert from_drm(np.uint32(0x34325258), np.uint64(unnamed)) == (F.B8G8R8X8, unnamed)
+    with pytest.raises(TypeError, match="a fourcc is an int or four characters, not NoneType"):
+        from_drm(None)
 
 
 def test_an_unknown_name_is_refused_with_the_near_ones() -> None:

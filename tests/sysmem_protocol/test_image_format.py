@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sysmem_protocol.image_format import ImageFormat, constraints_to_format
+from sysmem_protocol.image_format import ImageFormat, RectU, constraints_to_format
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import CpuUsage, ImageFormatConstraints, SizeU
 
@@ -74,7 +74,10 @@ def test_plain_numbers_become_members_and_those_of_numpy_pythons_own() -> None:
     assert type(image.pixel_format) is PixelFormat
     assert type(image.pixel_format_modifier) is PixelFormatModifier
     assert type(image.bytes_per_row) is int
-    assert image.display_rect == (2, 0, 62, 48)
+    assert image.display_rect == RectU(x=2, y=0, width=62, height=48)
+    assert made(104, SizeU(64, 48), 128, display_rect=np.array([2, 0, 62, 48])) == replace(
+        image, color_space=ColorSpace.PASSTHROUGH
+    )
     assert {type(number) for number in image.display_rect} == {int}
     unnamed = 0x0800000000000811
     assert made(1, SizeU(64, 48), 256, unnamed).pixel_format_modifier == unnamed
@@ -116,7 +119,8 @@ def test_an_image_is_written_with_names() -> None:
     image = ImageFormat(F.R8, SizeU(4, 2), 64, color_space=ColorSpace.SRGB)
     assert repr(image) == (
         "ImageFormat(pixel_format=PixelFormat.R8, size=SizeU(width=4, height=2), bytes_per_row=64, "
-        "pixel_format_modifier=PixelFormatModifier.LINEAR, color_space=ColorSpace.SRGB, display_rect=(0, 0, 4, 2))"
+        "pixel_format_modifier=PixelFormatModifier.LINEAR, color_space=ColorSpace.SRGB, "
+        "display_rect=RectU(x=0, y=0, width=4, height=2))"
     )
 
 
