@@ -151,9 +151,6 @@ class Connection(Answering):
         self._reactor = reactor
         self._max_calls = limits.max_unanswered_calls
         self._bare = bare_methods(server.interface)
-        #: Whether a one-way message is usually followed by another one immediately. After a message to an Allocator,
-        #: the client usually continues on the new channel.
-        self._comes_in_rows = issubclass(server.interface, Node)
         #: The number of this channel, unique among all that the daemon has served.
         self.number = number
         #: When the daemon began to serve it, by its clock.
@@ -229,7 +226,8 @@ class Connection(Answering):
             self._process(*datagram, held_by)
         finally:
             self._processed()
-        return datagram[0].startswith(_ONE_WAY) and self._comes_in_rows
+        # After a message to an Allocator, the client usually continues on the new channel.
+        return datagram[0].startswith(_ONE_WAY) and issubclass(self._server.interface, Node)
 
     def receive_until(self, nonce: bytes | None) -> bool:
         """Process everything up to the datagram `nonce`, which was just sent to the other end.
