@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from collections.abc import Callable
@@ -19,10 +20,12 @@ from sysmem_protocol.owner import (
     channel_of,
     channel_over,
     close_cell,
+    closed_by_program,
     lost_by_forks,
 )
 
 from .._arguments import descriptor
+from .messages import RECEIVE_BYTES
 
 _FORKED = (
     "belongs to the process that made it, of which this one is a fork: make it after the fork, "
@@ -51,6 +54,24 @@ def pair() -> tuple[socket.socket, socket.socket]:
     The caller owns both.
     """
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def received(sock: socket.SocketType) -> bytes | None:
+    """Return the next message, empty bytes if the other end is gone, or None if there is no message yet.
+
+    Raises `HandleClosedError` if the program has closed the descriptor by its number.
+    """
+    while True:
+        try:
+            return sock.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            continue  # the kernel reports this once if the other end left and had not read everything
+        except OSError as error:
+            if error.errno in (errno.EBADF, errno.ENOTSOCK):
+                raise closed_by_program(sock.fileno(), "this end of a stream of frames") from error
+            raise
 
 
 def own(end: socket.socket | Handle | int) -> Making:

@@ -14,8 +14,8 @@ from sysmem_protocol.owner import WithBlock
 from .._vmo import BufferCollectionInfo, VmoBuffer
 from . import messages
 from .buffers import Buffers
-from .ends import End, EndOfStreamError, own
-from .messages import RECEIVE_BYTES, FrameHeader, Start, StreamError
+from .ends import End, EndOfStreamError, own, received
+from .messages import FrameHeader, Start, StreamError
 from .statistics import ReceiverStatistics
 
 
@@ -157,19 +157,14 @@ class Receiver(End):
                 self._raise_end(*self._end)
             if self._unsent:
                 self._send_releases()
-            while True:
-                try:
-                    message = self._sock.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
-                except BlockingIOError:
-                    return None
-                except ConnectionResetError:
-                    continue  # the kernel reports this once if the producer left and had not read all releases
+            while (message := received(self._sock)) is not None:
                 try:
                     frame = self._arrived(message)
                 except StreamError as error:
                     self._raise_end(f"the producer sent {error}", closed=False)
                 if frame is not None:
                     return frame
+            return None
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

@@ -15,9 +15,9 @@ from sysmem_protocol.owner import close_cell
 from .._vmo import BufferCollectionInfo, VmoBuffer
 from . import messages
 from .buffers import Buffers
-from .ends import End, own
+from .ends import End, own, received
 from .lending import Consumer, Lending, Policy
-from .messages import RECEIVE_BYTES, Start, StreamError
+from .messages import Start, StreamError
 from .statistics import ConsumerStatistics, SenderStatistics
 
 #: By default a consumer that may miss frames holds this many: the one that it works on and the next one.
@@ -49,16 +49,6 @@ class _Peer:
         except OSError:  # the queue is full, or the kernel has no memory
             return False
         return True
-
-    def receive(self) -> bytes | None:
-        """Return a message, or empty bytes if the consumer is gone, or None if there is no message yet."""
-        while True:
-            try:
-                return self.sock.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return None
-            except ConnectionResetError:
-                continue  # the kernel reports this once if the consumer left and had not read all frames
 
 
 class Sender(End):
@@ -304,7 +294,7 @@ class Sender(End):
             self._remove(self._broken.pop(), _GONE)
 
     def _process(self, peer: _Peer) -> None:
-        while (message := peer.receive()) is not None:
+        while (message := received(peer.sock)) is not None:
             if not message:
                 return self._remove(peer, _GONE)
             try:

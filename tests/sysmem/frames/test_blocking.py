@@ -413,6 +413,13 @@ def test_a_child_of_a_fork_keeps_no_stream_alive(
         os.close(far)
 
 
+def test_a_descriptor_that_the_program_has_closed_by_its_number_is_told(ends: Ends) -> None:
+    _, receiver = ends
+    os.close(receiver.fileno())
+    with pytest.raises(HandleClosedError, match="but not by this end of a stream"):
+        receiver.receive(timeout=0)
+
+
 @pytest.mark.parametrize("kind", ["stream", "unconnected", "file", "closed", "text", "flag"])
 def test_an_end_must_be_a_connected_seqpacket_socket(kind: str) -> None:
     with ExitStack() as stack:
