@@ -36,7 +36,7 @@ class Refusals:
             self._clock.call_at(self._clock.now() + SECOND_NS, partial(self._end, uid))
         if second.lines < MAX_LINES:
             second.lines += 1
-            self._log.warning(event, user=uid, **fields)
+            self._log.warning(event, **{**fields, "user": uid})
         else:
             second.left_out += 1
 

@@ -37,7 +37,8 @@ class RendezvousServer:
         return {
             "channel": self.interface.__name__,
             "client_name": "",
-            "client_id": self._peer.pid,
+            "client_id": 0,
+            "pid": self._peer.pid,
             "user": self._peer.uid,
         }
 

@@ -82,7 +82,8 @@ class Watcher:
         return {
             "channel": self.interface.__name__,
             "client_name": "",
-            "client_id": self.account.peer.pid,
+            "client_id": 0,
+            "pid": self.account.peer.pid,
         }
 
     def held_by(self) -> None:

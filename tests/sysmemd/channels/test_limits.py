@@ -317,6 +317,18 @@ def test_an_offer_is_a_descriptor_until_it_is_over(bench: Bench) -> None:
     assert counted(bench, Kind.DESCRIPTORS) == before
 
 
+def test_an_offer_over_the_limit(bench: Bench) -> None:
+    token, meeting = bench.token(), bench.rendezvous()
+    limit(bench, descriptors=2)
+    offer = RendezvousOfferRequest(name="camera", token=token.duplicate_end())
+    meeting.send(Rendezvous.offer, offer)
+    bench.run()
+    assert meeting.is_closed()
+    [line] = refused(bench)
+    assert (line["user"], line["limit"], line["value"]) == (STRANGER, "descriptors", 2)
+    token.sync()
+
+
 def test_events_of_weak_handles_are_descriptors(bench: Bench, held: ExitStack) -> None:
     answer = bench.allocated().call(BufferCollection.wait_for_all_buffers_allocated)
     vmo, _ = [held.enter_context(b.vmo) for b in answer.buffer_collection_info.buffers]
