@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -36,6 +37,9 @@ MAX_THREADS: Final = 32
 PATIENCE_NS: Final = 10_000_000
 #: The maximum time in seconds that the daemon's end waits for the last descriptors.
 _JOIN_SECONDS: Final = 0.5
+#: How long a thread waits before it tries again what needed memory, in seconds.
+_AGAIN_SECONDS: Final = 0.1
+_SHORT_OF_MEMORY: Final = (errno.ENOMEM, errno.ENOBUFS)
 
 
 class ThreadClosing:
@@ -163,12 +167,21 @@ def _is_read(fd: int) -> bool:
 
 
 def _drop(fd: int, fdinfo: int) -> None:
-    """Drop what is queued at an end, and close these two descriptors of it."""
+    """Drop what is queued at an end, and close these two descriptors of it.
+
+    If memory is short, try until it is not: whoever holds the other end would take its close for the event.
+    """
     try:
-        drop_unread(fd, fdinfo)
-    except OSError:
-        shut_down(fd)  # so that the sender closes its end, and everything queued in it
-        raise
+        while True:
+            try:
+                drop_unread(fd, fdinfo)
+            except OSError as error:
+                if error.errno not in _SHORT_OF_MEMORY:
+                    shut_down(fd)  # so that the sender closes its end, and everything queued in it
+                    raise
+                time.sleep(_AGAIN_SECONDS)
+            else:
+                return
     finally:
         os.close(fdinfo)
         os.close(fd)

@@ -272,6 +272,29 @@ def test_an_end_is_emptied_although_no_descriptor_is_left_when_a_thread_comes_to
         assert_closes(watcher)
 
 
+def test_an_end_that_there_is_no_memory_to_empty_is_emptied_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closing, "_AGAIN_SECONDS", 0.0)
+    drop, refused = closing.drop_unread, iter((errno.ENOMEM, errno.ENOBUFS))
+
+    def short(fd: int, fdinfo: int) -> None:
+        if number := next(refused, 0):
+            raise OSError(number, os.strerror(number))
+        drop(fd, fdinfo)
+
+    monkeypatch.setattr(closing, "drop_unread", short)
+    fd, watcher = watched()
+    near, far = channel_pair()
+    with near, far:
+        socket.send_fds(far, [b"x"], [fd])
+        os.close(fd)
+        bench.closing.stop_receiving(near.fileno())
+        assert_closes(watcher)
+        with pytest.raises(BlockingIOError):
+            far.recv(1, socket.MSG_DONTWAIT)
+
+
 def test_an_end_that_can_not_be_emptied_ends(
     bench: Bench, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
