@@ -265,8 +265,11 @@ class Connection(Answering):
         return self.reading
 
     def when_idle(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once when no message of this channel is being processed; see :class:`.Holder`."""
-        if self._processing:
+        """Call `callback` once when this channel's messages may be received; see :class:`.Holder`.
+
+        That is when nobody processes one, or waits to do so.
+        """
+        if self._claims:
             self._when_idle = (*self._when_idle, callback)
         else:
             callback()

@@ -362,3 +362,25 @@ def test_two_who_want_the_same_token_have_their_turn_one_after_the_other(
         bench.run()
     assert [client.is_closed() for client in bound] == [False, True]
     bound[0].sync()
+
+
+def test_a_channel_is_held_until_all_who_wait_for_it_have_had_their_turn(
+    bench: Bench, work: SlowWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be read, and held again, all the time until then."""
+    allocator, token = bench.allocator(), bench.token()
+    served = bench.reactor.served[-1]
+    token.send(Node.set_debug_client_info, sysmem2.SetDebugClientInfoRequest(name="late", id=0))
+    monkeypatch.setattr(connection, "_decoder", codec.Decoder(pause=work.pause))
+    bench.reactor.receive_all()
+    collection = bench.bind(token, allocator)
+    while served._claims < 2:
+        work.go_on(1)
+    while served._processing:
+        work.go_on()
+    served.receive()
+    assert served in bench.reactor.held
+    while work.pending:
+        work.go_on()
+    assert served not in bench.reactor.held
+    collection.sync()
