@@ -96,7 +96,7 @@ def intersect(a: Sequence[Entry], b: Sequence[Entry]) -> list[Entry]:
         if result is None:
             result = done[key] = combine(entry.terms, terms, stride)
         if isinstance(result, Breach):
-            result.pair = entry.pair
+            result.pair = result.pair or entry.pair  # the first one's, because that one is told
             losses.append(result)
         else:
             common.append(Entry(entry.pixel_format, entry.modifier, result))

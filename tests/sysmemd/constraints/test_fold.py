@@ -255,6 +255,13 @@ def test_no_common_color_space_drops_the_format() -> None:
         Rule.NO_COMMON_COLOR_SPACE, wants(min_size_bytes=1), listed(R8, **srgb), listed(R8, **yuv)
     )
     assert refusal.pair == R8
+    pairs = [PixelFormatAndModifier(*pair) for pair in (R8, L8)]
+    both = (
+        wants(image(None, spaces, pixel_format_and_modifiers=pairs, min_size=size(5, 5)))
+        for spaces in ([C.SRGB], [C.REC709])
+    )
+    refusal = refused_by(Rule.NO_COMMON_COLOR_SPACE, *both)
+    assert refusal.pair == R8, "the first of those that fail alike"
 
 
 @pytest.mark.parametrize(
