@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sysmem_protocol.handles import Handle
@@ -47,8 +48,9 @@ class TestedConnection(Connection):
             return super().receive()
 
     def hang_up(self) -> None:
-        """Do in this user's turn what is done when the client closes its end."""
-        self._reactor.in_turn(self.account.user, self._hang_up)
+        """Do in this user's turn what is done when the client closes its end, once the served object exists."""
+        if self.on_served is None:  # otherwise the daemon is about to end the channel itself
+            self.when_served(partial(self._reactor.in_turn, self.account.user, self._hang_up))
 
     def _hang_up(self) -> None:
         while (holder := self if self._processing else self._server.held_by()) is not None:
