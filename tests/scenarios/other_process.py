@@ -23,6 +23,8 @@ sys.path[:0] = {[os.fspath(Path(__file__).parents[2])]!r}
 from tests.scenarios.other_process import serve
 serve(int(sys.argv[1]))
 """
+#: Seconds. An emulated processor that others use too takes long to start Python.
+_ENOUGH = 120.0
 
 
 class OtherProcess(ClosesWithBlock):
@@ -30,7 +32,7 @@ class OtherProcess(ClosesWithBlock):
 
     def __init__(self) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.settimeout(20)
+        self.socket.settimeout(_ENOUGH)
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
@@ -113,7 +115,7 @@ def participate(runtime_dir: str, fd: int) -> str:
                     min_buffer_count_for_camping=1,
                 )
             )
-            with collection.wait_for_all_buffers_allocated(timeout=20) as info:
+            with collection.wait_for_all_buffers_allocated(timeout=_ENOUGH) as info:
                 assert info.buffers is not None
                 with info.buffers[0].map() as view:
                     view[:5] = b"hello"
