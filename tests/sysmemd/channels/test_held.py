@@ -11,6 +11,7 @@ from sysmem_protocol import codec, sysmem2
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import Allocator, BufferCollection, BufferCollectionToken, Error, Node
 from sysmemd.channels import connection
+from sysmemd.testing import Faults, tested
 
 from .support import SAME_RIGHTS, Bench, Client, wanting
 
@@ -266,6 +267,22 @@ def test_a_tree_that_fails_while_tokens_are_made_gets_none_of_them(
     assert token.is_closed()
     assert not bench.service.collections
     assert not bench.service.tokens
+
+
+def test_a_client_that_a_test_ends_while_its_tokens_are_made_ends_with_them(
+    bench: Bench, work: SlowWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = Faults()
+    monkeypatch.setattr(bench.service, "_make_connection", tested(faults).connection)
+    token = bench.token()
+    monkeypatch.setattr("sysmemd.channels.nodes.give_way", work.pause)
+    ask_for_tokens(bench, token, 3)
+    for each in list(faults.connections):
+        each.hang_up()
+    while work.pending:
+        work.go_on()
+    bench.run()
+    assert not bench.service.collections
 
 
 def test_tokens_are_made_once_a_change_of_the_tree_is_over(
