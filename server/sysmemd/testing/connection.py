@@ -13,7 +13,7 @@ from sysmem_protocol.message import HEADER
 from sysmem_protocol.testing import Testing
 
 from ..channels.connection import Connection
-from ..pause import Holder, wait_for
+from ..pause import Holder, wait_for, wait_while
 from ..ports import Clock
 from .faults import Faults
 
@@ -53,11 +53,15 @@ class TestedConnection(Connection):
             self.when_served(partial(self._reactor.in_turn, self.account.user, self._hang_up))
 
     def _hang_up(self) -> None:
-        while (holder := self if self._processing else self._server.held_by()) is not None:
-            wait_for(holder)
+        wait_while(self._held_by)
         if self.reading:
             self.reading = False
             self._end(self._server.peer_closed)
+
+    def _held_by(self) -> Holder | None:
+        if not self.reading:
+            return None
+        return self if self._processing else self._server.held_by()
 
     def _process(
         self, data: bytes, handles: list[Handle], held_by: Callable[[], Holder | None]

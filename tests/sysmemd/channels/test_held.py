@@ -10,8 +10,8 @@ from tests.sysmemd.slow import SlowWork
 from sysmem_protocol import codec, sysmem2
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import Allocator, BufferCollection, BufferCollectionToken, Error, Node
+from sysmemd import testing
 from sysmemd.channels import connection
-from sysmemd.testing import Faults, tested
 
 from .support import SAME_RIGHTS, Bench, Client, wanting
 
@@ -272,8 +272,8 @@ def test_a_tree_that_fails_while_tokens_are_made_gets_none_of_them(
 def test_a_client_that_a_test_ends_while_its_tokens_are_made_ends_with_them(
     bench: Bench, work: SlowWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faults = Faults()
-    monkeypatch.setattr(bench.service, "_make_connection", tested(faults).connection)
+    faults = testing.Faults()
+    monkeypatch.setattr(bench.service, "_make_connection", testing.tested(faults).connection)
     token = bench.token()
     monkeypatch.setattr("sysmemd.channels.nodes.give_way", work.pause)
     ask_for_tokens(bench, token, 3)
