@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import pytest
 
-from sysmem_protocol.handles import channel_pair
+from sysmem_protocol.handles import channel_pair, drop_unread
 from sysmemd import closing
 from sysmemd.closing import MAX_THREADS, PATIENCE_NS, ThreadClosing
 
@@ -276,12 +276,12 @@ def test_an_end_that_there_is_no_memory_to_empty_is_emptied_later(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(closing, "_AGAIN_SECONDS", 0.0)
-    drop, refused = closing.drop_unread, iter((errno.ENOMEM, errno.ENOBUFS))
+    refused = iter((errno.ENOMEM, errno.ENOBUFS))
 
     def short(fd: int, fdinfo: int) -> None:
         if number := next(refused, 0):
             raise OSError(number, os.strerror(number))
-        drop(fd, fdinfo)
+        drop_unread(fd, fdinfo)
 
     monkeypatch.setattr(closing, "drop_unread", short)
     fd, watcher = watched()

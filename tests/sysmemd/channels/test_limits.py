@@ -162,8 +162,10 @@ def test_a_turn_in(bench: Bench) -> None:
     others = bench.allocator(uid=OTHER)
     token = bench.token(others)
     apart = bench.token(others)
+    end = bench.adopt(token.duplicate_end())
     collection = bench.bind(token, allocator)
     assert collection.is_closed()
+    assert end.is_closed(), "also if somebody has kept the token"
     assert [line["user"] for line in refused(bench)] == [STRANGER]
     assert (counted(bench, Kind.NODES), counted(bench, Kind.NODES, OTHER)) == (1, 1)
     apart.sync()
