@@ -36,18 +36,33 @@ from cosmic_ray.operators.operator import Operator
 from cosmic_ray.plugins import get_operator, operator_names
 
 _ROOT = Path(__file__).parents[2]
-#: Where the code of each package is, and where its tests are.
+#: The code of each package, and its tests.
 _PACKAGES = {
     **{
-        name: (f"server/sysmemd/{name}", [f"tests/sysmemd/{name}"])
-        for name in ("constraints", "memory", "tree", "channels")
+        name: ([f"server/sysmemd/{name}/*.py"], [f"tests/sysmemd/{name}"])
+        for name in ("constraints", "memory", "tree", "channels", "inspection")
     },
     # Refusals of attached attempts are told there.
     "explaining": (
-        "server/sysmemd/explaining",
+        ["server/sysmemd/explaining/*.py"],
         ["tests/sysmemd/explaining", "tests/sysmemd/constraints/test_attached.py"],
     ),
-    "protocol": ("protocol/sysmem_protocol", ["tests/sysmem_protocol"]),
+    "server": (
+        ["server/sysmemd/*.py", "server/sysmemd/testing/*.py"],
+        ["tests/sysmemd/test_*.py", "tests/sysmemd/testing"],
+    ),
+    # The worked examples of images use both.
+    "protocol": (
+        ["protocol/sysmem_protocol/**/*.py"],
+        ["tests/sysmem_protocol", "tests/sysmemd/constraints/test_worked_examples.py"],
+    ),
+    "client": (
+        ["client/sysmem/*.py", *(f"client/sysmem/{face}/*.py" for face in ("_async", "_blocking"))],
+        ["tests/sysmem/test_*.py"],
+    ),
+    "frames": (["client/sysmem/_frames/*.py"], ["tests/sysmem/frames"]),
+    "sysmemctl": (["client/sysmem/sysmemctl/*.py"], ["tests/sysmem/sysmemctl"]),
+    "testing": (["client/sysmem/testing/**/*.py"], ["tests/sysmem/testing"]),
 }
 #: Operators that need arguments, and those whose changes almost never change what the code does.
 _LEFT_OUT = ("Variable", "_Is_Eq", "_IsNot_NotEq", "_Eq_Is", "_NotEq_IsNot")
@@ -60,6 +75,16 @@ _PYTEST = (
     *("-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
 )
+#: How it is recorded which test runs which line, also in the processes that the tests start.
+_COVERAGE = """[run]
+parallel = true
+patch = _exit
+concurrency = thread,greenlet
+context = ${{SYSMEM_TEST-}}
+data_file = {data}
+include =
+  {files}
+"""
 _TIMES = itertools.count(1)
 #: Arguments of `dataclass`, `field`, `Struct` and `zip` that change costs, or find mistakes only.
 _OPTIONS = ("eq", "frozen", "gc", "init", "kw_only", "slots", "strict")
@@ -136,32 +161,33 @@ class Package:
 
     def __init__(self, copy: Path, name: str) -> None:
         self.copy, self.name = copy, name
-        source, tests = _PACKAGES[name]
-        self.files = sorted((copy / source).rglob("*.py"))
+        code, tests = (
+            sorted({str(path) for p in of for path in copy.glob(p)}) for of in _PACKAGES[name]
+        )
+        self.files = [Path(file) for file in code]
         data, durations = copy / f".coverage.{name}", copy / f".durations.{name}.json"
         if not durations.exists():
-            coverage_run = ("coverage", "run", f"--data-file={data}", f"--source={source}")
-            subprocess.run(
-                [
-                    *(sys.executable, "-m", *coverage_run, "--rcfile=/dev/null"),
-                    *("--concurrency=thread,greenlet", "-m", "pytest", *_PYTEST),
-                    *("-p", "tests.mutants.contexts", *tests),
-                ],
-                cwd=copy,
-                env={**os.environ, **environment(copy), "SYSMEM_DURATIONS": str(durations)},
-                check=True,
-            )
+            options = copy / ".coveragerc"
+            options.write_text(_COVERAGE.format(data=data, files="\n  ".join(code)))
+            run = (sys.executable, "-m", "coverage", "run", "-m", "pytest", *_PYTEST)
+            variables = {"COVERAGE_RCFILE": str(options), "SYSMEM_DURATIONS": str(durations)}
+            variables |= {**os.environ, **environment(copy)}
+            # A test that fails under the tracer is left out.
+            subprocess.run([*run, "-p", "tests.mutants.contexts", *tests], cwd=copy, env=variables)
+            combine = (sys.executable, "-m", "coverage", "combine", "--quiet")
+            subprocess.run(combine, cwd=copy, env=variables, check=True)
         self.durations: dict[str, float] = json.loads(durations.read_text())
         self.recorded = coverage.CoverageData(str(data))
         self.recorded.read()
 
     def tests_of(self, file: Path, lines: range) -> list[str]:
-        """Return the tests that run one of the lines, fastest first; those of the whole file if its import does."""
+        """Return the tests that run one of the lines, fastest first. For its import: those of the file, or all."""
         by_line = self.recorded.contexts_by_lineno(str(file))
         found = {context for line in lines for context in by_line.get(line, ())}
         if "" in found:
             found = {context for contexts in by_line.values() for context in contexts} - {""}
-        return sorted(found, key=self.durations.__getitem__)
+            found = found or set(self.durations)
+        return sorted(found & self.durations.keys(), key=self.durations.__getitem__)
 
     def survives(self, file: Path, mutated: str, tests: list[str]) -> bool:
         """Tell whether all the tests pass with another text in the file."""

@@ -12,6 +12,12 @@ import coverage
 import pytest
 
 _durations: dict[str, float] = {}
+_failed = set[str]()
+
+
+def pytest_configure() -> None:
+    # Processes that tests start are recorded too, unless they get other variables.
+    os.environ["COVERAGE_PROCESS_START"] = os.environ["COVERAGE_RCFILE"]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -19,6 +25,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     recorder = coverage.Coverage.current()
     assert recorder is not None, "must run under `coverage run`"
     recorder.switch_context(item.nodeid)
+    os.environ["SYSMEM_TEST"] = item.nodeid
     begun = time.perf_counter()
     try:
         return (yield)
@@ -27,5 +34,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         recorder.switch_context("")
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.failed:
+        _failed.add(report.nodeid)
+
+
 def pytest_sessionfinish() -> None:
-    Path(os.environ["SYSMEM_DURATIONS"]).write_text(json.dumps(_durations))
+    passed = {test: duration for test, duration in _durations.items() if test not in _failed}
+    Path(os.environ["SYSMEM_DURATIONS"]).write_text(json.dumps(passed))

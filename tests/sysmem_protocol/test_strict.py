@@ -74,8 +74,9 @@ def test_a_reserved_initial_byte_is_refused(item: str) -> None:
     refused(item, "reserved")
 
 
-def test_a_break_without_its_beginning_is_refused() -> None:
-    refused("ff", "indefinite")
+@pytest.mark.parametrize("item", ["ff", "81ff", "a1ff00", "a100ff"])
+def test_a_break_without_its_beginning_is_refused(item: str) -> None:
+    refused(item, "indefinite")
 
 
 @pytest.mark.parametrize("tag", [0, 1, 2, 4, 28, 29, 35, 37, 256, 258, 55799, HANDLE_TAG + 1])
