@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
-import itertools
 import json
 import os
 import random
@@ -23,6 +22,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from difflib import unified_diff
+from itertools import chain, count
 from pathlib import Path
 
 import coverage
@@ -85,7 +85,7 @@ data_file = {data}
 include =
   {files}
 """
-_TIMES = itertools.count(1)
+_TIMES = count(1)
 #: Arguments of `dataclass`, `field`, `Struct` and `zip` that change costs, or find mistakes only.
 _OPTIONS = ("eq", "frozen", "gc", "init", "kw_only", "slots", "strict")
 _COMPOUND = ("file_input", "suite", "if_stmt", "for_stmt", "while_stmt", "try_stmt", "with_stmt")
@@ -181,13 +181,17 @@ class Package:
         self.recorded.read()
 
     def tests_of(self, file: Path, lines: range) -> list[str]:
-        """Return the tests that run one of the lines, fastest first. For its import: those of the file, or all."""
+        """Return the tests that run one of the lines, fastest first; after these all if its import does."""
         by_line = self.recorded.contexts_by_lineno(str(file))
         found = {context for line in lines for context in by_line.get(line, ())}
+        first = found
         if "" in found:
-            found = {context for contexts in by_line.values() for context in contexts} - {""}
-            found = found or set(self.durations)
-        return sorted(found & self.durations.keys(), key=self.durations.__getitem__)
+            first = set(chain.from_iterable(by_line.values()))
+            found = set(self.durations)
+        return sorted(
+            found & self.durations.keys(),
+            key=lambda test: (test not in first, self.durations[test]),
+        )
 
     def survives(self, file: Path, mutated: str, tests: list[str]) -> bool:
         """Tell whether all the tests pass with another text in the file."""

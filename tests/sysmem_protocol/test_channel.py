@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.channel import Channel, DescriptorsLost, PeerClosedError
 from sysmem_protocol.handles import Handle, channel_pair
 from sysmem_protocol.message import MAX_HANDLES, MAX_MESSAGE_BYTES, MalformedMessage
 from sysmem_protocol.owner import HandleClosedError, channel_of, new_channel, new_pair
@@ -356,10 +356,11 @@ def test_running_out_of_descriptors_while_receiving_is_truncation(
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))
         try:
-            with pytest.raises(MalformedMessage, match="control data was truncated"):
+            with pytest.raises(DescriptorsLost, match="control data was truncated") as caught:
                 near.receive()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert caught.value.data == b"x"
         socket.send_fds(raw, [b"y"], [handle.fileno()])
     received = near.receive()
     assert received is not None

@@ -129,8 +129,7 @@ def makers(
 ) -> Iterator[Brought]:
     """Yield the values that determine a required image: its size, its rounding, and the length of its rows.
 
-    Only values of the fields `names` are yielded. If a maximum is among them, alignment that rounds it down is
-    included.
+    Only values of the fields `names` are yielded.
     """
     bases: dict[str, int] = {}
     for axis, length in zip(AXES, image.required, strict=True):
@@ -145,10 +144,8 @@ def makers(
         least = deciding(f"min_size.{axis}", pair, case)
         yield from (value for value in least if base and value.value == base)
     for axis, base in bases.items():
-        limits = deciding(f"max_size.{axis}", pair, case) if f"max_size.{axis}" in names else ()
-        lengths = [base, *(limit.value for limit in limits)]
         aligned = deciding(f"size_alignment.{axis}", pair, case)
-        yield from (value for value in aligned if _rounds(lengths, value.value))
+        yield from (value for value in aligned if _rounds([base], value.value))
     if "min_bytes_per_row" in names:
         yield from _who_lengthens(case, pair, image)
 

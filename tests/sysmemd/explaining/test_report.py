@@ -87,6 +87,14 @@ def test_formats_that_dropped_out_are_told_with_those_who_do_not_take_them() -> 
     assert "L8 LINEAR: not taken by p0 (0)" in report
 
 
+def test_formats_that_open_ones_agree_on_are_told_until_the_first_conflict() -> None:
+    any_layout = image(F.NV12, pixel_format_modifier=M.DO_NOT_CARE)
+    any_format = image(F.DO_NOT_CARE, pixel_format_modifier=M.LINEAR)
+    offers = [wants(each, min_size_bytes=1) for each in (any_layout, any_format, image(F.R8))]
+    assert "NV12 LINEAR: not taken by p2 (2)" in diagnosed(*offers).report()
+    assert "NV12 LINEAR" not in diagnosed(*offers[::2], offers[1]).report()
+
+
 def test_a_long_list_of_formats_is_cut() -> None:
     modifiers = [M.ARM_AFBC_16X16 | bits for bits in (0, 0x10, 0x20, 0x40, 0x800, 0x1000, 0x2000)]
     pairs = [
