@@ -64,6 +64,8 @@ def test_all_that_happened_is_recorded(sysmemd: Sysmemd, file: Path) -> None:
         each["body"] for each in recording.events if each.get("method") == "SetConstraints"
     ]
     assert constraints["constraints"]["min_buffer_count"] == 2
+    [explained] = [each for each in recording.events if each["event"] == "explained"]
+    assert explained["explanation"]["id"] == explained["collection"]
     assert recording.lost == 0
     assert recording.end is not None
     assert recording.end["why"] == "interrupted"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -20,7 +21,7 @@ from sysmem.sysmemctl._nodes import unseen
 from sysmem.testing import Sysmemd
 from sysmem_protocol.processes import Process
 
-from .conftest import Ctl, Held
+from .conftest import NAMES, Ctl, Held
 
 ME = f"[{os.getpid()}]"
 
@@ -208,7 +209,9 @@ def test_graph_draws_trees_processes_and_buffers(
         return
     text = content.decode()
     if ending == "svg":
-        text = "".join(xml.etree.ElementTree.fromstring(text).itertext())
+        drawn = xml.etree.ElementTree.fromstring(text)
+        is_laid_out(drawn)
+        text = "".join(drawn.itertext())
     for part in (
         "hanging",
         "camera (7)",
@@ -217,6 +220,38 @@ def test_graph_draws_trees_processes_and_buffers(
         "buffer 1",
     ):
         assert part in text
+
+
+def is_laid_out(drawn: xml.etree.ElementTree.Element) -> None:
+    """Check that boxes are apart and hold their texts, and that each line joins two of them, from left to right."""
+
+    def numbers(element: xml.etree.ElementTree.Element, *names: str) -> list[int]:
+        return [int(element.attrib[name]) for name in names]
+
+    width, height = numbers(drawn, "width", "height")
+    _, *rectangles = drawn.findall("{*}rect")
+    boxes = []
+    for rectangle in rectangles:
+        x, y, across, down = numbers(rectangle, "x", "y", "width", "height")
+        boxes.append((x, y, x + across, y + down))
+    assert {each.attrib["stroke-width"] for each in rectangles} == {"1", "3"}
+    assert all(0 < x < right < width and 0 < y < bottom < height for x, y, right, bottom in boxes)
+    for one, other in itertools.combinations(boxes, 2):
+        assert any(one[i + 2] < other[i] or other[i + 2] < one[i] for i in range(2))
+    for text in drawn.findall("{*}text"):
+        x, y = numbers(text, "x", "y")
+        assert any(
+            left < x < x + 8 * len(str(text.text)) < right and top < y - 13 < y < bottom
+            for left, top, right, bottom in boxes
+        )
+    begins = {(right, (y + bottom) // 2) for _, y, right, bottom in boxes}
+    ends = {(x, (y + bottom) // 2) for x, y, _, bottom in boxes}
+    lines = [list(map(int, re.findall(r"\d+", each.attrib["d"]))) for each in drawn.findall("{*}path")]
+    assert len(lines) > len(NAMES)
+    for x1, y1, *bends, x2, y2 in lines:
+        assert bends == [(x1 + x2) // 2, y1, (x1 + x2) // 2, y2]
+        assert (x1, y1) in begins
+        assert (x2, y2) in ends
 
 
 def test_graph_refuses_other_endings(capsys: pytest.CaptureFixture[str]) -> None:
