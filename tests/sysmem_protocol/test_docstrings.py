@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import enum
+import importlib
 import inspect
+import pkgutil
 import pydoc
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Annotated
 
 import pytest
 
+import sysmem_protocol
 from sysmem_protocol.docstrings import attribute_docstrings, documented, summary
 from sysmem_protocol.library import (
     UINT32,
@@ -151,6 +154,18 @@ def test_a_signature_is_short_and_has_a_line_for_each_field_when_it_is_not() -> 
         "    another_long_name: Sequence[Colour | int] | None = None,\n"
         ")"
     )
+
+
+def test_every_declaration_shows_its_own() -> None:
+    modules = [
+        info.name for info in pkgutil.walk_packages(sysmem_protocol.__path__, "sysmem_protocol.")
+    ]
+    for name in modules:
+        for cls in vars(importlib.import_module(name)).values():
+            declares = isinstance(cls, type) and (issubclass(cls, enum.Enum) or is_dataclass(cls))
+            if declares and cls.__module__ == name:
+                for attribute, doc in attribute_docstrings(cls).items():
+                    assert inspect.getdoc(getattr(cls, attribute)) == doc, f"{cls}.{attribute}"
 
 
 def test_a_class_without_source_has_none() -> None:

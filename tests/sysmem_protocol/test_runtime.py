@@ -90,6 +90,17 @@ def test_a_long_path_without_its_directory_is_an_os_error(tmp_path: Path) -> Non
         pass
 
 
+@pytest.mark.parametrize(("length", "is_kept"), [(82, True), (83, False)])
+def test_a_name_is_kept_if_it_fits_after_any_descriptors_number(
+    tmp_path: Path, length: int, is_kept: bool
+) -> None:
+    path = tmp_path / ("d" * 200) / ("s" * length)
+    path.parent.mkdir()
+    path.touch()
+    with socket_address(path) as address:
+        assert address.endswith(path.name) is is_kept
+
+
 def test_a_name_that_is_itself_too_long_can_be_connected_to(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         with socket_address(tmp_path / "short") as address:

@@ -98,6 +98,7 @@ def test_minimum_row_without_an_answer() -> None:
     assert row(F.R8, M.GOOGLE_GOLDFISH_OPTIMAL, 16) is None
     assert row(F.R8, M.LINEAR, 16, max_bytes_per_row=15) is None
     assert row(F.R8, M.LINEAR, U32, size_alignment=SizeU(16, 1)) is None
+    assert row(F.R8, M.LINEAR, U32 - 15, size_alignment=SizeU(16, 1)) == U32 - 15
     assert row(F.R8, M.LINEAR, U32, bytes_per_row_divisor=64) is None
 
 

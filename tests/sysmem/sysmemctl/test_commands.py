@@ -246,7 +246,9 @@ def is_laid_out(drawn: xml.etree.ElementTree.Element) -> None:
         )
     begins = {(right, (y + bottom) // 2) for _, y, right, bottom in boxes}
     ends = {(x, (y + bottom) // 2) for x, y, _, bottom in boxes}
-    lines = [list(map(int, re.findall(r"\d+", each.attrib["d"]))) for each in drawn.findall("{*}path")]
+    lines = [
+        list(map(int, re.findall(r"\d+", each.attrib["d"]))) for each in drawn.findall("{*}path")
+    ]
     assert len(lines) > len(NAMES)
     for x1, y1, *bends, x2, y2 in lines:
         assert bends == [(x1 + x2) // 2, y1, (x1 + x2) // 2, y2]
