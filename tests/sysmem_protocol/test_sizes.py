@@ -11,6 +11,7 @@ from sysmem_protocol.sizes import (
     minimum_row_bytes,
     round_down,
     round_up,
+    te_row_bytes,
 )
 from sysmem_protocol.sysmem2 import ImageFormatConstraints, SizeU
 
@@ -54,6 +55,7 @@ def test_linear_planes() -> None:
 
 
 def test_planes_with_transaction_elimination() -> None:
+    assert [te_row_bytes(width) for width in (128, 129, 544)] == [64, 128, 320]
     extra = (1536, 64)
     assert planes(of(F.NV12, M.ARM_LINEAR_TE)) == [(0, 64), (1024, 64), NO, extra]
     endless = of(F.NV12, M.ARM_LINEAR_TE, SizeU(16, U32), U32)
