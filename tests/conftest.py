@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import tempfile
+import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -43,6 +45,30 @@ def pytest_runtest_makereport(
     if report.failed:
         item.stash[_FAILED] = True
     return report
+
+
+def _is_untraced(item: pytest.Item) -> bool:
+    """Whether no tracer may follow a test: it is marked so, or draws its inputs, so that what it covers is chance."""
+    return item.get_closest_marker("untraced") is not None or hypothesis.is_hypothesis_test(
+        getattr(item, "obj", None)
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Run an untraced test without the tracer of `make coverage`, also in the threads and processes that it starts."""
+    if not _is_untraced(item):
+        return (yield)
+    tracer, threads_tracer = sys.gettrace(), threading.gettrace()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        sys.settrace(None)
+        threading.settrace(None)
+        try:
+            return (yield)
+        finally:
+            threading.settrace(threads_tracer)
+            sys.settrace(tracer)
 
 
 #: Bytes of a directory's path that leave room for the longest name of a socket in a socket's address.

@@ -26,11 +26,6 @@ def test_every_target_that_is_named_is_in_the_list_of_targets() -> None:
     assert named - targets.keys() == set()
 
 
-def test_ci_runs_the_tests_as_the_readme_does() -> None:
-    [command] = re.findall(r"^(make test) +# all tests$", (ROOT / "README.md").read_text(), re.M)
-    assert command in (ROOT / ".ci/run").read_text().splitlines()
-
-
 def test_the_address_of_the_repository_is_one() -> None:
     files = subprocess.run(
         ["git", "grep", "-hIoE", r"(github|raw\.githubusercontent)\.com/sysmem/[A-Za-z0-9_-]+"],

@@ -15,6 +15,8 @@ from sysmemd.closing import ThreadClosing
 
 from .run import Violation, simulate
 
+pytestmark = pytest.mark.untraced  # slow under a tracer; what a seed covers is chance
+
 #: Seeds that failed once, one for each cause. What a seed does changes with the simulation, so each cause has another
 #: test too.
 FAILED_ONCE = (
