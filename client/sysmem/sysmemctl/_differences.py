@@ -43,6 +43,7 @@ class Difference:
 class _Told:
     what: str
     content: Data
+    is_message: bool
 
     @property
     def key(self) -> tuple[str, int | None]:
@@ -63,13 +64,16 @@ def _by_place(events: Iterable[Data]) -> dict[Place, list[_Told]]:
         kind = event["event"]
         place = (None, event["collection"]) if kind == "ended" else (event["connection"], None)
         what = event["method"] if kind == "message" else kind
-        told = _Told(what, {key: event.get(key) for key in _COMPARED[kind]})
+        told = _Told(what, {key: event.get(key) for key in _COMPARED[kind]}, kind == "message")
         places.setdefault(place, []).append(told)
     return places
 
 
 def _compare(place: Place, was: list[_Told], now: list[_Told]) -> Iterator[Difference]:
-    """Compare the events of each kind in order; and their overall order, if the events are the same."""
+    """Compare the events of each kind in order; and the order of different kinds, if the events are the same.
+
+    Messages are compared among themselves: they may wait for the next turn of the daemon, while the tree goes on.
+    """
     kinds = list(dict.fromkeys(each.key for each in (*was, *now)))
     for kind in kinds:
         pairs = zip_longest(
@@ -82,10 +86,13 @@ def _compare(place: Place, was: list[_Told], now: list[_Told]) -> Iterator[Diffe
             else:
                 for path, *values in _paths("$", old, new):
                     yield Difference(*place, kind[0], path, *values)
-    before, after = [each.key for each in was], [each.key for each in now]
-    if before != after and Counter(before) == Counter(after):
-        names = [[what for what, _ in keys] for keys in (before, after)]
-        yield Difference(*place, "order", "$", *names)
+    for is_message in (True, False):
+        before, after = (
+            [each.key for each in side if each.is_message is is_message] for side in (was, now)
+        )
+        if before != after and Counter(before) == Counter(after):
+            names = [[what for what, _ in keys] for keys in (before, after)]
+            yield Difference(*place, "order", "$", *names)
 
 
 def _paths(path: str, was: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

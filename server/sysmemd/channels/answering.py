@@ -26,7 +26,7 @@ from ..quota import Exceeded
 from ..users import Account
 from .errors import Failed
 from .latencies import SUM, Latencies
-from .outbox import Outbox, OutboxFull
+from .outbox import Outbox, OutboxFull, nothing
 
 
 class Encoded(NamedTuple):
@@ -215,19 +215,28 @@ class Answering(ABC):
         Without `wait` it is dropped if there is no room, unless other messages are queued too. Raises
         :class:`OutboxFull`, and the errors of :meth:`Channel.send`.
         """
-        if self._tracer.active:
-            self._trace(event, 0, content)
         body, handles = codec.encode(content)
-        return self._send_event(Message(0, event.ordinal, body, handles), wait=wait)
+        message = Message(0, event.ordinal, body, handles)
+        return self._send_event(message, wait=wait, tell=self._telling(event, 0, content))
 
-    def _send_event(self, message: Message, *, wait: bool) -> bool:
+    def _telling(
+        self, method: Method, txid: int, content: Table | Error | None
+    ) -> Callable[[], None]:
+        """Return what reports a message to watchers, for the outbox to call in the order of sending."""
+        return partial(self._trace, method, txid, content) if self._tracer.active else nothing
+
+    def _send_event(
+        self, message: Message, *, wait: bool, tell: Callable[[], None] = nothing
+    ) -> bool:
         if self.closed or self._sending_ends:
             message.close()
             return False
         if wait or self._outbox:
-            self._outbox.put(message)
-        elif not self._outbox.try_put(message):
-            return False
+            self._outbox.put(message, tell)
+        else:
+            tell()
+            if not self._outbox.try_put(message):
+                return False
         self.sent += 1
         if self._outbox:
             self._flush_later()
@@ -262,14 +271,12 @@ class Answering(ABC):
         Raises :class:`OutboxFull`, and the errors of :meth:`Channel.send`.
         """
         self._answered(method, txid)
-        if self._tracer.active:
-            self._trace(method, txid, answer)
         message = _message(method, txid, answer)
         if self.closed:
             message.close()
             return
         try:
-            self._outbox.put(message)
+            self._outbox.put(message, self._telling(method, txid, answer))
         except OSError as error:
             if error.errno != errno.ETOOMANYREFS or not method.fallible:
                 raise

@@ -31,6 +31,10 @@ class OutboxFull(Exception):
     """The queue of unread responses is over its limit."""
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
 class _Entry:
     """One queued message: its maker, or its remaining datagrams."""
 
@@ -44,6 +48,7 @@ class _Entry:
         "make",
         "message",
         "size",
+        "tell",
     )
 
     def __init__(
@@ -51,13 +56,16 @@ class _Entry:
         message: Message | None,
         make: Callable[[], Message] | None = None,
         instead: Callable[[OSError], Message] | None = None,
-        done: Callable[[], None] = lambda: None,
+        done: Callable[[], None] = nothing,
+        tell: Callable[[], None] = nothing,
     ) -> None:
         self.make = make
         #: Creates the message to send if the descriptors cannot be sent.
         self.instead = instead
         #: Called after it was sent, or if it never will be.
         self.done = done
+        #: Called before the first attempt to send it, if the message is given.
+        self.tell = tell
         self.message = message
         #: The number of descriptors in the first datagram, if the message was created before.
         self._first = 0
@@ -86,6 +94,8 @@ class _Entry:
                 if self.is_dropped:  # while others went on
                     self.message.close()
                     return True
+            self.tell()
+            self.tell = nothing
             datagrams = list(self.message.datagrams())
             try:
                 sent = send(*datagrams[0])
@@ -160,11 +170,15 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def put(self, message: Message) -> None:
+    def put(self, message: Message, tell: Callable[[], None] = nothing) -> None:
         """Send a message, or queue it for :meth:`flush`. Takes ownership of its descriptors.
 
+        `tell` is called when the message's turn comes, before it is sent; never if the queue is closed before that.
         Raises :class:`OutboxFull` if the queue is over its limit, and the errors of :meth:`Channel.send`.
         """
+        if not self._entries:
+            tell()
+            tell = nothing
         if not self._entries and len(message.handles) <= MAX_HANDLES:
             [(data, handles)] = message.datagrams()
             try:
@@ -173,7 +187,7 @@ class Outbox:
             except BaseException:
                 message.close()
                 raise
-        self._append(_Entry(message))
+        self._append(_Entry(message, tell=tell))
         self._check()
 
     def put_bytes(self, data: bytes) -> bool:

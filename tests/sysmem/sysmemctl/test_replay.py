@@ -177,6 +177,8 @@ def test_differences_are_missing_and_new_things_values_and_order() -> None:
     assert (missing.what, missing.now) == ("B", None)
     [new] = differences(was[:1], was)
     assert (new.what, new.was) == ("B", None)
+    left = {"event": "left", "connection": 1}
+    assert [*differences([*was, left], [left, *was])] == []  # a message may be sent in a later turn
 
 
 def test_numbers_are_translated_in_fields_and_texts() -> None:

@@ -12,7 +12,7 @@ import pytest
 from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.handles import Handle, channel_pair
 from sysmem_protocol.message import MAX_HANDLES, Message, parse
-from sysmemd.channels.outbox import Outbox, OutboxFull
+from sysmemd.channels.outbox import Outbox, OutboxFull, nothing
 
 ORDINAL = 1234
 
@@ -77,10 +77,6 @@ def answer(txid: int, body: bytes = b"", handles: int = 0) -> Message:
 def instead(error: OSError) -> Message:
     """An answer without descriptors."""
     return answer(77, str(error).encode())
-
-
-def nothing() -> None:
-    """There is nothing to do when it is done."""
 
 
 def txids(pair: Pair) -> list[int]:
@@ -393,3 +389,23 @@ def test_another_error_is_heard(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> 
     pair.outbox.put_later(lambda: answer(1), instead, nothing)
     with pytest.raises(OSError, match="No buffer space"):
         pair.outbox.flush()
+
+
+def test_messages_are_told_in_the_order_of_sending_and_only_those_that_are_sent(pair: Pair) -> None:
+    told: list[int] = []
+
+    def make() -> Message:
+        told.append(2)
+        return answer(2)
+
+    pair.outbox.put(answer(1), lambda: told.append(1))
+    pair.outbox.put_later(make, instead, nothing)
+    pair.outbox.put(answer(3), lambda: told.append(3))
+    assert told == [1]
+    assert pair.outbox.flush()
+    assert told == txids(pair) == [1, 2, 3]
+    pair.fill()
+    pair.outbox.put_later(lambda: answer(4), instead, nothing)
+    pair.outbox.put(answer(5), lambda: told.append(5))
+    pair.outbox.close()
+    assert told == [1, 2, 3]
