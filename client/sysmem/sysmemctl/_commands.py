@@ -49,6 +49,9 @@ def _argument(*names: str, **settings: Any) -> Argument:
 
 
 _JSON: Final = _argument("--json", action="store_true", help="print JSON for programs")
+_IS_JSON: Final = _argument(
+    "--json", action="store_true", help="no effect, because the output is always JSON"
+)
 _SOME_COLLECTION: Final = _argument("collection", nargs="?", metavar="COLLECTION", help=_COLLECTION)
 _ONE_COLLECTION: Final = _argument("collection", metavar="COLLECTION", help=_COLLECTION)
 _SECONDS: Final = _argument(
@@ -85,6 +88,7 @@ COMMANDS: Final = (
         "Connects and waits for an answer. Exit status 0: the daemon answered. 1: there is no daemon, or no answer in "
         "time.",
         "_ping",
+        (_JSON,),
     ),
     Command(
         "list",
@@ -132,7 +136,10 @@ COMMANDS: Final = (
         "Prints the daemon's snapshot as JSON. With --monitor it then prints each event as one line of JSON until it "
         "is interrupted.",
         "_dump",
-        (_argument("--monitor", action="store_true", help="continue with events as they happen"),),
+        (
+            _argument("--monitor", action="store_true", help="continue with events as they happen"),
+            _IS_JSON,
+        ),
     ),
     Command(
         "top",
@@ -230,7 +237,7 @@ COMMANDS: Final = (
         "Prints the constraints of the participants of a living or ended collection, and the daemon's heaps and "
         "limits, as the JSON that `sysmemctl explain` reads.",
         "_export",
-        (_ONE_COLLECTION,),
+        (_ONE_COLLECTION, _IS_JSON),
     ),
     Command(
         "explain",

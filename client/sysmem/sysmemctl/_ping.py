@@ -7,6 +7,7 @@ import time
 
 from .. import blocking
 from .._timeouts import deadline, remaining
+from ._text import print_json
 
 
 def run(options: argparse.Namespace) -> int:
@@ -16,5 +17,9 @@ def run(options: argparse.Namespace) -> int:
     with blocking.connect(options.runtime_dir, timeout=remaining(end)) as allocator:
         # No token has koid 0, so the daemon answers, and its state does not change.
         allocator.validate_buffer_collection_token(0, timeout=remaining(end))
-    print(f"answered in {(time.perf_counter() - start) * 1000:.1f} ms")
+    took = time.perf_counter() - start
+    if options.json:
+        print_json({"answered_s": took})
+    else:
+        print(f"answered in {took * 1000:.1f} ms")
     return 0

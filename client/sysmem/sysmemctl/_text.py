@@ -42,7 +42,12 @@ def console() -> Console:
     # Use colours only on terminals, whatever the environment variables say.
     terminal = sys.stdout.isatty()
     made = Console(
-        force_terminal=terminal, highlight=False, markup=False, emoji=False, soft_wrap=False
+        force_terminal=terminal,
+        color_system=None if os.environ.get("NO_COLOR") else "auto",  # no bold type either
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=False,
     )
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = _PLAIN_WIDTH

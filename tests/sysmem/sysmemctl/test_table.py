@@ -40,20 +40,22 @@ class Row:
 
 
 ROWS = {
-    "ping": Row(says="answered in"),
+    "ping": Row(says="answered in", has_json=True),
     "list": Row(says="hanging", has_json=True),
     "tree": Row(collections=LIVING, says=" collection camera (7)", has_json=True),
     "show": Row(collections=LIVING, needs_collection=True, says="constraints", has_json=True),
     "why": Row(collections=NAMES, says="(", has_json=True),
     "holders": Row(collections=("allocated", "ended"), says="buffer 0, ", has_json=True),
-    "dump": Row(says='{"schema": 1'),
+    "dump": Row(says='{"schema": 1', has_json=True),
     "graph": Row(["-o", "{}/drawing.svg"], collections=LIVING),
     "trace": Row(["--seconds", "0"], collections=LIVING, has_json=True),
     "capture": Row(["{}/capture.jsonl", "--seconds", "0"], remarks=True),
     "replay": Row(["{}/capture.jsonl"], has_json=True, remarks=True),
     "report": Row(["{}/capture.jsonl", "-o", "{}/page.html"], remarks=True),
     "explain": Row(["{}/case.json"], says="refused", has_json=True),
-    "export": Row(collections=NAMES, needs_collection=True, says='{"participants": '),
+    "export": Row(
+        collections=NAMES, needs_collection=True, says='{"participants": ', has_json=True
+    ),
     "metrics": Row(says="# EOF"),
     "introspect": Row(says="Allocator", has_json=True),
 }

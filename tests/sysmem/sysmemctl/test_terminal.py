@@ -80,6 +80,7 @@ def test_everything_fits_the_terminal_and_is_there(
         for text in expected:
             assert without_spaces(text) in without_spaces(shown), name
     assert bool(COLOURS.search("".join(parts))) is colours
+    assert ("\x1b" in "".join(parts)) is colours
 
 
 def test_without_a_terminal_lines_are_whole_and_plain(sysmemd: Sysmemd, hostile: None) -> None:
