@@ -58,7 +58,7 @@ class Sender(End):
         self,
         buffers: BufferCollectionInfo | Sequence[VmoBuffer] | int,
         *socks: socket.socket | Handle | int,
-        policy: Policy = Policy.WAIT,
+        policy: Policy | str = Policy.WAIT,
         hold: int | None = None,
     ) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Sender(End):
         self,
         sock: socket.socket | Handle | int,
         *,
-        policy: Policy = Policy.WAIT,
+        policy: Policy | str = Policy.WAIT,
         hold: int | None = None,
         name: str | None = None,
     ) -> None:
@@ -95,19 +95,21 @@ class Sender(End):
 
         Args:
             sock: The producer's end of a connection to it, which :func:`pair` makes. The sender takes ownership.
-            policy: What happens to a new frame when the consumer has as many as it may hold.
+            policy: What happens to a new frame when the consumer has as many as it may hold: a :class:`Policy`, or its
+                value.
             hold: The greatest number of frames that the consumer may have at once, including those that wait in its
                 socket. The default is all buffers with `Policy.WAIT`, and otherwise 2. Consumers that may miss frames
                 must together leave one buffer to the producer, even if they never release a frame.
             name: What `statistics()` calls it; by default "consumer" and a number.
 
         Raises:
-            ValueError: The end isn't a connected SOCK_SEQPACKET Unix socket, or `hold` is too small or too large. The
-                caller still owns the end then.
+            ValueError: The end isn't a connected SOCK_SEQPACKET Unix socket, there is no such policy, or `hold` is too
+                small or too large. The caller still owns the end then.
         """
         with self._lock:
             self._check_open()
             count = len(self._sizes)
+            policy = Policy(policy)
             if hold is None:
                 hold = count if policy is Policy.WAIT else DEFAULT_HOLD
             self._check_hold(policy, hold)

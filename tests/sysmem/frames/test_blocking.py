@@ -193,6 +193,15 @@ def test_who_may_miss_frames_cannot_stop_the_producer(
         assert near.fileno() >= 0
 
 
+def test_a_policy_is_a_member_or_its_value() -> None:
+    near, far = frames.pair()
+    with far, FrameSender(3) as sender:
+        with pytest.raises(ValueError, match="'drop some' is not a valid Policy"):
+            sender.add(near, policy="drop some")
+        sender.add(near, policy="drop the oldest")
+        assert sender.statistics().consumers[0].policy is Policy.DROP_OLDEST
+
+
 # --- ends -----------------------------------------------------------------------------------------------------------
 
 
