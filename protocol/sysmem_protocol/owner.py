@@ -174,6 +174,8 @@ class Uncopied:
     """An object that `copy` and `pickle` must not duplicate, because both copies would own the same descriptors."""
 
     __slots__ = ()
+    #: What both copies would own.
+    _owned: ClassVar[str] = "descriptors"
     #: The alternative for a program that needs a second object.
     _instead: ClassVar[str] = "duplicate() makes another one"
 
@@ -195,7 +197,7 @@ class UncopiedTable(Uncopied):
 
 
 def _refusal(cls: type[Uncopied]) -> str:
-    return f"{cls.__name__} owns descriptors, so it can't be copied or pickled: {cls._instead}"
+    return f"{cls.__name__} owns {cls._owned}, so it can't be copied or pickled: {cls._instead}"
 
 
 class Owner(WithBlock, Uncopied):

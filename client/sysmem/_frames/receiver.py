@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from sysmem_protocol.docstrings import documented
 from sysmem_protocol.handles import Handle
-from sysmem_protocol.owner import WithBlock
+from sysmem_protocol.owner import Uncopied, WithBlock
 
 from .._vmo import BufferCollectionInfo, VmoBuffer
 from . import messages
@@ -20,7 +20,7 @@ from .statistics import ReceiverStatistics
 
 
 @documented
-class Frame(WithBlock):
+class Frame(WithBlock, Uncopied):
     """One frame in a buffer. The producer doesn't write into the buffer until this consumer releases the frame.
 
     The end of a with-block releases the frame. So does the garbage collector, with a `ResourceWarning`.
@@ -36,6 +36,8 @@ class Frame(WithBlock):
         "size",
         "timestamp",
     )
+    _owned = "a buffer until it is released"
+    _instead = "the producer sends a frame to each consumer"
 
     index: int
     """The index of the buffer that holds the frame."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import select
 import signal
 import socket
@@ -357,6 +359,17 @@ def test_a_signal_handler_may_close_what_the_thread_waits_for(ends: Ends) -> Non
             receiver.receive()
     finally:
         signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_frame_has_one_owner(ends: Ends, duplicate: Callable[[object], object]) -> None:
+    sender, receiver = ends
+    send(sender)
+    with (
+        receiver.receive(timeout=WAIT) as frame,
+        pytest.raises(TypeError, match="Frame owns a buffer until it is released, so it can't be"),
+    ):
+        duplicate(frame)
 
 
 def test_an_end_that_is_dropped_closes_and_warns(ends: Ends) -> None:
