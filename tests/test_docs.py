@@ -84,9 +84,15 @@ def test_generated_pages_are_current(page: str) -> None:
     assert PAGES[page].read_text() == generate.PAGES[page](), "run: make docs"
 
 
-@pytest.mark.parametrize("rule", Rule, ids=lambda rule: rule.name)
-def test_the_example_of_a_rule_breaks_that_rule(rule: Rule) -> None:
-    assert refusals.refusal(refusals.ADVICE[rule]).refusal.rule is rule
+def test_every_rule_has_a_section_under_its_text() -> None:
+    sections = refusals.sections()
+    assert [section.rule for section in sections] == list(Rule)
+    assert [section.text for section in sections] == [rule.value for rule in Rule]
+
+
+@pytest.mark.parametrize("section", refusals.sections(), ids=lambda section: section.rule.name)
+def test_the_example_of_a_rule_breaks_that_rule(section: refusals.Section) -> None:
+    assert refusals.refusal(section.case).refusal.rule is section.rule
 
 
 def test_every_drawing_is_committed_and_shown() -> None:

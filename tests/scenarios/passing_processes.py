@@ -47,6 +47,7 @@ class Actor(ClosesWithBlock):
                 )
                 assert isinstance(self._process, BaseProcess)
                 self._process.start()
+        self.hear("begins")
 
     def hear(self, expected: str) -> None:
         """Wait until it says where it is."""

@@ -112,7 +112,6 @@ def test_a_process_takes_part_with_the_token_that_it_was_given(
     way: str,
 ) -> None:
     with Actor(method, way, daemon.runtime_dir, name) as actor:
-        actor.hear("begins")
         give(client, actor, name, root.duplicate(), way)
         actor.hear("passed")
         actor.go_on()
@@ -130,7 +129,6 @@ def test_a_process_gives_a_token_to_this_one(
     client: blocking.Allocator, daemon: Sysmemd, name: str, method: str, way: str
 ) -> None:
     with Actor(method, way, daemon.runtime_dir, name) as actor:
-        actor.hear("begins")
         if way == "offer":
             token = client.take(name, timeout=ENOUGH)
         else:
@@ -154,10 +152,8 @@ def test_a_process_that_is_killed_while_it_waits_takes_nothing_along(
     method: str,
 ) -> None:
     with Actor(method, "take", daemon.runtime_dir, name) as first:
-        first.hear("begins")
         awaited(daemon, name)
         with Actor(method, "take", daemon.runtime_dir, name) as second:
-            second.hear("begins")
             first.kill()
             give(client, second, name, root.duplicate(), "take")
             second.hear("passed")
@@ -176,7 +172,6 @@ def test_a_process_that_is_killed_with_a_token_fails_the_others(
 ) -> None:
     """Nobody else holds the token any more: not who passed it on, and not the daemon."""
     with Actor(method, way, daemon.runtime_dir, name) as actor:
-        actor.hear("begins")
         give(client, actor, name, root.duplicate(), way)
         actor.hear("passed")
         with agree(root, client) as collection:
@@ -195,7 +190,6 @@ def test_a_process_that_is_killed_before_it_receives_fails_the_others(
     method: str,
 ) -> None:
     with Actor(method, "pause", daemon.runtime_dir, name) as actor:
-        actor.hear("begins")
         root.duplicate().send(actor.link)
         root.sync()
         actor.kill()
@@ -207,7 +201,6 @@ def test_a_process_that_is_killed_while_it_offers_leaves_the_name_free(
     client: blocking.Allocator, daemon: Sysmemd, name: str, method: str
 ) -> None:
     with Actor(method, "offer", daemon.runtime_dir, name) as actor:
-        actor.hear("begins")
         on_offer(daemon, name)
         actor.kill()
         offer = pool.submit(client.offer, name, client.allocate_shared_collection(), timeout=ENOUGH)
@@ -221,7 +214,6 @@ def test_a_process_that_is_killed_after_it_sent_fails_the_receiver(
     client: blocking.Allocator, daemon: Sysmemd, name: str, method: str
 ) -> None:
     with Actor(method, "send", daemon.runtime_dir, name) as actor:
-        actor.hear("begins")
         eventually(lambda: bool(actor.link.recv(1, socket.MSG_PEEK)))
         actor.kill()
         token, _ = blocking.BufferCollectionToken.receive(actor.link, timeout=ENOUGH)

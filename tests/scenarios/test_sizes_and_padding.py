@@ -176,98 +176,52 @@ BLOCK: dict[str, Any] = {
 }
 
 
+ANY_WIDTH = SizeU(0x7FFFFFFF, UNBOUNDED)
+SMALL = {
+    "pixel_format": PixelFormat.R8,
+    "bytes_per_row_divisor": 1,
+    "pad_for_block_size": SizeU(1, 16),
+}
+BEYOND = {"pad_beyond_image_size_bytes": 16}
+
+
 @pytest.mark.parametrize(
-    ("fields", "least", "size_bytes", "used"),
+    ("min_size", "max_size", "fields", "least", "size_bytes", "used"),
     [
+        pytest.param((450, 450), SizeU(450, 450), {}, 1, 835200, 838912, id="42"),
+        pytest.param((450, 450), ANY_WIDTH, {}, 835200, 835200, 838912, id="43"),
+        pytest.param((1, 452), ANY_WIDTH, {}, 838912, 838912, 844288, id="44"),
         pytest.param(
-            {"min_size": SizeU(450, 450), "max_size": SizeU(450, 450)}, 1, 835200, 838912, id="42"
+            (1, 1), ANY_WIDTH, {"size_alignment": SizeU(1, 2)}, 835200, 835200, 1670400, id="45"
         ),
+        pytest.param((1, 1), SizeU(1800, UNBOUNDED), {}, 835200, 835200, 856896, id="46"),
         pytest.param(
-            {"min_size": SizeU(450, 450), "max_size": SizeU(0x7FFFFFFF, UNBOUNDED)},
-            835200,
-            835200,
-            838912,
-            id="43",
+            (1, 1), ANY_WIDTH, {"size_alignment": SizeU(4, 4)}, 838912, 838912, 838912, id="47"
         ),
+        pytest.param((1, 1), SizeU(1000, 1000), SMALL, 100000, 100000, 115000, id="48"),
         pytest.param(
-            {"min_size": SizeU(1, 452), "max_size": SizeU(0x7FFFFFFF, UNBOUNDED)},
-            838912,
-            838912,
-            844288,
-            id="44",
-        ),
-        pytest.param(
-            {
-                "min_size": SizeU(1, 1),
-                "size_alignment": SizeU(1, 2),
-                "max_size": SizeU(0x7FFFFFFF, UNBOUNDED),
-            },
-            835200,
-            835200,
-            1670400,
-            id="45",
-        ),
-        pytest.param(
-            {"min_size": SizeU(1, 1), "max_size": SizeU(1800, UNBOUNDED)},
-            835200,
-            835200,
-            856896,
-            id="46",
-        ),
-        pytest.param(
-            {
-                "min_size": SizeU(1, 1),
-                "size_alignment": SizeU(4, 4),
-                "max_size": SizeU(0x7FFFFFFF, UNBOUNDED),
-            },
-            838912,
-            838912,
-            838912,
-            id="47",
-        ),
-        pytest.param(
-            {
-                "pixel_format": PixelFormat.R8,
-                "bytes_per_row_divisor": 1,
-                "pad_for_block_size": SizeU(1, 16),
-                "min_size": SizeU(1, 1),
-                "max_size": SizeU(1000, 1000),
-            },
-            100000,
-            100000,
-            115000,
-            id="48",
-        ),
-        pytest.param(
-            {
-                "min_size": SizeU(450, 450),
-                "max_size": SizeU(450, 450),
-                "pad_beyond_image_size_bytes": 16,
-            },
-            1,
-            835200,
-            838912,
-            id="50",
-        ),
-        pytest.param(
-            {
-                "min_size": SizeU(450, 450),
-                "max_size": SizeU(450, 450),
-                "pad_for_block_size": SizeU(1, 1),
-                "pad_beyond_image_size_bytes": 16,
-            },
+            (450, 450),
+            SizeU(450, 450),
+            {"pad_for_block_size": SizeU(1, 1), **BEYOND},
             1,
             835200,
             835216,
             id="49",
         ),
+        pytest.param((450, 450), SizeU(450, 450), BEYOND, 1, 835200, 838912, id="50"),
     ],
 )
 def test_padding_raises_only_the_vmo(
-    client: blocking.Allocator, fields: dict[str, Any], least: int, size_bytes: int, used: int
+    client: blocking.Allocator,
+    min_size: tuple[int, int],
+    max_size: SizeU,
+    fields: dict[str, Any],
+    least: int,
+    size_bytes: int,
+    used: int,
 ) -> None:
     table = images(
-        image(**(BLOCK | fields)),
+        image(**(BLOCK | {"min_size": SizeU(*min_size), "max_size": max_size} | fields)),
         buffer_memory_constraints=memory(min_size_bytes=least).buffer_memory_constraints,
     )
     found = buffer_settings(client, table)

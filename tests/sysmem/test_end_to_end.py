@@ -54,6 +54,15 @@ def buffers(
     return collection, info
 
 
+def bound(
+    closing: ExitStack,
+    allocator: blocking.Allocator,
+    *tokens: blocking.BufferCollectionToken,
+) -> list[blocking.BufferCollection]:
+    """A collection for each of the tokens, closed after the test."""
+    return [closing.enter_context(allocator.bind_shared_collection(token)) for token in tokens]
+
+
 # --- Allocator ------------------------------------------------------------------------------------------------------
 
 
@@ -220,9 +229,7 @@ def test_dispensable(
 ) -> None:
     other = token.duplicate()
     other.set_dispensable()
-    one, two = (
-        closing.enter_context(allocator.bind_shared_collection(each)) for each in (token, other)
-    )
+    one, two = bound(closing, allocator, token, other)
     for collection in (one, two):
         collection.set_constraints(READ_WRITE)
     closing.enter_context(one.wait_for_all_buffers_allocated(timeout=WAIT))
@@ -251,9 +258,7 @@ def test_an_empty_intersection_is_an_error_and_then_peer_closed(
     allocator: blocking.Allocator, token: blocking.BufferCollectionToken, closing: ExitStack
 ) -> None:
     other = token.duplicate()
-    one, two = (
-        closing.enter_context(allocator.bind_shared_collection(each)) for each in (token, other)
-    )
+    one, two = bound(closing, allocator, token, other)
     one.set_constraints(READ_WRITE)
     errors: list[object] = []
 
@@ -283,9 +288,7 @@ def test_un_set_constraints_use_nothing(
     allocator: blocking.Allocator, token: blocking.BufferCollectionToken, closing: ExitStack
 ) -> None:
     other = token.duplicate()
-    one, two = (
-        closing.enter_context(allocator.bind_shared_collection(each)) for each in (token, other)
-    )
+    one, two = bound(closing, allocator, token, other)
     one.set_constraints()
     two.set_constraints(constraints=READ_WRITE)
     info = closing.enter_context(one.wait_for_all_buffers_allocated(timeout=WAIT))
@@ -347,9 +350,7 @@ def test_a_weak_participant_is_told_when_to_let_go(
     other = token.duplicate()
     other.set_weak()
     other.set_weak_ok()
-    strong, weak = (
-        closing.enter_context(allocator.bind_shared_collection(each)) for each in (token, other)
-    )
+    strong, weak = bound(closing, allocator, token, other)
     for collection in (strong, weak):
         collection.set_constraints(READ_WRITE)
     mine = closing.enter_context(strong.wait_for_all_buffers_allocated(timeout=WAIT))
@@ -370,9 +371,7 @@ def test_weak_ok_for_children(
     token.set_weak_ok(for_child_nodes_also=True)
     child = token.duplicate()
     child.set_weak()
-    strong, weak = (
-        closing.enter_context(allocator.bind_shared_collection(each)) for each in (token, child)
-    )
+    strong, weak = bound(closing, allocator, token, child)
     for collection in (strong, weak):
         collection.set_constraints(READ_WRITE)
     closing.enter_context(weak.wait_for_all_buffers_allocated(timeout=WAIT))
@@ -382,9 +381,7 @@ def test_128_weak_buffers_come_in_parts(allocator: blocking.Allocator, closing: 
     with allocator.allocate_shared_collection() as token:
         other = token.duplicate()
         other.set_weak()
-        strong, weak = (
-            closing.enter_context(allocator.bind_shared_collection(each)) for each in (token, other)
-        )
+        strong, weak = bound(closing, allocator, token, other)
     strong.set_constraints(
         sysmem.BufferCollectionConstraints(
             usage=READ.usage,

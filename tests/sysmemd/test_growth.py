@@ -53,13 +53,7 @@ def attached(bench: Bench, count: int) -> None:
     collection = bench.collection(allocator)
     get_buffers(bench, collection, 2)
     for _ in range(count):
-        token, far = bench.client()
-        request = sysmem2.BufferCollectionAttachTokenRequest(
-            rights_attenuation_mask=SAME_RIGHTS, token_request=far
-        )
-        collection.send(BufferCollection.attach_token, request)
-        bench.run()
-        get_buffers(bench, bench.bind(token, allocator), 0)
+        get_buffers(bench, bench.bind(bench.attach(collection), allocator), 0)
 
 
 def nodes(bench: Bench, count: int) -> None:

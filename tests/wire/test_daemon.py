@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from .process import Daemon
-from .raw import PATIENCE, Wire, constraints, until
+from .raw import PATIENCE, Allocator, Wire, constraints, until
 
 Start = Callable[..., Daemon]
 SERVICE = "fuchsia.sysmem2.Allocator"
@@ -33,6 +33,16 @@ def run(
         env=os.environ | dict(environment or {}),
         check=False,
     )
+
+
+def reach(wire: Wire) -> Allocator:
+    """Connect to a daemon that is about to start."""
+    for _ in until():
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            allocator = wire.connect()
+            allocator.sync()
+            return allocator
+    raise AssertionError
 
 
 def mode(path: Path) -> int:
@@ -92,10 +102,7 @@ def test_the_runtime_directory_comes_from_the_environment(tmp_path: Path, by: st
     )
     try:
         with Wire(directory) as wire:
-            for _ in until():
-                with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-                    wire.connect().sync()
-                    break
+            reach(wire)
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=PATIENCE)
         assert (process.returncode, out) == (0, b"")
@@ -176,10 +183,7 @@ def test_of_daemons_that_start_at_once_one_wins(tmp_path: Path) -> None:
             assert ended.returncode == 1
         (winner,) = [process for process in processes if process.poll() is None]
         with Wire(tmp_path / "run") as wire:
-            for _ in until():
-                with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-                    wire.connect().sync()
-                    break
+            reach(wire)
         winner.terminate()
         assert winner.wait(PATIENCE) == 0
     finally:
@@ -237,10 +241,7 @@ def test_nobody_can_prevent_the_stop_by_a_full_log_pipe(tmp_path: Path) -> None:
     )
     try:
         with Wire(tmp_path / "run") as wire:
-            for _ in until():
-                with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-                    allocator = wire.connect()
-                    break
+            allocator = reach(wire)
             for _ in range(400):
                 collection = allocator.non_shared()
                 collection.set_debug_client_info("n" * 256, 1)
@@ -315,10 +316,7 @@ def test_sockets_meant_for_another_process_are_not_used(tmp_path: Path) -> None:
     )
     try:
         with Wire(tmp_path / "run") as wire:
-            for _ in until():
-                with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-                    wire.connect().sync()
-                    break
+            reach(wire)
         ended.terminate()
         assert ended.wait(PATIENCE) == 0
     finally:

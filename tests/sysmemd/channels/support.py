@@ -19,7 +19,13 @@ from sysmem_protocol.channel import AT_ONCE, Channel, PeerClosedError
 from sysmem_protocol.handles import Handle, channel_pair
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import Message, parse
-from sysmem_protocol.sysmem2 import Allocator, BufferCollection, BufferCollectionToken, Node
+from sysmem_protocol.sysmem2 import (
+    Allocator,
+    BufferCollection,
+    BufferCollectionToken,
+    BufferCollectionTokenGroup,
+    Node,
+)
 from sysmemd.channels import AllocatorServer, Connection, RendezvousServer, Service
 from sysmemd.config import InspectSection, Limits
 from sysmemd.constraints import Platform
@@ -327,6 +333,47 @@ class Bench:
         )
         self.run()
         return client
+
+    def attach(self, collection: Client) -> Client:
+        """A token attached to a collection."""
+        client, far = self.client()
+        collection.send(
+            BufferCollection.attach_token,
+            sysmem2.BufferCollectionAttachTokenRequest(
+                rights_attenuation_mask=SAME_RIGHTS, token_request=far
+            ),
+        )
+        self.run()
+        return client
+
+    def group(self, token: Client) -> Client:
+        """A group below a token."""
+        client, far = self.client()
+        token.send(
+            BufferCollectionToken.create_buffer_collection_token_group,
+            sysmem2.BufferCollectionTokenCreateBufferCollectionTokenGroupRequest(group_request=far),
+        )
+        self.run()
+        return client
+
+    def group_child(self, group: Client, mask: int | None = None) -> Client:
+        """A child token of a group."""
+        client, far = self.client()
+        group.send(
+            BufferCollectionTokenGroup.create_child,
+            sysmem2.BufferCollectionTokenGroupCreateChildRequest(
+                token_request=far, rights_attenuation_mask=mask
+            ),
+        )
+        self.run()
+        return client
+
+    def root_and_child(self) -> tuple[Client, Client]:
+        """The collections of a new root token and of its child."""
+        allocator = self.allocator()
+        token = self.token(allocator)
+        child = self.duplicate(token)
+        return self.bind(token, allocator), self.bind(child, allocator)
 
     def bind(self, token: Client, allocator: Client | None = None) -> Client:
         """Turn in a token; its client end closes."""

@@ -11,7 +11,6 @@ from sysmem_protocol import sysmem2
 from sysmem_protocol.handles import Handle, eventpair
 from sysmem_protocol.sysmem2 import (
     BufferCollection,
-    BufferCollectionToken,
     BufferCollectionTokenGroup,
     Node,
 )
@@ -62,11 +61,7 @@ def garbage(bench: Bench) -> None:
 
 def group(bench: Bench) -> None:
     root = bench.token()
-    client, far = bench.client()
-    root.send(
-        BufferCollectionToken.create_buffer_collection_token_group,
-        sysmem2.BufferCollectionTokenCreateBufferCollectionTokenGroupRequest(group_request=far),
-    )
+    client = bench.group(root)
     masks = sysmem2.CreateTokensRequest(rights_attenuation_masks=[0x80000000] * 2)
     tokens = client.call(BufferCollectionTokenGroup.create_children_sync, masks).tokens
     client.send(BufferCollectionTokenGroup.all_children_present)

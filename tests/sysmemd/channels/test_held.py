@@ -9,7 +9,6 @@ import pytest
 from tests.sysmemd.slow import SlowWork
 
 from sysmem_protocol import codec, sysmem2
-from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import Allocator, BufferCollection, BufferCollectionToken, Error, Node
 from sysmemd import testing
 from sysmemd.channels import connection
@@ -31,17 +30,11 @@ def bench(work: SlowWork) -> Iterator[Bench]:
     made.close()
 
 
-def attach(bench: Bench, collection: Client) -> Client:
-    """A token attached to a collection."""
-    client, far = bench.client()
-    collection.send(
-        BufferCollection.attach_token,
-        sysmem2.BufferCollectionAttachTokenRequest(
-            rights_attenuation_mask=SAME_RIGHTS, token_request=far
-        ),
-    )
+def go_on(bench: Bench, work: SlowWork) -> None:
+    """Do all work that was begun, and what follows from it."""
+    while work.pending:
+        work.go_on()
     bench.run()
-    return client
 
 
 def is_known(bench: Bench, collection: Client) -> bool:
@@ -66,7 +59,7 @@ def test_a_check_after_set_constraints_is_never_pending(bench: Bench, work: Slow
 def test_all_its_channels_wait_and_no_other(bench: Bench, work: SlowWork) -> None:
     bystander = bench.collection()
     root = bench.collection()
-    token = attach(bench, root)
+    token = bench.attach(root)
     root.send(BufferCollection.set_constraints, wanting())
     bench.run()
     txid = token.send(Node.sync)
@@ -80,7 +73,7 @@ def test_all_its_channels_wait_and_no_other(bench: Bench, work: SlowWork) -> Non
 
 def test_a_close_waits_too(bench: Bench, work: SlowWork) -> None:
     root = bench.collection()
-    token = attach(bench, root)
+    token = bench.attach(root)
     root.send(BufferCollection.set_constraints, wanting())
     bench.run()
     token.close()
@@ -98,7 +91,7 @@ def test_a_token_that_waits_for_its_turn_can_be_bound(
 ) -> None:
     """What was sent on it is processed before, as always, however full its queue is."""
     root = bench.collection()
-    token = attach(bench, root)
+    token = bench.attach(root)
     root.send(BufferCollection.set_constraints, wanting())
     bench.run()
     sent = 0
@@ -123,7 +116,7 @@ def test_a_token_that_waits_for_its_turn_can_be_bound(
 
 def test_a_released_token_that_is_bound_fails_alone(bench: Bench, work: SlowWork) -> None:
     root = bench.collection()
-    token = attach(bench, root)
+    token = bench.attach(root)
     root.send(BufferCollection.set_constraints, wanting())
     bench.run()
     token.send(Node.release)
@@ -161,14 +154,8 @@ def test_a_token_duplicated_before_belongs_to_it_like_the_others(
 ) -> None:
     """A child made below an attached token is held as well."""
     root = bench.collection()
-    token = attach(bench, root)
-    child, far = bench.client()
-    token.send(
-        BufferCollectionToken.duplicate,
-        sysmem2.BufferCollectionTokenDuplicateRequest(
-            rights_attenuation_mask=SAME_RIGHTS, token_request=Handle(far.take())
-        ),
-    )
+    token = bench.attach(root)
+    child = bench.duplicate(token)
     root.send(BufferCollection.set_constraints, wanting())
     bench.run()
     txid = child.send(Node.sync)
@@ -199,9 +186,7 @@ def test_a_token_of_a_tree_that_fails_is_unknown_once_that_is_over(
     )
     bench.run()
     assert allocator.message() is None  # the allocator waits too
-    while work.pending:
-        work.go_on()
-    bench.run()
+    go_on(bench, work)
     assert bound.is_closed()
     assert not allocator.answer(Allocator.validate_buffer_collection_token, txid).is_known
 
@@ -234,9 +219,7 @@ def test_a_node_that_fails_while_its_message_is_decoded_gets_no_message(
     root.close()
     bench.run()
     assert child.is_closed()
-    while work.pending:
-        work.go_on()
-    bench.run()
+    go_on(bench, work)
     assert not bench.service.collections
 
 
@@ -261,9 +244,7 @@ def test_a_tree_that_fails_while_tokens_are_made_gets_none_of_them(
     child.close()
     bench.run()
     assert told == []
-    while work.pending:
-        work.go_on()
-    bench.run()
+    go_on(bench, work)
     assert told == [True]
     assert token.is_closed()
     assert not bench.service.collections
@@ -296,7 +277,7 @@ def test_tokens_are_made_once_a_change_of_the_tree_is_over(
 ) -> None:
     root = bench.token()
     token = bench.duplicate(root)
-    attached = attach(bench, bench.bind(root))
+    attached = bench.attach(bench.bind(root))
     monkeypatch.setattr("sysmemd.channels.nodes.give_way", work.pause)
     txid = ask_for_tokens(bench, token, 1)
     monkeypatch.setattr("sysmemd.tree.failure.give_way", work.pause)
@@ -306,9 +287,7 @@ def test_tokens_are_made_once_a_change_of_the_tree_is_over(
     [collection] = bench.service.collections.values()
     assert collection.is_changing
     assert len(list(collection.nodes())) == 2
-    while work.pending:
-        work.go_on()
-    bench.run()
+    go_on(bench, work)
     assert len(list(collection.nodes())) == 3
     [made] = token.answer(BufferCollectionToken.duplicate_sync, txid).tokens
     made.close()

@@ -143,15 +143,7 @@ def test_a_turn_in_moves_a_node_and_its_children_to_come(bench: Bench) -> None:
     assert (counted(bench, Kind.NODES), counted(bench, Kind.NODES, OTHER)) == (1, 1)
     assert (counted(bench, Kind.COLLECTIONS), counted(bench, Kind.COLLECTIONS, OTHER)) == (0, 1)
     bench.duplicate(first)
-    client, far = bench.client()
-    collection.send(
-        BufferCollection.attach_token,
-        sysmem2.BufferCollectionAttachTokenRequest(
-            rights_attenuation_mask=sysmem2.Rights.SAME_RIGHTS, token_request=far
-        ),
-    )
-    bench.run()
-    client.sync()
+    bench.attach(collection).sync()
     assert (counted(bench, Kind.NODES), counted(bench, Kind.NODES, OTHER)) == (2, 2)
 
 

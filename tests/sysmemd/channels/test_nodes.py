@@ -44,16 +44,6 @@ def descriptors_left(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def group(bench: Bench, token: Client) -> Client:
-    client, far = bench.client()
-    request = sysmem2.BufferCollectionTokenCreateBufferCollectionTokenGroupRequest(
-        group_request=far
-    )
-    token.send(BufferCollectionToken.create_buffer_collection_token_group, request)
-    bench.run()
-    return client
-
-
 def sync_tokens(bench: Bench, client: Client, method: Method, *masks: int) -> list[Client]:
     request = sysmem2.CreateTokensRequest(rights_attenuation_masks=list(masks))
     return [bench.adopt(handle) for handle in client.call(method, request).tokens]
@@ -190,7 +180,7 @@ def test_children_of_a_group_are_alternates(bench: Bench) -> None:
     token = bench.token()
     one, other = sync_tokens(
         bench,
-        group(bench, token),
+        bench.group(token),
         BufferCollectionTokenGroup.create_children_sync,
         SAME_RIGHTS,
         SAME_RIGHTS,
@@ -256,14 +246,7 @@ def test_tokens_made_in_sync_are_in_order_and_can_be_used(bench: Bench) -> None:
 
 def test_an_attached_token_does_not_take_its_parent_with_it(bench: Bench) -> None:
     collection = bench.collection()
-    client, far = bench.client()
-    collection.send(
-        BufferCollection.attach_token,
-        sysmem2.BufferCollectionAttachTokenRequest(
-            rights_attenuation_mask=SAME_RIGHTS, token_request=far
-        ),
-    )
-    bench.run()
+    client = bench.attach(collection)
     client.sync()
     client.close()
     bench.run()
@@ -271,15 +254,9 @@ def test_an_attached_token_does_not_take_its_parent_with_it(bench: Bench) -> Non
 
 
 def test_children_of_a_group(bench: Bench) -> None:
-    made = group(bench, bench.token())
+    made = bench.group(bench.token())
     for mask in (None, SAME_RIGHTS):
-        client, far = bench.client()
-        request = sysmem2.BufferCollectionTokenGroupCreateChildRequest(
-            token_request=far, rights_attenuation_mask=mask
-        )
-        made.send(BufferCollectionTokenGroup.create_child, request)
-        bench.run()
-        client.sync()
+        bench.group_child(made, mask).sync()
     made.send(BufferCollectionTokenGroup.all_children_present)
     made.sync()
     made.send(BufferCollectionTokenGroup.all_children_present)
@@ -308,7 +285,7 @@ def _create(bench: Bench, kind: str, far: Handle) -> tuple[Client, Method, Table
             ),
         )
     return (
-        group(bench, token),
+        bench.group(token),
         BufferCollectionTokenGroup.create_child,
         sysmem2.BufferCollectionTokenGroupCreateChildRequest(
             token_request=far, rights_attenuation_mask=0
@@ -334,7 +311,7 @@ def test_the_channel_of_a_refused_child_closes(bench: Bench, kind: str) -> None:
 )
 def test_refused_tokens_leave_nothing(bench: Bench, method: Method) -> None:
     token = bench.token()
-    client = token if method.interface == "BufferCollectionToken" else group(bench, token)
+    client = token if method.interface == "BufferCollectionToken" else bench.group(token)
     request = sysmem2.CreateTokensRequest(rights_attenuation_masks=[SAME_RIGHTS, 0])
     client.send(method, request)
     bench.run()
@@ -378,10 +355,7 @@ def test_buffers_come_with_descriptors_of_their_own(bench: Bench) -> None:
 
 
 def test_waits_are_answered_when_the_last_participant_is_ready(bench: Bench) -> None:
-    allocator = bench.allocator()
-    token = bench.token(allocator)
-    child = bench.duplicate(token)
-    one, other = bench.bind(token, allocator), bench.bind(child, allocator)
+    one, other = bench.root_and_child()
     one.send(BufferCollection.set_constraints, wanting(camping=1))
     txids = [one.send(WAIT) for _ in range(2)]
     bench.run()
@@ -397,10 +371,7 @@ def test_waits_are_answered_when_the_last_participant_is_ready(bench: Bench) -> 
 
 
 def test_a_failed_allocation_is_answered_and_then_the_channel_closes(bench: Bench) -> None:
-    allocator = bench.allocator()
-    token = bench.token(allocator)
-    child = bench.duplicate(token)
-    one, other = bench.bind(token, allocator), bench.bind(child, allocator)
+    one, other = bench.root_and_child()
     one.send(BufferCollection.set_constraints, wanting(camping=2))
     txid = one.send(WAIT)
     other.send(BufferCollection.set_constraints, wanting(camping=2, most=1))
@@ -411,10 +382,7 @@ def test_a_failed_allocation_is_answered_and_then_the_channel_closes(bench: Benc
 
 
 def test_an_error_waits_for_who_does_not_read_before_the_channel_closes(bench: Bench) -> None:
-    allocator = bench.allocator()
-    token = bench.token(allocator)
-    child = bench.duplicate(token)
-    one, other = bench.bind(token, allocator), bench.bind(child, allocator)
+    one, other = bench.root_and_child()
     one.send(BufferCollection.set_constraints, wanting(camping=2))
     txid = one.send(WAIT)
     syncs = 0

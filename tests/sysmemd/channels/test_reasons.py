@@ -20,7 +20,6 @@ from sysmem_protocol.message import Message
 from sysmem_protocol.sysmem2 import (
     Allocator,
     BufferCollection,
-    BufferCollectionToken,
     BufferCollectionTokenGroup,
     Error,
     Node,
@@ -235,21 +234,8 @@ def test_a_crash_is_told_to_the_others(bench: Bench) -> None:
 def test_a_group_that_chose_otherwise(bench: Bench) -> None:
     allocator = asking(bench)
     token = bench.token(allocator)
-    group, far = bench.client()
-    token.send(
-        BufferCollectionToken.create_buffer_collection_token_group,
-        sysmem2.BufferCollectionTokenCreateBufferCollectionTokenGroupRequest(group_request=far),
-    )
-    children = []
-    for _ in range(2):
-        child, far = bench.client()
-        group.send(
-            BufferCollectionTokenGroup.create_child,
-            sysmem2.BufferCollectionTokenGroupCreateChildRequest(
-                rights_attenuation_mask=SAME_RIGHTS, token_request=far
-            ),
-        )
-        children.append(child)
+    group = bench.group(token)
+    children = [bench.group_child(group, SAME_RIGHTS) for _ in range(2)]
     group.send(BufferCollectionTokenGroup.all_children_present)
     bench.run()
     collections = [bench.bind(each, allocator) for each in (token, *children)]

@@ -65,13 +65,7 @@ def test_a_refusal(look: Look) -> None:
 
 def test_a_success_and_one_that_is_waited_for(look: Look) -> None:
     collection = look.bench.allocated(look.bench.allocator("camera", 1))
-    _, far = look.bench.client()
-    collection.send(
-        BufferCollection.attach_token,
-        sysmem2.BufferCollectionAttachTokenRequest(
-            rights_attenuation_mask=0xFFFFFFFF, token_request=far
-        ),
-    )
+    look.bench.attach(collection)
     look.run()
     [id] = look.bench.service.collections
     told = look.explain(id)

@@ -125,17 +125,9 @@ class Bench:
 
     # --- shorthand ---
 
-    def allocate(
-        self,
-        count: int = 1,
-        *,
-        size: int = PAGE,
-        name: str = "frames",
-        collection_id: int = 42,
-        heap: Heap = SYSTEM_RAM_HEAP,
-    ) -> Buffers:
-        """The buffers, waited for; raises why there are none."""
-        made = self.begin(count, size=size, name=name, collection_id=collection_id, heap=heap)
+    def allocate(self, count: int = 1, **options: Any) -> Buffers:
+        """The buffers, waited for; raises why there are none. `options` are those of `begin`."""
+        made = self.begin(count, **options)
         self.wait(lambda: bool(made))
         if isinstance(made[0], Exception):
             raise made[0]
@@ -177,6 +169,14 @@ class Bench:
         made = buffers.hand_out(rights, weak=True, client=client)
         self._handles += made
         return [(present(entry.vmo), present(entry.close_weak_asap)) for entry in made]
+
+    def given_away(self, peer: Peer) -> Handle:
+        """Have a peer hold the only strong handle of a buffer; a weak one's close_weak_asap."""
+        buffers = self.allocate()
+        peer.give(*self.strong(buffers))
+        ((_, close_weak_asap),) = self.weak(buffers)
+        buffers.drop_strong()
+        return close_weak_asap
 
     def keep(self, entries: Sequence[DeliveredBuffer]) -> Sequence[DeliveredBuffer]:
         self._handles += entries

@@ -93,10 +93,7 @@ def test_the_root_hears_only_when_no_buffer_has_a_strong_handle(bench: Bench) ->
 
 
 def test_a_strong_handle_passed_to_a_third_process_counts(bench: Bench, peer: Peer) -> None:
-    buffers = bench.allocate()
-    peer.give(*bench.strong(buffers))
-    ((_, close_weak_asap),) = bench.weak(buffers)
-    buffers.drop_strong()
+    close_weak_asap = bench.given_away(peer)
     bench.quiet()
     assert not is_closed(close_weak_asap)
     peer.run("os.close(fds[0])")
@@ -118,10 +115,7 @@ def test_a_strong_handle_in_flight_counts(bench: Bench, new_peer: Callable[..., 
 
 
 def test_a_mapping_whose_descriptor_is_closed_counts(bench: Bench, peer: Peer) -> None:
-    buffers = bench.allocate()
-    peer.give(*bench.strong(buffers))
-    ((_, close_weak_asap),) = bench.weak(buffers)
-    buffers.drop_strong()
+    close_weak_asap = bench.given_away(peer)
     peer.run("maps.append(mmap.mmap(fds[0], 4096)); os.close(fds[0])")
     # mmap keeps a duplicate of its own, which goes too:
     peer.run(
@@ -144,10 +138,7 @@ def test_a_mapping_whose_descriptor_is_closed_counts(bench: Bench, peer: Peer) -
 
 
 def test_duplicates_are_one_handle(bench: Bench, peer: Peer) -> None:
-    buffers = bench.allocate()
-    peer.give(*bench.strong(buffers))
-    ((_, close_weak_asap),) = bench.weak(buffers)
-    buffers.drop_strong()
+    close_weak_asap = bench.given_away(peer)
     peer.run("fds.append(os.dup(fds[0])); os.close(fds[0])")
     bench.quiet()
     assert not is_closed(close_weak_asap)
@@ -156,10 +147,7 @@ def test_duplicates_are_one_handle(bench: Bench, peer: Peer) -> None:
 
 
 def test_a_forked_process_holds_what_its_parent_held(bench: Bench, peer: Peer) -> None:
-    buffers = bench.allocate()
-    peer.give(*bench.strong(buffers))
-    ((_, close_weak_asap),) = bench.weak(buffers)
-    buffers.drop_strong()
+    close_weak_asap = bench.given_away(peer)
     child = peer.run("import signal\nresult = os.fork()\nif not result: signal.pause()")
     peer.kill()
     bench.quiet()

@@ -77,6 +77,14 @@ class TreeAndModel(RuleBasedStateMachine):
             for node, _ in self.pairs
         ], len(self.world.collection.census.unattended)
 
+    def say_and_adopt(
+        self, node: Node, modelled: ModelNode, call: Callable[[], Any], allowed: bool
+    ) -> None:
+        """As `say`, of a message that makes children."""
+        self.say(node, modelled, call, allowed)
+        if not modelled.failed:
+            self.adopt(node, modelled)
+
     def adopt(self, parent: Node, modelled: ModelNode) -> None:
         """Pair up children that are new."""
         known = {node for node, _ in self.pairs}
@@ -84,6 +92,11 @@ class TreeAndModel(RuleBasedStateMachine):
             if child not in known:
                 assert isinstance(child, Node)
                 self.pairs.append((child, model_child))
+
+    def attach(self, node: Node, modelled: ModelNode) -> None:
+        self.world.attach(node)
+        self.model.create(modelled, "token", 0x80000000, attached=True)
+        self.adopt(node, modelled)
 
     def hosts(self) -> list[tuple[Node, ModelNode]]:
         """Who may attach tokens."""
@@ -158,9 +171,7 @@ class TreeAndModel(RuleBasedStateMachine):
             create = node.create_child if node.kind.value == "group" else node.duplicate
             self.world.channels[create(channel, mask)] = channel
 
-        self.say(node, modelled, call, self.model.create(modelled, "token", mask))
-        if not modelled.failed:
-            self.adopt(node, modelled)
+        self.say_and_adopt(node, modelled, call, self.model.create(modelled, "token", mask))
 
     @alive
     @rule(index=PICK, mask=MASKS)
@@ -172,9 +183,7 @@ class TreeAndModel(RuleBasedStateMachine):
             self.world.channels[node.create_child(channel, mask)] = channel
 
         allowed = modelled.kind == "group" and self.model.create(modelled, "token", mask)
-        self.say(node, modelled, call, allowed)
-        if not modelled.failed:
-            self.adopt(node, modelled)
+        self.say_and_adopt(node, modelled, call, allowed)
 
     @alive
     @rule(index=PICK, masks=st.lists(MASKS, max_size=3))
@@ -187,35 +196,29 @@ class TreeAndModel(RuleBasedStateMachine):
             made = many(channels, masks)
             self.world.channels.update(zip(made, channels, strict=True))
 
-        self.say(node, modelled, call, self.model.create_sync(modelled, masks))
-        if not modelled.failed:
-            self.adopt(node, modelled)
+        self.say_and_adopt(node, modelled, call, self.model.create_sync(modelled, masks))
 
     @alive
     @rule(index=PICK)
     def create_group(self, index: int) -> None:
         node, modelled = self.pick(index, "token")
-        self.say(
+        self.say_and_adopt(
             node,
             modelled,
             lambda: self.world.group(node),
             self.model.create(modelled, "group", 0x80000000),
         )
-        if not modelled.failed:
-            self.adopt(node, modelled)
 
     @alive
     @rule(index=PICK, mask=MASKS)
     def attach_token(self, index: int, mask: int) -> None:
         node, modelled = self.pick(index, "collection")
-        self.say(
+        self.say_and_adopt(
             node,
             modelled,
             lambda: self.world.attach(node, mask),
             self.model.create(modelled, "token", mask, attached=True),
         )
-        if not modelled.failed:
-            self.adopt(node, modelled)
 
     # --- getting ready ---
 
@@ -286,9 +289,7 @@ class TreeAndModel(RuleBasedStateMachine):
         if not hosts:
             return
         node, modelled = hosts[index % len(hosts)]
-        self.world.attach(node)
-        self.model.create(modelled, "token", 0x80000000, attached=True)
-        self.adopt(node, modelled)
+        self.attach(node, modelled)
         for group in shape:
             self.add(-1, group)
             if dispensable and not group:
@@ -304,9 +305,7 @@ class TreeAndModel(RuleBasedStateMachine):
             if not hosts:
                 return
             node, modelled = hosts[index % len(hosts)]
-            self.world.attach(node)
-            self.model.create(modelled, "token", 0x80000000, attached=True)
-            self.adopt(node, modelled)
+            self.attach(node, modelled)
             node, modelled = self.pairs[-1]
             self.old_channels.append(self.world.channels[node])
             self.world.bind(node)

@@ -41,6 +41,13 @@ def is_busy(world: World) -> bool:
     return world.collection.busy
 
 
+def ask_for_buffers(world: World, work: SlowWork) -> None:
+    """Come to where memory makes the buffers of an attempt; it takes time."""
+    world.memory.takes_time = True
+    world.ready(world.root)
+    work.finish()
+
+
 def in_tree(node: Node) -> bool:
     return node.in_tree
 
@@ -267,9 +274,7 @@ def test_an_attempt_that_breaks_after_its_collection_is_gone_is_only_logged(
 
 
 def test_until_the_buffers_are_made_nothing_has_happened(world: World, work: SlowWork) -> None:
-    world.memory.takes_time = True
-    world.ready(world.root)
-    work.finish()
+    ask_for_buffers(world, work)
     assert is_busy(world)
     assert len(world.memory.requests) == 1
     assert has_buffers(world.root) == [False]
@@ -280,9 +285,7 @@ def test_until_the_buffers_are_made_nothing_has_happened(world: World, work: Slo
 
 
 def test_a_shortage_that_shows_late(world: World, work: SlowWork) -> None:
-    world.memory.takes_time = True
-    world.ready(world.root)
-    work.finish()
+    ask_for_buffers(world, work)
     world.memory.error = NoMemoryError("no page left")
     world.memory.finish()
     assert world.root.outcome is Error.NO_MEMORY
@@ -314,9 +317,7 @@ def test_buffers_for_a_tree_that_failed_meanwhile(
 
 
 def test_a_fault_while_buffers_are_made(world: World, work: SlowWork) -> None:
-    world.memory.takes_time = True
-    world.ready(world.root)
-    work.finish()
+    ask_for_buffers(world, work)
     world.memory.error = ZeroDivisionError("oh")
     world.memory.finish()
     (line,) = world.log.find("an internal error ended an allocation attempt")
