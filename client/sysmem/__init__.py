@@ -128,10 +128,11 @@ if TYPE_CHECKING:
         BufferCollectionTokenGroup,
         Node,
     )
+    from ._buffers import BufferCollectionInfo, VmoBuffer, VmoInfo
     from ._dma_buf import DmaBuf
     from ._handles import NodeRef
     from ._plain import constraints
-    from ._vmo import BufferCollectionInfo, Vmo, VmoBuffer, VmoInfo
+    from ._vmo import Vmo
 else:
     #: The modules of names that not every program needs, such as the other face. They are imported on demand.
     _LATER = {

@@ -12,7 +12,8 @@ import os
 import struct
 from collections.abc import Iterator
 
-from sysmem_protocol.handles import Handle, is_dma_buf
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.kinds import is_dma_buf
 from sysmem_protocol.owner import Cell, owned
 
 from ._handles import Held

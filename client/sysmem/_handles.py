@@ -8,7 +8,8 @@ import socket
 from abc import ABC, abstractmethod
 from typing import Any, Self
 
-from sysmem_protocol.handles import Handle, describe, is_socketpair_end
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.kinds import describe, is_socketpair_end
 from sysmem_protocol.owner import (
     CLOSED,
     FORKED,

@@ -6,7 +6,8 @@ import errno
 from typing import TYPE_CHECKING
 
 from sysmem_protocol.channel import Channel, DescriptorsLost, PeerClosedError
-from sysmem_protocol.handles import Handle, describe, is_unix_socket
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.kinds import describe, is_unix_socket
 from sysmem_protocol.owner import channel_of
 
 from ._arguments import descriptor

@@ -18,8 +18,9 @@ from sysmem_protocol.handles import Handle
 from sysmem_protocol.library import Table
 from sysmem_protocol.owner import CLOSED, channel_of
 
+from ._buffers import BufferCollectionInfo, VmoBuffer, VmoInfo
 from ._handles import EventPair, NodeRef
-from ._vmo import BufferCollectionInfo, Vmo, VmoBuffer, VmoInfo
+from ._vmo import Vmo
 
 T = TypeVar("T")
 #: The attribute in which a process that is being started keeps the objects that move to it.

@@ -14,8 +14,8 @@ from sysmem_protocol.formats import LINEAR, pair_name
 from sysmem_protocol.image_format import ImageFormat
 from sysmem_protocol.sysmem2 import ImageFormatConstraints, SingleBufferSettings, SizeU
 
+from ._buffers import BufferCollectionInfo, VmoBuffer
 from ._planes import PLANES
-from ._vmo import BufferCollectionInfo, VmoBuffer
 
 try:
     import gi

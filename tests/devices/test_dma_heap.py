@@ -13,7 +13,7 @@ import sysmem
 from sysmem import blocking
 from sysmem.testing import ConfigError
 from sysmem.testing.blocking import daemon
-from sysmem_protocol.handles import is_dma_buf
+from sysmem_protocol.kinds import is_dma_buf
 
 from .conftest import HEAP, WAIT, Vgem, needs_heap, negotiated, references
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import threading
@@ -11,12 +12,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+import sysmem
 from sysmem_protocol.channel import Channel
 from sysmem_protocol.codec import encode_response
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import Message, parse
 from sysmem_protocol.sysmem2 import Error
+
+VMO_BYTES = 8192
 
 
 class Peer:
@@ -139,3 +143,12 @@ def make_witness() -> Iterator[Callable[[], Witness]]:
     yield make
     for witness in made:
         witness.close()
+
+
+@pytest.fixture
+def vmo() -> Iterator[sysmem.Vmo]:
+    """A buffer's memory of `VMO_BYTES`."""
+    made = sysmem.Vmo(os.memfd_create("vmo", os.MFD_CLOEXEC))
+    os.truncate(made.fileno(), VMO_BYTES)
+    with made:
+        yield made

@@ -76,7 +76,7 @@ def test_what_the_kernel_refuses_is_explained(
 
 
 def test_a_memfd_is_no_dma_buf_yet(vmo: sysmem.Vmo) -> None:
-    from sysmem_protocol.handles import is_dma_buf, is_vmo
+    from sysmem_protocol.kinds import is_dma_buf, is_vmo
 
     assert is_vmo(vmo.fileno())
     assert not is_dma_buf(vmo.fileno())

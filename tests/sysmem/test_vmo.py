@@ -1,4 +1,4 @@
-"""Buffers in the hands of a participant."""
+"""The memory of a buffer: rights, mappings, and who still holds one."""
 
 from __future__ import annotations
 
@@ -17,15 +17,7 @@ import pytest
 
 import sysmem
 
-SIZE = 8192
-
-
-@pytest.fixture
-def vmo() -> Iterator[sysmem.Vmo]:
-    made = sysmem.Vmo(os.memfd_create("vmo", os.MFD_CLOEXEC))
-    os.truncate(made.fileno(), SIZE)
-    with made:
-        yield made
+from .conftest import VMO_BYTES
 
 
 @pytest.fixture
@@ -40,13 +32,13 @@ def mappings() -> int:
 
 
 def test_size_and_rights(vmo: sysmem.Vmo, read_only: sysmem.Vmo) -> None:
-    assert (vmo.size, vmo.writable) == (SIZE, True)
-    assert (read_only.size, read_only.writable) == (SIZE, False)
+    assert (vmo.size, vmo.writable) == (VMO_BYTES, True)
+    assert (read_only.size, read_only.writable) == (VMO_BYTES, False)
 
 
 def test_a_view_is_writable_iff_the_rights_allow(vmo: sysmem.Vmo, read_only: sysmem.Vmo) -> None:
     with vmo.map() as view, read_only.map() as other:
-        assert len(view) == SIZE
+        assert len(view) == VMO_BYTES
         view[:5] = b"hello"
         assert bytes(other[:5]) == b"hello"
         assert other.readonly
@@ -58,7 +50,7 @@ def test_a_view_is_writable_iff_the_rights_allow(vmo: sysmem.Vmo, read_only: sys
 def test_a_length_may_be_given(vmo: sysmem.Vmo) -> None:
     with vmo.map(10) as view:
         assert len(view) == 10
-    for length in (0, -1, SIZE + 1):
+    for length in (0, -1, VMO_BYTES + 1):
         with pytest.raises(ValueError, match=str(length)):
             vmo.map(length)
 
@@ -263,40 +255,4 @@ def test_a_duplicate_has_a_life_of_its_own(vmo: sysmem.Vmo) -> None:
     with vmo.duplicate() as other:
         assert isinstance(other, sysmem.Vmo)
         vmo.close()
-        assert other.size == SIZE
-
-
-def test_a_buffer_is_mapped_from_where_it_is_usable(vmo: sysmem.Vmo) -> None:
-    buffer = sysmem.VmoBuffer(vmo=vmo, vmo_usable_start=100)
-    with vmo.map() as whole:
-        whole[100] = 42
-    with buffer.map() as view:
-        assert len(view) == SIZE - 100
-        assert view[0] == 42
-    with buffer.map(5) as view:
-        assert len(view) == 5
-    with pytest.raises(ValueError, match="8093"):
-        buffer.map(SIZE - 100 + 1)
-
-
-def test_a_buffer_without_a_vmo_cannot_be_mapped() -> None:
-    with pytest.raises(ValueError, match="without a VMO"):
-        sysmem.VmoBuffer().map()
-
-
-def test_closing_the_info_closes_all(vmo: sysmem.Vmo) -> None:
-    other = vmo.duplicate()
-    info = sysmem.BufferCollectionInfo(
-        buffers=[sysmem.VmoBuffer(vmo=vmo), sysmem.VmoBuffer(vmo=other), sysmem.VmoBuffer()]
-    )
-    with info as entered:
-        assert entered is info
-    assert vmo.closed
-    assert other.closed
-    info.close()
-
-
-def test_tables_compare_and_show_what_is_set() -> None:
-    assert sysmem.VmoInfo(buffer_index=1) == sysmem.VmoInfo(buffer_index=1)
-    assert sysmem.VmoInfo(buffer_index=1) != sysmem.VmoInfo(buffer_index=2)
-    assert repr(sysmem.VmoInfo(buffer_index=1)) == "VmoInfo(buffer_index=1)"
+        assert other.size == VMO_BYTES

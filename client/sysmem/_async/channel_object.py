@@ -8,16 +8,18 @@ from typing import Any, ClassVar, Self, TypeVar
 from sysmem_protocol import sysmem2 as m
 from sysmem_protocol.channel import PeerClosedError
 from sysmem_protocol.codec import DecodeError, Decoder
-from sysmem_protocol.handles import Handle, describe, is_seqpacket
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.kinds import describe, is_seqpacket
 from sysmem_protocol.library import HandleKind, HandleType, Interface, Method, Table
 from sysmem_protocol.message import Message
 from sysmem_protocol.owner import FORKED, Owner, channel_of, lost_by_forks, new_pair
 
 from .._arguments import descriptor
+from .._buffers import BufferCollectionInfo, VmoBuffer, VmoInfo
 from .._calls import Answer
 from .._errors import SysmemError
 from .._handles import Arrived, NodeRef
-from .._vmo import BufferCollectionInfo, Vmo, VmoBuffer, VmoInfo
+from .._vmo import Vmo
 from .client_end import ClientEnd
 from .events import AsyncEventPair
 from .with_block import WithBlock

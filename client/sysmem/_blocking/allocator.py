@@ -14,10 +14,11 @@ from sysmem_protocol.handles import Handle
 from sysmem_protocol.runtime import runtime_dirs
 
 from .._arguments import wrong_kind
+from .._buffers import VmoInfo
 from .._connect import Opener, Retries, connected, opener
 from .._errors import DaemonUnavailableError, PeerClosedError, SysmemError
 from .._timeouts import deadline, remaining
-from .._vmo import Vmo, VmoInfo, borrowed
+from .._vmo import Vmo, borrowed
 from .channel_object import ChannelObject
 from .client_end import CONNECT_MAY_WAIT
 from .nodes import BufferCollection, BufferCollectionToken

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Self
 from sysmem_protocol import sysmem2 as m
 from sysmem_protocol.library import Method
 
+from .._buffers import BufferCollectionInfo
 from .._handles import NodeRef
 from .._sharing import moves
 from .._timeouts import deadline, remaining
-from .._vmo import BufferCollectionInfo, Vmo, borrowed
+from .._vmo import Vmo, borrowed
 from . import passing
 from .channel_object import ChannelObject, check_client_end
 from .events import BlockingEventPair

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 from sysmem_protocol.sysmem2 import MAX_BUFFER_COUNT
 
-from .._vmo import BufferCollectionInfo, VmoBuffer
+from .._buffers import BufferCollectionInfo, VmoBuffer
 
 
 class Buffers(NamedTuple):

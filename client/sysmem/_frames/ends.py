@@ -9,7 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from sysmem_protocol.handles import BorrowedSocket, Handle, describe, is_seqpacket
+from sysmem_protocol.handles import BorrowedSocket, Handle
+from sysmem_protocol.kinds import describe, is_seqpacket
 from sysmem_protocol.owner import (
     CLOSED,
     Cell,

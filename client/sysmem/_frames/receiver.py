@@ -11,7 +11,7 @@ from sysmem_protocol.docstrings import documented
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.owner import Uncopied, WithBlock
 
-from .._vmo import BufferCollectionInfo, VmoBuffer
+from .._buffers import BufferCollectionInfo, VmoBuffer
 from . import messages
 from .buffers import Buffers
 from .ends import End, EndOfStreamError, own, received

@@ -12,7 +12,7 @@ from typing import Any, Self
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.owner import close_cell
 
-from .._vmo import BufferCollectionInfo, VmoBuffer
+from .._buffers import BufferCollectionInfo, VmoBuffer
 from . import messages
 from .buffers import Buffers
 from .ends import End, own, received

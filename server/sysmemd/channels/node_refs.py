@@ -6,7 +6,8 @@ import os
 import stat
 from typing import cast
 
-from sysmem_protocol.handles import Handle, status
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.kinds import status
 
 from ..quota import Kind
 from ..tree import Node

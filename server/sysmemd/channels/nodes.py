@@ -13,7 +13,8 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from sysmem_protocol import sysmem2
-from sysmem_protocol.handles import Handle, channel_ends, describe
+from sysmem_protocol.handles import Handle, channel_ends
+from sysmem_protocol.kinds import describe
 from sysmem_protocol.library import Interface
 from sysmem_protocol.sysmem2 import Error, Rights
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 
-from sysmem_protocol.handles import Handle, describe, is_kind, is_nameless_end
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.kinds import describe, is_kind, is_nameless_end
 from sysmem_protocol.library import HandleKind, HandleType, Interface, Member, Method, Table
 from sysmem_protocol.message import FLAGS, HEADER, MAGIC
 

@@ -19,7 +19,8 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from sysmem_protocol.channel import AT_ONCE, Channel, Closing, ServedChannel
-from sysmem_protocol.handles import Handle, describe, is_kind
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.kinds import describe, is_kind
 from sysmem_protocol.library import HandleKind
 from sysmem_protocol.sysmem2 import SingleBufferSettings
 

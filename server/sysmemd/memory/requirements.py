@@ -13,14 +13,8 @@ from contextlib import ExitStack, closing
 from functools import cached_property
 from typing import NamedTuple
 
-from sysmem_protocol.handles import (
-    Handle,
-    channel_pair,
-    descriptors_waiting,
-    holds_lock,
-    status,
-    unread_of,
-)
+from sysmem_protocol.handles import Handle, channel_pair, descriptors_waiting, holds_lock, unread_of
+from sysmem_protocol.kinds import status
 
 from . import locks, vmo
 from .locks import Kind

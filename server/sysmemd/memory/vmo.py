@@ -13,7 +13,8 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from sysmem_protocol.handles import Handle, status
+from sysmem_protocol.handles import Handle
+from sysmem_protocol.kinds import status
 
 T = TypeVar("T")
 

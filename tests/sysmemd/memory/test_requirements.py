@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from sysmem_protocol.handles import Status
+from sysmem_protocol.kinds import Status
 from sysmemd.memory import examine_kernel, locks, requirements, vmo
 from sysmemd.memory.watch import InodeWatch, Reports
 

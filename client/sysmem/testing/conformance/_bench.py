@@ -18,7 +18,8 @@ from typing import Any, Final, Self
 from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.codec import DecodeError, Decoder, encode_response
 from sysmem_protocol.explained import Allocator as ExplainedAllocator
-from sysmem_protocol.handles import Handle, channel_pair, describe, is_kind
+from sysmem_protocol.handles import Handle, channel_pair
+from sysmem_protocol.kinds import describe, is_kind
 from sysmem_protocol.library import HandleType, Interface, Method, Table
 from sysmem_protocol.message import (
     FLAGS,

@@ -1,4 +1,4 @@
-"""The image of the settings, arrays and mappings of buffers (`docs/spec/client-api.md`, "What came out")."""
+"""The tables that deliver buffers, and what they hold (`docs/spec/client-api.md`, "What came out")."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pytest
 import sysmem
 from sysmem import SizeU
 from sysmem.blocking import Allocator
+
+from .conftest import VMO_BYTES
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -247,3 +249,42 @@ def test_a_buffer_without_a_vmo_has_no_mapping_nor_array() -> None:
     for wrong in (sysmem.VmoBuffer().mapping, lambda: sysmem.VmoBuffer().array("u1")):
         with pytest.raises(ValueError, match="without a VMO"):
             wrong()
+
+
+# --- map and close ------------------------------------------------------------------------------------------------
+
+
+def test_a_buffer_is_mapped_from_where_it_is_usable(vmo: sysmem.Vmo) -> None:
+    buffer = sysmem.VmoBuffer(vmo=vmo, vmo_usable_start=100)
+    with vmo.map() as whole:
+        whole[100] = 42
+    with buffer.map() as view:
+        assert len(view) == VMO_BYTES - 100
+        assert view[0] == 42
+    with buffer.map(5) as view:
+        assert len(view) == 5
+    with pytest.raises(ValueError, match="8093"):
+        buffer.map(VMO_BYTES - 100 + 1)
+
+
+def test_a_buffer_without_a_vmo_cannot_be_mapped() -> None:
+    with pytest.raises(ValueError, match="without a VMO"):
+        sysmem.VmoBuffer().map()
+
+
+def test_closing_the_info_closes_all(vmo: sysmem.Vmo) -> None:
+    other = vmo.duplicate()
+    info = sysmem.BufferCollectionInfo(
+        buffers=[sysmem.VmoBuffer(vmo=vmo), sysmem.VmoBuffer(vmo=other), sysmem.VmoBuffer()]
+    )
+    with info as entered:
+        assert entered is info
+    assert vmo.closed
+    assert other.closed
+    info.close()
+
+
+def test_tables_compare_and_show_what_is_set() -> None:
+    assert sysmem.VmoInfo(buffer_index=1) == sysmem.VmoInfo(buffer_index=1)
+    assert sysmem.VmoInfo(buffer_index=1) != sysmem.VmoInfo(buffer_index=2)
+    assert repr(sysmem.VmoInfo(buffer_index=1)) == "VmoInfo(buffer_index=1)"
