@@ -5,9 +5,11 @@ Limits are shared out by halves to the connections of a user, so that one connec
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -20,6 +22,10 @@ from sysmemd.quota import Exceeded, Kind
 from .support import STRANGER, Bench, Client, wanting
 
 OTHER = STRANGER + 1
+
+
+def none_left(*_: object) -> NoReturn:
+    raise OSError(errno.EMFILE, "Too many open files")
 
 
 @pytest.fixture
@@ -74,6 +80,13 @@ def test_connections(bench: Bench) -> None:
     first.close()
     bench.run()
     bench.allocator()
+
+
+def test_root_is_a_user_like_any_other(bench: Bench) -> None:
+    bench.service.users.limit({Kind.CONNECTIONS: 1}, {})
+    bench.allocator(uid=0)
+    with pytest.raises(Exceeded):
+        bench.allocator(uid=0)
 
 
 @pytest.mark.parametrize("what", ["collections", "nodes"])
@@ -236,6 +249,17 @@ def test_buffers_and_bytes(bench: Bench, what: str, most: int) -> None:
     assert_others_notice_nothing(bench)
 
 
+def test_buffers_that_come_to_nothing_are_not_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "open", none_left)
+    collection = bench.collection()
+    collection.send(BufferCollection.set_constraints, wanting())
+    bench.run()
+    assert collection.is_closed()
+    assert counted(bench, Kind.BUFFERS) == counted(bench, Kind.BYTES) == 0
+
+
 def test_buffers_count_while_anybody_holds_them(bench: Bench) -> None:
     collection = bench.allocated()
     answer = collection.call(BufferCollection.wait_for_all_buffers_allocated)
@@ -267,6 +291,8 @@ def test_queued_bytes(bench: Bench) -> None:
     for number in range(1, 1000):
         silent.send(Node.sync, txid=number)
         bench.run()
+    waiting = [connection.waiting_bytes for connection in bench.reactor.connections()]
+    assert counted(bench, Kind.QUEUED_BYTES) == sum(waiting)
     for call in bench.clock.calls:
         for later in call:
             later()
