@@ -287,19 +287,23 @@ def test_queued_bytes(bench: Bench) -> None:
     """Sync's answers are some bytes each, and a queue of the kernel's holds a few hundred of them."""
     limit(bench, queued_bytes=4096)
     allocator = bench.allocator()
-    silent, apart = bench.token(allocator), bench.token(allocator)
-    for number in range(1, 1000):
-        silent.send(Node.sync, txid=number)
-        bench.run()
-    waiting = [connection.waiting_bytes for connection in bench.reactor.connections()]
+    fullest, other, apart = (bench.token(allocator) for _ in range(3))
+    *queues, _ = bench.reactor.served[-3:]
+    for client, queue, most in zip((other, fullest), reversed(queues), (1, 4096), strict=True):
+        numbers = iter(range(1, 2000))
+        while queue.waiting_bytes < most:
+            client.send(Node.sync, txid=next(numbers))
+            bench.run()
+    waiting = [queue.waiting_bytes for queue in queues]
     assert counted(bench, Kind.QUEUED_BYTES) == sum(waiting)
     for call in bench.clock.calls:
         for later in call:
             later()
     assert [line["limit"] for line in refused(bench)] == ["queued_bytes"]
+    assert [queue.closed for queue in queues] == [True, False]
+    assert counted(bench, Kind.QUEUED_BYTES) == waiting[1]
+    assert counted(bench, Kind.NODES) == 2
     apart.sync()
-    assert counted(bench, Kind.QUEUED_BYTES) == 0
-    assert counted(bench, Kind.NODES) == 1
     assert_others_notice_nothing(bench)
 
 
