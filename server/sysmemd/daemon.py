@@ -80,6 +80,8 @@ class Parts:
     closing: Callable[[Clock, Log], ThreadClosing] = ThreadClosing
     #: The clock for users' turns, in nanoseconds.
     now: Callable[[], int] = time.monotonic_ns
+    #: The CPU time that the daemon has used, in nanoseconds.
+    used: Callable[[], int] = time.thread_time_ns
 
 
 def socket_permissions(
@@ -301,7 +303,9 @@ async def serving(
             stack.callback(asking.close)
         # Only from here on, because the nursery would wrap an exception about a missing descriptor.
         async with trio.open_nursery() as nursery:
-            reactor = TrioReactor(nursery, queue, log, parts.now, alone=clock if alone else None)
+            reactor = TrioReactor(
+                nursery, queue, log, parts.now, parts.used, alone=clock if alone else None
+            )
             service = Service(
                 limits=config.limits,
                 platform=platform(config),

@@ -30,7 +30,8 @@ FRUITLESS_SECONDS = 0.01
 class TrioReactor:
     """Waits for channels and serves their users in turn; a :class:`sysmemd.channels.Reactor`.
 
-    Each user with something to do gets one slice (:class:`sysmemd.turns.Turns`), then the next one.
+    Each user with something to do gets one slice (:class:`sysmemd.turns.Turns`), then the next one, in the queue's
+    order.
     """
 
     def __init__(
@@ -39,10 +40,13 @@ class TrioReactor:
         queue: Queue,
         log: Log,
         now: Callable[[], int] = time.monotonic_ns,
+        used: Callable[[], int] = time.thread_time_ns,
         *,
         alone: TrioClock | None = None,
     ) -> None:
-        """`queue` has everything that waits for a turn. `now` returns the time for turns, in nanoseconds.
+        """`queue` has everything that waits for a turn.
+
+        `now` returns the time for turns, and `used` the CPU time that the daemon has used, in nanoseconds.
 
         If the daemon is `alone` in the loop, it serves in place of trio's wait, and makes the calls of that clock. This
         is faster, but a test's loop must not wait without trio's knowledge.
@@ -50,6 +54,9 @@ class TrioReactor:
         self._clock = alone
         self._nursery = nursery
         self._now = now
+        self._used = used
+        #: The CPU time at which the loop's turn began; -1 if it has none or is not measured.
+        self._loop_began = -1
         self._log = log
         self._queue = queue
         self._turns: dict[User, Turns] = {}
@@ -135,7 +142,7 @@ class TrioReactor:
     def _turns_of(self, user: User) -> Turns:
         turns = self._turns.get(user)
         if turns is None:
-            turns = Turns(self._queue, self._now, failed=self._say_failed)
+            turns = Turns(self._queue, self._now, self._used, self._say_failed)
             self._turns[user] = turns
             self._users[turns.fileno()] = user
             self._find_sole()
@@ -221,37 +228,50 @@ class TrioReactor:
         sole = self._sole
         if sole is not None:
             return self._serve_sole(sole, seconds)
-        due = self._queue.wait(seconds)
+        queue = self._queue
+        if self._loop_began >= 0:
+            queue.charge(queue.loop, self._used() - self._loop_began)
+            self._loop_began = -1
+        due = queue.wait(seconds)
+        others_wait = len(due) > 1 or bool(queue.unfinished)
+        served = 0
         for fd in due:
+            if fd == queue.loop:
+                if others_wait:
+                    self._loop_began = self._used()
+                return served, True
             user = self._users.get(fd)
             if user is not None:
-                self._take(fd, user, self._turns[user])
-        is_trio_ready = self._queue.loop in due
-        return len(due) - is_trio_ready, is_trio_ready
+                served += 1
+                if self._take(fd, user, self._turns[user], measured=others_wait):
+                    break  # others may have come meanwhile who go first
+        return served, False
 
     def _serve_sole(self, turns: Turns, seconds: float) -> tuple[int, bool]:
         queue, fd = self._queue, turns.fd
         turns.loop_is_ready = bool(queue.unfinished) and queue.loop in queue.wait(0)
         if not queue.unfinished and not turns.wait(seconds):
             return 0, False
-        self._take(fd, self._users[fd], turns)
+        self._take(fd, self._users[fd], turns, measured=False)
         return 1, turns.loop_is_ready
 
-    def _take(self, fd: int, user: User, turns: Turns) -> None:
+    def _take(self, fd: int, user: User, turns: Turns, *, measured: bool) -> bool:
+        """Give a user a turn. Return whether it was too short for all work."""
         try:
-            has_more = turns.take()
+            has_more = turns.take(measured=measured)
         except Exception as error:
             self._say_failed(error)
             self._rest(fd, turns, _CAN_NOT_WAIT_SECONDS)
-            return
+            return False
         if has_more:
-            return
+            return True
         if not turns:
             del self._turns[user], self._users[fd]
             self._find_sole()
             turns.close()
         elif turns.is_fruitless:
             self._rest(fd, turns, FRUITLESS_SECONDS)
+        return False
 
     def _rest(self, fd: int, turns: Turns, seconds: float) -> None:
         """Give a user no turn for some time."""

@@ -2,8 +2,9 @@
 
 Each user has an epoll instance with all channels of that user. The kernel reports ready channels in order and moves
 each reported channel to the end of its list. So channels of one user are served in turn, and idle ones cost nothing,
-however many there are. The owner of these objects (:mod:`.reactor`) serves users in turn: each user with something to
-do gets one slice, then the next one.
+however many there are. The owner of these objects (:mod:`.reactor`) serves users in the order of :meth:`Queue.wait`:
+first the one that has used the least of the daemon's CPU time. So of two users with endless work each gets half, in
+turn, and a user with little work is served as soon as a slice of the others ends. This is start-time fair queueing.
 
 A message whose processing takes longer than a slice is interrupted (:mod:`.runner`). In the next turn other channels of
 the user are served, and in the one after that the message continues.
@@ -19,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from typing import Final
 
 from .channels import Connection
@@ -29,6 +31,10 @@ from .runner import Runner
 SLICE_NS: Final = 100_000
 #: The maximum time for which one user is served, because waiting timers are not visible here.
 MAX_SLICE_NS: Final = 5_000_000
+#: How far a user that has used little is ahead of the others at most, and how far one that has used much is behind
+#: them, in nanoseconds of CPU time.
+CREDIT_NS: Final = 900_000
+DEBT_NS: Final = 1_000_000
 #: The maximum number of messages of one channel that are processed before the user's next channel is served.
 RECEIVE_BUDGET: Final = 16
 #: The maximum number of ready channels that the kernel reports at a time.
@@ -42,7 +48,10 @@ _WRITABLE: Final = select.EPOLLOUT
 
 
 class Queue:
-    """What waits for a turn: users, connections that are not accepted yet, and reports of the kernel."""
+    """What waits for a turn: users, connections that are not accepted yet, and reports of the kernel.
+
+    The work of the loop has turns as a user's work has.
+    """
 
     def __init__(self, *, alone: bool = False) -> None:
         """With `alone`, the loop reports its own work through a descriptor (:attr:`loop`).
@@ -59,8 +68,12 @@ class Queue:
             except OSError:
                 self._users.close()
                 raise
-        #: Users with work that the kernel does not know of.
-        self.unfinished: dict[int, int] = {}
+        #: Users with work that the kernel does not know of, in order.
+        self.unfinished: dict[int, None] = {}
+        #: The CPU time that each has used, in nanoseconds. The scale has no fixed beginning.
+        self._used: dict[int, int] = {}
+        #: The highest time at which a measured turn began. Who was idle begins near it.
+        self._level = 0
         #: Called when a user gets work that the kernel does not know of.
         self.on_rouse: Callable[[], None] = lambda: None
 
@@ -83,10 +96,12 @@ class Queue:
     def enter_user(self, fd: int) -> None:
         """Add a user's descriptor, which is readable when the user has work; see :meth:`wait`. Raises `OSError`."""
         self._users.register(fd, select.EPOLLIN)
+        self._used[fd] = self._level
 
     def leave(self, fd: int) -> None:
         """Remove a descriptor that is about to be closed."""
         self.unfinished.pop(fd, None)
+        self._used.pop(fd, None)
         for epoll in (self._users, self._others):
             if epoll is not None and not epoll.closed:
                 with contextlib.suppress(OSError):  # closing the descriptor removes it in that case
@@ -96,32 +111,48 @@ class Queue:
         """Return a descriptor that is readable when :meth:`wait` has a result. This object owns it."""
         return self._users.fileno()
 
-    def wait(self, seconds: float) -> dict[int, int]:
-        """Wait at most this long until a user has work. Return the descriptors of these users, each with a number."""
+    def wait(self, seconds: float) -> list[int]:
+        """Wait at most this long until a user has work. Return the descriptors of these users in the order of turns."""
         unfinished = self.unfinished
         if not unfinished:
-            return dict(self._users.poll(seconds, _MAX_EVENTS))
-        # Users that have had a turn and have more work come after the others.
-        ready = self._users.poll(0, _MAX_EVENTS)
-        return {**{fd: events for fd, events in ready if fd not in unfinished}, **unfinished}
+            due = [fd for fd, _ in self._users.poll(seconds, _MAX_EVENTS)]
+        else:
+            # Of users that have used as much, those that have had a turn and have more work come last.
+            ready = self._users.poll(0, _MAX_EVENTS)
+            due = [*(fd for fd, _ in ready if fd not in unfinished), *unfinished]
+        if len(due) > 1:
+            due.sort(key=self._time)
+        return due
+
+    def charge(self, fd: int, nanoseconds: int) -> None:
+        """Count the CPU time of a turn."""
+        if fd in self._used:  # it may have left in its turn
+            began = self._time(fd)
+            self._level = max(self._level, began)
+            self._used[fd] = min(began + nanoseconds, self._level + DEBT_NS)
+
+    def _time(self, fd: int) -> int:
+        """Return the CPU time that decides about the order of turns: idle users do not save more than the credit."""
+        return max(self._used.get(fd, self._level), self._level - CREDIT_NS)
 
     def rouse(self, fd: int) -> None:
         """Record that a user has work, although `fd` is not readable."""
         if not self.unfinished:
             self.on_rouse()
-        self.unfinished[fd] = 0
+        self.unfinished[fd] = None
 
     def waits(self, fd: int) -> bool:
         """Return whether the kernel reports work for the user with this descriptor."""
         return any(waiting == fd for waiting, _ in self._users.poll(0, _MAX_EVENTS))
 
-    def others_wait(self, fd: int) -> bool:
-        """Return whether anything besides `fd` waits for a turn."""
-        if self.unfinished and (len(self.unfinished) > 1 or fd not in self.unfinished):
+    def others_wait(self, fd: int, nanoseconds: int) -> bool:
+        """Return whether anyone else comes before `fd`, which has used this CPU time since its turn began."""
+        if self._others is not None and self._others.poll(0, 1):
             return True
-        if any(waiting != fd for waiting, _ in self._users.poll(0, 2)):
-            return True
-        return self._others is not None and bool(self._others.poll(0, 1))
+        until = self._time(fd) + nanoseconds
+        ready = self._users.poll(0, _MAX_EVENTS)
+        waiting = chain(self.unfinished, (waiting for waiting, _ in ready))
+        return any(other != fd and self._time(other) <= until for other in waiting)
 
 
 def raise_error(error: Exception) -> None:
@@ -136,11 +167,13 @@ class Turns:
         self,
         queue: Queue,
         now: Callable[[], int] = time.monotonic_ns,
+        used: Callable[[], int] = time.thread_time_ns,
         failed: Callable[[Exception], None] = raise_error,
     ) -> None:
-        """Wait for no channel yet. `queue` has the other users, and `now` returns the time in nanoseconds.
+        """Wait for no channel yet. `queue` has the other users.
 
-        `failed` is called with unexpected errors. Raises `OSError` if the process has no descriptor left.
+        `now` returns the time and `used` the CPU time that the daemon has used, in nanoseconds. `failed` is called with
+        unexpected errors. Raises `OSError` if the process has no descriptor left.
         """
         self._failed = failed
         #: The number of consecutive reported channels with nothing to receive and no room to send.
@@ -148,6 +181,9 @@ class Turns:
         #: The queue of all that wait for a turn.
         self.queue = queue
         self._now = now
+        self._used = used
+        #: The CPU time at which the measurement of the current turn began; -1 if it is not measured.
+        self._began = -1
         #: The end of the current slice if another user waits, and its end in any case.
         self._until = self._end = 0
         self._connections: dict[int, Connection] = {}
@@ -274,8 +310,13 @@ class Turns:
 
     # --- serving --------------------------------------------------------------------------------------------------
 
-    def take(self) -> bool:
-        """Serve this user for one slice. Return False if nothing is left to do until the queue has it again."""
+    def take(self, *, measured: bool = True) -> bool:
+        """Serve this user for one slice. Return False if nothing is left to do until the queue has it again.
+
+        The CPU time is charged if it is `measured`, or from the end of the first slice on. For a short turn while
+        nobody else waits, measuring would cost more than it is worth.
+        """
+        self._began = self._used() if measured else -1
         now = self._now()
         self._until, self._end = now + SLICE_NS, now + MAX_SLICE_NS
         interrupted_first = self._paused and self._interrupted_is_next
@@ -290,9 +331,11 @@ class Turns:
             self._go_on(self._paused.popleft())
         more = bool(self._ready or self._to_flush or self._work or self._paused)
         if more:
-            self.queue.unfinished[self.fd] = 0
+            self.queue.unfinished[self.fd] = None
         elif self.queue.unfinished:
             self.queue.unfinished.pop(self.fd, None)
+        if self._began >= 0:
+            self.queue.charge(self.fd, self._used() - self._began)
         return more
 
     def _is_over(self) -> bool:
@@ -300,10 +343,17 @@ class Turns:
         now = self._now()
         if now < self._until:
             return False
-        if now < self._end and not self.queue.others_wait(self.fd):
-            self._until = now + SLICE_NS
-            return False
-        return True
+        if now >= self._end:
+            return True
+        # Asking for the CPU time also makes the kernel notice that it is the turn of a process that the daemon has
+        # woken. Otherwise that process may wait for the next tick, up to 4 ms.
+        used = self._used()
+        if self._began < 0:
+            self._began = used
+        if self.queue.others_wait(self.fd, used - self._began):
+            return True
+        self._until = now + SLICE_NS
+        return False
 
     def _must_pause(self, runner: Runner) -> bool:
         """Return whether a runner has to pause in the middle of its work.

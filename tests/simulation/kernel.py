@@ -199,7 +199,13 @@ class Kernel:
 
     def parts(self, faults: Faults, **others: Any) -> Parts:
         """Return what a daemon on this machine is made of."""
-        return replace(tested(faults), closing=partial(LateClosing, self), now=self.now, **others)
+        return replace(
+            tested(faults),
+            closing=partial(LateClosing, self),
+            now=self.now,
+            used=self.now,
+            **others,
+        )
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

@@ -12,11 +12,12 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from sysmemd import turns
 from sysmemd.reactor import TrioReactor
 from sysmemd.turns import Queue
 
 from .memory.harness import RecordingLog
-from .turns import FakeConnection
+from .turns import FakeConnection, Time
 
 
 @pytest.fixture
@@ -80,6 +81,35 @@ async def test_users_are_served_in_turn(
         for fake in (*many, one):
             reactor.closing(fake.connection)
     await wait_all_tasks_blocked()
+
+
+@pytest.mark.trio
+async def test_who_comes_meanwhile_is_not_kept_waiting_by_all_who_are_busy(
+    log: RecordingLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = Time()
+    order: list[str] = []
+    with contextlib.ExitStack() as stack:
+        queue = stack.enter_context(contextlib.closing(Queue()))
+        newcomer, *busy = (stack.enter_context(FakeConnection(uid=uid)) for uid in range(5))
+        newcomer.on_receive = partial(order.append, "newcomer")
+
+        def work() -> None:
+            order.append("busy")
+            time.now += turns.SLICE_NS
+            if len(order) == 21:
+                newcomer.send()
+
+        async with trio.open_nursery() as nursery:
+            reactor = TrioReactor(nursery, queue, log, time, time)
+            reactor.serve(newcomer.connection)
+            for one in busy:
+                for _ in range(10):
+                    reactor.in_turn(one.account.user, work)
+            await wait_all_tasks_blocked()
+            reactor.closing(newcomer.connection)
+            nursery.cancel_scope.cancel()
+    assert order == ["busy"] * 21 + ["newcomer"] + ["busy"] * 19
 
 
 @pytest.mark.trio

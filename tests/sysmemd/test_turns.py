@@ -19,20 +19,7 @@ from sysmemd.pause import give_way, wait_for
 from sysmemd.runner import Runner
 from sysmemd.turns import RECEIVE_BUDGET, Queue, Turns
 
-from .turns import FakeConnection
-
-
-class Time:
-    """Passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 0
-
-    def __call__(self) -> int:
-        return self.now
-
-    def slice_passes(self) -> None:
-        self.now += turns.MAX_SLICE_NS
+from .turns import FakeConnection, Time
 
 
 @pytest.fixture
@@ -48,7 +35,7 @@ def queue() -> Iterator[Queue]:
 
 @pytest.fixture
 def made(time: Time, queue: Queue) -> Iterator[Turns]:
-    with contextlib.closing(Turns(queue, time)) as made:
+    with contextlib.closing(Turns(queue, time, time)) as made:
         yield made
 
 
@@ -197,14 +184,14 @@ def test_who_has_more_to_do_waits(made: Turns, time: Time, queue: Queue) -> None
         time.slice_passes()
         give_way()
 
-    assert not queue.others_wait(-1)
+    assert not queue.others_wait(-1, 0)
     made.in_turn(work)
     made.take()
-    assert queue.others_wait(-1)
-    assert not queue.others_wait(made.fileno())
+    assert queue.others_wait(-1, turns.DEBT_NS)
+    assert not queue.others_wait(made.fileno(), 0)
     while made.take():
         pass
-    assert not queue.others_wait(-1)
+    assert not queue.others_wait(-1, turns.DEBT_NS)
 
 
 def test_who_has_more_to_do_comes_after_who_has_waited(
@@ -217,11 +204,99 @@ def test_who_has_more_to_do_comes_after_who_has_waited(
     with contextlib.closing(Turns(queue, time)) as others, FakeConnection() as other:
         others.serve(other.connection)
         made.in_turn(work)
-        made.take()
+        made.take(measured=False)
         fake.send()
         other.send()
-        assert list(queue.wait(0)) == [others.fileno(), made.fileno()]
+        assert queue.wait(0) == [others.fileno(), made.fileno()]
         others.closing(other.connection)
+
+
+class Rivals:
+    """Two users with work, each piece of which takes a slice."""
+
+    def __init__(self, queue: Queue, time: Time) -> None:
+        self._time = time
+        self._done: list[str] = []
+        self.by_name = {name: Turns(queue, time, time) for name in ("busy", "idle")}
+        self._queue = queue
+
+    def close(self) -> None:
+        for made in self.by_name.values():
+            made.close()
+
+    def work(self, name: str, slices: int) -> None:
+        """Have a user with work for so many slices."""
+        for _ in range(slices):
+            self.by_name[name].in_turn(partial(self._work, name))
+
+    def _work(self, name: str) -> None:
+        self._done.append(name)
+        self._time.now += turns.SLICE_NS
+
+    def serve(self) -> list[str]:
+        """Serve both until all is done. Return whose work it was."""
+        self._done = []
+        while due := self._queue.wait(0):
+            [first] = [made for made in self.by_name.values() if made.fd == due[0]]
+            first.take()
+        return self._done
+
+
+@pytest.fixture
+def rivals(queue: Queue, time: Time) -> Iterator[Rivals]:
+    with contextlib.closing(Rivals(queue, time)) as rivals:
+        yield rivals
+
+
+def test_users_with_endless_work_are_served_in_turn(rivals: Rivals) -> None:
+    rivals.work("busy", 20)
+    rivals.work("idle", 20)
+    done = rivals.serve()
+    assert all(done[place : place + 3].count("busy") in (1, 2) for place in range(37))
+
+
+def test_a_user_who_has_used_little_is_served_first_but_not_for_ever(rivals: Rivals) -> None:
+    """However long it was idle."""
+    for slices in (20, 200):
+        rivals.work("busy", slices)
+        assert rivals.serve() == ["busy"] * slices
+    rivals.work("busy", 40)
+    rivals.work("idle", 40)
+    done = rivals.serve()
+    ahead = done.index("busy")
+    assert turns.CREDIT_NS <= ahead * turns.SLICE_NS <= turns.CREDIT_NS + turns.DEBT_NS
+    after = done[ahead : ahead + 20]
+    assert after.count("busy") == after.count("idle") == 10
+
+
+def test_who_has_used_much_at_once_is_behind_but_not_for_ever(rivals: Rivals, queue: Queue) -> None:
+    queue.charge(rivals.by_name["busy"].fd, turns.DEBT_NS * 100)
+    rivals.work("busy", 20)
+    rivals.work("idle", 20)
+    assert rivals.serve().index("busy") == turns.DEBT_NS // turns.SLICE_NS
+
+
+def test_the_cpu_time_of_a_short_turn_is_only_asked_for_if_others_wait(
+    queue: Queue, time: Time, new: Callable[[], FakeConnection]
+) -> None:
+    asked: list[None] = []
+
+    def used() -> int:
+        asked.append(None)
+        return time.now
+
+    with contextlib.closing(Turns(queue, time, used)) as made:
+        fake = new()
+        fake.on_receive = lambda: setattr(time, "now", time.now + turns.SLICE_NS - 1)
+        made.serve(fake.connection)
+        fake.send()
+        made.take(measured=False)
+        assert not asked
+        fake.send(2)
+        fake.more = True
+        made.take(measured=False)  # two messages take longer than a slice
+        assert len(asked) == 2
+        made.closing(fake.connection)
 
 
 def test_a_held_channel_is_left_alone_until_its_holder_is_idle(

@@ -13,21 +13,24 @@ import trio
 import trio.lowlevel
 from trio._core._wakeup_socketpair import WakeupSocketpair
 
+from sysmemd import turns
 from sysmemd.clock import TrioClock
 from sysmemd.reactor import TrioReactor
 from sysmemd.turns import Queue
 
 from .memory.harness import RecordingLog
-from .turns import FakeConnection
+from .turns import FakeConnection, Time
 
 PATIENCE = 10.0
 
 
 @contextlib.asynccontextmanager
-async def reactor(log: RecordingLog) -> AsyncIterator[TrioReactor]:
+async def reactor(
+    log: RecordingLog, *clocks: Callable[[], int]
+) -> AsyncIterator[tuple[TrioReactor, Queue]]:
     with contextlib.closing(Queue()) as queue, trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
-            yield TrioReactor(nursery, queue, log, alone=TrioClock(log))
+            yield TrioReactor(nursery, queue, log, *clocks, alone=TrioClock(log)), queue
             nursery.cancel_scope.cancel()
 
 
@@ -36,7 +39,7 @@ def alone(test: Callable[[TrioReactor, RecordingLog], Awaitable[None]]) -> Calla
 
     async def run() -> None:
         log = RecordingLog()
-        async with reactor(log) as made:
+        async with reactor(log) as (made, _):
             await trio.lowlevel.checkpoint()
             await test(made, log)
 
@@ -98,6 +101,37 @@ async def test_timers_and_tasks_go_on_however_busy_a_user_is(
         os.close(writing)
         again = False
         made.closing(fake.connection)
+
+
+def test_the_loop_has_turns_as_users_have() -> None:
+    """Its work is charged, so that tasks which always have work don't make users wait for more than their share."""
+    time = Time()
+    order: list[str] = []
+
+    def works(name: str) -> None:
+        order.append(name)
+        time.now += turns.SLICE_NS
+
+    async def run() -> None:
+        log = RecordingLog()
+        async with reactor(log, time, time) as (made, queue):
+            await trio.lowlevel.checkpoint()
+            with FakeConnection(uid=1) as fake, FakeConnection(uid=2) as idle:
+                for one in (fake, idle):
+                    made.serve(one.connection)
+                queue.charge(queue.loop, turns.DEBT_NS)
+                for _ in range(40):
+                    made.in_turn(fake.account.user, partial(works, "user"))
+                while len(order) < 40:
+                    await trio.lowlevel.wait_writable(fake.far)
+                    works("loop")
+                for one in (fake, idle):
+                    made.closing(one.connection)
+
+    trio.run(run)
+    ahead = order.index("loop")
+    assert ahead == turns.DEBT_NS // turns.SLICE_NS
+    assert order[ahead : ahead + 20].count("user") == 10
 
 
 @alone

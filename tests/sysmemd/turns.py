@@ -8,11 +8,25 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from sysmem_protocol.handles import channel_pair
+from sysmemd import turns
 from sysmemd.channels import Connection
 from sysmemd.ports import Peer
 from sysmemd.users import Account
 
 from .accounts import new_users
+
+
+class Time:
+    """Passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+    def slice_passes(self) -> None:
+        self.now += turns.MAX_SLICE_NS
 
 
 class FakeConnection:
