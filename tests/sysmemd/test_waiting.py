@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.lowlevel
 from trio._core._wakeup_socketpair import WakeupSocketpair
+from trio.testing import wait_all_tasks_blocked
 
 from sysmemd import turns
 from sysmemd.clock import TrioClock
@@ -115,7 +116,7 @@ def test_the_loop_has_turns_as_users_have() -> None:
     async def run() -> None:
         log = RecordingLog()
         async with reactor(log, time, time) as (made, queue):
-            await trio.lowlevel.checkpoint()
+            await wait_all_tasks_blocked()
             with FakeConnection(uid=1) as fake, FakeConnection(uid=2) as idle:
                 for one in (fake, idle):
                     made.serve(one.connection)
