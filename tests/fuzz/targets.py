@@ -37,7 +37,8 @@ from sysmem_protocol.sysmem2 import (
 )
 from sysmemd import config, explain
 from sysmemd.access import Access
-from sysmemd.daemon import platform, socket_permissions
+from sysmemd.configured import platform
+from sysmemd.daemon import socket_permissions
 
 ROOT = Path(__file__).parents[2]
 

@@ -22,21 +22,17 @@ from sysmem import testing
 from sysmem_protocol import codec, sysmem2
 from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.handles import Handle, channel_pair
-from sysmem_protocol.images2 import PixelFormat
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.message import Message, parse
 from sysmem_protocol.sysmem2 import (
     Allocator,
     BufferCollection,
-    CoherencyDomain,
     Node,
 )
 from sysmemd import daemon, process
 from sysmemd.channels import Connection
 from sysmemd.clock import TrioClock
-from sysmemd.config import Config, FormatCostSection, HeapSection, Limits, UsageSection
-from sysmemd.daemon import heap_settings, platform
-from sysmemd.memory import SYSTEM_RAM
+from sysmemd.config import Config, Limits
 from sysmemd.memory.requirements import Findings
 from sysmemd.pause import give_way
 from sysmemd.reactor import TrioReactor, readable
@@ -562,28 +558,3 @@ async def test_a_limit_that_can_not_be_raised_stays(
         async with running(tmp_path, log) as made:
             await made.collection(made.connect()).sync()
     assert "the descriptor limit could not be raised" in log.events("warning")
-
-
-def test_the_system_heap_is_there_unless_it_is_configured() -> None:
-    assert heap_settings(Config()) == [SYSTEM_RAM]
-    bounded = HeapSection(type=SYSTEM_RAM.heap_type, max_bytes=5)
-    [heap] = heap_settings(Config(heap=[bounded]))
-    assert heap.max_bytes == 5
-    assert heap.domains == frozenset(CoherencyDomain)
-    other = HeapSection(type="example", id=3, secure=True)
-    system, heap = heap_settings(Config(heap=[other]))
-    assert system == SYSTEM_RAM
-    assert (heap.heap_type, heap.id, heap.secure) == ("example", 3, True)
-    assert heap.domains == {CoherencyDomain.INACCESSIBLE}
-
-
-def test_the_engine_is_told_of_the_configuration() -> None:
-    cost = FormatCostSection(pixel_format="NV12", usage=UsageSection(video=1), cost=2.0)
-    config = Config(limits=Limits(max_buffer_bytes=7, max_allocation_bytes=6), format_cost=[cost])
-    made = platform(config)
-    assert (made.max_buffer_bytes, made.max_allocation_bytes) == (7, 6)
-    assert (made.page_size, made.contiguous) == (resource.getpagesize(), "simulated")
-    [entry] = made.format_costs
-    assert (entry.pixel_format, entry.cost) == (PixelFormat.NV12, 2.0)
-    [heap] = made.heaps
-    assert heap.heap_type == SYSTEM_RAM.heap_type

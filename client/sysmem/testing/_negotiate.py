@@ -13,8 +13,8 @@ from sysmem_protocol.sysmem2 import (
     SingleBufferSettings,
 )
 from sysmemd.config import Config, parse
+from sysmemd.configured import heap_settings, platform
 from sysmemd.constraints import Participant, Rule
-from sysmemd.daemon import heap_settings, platform
 from sysmemd.explaining import Diagnosis, explain
 from sysmemd.negotiation import Choice, Joining, Member, Negotiation
 from sysmemd.tree import Allocated
