@@ -38,6 +38,15 @@ PUT_OFF = BufferCollection.wait_for_all_buffers_allocated
 
 _decoder = Decoder()
 
+
+def unanswered(method: Method) -> TimeoutError:
+    """Return the error of a call whose response did not arrive in time."""
+    text = f"{method.name}() was not answered in time"
+    if method is PUT_OFF:
+        text += "; `sysmemctl why` shows which participants the allocation waits for"
+    return TimeoutError(text)
+
+
 #: The greatest txid of a client. The next higher bit marks the server's.
 MAX_TXID = 0x7FFF_FFFF
 

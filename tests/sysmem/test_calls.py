@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sysmem._calls import MAX_TXID, Calls, datagram, encode_request
+from sysmem._calls import MAX_TXID, Calls, datagram, encode_request, unanswered
 from sysmem_protocol.channel import DescriptorsLost, PeerClosedError
 from sysmem_protocol.codec import encode
 from sysmem_protocol.explained import Explained, ExplainedOnExplainedEvent
@@ -35,6 +35,12 @@ def test_txids_are_positive_unique_and_used_again_at_the_end() -> None:
     assert arrive(calls, Message(1, Node.sync.ordinal)) is first
     calls._txids = itertools.count(MAX_TXID)
     assert calls.begin(Node.sync).txid == 1
+
+
+def test_a_late_allocation_s_error_names_the_command_that_shows_what_is_missing() -> None:
+    assert str(unanswered(Node.sync)) == "sync() was not answered in time"
+    late = unanswered(BufferCollection.wait_for_all_buffers_allocated)
+    assert "`sysmemctl why` shows which participants" in str(late)
 
 
 def test_an_answer_with_another_ordinal_is_none() -> None:

@@ -13,7 +13,7 @@ from sysmem_protocol.library import Interface, Method, Table
 from sysmem_protocol.message import MalformedMessage
 from sysmem_protocol.owner import CLOSED, HandleClosedError
 
-from .._calls import Answer, Call, Calls, datagram, encode_request
+from .._calls import Answer, Call, Calls, datagram, encode_request, unanswered
 from .._handles import Arrived
 from .._timeouts import seconds
 from .._trace import traced
@@ -75,7 +75,7 @@ class ClientEnd:
             except BaseException:
                 self._calls.abandon(call)
                 raise
-        raise TimeoutError(f"{method.name}() was not answered in time")
+        raise unanswered(method)
 
     async def wait_closed(self, timeout: float | None) -> bool:
         """Wait until the other end is closed and everything that it sent has been received."""

@@ -25,7 +25,7 @@ from sysmem_protocol.library import Interface, Method, Table
 from sysmem_protocol.message import MalformedMessage
 from sysmem_protocol.owner import CLOSED, HandleClosedError
 
-from .._calls import PUT_OFF, Answer, Call, Calls, datagram, encode_request
+from .._calls import PUT_OFF, Answer, Call, Calls, datagram, encode_request, unanswered
 from .._handles import Arrived
 from .._timeouts import deadline, milliseconds, remaining
 from .._trace import traced
@@ -130,7 +130,7 @@ class ClientEnd:
                 if self._gone or self._ended is not None:
                     self._check_open()
                 if not self._wait(call, end, me) and not call.done:
-                    raise TimeoutError(f"{method.name}() was not answered in time")
+                    raise unanswered(method)
         except BaseException as error:
             if call is not None:
                 (self._calls.put_off if type(error) is TimeoutError else self._calls.abandon)(call)

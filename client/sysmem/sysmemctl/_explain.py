@@ -23,7 +23,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         result = work_out(load(options.file), width)
     except (OSError, ValueError, RecursionError) as error:
-        print(f"sysmemctl: {options.file}: {error}", file=sys.stderr)
+        reason = getattr(error, "strerror", None) or error
+        print(f"sysmemctl: {options.file}: {reason}", file=sys.stderr)
         return 2
     if options.json:
         print_json(result.data)

@@ -93,7 +93,10 @@ def select(data: Data, wanted: str, *, ended: bool = False) -> Data:
         if len(found) == 1:
             return found[0]
         if found:
-            raise Trouble(f"{wanted!r} is not unique: {_listing(found)}")
+            newest_first = sorted(found, key=lambda each: int(each["id"]), reverse=True)
+            raise Trouble(
+                f"{wanted!r} is not unique; give an id, the newest is the first: {_listing(newest_first)}"
+            )
     for each in [] if ended else data["ended"]:
         if _begins(each, wanted):
             raise Trouble(

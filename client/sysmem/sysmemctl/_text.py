@@ -110,10 +110,14 @@ def print_report(out: Console, text: str) -> None:
 
 
 def report_parts(text: str) -> Iterator[str | list[list[str]]]:
-    """Yield a report's lines and tables, in order. A table is a list of rows of cells; the first row is the header."""
+    """Yield a report's lines and tables, in order. A table is a list of rows of cells; the first row is the header.
+
+    The first cell of a row keeps the indentation of nested fields.
+    """
     table: list[list[str]] = []
     for line in [*text.splitlines(), ""]:
-        cells = [cell.strip() for cell in _BETWEEN_CELLS.split(line)]
+        first, *others = _BETWEEN_CELLS.split(line)
+        cells = [first.rstrip().removeprefix("  "), *(cell.strip() for cell in others)]
         if len(cells) > 2 and (not table or len(cells) == len(table[0])):
             table.append(cells)
         elif not (table and _RULE.fullmatch(line)):

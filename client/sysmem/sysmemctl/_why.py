@@ -26,6 +26,8 @@ def run(options: argparse.Namespace) -> int:
     attempts = explained["attempts"]
     if attempts:
         out.print()
+        if attempts[-1]["outcome"] != "success" and not collection.get("error"):
+            out.print("The last participant that attached was refused:")
         print_report(out, attempts[-1]["text"])
     return 0
 
@@ -76,4 +78,7 @@ def _newest_failed(data: Data) -> Data:
     waiting: list[Data] = [each for each in data["collections"] if each["waiting_for"]]
     if waiting:
         return max(waiting, key=lambda each: each["age_s"])
-    raise Trouble("no collection has failed, and none waits for a participant")
+    raise Trouble(
+        "no collection has failed, and none waits for a participant;"
+        " if a participant that attached was refused, give the id or name of its collection"
+    )

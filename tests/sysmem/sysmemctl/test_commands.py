@@ -118,6 +118,22 @@ def test_why_names_the_process_that_is_waited_for(ctl: Ctl, collections: Held) -
     assert ME in second
 
 
+def test_why_introduces_the_refusal_of_an_attached_participant(ctl: Ctl, sysmemd: Sysmemd) -> None:
+    with blocking.connect(sysmemd.runtime_dir, name="camera", id=7) as camera:
+        first = camera.allocate_non_shared_collection()
+        first.set_name(1, "stream")
+        first.set_constraints(sysmem.constraints("NV12 64x48", cpu="write", hold=1))
+        first.wait_for_all_buffers_allocated().close()
+        with first.attach_token() as token:
+            late = camera.bind_shared_collection(token)
+        late.set_constraints(sysmem.constraints("B8G8R8A8", cpu="read", hold=0))
+        assert late.wait_closed(timeout=10)
+        late.close()
+        told = ctl("why", "stream").out
+        first.release()
+    assert "The last participant that attached was refused:\n2 fold: no format" in told
+
+
 def test_why_says_who_decided_what(ctl: Ctl, collections: Held) -> None:
     printed = ctl("why", "allocated").out
     assert "agreed on 2 × 64 KiB" in printed
