@@ -22,7 +22,7 @@ from sysmem_protocol.runtime import (
     service_path,
     socket_address,
 )
-from sysmem_protocol.sysmem2 import MAX_DEBUG_NAME_BYTES, Allocator, SetDebugClientInfoRequest
+from sysmem_protocol.sysmem2 import Allocator, SetDebugClientInfoRequest
 
 from ._calls import datagram, encode_request
 from ._errors import DaemonUnavailableError
@@ -41,20 +41,10 @@ _FIRST_PAUSE_SECONDS = 0.002
 _LONGEST_PAUSE_SECONDS = 0.1
 
 
-def cut(name: str) -> str:
-    """Return as much of a name as the protocol allows, without partial characters."""
-    if not isinstance(name, str):
-        raise TypeError(f"a name is a str, not {type(name).__name__}")
-    written = name.encode()
-    if len(written) <= MAX_DEBUG_NAME_BYTES:
-        return name
-    return written[:MAX_DEBUG_NAME_BYTES].decode(errors="ignore")
-
-
 def hello(name: str | None, id: int | None) -> tuple[bytes, bytes]:
     """Return the first messages: the client's name and id (by default this process's), and a request for reasons."""
     info = SetDebugClientInfoRequest(
-        name=cut(process_name() if name is None else name), id=os.getpid() if id is None else id
+        name=process_name() if name is None else name, id=os.getpid() if id is None else id
     )
     return (
         _message(Allocator.set_debug_client_info, info),

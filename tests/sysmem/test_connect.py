@@ -9,13 +9,13 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 import sysmem
 from sysmem import _connect, blocking
-from sysmem._connect import cut
 from sysmem._process import process_name
 from sysmem_protocol.codec import Decoder
 from sysmem_protocol.runtime import socket_address
@@ -60,11 +60,18 @@ def test_a_client_says_who_it_is(listener: socket.socket, tmp_path: Path) -> Non
         assert hello(listener) == SetDebugClientInfoRequest(name="camera", id=7)
 
 
-def test_the_name_is_cut_between_characters() -> None:
-    assert cut("x" * 256) == "x" * 256
-    assert cut("x" * 255 + "é") == "x" * 255
-    with pytest.raises(TypeError):
-        blocking.connect(name=7)  # type: ignore[arg-type]  # what is tested
+@pytest.mark.parametrize(
+    ("name", "error", "reason"),
+    [
+        ("x" * 255 + "é", ValueError, "name: 257 bytes of UTF-8, at most 256 fit"),
+        (7, TypeError, "name: expected a str, not int 7"),
+    ],
+)
+def test_a_name_that_cannot_be_sent_is_refused(
+    tmp_path: Path, name: Any, error: type[Exception], reason: str
+) -> None:
+    with pytest.raises(error, match=reason):
+        blocking.connect(tmp_path, name=name)
 
 
 def test_the_process_s_name_is_the_one_that_ps_shows() -> None:

@@ -261,7 +261,7 @@ def connect(
     Args:
         runtime_dir: The directory of the daemon's sockets. By default the first of these in which a daemon accepts
             connections: `SYSMEM_RUNTIME_DIR`, `$XDG_RUNTIME_DIR/sysmem`, `/run/sysmem`.
-        name: The client's name in the daemon's logs, cut after 256 bytes. By default the process's name.
+        name: The client's name in the daemon's logs, at most 256 bytes. By default the process's name.
         id: The number beside that name. By default the process's pid.
         wait: Seconds to try again until a daemon answers that is being started or restarted. By default the daemon must
             be there now.
