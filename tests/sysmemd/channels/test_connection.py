@@ -1,4 +1,4 @@
-"""What bad input gets, and how answers go out: the connection with a server that does as it is told."""
+"""What bad input gets, what is held back, and how a channel ends."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import os
 import re
 import resource
 import socket
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable
 
 import pytest
 
 from sysmem_protocol import codec, sysmem2
-from sysmem_protocol.channel import AT_ONCE, Channel, PeerClosedError
-from sysmem_protocol.explained import Explained, ExplainedOnExplainedEvent
-from sysmem_protocol.handles import Handle, channel_pair, eventpair
-from sysmem_protocol.library import Interface, Method, Table
-from sysmem_protocol.message import FLAGS_MORE, MAX_MESSAGE_BYTES, Message, parse
+from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.handles import eventpair
+from sysmem_protocol.library import Interface, Method
+from sysmem_protocol.message import FLAGS_MORE, MAX_MESSAGE_BYTES
 from sysmem_protocol.sysmem2 import (
     Allocator,
     BufferCollection,
@@ -26,196 +24,14 @@ from sysmem_protocol.sysmem2 import (
     Error,
     Node,
 )
-from sysmemd.channels.connection import Connection, Tracer
 from sysmemd.channels.deferred import Deferred
-from sysmemd.channels.errors import Failed, Refused
-from sysmemd.config import Limits
-from sysmemd.in_flight import InFlight
-from sysmemd.pause import Holder
-from sysmemd.ports import Peer
-from sysmemd.quota import Exceeded, Kind
+from sysmemd.channels.errors import Refused
 from sysmemd.tree import Misuse
 
-from ..accounts import new_users
-from .support import STRANGER, HandReactor, RecordingLog, header, is_closed
+from .line import Line, Made, null
+from .support import header, is_closed
 
 _decoder = codec.Decoder()
-
-
-class Made:
-    """An answer that is made by a function."""
-
-    def __init__(self, make: Callable[[], Table | Error | None]) -> None:
-        self.make = make
-        self.times_done = 0
-
-    def instead(self, error: OSError) -> Error:
-        return Error.NO_MEMORY
-
-    def done(self) -> None:
-        self.times_done += 1
-
-
-class StubServer:
-    """Answers as `serve` says; closes the connection when it is to end."""
-
-    interface: ClassVar[type[Interface]] = BufferCollection
-    connection: Connection
-
-    def __init__(self, interface: type[Interface]) -> None:
-        self.interface = interface  # type: ignore[misc] # one class for all of them
-        self.called: list[tuple[str, Table | None]] = []
-        self.serve: Callable[..., Any] = lambda *_: None
-        self.reasons: list[str] = []
-        self.peer_closings = 0
-        self.silent = False
-        self.at_the_end: Callable[[], None] = lambda: None
-        self.holder: Holder | None = None
-
-    def held_by(self) -> Holder | None:
-        return self.holder
-
-    def changed_by(self) -> None:
-        """Nothing but its holder."""
-
-    def about(self) -> dict[str, Any]:
-        return {"client_name": "camera", "client_id": 7}
-
-    def expect_message(self) -> None:
-        if self.silent:
-            raise Misuse("a message on a released token")
-
-    def refuse(self, reason: str) -> None:
-        self.reasons.append(reason)
-        self.at_the_end()
-        self.connection.finish()
-
-    def failed(self, reason: str) -> None:
-        self.refuse(reason)
-
-    def peer_closed(self) -> None:
-        self.peer_closings += 1
-        self.at_the_end()
-        self.connection.finish()
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        def method(*request: Table) -> Any:
-            self.called.append((name, request[0] if request else None))
-            return self.serve(*request)
-
-        return method
-
-
-class Line:
-    """A connection and its client."""
-
-    def __init__(self, interface: type[Interface], limits: Limits) -> None:
-        near, far = channel_pair()
-        self.client = Channel(near.detach())
-        self.server = StubServer(interface)
-        self.reactor = HandReactor()
-        self.in_flight = InFlight(1000, AT_ONCE, self.reactor.in_turn)
-        self.log = RecordingLog()
-        self.channel = Channel(far.detach())
-        self.connection = Connection(
-            self.channel,
-            self.server,
-            new_users().open_account(Peer(os.getpid(), STRANGER, STRANGER)),
-            number=1,
-            since=0,
-            tracer=Tracer(),
-            reactor=self.reactor,
-            in_flight=self.in_flight,
-            limits=limits,
-            log=self.log,
-        )
-        self.server.connection = self.connection
-
-    def send(self, method: Method, body: bytes = b"", txid: int = 0, *handles: Handle) -> None:
-        self.send_raw(header(txid, method.ordinal) + body, *handles)
-
-    def send_raw(self, data: bytes, *handles: Handle) -> None:
-        assert self.client.send(data, handles) == len(data)
-        for handle in handles:
-            handle.close()
-
-    def serve(self) -> None:
-        """Process everything that has arrived."""
-        self.reactor.receive_all()
-
-    def receive(self) -> Message | None:
-        received = self.client.receive()
-        return None if received is None else parse(*received)
-
-    def answers(self) -> list[int]:
-        """The txids of all answers that are there; the end of the channel is none."""
-        found = []
-        with contextlib.suppress(PeerClosedError):
-            while (message := self.receive()) is not None:
-                found.append(message.txid)
-                message.close()
-        return found
-
-    def fill(self) -> None:
-        """Fill the client's queue with answers to nothing."""
-        while self.channel.send(header(0x7FFF_FFFF, 1)):
-            pass
-
-    def drain(self) -> None:
-        """Read what `fill` sent."""
-        while self.client.receive() is not None:
-            pass
-
-    @property
-    def reason(self) -> str:
-        """Why the server was told to end, once."""
-        [reason] = self.server.reasons
-        assert self.connection.closed
-        return reason
-
-    def former_owner(self) -> socket.socket:
-        """The server end, as a client may have kept it."""
-        return socket.socket(fileno=os.dup(self.channel.fileno()))
-
-    def drain_until_closed(self) -> None:
-        """Read what `fill` sent, to the end of the channel: nothing comes after it."""
-        with contextlib.suppress(PeerClosedError):
-            while True:
-                message = self.receive()
-                assert message is not None, "the channel is open"
-                assert message.txid == 0x7FFF_FFFF
-
-    def close(self) -> None:
-        self.connection.close()
-        self.in_flight.close()
-        self.client.close()
-
-
-@pytest.fixture
-def new_line() -> Iterator[Callable[..., Line]]:
-    made: list[Line] = []
-
-    def make(interface: type[Interface] = BufferCollection, **limits: int) -> Line:
-        made.append(Line(interface, Limits(**limits)))
-        return made[-1]
-
-    yield make
-    for line in made:
-        line.close()
-
-
-@pytest.fixture
-def line(new_line: Callable[..., Line]) -> Line:
-    return new_line()
-
-
-def null() -> Handle:
-    return Handle(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-
-
-def server_end() -> tuple[Handle, Handle]:
-    near, far = channel_pair()
-    return Handle(near.detach()), Handle(far.detach())
 
 
 # --- requests and answers -------------------------------------------------------------------------------------------
@@ -334,47 +150,8 @@ def test_an_unknown_field_is_ignored_and_its_descriptor_closed(line: Line) -> No
     watched.close()
 
 
-def test_an_answers_handles_are_sent_and_closed(new_line: Callable[..., Line]) -> None:
-    line = new_line(BufferCollectionToken)
-    answer = sysmem2.NodeGetNodeRefResponse(node_ref=null())
-    line.server.serve = lambda: answer
-    line.send(Node.get_node_ref, txid=1)
-    line.serve()
-    message = line.receive()
-    assert message is not None
-    assert len(message.handles) == 1
-    message.close()
-    assert answer.node_ref is not None
-    assert answer.node_ref.closed
-
-
-def test_an_error_is_an_answer_and_is_logged_with_its_reason(line: Line) -> None:
-    def serve(request: Table) -> None:
-        raise Failed(Error.NOT_FOUND, "$.node_ref is nobody's")
-
-    line.server.serve = serve
-    line.send(Node.is_alternate_for, bytes.fromhex("a101d97a5d00"), 1, null())
-    line.serve()
-    message = line.receive()
-    assert message is not None
-    assert message.body == bytes.fromhex("a10203")
-    assert line.connection.reading
-    assert line.log.entries == [
-        (
-            "info",
-            "a call was answered with an error",
-            {
-                "method": "Node.IsAlternateFor",
-                "error": "NOT_FOUND",
-                "reason": "$.node_ref is nobody's",
-                "client_name": "camera",
-                "client_id": 7,
-            },
-        )
-    ]
-
-
 # --- what bad input gets ----------------------------------------------------------------------------------------------
+
 
 SYNC = Node.sync.ordinal
 BAD_MESSAGES = {
@@ -509,6 +286,7 @@ def test_what_the_server_refuses_closes_the_channel(line: Line, error: Exception
 
 # --- handles of the wrong kind ----------------------------------------------------------------------------------------
 
+
 _TOKEN = BufferCollectionToken
 WRONG_KINDS = {
     "server end": (
@@ -574,36 +352,6 @@ def test_get_vmo_info_answers_protocol_deviation(
     assert fields["reason"].startswith("$.vmo ")
 
 
-@pytest.mark.parametrize(
-    ("interface", "method", "answered"),
-    [(Allocator, Allocator.get_vmo_info, True), (Node, Node.get_node_ref, False)],
-)
-def test_an_answer_whose_descriptors_cannot_be_sent_is_an_error_where_there_is_one(
-    new_line: Callable[..., Line],
-    monkeypatch: pytest.MonkeyPatch,
-    interface: type[Interface],
-    method: Method,
-    answered: bool,
-) -> None:
-    line = new_line(interface)
-    send = Channel.send
-
-    def too_many(channel: Channel, data: bytes, handles: Any = ()) -> int:
-        if handles:
-            raise OSError(errno.ETOOMANYREFS, "Too many references")
-        return send(channel, data, handles)
-
-    monkeypatch.setattr(Channel, "send", too_many)
-    if answered:
-        line.connection.answer(method, 3, sysmem2.VmoInfo(weak_vmo=null()))
-        message = line.receive()
-        assert message is not None
-        assert message.body == bytes.fromhex("a10201")
-    else:
-        with pytest.raises(OSError, match="Too many references"):
-            line.connection.answer(method, 3, sysmem2.NodeGetNodeRefResponse(node_ref=null()))
-
-
 def test_get_vmo_info_that_does_not_decode_closes_the_channel(
     new_line: Callable[..., Line],
 ) -> None:
@@ -611,173 +359,6 @@ def test_get_vmo_info_that_does_not_decode_closes_the_channel(
     line.send(Allocator.get_vmo_info, b"\xa1\x01\x05", 1)
     line.serve()
     assert "$.vmo" in line.reason
-
-
-# --- answers that wait ------------------------------------------------------------------------------------------------
-
-
-def test_answers_wait_for_a_client_that_does_not_read(line: Line) -> None:
-    line.fill()
-    for txid in (1, 2, 3):
-        line.send(Node.sync, txid=txid)
-    line.serve()
-    assert line.reactor.to_flush
-    assert not line.connection.flush()
-    line.drain()
-    assert line.connection.flush()
-    assert line.answers() == [1, 2, 3]
-
-
-@pytest.mark.parametrize("limits", [{"max_outbox_messages": 3}, {"max_outbox_bytes": 48}])
-def test_more_waiting_answers_than_the_bound_close_the_channel_at_once(
-    new_line: Callable[..., Line], limits: dict[str, int]
-) -> None:
-    line = new_line(**limits)
-    line.fill()
-    for txid in (1, 2, 3, 4):
-        line.send(Node.sync, txid=txid)
-    line.serve()
-    assert "responses of 64 bytes are unread" in line.reason
-    line.drain_until_closed()
-
-
-def test_a_refused_client_gets_no_more_answers(line: Line) -> None:
-    line.fill()
-    line.send(Node.sync, txid=1)
-    line.send_raw(b"nonsense")
-    line.serve()
-    assert line.reason
-    line.drain_until_closed()
-
-
-def test_a_queue_beyond_its_users_limit_closes_a_channel_that_is_about_to_end_too(
-    line: Line,
-) -> None:
-    line.fill()
-    line.send(Node.sync, txid=1)
-    line.serve()
-    line.connection.finish()
-    before = line.connection.closed
-    line.connection.overflow(Exceeded(Kind.QUEUED_BYTES, 1, 1))
-    assert (before, line.connection.closed) == (False, True)
-
-
-def test_a_deferred_answer_is_sent_by_the_next_flush(line: Line) -> None:
-    call = Deferred()
-    line.server.serve = lambda: call
-    line.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
-    line.serve()
-    assert line.reactor.to_flush == []
-    made = Made(lambda: Error.NO_MEMORY)
-    call.answer_with(made)
-    assert line.answers() == []  # not from within the call
-    assert made.times_done == 0
-    assert line.reactor.to_flush == [line.connection]
-    assert line.connection.flush()
-    assert made.times_done == 1
-    message = line.receive()
-    assert message is not None
-    assert (message.txid, message.body) == (6, bytes.fromhex("a10205"))
-
-
-def test_a_deferred_answer_that_is_known_already_is_sent_too(line: Line) -> None:
-    line.server.serve = lambda: Deferred(Made(lambda: Error.NO_MEMORY))
-    line.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
-    line.serve()
-    line.reactor.run()
-    assert line.answers() == [6]
-
-
-def test_a_deferred_answer_to_a_closed_channel_is_dropped(line: Line) -> None:
-    call = Deferred()
-    line.server.serve = lambda: call
-    line.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
-    line.serve()
-    line.connection.close()
-    made = Made(lambda: pytest.fail("made in vain"))
-    call.answer_with(made)
-    assert made.times_done == 1
-    assert line.reactor.to_flush == []
-
-
-def test_an_event_of_a_stream_is_made_when_there_is_room(line: Line) -> None:
-    happened: list[str] = []
-
-    def make() -> Table:
-        happened.append("made")
-        return ExplainedOnExplainedEvent(line="x")
-
-    def stream() -> None:
-        line.connection.stream(Explained.on_explained, make, lambda: happened.append("done"))
-
-    stream()
-    assert happened == []
-    line.reactor.run()
-    assert happened == ["made", "done"]
-    message = line.receive()
-    assert message is not None
-    assert (message.txid, message.ordinal) == (0, Explained.on_explained.ordinal)
-    assert line.connection.sent == 1
-    line.connection.close()
-    stream()
-    assert happened == ["made", "done", "done"]
-    assert line.connection.sent == 1
-
-
-def test_more_deferred_answers_than_the_bound_close_the_channel(
-    new_line: Callable[..., Line],
-) -> None:
-    line = new_line(max_outbox_messages=2)
-    calls = [Deferred() for _ in range(3)]
-    waiting = iter(calls)
-    line.server.serve = lambda: next(waiting)
-    for txid in (1, 2, 3):
-        line.send(BufferCollection.wait_for_all_buffers_allocated, txid=txid)
-    line.serve()
-    line.fill()
-    for call in calls:
-        call.answer_with(Made(lambda: Error.NO_MEMORY))
-    assert line.server.reasons == []  # not from within the call
-    assert line.connection.flush()
-    assert "3 responses of 3072 bytes are unread" in line.reason
-
-
-def test_an_answer_to_a_server_that_closed_meanwhile_is_dropped(line: Line) -> None:
-    answer = sysmem2.NodeGetNodeRefResponse(node_ref=null())
-
-    def serve() -> Table:
-        line.connection.close()
-        return answer
-
-    line.server.serve = serve
-    line.send(Node.get_node_ref, txid=1)
-    line.serve()
-    assert line.answers() == []
-    assert answer.node_ref is not None
-    assert answer.node_ref.closed
-
-
-def test_a_client_that_closes_without_waiting_is_heard_to_the_end(line: Line) -> None:
-    line.send(Node.sync, txid=1)
-    line.send(Node.release)
-    line.client.close()
-    line.serve()
-    assert [name for name, _ in line.server.called] == ["sync", "release"]
-    assert line.server.peer_closings == 1
-    assert line.server.reasons == []
-    assert line.connection.closed
-
-
-def test_answers_that_wait_for_a_client_that_closes_are_dropped(line: Line) -> None:
-    line.fill()
-    line.send(Node.sync, txid=1)
-    line.serve()
-    line.client.close()
-    assert line.connection.flush()
-    assert line.connection.reading  # what it sent before it closed counts
-    line.serve()
-    assert line.server.peer_closings == 1
-    assert line.connection.closed
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------
@@ -818,30 +399,6 @@ def test_a_former_owner_that_lets_the_server_end_block_is_not_waited_for(line: L
     line.send(Node.sync, txid=1)
     line.serve()
     assert not line.connection.flush()
-
-
-def test_a_former_owner_that_makes_the_buffers_tiny_harms_itself(line: Line) -> None:
-    """The kernel keeps room enough for any single answer."""
-    with line.former_owner() as former:
-        former.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-        former.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-    info = sysmem2.BufferCollectionInfo(
-        settings=sysmem2.SingleBufferSettings(
-            image_format_constraints=sysmem2.ImageFormatSettings(
-                required_max_size_list=[sysmem2.SizeU(0xFFFFFFF, index) for index in range(64)],
-            )
-        ),
-        buffers=[sysmem2.VmoBuffer(vmo_usable_start=0xFFFF_FFFF_FFFF_0000)] * 128,
-    )
-    answer = sysmem2.BufferCollectionWaitForAllBuffersAllocatedResponse(buffer_collection_info=info)
-    line.server.serve = lambda: Deferred(Made(lambda: answer))
-    for txid in (1, 2, 3, 4, 5):
-        line.send(BufferCollection.wait_for_all_buffers_allocated, txid=txid)
-    line.serve()
-    found = []
-    while not line.connection.flush():
-        found += line.answers()
-    assert found + line.answers() == [1, 2, 3, 4, 5]
 
 
 def test_finishing_waits_for_the_last_answer_and_processes_nothing_more(line: Line) -> None:
@@ -944,18 +501,6 @@ def test_what_the_server_raises_closes_the_channel_and_is_logged(
     watched.close()
 
 
-def test_an_answer_that_can_not_be_made_closes_the_channel(line: Line) -> None:
-    def make() -> None:
-        raise KeyError("oh")
-
-    line.server.serve = lambda: Deferred(Made(make))
-    line.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
-    line.serve()
-    assert line.connection.flush()
-    assert line.reason == "KeyError('oh')"
-    assert line.log.said("error")[0][0] == "a response cannot be sent"
-
-
 @pytest.mark.parametrize("refused", [False, True], ids=["peer closed", "refused"])
 def test_a_server_that_ends_badly_takes_only_its_channel_with_it(line: Line, refused: bool) -> None:
     def fail() -> None:
@@ -985,6 +530,7 @@ def test_a_channel_that_can_not_be_received_from_closes(
 
 
 # --- nonces -----------------------------------------------------------------------------------------------------------
+
 
 NONCE = b"n" * 32
 

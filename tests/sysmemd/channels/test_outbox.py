@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +12,8 @@ from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.handles import Handle, channel_pair
 from sysmem_protocol.message import MAX_HANDLES, Message, parse
 from sysmemd.channels.outbox import Outbox, OutboxFull, nothing
+
+from .line import null
 
 ORDINAL = 1234
 
@@ -64,10 +65,6 @@ def new_pair() -> Iterator[Callable[..., Pair]]:
 @pytest.fixture
 def pair(new_pair: Callable[..., Pair]) -> Pair:
     return new_pair()
-
-
-def null() -> Handle:
-    return Handle(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
 def answer(txid: int, body: bytes = b"", handles: int = 0) -> Message:

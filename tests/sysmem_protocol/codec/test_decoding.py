@@ -1,15 +1,12 @@
-"""Tables to strict CBOR and back (`docs/spec/protocol.md`, "Message" and "What bad input gets")."""
+"""What a body becomes, and what bad input gets (`docs/spec/protocol.md`, "What bad input gets")."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import struct
-from collections.abc import Callable
-from typing import Any
 
 import cbor2
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,162 +15,45 @@ from sysmem_protocol import sysmem2
 from sysmem_protocol.codec import (
     DecodeError,
     Decoder,
-    EncodeTypeError,
     EncodeValueError,
     encode,
-    encode_response,
 )
 from sysmem_protocol.handles import Handle
-from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.images2 import ColorSpace, PixelFormat
 from sysmem_protocol.library import (
     HandleKind,
     Method,
     Table,
 )
-from sysmem_protocol.message import HEADER, MAX_MESSAGE_BYTES
-from sysmem_protocol.strict import HANDLE_TAG
 from sysmem_protocol.sysmem2 import (
     AllocatorGetVmoInfoRequest,
-    BufferCollection,
     BufferCollectionConstraints,
     BufferCollectionInfo,
-    BufferCollectionToken,
     BufferCollectionTokenDuplicateRequest,
     BufferMemoryConstraints,
     BufferMemorySettings,
     BufferUsage,
-    CoherencyDomain,
     CpuUsage,
     CreateTokensRequest,
     CreateTokensResponse,
-    Error,
-    Heap,
     ImageFormatConstraints,
-    Node,
-    PixelFormatAndModifier,
-    Rights,
     SetDebugClientInfoRequest,
-    SizeU,
-    VideoUsage,
     VmoBuffer,
 )
 
-from .drawn import HERE, METHODS, TABLES, instances
-
-DECODER = Decoder()
-#: A field that no table has, and the CBOR of its number.
-UNKNOWN = 999
-MEMBERLESS = b"\xa0"
-
-
-def handle() -> Handle:
-    return Handle(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
-
-
-def handles(count: int) -> list[Handle]:
-    return [handle() for _ in range(count)]
-
-
-def refused(
-    kind: type[Table], body: bytes, why: str, given: list[Handle] | None = None
-) -> DecodeError:
-    """Decoding raises, and every descriptor that came along is closed."""
-    given = given or []
-    with pytest.raises(DecodeError, match=why) as caught:
-        DECODER.table(kind, body, given)
-    assert all(h.closed for h in given)
-    return caught.value
-
-
-def cbor(value: object) -> bytes:
-    return cbor2.dumps(value)
-
-
-def tag(index: object) -> cbor2.CBORTag:
-    return cbor2.CBORTag(HANDLE_TAG, index)
-
-
-# --- every table there and back -----------------------------------------------------------------------------------
-
-
-def comparable(value: Any) -> Any:
-    """A table as plain values, descriptors as the object they refer to."""
-    match value:
-        case Table():
-            return {m.name: comparable(v) for m, v in value.set_fields()}
-        case list():
-            return [comparable(v) for v in value]
-        case Handle():
-            status = os.fstat(value.fileno())
-            return ("handle", status.st_dev, status.st_ino)
-        case _:
-            return value
-
-
-def opened(value: Any) -> Any:
-    """A drawn table with its descriptors."""
-    match value:
-        case Table():
-            for member, field in value.set_fields():
-                setattr(value, member.name, opened(field))
-        case list():
-            return [opened(element) for element in value]
-    return handle() if value is HERE else value
-
-
-def close_all(value: Any) -> None:
-    match value:
-        case Table():
-            for _, field in value.set_fields():
-                close_all(field)
-        case list():
-            for element in value:
-                close_all(element)
-        case Handle():
-            value.close()
-
-
-@pytest.mark.parametrize("kind", TABLES, ids=lambda kind: kind.__name__)
-@settings(max_examples=30)
-@given(data=st.data())
-def test_decoding_what_was_encoded_gives_the_same_table(
-    kind: type[Table], data: st.DataObject
-) -> None:
-    table = opened(data.draw(instances(kind)))
-    body, given_handles = encode(table)
-    expected = comparable(table)
-    decoded = DECODER.table(kind, body, list(given_handles))
-    assert comparable(decoded) == expected
-    close_all(decoded)
-    assert all(h.closed for h in given_handles)
-
-
-@pytest.mark.parametrize("kind", [BufferCollectionConstraints, sysmem2.SingleBufferSettings])
-@settings(max_examples=30)
-@given(data=st.data())
-def test_the_repr_of_a_table_is_the_python_that_makes_it(
-    kind: type[Table], data: st.DataObject
-) -> None:
-    table = data.draw(instances(kind))
-    assert eval(repr(table), vars(sysmem2).copy()) == table
-
-
-@pytest.mark.parametrize("kind", TABLES, ids=lambda kind: kind.__name__)
-def test_a_table_with_nothing_set_is_an_empty_map(kind: type[Table]) -> None:
-    assert encode(kind()) == (MEMBERLESS, [])
-    assert DECODER.table(kind, MEMBERLESS, []) == kind()
-
-
-def test_fields_are_keyed_by_number_and_structs_are_arrays() -> None:
-    constraints = ImageFormatConstraints(
-        pixel_format=PixelFormat.NV12,
-        pixel_format_and_modifiers=[PixelFormatAndModifier(1, PixelFormatModifier.ARM_LINEAR_TE)],
-        min_size=SizeU(640, 480),
-        is_alpha_present=False,
-    )
-    body, _ = encode(constraints)
-    assert cbor2.loads(body) == {1: 104, 4: [640, 480], 15: [[1, 0x0800000000001000]], 17: False}
-
+from ..drawn import METHODS, TABLES, instances
+from .support import (
+    DECODER,
+    MEMBERLESS,
+    UNKNOWN,
+    cbor,
+    close_all,
+    handle,
+    handles,
+    opened,
+    refused,
+    tag,
+)
 
 # --- handles ------------------------------------------------------------------------------------------------------
 
@@ -555,243 +435,6 @@ def test_required_fields_may_be_un_set_as_far_as_the_codec_goes() -> None:
     assert list(table.missing()) == ["rights_attenuation_mask", "token_request"]
 
 
-# --- requests and answers -----------------------------------------------------------------------------------------
-
-
-def test_a_request_without_a_table_has_an_empty_body() -> None:
-    assert DECODER.request(Node.sync, b"", []) is None
-    assert DECODER.response(Node.sync, b"", []) is None
-    assert encode_response(Node.sync, None) == (b"", [])
-
-
-@pytest.mark.parametrize("body", [b"\xa0", b"\x00", b"\xf6", b"\xff"])
-def test_bytes_after_the_header_of_a_payload_less_message_are_refused(body: bytes) -> None:
-    for decode in (DECODER.request, DECODER.response):
-        with pytest.raises(DecodeError, match="no payload"):
-            decode(Node.sync, body, [])
-
-
-def test_descriptors_of_a_payload_less_message_are_refused_and_closed() -> None:
-    arrived = handles(2)
-    with pytest.raises(DecodeError, match="2 descriptors"):
-        DECODER.request(Node.release, b"", arrived)
-    assert all(h.closed for h in arrived)
-
-
-def test_a_request_with_a_table_needs_a_body() -> None:
-    with pytest.raises(DecodeError, match="is incomplete"):
-        DECODER.request(Node.set_name, b"", [])
-    assert DECODER.request(Node.set_name, MEMBERLESS, []) == sysmem2.NodeSetNameRequest()
-
-
-def test_the_answer_of_a_method_that_cannot_fail_is_the_table_itself() -> None:
-    method = Node.get_buffer_collection_id
-    answer = sysmem2.NodeGetBufferCollectionIdResponse(buffer_collection_id=1 << 40)
-    body, _ = encode_response(method, answer)
-    assert cbor2.loads(body) == {1: 1 << 40}
-    assert DECODER.response(method, body, []) == answer
-
-
-def test_the_answer_of_a_method_that_can_fail_is_a_map_with_one_key() -> None:
-    method = Node.is_alternate_for
-    answer = sysmem2.NodeIsAlternateForResponse(is_alternate=True)
-    body, _ = encode_response(method, answer)
-    assert cbor2.loads(body) == {1: {1: True}}
-    assert DECODER.response(method, body, []) == answer
-    body, _ = encode_response(method, Error.NOT_FOUND)
-    assert cbor2.loads(body) == {2: 3}
-    assert DECODER.response(method, body, []) is Error.NOT_FOUND
-
-
-def test_a_success_with_nothing_to_say_is_an_empty_table() -> None:
-    method = BufferCollection.check_all_buffers_allocated
-    body, _ = encode_response(method, None)
-    assert body == bytes.fromhex("a101a0")
-    assert DECODER.response(method, body, []) is None
-    assert DECODER.response(method, cbor({1: {UNKNOWN: "grown"}}), []) is None
-    assert DECODER.response(method, cbor({2: 7}), []) is Error.PENDING
-
-
-def test_an_unknown_error_number_decodes_as_an_integer() -> None:
-    answer = DECODER.response(Node.is_alternate_for, cbor({2: 4000}), [])
-    assert answer == 4000
-    assert not isinstance(answer, Error)
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        {}, {1: {}, 2: 3}, {3: {}}, {0: {}}, {True: {}}, {"1": {}}, {1.0: {}}, {-1: 0}, [], 1, None,
-        {2: {}}, {2: True}, {2: "3"}, {2: 1 << 32}, {2: -1}, {1: []}, {1: None}, {1: 0},
-        {1: {0: 1}}, {1: {"a": 1}}, {1: {True: 1}},
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize(
-    "method", [Node.is_alternate_for, BufferCollection.check_all_buffers_allocated], ids=str
-)
-def test_any_other_answer_of_a_method_that_can_fail_is_refused(
-    method: Method, answer: object
-) -> None:
-    with pytest.raises(DecodeError):
-        DECODER.response(method, cbor(answer), [])
-
-
-def test_a_refused_answer_closes_its_descriptors() -> None:
-    arrived = handles(1)
-    method = BufferCollection.wait_for_all_buffers_allocated
-    with pytest.raises(DecodeError):
-        DECODER.response(method, cbor({1: {1: {2: [{1: tag(0), 2: -1}]}}}), arrived)
-    assert all(h.closed for h in arrived)
-
-
-def test_the_descriptors_of_an_answer_with_an_error_must_be_referred_to_too() -> None:
-    arrived = handles(1)
-    with pytest.raises(DecodeError, match="descriptors, but the body"):
-        DECODER.response(Node.is_alternate_for, cbor({2: 3}), arrived)
-    assert all(h.closed for h in arrived)
-
-
-# --- encoding errors ----------------------------------------------------------------------------------------------
-
-
-def size(width: Any, height: Any = 1) -> BufferCollectionConstraints:
-    return BufferCollectionConstraints(
-        image_format_constraints=[
-            ImageFormatConstraints(),
-            ImageFormatConstraints(min_size=SizeU(width, height)),
-        ]
-    )
-
-
-WRONG: list[tuple[type[Exception], str, Callable[[], Table]]] = [
-    (EncodeValueError, "$.image_format_constraints[1].min_size.width", lambda: size(1 << 32)),
-    (EncodeValueError, "$.image_format_constraints[1].min_size.height", lambda: size(1, -1)),
-    (EncodeTypeError, "$.image_format_constraints[1].min_size.width", lambda: size("1")),
-    (EncodeTypeError, "$.image_format_constraints[1].min_size.width", lambda: size(True)),
-    (EncodeTypeError, "$.image_format_constraints[1].min_size.width", lambda: size(None)),
-    (EncodeTypeError, "$.image_format_constraints[1].min_size.width", lambda: size(1.0)),
-    (
-        EncodeTypeError,
-        "$.image_format_constraints[0]",
-        lambda: BufferCollectionConstraints(image_format_constraints=[Heap()]),  # type: ignore[list-item] # wrong
-    ),
-    (
-        EncodeTypeError,
-        "$.image_format_constraints",
-        lambda: BufferCollectionConstraints(image_format_constraints=ImageFormatConstraints()),  # type: ignore[arg-type] # wrong
-    ),
-    (
-        EncodeTypeError,
-        "$.buffer_memory_constraints",
-        lambda: BufferCollectionConstraints(buffer_memory_constraints={1: 2}),  # type: ignore[arg-type] # wrong
-    ),
-    (
-        EncodeTypeError,
-        "$.secure_required",
-        lambda: BufferMemoryConstraints(secure_required=1),  # type: ignore[arg-type] # wrong
-    ),
-    (EncodeTypeError, "$.heap_type", lambda: Heap(heap_type=b"x")),  # type: ignore[arg-type] # wrong
-    (EncodeTypeError, "$.heap_type", lambda: Heap(heap_type=7)),  # type: ignore[arg-type] # wrong
-    (EncodeValueError, "$.heap_type", lambda: Heap(heap_type="é" * 64 + "a")),
-    (EncodeValueError, "$.heap_type", lambda: Heap(heap_type="\ud800")),
-    (EncodeTypeError, "$.vmo", lambda: VmoBuffer(vmo=3)),  # type: ignore[arg-type] # wrong
-    (
-        EncodeValueError,
-        "$.rights_attenuation_masks",
-        lambda: CreateTokensRequest(rights_attenuation_masks=[1] * 65),
-    ),
-    (
-        EncodeTypeError,
-        "$.rights_attenuation_masks[1]",
-        lambda: CreateTokensRequest(rights_attenuation_masks=[1, "2"]),  # type: ignore[list-item] # wrong
-    ),
-    (
-        EncodeTypeError,
-        "$.rights_attenuation_masks",
-        lambda: CreateTokensRequest(rights_attenuation_masks="12"),  # type: ignore[arg-type] # wrong
-    ),
-]
-
-
-@pytest.mark.parametrize(("error", "path", "make"), WRONG)
-def test_an_encoding_error_names_the_place(
-    error: type[Exception], path: str, make: Callable[[], Table]
-) -> None:
-    with pytest.raises(error) as caught:
-        encode(make())
-    assert str(caught.value).startswith(f"{path}: ")
-
-
-@pytest.mark.parametrize("number", [np.uint8(4), np.int64(4), np.array(4), CpuUsage.WRITE])
-def test_whatever_has_an_index_is_an_int(number: Any) -> None:
-    made = BufferCollectionConstraints(usage=BufferUsage(cpu=number), min_buffer_count=number)
-    plain = BufferCollectionConstraints(usage=BufferUsage(cpu=4), min_buffer_count=4)
-    assert encode(made) == encode(plain)
-
-
-OLD_NUMPY = hasattr(np.bool_, "__index__")
-A_BOOL = pytest.param(
-    np.bool_(True), marks=pytest.mark.skipif(OLD_NUMPY, reason="this numpy's is one")
-)
-
-
-@pytest.mark.parametrize("number", [True, A_BOOL, np.array([4]), 4.0, np.float32(4)])
-def test_what_has_none_is_not(number: Any) -> None:
-    for made in (BufferCollectionConstraints(min_buffer_count=number), BufferUsage(cpu=number)):
-        with pytest.raises(EncodeTypeError, match="expected an int"):
-            encode(made)
-
-
-@pytest.mark.parametrize("other", [VideoUsage.CAPTURE, Error.NOT_FOUND, PixelFormat.NV12])
-def test_a_member_of_another_enum_is_refused(other: Any) -> None:
-    with pytest.raises(
-        EncodeTypeError, match=r"^\$\.cpu: expected a CpuUsage or a plain int, not "
-    ):
-        encode(BufferUsage(cpu=other))
-
-
-def test_encoding_errors_are_what_python_calls_them() -> None:
-    assert issubclass(EncodeTypeError, TypeError)
-    assert issubclass(EncodeValueError, ValueError)
-    assert issubclass(DecodeError, ValueError)
-
-
-def test_a_value_however_long_makes_a_short_error() -> None:
-    with pytest.raises(EncodeTypeError) as caught:
-        encode(Heap(heap_type=["x"] * 10000))  # type: ignore[arg-type] # wrong
-    assert len(str(caught.value)) < 300
-
-
-def test_an_answers_encoding_error_names_the_place_too() -> None:
-    with pytest.raises(EncodeValueError, match=r"^\$\.is_alternate|^\$\.buffer_collection_id"):
-        encode_response(
-            Node.get_buffer_collection_id,
-            sysmem2.NodeGetBufferCollectionIdResponse(buffer_collection_id=-1),
-        )
-
-
-def test_flags_enums_and_tuples_are_taken_wherever_they_fit() -> None:
-    request = CreateTokensRequest(
-        rights_attenuation_masks=(Rights.READ | Rights.MAP, ~Rights.WRITE, 0, 0xFFFFFFFF)
-    )
-    body, _ = encode(request)
-    assert cbor2.loads(body) == {1: [0x24, 0xFFFFFFF7, 0, 0xFFFFFFFF]}
-    body, _ = encode(BufferMemorySettings(coherency_domain=CoherencyDomain.RAM))
-    assert cbor2.loads(body) == {4: 1}
-
-
-def test_a_table_larger_than_a_message_is_refused_before_anything_is_sent() -> None:
-    image = ImageFormatConstraints(
-        pixel_format=PixelFormat.NV12,
-        required_max_size_list=[SizeU(1 << 31, 1 << 31)] * 64,
-        pixel_format_and_modifiers=[PixelFormatAndModifier(1 << 31, 1 << 63)] * 64,
-    )
-    constraints = BufferCollectionConstraints(image_format_constraints=[image] * 64)
-    with pytest.raises(EncodeValueError, match="bytes, at most 65520 fit into a message"):
-        encode(constraints)
-    assert MAX_MESSAGE_BYTES - HEADER.size == 65520
-
-
 # --- whatever comes -----------------------------------------------------------------------------------------------
 
 
@@ -878,16 +521,3 @@ def test_many_items_in_one_message_take_no_long_time() -> None:
         count = 65000
         body = b"\xa1\x19\x03\xe7\x99" + struct.pack(">H", count) + item * count
         assert DECODER.table(VmoBuffer, body, []) == VmoBuffer()
-
-
-# --- the examples of the protocol's page --------------------------------------------------------------------------
-
-
-def test_token_methods_travel_as_the_tokens() -> None:
-    """`Duplicate` by hand, so that one message is checked without the codec's own help."""
-    with handle() as server_end:
-        request = BufferCollectionTokenDuplicateRequest(
-            rights_attenuation_mask=Rights.SAME_RIGHTS, token_request=server_end
-        )
-        assert encode(request) == (bytes.fromhex("a2011a8000000002d97a5d00"), [server_end])
-    assert BufferCollectionToken.duplicate.ordinal == 0x73E78F92EE7FB887
