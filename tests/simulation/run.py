@@ -116,7 +116,7 @@ async def _run(trace: Trace) -> str | None:
     follower = Follower(kernel, say, scope.cancel)
 
     def parts(faults: Faults) -> Parts:
-        faults.delay_of = lambda method: kernel.lateness()  # type: ignore[method-assign]
+        faults.delay_of = lambda method, interface: kernel.lateness()  # type: ignore[method-assign]
         return kernel.parts(
             faults,
             connection=partial(FollowedConnection, faults=faults, follower=follower),

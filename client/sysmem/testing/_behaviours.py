@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -41,8 +41,10 @@ class Behaviour:
         return cls(data["name"], data["at"], made)
 
 
-#: One behaviour, several behaviours, or the name of a behaviour that needs no argument.
-Behaviours: TypeAlias = "Behaviour | str | Iterable[Behaviour | str]"
+#: A behaviour, or the name or function of one that needs no argument.
+OneBehaviour: TypeAlias = "Behaviour | str | Callable[[], Behaviour]"
+#: One behaviour, or several.
+Behaviours: TypeAlias = "OneBehaviour | Iterable[OneBehaviour]"
 
 
 def dies(*, at: str = "allocated") -> Behaviour:
@@ -67,7 +69,7 @@ def hangs(*, at: str = "constrained") -> Behaviour:
 
 def never_constrains(*, at: str = "turned_in") -> Behaviour:
     """Never set constraints, so that no participant gets buffers."""
-    return _only("never_constrains", at, "turned_in")
+    return _within("never_constrains", at, "turned_in", "constrained")
 
 
 def late(seconds: float, *, at: str = "turned_in") -> Behaviour:
@@ -77,7 +79,7 @@ def late(seconds: float, *, at: str = "turned_in") -> Behaviour:
 
 def conflicts(*, at: str = "turned_in") -> Behaviour:
     """Set constraints that cannot be met: require memory from a heap that does not exist."""
-    return _only("conflicts", at, "turned_in")
+    return _within("conflicts", at, "turned_in", "constrained")
 
 
 def floods(*, at: str = "constrained") -> Behaviour:
@@ -97,7 +99,7 @@ def never_reads(*, at: str = "constrained") -> Behaviour:
 
 def keeps_weak(*, at: str = "turned_in") -> Behaviour:
     """Be a weak participant that keeps its buffers and mappings although `close_weak_asap` asks it to close them."""
-    return _only("keeps_weak", at, "turned_in")
+    return _within("keeps_weak", at, *STEPS)
 
 
 def writes(pattern: bytes | int, *, at: str = "mapped") -> Behaviour:
@@ -106,18 +108,19 @@ def writes(pattern: bytes | int, *, at: str = "mapped") -> Behaviour:
         pattern = bytes([pattern])
     if not pattern:
         raise ValueError("writes: the pattern is empty")
-    return _only("writes", at, "mapped", bytes(pattern))
+    return _within("writes", at, "mapped", argument=bytes(pattern))
 
 
 def scribbles_after_release(*, at: str = "mapped") -> Behaviour:
     """Release the node but keep the mappings, and then overwrite every buffer."""
-    return _only("scribbles_after_release", at, "mapped")
+    return _within("scribbles_after_release", at, "mapped", "released")
 
 
-def _only(name: str, at: str, possible: str, argument: bytes | None = None) -> Behaviour:
-    if at != possible:
-        raise ValueError(f"{name} is possible only at {possible!r}")
-    return Behaviour(name, at, argument)
+def _within(name: str, at: str, *possible: str, argument: bytes | None = None) -> Behaviour:
+    """Return a behaviour that begins at the first of these steps, whichever of them the test names."""
+    if at not in possible:
+        raise ValueError(f"{name} is possible only at {' and '.join(map(repr, possible))}")
+    return Behaviour(name, possible[0], argument)
 
 
 _BY_NAME: Final = {
@@ -139,15 +142,16 @@ _BY_NAME: Final = {
 
 
 def behaviours(given: Behaviours | None, at: str | None) -> list[Behaviour]:
-    """Return all behaviours as objects. Behaviours that are given by name take place at the step `at`.
+    """Return all behaviours as objects. Behaviours that are given by name or function take place at the step `at`.
 
-    Raises `ValueError` for a name that is not a behaviour's.
+    Raises `ValueError` for a name or function that is not a behaviour's.
     """
     if given is None:
         given = ()
-    listed = [given] if isinstance(given, (str, Behaviour)) else list(given)
+    listed = [given] if isinstance(given, (str, Behaviour)) or callable(given) else list(given)
     made = []
-    for one in listed:
+    for each in listed:
+        one = each.__name__ if callable(each) else each
         if isinstance(one, Behaviour):
             made.append(one)
         elif one in _BY_NAME:

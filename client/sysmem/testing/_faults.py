@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-import errno as numbers
 import json
 import os
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from sysmem_protocol.explained import Allocator
-from sysmem_protocol.inspector import Inspector
-from sysmem_protocol.rendezvous import Rendezvous
-from sysmem_protocol.sysmem2 import (
-    BufferCollection,
-    BufferCollectionToken,
-    BufferCollectionTokenGroup,
-    Error,
-)
+from sysmem_protocol.faults import errno_named, error_named, method_named
+from sysmem_protocol.sysmem2 import Error
 from sysmem_protocol.testing import (
     End,
     Testing,
@@ -32,16 +23,6 @@ from sysmem_protocol.testing import (
 from .. import Vmo
 from .._blocking.channel_object import ChannelObject
 
-_INTERFACES: Final = (
-    Allocator,
-    BufferCollection,
-    BufferCollectionToken,
-    BufferCollectionTokenGroup,
-    Inspector,
-    Rendezvous,
-)
-#: All methods that a client can call.
-METHODS: Final = frozenset(str(m) for each in _INTERFACES for m in each.methods.values())
 #: How long the daemon may take to answer, in seconds.
 _PATIENCE_SECONDS: Final = 20.0
 
@@ -88,22 +69,18 @@ class Faults:
         self._connect = connect
 
     def refuse_next_allocation(self, error: Error | str = "NO_MEMORY", times: int = 1) -> None:
-        """Fail the next allocations that would succeed, with this error."""
-        number = Error[error] if isinstance(error, str) else error
-        request = TestingRefuseNextAllocationRequest(error=number, times=times)
+        """Fail the next allocations that would succeed, with this error. Raises `ValueError` for an unknown name."""
+        request = TestingRefuseNextAllocationRequest(error=error_named(error), times=times)
         self._call(Testing.refuse_next_allocation, request)
 
     def delay(self, protocol_method: str, seconds: float) -> None:
         """Delay each message of a method, such as "BufferCollection.SetConstraints". 0 seconds ends the delay.
 
+        "Node.Sync" means this method on the channels of all nodes, "BufferCollection.Sync" on those of collections.
         Raises `ValueError` if there is no such method.
         """
-        if protocol_method not in METHODS:
-            near = difflib.get_close_matches(protocol_method, METHODS, cutoff=0)
-            raise ValueError(
-                f"there is no method {protocol_method!r}; similar names: {', '.join(near)}"
-            )
-        request = TestingDelayRequest(method=protocol_method, nanoseconds=round(seconds * 1e9))
+        method = method_named(protocol_method)
+        request = TestingDelayRequest(method=method, nanoseconds=round(seconds * 1e9))
         self._call(Testing.delay, request)
 
     def close(self, client_name: str) -> int:
@@ -122,9 +99,9 @@ class Faults:
 
         Raises:
             SysmemError: With NOT_FOUND if this system call cannot be made to fail.
+            ValueError: There is no error with this name.
         """
-        number = getattr(numbers, errno) if isinstance(errno, str) else errno
-        request = TestingFailSyscallRequest(name=name, errno=number, times=times)
+        request = TestingFailSyscallRequest(name=name, errno=errno_named(errno), times=times)
         self._call(Testing.fail_syscall, request)
 
     def heap_limit(self, type: str, max_bytes: int | None) -> None:

@@ -13,12 +13,20 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
+from itertools import repeat
 from typing import Any, NoReturn
 
 from sysmem_protocol.sysmem2 import BufferMemoryConstraints, Heap, Node, NodeSetNameRequest
 
-from .. import BufferCollectionConstraints, BufferCollectionInfo, PeerClosedError, SysmemError
+from .. import (
+    BufferCollectionConstraints,
+    BufferCollectionInfo,
+    HandleClosedError,
+    PeerClosedError,
+    SysmemError,
+)
 from .._calls import datagram, encode_request
 from ..blocking import Allocator, BufferCollection, BufferCollectionToken, connect
 from ._behaviours import FAILED, Behaviour
@@ -81,11 +89,16 @@ class Participant:
             self._release()
 
     def _reach(self, step: str, **more: Any) -> None:
-        """Report a step, and perform its behaviours."""
+        """Report a step and then perform its behaviours; but write before the report, so that the test can read."""
+        due = [one for one in self._behaviours if one.at == step]
+        before = [one for one in due if one.name == "writes"]
+        self._perform(before)
         self._tell({"step": step, **more})
-        for one in self._behaviours:
-            if one.at == step:
-                getattr(self, f"_{one.name}")(one)
+        self._perform([one for one in due if one not in before])
+
+    def _perform(self, due: list[Behaviour]) -> None:
+        for one in due:
+            getattr(self, f"_{one.name}")(one)
 
     # --- behaviours -----------------------------------------------------------------------------------------------
 
@@ -120,19 +133,15 @@ class Participant:
     def _keeps_weak(self, _: Behaviour) -> None:
         self._collection.set_weak()
 
-    def _floods(self, _: Behaviour) -> NoReturn:
-        channel = self._raw()
+    def _floods(self, _: Behaviour) -> None:
         body, _handles = encode_request(Node.set_name, NodeSetNameRequest(priority=0, name="flood"))
-        while True:
-            channel.send(datagram(Node.set_name, body))
+        self._send(repeat(datagram(Node.set_name, body)))
 
     def _never_reads(self, _: Behaviour) -> None:
-        channel = self._raw()
-        for txid in range(1, _MANY):
-            channel.send(datagram(Node.sync, b"", txid))
+        self._send(datagram(Node.sync, b"", txid) for txid in range(1, _MANY))
 
     def _sends_garbage(self, _: Behaviour) -> None:
-        self._raw().send(b"garbage")
+        self._send([b"garbage"])
 
     def _writes(self, one: Behaviour) -> None:
         assert isinstance(one.argument, bytes)
@@ -149,9 +158,14 @@ class Participant:
     def _tell(self, report: dict[str, Any]) -> None:
         self._control.send(json.dumps(report).encode())
 
-    def _raw(self) -> socket.socket:
-        """Return the channel's socket. Sending on it blocks while the daemon does not read."""
-        return socket.socket(fileno=os.dup(self._collection.fileno()))
+    def _send(self, datagrams: Iterable[bytes]) -> None:
+        """Send on the channel, and wait while the daemon does not read, until the channel closes."""
+        # After the release there is no channel.
+        with contextlib.suppress(HandleClosedError, BrokenPipeError, ConnectionResetError):
+            channel = socket.socket(fileno=os.dup(self._collection.fileno()))
+            with channel:
+                for data in datagrams:
+                    channel.send(data)
 
     def _fill(self, pattern: bytes) -> None:
         for view in self._views:

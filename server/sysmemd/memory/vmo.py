@@ -7,7 +7,7 @@ of its own enforce the rights of a handle: another uid can't reopen it for writi
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Callable
@@ -112,7 +112,9 @@ def dma_buf_users(device: str = "/dev/udmabuf") -> str | None:
 
 
 def _memfd(name: str) -> int:
-    with contextlib.suppress(OSError):
+    try:
         return os.memfd_create(name, _MFD_FLAGS | _MFD_NOEXEC_SEAL)
-    # Kernels before 6.3 do not know the flag. If the error has another reason, it occurs again here.
-    return os.memfd_create(name, _MFD_FLAGS)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # kernels before 6.3 do not know the flag
+            raise
+        return os.memfd_create(name, _MFD_FLAGS)

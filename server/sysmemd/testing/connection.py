@@ -9,6 +9,7 @@ from typing import Any
 
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.inspector import Inspector
+from sysmem_protocol.library import Method
 from sysmem_protocol.message import HEADER
 from sysmem_protocol.testing import Testing
 
@@ -66,9 +67,9 @@ class TestedConnection(Connection):
     def _process(
         self, data: bytes, handles: list[Handle], held_by: Callable[[], Holder | None]
     ) -> None:
-        method = self._name(data)
+        method = self._method(data)
         try:
-            if nanoseconds := self._faults.delay_of(method):
+            if method and (nanoseconds := self._faults.delay_of(method, self._server.interface)):
                 wait_for(_Timer(self._faults.clock, nanoseconds))
             is_to_be = self.reading and not self._faults.has_ended(self)
         except BaseException:  # the daemon stops
@@ -79,14 +80,14 @@ class TestedConnection(Connection):
             return
         super()._process(data, handles, held_by)
         if self._server.interface not in _LOOKING:
-            self._faults.processed(self, method)
+            self._faults.processed(self, str(method or ""))
 
-    def _name(self, data: bytes) -> str:
-        """Return the method of a message, as far as it is recognisable."""
+    def _method(self, data: bytes) -> Method | None:
+        """Return the method of a message; None if it is not recognisable."""
         if len(data) < HEADER.size:
-            return ""
+            return None
         *_, ordinal = HEADER.unpack_from(data)
-        return str(self._server.interface.methods.get(ordinal, ""))
+        return self._server.interface.methods.get(ordinal)
 
 
 def _close(handles: list[Handle]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno as numbers
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -11,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from weakref import WeakSet
 
+from sysmem_protocol.faults import errno_named, error_named, method_named
+from sysmem_protocol.library import Interface, Method
 from sysmem_protocol.sysmem2 import Error
 from sysmem_protocol.testing import End
 
@@ -92,11 +93,14 @@ class Faults:
 
     def refuse_next_allocation(self, error: Error | str = Error.NO_MEMORY, times: int = 1) -> None:
         """Fail the next allocations that would succeed, with this error."""
-        self._refusals = [Error[error] if isinstance(error, str) else Error(error)] * times
+        self._refusals = [error_named(error)] * times
 
     def delay(self, method: str, seconds: float) -> None:
-        """Delay each message of a method, `Protocol.Method`, by this many seconds. 0 ends the delay."""
-        self._delays[method] = round(seconds * 1e9)
+        """Delay each message of a method, `Protocol.Method`, by this many seconds. 0 ends the delay.
+
+        Raises `ValueError` if there is no such method.
+        """
+        self._delays[method_named(method)] = round(seconds * 1e9)
 
     def close(self, client_name: str) -> int:
         """Close all channels of a client, as if it had broken the protocol. Return their number."""
@@ -114,8 +118,7 @@ class Faults:
 
         Raises `KeyError` if this system call cannot be made to fail.
         """
-        number = getattr(numbers, errno) if isinstance(errno, str) else errno
-        self._syscalls.fail(name, number, times)
+        self._syscalls.fail(name, errno_named(errno), times)
 
     def heap_limit(self, type: str, max_bytes: int | None) -> None:
         """Change the size limit of a heap; None means no limit. Raises `KeyError` if it is not configured."""
@@ -139,9 +142,10 @@ class Faults:
         """Return the refusal of the next allocation, if there is one."""
         return RefusedByTest(self._refusals.pop()) if self._refusals else None
 
-    def delay_of(self, method: str) -> int:
-        """Return the delay of a method's messages in nanoseconds."""
-        return self._delays.get(method, 0)
+    def delay_of(self, method: Method, interface: type[Interface]) -> int:
+        """Return the delay of a method's messages on channels of an interface in nanoseconds."""
+        composed = self._delays.get(f"{interface.__name__}.{method.wire_name}", 0)
+        return composed or self._delays.get(str(method), 0)
 
     def has_ended(self, connection: TestedConnection) -> bool:
         """Return whether a channel's process has been ended."""

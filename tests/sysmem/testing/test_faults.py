@@ -6,7 +6,9 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -74,10 +76,44 @@ def test_messages_of_a_method_are_late(
     allocated(allocator)
     assert time.monotonic() - began >= 0.1
     faults.delay("BufferCollection.SetConstraints", 0)
-    with pytest.raises(
-        ValueError, match=r"no method 'BufferCollection.SetConstraint'; similar names: "
+
+
+def test_a_composed_method_is_late_on_the_channels_of_one_protocol(
+    sysmemd_session: Sysmemd, allocator: blocking.Allocator
+) -> None:
+    sysmemd_session.faults.delay("fuchsia.sysmem2/BufferCollectionToken.Sync", 60)
+    with (
+        allocator.allocate_non_shared_collection() as collection,
+        allocator.allocate_shared_collection() as token,
     ):
-        faults.delay("BufferCollection.SetConstraint", 1)
+        collection.sync()
+        with pytest.raises(TimeoutError):
+            token.sync(timeout=0.05)
+        sysmemd_session.faults.close("python")
+    sysmemd_session.faults.clear()
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda faults: faults.delay("Node.Sink", 1), "method 'Node.Sink'; similar names: Node.S"),
+        (
+            lambda faults: faults.refuse_next_allocation("NO_MEM"),
+            "error 'NO_MEM'; similar names: NO_MEMORY",
+        ),
+        (
+            lambda faults: faults.fail_syscall("open", "EMFIL"),
+            "errno 'EMFIL'; similar names: EMFILE",
+        ),
+    ],
+)
+def test_an_unknown_name_is_refused_with_similar_ones(
+    sysmemd_session: Sysmemd, call: Callable[[Any], None], name: str
+) -> None:
+    with testing.blocking.daemon() as d:
+        for faults in (sysmemd_session.faults, d.faults):
+            with pytest.raises(ValueError, match=f"there is no {name}"):
+                call(faults)
 
 
 def test_a_late_message_is_dropped_with_its_channel(
@@ -125,6 +161,12 @@ def test_a_system_call_fails_until_it_is_let_work(
     for _ in range(3):
         assert refusal(allocator) is sysmem.Error.NO_MEMORY
     sysmemd_session.faults.clear()
+    allocated(allocator)
+
+
+def test_a_system_call_fails_once(sysmemd_session: Sysmemd, allocator: blocking.Allocator) -> None:
+    sysmemd_session.faults.fail_syscall("memfd_create", "EMFILE")
+    assert refusal(allocator) is sysmem.Error.NO_MEMORY
     allocated(allocator)
 
 

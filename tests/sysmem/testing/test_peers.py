@@ -49,8 +49,7 @@ def test_a_peer_takes_part_and_stays(pair: Pair, peer: StartPeer) -> None:
         assert encoder.steps == ("turned_in", "constrained", "waiting", "allocated", "mapped")
         assert encoder.error is None
         with info.buffers[0].map() as ours, encoder.buffers[0].map() as theirs:
-            while bytes(ours[:6]) != b"abcabc":  # it writes after it has told of the step
-                time.sleep(0.001)
+            assert bytes(ours[:6]) == b"abcabc"
             assert theirs[:6] == ours[:6]
             assert theirs.readonly
     encoder.release()
@@ -203,7 +202,7 @@ def test_one_that_uses_nothing_has_no_memory(pair: Pair, peer: StartPeer) -> Non
         ("explodes", None, "no behaviour 'explodes'"),
         ("late", None, "no behaviour 'late' that needs no argument"),
         ("dies", "yesterday", "no step 'yesterday'"),
-        ("conflicts", "mapped", "conflicts is possible only at 'turned_in'"),
+        ("conflicts", "mapped", "conflicts is possible only at 'turned_in' and 'constrained'"),
     ],
 )
 def test_behaviours_that_cannot_be_are_refused(
@@ -214,6 +213,7 @@ def test_behaviours_that_cannot_be_are_refused(
     assert not pair.token.closed
     with pytest.raises(ValueError, match="pattern is empty"):
         testing.writes(b"")
+    assert testing.conflicts(at="constrained") == testing.conflicts(at="turned_in")
     assert testing.writes(7) == testing.writes(b"\7")
 
 
