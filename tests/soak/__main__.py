@@ -1,8 +1,8 @@
 """`make soak`: one daemon serves negotiations of all kinds, and clients that misbehave in between, for very long.
 
-A run consists of slices. After each slice, it records the daemon's memory, descriptors and threads, and the times of
-negotiations. At the end it draws a diagram of these figures. The exit status is 1 if memory, descriptors or threads
-are clearly higher in the last quarter than in the second one.
+A run consists of slices. After each slice, it records the daemon's memory, the blocks of memory that its objects take,
+its descriptors and threads, and the times of negotiations. At the end it draws a diagram of these figures. The exit
+status is 1 if memory, blocks, descriptors or threads are clearly higher in the last quarter than in the second one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import random
+import socket
 import statistics
 import sys
 import tempfile
@@ -29,6 +30,8 @@ from ..wire.test_bad_input import BAD_BODIES, debug_info
 
 #: The permitted growth of the interpreter's heap in half of a run, in KiB.
 _SLACK_KIB: Final = 4096
+#: The permitted growth of the number of blocks. It depends on what the daemon still knows of the last collections.
+_SLACK_BLOCKS: Final = 2000
 _WISH: Final = sysmem.constraints(cpu="read, write", size_bytes=8192, hold=1)
 #: Cycles of a slice. A run with few cycles has shorter slices.
 _SLICE: Final = 1000
@@ -58,7 +61,9 @@ def main() -> int:
 def soak(directory: Path, cycles: int, seconds: float, seed: int) -> list[dict[str, Any]]:
     """Return what was noted after each slice."""
     chance = random.Random(seed)
-    daemon = Daemon(directory)
+    told = directory / "blocks"
+    counted = Path(__file__).with_name("counted.py")
+    daemon = Daemon(directory, prefix=(sys.executable, str(counted), str(told)))
     each = max(1, min(_SLICE, cycles // _SLICES))
     end = time.monotonic() + seconds
     slices: list[dict[str, Any]] = []
@@ -72,7 +77,8 @@ def soak(directory: Path, cycles: int, seconds: float, seed: int) -> list[dict[s
                 ]
                 done += len(took)
                 _misbehave(chance, daemon)
-                slices.append(_noted(daemon, done, [one for one in took if one is not None]))
+                times = [one for one in took if one is not None]
+                slices.append(_noted(daemon, told, done, times))
                 print(json.dumps(slices[-1]), flush=True)
             daemon.assert_log_is_sound()
     finally:
@@ -144,12 +150,16 @@ def _misbehave(chance: random.Random, daemon: Daemon) -> None:
             silent.send("Node.Sync", txid=txid)
 
 
-def _noted(daemon: Daemon, done: int, took: list[float]) -> dict[str, Any]:
+def _noted(daemon: Daemon, told: Path, done: int, took: list[float]) -> dict[str, Any]:
     daemon.observer.sync()
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(str(told))
+        blocks = int(asking.recv(100))
     took.sort()
     return {
         "cycles": done,
         "rss_kib": resident_kib(daemon.pid),
+        "blocks": blocks,
         "descriptors": len(daemon.descriptors()),
         "threads": len(os.listdir(f"/proc/{daemon.pid}/task")),
         "p50_ms": round(statistics.median(took) * 1000, 3),
@@ -164,7 +174,12 @@ def flaws(slices: list[dict[str, Any]]) -> list[str]:
         return ["too few slices"]
     second, last = slices[quarter : 2 * quarter], slices[-quarter:]
     found = []
-    for name, slack in (("rss_kib", _SLACK_KIB), ("descriptors", 2), ("threads", 2)):
+    for name, slack in (
+        ("rss_kib", _SLACK_KIB),
+        ("blocks", _SLACK_BLOCKS),
+        ("descriptors", 2),
+        ("threads", 2),
+    ):
         before, after = (statistics.median(one[name] for one in some) for some in (second, last))
         if after > before + slack:
             found.append(f"{name}: {before:.0f} in the second quarter, {after:.0f} in the last")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import socket
@@ -9,14 +10,17 @@ import subprocess
 import sys
 from collections.abc import Collection
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from sysmemd.access import Access, groups_of, peer_of
+from sysmemd.access import Access, admit, groups_of, peer_of
 from sysmemd.config import AccessSection
 from sysmemd.ports import Peer
+from sysmemd.refusals import Refusals
 
 from ..users import as_root
+from .memory.harness import RecordingLog, TestClock
 
 CAMERA = Peer(pid=5, uid=1000, gid=1000)
 
@@ -69,6 +73,23 @@ def test_a_socket_without_a_peer_has_no_groups() -> None:
     alone = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with alone, pytest.raises(OSError, match="No data available"):
         groups_of(alone)
+
+
+class Nameless(socket.socket):
+    """A connection about which the kernel says nothing."""
+
+    def getsockopt(self, *_: object) -> NoReturn:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+
+def test_a_connection_whose_process_the_kernel_does_not_name_is_refused() -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    log = RecordingLog()
+    with far, Nameless(fileno=near.detach()) as connected:
+        assert admit(connected, Access(), Refusals(log, TestClock()), log) is None
+        assert far.recv(1) == b""
+    [(level, event, _)] = log.entries
+    assert (level, event.partition(":")[0]) == ("warning", "a connection was refused")
 
 
 _CONNECT = """
