@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import trio
@@ -32,7 +33,7 @@ from sysmem_protocol.sysmem2 import (
 from sysmemd import daemon, process
 from sysmemd.channels import Connection
 from sysmemd.clock import TrioClock
-from sysmemd.config import Config, Limits
+from sysmemd.config import AccessSection, Config, Limits
 from sysmemd.memory.requirements import Findings
 from sysmemd.pause import give_way
 from sysmemd.reactor import TrioReactor, readable
@@ -166,6 +167,18 @@ async def test_other_limits_are_those_of_the_service_and_of_its_engine(log: Reco
         server.reconfigure(Config(limits=limits))
         assert server.service.limits == limits
         assert server.service.platform.max_buffer_bytes == 7
+
+
+@pytest.mark.trio
+async def test_a_user_who_is_gone_when_settings_are_applied_changes_nothing(
+    log: RecordingLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(limits=Limits(max_buffer_bytes=7), access=AccessSection(allow_users=["root"]))
+    async with daemon.serving(Config(), log, TrioClock(log)) as server:
+        monkeypatch.setattr("sysmemd.config.user_id", Mock(side_effect=ValueError("no user")))
+        with pytest.raises(ValueError, match="no user"):
+            server.reconfigure(config)
+        assert server.service.limits == Limits()
 
 
 @pytest.mark.trio
