@@ -87,7 +87,7 @@ include =
 """
 _TIMES = count(1)
 #: Arguments of `dataclass`, `field`, `Struct` and `zip` that change costs, or find mistakes only.
-_OPTIONS = ("eq", "frozen", "gc", "init", "kw_only", "slots", "strict")
+_OPTIONS = ("eq", "frozen", "gc", "init", "kw_only", "repr", "slots", "strict")
 _COMPOUND = ("file_input", "suite", "if_stmt", "for_stmt", "while_stmt", "try_stmt", "with_stmt")
 
 _Place = tuple[int, int]

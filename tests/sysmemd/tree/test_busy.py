@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -279,7 +280,12 @@ def test_until_the_buffers_are_made_nothing_has_happened(world: World, work: Slo
     assert len(world.memory.requests) == 1
     assert has_buffers(world.root) == [False]
     assert world.memory.is_wanted()
+    turns: list[Callable[[], None]] = []
+    world.in_turn = turns.append
     world.memory.finish()
+    assert is_busy(world)
+    for turn in turns:
+        turn()
     assert not is_busy(world)
     assert has_buffers(world.root) == [True]
 

@@ -334,6 +334,8 @@ class World:
     def __init__(self, *, max_group_selections: int = 64) -> None:
         #: Sets constraints, which may begin an attempt.
         self.do: Callable[[Callable[[], None]], None] = lambda work: work()
+        #: Does what a collection wants to be done in a turn.
+        self.in_turn: Callable[[Callable[[], None]], None] = lambda work: work()
         self.memory = Memory()
         self.clock = FakeClock()
         self.log = FakeLog()
@@ -351,6 +353,7 @@ class World:
             log=self.log,
             max_group_selections=max_group_selections,
             on_gone=self._count_gone,
+            in_turn=lambda work: self.in_turn(work),
             engine=self.engine,
         )
         self.root = self.collection.root
