@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from datetime import datetime
 
 import pytest
 
@@ -93,6 +95,9 @@ def test_connections(look: Look) -> None:
     assert (second["received"], second["sent"], second["queued"]) == (2, 0, 0)
     assert second["command"] == command(os.getpid())
     assert second["number"] > first["number"]
+    for connection in look.bench.service.reactor.connections():
+        connection.since -= 10**18  # this process did not exist then
+    assert [each["command"] for each in look.snapshot()["connections"]] == [None, None]
 
 
 def test_an_allocated_collection(look: Look) -> None:
@@ -266,6 +271,9 @@ def test_what_ended(look: Look) -> None:
     assert "max_buffer_count = 1" in newest["line"]
     assert (newest["node"], newest["client_name"]) == (1, "tester")
     assert newest["ended"].endswith("Z")
+    hour_ago = look.inspection.daemon.wall_time(look.bench.clock.now() - 3600 * 10**9)
+    seconds = datetime.fromisoformat(hour_ago).timestamp()
+    assert seconds == pytest.approx(time.time() - 3600, abs=60)
 
 
 def test_an_answer_is_sealed_and_for_reading(look: Look) -> None:
@@ -368,6 +376,7 @@ def test_a_daemon_that_runs_short_says_so(look: Look, monkeypatch: pytest.Monkey
 )
 def test_json_in_parts_is_the_json(value: object) -> None:
     assert json.loads(b"".join(encoded(value))) == value
+    assert len([*encoded({"a": value})]) >= len([*encoded(value)])
 
 
 def test_the_command_of_a_process_that_is_gone_or_another_one_by_now() -> None:
