@@ -219,8 +219,9 @@ def test_a_consumer_that_closes_gives_all_back_at_once(ends: Ends) -> None:
     [consumer] = sender.statistics().consumers
     assert consumer.gone == "it closed its end, or died"
     assert (consumer.held, consumer.delivered, sender.consumers) == (0, 4, 0)
-    with pytest.raises(HandleClosedError):
-        receiver.receive(timeout=0)
+    for call in (receiver.receive, receiver.fileno):
+        with pytest.raises(HandleClosedError):
+            call()
 
 
 def test_a_consumer_that_does_not_receive_any_more_is_gone() -> None:
@@ -246,8 +247,9 @@ def test_a_closed_stream_ends_with_the_producer_s_reason_after_its_frames(ends: 
         assert caught.value.reason == "the camera was unplugged"
         assert caught.value.closed
     assert receiver.statistics().ended == "the camera was unplugged"
-    with pytest.raises(HandleClosedError):
-        sender.acquire()
+    for call in (sender.acquire, sender.fileno):
+        with pytest.raises(HandleClosedError):
+            call()
 
 
 def test_what_waits_for_a_consumer_reaches_it_when_the_stream_is_closed() -> None:
