@@ -40,7 +40,7 @@ class Browser:
         self._answers = answers
         self._ids = itertools.count(1)
         self._session: str | None = None
-        #: What the browser reported: each with `method` and `params`.
+        #: The messages from the browser: each has `method` and `params`.
         self.events: list[dict[str, Any]] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
@@ -86,20 +86,20 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.events.clear()
-        # Events of the page before it may still come; those of this one have its loader.
+        # Events of the previous page may still come; those of this page have its loader.
         loader = self.call("Page.navigate", url=page.as_uri())["loaderId"]
         while not any(_is_loaded(event, loader) for event in self.events):
             self._receive()
 
     def evaluate(self, expression: str) -> Any:
-        """Return what a JavaScript expression comes to in the page."""
+        """Return the value of a JavaScript expression in the page."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
     @property
     def requests(self) -> list[str]:
-        """The addresses that were asked for since the page was opened."""
+        """The addresses that the page requested since it was opened."""
         return [
             event["params"]["request"]["url"]
             for event in self.events
@@ -135,7 +135,7 @@ def browser(profile: Path) -> Iterator[Browser]:
     assert CHROMIUM is not None
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
-    # It reads commands from descriptor 3 and writes to 4: no other of these may have such a number.
+    # It reads commands from descriptor 3 and writes to 4, so no other descriptor here may have one of these numbers.
     high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (theirs_in, theirs_out)]
     script = f'exec "$@" 3<&{high[0]} 4>&{high[1]} {high[0]}<&- {high[1]}>&-'
     command = ["bash", "-c", script, "chromium", CHROMIUM, *_OPTIONS, f"--user-data-dir={profile}"]
@@ -146,7 +146,7 @@ def browser(profile: Path) -> Iterator[Browser]:
         try:
             yield Browser(commands, answers)
         finally:
-            # Its processes end with it, and let go of the profile.
+            # Its processes end with it and stop using the profile.
             commands.write(json.dumps({"id": 0, "method": "Browser.close"}).encode() + b"\0")
             commands.flush()
             try:

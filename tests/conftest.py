@@ -1,4 +1,4 @@
-"""What all tests share: no test leaves a descriptor open, and none fails because the machine is slow."""
+"""Shared fixtures: no test may leave a descriptor open, and no test may fail because the machine is slow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FAILED = pytest.StashKey[bool]()
 
 
 def open_descriptors() -> dict[int, tuple[int, int, str]]:
-    """The descriptors of this process: device, inode and what /proc shows, by number."""
+    """Return the descriptors of this process, by number: device, inode, and the target that /proc shows."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         fd = int(name)
@@ -33,7 +33,7 @@ def open_descriptors() -> dict[int, tuple[int, int, str]]:
             status = os.fstat(fd)
             found[fd] = (status.st_dev, status.st_ino, os.readlink(f"/proc/self/fd/{fd}"))
         except OSError:
-            continue  # the descriptor with which the directory was read, or another thread's
+            continue  # the descriptor that reads the directory, or one of another thread
     return found
 
 
@@ -48,7 +48,7 @@ def pytest_runtest_makereport(
 
 
 def _is_untraced(item: pytest.Item) -> bool:
-    """Whether no tracer may follow a test: it is marked so, or draws its inputs, so that what it covers is chance."""
+    """Return whether a test must run without a tracer: it has the mark, or it draws random inputs."""
     return item.get_closest_marker("untraced") is not None or hypothesis.is_hypothesis_test(
         getattr(item, "obj", None)
     )
@@ -71,13 +71,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
             sys.settrace(tracer)
 
 
-#: Bytes of a directory's path that leave room for the longest name of a socket in a socket's address.
+#: The length of a directory's path that leaves room for the longest name of a socket in a socket's address.
 _MAX_PATH_BYTES = 72
 
 
 @pytest.fixture
 def tmp_path(tmp_path: Path) -> Iterator[Path]:
-    """pytest's, or one whose path has room for a socket's name where that hasn't."""
+    """pytest's directory, or a shorter one if a socket's path would be too long in it."""
     if len(os.fsencode(tmp_path)) <= _MAX_PATH_BYTES:
         yield tmp_path
         return
@@ -97,14 +97,14 @@ def open_path() -> Iterator[Path]:
 def no_leaked_descriptors(request: pytest.FixtureRequest) -> Generator[None, None, None]:
     """Fail a test after which more descriptors are open than before.
 
-    A test that failed already isn't blamed again: its traceback keeps alive what it had open.
+    A test that has already failed is not blamed again, because its traceback keeps its objects alive.
     """
     before = open_descriptors()
     yield
     after = open_descriptors()
     if after.items() <= before.items() or request.node.stash.get(_FAILED, False):
         return
-    gc.collect()  # close objects that only a reference cycle keeps open, so that they warn if they should
+    gc.collect()  # close objects that are kept open by a reference cycle only, so that they warn if they should
     leaked = sorted(
         (fd, target)
         for fd, (device, inode, target) in open_descriptors().items()

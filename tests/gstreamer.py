@@ -25,14 +25,14 @@ Gst.init(None)
 
 
 def environment() -> dict[str, str]:
-    """For the system's Python: the packages of this environment, and this project's."""
+    """Return the environment for the system's Python: the packages of this environment, and this project."""
     places = [*(ROOT / name for name in ("client", "protocol", "server")), *site.getsitepackages()]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
 
 
 @functools.cache
 def _missing() -> str | None:
-    """Why there is no GStreamer for Python here; None if there is."""
+    """Return why there is no GStreamer for Python here, or None if there is."""
     if not SYSTEM_PYTHON.exists():
         return f"no {SYSTEM_PYTHON}"
     version = (
@@ -47,13 +47,13 @@ def _missing() -> str | None:
 
 
 def require_gstreamer() -> None:
-    """Skip the test where the system's Python has no GStreamer, or isn't of this version."""
+    """Skip the test if the system's Python has no GStreamer, or not this version."""
     if reason := _missing():
         pytest.skip(reason)
 
 
 def run_with_gstreamer(code: str, *arguments: str) -> str:
-    """What a program prints that has Gst, GstAllocators, GstApp and GstVideo; skips the test without them."""
+    """Return the output of a program that uses Gst, GstAllocators, GstApp and GstVideo. Skips the test without them."""
     require_gstreamer()
     done = subprocess.run(
         [SYSTEM_PYTHON, "-c", _PRELUDE + textwrap.dedent(code), *arguments],

@@ -1,4 +1,4 @@
-"""Mappings without a descriptor: what `mmap.mmap` isn't, which keeps a duplicate as long as it lives."""
+"""Mappings without a descriptor. `mmap.mmap` keeps a duplicate of the descriptor as long as it lives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 class BareMapping(ClosesWithBlock):
-    """Shared memory that nothing but the mapping itself keeps, from here to `close`. Slices are copies."""
+    """Shared memory that only this mapping keeps alive, until `close`. Slices are copies."""
 
     def __init__(self, fd: int, size: int | None = None, *, write: bool = True) -> None:
         self._size = os.fstat(fd).st_size if size is None else size
@@ -46,7 +46,7 @@ class BareMapping(ClosesWithBlock):
         return bytes(self._view)
 
     def close(self) -> None:
-        """Unmap. Idempotent; from then on looking at the memory is a `ValueError`."""
+        """Unmap. Idempotent. Later accesses raise `ValueError`."""
         if self._address is None:
             return
         self._view.release()

@@ -1,4 +1,4 @@
-"""The specification as tests read it: pages, sections and the rows of their tables."""
+"""The specification as the tests read it: pages, sections and the rows of their tables."""
 
 from __future__ import annotations
 

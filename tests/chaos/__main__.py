@@ -16,7 +16,7 @@ from .shrink import shrunk
 
 
 def main() -> int:
-    """Run the events of a seed; the exit status says whether something broke."""
+    """Run the events of a seed. The exit status says whether something broke."""
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)

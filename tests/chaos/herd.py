@@ -25,7 +25,7 @@ _DESCRIPTORS = 4096
 
 
 class Unwatched:
-    """What a client is told, while no model follows the daemon: nothing is known, and nothing is checked."""
+    """Replaces the follower when no model follows the daemon. It knows nothing and checks nothing."""
 
     def __init__(self) -> None:
         self.daring: set[int] = set()
@@ -34,7 +34,7 @@ class Unwatched:
         """Check nothing."""
 
     def has_excuse(self) -> bool:
-        """Return that everybody has one."""
+        """Return that every node has an excuse to fail."""
         return True
 
     def known(self, koid: int) -> None:
@@ -42,9 +42,9 @@ class Unwatched:
 
 
 class Rowdy(Client):
-    """A participant that also does what needs real time, or memory that is looked at."""
+    """A participant that also performs actions that need real time, or that access the memory."""
 
-    #: A `TypeError` is an attempt to write to memory that it may only read.
+    #: A `TypeError` is an attempt to write to read-only memory.
     troubles = (OSError, TypeError, ValueError, RuntimeError, sysmem.SysmemError)
 
     def _choose(self) -> Step:
@@ -58,7 +58,7 @@ class Rowdy(Client):
             await super().wait(end)
 
     async def conflict(self) -> None:
-        """Want memory of a heap that does not exist."""
+        """Ask for memory of a heap that does not exist."""
         if end := self.pick("collection"):
             end.constrained = True
             nowhere = AllocatedHeap(heap_type="nowhere", id=7)
@@ -75,7 +75,7 @@ class Rowdy(Client):
                 await end.node.set_name(1, "flood", timeout=1)
 
     async def write(self) -> None:
-        """Write to a buffer that others may have, also after Release."""
+        """Write to a buffer that other participants may have, also after Release."""
         for info in self.infos[:2]:
             for buffer in info.buffers:
                 if buffer.vmo is not None:
@@ -83,7 +83,7 @@ class Rowdy(Client):
                         view[:8] = b"scribble"
 
     async def shut_down(self) -> None:
-        """Say the end without a word, and keep the descriptor."""
+        """Shut the connection down without Release, and keep the descriptor."""
         if end := self.pick("token", "collection", "group", free=False):
             channel = end.node._end._channel
             channel.send(HEADER.pack(1 << 20, FLAGS, MAGIC, Node.get_node_ref.ordinal))
@@ -91,7 +91,7 @@ class Rowdy(Client):
             await trio.sleep(0.1)
 
     async def look_at_nothing(self) -> None:
-        """Stop for a while."""
+        """Do nothing for a while."""
         await trio.sleep(self.chance.choice([0.01, 0.1, 1]))
 
 
@@ -106,7 +106,7 @@ async def _one(runtime_dir: Path, number: int, seed: str, world: World) -> None:
             with trio.move_on_after(3):
                 await client.run(chance.randrange(_STEPS))
         except Rowdy.troubles:
-            await trio.sleep(0.05)  # the daemon refuses us for now
+            await trio.sleep(0.05)  # the daemon refuses new connections for now
         finally:
             if client is not None:
                 client.leave()
@@ -126,7 +126,7 @@ async def _herd(runtime_dir: Path, seed: str, count: int) -> None:
 
 
 def start(runtime_dir: Path, uid: int, seed: str, count: int, group: Path | None) -> int:
-    """Start a herd of `count` participants as a user; return its process. `group` is the cgroup that it joins."""
+    """Start a herd of `count` participants as a user, and return its process. `group` is the cgroup that it joins."""
     process = os.fork()
     if process:
         return process

@@ -1,4 +1,4 @@
-"""One run of chaos: a real daemon, and herds of participants of several users that come, stop and die."""
+"""One run of chaos: a real daemon, and herds of participants of several users that start, stop and die."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from ..wire.process import Daemon
 from . import herd
 
 IS_ROOT: Final = os.geteuid() == 0
-#: Users of the herds. Who isn't root has only one.
+#: The users of the herds. A user other than root can use only its own uid.
 USERS: Final = (1001, 1002, 1003, 1004) if IS_ROOT else (os.geteuid(),)
 BYSTANDER: Final = 1099 if IS_ROOT else os.geteuid()
 #: How long the daemon may take to answer during the chaos, on a busy machine.
 PATIENCE: Final = 30.0
-#: After this long nothing may be left of participants that have ended.
+#: After this many seconds, nothing may be left of participants that have ended.
 _LEFT_SECONDS: Final = 8.0
 _THREADS_SECONDS: Final = 20.0
-#: However busy the machine is.
+#: This holds however busy the machine is.
 _LONGEST_SECONDS: Final = 60.0
 #: The maximum number of threads for closing, asking and reclaiming, and the thread of the loop.
 _MAX_THREADS: Final = 32 + 2 + 1 + 1
-#: Documents that the daemon makes for inspectors and refusals, beside buffers.
+#: Documents that the daemon creates for inspectors and refusals, in addition to buffers.
 _DOCUMENTS: Final = 64
-#: Shared memory that isn't a buffer's: those documents.
+#: Shared memory that does not belong to a buffer: those documents.
 _SHMEM_BYTES: Final = 1 << 20
 _CONFIG: Final = """
 [limits]
@@ -51,7 +51,7 @@ class Broken(AssertionError):
 
 @dataclass(frozen=True)
 class Event:
-    """What happens at a time: a herd begins, or something is done to the one with a number."""
+    """An event at a time: a herd starts, or an action is applied to the herd with a number."""
 
     at: float
     what: str
@@ -61,7 +61,7 @@ class Event:
 
 
 def plan(seed: int, seconds: float) -> list[Event]:
-    """Return what happens in so many seconds."""
+    """Return the events of a run of this many seconds."""
     chance = random.Random(f"chaos {seed}")
     events: list[Event] = []
     living: list[int] = []
@@ -93,7 +93,7 @@ _SIGNALS: Final = {
 
 
 class Chaos:
-    """A daemon in the middle of it."""
+    """A daemon, its herds, and the state of the run."""
 
     def __init__(self, directory: Path, seed: int) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ class Chaos:
     # --- what happens -------------------------------------------------------------------------------------------------
 
     def happen(self, event: Event) -> None:
-        """Have something happen. What is done to a herd that isn't there does nothing."""
+        """Perform an event. An action on a herd that does not exist has no effect."""
         if event.what == "start":
             name = f"{self._seed} {event.herd}"
             self._herds[event.herd] = herd.start(
@@ -135,7 +135,7 @@ class Chaos:
 
     def _end(self, number: int) -> None:
         process = self._herds.pop(number)
-        os.kill(process, signal.SIGKILL)  # it may be stopped
+        os.kill(process, signal.SIGKILL)  # the process may be stopped
         os.waitpid(process, 0)
 
     # --- what must hold -----------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ class Chaos:
             _check(bytes(view[:5]) == b"quiet", "a bystander's buffer has changed")
 
     def check_left(self) -> None:
-        """Check that nothing is left of the herds, which all end with that."""
+        """Check that nothing is left of the herds. This ends all of them."""
         for number in list(self._herds):
             self._end(number)
         self._kept.close()
@@ -185,7 +185,7 @@ class Chaos:
         return f"{threads} threads" if threads > self._threads else None
 
     def _soon(self, seconds: float, left: Callable[[], str | None]) -> None:
-        """Wait for so long, or for longer where others keep the daemon from its work."""
+        """Wait for this long, or longer if other processes keep the daemon from its work."""
         began, used = time.monotonic(), cpu_seconds(self.daemon.pid)
         while (what := left()) is not None:
             passed = time.monotonic() - began
@@ -204,13 +204,13 @@ class Chaos:
         return self._inspector.snapshot(timeout=PATIENCE)
 
     def _note(self, snapshot: dict[str, Any], seconds: float) -> None:
-        """Keep the greatest numbers that were seen."""
+        """Record the greatest numbers seen so far."""
         seen = {**snapshot["totals"], "milliseconds to look": round(seconds * 1000)}
         seen["descriptors"] = snapshot["daemon"]["descriptors"]["open"]
         self.most = {name: max(number, self.most.get(name, 0)) for name, number in seen.items()}
 
     def _negotiated(self) -> sysmem.BufferCollectionInfo:
-        """Negotiate as two participants who are nobody's enemies."""
+        """Negotiate between two participants of a well-behaved user."""
         token = self._allocator.allocate_shared_collection()
         [other] = token.duplicate_sync([sysmem.Rights.SAME_RIGHTS], timeout=PATIENCE)
         wish = sysmem.constraints(cpu="read, write", size_bytes=4096, hold=1)
@@ -240,7 +240,7 @@ class Chaos:
 
 
 def run(directory: Path, seed: int, seconds: float, events: Sequence[Event]) -> dict[str, int]:
-    """Have events happen, and check all along; the greatest numbers seen. Raises :class:`Broken`."""
+    """Perform events, and check the daemon all the time. Return the greatest numbers seen. Raises :class:`Broken`."""
     chaos = Chaos(directory, seed)
     try:
         began = time.monotonic()
@@ -260,7 +260,7 @@ def run(directory: Path, seed: int, seconds: float, events: Sequence[Event]) -> 
 
 @contextlib.contextmanager
 def as_bystander() -> Iterator[None]:
-    """Connect as a user who has done nothing."""
+    """Connect as a user that has not misbehaved."""
     if not IS_ROOT:
         yield
         return
@@ -285,7 +285,7 @@ def _check(holds: bool, text: str) -> None:
 
 
 def _check_snapshot(snapshot: dict[str, Any]) -> None:
-    """Check what must be so in any snapshot."""
+    """Check the properties that every snapshot must have."""
     for name, number in snapshot["totals"].items():
         told = sum(user[name] for user in snapshot["users"])
         _check(number == told, f"{name}: {number} in all, {told} of users")
@@ -307,7 +307,7 @@ def _memory_group() -> Path | None:
 
 
 def _shmem(group: Path) -> int:
-    """Return the bytes of memfds and the like that the processes of a cgroup have brought about."""
+    """Return the bytes of memfds and other shared memory that the processes of a cgroup have allocated."""
     lines = (group / "memory.stat").read_text().splitlines()
     numbers = dict(line.split() for line in lines)
     return int(numbers["shmem"])

@@ -1,4 +1,4 @@
-"""Makes a sequence that fails shorter."""
+"""Shortens a sequence of events that fails."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 def shrunk(items: Sequence[T], fails: Callable[[list[T]], bool], tries: int = 100) -> list[T]:
-    """Return items that still fail and of which no part can be left out, as far as so many `tries` tell.
+    """Return a shorter list of items that still fails, found in at most `tries` attempts.
 
-    Parts of half the length are left out first, then of a quarter, and so on.
+    Parts of half the length are left out first, then parts of a quarter, and so on.
     """
     left = list(items)
     size = len(left) // 2

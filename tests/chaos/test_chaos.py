@@ -1,4 +1,4 @@
-"""Twenty seconds of chaos, and how a sequence of events that fails is made shorter; `make chaos` runs for longer."""
+"""Twenty seconds of chaos, and the test of how a failing sequence is shortened. `make chaos` runs for longer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECONDS = 20.0
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.untraced  # what hundreds of processes cover is chance, and most can't write it as another user
+@pytest.mark.untraced  # coverage of hundreds of processes is random, and most run as users that can't write the data
 def test_a_daemon_holds_in_the_middle_of_chaos(open_path: Path) -> None:
     most = run(open_path / "chaos", 1, SECONDS, plan(1, SECONDS))
     assert most["collections"] > 10, "something was going on"

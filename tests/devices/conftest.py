@@ -1,4 +1,4 @@
-"""What tests with real devices share. `make devices` runs them in a virtual machine that has the devices."""
+"""Fixtures of the tests with real devices. `make devices` runs them in a virtual machine that has the devices."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def allocator() -> Iterator[blocking.Allocator]:
 
 
 def references(fd: int) -> int:
-    """How many references to a dma-buf there are."""
+    """Return the number of references to a dma-buf."""
     lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("count:")))
 
@@ -52,7 +52,7 @@ class Vgem:
         return self._ioctl(3, 0x2E, "IIi", 0, 0, fd)[0]
 
     def close_handle(self, handle: int) -> None:
-        """Let go of what was imported."""
+        """Close a handle to an imported dma-buf."""
         self._ioctl(1, 0x09, "II", handle, 0)
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ def vgem() -> Iterator[Vgem]:
 def negotiated(
     allocator: blocking.Allocator, *participants: sysmem.BufferCollectionConstraints
 ) -> tuple[list[blocking.BufferCollection], list[sysmem.BufferCollectionInfo]]:
-    """The places and buffers of participants of one collection; the caller closes them."""
+    """The collections and buffers of the participants of one collection. The caller closes them."""
     with ExitStack() as undo, allocator.allocate_shared_collection() as root:
         tokens = root.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * len(participants), timeout=WAIT)
         places = [undo.enter_context(allocator.bind_shared_collection(each)) for each in tokens]

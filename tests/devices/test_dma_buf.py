@@ -1,4 +1,4 @@
-"""Buffers exported as dma-bufs: the same memory, for as long as the dma-buf lives, and into devices."""
+"""Buffers exported as dma-bufs: they share the memory, keep it alive, and can be imported by devices."""
 
 from __future__ import annotations
 

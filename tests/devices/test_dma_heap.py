@@ -1,4 +1,4 @@
-"""Buffers of the kernel's dma-heap: negotiated, shared, imported by a device, and given back when nobody has them."""
+"""Buffers in a dma-heap of the kernel: they are negotiated, shared, imported by a device, and freed when unused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECTION: dict[str, Any] = {"type": "test.dma", "kind": "dma-heap", "device": str
 
 @pytest.fixture
 def allocator() -> Iterator[blocking.Allocator]:
-    """A connection to a daemon with a dma-heap, which says of itself that it is contiguous."""
+    """A connection to a daemon with a dma-heap that is configured as contiguous."""
     with daemon({"heap": [{**SECTION, "contiguous": True}]}) as running, running.connect() as made:
         yield made
 
@@ -78,7 +78,7 @@ def test_the_memory_is_given_back_when_the_last_reference_is_gone(
         dma_buf.close()
         info.close()
         place.release()
-        assert not none.wait_closed(1.5)  # the device has it
+        assert not none.wait_closed(1.5)  # the device holds it
         vgem.close_handle(handle)
         assert none.wait_closed(WAIT)
 

@@ -1,4 +1,4 @@
-"""The program of docs/devices.md runs where the devices are."""
+"""The program of docs/devices.md runs on a machine with the devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A V4L2 driver captures into negotiated buffers, set to what was negotiated; with the modules of the example."""
+"""A V4L2 driver captures into negotiated buffers with the negotiated format. The example's modules do the work."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ RED, GREEN = (200, 30, 30), (30, 200, 30)
 
 
 def cameras(modules: dict[str, ModuleType]) -> Iterator[tuple[str, Any]]:
-    """Yield the path of each camera, and the camera, open until the next one is asked for."""
+    """Yield the path of each camera and the camera, which stays open until the next iteration."""
     for path in sorted(map(str, Path("/dev").glob("video*"))):
-        # A USB camera has a second device, which tells about frames.
+        # A USB camera has a second device, for metadata of frames.
         with suppress(modules["v4l2"].CameraError), closing(modules["v4l2"].Camera(path)) as opened:
             yield path, opened
 
@@ -57,7 +57,7 @@ def camera(modules: dict[str, ModuleType], device: str) -> Iterator[Any]:
 
 @pytest.fixture
 def usb_device(modules: dict[str, ModuleType]) -> Iterator[str]:
-    """A USB camera that has nothing but MJPEG, and shows a red and a green picture."""
+    """A USB camera that supports only MJPEG, and shows a red and a green picture."""
     if not HUB.exists():
         pytest.skip("no module vhci_hcd: run `make devices`")
     image = pytest.importorskip("PIL.Image")
@@ -116,10 +116,10 @@ def test_the_driver_fills_negotiated_buffers(
     memory: str,
 ) -> None:
     seen = captured(allocator, camera, modules, fourcc, memory)
-    # Each plane has several values, and the frames differ: vivid counts on the picture.
+    # Each plane has several values, and the frames differ, because vivid draws a counter into the picture.
     assert all(values > 1 for _, values, _ in seen), seen
     assert len({digest for digest, _, _ in seen}) > 1
-    # The colour bars begin with a white one.
+    # The first colour bar is white.
     assert all(min(corner) > 150 for _, _, corner in seen), seen
 
 
@@ -144,10 +144,10 @@ def captured(
     fourcc: str,
     memory: str,
 ) -> list[tuple[int, int, tuple[int, ...]]]:
-    """Negotiate with a viewer, capture some frames, and return what the viewer has seen of each."""
+    """Negotiate with a viewer, capture some frames, and return what the viewer saw of each frame."""
     needs, capture = modules["needs"], modules["capture"]
     offers = needs.offers(camera, 320, 180, fourcc)
-    # The other participant wants longer rows than the driver would have by itself.
+    # The other participant requires longer rows than the driver's default.
     viewer = sysmem.constraints(
         ", ".join(sorted(each.name for each in offers)),
         color=["SRGB", "REC601_NTSC"],
@@ -185,7 +185,7 @@ def captured(
 def view(
     end: Any, info: sysmem.BufferCollectionInfo, seen: list[tuple[int, int, tuple[int, ...]]]
 ) -> None:
-    """Look at frames where the driver wrote them: a digest, how many values a plane has, and a colour near a corner."""
+    """Look at frames in the driver's buffers: a digest, the number of values of a plane, and a colour near a corner."""
     with FrameReceiver(end, info) as receiver:
         for frame in receiver:
             with frame:
@@ -196,7 +196,7 @@ def view(
                 seen.append((digest, values, tuple(corner.tolist())))
 
 
-@pytest.mark.parametrize("device", ["multi-planar"], indirect=True)  # an emulated one is slow
+@pytest.mark.parametrize("device", ["multi-planar"], indirect=True)  # an emulated processor is slow
 def test_the_example_leaves_a_video_of_what_the_camera_saw(device: str, tmp_path: Path) -> None:
     av = pytest.importorskip("av", reason="PyAV isn't installed: pip install av")
     video = tmp_path / "camera.mp4"

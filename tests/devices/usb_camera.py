@@ -1,8 +1,8 @@
-"""A USB camera that gives only MJPEG, as most laptops' cameras do in their large sizes; made by a thread.
+"""A USB camera that supports only MJPEG, like most laptop cameras at their large sizes. A thread implements it.
 
-The kernel's `vhci_hcd` (USB/IP) takes a socket for a port of a USB hub, and sends through it what the host wants of the
-device. So the driver is the real one, `uvcvideo`. The numbers are those of the USB Video Class 1.1 and of
-`Documentation/usb/usbip_protocol.rst`. Frames go over a bulk endpoint.
+The kernel's `vhci_hcd` (USB/IP) treats a socket as a port of a USB hub, and sends the host's requests through it. So
+the driver is the real one, `uvcvideo`. The numbers are those of the USB Video Class 1.1 and of
+`Documentation/usb/usbip_protocol.rst`. Frames are sent over a bulk endpoint.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HUNDRED_NS = round(_INTERVAL * 10_000_000)
 
 
 def _described(*values: int, layout: str = "") -> bytes:
-    """A descriptor, which begins with its length; all values are bytes unless a layout says otherwise."""
+    """Return a descriptor, which begins with its length. All values are bytes unless a layout says otherwise."""
     content = struct.pack("<" + (layout or f"{len(values)}B"), *values)
     return bytes([len(content) + 1]) + content
 
@@ -57,7 +57,7 @@ _STREAM_HEADER = _described(
 )
 _INTERFACES = b"".join(
     [
-        _described(0x0B, 0, 2, _VIDEO, 3, 0, 0),  # these two belong together
+        _described(0x0B, 0, 2, _VIDEO, 3, 0, 0),  # these two interfaces belong together
         _described(4, 0, 0, 0, _VIDEO, _CONTROL, 0, 0),
         *(_CONTROL_HEADER, _CAMERA_TERMINAL, _OUTPUT_TERMINAL),
         _described(4, 1, 0, 1, _VIDEO, _STREAMING, 0, 0),
@@ -70,14 +70,14 @@ _CONFIGURATION = (
 )
 _NAME = _described(3, *"MJPEG only".encode("utf-16-le"))
 _LANGUAGES = _described(3, 0x0409, layout="BH")
-#: What `wValue` of GET_DESCRIPTOR asks for.
+#: The kind of descriptor that `wValue` of GET_DESCRIPTOR asks for.
 _DESCRIPTORS = {
     0x0100: _DEVICE,
     0x0200: _CONFIGURATION,
     0x0300: _LANGUAGES,
     0x0301: _NAME,
 }
-#: What it streams (`uvc_streaming_control`), whatever is asked for: format and frame 1.
+#: The streaming parameters (`uvc_streaming_control`): format 1 and frame 1, whatever the host asks for.
 _PROBE = struct.pack(
     "<HBBIHHHHHIIIBBBB",
     *(0, 1, 1, _HUNDRED_NS, 0, 0, 0, 0, 0, _LARGEST, _LARGEST, 48_000_000, 0, 0, 0, 0),
@@ -95,13 +95,13 @@ _STALLED, _UNLINKED = -32, -104  # -EPIPE, -ECONNRESET
 
 
 class UsbCamera:
-    """A camera that is plugged in within a with-block, and shows some JPEG pictures again and again."""
+    """A camera that is plugged in within a with-block. It repeats some JPEG pictures."""
 
     def __init__(self, pictures: Sequence[bytes]) -> None:
         self._pictures = itertools.cycle(pictures)
         self._waiting: dict[
             int, int
-        ] = {}  # numbers of the host's requests for frames, and their lengths
+        ] = {}  # the numbers and lengths of the host's requests for frames
         self._next = 0.0
         self._frame_id = 0
 
@@ -146,11 +146,11 @@ class UsbCamera:
             self._return(number, content if content is None else content[:length])
         else:
             if length:
-                self._ours.recv(length, socket.MSG_WAITALL)  # it streams in one way only
+                self._ours.recv(length, socket.MSG_WAITALL)  # it streams in one direction only
             self._return(number, b"", length)
 
     def _control(self, kind: int, request: int, value: int, _: int, length: int) -> bytes | None:
-        """The answer to a request of the host's for something; None refuses it."""
+        """Return the answer to a control request of the host; None refuses it."""
         if (kind, request) == (0x80, 6):
             return _DESCRIPTORS.get(value)
         if kind == 0x80:  # GET_STATUS, GET_CONFIGURATION
@@ -160,7 +160,7 @@ class UsbCamera:
         return b"\3" if request == _GET_INFO else _PROBE
 
     def _send_frame(self) -> None:
-        """Answer the oldest request for a frame: a header of the payload, and a picture."""
+        """Answer the oldest request for a frame with a payload header and a picture."""
         number = next(iter(self._waiting))
         del self._waiting[number]
         self._frame_id ^= 1

@@ -1,4 +1,4 @@
-"""An example's negotiation without its processes: by the kit alone, and with a daemon on the async face."""
+"""An example's negotiation without its processes: with the test kit alone, and with a daemon on the async face."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sysmem import testing
 from sysmem.pytest_plugin import CompareGolden
 
 Tables: TypeAlias = dict[str, sysmem.BufferCollectionConstraints | None]
-#: Participants, of whom the first makes the collection, and the alternatives of a group of which one takes part.
+#: Participants, the first of which creates the collection, and the alternatives of a group, one of which takes part.
 Participants: TypeAlias = tuple[Tables, Sequence[Tables]]
 
 
 def check(golden: CompareGolden, name: str, participants: Participants) -> None:
-    """Compare what comes out either way with the stored text."""
+    """Compare the results of both ways with the stored text."""
     together, alternatives = participants
     groups = [testing.Group(*alternatives)] if alternatives else []
     golden(name, testing.negotiate([together, *groups]))
@@ -39,7 +39,7 @@ async def _report(participants: Participants) -> str:
                 await group.release()
             tables = [*together.items(), *(item for each in alternatives for item in each.items())]
             places = []
-            # The root's token last, because its collection is what the others depend on.
+            # Turn in the root's token last, because the other collections depend on it.
             for token, (name, table) in reversed([*zip(tokens, tables, strict=True)]):
                 allocator = stack.enter_context(d.connect(name=name))
                 collection = await allocator.bind_shared_collection(token)

@@ -1,4 +1,4 @@
-"""What both examples' tests do: run one as a user would, and look for what it left behind."""
+"""Fixtures of both examples' tests: they run an example as a user would, and look for leftovers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 class Runner:
-    """Runs an example in a temporary directory of its own, so that all that it leaves there can be seen."""
+    """Runs an example in a temporary directory of its own, so that all its leftovers can be found."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -26,7 +26,7 @@ class Runner:
         self.environment = {
             **inherited,
             "TMPDIR": str(self.temporary),
-            # Complaints go to stderr, which the tests want empty.
+            # The examples complain on stderr, which must be empty.
             "PYTHONWARNINGS": "default",
         }
 
@@ -45,7 +45,7 @@ class Runner:
         )
 
     def left_behind(self) -> list[str]:
-        """Temporary files, and processes, found by the environment that they inherited."""
+        """Return temporary files and processes that are left. The inherited environment identifies the processes."""
         found = [str(path) for path in self.temporary.iterdir()]
         mark = f"TMPDIR={self.temporary}".encode()
         for process in Path("/proc").glob("[0-9]*"):
@@ -53,13 +53,13 @@ class Runner:
                 if mark in (process / "environ").read_bytes().split(b"\0"):
                     found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
             except OSError:
-                continue  # it is gone, or a zombie
+                continue  # the process has ended, or is a zombie
         return found
 
 
 @pytest.fixture
 def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
-    """A runner; when the test is over, nothing of what it ran may be left."""
+    """A runner. At the end of the test, nothing of the processes that it started may be left."""
     # A short name: the daemon's sockets are below it, and their paths have a limit.
     runner = Runner(tmp_path_factory.mktemp("x"))
     yield runner

@@ -1,4 +1,4 @@
-"""The scripts of an example as forked processes: the same code, without the second that Python takes to import it."""
+"""The scripts of an example as forked processes: the same code, without Python's second of imports."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any, Self
 
 from sysmem.testing import Process, Zygote
 
-#: What the examples' scripts import and is slow to import.
+#: The slow imports of the examples' scripts.
 PRELOADED = ("av", "numpy", "PIL.Image", "PIL.ImageDraw", "PIL.ImageFont", "sysmem.blocking.frames")
-#: Above all descriptors that a process which has just been forked has open.
+#: A number above all descriptors that a newly forked process has open.
 _FREE = 100
 
 
 def initiator(script: str, arguments: list[str], fds: list[int]) -> None:
-    """Run a script whose subprocesses are forked by the zygote that the last descriptor leads to."""
+    """Run a script whose subprocesses are forked by the zygote at the last descriptor."""
     zygote = Zygote.from_fd(fds[-1])
 
     def popen(command: list[str], **options: Any) -> Forked:
@@ -31,7 +31,7 @@ def initiator(script: str, arguments: list[str], fds: list[int]) -> None:
 
 
 def participant(command: list[str], numbers: list[int], fds: list[int]) -> None:
-    """Run a script that has inherited descriptors under these numbers; the last one is its standard output."""
+    """Run a script that has inherited descriptors under these numbers. The last one is its standard output."""
     kept = [fcntl.fcntl(fd, fcntl.F_DUPFD, _FREE) for fd in fds]
     for fd, number in zip(kept, [*numbers, 1], strict=True):
         os.dup2(fd, number)
@@ -49,7 +49,7 @@ def _run(script: str, arguments: list[str]) -> None:
 
 
 class Forked:
-    """As much of `subprocess.Popen` as the example's initiator uses."""
+    """The part of `subprocess.Popen` that the example's initiator uses."""
 
     def __init__(
         self,

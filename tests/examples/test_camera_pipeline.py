@@ -1,4 +1,4 @@
-"""The example `camera_pipeline`, run as its reader does, and its arithmetic."""
+"""The example `camera_pipeline`, run as a reader would run it, and its arithmetic."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ needs_photograph = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def modules() -> Iterator[dict[str, ModuleType]]:
-    """The example's modules by name, imported as its scripts do, and forgotten afterwards."""
+    """The example's modules by name, imported as its scripts import them, and unloaded afterwards."""
     names = [path.stem for path in DIRECTORY.glob("*.py")]
     sys.path.insert(0, str(DIRECTORY))
     try:
@@ -55,7 +55,7 @@ def modules() -> Iterator[dict[str, ModuleType]]:
 
 @pytest.fixture
 def quadrants(tmp_path: Path) -> Path:
-    """A small picture, wider than the camera's, of four colours."""
+    """A small picture of four colours, wider than the camera's."""
     picture = np.empty((90, 160, 3), np.uint8)
     picture[:45, :80], picture[:45, 80:] = RED, GREEN
     picture[45:, :80], picture[45:, 80:] = BLUE, YELLOW
@@ -64,7 +64,7 @@ def quadrants(tmp_path: Path) -> Path:
 
 
 def row(output: str, name: str) -> list[str]:
-    """The cells of the table's line that begins with `name`, empty ones left out."""
+    """Return the cells of the table row that begins with `name`, without empty ones."""
     (line,) = [line for line in output.splitlines() if line.startswith(name)]
     return re.split(r" {2,}", line)[1:]
 
@@ -82,7 +82,7 @@ def test_the_default_photograph_goes_through_one_negotiated_collection(
     run = example.run("camera_pipeline")
     assert (run.returncode, run.stderr) == (0, "")
 
-    # Different needs, and what came out of all of them together.
+    # The participants' different needs, and their common result.
     assert row(run.stdout, "pixel format") == ["NV12", "NV12", "B8G8R8A8", "NV12"]
     assert row(run.stdout, "colour space") == ["REC709", "REC709", "SRGB", "REC709"]
     assert row(run.stdout, "row multiple (lcm)") == ["96", "64", "32", "192"]
@@ -94,7 +94,7 @@ def test_the_default_photograph_goes_through_one_negotiated_collection(
     assert row(run.stdout, "may") == ["read, write", "read", "read"]
     assert len(set(row(run.stdout, "buffer 0: inode"))) == 1
 
-    # Byte for byte, then the kill.
+    # First a comparison byte for byte, then the kill.
     assert re.search(r"^48 frames .*found each byte intact$", run.stdout, re.MULTILINE)
     decibels = re.search(r"none worse than ([0-9.]+)$", run.stdout, re.MULTILINE)
     assert decibels is not None
@@ -108,7 +108,7 @@ def test_the_default_photograph_goes_through_one_negotiated_collection(
     assert all(0 <= float(delay) < 10_000 for delay in noticed.groups())
     assert "the memory of all 7 buffers is free again" in run.stdout
 
-    # What is left to look at, in ./out as nothing else was said.
+    # The output files are in ./out, because no other directory was given.
     out = example.directory / "out"
     assert sorted(path.name for path in out.iterdir()) == LEFT
     with Image.open(modules["arguments"].default_photograph()) as opened:
@@ -118,7 +118,7 @@ def test_the_default_photograph_goes_through_one_negotiated_collection(
         frame = modules["clip"].take_frame(photograph, number)
         expected = np.asarray(frame.resize(shown.size, Image.Resampling.LANCZOS), np.int16)
         difference = np.abs(np.asarray(shown, np.int16) - expected)
-        # What is lost: chroma is halved in both directions, and the clip is compressed, the file once more.
+        # The loss: chroma has half the resolution in both directions, and the clip and the file are compressed.
         assert difference.mean() < 4, f"frame {number}"
         assert np.percentile(difference, 99) < 40, f"frame {number}"
     with av.open(str(out / "encoded.mp4")) as container:
@@ -288,7 +288,7 @@ def test_a_file_unlike_what_the_camera_wrote_fails_the_run(
 
 
 def make_video(file: Path, frames: int) -> Path:
-    """Write a small video of one colour a frame."""
+    """Write a small video with frames of one colour each."""
     with av.open(str(file), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height = 160, 90
@@ -302,14 +302,14 @@ def make_video(file: Path, frames: int) -> Path:
 def test_a_video_that_the_user_names_goes_through_the_buffers(
     example: Runner, modules: dict[str, ModuleType]
 ) -> None:
-    """Any size will do, and fewer frames than usual."""
+    """A video of any size works; this one has fewer frames than usual."""
     video = make_video(example.directory / "small.mp4", 20)
     run = example.run("camera_pipeline", "--video", str(video))
     assert (run.returncode, run.stderr) == (0, "")
     assert re.search(r"^20 frames .*found each byte intact$", run.stdout, re.MULTILINE)
     last = thumbnails(modules, example.directory / "out" / "contact_sheet.png")[3]
     found = np.array(last.getpixel((int(0.75 * last.width), int(0.25 * last.height))))
-    assert np.abs(found - (40, 60, 72)).max() <= 45  # the file doesn't tell its colours
+    assert np.abs(found - (40, 60, 72)).max() <= 45  # the file does not specify its colours
 
 
 def test_every_process_may_die_at_every_step(
@@ -357,7 +357,7 @@ def test_every_process_may_die_at_every_step(
     assert "Allocator.AllocateSharedCollection" in steps.pop("initiator")
     assert all(each == participants for each in steps.values())
     assert all(cell.reached for cell in matrix.cells)
-    # The first run is the undisturbed one. In all others the initiator, if it lives, says that it failed.
+    # The first run is undisturbed. In all others the initiator reports that it failed, unless it was killed.
     assert (len(checked), checked[0]) == (len(matrix.cells) + 1, 0)
     assert set(checked[1:]) == {None, 1}
     assert "camera     4 BufferCollection.SetConstraints" in str(matrix)

@@ -1,7 +1,8 @@
-"""The example of containers, with namespaces in place of an engine: users, volume, groups and commands are the file's.
+"""The example of containers, with namespaces instead of a container engine.
 
-Each container has mounts, processes, network and the rest of its own, and no capability; in one of the runs also users
-of its own, as an engine makes them that maps a container's users to unused ones of the machine.
+Users, volume, groups and commands come from the compose file. Each container has its own mounts, processes, network and
+other namespaces, and no capability. One run also uses user namespaces, as engines do that map a container's users to
+unused users of the machine.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from .conftest import EXAMPLES
 
 COMPOSE = yaml.safe_load((EXAMPLES / "containers" / "compose.yaml").read_text())
 DOCKERFILE = (EXAMPLES.parent / "Dockerfile").read_text().replace("\\\n", " ")
-#: The user and group of the image, by number.
+#: The user and group of the image, as numbers.
 SYSMEM = 950
 
-#: Becomes a container: imports first, for the interpreter may lie where only root reads; then leaves the machine's
-#: namespaces and becomes the user. Its parent maps the users, and passes SIGTERM on.
+#: Becomes a container. It imports everything first, because only root may be able to read the interpreter; then it
+#: leaves the machine's namespaces and changes its user. Its parent maps the users, and passes SIGTERM on.
 _CONTAINER = """
 import ctypes, json, os, runpy, signal, sys
 import sysmem.blocking, sysmem.sysmemctl, sysmemd.__main__
@@ -92,7 +93,7 @@ def instruction(name: str) -> list[str]:
 
 @contextlib.contextmanager
 def container(service: str, volume: Path, first_id: int) -> Iterator[subprocess.Popen[str]]:
-    """A service of the file; ended at the end, if it hasn't by itself."""
+    """Run a service of the file, and end it after the with-block if it still runs."""
     described: dict[str, Any] = COMPOSE["services"][service]
     assert described["volumes"] == ["sockets:/run/sysmem"]
     assert described["network_mode"] == "none"
@@ -128,7 +129,7 @@ def container(service: str, volume: Path, first_id: int) -> Iterator[subprocess.
 
 @pytest.fixture
 def volume(open_path: Path) -> Path:
-    """The volume, as the image's directory fills it."""
+    """The volume, with the content of the image's directory."""
     made = "install --directory --owner=sysmem --group=sysmem --mode=0750 /run/sysmem"
     assert made in DOCKERFILE
     assert f"--gid {SYSMEM} sysmem" in DOCKERFILE

@@ -1,4 +1,4 @@
-"""The example `cuda`: what it prints without a GPU, and which calls of CUDA it makes, checked by a fake of CUDA."""
+"""The example `cuda`: its output without a GPU, and its calls of CUDA, checked with a fake of CUDA."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_it_reads_a_buffer_on_the_gpu_or_says_what_is_missing(example: Runner) -
 
 
 class FakeTorch:
-    """PyTorch with a GPU, as far as the example knows it. The GPU sees only memory that is pinned."""
+    """PyTorch with a GPU, as far as the example uses it. The GPU sees only pinned memory."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -92,7 +92,7 @@ class Tensor:
 
 
 def is_shared_memory(address: int, size: int) -> bool:
-    """Whether memory is whole pages of a buffer's mapping that may be written to."""
+    """Return whether memory consists of whole, writable pages of a buffer's mapping."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         begin, end = (int(number, 16) for number in line.split()[0].split("-"))
         if begin <= address < end:
@@ -102,7 +102,7 @@ def is_shared_memory(address: int, size: int) -> bool:
 
 @pytest.fixture
 def torch(monkeypatch: pytest.MonkeyPatch, sysmemd: Sysmemd) -> FakeTorch:
-    """PyTorch; the example finds it, and the daemon."""
+    """The fake PyTorch, which the example imports, with a daemon for the example."""
     fake = FakeTorch()
     monkeypatch.setitem(sys.modules, "torch", fake)
     monkeypatch.setattr(sys, "argv", ["cuda", "--runtime-dir", str(sysmemd.runtime_dir)])

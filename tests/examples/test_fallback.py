@@ -1,4 +1,4 @@
-"""The example `fallback`, run as its reader does."""
+"""The example `fallback`, run as a reader would run it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def said(output: str, who: str) -> list[str]:
-    """What one participant said."""
+    """Return the output of one participant."""
     return re.findall(rf"^  {who}  +(.*)$", output, re.MULTILINE)
 
 

@@ -1,4 +1,4 @@
-"""The example `gstreamer`, run as its reader does: with the system's Python, and with one that has no GStreamer."""
+"""The example `gstreamer`, run as a reader would run it: with the system's Python, and without GStreamer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_frames_go_through_a_pipeline_from_one_collection_to_another(example: Ru
     with Image.open(example.directory / "gstreamer.png") as opened:
         assert opened.size == (320, 180)
         right = np.asarray(opened.convert("RGB"))[:, -32:]
-    assert (right > 240).all()  # where the bar is in the end
+    assert (right > 240).all()  # the final position of the bar
 
 
 def test_without_gstreamer_it_says_what_is_missing(example: Runner) -> None:

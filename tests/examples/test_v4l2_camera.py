@@ -1,4 +1,4 @@
-"""The example `v4l2_camera`: its errors, and how it decodes frames of a fake driver, which answers the system calls.
+"""The example `v4l2_camera`: its errors, and its decoding of frames from a fake driver that answers the system calls.
 
 tests/devices tests it with real drivers.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 RED, GREEN = (200, 30, 30), (30, 200, 30)
 WIDTH, HEIGHT = 64, 48
-SLOT = 1 << 16  # bytes of each of the driver's buffers
+SLOT = 1 << 16  # the size of each of the driver's buffers, in bytes
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,12 @@ def test_a_size_that_is_none_is_refused(example: Runner) -> None:
 
 
 class Driver:
-    """A driver of a camera with one format, and frames that are the given ones. A memfd stands for its memory."""
+    """The driver of a camera with one format and these frames. A memfd stands for its memory."""
 
     def __init__(self, modules: dict[str, ModuleType], fourcc: bytes, frames: list[bytes]) -> None:
         self.v4l2 = modules["v4l2"]
         self._ioctl = self.v4l2.fcntl.ioctl
-        self.capabilities = 0x0400_0001  # streams what it captures
+        self.capabilities = 0x0400_0001  # the driver streams captured frames
         self._fourcc = int.from_bytes(fourcc, "little")
         self._row = 0 if fourcc == b"MJPG" else WIDTH * 2 + 32
         self._frames = iter(frames)
@@ -101,7 +101,7 @@ class Driver:
 
 
 def plug_in(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Have a driver answer the system calls about cameras, and return the camera."""
+    """Make a fake driver answer the system calls about cameras, and return the camera."""
     with monkeypatch.context() as patched:
         patched.setattr(driver.v4l2.os, "open", driver.open)
         patched.setattr(driver.v4l2.fcntl, "ioctl", driver.ioctl)
@@ -183,7 +183,7 @@ def jpeg(color: tuple[int, int, int]) -> bytes:
 
 
 def uyvy(color: tuple[int, int, int]) -> bytes:
-    """A picture in rows that are longer than their pixels."""
+    """Return a picture whose rows are longer than their pixels."""
     y, *chroma = picture(color).convert("YCbCr").tobytes()[:3]
     luma = round(16 + y * 219 / 255)
     blue, red = (round(128 + (each - 128) * 224 / 255) for each in chroma)

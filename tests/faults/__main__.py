@@ -1,4 +1,4 @@
-"""`make faults`: have every system call of the daemon fail, one at a time, and print what was tried and what broke."""
+"""`make faults`: fail every system call of the daemon, one at a time, and print the attempts and the failures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BEGIN, _END = "<!-- faults -->", "<!-- /faults -->"
 
 
 def main() -> int:
-    """Try the faults; the exit status says whether anything broke, or a call is neither tried nor left out."""
+    """Try the faults. The exit status says whether anything broke, or a call was neither tried nor excluded."""
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument(
         "--most", type=int, default=12, help="occurrences of each call and error (0: all)"
@@ -65,7 +65,7 @@ def main() -> int:
 def starts(
     directory: Path, call: str | None, most: int | None, made: Counter[str]
 ) -> Iterator[tuple[Strike, Broken | None]]:
-    """Try what can fail while a daemon starts."""
+    """Try the faults that are possible while a daemon starts."""
     start = Start(directory)
     counts = start.counts()
     made += counts
@@ -79,7 +79,7 @@ def starts(
 def strikes(
     directory: Path, call: str | None, most: int | None, made: Counter[str]
 ) -> Iterator[tuple[Strike, Broken | None]]:
-    """Try what there is to try, and count the calls that the scenario makes."""
+    """Try all faults of the scenario, and count the calls that it makes."""
     for allocation in ("lazy", "eager"):
         target = Target(directory / allocation / "counted", allocation)
         counts = target.counts()
@@ -98,7 +98,7 @@ def strikes(
 def strike_log(
     directory: Path, name: str, prefix: tuple[str, ...]
 ) -> Iterator[tuple[Strike, Broken | None]]:
-    """Try a daemon whose log can't be written."""
+    """Try a daemon that can't write its log."""
     moment = Moment(name, lambda target: target.run(PATIENCE, strict=True))
     target = Target(directory, "lazy", prefix)
     try:
@@ -112,7 +112,7 @@ def strike_log(
 
 
 def tables(tried: Counter[Strike]) -> str:
-    """Return how often each call failed with each error, and what else was tried, as tables."""
+    """Return tables: how often each call failed with each error, and the other attempts."""
     once: Counter[tuple[str, str]] = Counter()
     lasting: Counter[tuple[str, str]] = Counter()
     at_start: Counter[tuple[str, str]] = Counter()

@@ -1,8 +1,8 @@
-"""Which system calls fail, with which errors: those that Linux's manual names and that the kernel can give there.
+"""The system calls that fail and their errors: those in Linux's manual that the kernel can return to the daemon.
 
-strace makes calls fail by not making them. Some real calls do their work although they report an error. A preloaded
-library (`shim.c`) makes those fail. What can't fail is listed, so that every
-call that the daemon makes is either tried or left out for a reason.
+strace makes calls fail by skipping them. Some real calls do their work although they report an error; a preloaded
+library (`shim.c`) makes those fail. Calls that can't fail are listed, so every call of the daemon is either tried or
+excluded for a reason.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-#: Calls that a preloaded library makes fail, in the order of its numbers for them. Those of `mmap` are what the
-#: interpreter asks for; the daemon maps no memory. `send` is the C library's, whose call is `sendto`; of the byte that
-#: wakes the loop it can't report EAGAIN unless another byte waits there already.
+#: Calls that a preloaded library makes fail, in the order of the library's numbers. `mmap` calls come from the
+#: interpreter; the daemon maps no memory. `send` is the C library's function for the call `sendto`. The send that wakes
+#: the loop can't report EAGAIN, unless another byte waits there already.
 SHIMMED: Mapping[str, tuple[str, ...]] = {
     "close": ("EIO", "EINTR", "ENOSPC"),
     "mmap": ("ENOMEM",),
@@ -21,7 +21,7 @@ SHIMMED: Mapping[str, tuple[str, ...]] = {
     "send": ("EAGAIN",),
     "shutdown": ("ENOTCONN",),
 }
-#: By system call; of a group of calls that strace names apart each one has its line.
+#: By system call. Calls that strace shows under one name have a row each.
 INJECTED: Mapping[str, tuple[str, ...]] = {
     "accept4": ("EMFILE", "ENFILE", "ENOMEM", "ECONNABORTED", "EAGAIN", "EPERM"),
     "bind": ("EADDRINUSE", "ENOMEM"),
@@ -118,7 +118,7 @@ _PASSING = {"EINTR"}
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """One system call fails the n-th time it is made, or from then on."""
+    """One system call that fails at its n-th occurrence, or from then on."""
 
     call: str
     error: str
@@ -129,7 +129,7 @@ class Fault:
 
     @property
     def injection(self) -> str:
-        """What strace is told."""
+        """Return the option of strace for this fault."""
         when = f"{self.occurrence}{'+' if self.lasting else ''}"
         return f"{self.call}:error={self.error}:when={when}"
 
@@ -139,9 +139,10 @@ class Fault:
 
 
 def plan(counts: Mapping[str, int], most: int | None = None) -> list[Fault]:
-    """Return all faults of a scenario that makes so many of each call; `most` occurrences of each, evenly spread.
+    """Return all faults of a scenario that makes this many of each call.
 
-    Each error also lasts, from the beginning and from the middle of the scenario.
+    There are at most `most` occurrences of each call, evenly spread. Each error also occurs as a lasting one, from the
+    beginning and from the middle of the scenario.
     """
     faults = []
     for call, errors in ERRORS.items():
@@ -156,5 +157,5 @@ def plan(counts: Mapping[str, int], most: int | None = None) -> list[Fault]:
 
 
 def sample(faults: list[Fault], size: int, seed: int) -> list[Fault]:
-    """Return so many of the faults, the same ones for the same seed."""
+    """Return this many of the faults. The same seed gives the same faults."""
     return random.Random(seed).sample(faults, min(size, len(faults)))

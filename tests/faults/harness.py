@@ -1,6 +1,6 @@
 """A daemon whose system calls are made to fail, and clients that must not notice.
 
-strace attaches to the running daemon for each fault and detaches after it, so that one daemon is tried with many.
+strace attaches to the running daemon for each fault and detaches after it, so one daemon serves many faults.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from .scenario import EXPECTED
 
 #: Seconds that the scenario waits for an event that may never come, without and with a lasting fault.
 PATIENCE, LASTING_PATIENCE = 5.0, 0.3
-#: Seconds after a fault within which the daemon must be in its earlier state again.
+#: Seconds after a fault within which the daemon must have returned to its earlier state.
 RECOVERY, THREADS_RECOVERY = 8.0, 20.0
 #: The share of a processor that the daemon may use while a fault lasts and no client makes a request.
 IDLE_SHARE, IDLE_SECONDS = 0.5, 0.3
-#: How often in a row the daemon has to look the same before it counts as settled.
+#: How many times in a row the daemon's state must be the same before it counts as settled.
 _SETTLED = 5
 
 
 class Broken(Exception):
-    """A fault did what it must not."""
+    """A fault had a forbidden effect."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A bad moment that isn't one system call's error; `strike` has a daemon go through it."""
+    """A bad moment that is not the error of one system call. `strike` makes the daemon go through it."""
 
     name: str
     strike: Callable[[Target], None]
@@ -60,10 +60,10 @@ Strike: TypeAlias = Fault | Moment
 
 
 class Target:
-    """A daemon with a bystander, and what it had before any fault."""
+    """A daemon with a bystander, and the daemon's state before the faults."""
 
     def __init__(self, directory: Path, allocation: str, prefix: Sequence[str] = ()) -> None:
-        """`prefix` goes before the daemon's command; with one the log goes nowhere."""
+        """Start the daemon. `prefix` precedes its command. With a prefix, the log is discarded."""
         self.logs = not prefix
         config = directory / "sysmemd.toml"
         directory.mkdir(parents=True, exist_ok=True)
@@ -81,14 +81,14 @@ class Target:
         self.before = self.state()
 
     def run(self, patience: float, *, strict: bool = False) -> None:
-        """Have the daemon do everything, its configuration read again included."""
+        """Make the daemon do everything, including reading its configuration again."""
         self.daemon.process.send_signal(signal.SIGHUP)
         scenario.run(self.daemon.runtime_dir, patience, strict=strict)
 
     def _settled_descriptors(self) -> int:
         seen: list[int] = []
         for _ in until(2 * RECOVERY):
-            # The bystander's buffer is left.
+            # The bystander's buffer stays.
             if self.state()["totals"]["buffers"] == 1:
                 time.sleep(0.1)
                 seen.append(self.descriptors())
@@ -99,7 +99,7 @@ class Target:
     # --- what the daemon has ------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return what must be as before: descriptors by kind, the daemon's own account of everything."""
+        """Return the state that must not change: descriptors by kind, and the daemon's own snapshot."""
         with Inspector.connect(self.daemon.runtime_dir, timeout=PATIENCE) as inspector:
             snapshot = inspector.snapshot(timeout=PATIENCE)
         return {
@@ -109,22 +109,22 @@ class Target:
         }
 
     def descriptors(self) -> int:
-        """Return how many descriptors the daemon has open."""
+        """Return the number of open descriptors of the daemon."""
         return len(self.daemon.descriptors())
 
     def threads(self) -> int:
-        """Return how many threads the daemon has."""
+        """Return the number of threads of the daemon."""
         return len(os.listdir(f"/proc/{self.daemon.pid}/task"))
 
     def processor_seconds(self) -> float:
-        """Return how long the daemon has run."""
+        """Return the CPU time of the daemon in seconds."""
         fields = Path(f"/proc/{self.daemon.pid}/stat").read_text().rpartition(") ")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     # --- strace -------------------------------------------------------------------------------------------------------
 
     def counts(self) -> Counter[str]:
-        """Return how often the scenario has the daemon make each system call."""
+        """Return how often the daemon makes each system call in the scenario."""
         with tempfile.NamedTemporaryFile() as trace:
             self.shim.forget()
             with traced(self.daemon.pid, "--quiet=all", "--output", trace.name):
@@ -136,7 +136,7 @@ class Target:
     # --- a fault ------------------------------------------------------------------------------------------------------
 
     def strike(self, fault: Strike) -> None:
-        """Try a fault, or something else that has a name. Raises :class:`Broken` if somebody else notices."""
+        """Try a fault or a bad moment. Raises :class:`Broken` if another client notices."""
         if isinstance(fault, Fault):
             self._fail(fault)
         else:
@@ -147,7 +147,7 @@ class Target:
         self.assert_unharmed(fault)
 
     def _fail(self, fault: Fault) -> None:
-        """Have a system call fail while the scenario runs."""
+        """Make a system call fail while the scenario runs."""
         patience = LASTING_PATIENCE if fault.lasting else PATIENCE
         if fault.call in SHIMMED:
             injected = self.shim.fails(fault)
@@ -160,7 +160,7 @@ class Target:
                 self.assert_idle(fault)
 
     def assert_idle(self, fault: object) -> None:
-        """Check that the daemon does nothing while nobody asks it for anything."""
+        """Check that the daemon does nothing while it has no requests."""
         before = self.processor_seconds()
         time.sleep(IDLE_SECONDS)
         share = (self.processor_seconds() - before) / IDLE_SECONDS
@@ -168,7 +168,7 @@ class Target:
             raise Broken(f"{fault}: the daemon spins, {share:.0%} of a processor")
 
     def assert_unharmed(self, fault: object) -> None:
-        """Check everything that must be as before."""
+        """Check that the daemon's state is as before."""
         if self.daemon.process.poll() is not None:
             log = self.daemon.log_path.read_text()[-3000:]
             raise Broken(f"{fault}: the daemon ended with {self.daemon.process.returncode}\n{log}")
@@ -180,12 +180,12 @@ class Target:
         self._await(fault, "state", self.state, self.before, RECOVERY)
         self._await(fault, "descriptors", self.descriptors, self.before_descriptors, RECOVERY)
         self._await(fault, "too many threads", self._more_threads, [], THREADS_RECOVERY)
-        self._has_reloaded()  # what was said before
+        self._has_reloaded()  # the log so far
         self.daemon.process.send_signal(signal.SIGHUP)
         self._await(fault, "read the configuration", self._has_reloaded, True, RECOVERY)
 
     def _more_threads(self) -> list[str]:
-        """Return the threads that are too many, if there are more than before."""
+        """Return the additional threads, if there are more than before."""
         tasks = os.listdir(f"/proc/{self.daemon.pid}/task")
         return tasks if len(tasks) > self.before_threads else []
 
@@ -193,7 +193,7 @@ class Target:
         return not self.logs or self.has_logged('"the configuration was reloaded"')
 
     def has_logged(self, text: str) -> bool:
-        """Return whether the log has a text after where this found one before."""
+        """Return whether the log has a text after the position of the previous find."""
         with self.daemon.log_path.open("rb") as log:
             log.seek(self._log_position)
             found = log.read().rpartition(text.encode())
@@ -225,7 +225,7 @@ class Target:
 
 @contextlib.contextmanager
 def traced(pid: int, *arguments: str) -> Iterator[None]:
-    """Have strace attached to all threads of a process."""
+    """Attach strace to all threads of a process within the block."""
     command = ["strace", "--follow-forks", *arguments, "--attach", str(pid)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as tracer:
         try:
@@ -254,12 +254,12 @@ def _wait_attached(pid: int, tracer: subprocess.Popen[bytes]) -> None:
 
 
 class Shim:
-    """The library that is preloaded into the daemon, and what it is told: `struct control` of `shim.c`."""
+    """The library that is preloaded into the daemon, and its instructions: `struct control` of `shim.c`."""
 
     _CONTROL = struct.Struct(f"4i{len(SHIMMED)}iq")
 
     def __init__(self, directory: Path) -> None:
-        """Compile the library, and have it make nothing fail."""
+        """Compile the library, and let nothing fail."""
         self._path, control = directory / "shim.so", directory / "control"
         if not self._path.exists():
             source = Path(__file__).with_name("shim.c")
@@ -274,17 +274,17 @@ class Shim:
             self._map = mmap.mmap(file.fileno(), mmap.PAGESIZE)
 
     def forget(self) -> None:
-        """Make nothing fail, and count from the beginning."""
+        """Let nothing fail, and reset the counts."""
         self._tell()
 
     def counts(self) -> dict[str, int]:
-        """Return how often each call was made since then."""
+        """Return how often each call was made since the reset."""
         values = self._CONTROL.unpack_from(self._map)
         return dict(zip(SHIMMED, values[4:], strict=False))
 
     @contextlib.contextmanager
     def fails(self, fault: Fault) -> Iterator[None]:
-        """Have calls fail within the block."""
+        """Make calls fail within the block."""
         number = getattr(errno, fault.error)
         self._tell(list(SHIMMED).index(fault.call), number, fault.occurrence, fault.lasting)
         try:
@@ -294,7 +294,7 @@ class Shim:
 
     @contextlib.contextmanager
     def wall_clock_jumps(self, seconds: int) -> Iterator[None]:
-        """Have the wall clock be wrong within the block."""
+        """Give the daemon a wrong wall clock within the block."""
         self._tell(jump=seconds)
         try:
             yield
@@ -309,7 +309,7 @@ class Shim:
 
 
 class Bystander:
-    """Another client: buffers in use, and a negotiation that goes on."""
+    """Another client, with buffers in use and a negotiation in progress."""
 
     def __init__(self, wire: Wire) -> None:
         self._allocator = wire.connect()
@@ -323,7 +323,7 @@ class Bystander:
         self._token.sync()
 
     def assert_unharmed(self) -> None:
-        """Check that its channels answer, and its memory is as it was."""
+        """Check that its channels answer and that its memory is unchanged."""
         for node in (self._user, self._token, self._child):
             node.sync()
         assert self._allocator.validate(self._child.koid())
@@ -331,7 +331,7 @@ class Bystander:
 
 
 def negotiate(runtime_dir: Path) -> None:
-    """A negotiation of two participants, as any other client has one."""
+    """Negotiate between two participants, like any other client."""
     with Wire(runtime_dir) as wire:
         allocator = wire.connect()
         token = allocator.shared()
@@ -349,7 +349,7 @@ def negotiate(runtime_dir: Path) -> None:
 
 @contextlib.contextmanager
 def patient(seconds: float) -> Iterator[None]:
-    """Have raw clients wait so long."""
+    """Set the timeout of raw clients within the block."""
     before, raw.PATIENCE = raw.PATIENCE, seconds
     try:
         yield
@@ -360,7 +360,7 @@ def patient(seconds: float) -> Iterator[None]:
 def strike_all(
     directory: Path, allocation: str, faults: Sequence[Strike]
 ) -> Iterator[tuple[Strike, Broken | None]]:
-    """Try faults one after another; after one that breaks something, go on with a new daemon."""
+    """Try the faults one after another. After a fault that breaks something, continue with a new daemon."""
     target: Target | None = None
     number = 0
     try:

@@ -17,7 +17,7 @@ from sysmem._inspector import Inspector
 
 from ..wire.raw import Allocator, PeerClosed, Refused, Wire, constraints
 
-#: The heap with room for little more than one of the scenario's buffers.
+#: The heap has room for little more than one buffer of the scenario.
 CAPPED_HEAP = "capped"
 CONFIGURATION = f"""
 mode = "0666"
@@ -27,9 +27,9 @@ type = "{CAPPED_HEAP}"
 max_bytes = 65536
 """
 
-#: The user that is called so, and has no rights.
+#: The user with this name, which has no rights.
 _NOBODY = 65534
-#: The errors that a client may get if the daemon could not fulfil a request.
+#: The errors that a client may get if the daemon can't fulfil a request.
 EXPECTED = (
     PeerClosed,
     Refused,
@@ -42,9 +42,9 @@ EXPECTED = (
 
 
 def run(runtime_dir: Path, patience: float, *, strict: bool = False) -> None:
-    """Do everything, as far as it can be done; no call waits longer than `patience` seconds.
+    """Make all requests, as far as possible. No call waits longer than `patience` seconds.
 
-    With `strict` everything must succeed.
+    With `strict` all must succeed.
     """
     expected = () if strict else EXPECTED
     for part in PARTS:
@@ -60,7 +60,7 @@ def run(runtime_dir: Path, patience: float, *, strict: bool = False) -> None:
 
 
 def negotiate(allocator: Allocator) -> None:
-    """Two participants, trackings of both kinds, buffers handed out and held after the end."""
+    """Negotiate between two participants with both kinds of tracking; hold the buffers after the collection's end."""
     token = allocator.shared()
     child = token.duplicate_token()
     token.set_name(1, "faults")
@@ -82,7 +82,7 @@ def negotiate(allocator: Allocator) -> None:
 
 
 def weak(allocator: Allocator) -> None:
-    """A weak participant, a node ref, what a VMO is, and the signal when the strong ones go."""
+    """Use a weak participant, a node ref, GetVmoInfo, and the event that closes when the strong participants leave."""
     root = allocator.shared()
     child = root.duplicate_token()
     root.sync()
@@ -100,7 +100,7 @@ def weak(allocator: Allocator) -> None:
 
 
 def group(allocator: Allocator) -> None:
-    """A group whose first child can't be had, a dispensable one, and one attached later."""
+    """Use a group whose first child is refused, a dispensable participant, and one that attaches later."""
     root = allocator.shared()
     group = root.group()
     first, second = group.children_sync([0x80000000] * 2)
@@ -122,7 +122,7 @@ def group(allocator: Allocator) -> None:
 
 
 def foreign(allocator: Allocator) -> None:
-    """Files of the client's own: as a buffer, as a token, beside garbage. Their closing may report errors."""
+    """Send the client's own files: as a buffer, as a token, and with garbage. Closing these files may fail."""
     with tempfile.NamedTemporaryFile() as file:
         with contextlib.suppress(Refused):
             allocator.vmo_info(allocator.wire.file(file.name))
@@ -138,7 +138,7 @@ def foreign(allocator: Allocator) -> None:
 
 
 def refuse(allocator: Allocator) -> None:
-    """Constraints that don't go together, with a report; a broken rule."""
+    """Set constraints that conflict, ask for the report, and break a rule of the protocol."""
     token = allocator.shared()
     child = token.duplicate_token()
     one, two = allocator.bind(token), allocator.bind(child)
@@ -153,7 +153,7 @@ def refuse(allocator: Allocator) -> None:
 
 
 def fill(allocator: Allocator) -> None:
-    """More than a capped heap has, and again when it is free."""
+    """Ask for more than a limited heap has, and again when it is free."""
     wanted = constraints(size=40_000, memory={8: [{1: CAPPED_HEAP}]})
     for _ in range(2):
         kept, beyond = allocator.non_shared(), allocator.non_shared()
@@ -167,7 +167,7 @@ def fill(allocator: Allocator) -> None:
 
 
 def meet(allocator: Allocator) -> None:
-    """A token offered and taken."""
+    """Offer a token and take it."""
     token = allocator.shared()
     token.sync()
     offering, taking = allocator.wire.rendezvous(), allocator.wire.rendezvous()
@@ -178,11 +178,11 @@ def meet(allocator: Allocator) -> None:
 
 
 def another_user(allocator: Allocator) -> None:
-    """Somebody else, who comes and goes. Only root can be that."""
+    """Connect and disconnect as another user, which only root can do."""
     if os.geteuid() != 0:
         return
     before = os.getcwd()
-    os.chdir(allocator.wire.directory)  # the way there may be closed to others
+    os.chdir(allocator.wire.directory)  # other users may not be able to reach the socket
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     os.seteuid(_NOBODY)
     try:
@@ -197,7 +197,7 @@ def another_user(allocator: Allocator) -> None:
 
 
 def stop_reading(allocator: Allocator) -> None:
-    """Answers that wait, with and without descriptors."""
+    """Leave responses unread, with and without descriptors."""
     silent = allocator.shared()
     for txid in range(1, 600):
         silent.send("Node.GetNodeRef" if txid % 100 == 0 else "Node.Sync", txid=txid)

@@ -1,4 +1,4 @@
-"""Bad moments of other kinds: few descriptors left, a queue that overflows, a clock that jumps, a log that is full."""
+"""Other bad moments: few descriptors left, a queue that overflows, a clock that jumps, a log that is full."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from sysmem_protocol.sysmem2 import Allocator
 from ..wire.raw import Wire, constraints, until
 from .harness import LASTING_PATIENCE, PATIENCE, RECOVERY, Broken, Moment, Target, patient
 
-#: How many more descriptors the daemon may open than it has.
+#: How many more descriptors the daemon may open.
 _DESCRIPTORS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 22, 30, 40)
 _FEW = (0, 1, 3)
-#: How much more memory the daemon may map than it has, in KiB. A thread's stack takes 8 MiB of that.
+#: How much more memory the daemon may map, in KiB. A thread's stack takes 8 MiB of that.
 _MEMORY_KIB = (0, 64, 256, 1024, 4096, 16_384)
-#: After so long the daemon has tried to make a socket again.
+#: After this many seconds the daemon has tried to create a socket again.
 _NOTICED_SECONDS = 0.5
 _YEARS = 365 * 86_400
 
 
 @contextlib.contextmanager
 def limited(target: Target, what: int, limit: int) -> Iterator[None]:
-    """Set a soft limit of the daemon's within the block."""
+    """Lower one of the daemon's soft limits within the block."""
     pid = target.daemon.pid
     before = resource.prlimit(pid, what)
     resource.prlimit(pid, what, (limit, before[1]))
@@ -40,7 +40,7 @@ def limited(target: Target, what: int, limit: int) -> Iterator[None]:
 
 
 def few_descriptors(more: int, target: Target) -> None:
-    """The daemon has descriptors for so many more; those that it receives count too."""
+    """The daemon may open only this many more descriptors. Received descriptors count too."""
     limit = max(target.daemon.descriptors()) + 1 + more
     with patient(LASTING_PATIENCE), limited(target, resource.RLIMIT_NOFILE, limit):
         target.run(LASTING_PATIENCE)
@@ -48,7 +48,10 @@ def few_descriptors(more: int, target: Target) -> None:
 
 
 def little_memory(kib: int, target: Target) -> None:
-    """The daemon may map so much more memory: what the C library and the interpreter ask for fails beyond that."""
+    """The daemon may map only this much more memory.
+
+    Allocations by the C library and the interpreter fail beyond that.
+    """
     pages = int(Path(f"/proc/{target.daemon.pid}/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + kib * 1024
     with patient(LASTING_PATIENCE), limited(target, resource.RLIMIT_AS, limit):
@@ -57,7 +60,10 @@ def little_memory(kib: int, target: Target) -> None:
 
 
 def removed(more: int, target: Target) -> None:
-    """A service socket is removed while the daemon has descriptors for so many more; then it has enough."""
+    """A service socket is removed while the daemon may open only this many more descriptors.
+
+    Then the limit is lifted.
+    """
     path = service_path(target.daemon.runtime_dir, Allocator)
     limit = max(target.daemon.descriptors()) + 1 + more
     with limited(target, resource.RLIMIT_NOFILE, limit):
@@ -70,7 +76,7 @@ def removed(more: int, target: Target) -> None:
 
 
 def jump(seconds: int, target: Target) -> None:
-    """The wall clock is wrong, and right again."""
+    """The wall clock is wrong for a while, then right again."""
     with target.shim.wall_clock_jumps(seconds):
         target.run(PATIENCE, strict=True)
         year = time.gmtime(time.time() + seconds).tm_year
@@ -79,7 +85,10 @@ def jump(seconds: int, target: Target) -> None:
 
 
 def overflow(target: Target) -> None:
-    """More handles are closed than inotify can tell of, the last ones among them; the signals come all the same."""
+    """More handles are closed than inotify can report, the last ones among them.
+
+    The events must be signalled all the same.
+    """
     events = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     with Wire(target.daemon.runtime_dir) as wire:
         allocator = wire.connect()
@@ -93,14 +102,14 @@ def overflow(target: Target) -> None:
         os.kill(target.daemon.pid, signal.SIGSTOP)
         try:
             os.waitid(os.P_PID, target.daemon.pid, os.WSTOPPED)
-            # Alike reports that follow each other would be one.
+            # inotify merges equal consecutive reports into one.
             for number in range(events + 100):
                 os.close(os.open(f"/proc/self/fd/{handles[number % 2].fileno()}", os.O_RDONLY))
             info.close()
         finally:
             os.kill(target.daemon.pid, signal.SIGCONT)
         gone.wait_closed()
-    for _ in until(PATIENCE):  # the log is written by a thread
+    for _ in until(PATIENCE):  # a thread writes the log
         if target.has_logged("the kernel dropped close events of buffers"):
             return
 
@@ -113,7 +122,7 @@ MOMENTS = (
     Moment("the wall clock goes 20 years ahead", partial(jump, 20 * _YEARS)),
     Moment("the wall clock goes 20 years back", partial(jump, -20 * _YEARS)),
 )
-#: Logs that can't be written, and what becomes the daemon then.
+#: Logs that can't be written, and the expected fate of the daemon.
 LOGS = {
     "the log's disk is full": ("bash", "-c", 'exec "$@" 2>/dev/full', "bash"),
     "the log's reader is gone": ("bash", "-c", 'exec "$@" 2> >(exec true)', "bash"),

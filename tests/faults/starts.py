@@ -1,4 +1,4 @@
-"""Faults while a daemon starts: it serves nevertheless, or says in one sentence why it cannot, and leaves nothing."""
+"""Faults while a daemon starts: it serves, or reports in one sentence why it can't, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..wire.raw import until
 from .faults import SHIMMED, Fault
 from .harness import LASTING_PATIENCE, PATIENCE, RECOVERY, Broken, Shim, negotiate, patient, traced
 
-#: Stops before the daemon's own first call, so that strace can be there by then.
+#: Stops the process before the daemon's first call, so that strace can attach.
 _STOPPED = (
     "import os, signal, sys; from sysmemd.__main__ import main;"
     "os.kill(os.getpid(), signal.SIGSTOP); sys.exit(main())"
@@ -28,7 +28,7 @@ _REMOVING = {"unlink", "unlinkat", "newfstatat"}
 
 
 class Start:
-    """A place where daemons start, one after the other."""
+    """A directory in which daemons start, one after the other."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -42,7 +42,7 @@ class Start:
 
     @contextlib.contextmanager
     def _stopped(self) -> Iterator[subprocess.Popen[bytes]]:
-        """A daemon about to start."""
+        """Yield a daemon that is about to start."""
         arguments = (
             *("--runtime-dir", self._runtime_dir, "--config", self._config),
             *("--log-format", "json", "--metrics", f"unix:{self._metrics}"),
@@ -63,7 +63,7 @@ class Start:
             process.wait()
 
     def counts(self) -> Counter[str]:
-        """Return how often a start has the daemon make each system call."""
+        """Return how often the daemon makes each system call while it starts."""
         with tempfile.NamedTemporaryFile() as trace, self._stopped() as process:
             self._shim.forget()
             with traced(process.pid, "--quiet=all", "--output", trace.name):
@@ -74,8 +74,8 @@ class Start:
         return Counter({**Counter(call.decode() for call in calls), **counts})
 
     def strike(self, fault: Fault) -> None:
-        """Have a daemon start with a fault. Raises :class:`Broken`."""
-        for path in self._left():  # by one that broke something
+        """Start a daemon with a fault. Raises :class:`Broken`."""
+        for path in self._left():  # left by a fault that broke something
             path.unlink()
         with self._stopped() as process:
             if fault.call in SHIMMED:
@@ -94,7 +94,7 @@ class Start:
                 raise Broken(f"{fault}: {error!r}\n{self._log.read_text()[-3000:]}") from error
 
     def _start(self, process: subprocess.Popen[bytes], patience: float) -> None:
-        """Have the daemon go on until it serves, or has ended. Lasting faults may keep it from either for a while."""
+        """Continue the daemon until it serves or has ended. Lasting faults may delay both."""
         process.send_signal(signal.SIGCONT)
         with contextlib.suppress(AssertionError):
             for _ in until(patience):
@@ -105,7 +105,7 @@ class Start:
                     return
 
     def _end(self, process: subprocess.Popen[bytes]) -> int:
-        """Return the exit status of the daemon, which must serve if it hasn't ended by itself."""
+        """Return the exit status of the daemon, which must serve if it has not ended by itself."""
         if process.poll() is None:
             negotiate(self._runtime_dir)
             process.send_signal(signal.SIGTERM)
@@ -114,7 +114,7 @@ class Start:
 
     def _assert_sound(self, fault: Fault, status: int) -> None:
         said = self._log.read_text().splitlines()
-        if fault.call == "mmap":  # the interpreter, which has no memory for more, says so itself
+        if fault.call == "mmap":  # the interpreter itself reports that it has no memory left
             said = [line for line in said if line.startswith("{")]
         lines = [json.loads(line) for line in said]
         assert not any("exception" in line for line in lines), "a traceback"

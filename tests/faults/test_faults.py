@@ -23,22 +23,22 @@ ONCE = (
     Fault("epoll_ctl", "ENOSPC", 1, lasting=True),
     # ended the daemon at accept
     Fault("getsockopt", "ENOMEM", 1),
-    # a node ref had no identity, and its collection couldn't end
+    # a node ref had no identity, so its collection could not end
     Fault("statx", "ENOMEM", 1, lasting=True),
-    # stopped the end of a collection half way
+    # the end of a collection stopped half way
     Fault("newfstatat", "ENOMEM", 1, lasting=True),
     Fault("fcntl", "ENOLCK", 1, lasting=True),
-    # lost trackings that were being handed over
+    # trackings were lost while they were handed over
     Fault("read", "EIO", 1, lasting=True),
-    # made the daemon spin
+    # the daemon used all of a processor
     Fault("accept4", "ECONNABORTED", 1, lasting=True),
     Fault("recvmsg", "EAGAIN", 1, lasting=True),
     Fault("sendmsg", "EAGAIN", 1, lasting=True),
-    # an answer of a thread's got lost, and inspectors waited for ever
+    # the answer of a thread was lost, and inspectors waited for ever
     Fault("sendto", "ENOBUFS", 1, lasting=True),
 )
 SIZE = 8
-#: Which ones the suite tries; another one with FAULTS_SEED.
+#: The seed that selects the suite's faults. FAULTS_SEED sets another one.
 SEED = int(os.environ.get("FAULTS_SEED", "20261201"))
 
 needs_strace = pytest.mark.skipif(
@@ -62,7 +62,7 @@ def test_faults_that_once_broke_something(tmp_path: Path) -> None:
 @needs_strace
 @pytest.mark.parametrize("allocation", ["lazy", "eager"])
 def test_a_sample_of_all_faults(tmp_path: Path, allocation: str) -> None:
-    """A failure names the fault."""
+    """The message of a failure names the fault."""
     target = Target(tmp_path / "counted", allocation)
     try:
         counts = target.counts()
@@ -75,12 +75,12 @@ def test_a_sample_of_all_faults(tmp_path: Path, allocation: str) -> None:
 
 #: Faults that once broke a start, one for each cause.
 STARTS_ONCE = (
-    # a traceback in place of a sentence
+    # a traceback instead of a sentence
     Fault("openat", "EMFILE", 1),
     Fault("fcntl", "ENOMEM", 1),
     # sockets were left
     Fault("socket", "EMFILE", 3, lasting=True),
-    # another daemon was said to serve there
+    # the error claimed that another daemon serves there
     Fault("flock", "ENOLCK", 1),
 )
 
@@ -102,14 +102,14 @@ def test_a_sample_of_other_bad_moments(tmp_path: Path) -> None:
 
 
 def test_the_page_names_what_is_tried() -> None:
-    """Each error of each call has a place in the table, and each moment that the specification names has a row."""
+    """Each error of each call has a place in the table, and each moment in the specification has a row."""
     page = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
     table = {
         call: re.findall(r"([A-Z]{3,}) \d", errors)
         for call, errors in re.findall(r"^\| `(\w+)` \| (.*) \| .*\|$", page, re.MULTILINE)
     }
     assert table.keys() <= ERRORS.keys()
-    for call, errors in table.items():  # some are made at the start only
+    for call, errors in table.items():  # some calls are made only at the start
         assert errors in ([], list(ERRORS[call])), call
     for moment in MOMENTS:
         assert f"| {moment} |" in page

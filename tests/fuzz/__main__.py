@@ -1,7 +1,7 @@
-"""`make fuzz SECONDS=60`: look for inputs that break what reads them, guided by the branches that they take.
+"""`make fuzz SECONDS=60`: search for inputs that break parsers, guided by the branches that they take.
 
-Each target runs in a process of its own for its part of the time. A find is written to `tests/fuzz/corpus`, where the
-suite tries it again; it belongs in the next commit, with its mending.
+Each target runs in its own process for its share of the time. A find is written to `tests/fuzz/corpus`, where the suite
+tries it again. It belongs in the next commit, together with the fix.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ atheris.Fuzz()
 
 
 def main() -> int:
-    """Fuzz all targets; the exit status says whether anything was found."""
+    """Fuzz all targets. The exit status says whether anything was found."""
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("--seconds", type=int, default=60, help="of all targets together")
     parser.add_argument("--seed", type=int, default=0, help="0: another one each time")
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def fuzz(target: str, seconds: int, seed: int) -> tuple[str, str, bool]:
-    """Fuzz one target until a find or the end of the time; return how many inputs and branches there were."""
+    """Fuzz one target until a find or the end of the time. Return the numbers of inputs and branches."""
     with tempfile.TemporaryDirectory(prefix="sysmem-fuzz-") as name:
         working, finds = Path(name), Path(__file__).with_name("corpus") / target
         finds.mkdir(parents=True, exist_ok=True)

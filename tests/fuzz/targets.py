@@ -1,7 +1,7 @@
-"""What is fuzzed: a function of bytes for each thing that reads what others wrote.
+"""The fuzz targets: a function of bytes for each parser of foreign data.
 
-Each returns for what it accepts, after checking what must be true of that, and for what it refuses as documented.
-Whatever else it raises is a find.
+Each function returns if the input is accepted, after it has checked the result, and if the input is refused as
+documented. Any other exception is a find.
 """
 
 from __future__ import annotations
@@ -55,27 +55,27 @@ METHODS: list[Method] = [
     )
     for method in interface.methods.values()
 ]
-#: Descriptors that come along at most.
+#: The maximum number of descriptors with an input.
 _MAX_HANDLES = 3
-#: What a case may cost before it says nothing new: explaining a refusal tries very many smaller ones.
+#: The maximum cost of a case: explaining a refusal tries very many smaller cases.
 _MAX_CASE_BYTES = 4000
 
 
 class _Arriving:
-    """Descriptors that come along with some bytes; in the end all must be closed, once."""
+    """Descriptors that arrive with some bytes. Each must be closed exactly once."""
 
     def __init__(self, number: int) -> None:
         self.closed: list[int] = []
         self.handles = [Handle(fd, self.closed.append) for fd in range(1000, 1000 + number)]
 
     def assert_closed(self) -> None:
-        """Check that each was closed once."""
+        """Check that each descriptor was closed exactly once."""
         expected = list(range(1000, 1000 + len(self.handles)))
         assert sorted(self.closed) == expected, f"closed {self.closed}, arrived {expected}"
 
 
 def fuzz_message(data: bytes) -> None:
-    """The first byte says how many descriptors come along."""
+    """The first byte is the number of descriptors."""
     arriving = _Arriving(data[0] % (_MAX_HANDLES + 1) if data else 0)
     data = data[1:]
     try:
@@ -90,7 +90,7 @@ def fuzz_message(data: bytes) -> None:
 
 
 def fuzz_strict(data: bytes) -> None:
-    """What is accepted can be decoded, or has a text that isn't UTF-8; and is accepted again."""
+    """An accepted body can be decoded and is accepted again, unless one of its texts is not UTF-8."""
     try:
         decodable, _ = strict.examine(data)
     except strict.NotStrictError:
@@ -104,7 +104,7 @@ def fuzz_strict(data: bytes) -> None:
 
 
 def fuzz_codec(data: bytes) -> None:
-    """The first byte says which method and direction, the second how many descriptors come along."""
+    """The first byte selects the method and direction, the second is the number of descriptors."""
     if len(data) < 2:
         return
     method = METHODS[data[0] // 2 % len(METHODS)]
@@ -126,7 +126,7 @@ def fuzz_codec(data: bytes) -> None:
 
 
 def fuzz_config(data: bytes) -> None:
-    """A file is refused, or what it says can be used and written."""
+    """A file is refused, or its settings can be used and written."""
     try:
         read = config.parse_bytes(data)
         socket_permissions(read)
@@ -139,7 +139,7 @@ def fuzz_config(data: bytes) -> None:
 
 
 def fuzz_explain(data: bytes) -> None:
-    """A case is refused, or has an outcome that can be printed."""
+    """A case is refused, or has a result that can be printed."""
     if len(data) > _MAX_CASE_BYTES:
         return
     try:
@@ -177,7 +177,7 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
 
 
 def seeds(target: str) -> Iterator[bytes]:
-    """Yield inputs of a target that are right, to begin with."""
+    """Yield valid inputs of a target, as a start."""
     cases = sorted((ROOT / "examples" / "constraints").glob("*.json"))
     match target:
         case "message":
@@ -229,7 +229,7 @@ def seeds(target: str) -> Iterator[bytes]:
 
 
 def corpus(target: str) -> list[Path]:
-    """Return the files of inputs that once were finds."""
+    """Return the files of inputs that were finds."""
     directory = Path(__file__).with_name("corpus") / target
     return sorted(directory.iterdir()) if directory.is_dir() else []
 

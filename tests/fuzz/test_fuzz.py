@@ -1,4 +1,4 @@
-"""Inputs that once were finds of `make fuzz`, and those that it begins with."""
+"""Inputs that were finds of `make fuzz`, and its initial inputs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """`make mutants`: change single places of the code, and see whether the tests of its package notice.
 
-Places are drawn at random, the same number in each package, and one change for each: one of cosmic-ray's, or the
-statement is deleted. Only the tests that run the place are tried, the fastest first, until one fails. Everything
-happens in a copy of the source. The exit status is 1 if a mutant survived.
+Places are drawn at random, the same number in each package, with one change each: a change of cosmic-ray's, or the
+deletion of the statement. Only the tests that run the place are tried, the fastest first, until one fails. The work is
+done in a copy of the source. The exit status is 1 if a mutant survived.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PACKAGES = {
         name: ([f"server/sysmemd/{name}/*.py"], [f"tests/sysmemd/{name}"])
         for name in ("constraints", "memory", "tree", "channels", "inspection")
     },
-    # Refusals of attached attempts are told there.
+    # These tests cover the refusals of attached attempts.
     "explaining": (
         ["server/sysmemd/explaining/*.py"],
         ["tests/sysmemd/explaining", "tests/sysmemd/constraints/test_attached.py"],
@@ -51,7 +51,7 @@ _PACKAGES = {
         ["server/sysmemd/*.py", "server/sysmemd/testing/*.py"],
         ["tests/sysmemd/test_*.py", "tests/sysmemd/testing"],
     ),
-    # The worked examples of images use both.
+    # The worked examples of images test both packages.
     "protocol": (
         ["protocol/sysmem_protocol/**/*.py"],
         ["tests/sysmem_protocol", "tests/sysmemd/constraints/test_worked_examples.py"],
@@ -66,16 +66,16 @@ _PACKAGES = {
 }
 #: Operators that need arguments, and those whose changes almost never change what the code does.
 _LEFT_OUT = ("Variable", "_Is_Eq", "_IsNot_NotEq", "_Eq_Is", "_NotEq_IsNot")
-#: Seconds that a test of a mutant may wait, and seconds of CPU time for its tests beyond twice the usual.
+#: The timeout of a test of a mutant in seconds, and the CPU time for its tests in addition to twice the usual time.
 _PATIENCE = 60
-#: Bytes of address space that the tests of a mutant may use.
+#: The limit of the address space for the tests of a mutant, in bytes.
 _ADDRESS_SPACE = 16 << 30
-#: How tests are run. What this process has imported already isn't rewritten; that is no fault.
+#: How tests are run. Modules that this process has already imported are not rewritten, which does no harm.
 _PYTEST = (
     *("-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
 )
-#: How it is recorded which test runs which line, also in the processes that the tests start.
+#: How coverage is recorded: which test runs which line, also in the processes that tests start.
 _COVERAGE = """[run]
 parallel = true
 patch = _exit
@@ -86,7 +86,7 @@ include =
   {files}
 """
 _TIMES = count(1)
-#: Arguments of `dataclass`, `field`, `Struct` and `zip` that change costs, or find mistakes only.
+#: Arguments of `dataclass`, `field`, `Struct` and `zip` that change only the cost, or only detect mistakes.
 _OPTIONS = ("eq", "frozen", "gc", "init", "kw_only", "repr", "slots", "strict")
 _COMPOUND = ("file_input", "suite", "if_stmt", "for_stmt", "while_stmt", "try_stmt", "with_stmt")
 
@@ -94,7 +94,7 @@ _Place = tuple[int, int]
 
 
 class DeleteStatement(Operator):  # type: ignore[misc]  # cosmic-ray has no types
-    """Replace a statement of a function by `pass`, unless this changes nothing or only leaves a name unbound."""
+    """Replace a statement of a function by `pass`, unless that changes nothing or only leaves a name undefined."""
 
     def mutation_positions(self, node: parso.tree.NodeOrLeaf) -> Iterator[tuple[_Place, _Place]]:
         if node.type != "simple_stmt" or not parso.tree.search_ancestor(node, "funcdef"):
@@ -130,7 +130,7 @@ _OPERATORS = [
 
 
 def places(source: str) -> dict[_Place, list[tuple[Operator, int]]]:
-    """Return where the source can be changed (line, column), and how: operators, and the how manieth occurrence."""
+    """Return the places (line, column) at which the source can be changed. Each has its changes: operator and index."""
     found = defaultdict(list)
     occurrences = Counter[Operator]()
     for node in ast_nodes(parso.parse(source)):
@@ -143,7 +143,7 @@ def places(source: str) -> dict[_Place, list[tuple[Operator, int]]]:
 
 
 def is_declaration(node: parso.tree.NodeOrLeaf) -> bool:
-    """Tell whether the node is a part of a type annotation, or of an option that a class is declared with."""
+    """Return whether the node is part of a type annotation or of a class option."""
     while (parent := node.parent) is not None:
         if (
             (parent.type == "tfpdef" and node is not parent.children[0])
@@ -172,7 +172,7 @@ class Package:
             run = (sys.executable, "-m", "coverage", "run", "-m", "pytest", *_PYTEST)
             variables = {"COVERAGE_RCFILE": str(options), "SYSMEM_DURATIONS": str(durations)}
             variables |= {**os.environ, **environment(copy)}
-            # A test that fails under the tracer is left out.
+            # Tests that fail under the tracer are left out.
             subprocess.run([*run, "-p", "tests.mutants.contexts", *tests], cwd=copy, env=variables)
             combine = (sys.executable, "-m", "coverage", "combine", "--quiet")
             subprocess.run(combine, cwd=copy, env=variables, check=True)
@@ -181,7 +181,10 @@ class Package:
         self.recorded.read()
 
     def tests_of(self, file: Path, lines: range) -> list[str]:
-        """Return the tests that run one of the lines, fastest first; after these all if its import does."""
+        """Return the tests that run one of the lines, fastest first.
+
+        If the package's import runs a line, all tests follow.
+        """
         by_line = self.recorded.contexts_by_lineno(str(file))
         found = {context for line in lines for context in by_line.get(line, ())}
         first = found
@@ -194,7 +197,7 @@ class Package:
         )
 
     def survives(self, file: Path, mutated: str, tests: list[str]) -> bool:
-        """Tell whether all the tests pass with another text in the file."""
+        """Return whether all the tests pass with another text in the file."""
         if not tests:
             return True
         original = file.read_text()
@@ -202,7 +205,7 @@ class Package:
         seconds = _PATIENCE + 2 * sum(map(self.durations.__getitem__, tests))
         try:
             file.write_text(mutated)
-            # No compiled file is ever taken for another: they are told apart by this.
+            # Python distinguishes compiled files by this, so no stale file is used.
             os.utime(file, (0, next(_TIMES)))
             return passes(self.copy, tests, int(seconds))
         finally:
@@ -211,13 +214,13 @@ class Package:
 
 
 def environment(copy: Path) -> dict[str, str]:
-    """Return the variables with which Python takes the code of the copy."""
+    """Return the environment variables with which Python imports the copy."""
     paths = [str(copy / directory) for directory in ("client", "protocol", "server")]
     return {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": ""}
 
 
 def passes(copy: Path, tests: list[str], seconds: int) -> bool:
-    """Run tests in a fork of this process, which has imported what takes longest; return whether all pass."""
+    """Run tests in a fork of this process, which has already imported the slow modules. Return whether all pass."""
     child = os.fork()
     if not child:
         status = 1
@@ -239,12 +242,12 @@ def passes(copy: Path, tests: list[str], seconds: int) -> bool:
         os.setpgid(child, child)
     _, status = os.waitpid(child, 0)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # what the tests left behind
+        os.killpg(child, signal.SIGKILL)  # leftovers of the tests
     return status == 0
 
 
 def lines_around(source: str, place: _Place) -> range:
-    """Return the lines of the statement there, or of the part there of the head of a compound statement."""
+    """Return the lines of the statement at the place, or of that part of a compound statement's head."""
     node = parso.parse(source).get_leaf_for_position(place)
     while node.parent.type not in (*_COMPOUND, "funcdef", "classdef"):
         node = node.parent
@@ -252,7 +255,7 @@ def lines_around(source: str, place: _Place) -> range:
 
 
 def draw(package: Package, count: int, seed: str) -> Iterator[tuple[Path, _Place, str]]:
-    """Yield files of the package with a place in each, and the text of the file with that place changed."""
+    """Yield files of the package, each with a place and the text of the file with that place changed."""
     chance = random.Random(seed)
     sources = {file: file.read_text() for file in package.files}
     sites = [(file, place) for file in sources for place in places(sources[file])]
@@ -262,7 +265,7 @@ def draw(package: Package, count: int, seed: str) -> Iterator[tuple[Path, _Place
         try:
             ast.parse(mutated)
         except SyntaxError:
-            continue  # cosmic-ray doesn't know all of Python
+            continue  # cosmic-ray does not support all of Python's syntax
         yield file, place, mutated
         count -= 1
         if not count:
@@ -270,7 +273,7 @@ def draw(package: Package, count: int, seed: str) -> Iterator[tuple[Path, _Place
 
 
 def main() -> int:
-    """Try mutants; the exit status says whether any survived."""
+    """Try mutants. The exit status says whether any survived."""
     parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=30, help="mutants of each package")

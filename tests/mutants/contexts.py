@@ -1,4 +1,4 @@
-"""A pytest plugin for runs under coverage: each test is a context, and durations go to the file `$SYSMEM_DURATIONS`."""
+"""A pytest plugin for runs with coverage: each test is a context, and durations are written to `$SYSMEM_DURATIONS`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _failed = set[str]()
 
 
 def pytest_configure() -> None:
-    # Processes that tests start are recorded too, unless they get other variables.
+    # Processes that tests start are recorded too, unless they get another environment.
     os.environ["COVERAGE_PROCESS_START"] = os.environ["COVERAGE_RCFILE"]
 
 

@@ -1,4 +1,4 @@
-"""One daemon for a file of scenarios, an allocator for each."""
+"""One daemon for each file of scenarios, and an allocator for each scenario."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .scenario import ENOUGH
 
 @pytest.fixture(scope="module")
 def daemon(request: pytest.FixtureRequest, sysmem_zygote: Zygote) -> Iterator[Sysmemd]:
-    """A daemon with the file's `CONFIG` and `ARGUMENTS`, if it has any; checked for leaks at the end of the file."""
+    """A daemon with the file's `CONFIG` and `ARGUMENTS`, if any. At the end of the file it is checked for leaks."""
     config = getattr(request.module, "CONFIG", None)
     arguments = getattr(request.module, "ARGUMENTS", ())
     with sysmemd(config, arguments=arguments, zygote=sysmem_zygote) as running:
@@ -29,7 +29,7 @@ def daemon(request: pytest.FixtureRequest, sysmem_zygote: Zygote) -> Iterator[Sy
 
 @pytest.fixture
 def client(daemon: Sysmemd) -> Iterator[blocking.Allocator]:
-    """A client's connection to the file's daemon."""
+    """A connection of a client to the file's daemon."""
     with blocking.connect(daemon.runtime_dir, name="scenario", id=7) as connected:
         yield connected
 
@@ -40,7 +40,7 @@ Run = Callable[[Scenario], None]
 
 @pytest.fixture(params=["trio", "asyncio"])
 def run(request: pytest.FixtureRequest, daemon: Sysmemd) -> Run:
-    """Run a scenario with an async Allocator to its end under one of the two event loops."""
+    """Run an async scenario with an Allocator under one of the two event loops."""
 
     async def main(scenario: Scenario) -> None:
         with anyio.fail_after(ENOUGH):

@@ -1,7 +1,7 @@
-"""A process that holds descriptors and does with them as it is told, for scenarios about holders.
+"""A process that holds descriptors and follows commands, for scenarios about holders.
 
-It takes descriptors over a stream socket; each command is a line on the same socket, and is
-answered by a line. SIGKILL is up to the scenario.
+It receives descriptors over a stream socket. Each command is a line on the same socket and is answered by a line. The
+scenario may end the process with SIGKILL.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ sys.path[:0] = {[os.fspath(Path(__file__).parents[2])]!r}
 from tests.scenarios.other_process import serve
 serve(int(sys.argv[1]))
 """
-#: Seconds. An emulated processor that others use too takes long to start Python.
+#: Seconds. On an emulated processor that others use too, Python takes long to start.
 _ENOUGH = 120.0
 
 
 class OtherProcess(ClosesWithBlock):
-    """The process, from the scenario's side."""
+    """The process, as the scenario sees it."""
 
     def __init__(self) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -40,7 +40,7 @@ class OtherProcess(ClosesWithBlock):
             )
 
     def tell(self, command: str, *fds: int) -> str:
-        """Have it done, with descriptors that it keeps in the order of their coming."""
+        """Send a command, with descriptors. The process keeps them in the order of arrival."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         self.socket.sendmsg([command.encode()], rights)
         return self.socket.recv(1 << 16).decode()
@@ -50,14 +50,14 @@ class OtherProcess(ClosesWithBlock):
         self.process.wait()
 
     def close(self) -> None:
-        """Kill it, and let go of it."""
+        """Kill the process, and close the socket."""
         self.socket.close()
         self.process.kill()
         self.process.wait()
 
 
 def serve(fd: int) -> None:
-    """Do what is asked until the scenario's end of the socket is gone."""
+    """Execute commands until the scenario closes its end of the socket."""
     held: list[int] = []
     maps: list[BareMapping] = []
     with socket.socket(fileno=fd) as channel:
@@ -78,7 +78,7 @@ def serve(fd: int) -> None:
 
 
 def do(words: list[str], held: list[int], maps: list[BareMapping]) -> str:
-    """One command: keep, duplicate, map, read, close, unmap, or a whole participant's part."""
+    """Execute one command: keep, duplicate, map, read, close, unmap, or participate."""
     match words:
         case ["keep"]:
             pass
@@ -102,8 +102,8 @@ def do(words: list[str], held: list[int], maps: list[BareMapping]) -> str:
 
 
 def participate(runtime_dir: str, fd: int) -> str:
-    """Turn a token in, write into buffer 0, release, and tell the collection's id."""
-    import sysmem  # a holder of descriptors needs none of it
+    """Turn a token in, write into buffer 0, release, and report the collection's id."""
+    import sysmem  # a process that only holds descriptors does not need these imports
     from sysmem import blocking
 
     with blocking.connect(runtime_dir) as allocator:

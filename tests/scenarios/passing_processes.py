@@ -1,4 +1,4 @@
-"""Processes that pass tokens on, started in every way that Python has, and told what to do over a socket."""
+"""Processes that pass tokens on. Each way of starting processes in Python is used, and a socket controls them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ play(sys.argv[1], sys.argv[2], sys.argv[3], socket.socket(fileno=int(sys.argv[4]
 
 
 class Actor(ClosesWithBlock):
-    """A process that plays a part, from the scenario's side: it says where it is, and is told to go on."""
+    """A process with a role, as the scenario sees it. It reports its progress, and continues when it is told to."""
 
     def __init__(self, method: str, part: str, runtime_dir: Path, name: str) -> None:
         self.link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -50,7 +50,7 @@ class Actor(ClosesWithBlock):
         self.hear("begins")
 
     def hear(self, expected: str) -> None:
-        """Wait until it says where it is."""
+        """Wait until the process reports its progress."""
         assert self.link.recv(100).decode() == expected
 
     def go_on(self) -> None:
@@ -62,7 +62,7 @@ class Actor(ClosesWithBlock):
         self._wait()
 
     def close(self) -> None:
-        """Kill it if it still runs, and let go of it."""
+        """Kill the process if it still runs, and close the socket."""
         self.link.close()
         self._process.kill()
         self._wait()
@@ -77,7 +77,7 @@ class Actor(ClosesWithBlock):
 
 
 def play(part: str, runtime_dir: str, name: str, link: socket.socket) -> None:
-    """What the process does: `take`, `receive`, `offer` or `send` a token, and what comes after."""
+    """The process's role: `take`, `receive`, `offer` or `send` a token, and what follows."""
     with link, blocking.connect(runtime_dir) as allocator:
         link.send(b"begins")
         match part:
@@ -104,7 +104,7 @@ def play(part: str, runtime_dir: str, name: str, link: socket.socket) -> None:
 def _told(
     link: socket.socket, token: blocking.BufferCollectionToken
 ) -> blocking.BufferCollectionToken:
-    """Say that there is a token, and wait to be told to go on."""
+    """Report that there is a token, and wait for the command to continue."""
     link.send(b"passed")
     link.recv(100)
     return token

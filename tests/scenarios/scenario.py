@@ -1,7 +1,7 @@
-"""What the scenarios share: a daemon as a program, and negotiations among several participants.
+"""Shared helpers of the scenarios: a daemon as a program, and negotiations among several participants.
 
-Nothing here looks behind the client's names (`docs/spec/client-api.md`): a scenario is what a program
-that knows the specification alone would do, and sees what such a program would see.
+Nothing here uses private names (`docs/spec/client-api.md`): a scenario does and sees what a program does and sees that
+knows only the specification.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from sysmem.testing import Sysmemd
 READ_WRITE = sysmem.CpuUsage.READ_OFTEN | sysmem.CpuUsage.WRITE_OFTEN
 UNBOUNDED = 0xFFFFFFFF
 ENOUGH = 120.0
-"""Seconds after which something that should have happened at once is held to never happen."""
+"""Seconds after which a test gives up on an event that should have happened at once."""
 SHORTLY = 0.2
-"""Seconds for which something that must not happen is watched."""
+"""Seconds for which a test watches that an event does not happen."""
 
 pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="scenario")
 
 
 def descriptors(daemon: Sysmemd) -> int:
-    """How many descriptors a daemon has open."""
+    """Return the number of open descriptors of a daemon."""
     return len(os.listdir(f"/proc/{daemon.pid}/fd"))
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what only the kernel or the daemon's log shows."""
+    """Wait for a condition that only the kernel or the daemon's log shows."""
     deadline = time.monotonic() + ENOUGH
     while not condition():
         assert time.monotonic() < deadline, "it didn't come true"
@@ -43,22 +43,22 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 def ask(collection: blocking.BufferCollection) -> None:
-    """Let the daemon know of a wait for buffers that can't be there yet; the next wait takes it up."""
+    """Send a wait for buffers that can't exist yet. The next wait takes it up."""
     with pytest.raises(TimeoutError):
         collection.wait_for_all_buffers_allocated(timeout=0)
-    collection.sync()  # is answered after the wait was read
+    collection.sync()  # is answered after the daemon has read the wait
 
 
 def begin_wait(
     collection: blocking.BufferCollection,
 ) -> Future[sysmem.BufferCollectionInfo]:
-    """Wait for buffers in another thread; the daemon knows of it whenever that starts."""
+    """Wait for buffers in another thread. Return when the daemon knows of the wait."""
     ask(collection)
     return pool.submit(collection.wait_for_all_buffers_allocated, timeout=ENOUGH)
 
 
 def buffers(min_size_bytes: int = 4096, **fields: Any) -> sysmem.BufferCollectionConstraints:
-    """Constraints of a participant that reads and writes with the cpu, one buffer of a page."""
+    """Return constraints of a participant that reads and writes with the CPU, with one buffer of one page."""
     table: dict[str, Any] = {
         "usage": sysmem.BufferUsage(cpu=READ_WRITE),
         "min_buffer_count_for_camping": 1,
@@ -69,7 +69,7 @@ def buffers(min_size_bytes: int = 4096, **fields: Any) -> sysmem.BufferCollectio
 
 
 def memory(**fields: Any) -> sysmem.BufferCollectionConstraints:
-    """As `buffers`, with the memory constraints given field by field."""
+    """Return constraints as `buffers` does, with these memory constraints."""
     table: dict[str, Any] = {"min_size_bytes": 4096}
     table.update(fields)
     constraints = sysmem.BufferMemoryConstraints(**table)
@@ -79,7 +79,7 @@ def memory(**fields: Any) -> sysmem.BufferCollectionConstraints:
 def image(
     pixel_format: int | None = sysmem.PixelFormat.B8G8R8A8, **fields: Any
 ) -> sysmem.ImageFormatConstraints:
-    """An image entry of 64 × 48 sRGB (BT.709 for a YUV format), and what else is given."""
+    """Return an image entry of 64 × 48 pixels in sRGB (BT.709 for a YUV format), with these other fields."""
     yuv = pixel_format in (
         sysmem.PixelFormat.NV12,
         sysmem.PixelFormat.I420,
@@ -100,7 +100,7 @@ def image(
 def images(
     *entries: sysmem.ImageFormatConstraints, **fields: Any
 ) -> sysmem.BufferCollectionConstraints:
-    """As `buffers`, with image entries and without a size of its own."""
+    """Return constraints as `buffers` does, with image entries and without a size."""
     table: dict[str, Any] = {
         "buffer_memory_constraints": None,
         "image_format_constraints": list(entries),
@@ -112,10 +112,10 @@ def images(
 def delivered(
     pixel_format: int = sysmem.PixelFormat.B8G8R8A8, **fields: Any
 ) -> sysmem.ImageFormatConstraints:
-    """What a lone `image()` in B8G8R8A8 is answered with, but for `fields`.
+    """Return the delivered entry for a lone `image()` in B8G8R8A8, changed by `fields`.
 
-    By hand, from `docs/spec/constraints.md`, section 1: a sample is 4 bytes, so rows are multiples of 4; 64
-    pixels are 256 bytes.
+    It is computed by hand from `docs/spec/constraints.md`, section 1: a sample has 4 bytes, so rows are multiples of 4;
+    64 pixels have 256 bytes.
     """
     table: dict[str, Any] = {
         "pixel_format": pixel_format,
@@ -145,7 +145,7 @@ def delivered(
 def participants(
     allocator: blocking.Allocator, count: int
 ) -> Iterator[tuple[blocking.BufferCollectionToken, list[blocking.BufferCollection]]]:
-    """A root token that holds allocation back until its release, and `count` children, bound."""
+    """A root token that prevents the allocation until its release, and `count` collections of its children."""
     with ExitStack() as stack:
         gate = stack.enter_context(allocator.allocate_shared_collection())
         tokens = gate.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * count)
@@ -159,7 +159,7 @@ def participants(
 def allocated(
     client: blocking.Allocator, table: sysmem.BufferCollectionConstraints | None = None
 ) -> Iterator[tuple[blocking.BufferCollection, sysmem.BufferCollectionInfo]]:
-    """A collection with one participant, and its buffers; without `table` those of `buffers()`."""
+    """A collection with one participant, and its buffers. The default for `table` is `buffers()`."""
     with client.allocate_non_shared_collection() as collection:
         collection.set_constraints(table or buffers())
         with collection.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
@@ -174,7 +174,7 @@ def root_and_child(
     weak: bool = False,
     table: sysmem.BufferCollectionConstraints | None = None,
 ) -> Iterator[tuple[blocking.BufferCollection, blocking.BufferCollection]]:
-    """The collections of a root token and of a child; with `table` both have these constraints."""
+    """The collections of a root token and of a child. With `table`, both set these constraints."""
     with client.allocate_shared_collection() as root, root.duplicate(mask) as child:
         if weak:
             child.set_weak()
@@ -194,7 +194,7 @@ def root_and_child(
 def outcome(
     allocator: blocking.Allocator, *tables: sysmem.BufferCollectionConstraints | None
 ) -> sysmem.BufferCollectionInfo | int:
-    """What the first of some participants is answered: buffers, or why there are none (an `Error`)."""
+    """Return the outcome for the first of some participants: buffers, or an `Error`."""
     with participants(allocator, len(tables)) as (gate, collections):
         for collection, table in zip(collections, tables, strict=True):
             collection.set_constraints(table)
@@ -212,7 +212,7 @@ def outcome(
 def settings(
     allocator: blocking.Allocator, *tables: sysmem.BufferCollectionConstraints | None
 ) -> sysmem.SingleBufferSettings:
-    """The settings that some participants agree on."""
+    """Return the settings on which some participants agree."""
     info = outcome(allocator, *tables)
     assert isinstance(info, sysmem.BufferCollectionInfo), info
     with info:
@@ -237,7 +237,7 @@ def image_settings(
 
 
 def count(allocator: blocking.Allocator, *tables: sysmem.BufferCollectionConstraints | None) -> int:
-    """How many buffers some participants agree on."""
+    """Return the number of buffers on which some participants agree."""
     info = outcome(allocator, *tables)
     assert isinstance(info, sysmem.BufferCollectionInfo), info
     with info:
@@ -248,7 +248,7 @@ def count(allocator: blocking.Allocator, *tables: sysmem.BufferCollectionConstra
 def refused(
     allocator: blocking.Allocator, *tables: sysmem.BufferCollectionConstraints | None
 ) -> bool:
-    """Whether the intersection is empty; any other error is a failure of the test."""
+    """Return whether the intersection is empty. Any other error fails the test."""
     info = outcome(allocator, *tables)
     if isinstance(info, sysmem.BufferCollectionInfo):
         info.close()

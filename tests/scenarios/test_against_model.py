@@ -1,7 +1,7 @@
-"""Any sequence of messages, closes and kills over real sockets: the daemon and the tree's model agree after every step.
+"""Random sequences of messages, closes and kills over real sockets: daemon and model must agree after every step.
 
-The model is the one that the tree itself is held against. Whoever is killed is a process of its own that holds the
-client end; what the others then see is waited for, and nobody else may notice anything.
+The model is the one that the tree's own tests use. A participant that is killed is a process that holds the client end.
+The effects on other participants are waited for, and no other effect may occur.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MASK = 0x80000000
 
 
 def any_descriptors(chance: random.Random, stack: ExitStack) -> list[int]:
-    """Descriptors of any kinds, mostly none; closed by `stack`."""
+    """Draw descriptors of any kinds, mostly none. `stack` closes them."""
     near, far = socket.socketpair(
         socket.AF_UNIX, chance.choice([socket.SOCK_SEQPACKET, socket.SOCK_STREAM])
     )
@@ -50,20 +50,20 @@ def any_descriptors(chance: random.Random, stack: ExitStack) -> list[int]:
 
 
 def send_invalid(chance: random.Random, fd: int) -> None:
-    """Send something that no channel takes, with any descriptors."""
+    """Send a message that no channel accepts, with any descriptors."""
     methods = list(raw.METHODS.items())
     _, (ordinal, two_way) = chance.choice(methods)
     sync, _ = raw.METHODS["Node.Sync"]
     body = chance.randbytes(chance.randrange(1, 60))
     message = chance.choice(
         [
-            body,  # no header, or another one
-            raw.header(1, sync) + body,  # it has no payload
-            raw.header(0 if two_way else 1, ordinal),  # the other way of calling
+            body,  # no header, or a wrong one
+            raw.header(1, sync) + body,  # the method has no payload
+            raw.header(0 if two_way else 1, ordinal),  # a call as a one-way message, or the reverse
             raw.header(1, ordinal ^ 1 << 40),  # no method
             raw.header(1, sync, flags=b"\x02\x01\x80"),  # only the daemon splits messages
             raw.header(1, sync, magic=2),
-            raw.header(0x80000001, sync),  # a transaction id of the daemon's
+            raw.header(0x80000001, sync),  # a transaction id of the daemon
         ]
     )
     with ExitStack() as stack:
@@ -85,13 +85,13 @@ class Negotiation:
         self.ends: dict[ModelNode, Any] = {self.model.root: allocator.allocate_shared_collection()}
         self.trackings: list[blocking.EventPair] = []
         self.told: set[ModelNode] = set()
-        #: Waits that were asked early; each has to end as the model says.
+        #: Waits that were sent early. Each must end as the model predicts.
         self.waits: dict[ModelNode, Future[sysmem.BufferCollectionInfo]] = {}
 
     # --- who can be talked to ---
 
     def pick(self, *kinds: str) -> ModelNode | None:
-        """An open node of one of these kinds that wasn't released."""
+        """Pick an open node of one of these kinds that was not released."""
         nodes = [
             node
             for node in self.ends
@@ -99,7 +99,7 @@ class Negotiation:
             and node.open
             and not node.failed
             and not node.released
-            and node not in self.waits  # somebody is in a call there
+            and node not in self.waits  # a thread waits on this node
         ]
         return self.chance.choice(nodes) if nodes else None
 
@@ -108,7 +108,7 @@ class Negotiation:
         self.ends.update(zip(new, ends, strict=True))
 
     def pick_victim(self, *kinds: str) -> ModelNode | None:
-        """A node to fail: mostly one whose failure leaves somebody over."""
+        """Pick a node to fail, mostly one whose failure leaves other nodes alive."""
         node = self.pick(*kinds)
         above: ModelNode | None = node
         while above is not None and above.parent is not None:
@@ -122,7 +122,7 @@ class Negotiation:
     # --- steps ---
 
     def grow(self) -> None:
-        """Something to begin with."""
+        """Create the first nodes."""
         for _ in range(self.chance.randrange(8)):
             self.chance.choice([self.duplicate, self.duplicate, self.create_group])()
             if self.chance.random() < 0.5:
@@ -205,7 +205,7 @@ class Negotiation:
             self.waits[node] = begin_wait(self.ends[node])
 
     def everybody_gets_ready(self) -> None:
-        """What random steps would seldom come to."""
+        """Make all nodes ready, which random steps would seldom achieve."""
         for node in list(self.ends):
             if node.failed or node.released or not node.open or node.ready:
                 continue
@@ -218,7 +218,7 @@ class Negotiation:
                 self.take_part(node)
             camping = 1 if self.model.count is None else 0
             if self.chance.random() < 0.04:
-                camping = 200  # more than there can be: whoever waits is told
+                camping = 200  # more than the limit: waiting participants get an error
             self.say_wish(node, (camping, 0, 128))
             self.settled()
             self.wait_early()
@@ -249,7 +249,7 @@ class Negotiation:
             self.ends[node].set_constraints()
 
     def misbehave(self) -> None:
-        """A message that is none, or isn't for that node, with any descriptors: the node's channel closes."""
+        """Send an invalid message, or one for another kind of node, with any descriptors: the node's channel closes."""
         node = self.pick_victim("token", "collection", "group")
         if node is None:
             return
@@ -258,14 +258,14 @@ class Negotiation:
         send_invalid(self.chance, self.ends[node].fileno())
 
     def misbehave_as_a_stranger(self) -> None:
-        """A connection of its own, which alone closes."""
+        """Send an invalid message on a new connection, which closes alone."""
         with raw.Wire(self.directory) as wire:
             channel = self.chance.choice([wire.connect, wire.rendezvous])()
             send_invalid(self.chance, channel.fileno())
             channel.assert_closes()
 
     def kill(self) -> None:
-        """The node's client end goes to a process, which is then killed."""
+        """Give the node's client end to a process, and kill that process."""
         node = self.pick_victim("token", "collection", "group")
         if node is None:
             return
@@ -281,9 +281,9 @@ class Negotiation:
     # --- after a step ---
 
     def settled(self) -> None:
-        """Wait until the daemon has seen the step; all that the model says of it must then be so."""
+        """Wait until the daemon has processed the step. Then it must agree with the model in everything."""
         if self.model.strong_dropped:
-            self.model.no_strong_handles()  # nobody keeps a buffer here
+            self.model.no_strong_handles()  # no participant keeps a buffer here
         for node in list(self.waits):
             self.check_wait(node)
         for node, end in self.ends.items():
@@ -301,9 +301,12 @@ class Negotiation:
                 self.check_result(node, end)
 
     def check_wait(self, node: ModelNode) -> None:
-        """An answer where the model says that there is one, none where the channel closes without."""
+        """Check that a wait was answered if the model says so.
+
+        Otherwise its channel must have closed without an answer.
+        """
         if node.result is None and not node.failed:
-            return  # pending, and it stays so
+            return  # the answer is PENDING, and no other follows
         answer = self.waits.pop(node)
         if node.result == "success":
             with answer.result(ENOUGH) as info:
@@ -318,7 +321,7 @@ class Negotiation:
             assert refused.value.error == node.result
 
     def others_notice_nothing(self) -> None:
-        for _ in range(2):  # the second is answered after all that was there before the first
+        for _ in range(2):  # the second call is answered after all earlier messages
             for node, end in self.ends.items():
                 if not node.failed and not end.closed:
                     end.sync(timeout=ENOUGH)
@@ -351,7 +354,7 @@ class Negotiation:
 
 
 def negotiate(negotiation: Negotiation, steps: int, *more: Callable[[], None]) -> None:
-    """Take so many steps, these among them; after each one the daemon and the model agree."""
+    """Take this many steps, with these actions among them. After each step the daemon and the model must agree."""
     try:
         _negotiate(negotiation, steps, *more)
     finally:
@@ -395,7 +398,7 @@ def test_daemon_and_model_agree(client: blocking.Allocator, daemon: Sysmemd, see
 )
 @given(chance=randoms(use_true_random=False))
 def test_also_when_any_messages_come_that_are_none(daemon: Sysmemd, chance: random.Random) -> None:
-    """A failure is shrunk; `SYSMEM_TESTS_EXAMPLES` says how many sequences are tried."""
+    """A failure is shrunk. `SYSMEM_TESTS_EXAMPLES` is the number of sequences."""
     with blocking.connect(daemon.runtime_dir) as client:
         negotiation = Negotiation(client, daemon.runtime_dir, chance)
         bad = [negotiation.misbehave] * 3 + [negotiation.misbehave_as_a_stranger] * 2

@@ -45,7 +45,7 @@ VULKAN = BufferUsage(vulkan=VulkanUsage.IMAGE_SAMPLED)
 
 
 def nv12(**fields: Any) -> ImageFormatConstraints:
-    """What a lone `image(NV12)` is answered with: samples in pairs of rows and columns."""
+    """Return the delivered entry for a lone `image(NV12)`: samples in pairs of rows and columns."""
     table: dict[str, Any] = {
         "color_spaces": [ColorSpace.REC709],
         "size_alignment": SizeU(2, 2),
@@ -57,7 +57,7 @@ def nv12(**fields: Any) -> ImageFormatConstraints:
     return delivered(NV12, **table)
 
 
-# What is delivered, field by field
+# The delivered fields
 
 
 def test_every_field_is_set_but_an_open_is_alpha_present(client: blocking.Allocator) -> None:
@@ -109,7 +109,7 @@ def test_image_and_raw_size_the_larger_wins(client: blocking.Allocator) -> None:
     assert buffer_settings(client, images(image()), buffers(10)).size_bytes == 12288
 
 
-# 0: somebody must ask for a size
+# Section 0: somebody must ask for a size
 
 
 def test_an_image_without_any_size_is_empty(client: blocking.Allocator) -> None:
@@ -184,7 +184,7 @@ def test_unsupported_formats_are_empty(
         pixel_format, pixel_format_modifier=modifier, color_spaces=[ColorSpace.PASSTHROUGH]
     )
     assert refused(client, images(entry))
-    # Also beside a good entry: a check, not a failed combination.
+    # This holds also with a valid entry beside it, because it is a check and not a failed combination.
     assert refused(client, images(entry, image(RGBA)))
 
 
@@ -239,13 +239,13 @@ def test_combinable_formats_of_one_participant_are_empty(client: blocking.Alloca
     open_modifier = image(BGRA, pixel_format_modifier=ANY_MODIFIER)
     assert refused(client, images(open_modifier, image(BGRA)))
     assert refused(client, images(image(ANY_FORMAT), image(BGRA)))
-    # AFBC and NV12 don't combine into anything supported, so these two may stand together.
+    # AFBC and NV12 can't be combined into a supported pair, so these two are allowed together.
     afbc = image(ANY_FORMAT, pixel_format_modifier=PixelFormatModifier.ARM_AFBC_16X16)
     apart = images(afbc, image(NV12, pixel_format_modifier=ANY_MODIFIER))
     assert not refused(client, apart, images(image(NV12)))
 
 
-# 1: checks of an entry
+# Section 1: checks of an entry
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_an_entry_is_adjusted(
 def test_rows_at_pixel_boundaries_are_multiples_of_whole_pixels(
     client: blocking.Allocator,
 ) -> None:
-    # Three bytes a pixel: a sample is one byte, so only the flag brings the 3 in.
+    # 3 bytes a pixel: a sample is one byte, so only the flag introduces the factor 3.
     rgb = PixelFormat.R8G8B8
     plain = image_settings(client, images(image(rgb, bytes_per_row_divisor=4)))
     assert (plain.bytes_per_row_divisor, plain.min_bytes_per_row) == (4, 192)
@@ -400,8 +400,8 @@ def test_two_participants_combine_field_by_field(client: blocking.Allocator) -> 
     assert found.image_format_constraints == delivered(
         min_size=SizeU(120, 100),
         max_size=SizeU(800, 400),
-        min_bytes_per_row=528,  # 512 up to a multiple of 24
-        max_bytes_per_row=7992,  # 8000 down to one
+        min_bytes_per_row=528,  # 512 rounded up to a multiple of 24
+        max_bytes_per_row=7992,  # 8000 rounded down to a multiple of 24
         max_width_times_height=200000,
         size_alignment=SizeU(4, 4),
         display_rect_alignment=SizeU(2, 8),
@@ -443,7 +443,8 @@ def test_a_divisor_over_32_bits_in_combination_drops_the_format(
 ) -> None:
     one = image(bytes_per_row_divisor=0x10000, max_bytes_per_row=None)
     two = image(bytes_per_row_divisor=0x10001 * 4)
-    # 0x10000 and 4 × 0x10001 have 4 in common: the multiple is 0x10000 × 0x10001, over 32 bits.
+    # The common divisor of 0x10000 and 4 × 0x10001 is 4, so the multiple is 0x10000 × 0x10001, which needs more than 32
+    # bits.
     assert refused(client, images(one), images(two))
     other = image(RGBA)
     assert image_settings(client, images(one, other), images(two, other)).pixel_format == RGBA
@@ -452,7 +453,7 @@ def test_a_divisor_over_32_bits_in_combination_drops_the_format(
 def test_a_failed_check_of_a_combined_entry_refuses_everything(
     client: blocking.Allocator,
 ) -> None:
-    # Unlike a failed combination (`docs/spec/constraints.md`, section 4).
+    # A failed combination would have another effect (`docs/spec/constraints.md`, section 4).
     narrow, wide = image(max_size=SizeU(70, 70)), image(min_size=SizeU(71, 48))
     other = image(RGBA)
     assert refused(client, images(narrow, other), images(wide, other))
@@ -486,7 +487,7 @@ def test_any_color_space_takes_the_other_sides(client: blocking.Allocator) -> No
 
 def test_a_color_space_open_on_all_sides_is_empty(client: blocking.Allocator) -> None:
     assert refused(client, images(image(color_spaces=ANY_COLOR)))
-    # A format that is decided stays.
+    # A specific format is kept.
     entries = [image(BGRA, color_spaces=ANY_COLOR), image(NV12)]
     assert image_settings(client, images(*entries)) == nv12()
 
@@ -522,12 +523,12 @@ def test_open_modifier_and_open_format_fill_each_other(client: blocking.Allocato
     bgra = image(BGRA, pixel_format_modifier=ANY_MODIFIER)
     found = image_settings(client, images(tiled), images(bgra))
     assert (found.pixel_format, found.pixel_format_modifier) == (BGRA, X_TILED)
-    # A pair that isn't supported isn't made.
+    # An unsupported pair is not created.
     grey = image(PixelFormat.R8, pixel_format_modifier=ANY_MODIFIER)
     assert refused(client, images(tiled), images(grey))
 
 
-# 3: sizes that must be possible
+# Section 3: sizes that must be possible
 
 
 def test_covered_required_maxima_are_dropped_and_the_rest_is_sorted(
@@ -636,7 +637,7 @@ def test_display_and_gpu_agree_on_a_tiled_format(client: blocking.Allocator) -> 
 
 
 def _afbc() -> list[int]:
-    """All 128 AFBC modifiers: two block sizes, six independent bits."""
+    """Return all 128 AFBC modifiers: two block sizes, six independent bits."""
     made = []
     for base in (1, 2):
         for mask in range(64):
@@ -687,7 +688,7 @@ def test_constraints_over_64_kib_are_refused_before_they_are_sent(
         collection.wait_for_all_buffers_allocated().close()
 
 
-# 4: checks on the aggregate
+# Section 4: checks on the aggregate
 
 
 @pytest.mark.parametrize(
@@ -726,7 +727,7 @@ def test_adjustments_are_made_again_when_filling_made_the_format(
     any_modifier = image(NV12, pixel_format_modifier=ANY_MODIFIER, min_size=None)
     any_format.color_spaces = ANY_COLOR
     found = image_settings(client, images(any_format), images(any_modifier))
-    # NV12: 65 × 31 become even, rows are multiples of 6 and 2.
+    # NV12: 65 × 31 is rounded up to even numbers, rows are multiples of 6 and 2.
     assert found == nv12(min_size=SizeU(66, 32), bytes_per_row_divisor=6, min_bytes_per_row=66)
 
 

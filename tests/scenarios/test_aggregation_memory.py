@@ -60,7 +60,7 @@ def test_the_heap_delivered_is_the_system_heap_with_its_id(client: blocking.Allo
     assert heap.id == 0
 
 
-# 0: somebody must ask for a size
+# Section 0: somebody must ask for a size
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_an_empty_table_and_none_at_all_mean_usage_none(client: blocking.Allocat
             assert [buffer.vmo_usable_start for buffer in info.buffers] == [0]
 
 
-# 2 and 5.1: counts
+# Sections 2 and 5.1: counts
 
 
 def test_camping_and_dedicated_slack_add_up_and_shared_slack_is_the_largest(
@@ -197,7 +197,7 @@ def test_counts_that_exceed_32_bits_together_are_empty_not_small(
     assert refused(client, huge, buffers(min_buffer_count_for_camping=2))
 
 
-# 1, 2, 5.6 and 5.7: sizes
+# Sections 1, 2, 5.6 and 5.7: sizes
 
 
 def test_the_largest_minimum_is_the_size(client: blocking.Allocator) -> None:
@@ -225,13 +225,13 @@ def test_256_mib_is_the_largest_buffer(client: blocking.Allocator) -> None:
 def test_one_gib_is_the_largest_collection(client: blocking.Allocator) -> None:
     assert count(client, buffers(2**28, min_buffer_count_for_camping=4)) == 4
     assert refused(client, buffers(2**28, min_buffer_count_for_camping=5))
-    # The limit is on what is used, before rounding up to pages.
+    # The limit applies to the used bytes, before rounding up to pages.
     just = 2**30 // 128
     assert count(client, buffers(just, min_buffer_count_for_camping=128)) == 128
     assert refused(client, buffers(just + 1, min_buffer_count_for_camping=128))
 
 
-# 1: contiguity and security
+# Section 1: contiguity and security
 
 
 def test_contiguous_is_simulated_and_reported(client: blocking.Allocator) -> None:
@@ -269,7 +269,7 @@ def test_secure_without_a_configured_secure_heap_is_empty(client: blocking.Alloc
     assert refused(client, table)
 
 
-# 1, 2, 5.3: coherency domains
+# Sections 1, 2 and 5.3: coherency domains
 
 
 def _domains(usage: BufferUsage, **fields: Any) -> sysmem.BufferCollectionConstraints:
@@ -297,7 +297,7 @@ def test_display_prefers_ram_where_everybody_supports_it(client: blocking.Alloca
 
     assert chosen(_domains(layer)) is CoherencyDomain.RAM
     assert chosen(_domains(layer, ram_domain_supported=False)) is CoherencyDomain.CPU
-    # A cpu participant doesn't support ram unless it says so.
+    # A participant that uses the CPU supports RAM only if it says so.
     assert chosen(_domains(layer), buffers()) is CoherencyDomain.CPU
     assert chosen(_domains(layer), memory(ram_domain_supported=True)) is CoherencyDomain.RAM
 
@@ -322,13 +322,13 @@ def test_no_common_domain_is_empty(client: blocking.Allocator) -> None:
 
 
 def test_domain_defaults_hold_without_memory_constraints(client: blocking.Allocator) -> None:
-    # A cpu participant without memory constraints supports the cpu domain alone.
+    # A participant that uses the CPU and has no memory constraints supports only the CPU domain.
     silent = buffers(buffer_memory_constraints=None)
     asking = _domains(VULKAN, cpu_domain_supported=False)
     assert refused(client, silent, asking)
 
 
-# 1, 2, 5.2: heaps
+# Sections 1, 2 and 5.2: heaps
 
 
 def test_an_empty_list_of_heaps_is_empty(client: blocking.Allocator) -> None:
@@ -371,7 +371,7 @@ def test_permitted_none_gets_vmos_that_are_read_only(client: blocking.Allocator)
 
 
 def test_usage_bits_nobody_knows_are_bits_all_the_same(client: blocking.Allocator) -> None:
-    # 2. Usage combines by or; at least one bit must be set (1). An unknown bit is one.
+    # Section 2: usage is combined by "or"; at least one bit must be set (section 1). An unknown bit counts too.
     assert not refused(client, buffers(usage=BufferUsage(vulkan=1 << 30)))
 
 

@@ -26,7 +26,7 @@ from .scenario import ENOUGH, buffers, event_of, image, images, vmo_of
 async def gated(
     allocator: sysmem.Allocator, count: int
 ) -> AsyncIterator[tuple[sysmem.BufferCollectionToken, list[sysmem.BufferCollection]]]:
-    """A root token that holds allocation back until its release, and `count` children, bound."""
+    """A root token that prevents the allocation until its release, and `count` collections of its children."""
     async with AsyncExitStack() as stack:
         gate = await stack.enter_async_context(await allocator.allocate_shared_collection())
         tokens = await gate.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * count)
@@ -40,7 +40,7 @@ async def gated(
 
 
 async def soon(task: Callable[[], Awaitable[Any]], group: anyio.abc.TaskGroup) -> list[Any]:
-    """Start a task, let it come to its waiting, and give the list that its outcome comes to."""
+    """Start a task, let it run until it waits, and return the list that receives its outcome."""
     done: list[Any] = []
 
     async def outcome() -> None:
@@ -236,7 +236,7 @@ def test_many_objects_connect_without_a_pause(run: Run, daemon: Sysmemd) -> None
 
 
 def test_a_wait_can_be_tried_again_and_again(run: Run) -> None:
-    # More often than the daemon keeps calls of one channel outstanding.
+    # More than the number of outstanding calls that the daemon allows on one channel.
     async def scenario(allocator: sysmem.Allocator) -> None:
         async with gated(allocator, 1) as (gate, (collection,)):
             await collection.set_constraints(buffers())

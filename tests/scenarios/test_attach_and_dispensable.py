@@ -33,7 +33,7 @@ NONE = buffers(min_buffer_count_for_camping=0)
 def allocated(
     client: blocking.Allocator, table: sysmem.BufferCollectionConstraints | None = None
 ) -> Iterator[blocking.BufferCollection]:
-    """A collection of three buffers (or as told) of which its participant camps on one."""
+    """A collection of three buffers (or `count`) whose participant camps on one."""
     with client.allocate_non_shared_collection() as collection:
         collection.set_constraints(table or buffers(min_buffer_count=3))
         collection.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
@@ -44,7 +44,7 @@ def allocated(
 def attached_to(
     client: blocking.Allocator, parent: blocking.BufferCollection
 ) -> Iterator[blocking.BufferCollection]:
-    """The collection of a token that was attached to another collection."""
+    """Return the collection of a token that was attached to another collection."""
     token = parent.attach_token()
     token.sync()
     with client.bind_shared_collection(token) as collection:
@@ -56,11 +56,11 @@ def join(
     token: blocking.BufferCollectionToken,
     table: sysmem.BufferCollectionConstraints | None,
 ) -> sysmem.BufferCollectionInfo | int | None:
-    """Turn an attached token in: buffers, the error, or None for peer-closed."""
+    """Turn an attached token in. Return the buffers, the error, or None for peer-closed."""
     token.sync()
     with ExitStack() as stack:
         collection = stack.enter_context(client.bind_shared_collection(token))
-        child = collection.attach_token()  # doesn't hold the parent's allocation back
+        child = collection.attach_token()  # does not delay the parent's allocation
         child.close()
         collection.set_constraints(table)
         try:
@@ -79,7 +79,7 @@ def joins(
     parent: blocking.BufferCollection,
     table: sysmem.BufferCollectionConstraints | None,
 ) -> bool:
-    """Whether a participant with these constraints gets the buffers that exist."""
+    """Return whether a participant with these constraints gets the existing buffers."""
     answer = join(client, parent.attach_token(), table)
     if isinstance(answer, sysmem.BufferCollectionInfo):
         answer.close()
@@ -199,7 +199,7 @@ def test_padding_that_exists_does_not_bound_what_is_attached(client: blocking.Al
 def test_camping_counts_are_first_come_first_served_and_become_free(
     client: blocking.Allocator,
 ) -> None:
-    with allocated(client) as parent:  # three buffers, one is camped on
+    with allocated(client) as parent:  # three buffers, one of which is camped on
         two = buffers(min_buffer_count_for_camping=2)
         with attached_to(client, parent) as first:
             first.set_constraints(two)
@@ -315,7 +315,10 @@ def test_the_default_debug_name_of_an_attached_token(
 def dispensable(
     client: blocking.Allocator, table: sysmem.BufferCollectionConstraints | None = None
 ) -> Iterator[list[blocking.BufferCollection]]:
-    """A root, its dispensable child and that one's ordinary child, bound; with `table` all have constraints."""
+    """The collections of a root, its dispensable child, and an ordinary child of that.
+
+    With `table`, all set constraints.
+    """
     with ExitStack() as stack:
         root = stack.enter_context(client.allocate_shared_collection())
         middle = stack.enter_context(root.duplicate())
@@ -356,7 +359,7 @@ def test_a_dispensable_nodes_failure_after_allocation_stops_there(
             assert node is nodes[which] or node.wait_closed(timeout=ENOUGH)
         nodes[0].sync()
         nodes[0].check_all_buffers_allocated()
-        # A second instance of the participant takes its place.
+        # A second instance of the participant replaces the first.
         assert joins(client, nodes[0], buffers())
 
 
@@ -379,7 +382,7 @@ def test_an_ordinary_childs_failure_after_allocation_fails_everything(
         with one.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
             two.close()
             assert one.wait_closed(timeout=ENOUGH)
-            with vmo_of(info).map() as view:  # the memory lives on with its handles
+            with vmo_of(info).map() as view:  # the memory stays as long as its handles
                 view[0] = 1
 
 
@@ -449,7 +452,7 @@ def test_node_tracking_waits_for_all_children(client: blocking.Allocator) -> Non
         with token.attach_node_tracking() as tracking:
             with client.bind_shared_collection(token) as bound:
                 bound.sync()
-                assert tracking.wait_closed(timeout=0) is False  # it survives the conversion
+                assert tracking.wait_closed(timeout=0) is False  # it survives the turn-in
                 bound.release()
             assert tracking.wait_closed(timeout=SHORTLY) is False  # the orphan has a child
             child.close()
@@ -532,8 +535,8 @@ def test_contiguity_that_exists_is_pinned(client: blocking.Allocator) -> None:
 def test_counts_of_orphans_stay_reserved_until_their_node_leaves(
     client: blocking.Allocator,
 ) -> None:
-    # Three buffers, one camped on. An attached participant camps on two and is released: its
-    # failure domain has no client left, so the node leaves and the two are free again.
+    # Three buffers, one of which is camped on. An attached participant camps on two and is released. Its failure domain
+    # has no client left, so its node leaves, and the two buffers are free again.
     with allocated(client) as parent:
         two = buffers(min_buffer_count_for_camping=2)
         with attached_to(client, parent) as attached:
@@ -543,7 +546,7 @@ def test_counts_of_orphans_stay_reserved_until_their_node_leaves(
                 child = attached.attach_token()
                 attached.sync()
                 attached.release()
-                # The orphan stays as long as somebody is connected under it.
+                # The orphan stays as long as a client below it is connected.
                 assert gone.wait_closed(timeout=SHORTLY) is False
                 assert not joins(client, parent, two)
                 child.release()
@@ -573,7 +576,7 @@ def test_messages_after_release_fail_the_node(client: blocking.Allocator) -> Non
         copy = blocking.BufferCollection.from_fd(os.dup(one.fileno()))
         one.release()
         with copy:
-            # After Release the server end is seen to close; a late message is still noticed.
+            # After Release the daemon closes the server end. It still notices a late message.
             assert copy.wait_closed(timeout=ENOUGH)
             with socket.socket(fileno=os.dup(copy.fileno())) as raw:
                 raw.send(bytes.fromhex("0000000002008001") + SET_VERBOSE_LOGGING)

@@ -1,4 +1,4 @@
-"""What is raised when, and what stays usable after it (`docs/spec/client-api.md`)."""
+"""Which exceptions are raised when, and what remains usable afterwards (`docs/spec/client-api.md`)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_timeout_leaves_the_channel_usable(client: blocking.Allocator) -> None
 
 
 def test_what_a_late_answer_brings_is_closed(client: blocking.Allocator) -> None:
-    # The fixture of this repository's tests counts descriptors; so does the buffer's lifetime.
+    # The fixture of these tests counts descriptors. So does the lifetime tracking of a buffer.
     with participants(client, 1) as (gate, (collection,)):
         collection.set_constraints(buffers())
         with pytest.raises(TimeoutError):
@@ -241,7 +241,7 @@ def test_get_vmo_info_tells_not_found_from_deviation(
         for vmo in (foreign, file):
             with raises(Error.NOT_FOUND):
                 client.get_vmo_info(vmo)
-            os.fstat(vmo)  # it was duplicated, not consumed
+            os.fstat(vmo)  # the token was duplicated, not consumed
         for vmo in (one.fileno(), read, write):
             with raises(Error.PROTOCOL_DEVIATION):
                 client.get_vmo_info(vmo)
@@ -322,7 +322,7 @@ def test_the_daemons_death_is_peer_closed_everywhere(
             allocator.allocate_shared_collection()
         with tracking:
             assert tracking.wait_closed(timeout=ENOUGH)
-        with info, vmo_of(info).map() as view:  # the memory doesn't go with it
+        with info, vmo_of(info).map() as view:  # the memory stays
             view[0] = 1
 
 
@@ -343,7 +343,7 @@ def test_sigterm_is_peer_closed_and_a_second_daemon_takes_over(
 
 
 def drop(held: list[Any]) -> None:
-    """Let go of the only reference to an object."""
+    """Drop the only reference to an object."""
     with pytest.warns(ResourceWarning):
         held.clear()
 
@@ -369,7 +369,7 @@ def test_an_object_dropped_warns_and_closes_its_descriptor(
         held = [token.create_buffer_collection_token_group()]
         held[0].sync()
         drop(held)
-        assert token.wait_closed(timeout=ENOUGH)  # as any close without Release
+        assert token.wait_closed(timeout=ENOUGH)  # the effect is that of any close without Release
 
 
 def test_buffers_dropped_warn_and_free(client: blocking.Allocator) -> None:
@@ -423,7 +423,7 @@ def test_a_broken_rule_is_logged_with_who_broke_it(
 
 
 def until_full(send: Callable[[int], None]) -> int:
-    """Send until a daemon that is stopped has no more room; how many it took."""
+    """Send until a stopped daemon has no room left. Return the number of messages."""
     for number in range(1_000_000):
         try:
             send(number)
@@ -464,7 +464,7 @@ def test_a_daemon_that_does_not_read_is_a_timeout_and_nothing_is_lost(
                 allocator.allocate_non_shared_collection(timeout=0.01)
         finally:
             sysmemd.faults.resume()
-        # Nothing of what timed out was sent, and no token consumed: all goes on.
+        # No message that timed out was sent, and no token was consumed, so everything continues.
         other.sync(timeout=ENOUGH)
         with allocator.bind_shared_collection(other) as bound:
             assert bound.get_buffer_collection_id(timeout=ENOUGH) == other_id

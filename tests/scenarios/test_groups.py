@@ -1,4 +1,4 @@
-"""Groups: which child is selected, and what the other children see (`docs/spec/allocation.md`)."""
+"""Groups: which child is selected, and the effects on the other children (`docs/spec/allocation.md`)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NEVER = buffers(min_buffer_count=200)
 
 
 class Tree:
-    """Tokens, groups and collections of one root, all closed at the end."""
+    """Tokens, groups and collections below one root. All are closed at the end."""
 
     def __init__(self, client: blocking.Allocator, stack: ExitStack) -> None:
         self.client = client
@@ -49,14 +49,14 @@ class Tree:
         token.sync()
         collection = self.stack.enter_context(self.client.bind_shared_collection(token))
         collection.set_constraints(table)
-        with suppress(PeerClosedError):  # the last one sees the attempt's outcome at once
+        with suppress(PeerClosedError):  # the last one gets the attempt's outcome at once
             collection.sync()
         return collection
 
     def choice(
         self, token: blocking.BufferCollectionToken, *tables: BufferCollectionConstraints
     ) -> tuple[blocking.BufferCollectionTokenGroup, list[blocking.BufferCollection]]:
-        """A group with a bound child for each of the constraints."""
+        """Return a group with a bound child for each of the constraints."""
         group, tokens = self.group(token, len(tables))
         return group, [self.bind(t, table) for t, table in zip(tokens, tables, strict=True)]
 
@@ -139,7 +139,7 @@ def test_allocation_waits_for_all_children_present(tree: Tree) -> None:
 
 
 def test_the_lowest_ranking_group_advances_first(tree: Tree) -> None:
-    # Two groups under the root: (0,0) (0,1) (1,0) (1,1), like counting. Both (0,1) and (1,0) fit.
+    # Two groups below the root: (0,0) (0,1) (1,0) (1,1), as in counting. Both (0,1) and (1,0) would succeed.
     _, first = tree.choice(tree.root, ONE, TWO)
     _, second = tree.choice(tree.root, TWO, ONE)
     root = tree.bind(tree.root, ANY)
@@ -165,7 +165,7 @@ def test_parents_rank_before_their_children(tree: Tree) -> None:
     left_bound = tree.bind(left, ANY)
     right_bound = tree.bind(right, TWO)
     root = tree.bind(tree.root, TWO)
-    # (left, ONE) fails, (left, TWO) comes before (right).
+    # (left, ONE) fails, and (left, TWO) is tried before (right).
     assert size(root) == size(left_bound) == size(under[1]) == 200
     hidden(right_bound, under[0])
 
@@ -177,7 +177,7 @@ def _binary(
 
 
 def _outcome(root: blocking.BufferCollectionToken, tree: Tree) -> sysmem.Error | int | None:
-    """Hold allocation back with a child until the root has asked."""
+    """Use a child to prevent the allocation until the root has asked."""
     gate = root.duplicate()
     root.sync()
     collection = tree.bind(root, ANY)
@@ -191,7 +191,7 @@ def _outcome(root: blocking.BufferCollectionToken, tree: Tree) -> sysmem.Error |
 
 
 def test_64_failed_selections_are_the_most(client: blocking.Allocator) -> None:
-    # 2^6 selections of which none fits: empty. 3 × 64: the 65th isn't tried.
+    # 2^6 selections, all of which fail: the error is the empty intersection. Of 3 × 64, the 65th is not tried.
     with ExitStack() as stack:
         tree = Tree(client, stack)
         _binary(tree, 6, (NEVER, NEVER))
@@ -301,7 +301,7 @@ def test_a_ref_outlives_bind_and_counts_released_groups(tree: Tree) -> None:
 
 
 def test_selected_formats_decide(tree: Tree) -> None:
-    # A decoder that would like tiles, or else rows; a screen that shows rows only.
+    # A decoder that prefers tiles but also supports rows, and a screen that supports rows only.
     tiled = images(
         image(pixel_format_modifier=sysmem.PixelFormatModifier.INTEL_I915_Y_TILED),
         min_buffer_count=3,
@@ -310,7 +310,7 @@ def test_selected_formats_decide(tree: Tree) -> None:
     screen = tree.bind(tree.root, images(image()))
     with screen.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
         assert info.buffers is not None
-        assert len(info.buffers) == 2  # the unselected minimum of 3 doesn't count
+        assert len(info.buffers) == 2  # the minimum of 3 of an unselected child does not count
     fallback.sync()
     hidden(wish)
 

@@ -1,4 +1,4 @@
-"""What the configuration brings: heaps, secure memory, costs and limits (`docs/spec/linux.md`, "Settings")."""
+"""Effects of the configuration: heaps, secure memory, costs and limits (`docs/spec/linux.md`, "Settings")."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_else_the_first_permitted_in_the_first_participants_order(
     two = asking(VULKAN, DEVICE, CARVEOUT)
     assert chosen(client, one, two)[0] == CARVEOUT
     assert chosen(client, two, one)[0] == DEVICE
-    # Who gives no list has no order.
+    # A participant without a list has no preferred order.
     assert chosen(client, asking(VULKAN), two, one)[0] == DEVICE
 
 
@@ -221,7 +221,7 @@ def test_one_participant_makes_all_secure(client: blocking.Allocator) -> None:
 
 
 def test_a_secure_heap_without_the_wish_is_a_heap(client: blocking.Allocator) -> None:
-    # is_secure is the combined secure_required, whatever the heap.
+    # is_secure is the combined secure_required, whatever the heap is.
     assert chosen(client, asking(DISPLAY, Z_SECURE)) == (
         Z_SECURE,
         CoherencyDomain.INACCESSIBLE,
@@ -281,11 +281,11 @@ def test_the_cheapest_format_is_chosen(client: blocking.Allocator) -> None:
         PixelFormatModifier.INTEL_I915_Y_TILED,
     )
     assert of(VULKAN, linear, x)[1] == PixelFormatModifier.INTEL_I915_X_TILED
-    # Costs under other usages don't count; what has no cost is dearest.
+    # Costs for other usages do not count. A format without a cost is the most expensive.
     rgba, nv12, yv12 = image(PixelFormat.R8G8B8A8), image(PixelFormat.NV12), image(PixelFormat.YV12)
     assert of(DISPLAY, rgba, nv12)[0] == PixelFormat.NV12
     assert of(BufferUsage(cpu=CpuUsage.READ_OFTEN), rgba, nv12)[0] == PixelFormat.R8G8B8A8
-    # The entry that shares most bits counts: 100 for the decoder, 50 for others; YV12 is 70.
+    # The entry that shares the most bits counts: 100 for the decoder, 50 for others; YV12 costs 70.
     assert of(DISPLAY, nv12, yv12)[0] == PixelFormat.NV12
     assert of(DECODER, nv12, yv12)[0] == PixelFormat.YV12
 
@@ -337,7 +337,7 @@ def test_a_full_heap_is_no_memory_and_empties_again(client: blocking.Allocator) 
 
 
 def test_memory_is_reclaimed_before_the_lifetime_event_closes(client: blocking.Allocator) -> None:
-    # Whoever waits for the event can have the whole heap again at once.
+    # A participant that waits for the event can allocate the whole heap again at once.
     sixteen = asking(VULKAN, CARVEOUT)
     sixteen.min_buffer_count = 16
     for _ in range(10):

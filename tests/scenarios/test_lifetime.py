@@ -48,7 +48,7 @@ def test_buffers_remaining_counts_down(client: blocking.Allocator) -> None:
         collection.set_constraints(buffers(min_buffer_count=3))
         info = collection.wait_for_all_buffers_allocated()
         events = [collection.attach_lifetime_tracking(remaining) for remaining in range(5)]
-        assert events[3].wait_closed(timeout=ENOUGH)  # at once: three exist
+        assert events[3].wait_closed(timeout=ENOUGH)  # at once, because three buffers exist
         assert events[4].wait_closed(timeout=ENOUGH)
         collection.release()
         for gone in range(3):
@@ -162,7 +162,7 @@ def test_any_holder_in_this_process_counts(client: blocking.Allocator, held: str
 
 
 def test_a_reopened_descriptor_counts(client: blocking.Allocator) -> None:
-    # A holder of the daemon's uid may reopen its descriptor: that is a handle as well.
+    # A holder with the daemon's uid may reopen its descriptor. The result is a handle as well.
     with tracked(client) as (collection, info, event):
         collection.release()
         again = os.open(f"/proc/self/fd/{vmo_of(info).fileno()}", os.O_RDONLY)
@@ -235,7 +235,7 @@ def test_every_node_may_track(client: blocking.Allocator) -> None:
 
 
 def test_a_copy_of_the_event_keeps_it_open_for_nobody(client: blocking.Allocator) -> None:
-    # Closing our end of an eventpair is no matter to the daemon.
+    # The client's close of its end of an eventpair has no effect in the daemon.
     with client.allocate_non_shared_collection() as collection:
         collection.attach_lifetime_tracking().close()
         collection.attach_node_tracking().close()

@@ -20,7 +20,7 @@ def lines(daemon: Sysmemd) -> list[dict[str, Any]]:
 
 
 def about(daemon: Sysmemd, number: int) -> list[str]:
-    """The lines about one collection, as text."""
+    """Return the lines about one collection, as text."""
     return [json.dumps(line) for line in lines(daemon) if str(number) in json.dumps(line)]
 
 
@@ -55,7 +55,7 @@ def test_a_stalled_allocation_is_told_at_the_deadline_by_names(
                 assert name in told
             for ident in (31, 32, 33, 34):
                 assert str(ident) in told
-            assert "comes-later" not in told  # it takes no part in the initial allocation
+            assert "comes-later" not in told  # not in the initial allocation
             for token in (child, attached):
                 token.close()
 
@@ -78,7 +78,7 @@ def test_verbose_logging_tells_constraints_tree_and_result(
         def text() -> str:
             return "\n".join(about(daemon, number))
 
-        eventually(lambda: text().count("4321") >= 2)  # as sent, and as the result
+        eventually(lambda: text().count("4321") >= 2)  # once as sent, and once in the result
         assert "1234" in text()
         assert "verbose-one" in text()
         for line in lines(daemon):

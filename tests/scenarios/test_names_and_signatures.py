@@ -1,4 +1,4 @@
-"""The names of `docs/spec/client-api.md`, their arguments and what they return, in both faces."""
+"""The names in `docs/spec/client-api.md`, their arguments and return values, in both faces."""
 
 from __future__ import annotations
 

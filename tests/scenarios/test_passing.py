@@ -1,4 +1,4 @@
-"""Tokens passed on between processes, threads and tasks of all kinds, and what is left when one of them goes."""
+"""Tokens that are passed between all kinds of processes, threads and tasks, and the effects when one of them ends."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ ARGUMENTS = ("--log-level", "debug")
 
 @pytest.fixture(autouse=True, scope="module")
 def helpers() -> None:
-    """The processes that multiprocessing keeps for all tests."""
+    """Start the helper processes that multiprocessing keeps for all tests."""
     resource_tracker.ensure_running()
     forkserver.ensure_running()
 
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For processes that import the function that they are to run."""
+    """The environment for processes that import the function that they run."""
     monkeypatch.syspath_prepend(ROOT)
 
 
 @pytest.fixture
 def name() -> str:
-    """A name under which nothing is on offer."""
+    """Return a name under which no token is on offer."""
     return f"camera {next(numbers)}"
 
 
@@ -66,7 +66,7 @@ def on_offer(daemon: Sysmemd, name: str) -> None:
 
 
 def awaited(daemon: Sysmemd, name: str) -> None:
-    """Wait until somebody waits for a token under a name."""
+    """Wait until a process waits for a token under a name."""
     eventually(lambda: any("is awaited" in line and f"'{name}'" in line for line in said(daemon)))
 
 
@@ -170,7 +170,7 @@ def test_a_process_that_is_killed_with_a_token_fails_the_others(
     method: str,
     way: str,
 ) -> None:
-    """Nobody else holds the token any more: not who passed it on, and not the daemon."""
+    """The process that passed the token on no longer has it, and neither has the daemon."""
     with Actor(method, way, daemon.runtime_dir, name) as actor:
         give(client, actor, name, root.duplicate(), way)
         actor.hear("passed")
@@ -239,7 +239,7 @@ def test_many_threads_offer_and_take_at_once(client: blocking.Allocator, name: s
             threads.submit(client.offer, f"{name} {i}", token, timeout=ENOUGH)
             for i, token in enumerate(given[: count // 2])
         ]
-        for token in given[count // 2 :]:  # one after the other, as one name allows
+        for token in given[count // 2 :]:  # one offer at a time for a name
             client.offer(name, token, timeout=ENOUGH)
         taken = [stack.enter_context(take.result(ENOUGH)) for take in takes]
         for offer in offers:
@@ -249,7 +249,7 @@ def test_many_threads_offer_and_take_at_once(client: blocking.Allocator, name: s
 
 @pytest.fixture
 def own(daemon: Sysmemd) -> Iterator[blocking.Allocator]:
-    """A connection that the test closes."""
+    """Yield a connection that is closed at the end."""
     with blocking.connect(daemon.runtime_dir) as allocator:
         yield allocator
 
@@ -268,7 +268,7 @@ def test_closing_the_allocator_ends_what_others_offer_and_take_with_it(
             call.result(ENOUGH)
     with token:
         token.sync()
-        # Neither waits any more.
+        # Neither call waits any more.
         for free in (name, f"{name} to come"):
             with pytest.raises(TimeoutError):
                 client.offer(free, token, timeout=0.01)
@@ -387,7 +387,7 @@ def test_a_name_is_on_offer_once(
     with pytest.raises(SysmemError, match=text) as caught:
         client.offer(name, root, timeout=ENOUGH)
     assert caught.value.error == Error.HANDLE_ACCESS_DENIED
-    root.sync()  # it is still ours
+    root.sync()  # the token still belongs to this process
     client.take(name, timeout=ENOUGH).close()
     offer.result(ENOUGH)
 

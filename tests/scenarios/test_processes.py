@@ -1,4 +1,4 @@
-"""Tokens that travel between processes, and what the kernel shows of it (`docs/spec/linux.md`)."""
+"""Tokens that travel between processes, and how the kernel shows them (`docs/spec/linux.md`)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_turned_in_tokens_duplicates_see_peer_closed(client: blocking.Allocato
             assert copy.wait_closed(timeout=ENOUGH)
             with pytest.raises(PeerClosedError):
                 copy.sync()
-        # and its close is no failure
+        # its close is not a failure
     with client.allocate_shared_collection() as token:
         copy = blocking.BufferCollectionToken.from_fd(os.dup(token.fileno()))
         with client.bind_shared_collection(token) as collection:
@@ -116,7 +116,7 @@ def test_koids_are_known_after_a_sync_and_validate(client: blocking.Allocator) -
         childs = child.server_koid
         with client.bind_shared_collection(child) as bound:
             bound.sync()
-            # A live, un-bound token: this one is bound.
+            # A connected token that was not turned in; this one was.
             assert client.validate_buffer_collection_token(childs) is False
             assert client.validate_buffer_collection_token(bound.server_koid) is False
             assert bound.server_koid not in (0, koid, childs)
@@ -138,7 +138,7 @@ def test_an_unknown_token_gets_a_closed_collection_and_nothing_else(
     with other, client.bind_shared_collection(fake) as collection:
         assert collection.wait_closed(timeout=ENOUGH)
         other.settimeout(ENOUGH)
-        assert other.recv(16) == b""  # the descriptor passed was closed
+        assert other.recv(16) == b""  # the descriptor that was passed was closed here
     assert client.validate_buffer_collection_token(1) is False  # the Allocator lives
 
 
@@ -167,7 +167,7 @@ def test_binding_a_released_token_fails_the_node(client: blocking.Allocator) -> 
 def test_what_was_sent_on_the_token_is_processed_before_the_bind(
     client: blocking.Allocator, daemon: Sysmemd
 ) -> None:
-    # All of it is in the channels' queues at once; each time in the same order.
+    # All messages are in the channels' queues at once, each time in the same order.
     for round_ in range(20):
         token = client.allocate_shared_collection()
         token.set_name(1, f"piped{round_}")

@@ -1,4 +1,4 @@
-"""A client learns why its call failed: the same reasons on all faces (`docs/spec/inspect.md`)."""
+"""Clients learn why a call failed. The reasons are the same in all faces (`docs/spec/inspect.md`)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from sysmem_protocol.sysmem2 import (
 
 from .scenario import ENOUGH
 
-#: A program that talks to a daemon by any face: `await said(...)` takes the result of a call of either.
+#: A program that uses a daemon through any face. `await said(...)` takes the result of a call in any of them.
 Program: TypeAlias = Callable[[Any], Awaitable[None]]
 Run: TypeAlias = Callable[[Program], None]
 
@@ -40,7 +40,7 @@ NV12 = PixelFormat.NV12
 
 
 async def said(call: Any) -> Any:
-    """The result of a call, awaited if the face is the async one."""
+    """Return the result of a call. Await it if the face is the async one."""
     return await call if inspect.isawaitable(call) else call
 
 
@@ -67,7 +67,7 @@ def run(request: pytest.FixtureRequest, daemon: Sysmemd) -> Run:
 
 
 async def failure(method: Callable[..., Any], *arguments: Any) -> PeerClosedError | SysmemError:
-    """What a call raises."""
+    """Return the exception that a call raises."""
     with pytest.raises((PeerClosedError, SysmemError)) as caught:
         await said(method(*arguments))
     error = caught.value
@@ -91,7 +91,7 @@ def memory(**fields: Any) -> BufferMemoryConstraints:
     return BufferMemoryConstraints(**fields)
 
 
-#: Ordinary mistakes of one participant, and words of the sentence that says what is wrong.
+#: Common mistakes of one participant, and words of the sentence that describes each mistake.
 MISTAKES = {
     "no usage": (wants(image(), usage=None), "at least one usage bit must be set"),
     "no size": (wants(), "somebody must ask for a size"),
@@ -199,7 +199,7 @@ def test_a_one_way_call_tells_it_too(run: Run) -> None:
             await said(collection.set_constraints(wants()))
 
             async def name() -> None:
-                while True:  # until the daemon has come so far
+                while True:  # until the daemon has processed the messages
                     await said(collection.set_name(1, "name"))
 
             error = await failure(name)

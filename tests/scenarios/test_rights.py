@@ -1,4 +1,4 @@
-"""Who may write, who may read, and who gets no buffer at all (`docs/spec/protocol.md`, "Rights")."""
+"""Which participants may write, which may only read, and which get no buffer (`docs/spec/protocol.md`, "Rights")."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ READER = Rights(0xFFFFFFFF & ~Rights.WRITE)
 def handed_out(
     client: blocking.Allocator, *masks: int, usage: BufferUsage | None = None
 ) -> Iterator[sysmem.BufferCollectionInfo]:
-    """What the last of a line of tokens, each made from the one before by a mask, is delivered."""
+    """Return the buffers of the last token in a chain. Each token was created from its predecessor with a mask."""
     tokens = [client.allocate_shared_collection()]
     for mask in masks:
         tokens.append(tokens[-1].duplicate(mask))

@@ -1,7 +1,6 @@
 """Sizes of images in every layout, and padding (`docs/spec/image-formats.md`, sections 2.3, 4 and 5).
 
-The numbers are those of the specification's worked examples; the constraints that lead there are
-worked out by hand.
+The numbers are those of the specification's worked examples. The constraints that lead to them were computed by hand.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ M = PixelFormatModifier
 def exactly(
     pixel_format: int, modifier: int, width: int, height: int, **fields: Any
 ) -> dict[str, Any]:
-    """The fields of an entry of one size only, in any colour space."""
+    """Return the fields of an entry of exactly one size, in any colour space."""
     return {
         "pixel_format": pixel_format,
         "pixel_format_modifier": modifier,
@@ -115,7 +114,7 @@ def test_a_required_size_is_aligned_and_at_least_the_minimum(client: blocking.Al
     entry = image(
         min_size=SizeU(64, 48), size_alignment=SizeU(16, 8), required_max_size_list=[SizeU(70, 20)]
     )
-    # 70 up to 80 wide, the minimum of 48 high
+    # a width of 70 is rounded up to 80, and the minimum height is 48
     assert buffer_settings(client, images(entry)).size_bytes == 80 * 4 * 48
 
 
@@ -123,7 +122,8 @@ def test_a_required_size_that_aligned_exceeds_the_maximum_is_empty(
     client: blocking.Allocator,
 ) -> None:
     wide = image(required_max_size_list=[SizeU(100, 48)])
-    # Alone 100 would do; with the other's alignment it is 112 of at most 100 rounded down, 96.
+    # On its own, 100 would be possible. With the other participant's alignment the width is 112, and the maximum of 100
+    # is rounded down to 96.
     assert refused(
         client, images(wide), images(image(size_alignment=SizeU(16, 1), max_size=SizeU(100, 100)))
     )
@@ -141,7 +141,7 @@ def test_an_area_over_the_maximum_is_empty(client: blocking.Allocator) -> None:
     fields: dict[str, Any] = {"required_max_size_list": [SizeU(100, 100)]}
     assert refused(client, images(image(max_width_times_height=9999, **fields)))
     assert not refused(client, images(image(max_width_times_height=10000, **fields)))
-    # The corner of two required sizes isn't itself required.
+    # The combined maximum of two required sizes is not required itself.
     stairs = image(
         max_width_times_height=5000, required_max_size_list=[SizeU(100, 50), SizeU(64, 70)]
     )

@@ -1,4 +1,4 @@
-"""Ten thousand buffers are allocated and freed. The daemon and the client must not keep anything of them."""
+"""Ten thousand buffers are allocated and freed. The daemon and the client must not keep any memory for them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def resident_kib(pid: int) -> int:
 
 
 def shared_kib() -> int:
-    """Memory of memfds and the like, in the whole machine."""
+    """Return the shared memory (memfds and others) of the whole machine, in KiB."""
     return int(Path("/proc/meminfo").read_text().partition("Shmem:")[2].split()[0])
 
 
 def allocate_weak_use_close(allocator: blocking.Allocator) -> None:
-    """A weak participant, its event, lifetime tracking and a mapping that outlives its descriptor."""
+    """Use a weak participant, its event, lifetime tracking, and a mapping that outlives its descriptor."""
     with allocator.allocate_shared_collection() as token, token.duplicate() as other:
         other.set_weak()
         other.sync()
@@ -75,7 +75,7 @@ def allocate_use_close(allocator: blocking.Allocator, number: int) -> None:
             collection.release()
 
 
-@pytest.mark.timeout(400)  # it waits for nobody, so a busy machine only makes it longer
+@pytest.mark.timeout(400)  # the test waits for nothing else, so a busy machine only makes it longer
 def test_ten_thousand_cycles_leave_nothing(client: blocking.Allocator, daemon: Sysmemd) -> None:
     for number in range(WARM_UP):
         allocate_use_close(client, number)
@@ -88,7 +88,7 @@ def test_ten_thousand_cycles_leave_nothing(client: blocking.Allocator, daemon: S
         allocate_use_close(client, number)
         if number % 50 == 0:
             allocate_weak_use_close(client)
-    # The daemon learns of the last closes, and closes what it held, a moment after them.
+    # The daemon notices the last closes, and closes its own descriptors, a moment later.
     eventually(lambda: descriptors(daemon) <= descriptors_before[0])
     assert len(os.listdir("/proc/self/fd")) == descriptors_before[1]
     eventually(lambda: shared_kib() < shared + 4 * SLACK_KIB)

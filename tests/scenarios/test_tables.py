@@ -1,4 +1,4 @@
-"""Tables, structs, enums and what of them can be sent (`docs/spec/client-api.md`, `docs/spec/protocol.md`)."""
+"""Tables, structs and enums, and which values can be sent (`docs/spec/client-api.md`, `docs/spec/protocol.md`)."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_plain_integers_do_for_flags_enums_and_masks(client: blocking.Allocator)
                 assert info.settings is not None
                 found = info.settings.image_format_constraints
                 assert found is not None
-                # In answers they are members again.
+                # In responses the values are members again.
                 assert found.pixel_format is PixelFormat.B8G8R8A8
                 assert found.pixel_format_modifier is PixelFormatModifier.LINEAR
                 assert found.color_spaces is not None
@@ -273,7 +273,7 @@ def test_the_longest_of_everything_passes(client: blocking.Allocator) -> None:
         for child in children:
             child.release()
         with client.bind_shared_collection(token) as collection:
-            # 64 entries, of each format and modifier one.
+            # 64 entries, one for each format and modifier.
             modifiers = [
                 0x0800000000000000 | base | bits << 4 for bits in range(8) for base in (1, 2)
             ]

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def together(count: int, work: Callable[[int], T]) -> list[T]:
-    """Do the same in several threads that start at one moment."""
+    """Call the same function in several threads that start at the same moment."""
     barrier = threading.Barrier(count)
 
     def run(index: int) -> T:
@@ -184,7 +184,7 @@ def test_many_threads_map_one_buffer(client: blocking.Allocator) -> None:
 
 
 def test_a_wait_can_be_tried_again_and_again(client: blocking.Allocator) -> None:
-    # More often than the daemon keeps calls of one channel outstanding (`docs/spec/protocol.md`: 1,024).
+    # More than the number of outstanding calls that the daemon allows on one channel (`docs/spec/protocol.md`: 1,024).
     with participants(client, 1) as (gate, (collection,)):
         collection.set_constraints(buffers())
         for _ in range(1100):

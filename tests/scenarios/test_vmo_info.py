@@ -23,7 +23,7 @@ from .scenario import (
 
 
 def assert_nothing_else(found: sysmem.VmoInfo) -> None:
-    """Only the ids are set."""
+    """Check that only the ids are set."""
     assert found.close_weak_asap is None
     assert found.weak_vmo is None
     assert found.single_buffer_settings is None
@@ -82,7 +82,7 @@ def test_need_weak_brings_a_weak_handle_and_its_event(client: blocking.Allocator
         with found.weak_vmo.map() as mine, strong.map() as theirs:
             theirs[:3] = b"abc"
             assert bytes(mine[:3]) == b"abc"
-        # Iff the handle is a weak one, or need_weak.
+        # It is set if and only if the handle is weak or need_weak is set.
         again = client.get_vmo_info(found.weak_vmo)
         assert again.close_weak_asap is not None
         assert again.weak_vmo is None
@@ -107,7 +107,7 @@ def test_need_weak_without_a_strong_handle_left_is_an_error(client: blocking.All
         with pytest.raises(SysmemError) as raised:
             client.get_vmo_info(found.weak_vmo, need_weak=True)
         assert raised.value.error is Error.NO_MORE_STRONG_VMO_HANDLES
-        # The rest is still known.
+        # The other answers are still known.
         last = client.get_vmo_info(found.weak_vmo, need_single_buffer_settings=True)
         assert last.buffer_collection_id == number
         assert last.single_buffer_settings is not None
@@ -172,7 +172,7 @@ VULKAN = BufferUsage(vulkan=sysmem.VulkanUsage.IMAGE_SAMPLED)
         (memory(permitted_heaps=[sysmem.SYSTEM_RAM_HEAP]), True),
         (memory(permitted_heaps=[sysmem.Heap(heap_type="x", id=0)]), False),
         (memory(cpu_domain_supported=False, ram_domain_supported=True), False),
-        # Buffer counts, and whether anybody uses the buffers, are left out of account.
+        # Buffer counts are ignored, and so is whether anybody uses the buffers.
         (buffers(min_buffer_count_for_camping=100), True),
         (buffers(min_buffer_count=100), True),
         (buffers(max_buffer_count=1), True),
@@ -183,7 +183,7 @@ VULKAN = BufferUsage(vulkan=sysmem.VulkanUsage.IMAGE_SAMPLED)
             True,
         ),
         (BufferCollectionConstraints(usage=VULKAN), True),
-        # What is wrong in itself is a false as well, not an error.
+        # Constraints that are wrong in themselves give false too, not an error.
         (memory(permitted_heaps=[]), False),
         (memory(physically_contiguous_required=True), False),
     ],
@@ -207,7 +207,7 @@ def test_constraints_ok_asks_for_every_field_again(client: blocking.Allocator) -
 
         assert ok(memory(min_size_bytes=100)) is True
         assert ok(memory(min_size_bytes=101)) is False
-        # An image isn't in raw buffers.
+        # Raw buffers have no image.
         assert ok(images(image())) is False
 
 
@@ -291,7 +291,7 @@ def test_another_daemons_vmo_is_not_found(
             client.get_vmo_info(vmo_of(info))
         assert raised.value.error is Error.NOT_FOUND
         ours = client.allocate_non_shared_collection()
-        # Numbers are unique per boot: this daemon's are none of that one's.
+        # Numbers are unique until the next boot, so the two daemons have no number in common.
         assert ours.get_buffer_collection_id() != info.buffer_collection_id
         ours.close()
 

@@ -1,4 +1,4 @@
-"""Connecting to a daemon that is still to come (`docs/spec/robustness.md`, "Restart")."""
+"""Connecting to a daemon that has not started yet (`docs/spec/robustness.md`, "Restart")."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FACES = ["blocking", "trio", "asyncio"]
 
 
 def works(runtime_dir: Path, face: str, wait: float) -> int:
-    """Connect within a time, and use the connection: the id of a collection."""
+    """Connect within this time and use the connection. Return the id of a collection."""
 
     async def main() -> int:
         async with sysmem.connect(runtime_dir, wait=wait) as allocator:
@@ -49,7 +49,7 @@ def works(runtime_dir: Path, face: str, wait: float) -> int:
 
 @pytest.fixture
 def tries(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set when an attempt to connect has failed and another one is to follow."""
+    """An event that is set when an attempt to connect has failed and another one will follow."""
     failed = threading.Event()
     pause = Retries.pause
 
@@ -63,7 +63,7 @@ def tries(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 @contextmanager
 def begun(tries: threading.Event, runtime_dir: Path, face: str) -> Iterator[Future[int]]:
-    """Somebody who tries to connect and hasn't found a daemon yet."""
+    """A thread that tries to connect and has not found a daemon yet."""
     future = pool.submit(works, runtime_dir, face, ENOUGH)
     assert tries.wait(ENOUGH)
     assert not future.done()
@@ -85,7 +85,7 @@ def test_a_client_connects_as_soon_as_the_daemon_is_started(
 def test_a_client_connects_to_the_daemon_that_comes_after_another(
     sysmemd: Sysmemd, tries: threading.Event, stop: signal.Signals
 ) -> None:
-    sysmemd.process.send_signal(stop)  # who connects before it has ended is not served any more
+    sysmemd.process.send_signal(stop)  # it serves no new clients
     sysmemd.process.wait(ENOUGH)
     with begun(tries, sysmemd.runtime_dir, "blocking"):
         sysmemd.start()
@@ -95,7 +95,7 @@ def test_a_client_connects_to_the_daemon_that_comes_after_another(
 def test_a_restart_ends_trees_and_leaves_buffers_to_those_who_have_them(
     sysmemd: Sysmemd, stop: signal.Signals
 ) -> None:
-    """The new daemon knows nothing of them."""
+    """The new daemon knows nothing about the old buffers."""
     with (
         blocking.connect(sysmemd.runtime_dir) as allocator,
         participants(allocator, 2) as (gate, collections),
@@ -150,7 +150,7 @@ def test_a_time_that_is_no_number_of_seconds_is_refused(tmp_path: Path, face: st
 
 @pytest.mark.parametrize("face", FACES)
 def test_a_socket_at_which_nobody_answers_is_no_daemon(tmp_path: Path, face: str) -> None:
-    """A service manager's, or that of a daemon that is stopped: the kernel accepts for it."""
+    """The socket belongs to a service manager or a stopped daemon: the kernel accepts connections for it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(tmp_path / SOCKET))
         listener.listen()
@@ -164,7 +164,7 @@ def test_a_socket_at_which_nobody_answers_is_no_daemon(tmp_path: Path, face: str
 def test_a_daemon_that_closes_the_connection_is_asked_again(
     sysmemd: Sysmemd, tries: threading.Event, face: str
 ) -> None:
-    """One that is about to end, say."""
+    """For example, the daemon is about to end."""
     sysmemd.stop()
     address = sysmemd.runtime_dir / SOCKET
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:

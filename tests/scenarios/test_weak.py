@@ -1,4 +1,4 @@
-"""Who keeps buffers alive, and how the others learn that nobody does (`docs/spec/allocation.md`)."""
+"""Who keeps buffers alive, and how the others learn that nobody does any more (`docs/spec/allocation.md`)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .scenario import (
 def strong_and_weak(
     client: blocking.Allocator, count: int = 2
 ) -> AbstractContextManager[tuple[blocking.BufferCollection, blocking.BufferCollection]]:
-    """Two participants' collections, allocated; the second one is weak."""
+    """The collections of two participants with buffers. The second participant is weak."""
     return root_and_child(client, weak=True, table=buffers(min_buffer_count=count))
 
 
@@ -111,7 +111,7 @@ def test_a_third_process_holds_and_is_killed(client: blocking.Allocator) -> None
         strong.release()
         theirs.close()
         assert not event_of(mine, 0).wait_closed(timeout=SHORTLY)
-        assert other.tell("close") == "done"  # buffer 1 is mapped, and nothing else
+        assert other.tell("close") == "done"  # only buffer 1 is mapped
         assert event_of(mine, 0).wait_closed(timeout=ENOUGH)
         assert not event_of(mine, 1).wait_closed(timeout=SHORTLY)
         other.kill()
@@ -187,11 +187,11 @@ def test_a_child_of_a_weak_node_is_weak(client: blocking.Allocator) -> None:
 def _weak_collection(
     client: blocking.Allocator, stack: ExitStack, how: str
 ) -> tuple[blocking.BufferCollection, blocking.BufferCollection]:
-    """A strong root and a node below that is weak by inheritance, with some SetWeakOk or none."""
+    """A strong root and a node below it that is weak by inheritance, with SetWeakOk as given."""
     root = stack.enter_context(client.allocate_shared_collection())
     if how == "root, children too":
         root.set_weak_ok(for_child_nodes_also=True)
-        root.set_weak_ok(for_child_nodes_also=False)  # it is never taken back
+        root.set_weak_ok(for_child_nodes_also=False)  # the statement can't be taken back
     elif how == "root alone":
         root.set_weak_ok()
     middle = stack.enter_context(root.duplicate())
@@ -237,7 +237,7 @@ def test_without_weak_ok_waiting_fails_the_node_at_once(
         leaf.set_constraints(buffers())
         leaf.sync()
         with pytest.raises(PeerClosedError):
-            leaf.wait_for_all_buffers_allocated(timeout=ENOUGH)  # the root isn't even ready
+            leaf.wait_for_all_buffers_allocated(timeout=ENOUGH)  # the root is not even ready
         assert root.wait_closed(timeout=ENOUGH)
 
 
@@ -272,7 +272,7 @@ def test_set_weak_too_late_fails_the_node(client: blocking.Allocator, late: str)
 def test_set_weak_ok_after_wait_fails_the_node(client: blocking.Allocator) -> None:
     with participants(client, 1) as (gate, (collection,)):
         collection.set_constraints(buffers())
-        collection.set_weak_ok()  # after SetConstraints is no matter
+        collection.set_weak_ok()  # sending it after SetConstraints makes no difference
         with pytest.raises(TimeoutError):
             collection.wait_for_all_buffers_allocated(timeout=0)
         collection.set_weak_ok()
@@ -300,7 +300,7 @@ def test_a_weak_group_makes_weak_children(client: blocking.Allocator) -> None:
 
 
 def test_asking_late_when_no_strong_handle_is_left(client: blocking.Allocator) -> None:
-    # Buffer 0 is gone but for a weak handle, buffer 1 is gone, buffer 2 is held by a strong one.
+    # Only a weak handle is left of buffer 0, buffer 1 is gone, a strong handle keeps buffer 2.
     with strong_and_weak(client, 3) as (strong, weak):
         theirs, mine = (node.wait_for_all_buffers_allocated() for node in (strong, weak))
         events = [event_of(mine, index).fileno() for index in range(3)]
@@ -347,7 +347,7 @@ def test_a_weak_participant_without_usage_gets_the_event_alone(
 
 def test_a_failure_of_the_root_leaves_weak_holders_warned(client: blocking.Allocator) -> None:
     with strong_and_weak(client) as (strong, weak), weak.wait_for_all_buffers_allocated() as mine:
-        strong.close()  # without Release: everything fails, the server's handles go
+        strong.close()  # without Release everything fails, and the daemon closes its handles
         assert weak.wait_closed(timeout=ENOUGH)
         for index in (0, 1):
             assert event_of(mine, index).wait_closed(timeout=ENOUGH)
@@ -367,7 +367,7 @@ def test_get_vmo_info_with_a_strong_handle_only_passed_on(client: blocking.Alloc
 
 
 def test_buffers_of_128_weak_participants_arrive_whole(client: blocking.Allocator) -> None:
-    # 128 buffers and 128 events don't fit one datagram.
+    # 128 buffers and 128 events do not fit into one datagram.
     with strong_and_weak(client, 128) as (_, weak), weak.wait_for_all_buffers_allocated() as mine:
         assert mine.buffers is not None
         assert len(mine.buffers) == 128
@@ -404,5 +404,5 @@ def test_weak_handles_held_on_to_are_logged(client: blocking.Allocator, daemon: 
             eventually(lambda: len(complaints()) == 2)
             for line in complaints():
                 said = datetime.fromisoformat(line.split()[0])
-                # 5 s, less what the time of day may be put right by meanwhile.
+                # 5 s, less the possible adjustment of the wall clock meanwhile.
                 assert said - before > timedelta(seconds=4.9)

@@ -1,4 +1,4 @@
-"""`make simulate`: run seeds on all processors, and print those that fail, with the end of their trace."""
+"""`make simulate`: run seeds on all processors, and print the failing seeds with the end of their traces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .run import Trace, Violation, simulate
 
 
 def main() -> int:
-    """Run the seeds; the exit status says whether one failed."""
+    """Run the seeds. The exit status says whether one failed."""
     parser = argparse.ArgumentParser(prog="make simulate", description=__doc__)
     parser.add_argument("seeds", nargs="?", default="0-5000", help="one seed, or FIRST-LAST")
     parser.add_argument("--trace", action="store_true", help="print all that happens")
@@ -42,12 +42,12 @@ def main() -> int:
 
 
 def _run(seed: int) -> Trace | str:
-    """Run one seed; its trace, or why it failed."""
+    """Run one seed. Return its trace, or the reason for its failure."""
     try:
         return simulate(seed)
     except Violation as violation:
         return str(violation)
-    except BaseException as error:  # the daemon let it out
+    except BaseException as error:  # the daemon raised this exception
         return f"seed {seed}: {error!r}"
 
 

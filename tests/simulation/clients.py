@@ -1,7 +1,7 @@
-"""Clients of a simulated daemon: each does what its seed says, through the package's own async face.
+"""Clients of a simulated daemon. Each client follows its seed and uses the package's own async face.
 
-Most get on with a negotiation. Some break rules, send garbage, never read, stop in the middle of anything, or close.
-What each of them is told must be what the model says.
+Most clients negotiate. Some break rules, send garbage, never read, stop in the middle of an action, or close.
+Everything that the daemon sends to a client must agree with the model.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from .follower import Follower
 GONE: Final = (sysmem.PeerClosedError, sysmem.HandleClosedError)
 _USAGE: Final = sysmem.BufferUsage(cpu=sysmem.CpuUsage.READ)
 _MEMORY: Final = sysmem.BufferMemoryConstraints(min_size_bytes=64)
-#: The number of calls whose responses nobody reads; more than an outbox and a socket hold.
+#: The number of calls whose responses are not read, more than an outbox and a socket can hold.
 _FLOOD: Final = 600
 
 
 @dataclass(eq=False)
 class Tracking:
-    """An event, and which it is of those that were attached through a channel."""
+    """An event, and its number among the events that were attached through a channel."""
 
     event: Any
     koid: int
@@ -47,7 +47,7 @@ class Tracking:
 
 @dataclass(eq=False)
 class End:
-    """A client end, and what its holder knows of it."""
+    """A client end, and its holder's knowledge about it."""
 
     node: Any
     kind: str
@@ -55,7 +55,7 @@ class End:
     constrained: bool = False
     complete: bool = False
     weak: bool = False
-    #: Whether somebody waits for buffers on it.
+    #: Whether a task waits for buffers on it.
     waiting: bool = False
     children: int = 0
     trackings: list[Tracking] = field(default_factory=list)
@@ -63,14 +63,14 @@ class End:
 
 @dataclass
 class World:
-    """What the clients of one run share."""
+    """The state that the clients of one run share."""
 
     follower: Follower
-    #: Tokens on their way to a client.
+    #: Tokens that are on their way to a client.
     posted: dict[int, list[End]]
     say: Callable[[str], None]
     nursery: trio.Nursery
-    #: How many trackings were attached through each channel.
+    #: The number of trackings that were attached through each channel.
     attached: Counter[int] = field(default_factory=Counter)
 
 
@@ -78,12 +78,12 @@ Step: TypeAlias = "Callable[[], Awaitable[None]]"
 
 
 class Client:
-    """One participant, or several nodes of one process."""
+    """One participant, or one process with several nodes."""
 
     def __init__(
         self, world: World, number: int, seed: str, connect: Callable[[], sysmem.Allocator]
     ) -> None:
-        """`connect` makes a connection to the daemon."""
+        """Create a client. `connect` makes a connection to the daemon."""
         self.world = world
         self.number = number
         self.chance = random.Random(seed)
@@ -96,7 +96,7 @@ class Client:
     # --- the run ------------------------------------------------------------------------------------------------------
 
     async def run(self, steps: int) -> None:
-        """Take so many steps."""
+        """Take this many steps."""
         for _ in range(steps):
             if self.chance.random() < 0.3:
                 await trio.sleep(self.chance.random() ** 3)
@@ -115,7 +115,7 @@ class Client:
                 )
 
     def _check_gone(self, error: Exception) -> None:
-        """Forget what has closed; that must be what the model says."""
+        """Forget ends whose channels have closed. The model must agree that they have."""
         if self.allocator.closed or self.allocator._end._ended is not None:
             self.allocator.close()
             self.allocator = self._connect()
@@ -143,7 +143,7 @@ class Client:
             tracking.close()
 
     def modelled(self, end: End) -> ModelNode | None:
-        """Return what the model has of a node; None if the client doesn't know its number."""
+        """Return the model's node, or None if the client does not know the node's number."""
         found = self.world.follower.known(end.koid)
         return None if found is None else found[1]
 
@@ -179,12 +179,12 @@ class Client:
         )
 
     def pick(self, *kinds: str, free: bool = True) -> End | None:
-        """One of the ends of these kinds; with `free` one on which nobody waits."""
+        """Pick an end of one of these kinds; with `free`, one on which no task waits."""
         found = [end for end in self.ends if end.kind in kinds and not (free and end.waiting)]
         return self.chance.choice(found) if found else None
 
     async def add(self, node: Any, kind: str, *, weak: bool = False) -> End:
-        """Keep a new end, mostly once the daemon knows it."""
+        """Keep a new end. Usually wait first until the daemon knows it."""
         end = self._keep(node, kind, weak=weak)
         if self.chance.random() < 0.7:
             await self._learn(end)
@@ -196,14 +196,14 @@ class Client:
         return end
 
     async def _hand_out(self, made: list[Any]) -> None:
-        """Give tokens to others."""
+        """Give tokens to other clients."""
         for end in [self._keep(node, "token") for node in made]:
             if self.chance.random() < 0.7:
                 await self._learn(end)
             self._post(end)
 
     async def _learn(self, end: End) -> None:
-        """Have the daemon know a node, and know its number there."""
+        """Wait until the daemon knows a node, and learn its number."""
         if not end.koid:
             await end.node.sync()
             end.koid = end.node.server_koid
@@ -211,7 +211,7 @@ class Client:
     # --- steps of those who get on --------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Make a collection, and tokens for others."""
+        """Create a collection, and tokens for other clients."""
         token = await self.allocator.allocate_shared_collection()
         root = await self.add(token, "token")
         masks = [self._mask() for _ in range(self.chance.randrange(4))]
@@ -220,7 +220,7 @@ class Client:
             await self._hand_out(await token.duplicate_sync(masks))
 
     async def begin_alone(self) -> None:
-        """Make a collection for oneself."""
+        """Create a collection without other participants."""
         await self.add(await self.allocator.allocate_non_shared_collection(), "collection")
 
     def _mask(self) -> int:
@@ -235,7 +235,7 @@ class Client:
         self.world.posted[self.chance.choice(list(self.world.posted))].append(end)
 
     async def get_on(self) -> None:
-        """Do with a node what allocation waits for."""
+        """Do what the allocation waits for at a node."""
         end = self.chance.choice(self.ends)
         if end.kind == "token":
             await self._learn(end)
@@ -275,7 +275,7 @@ class Client:
             await self.release()
 
     async def add_child(self, group: End) -> None:
-        """Make children of a group."""
+        """Create children of a group."""
         masks = [self._mask() for _ in range(self.chance.choice([1, 2, 2, 3]))]
         group.children += len(masks)
         await self._hand_out(await group.node.create_children_sync(masks))
@@ -324,13 +324,13 @@ class Client:
                 self._post(child)
 
     async def make_group(self) -> None:
-        """Make a group, and children of it."""
+        """Create a group and its children."""
         if end := self.pick("token"):
             group = await end.node.create_buffer_collection_token_group()
             await self.add_child(await self.add(group, "group"))
 
     async def attach(self) -> None:
-        """Make a token for whoever comes later."""
+        """Create a token for a client that comes later."""
         end = self.pick("collection", free=False)
         if end and not end.weak:
             made = await self.add(await end.node.attach_token(self._mask()), "token")
@@ -338,7 +338,7 @@ class Client:
                 self._post(made)
 
     async def set_dispensable(self) -> None:
-        """Let others not fail with a token."""
+        """Make a token dispensable."""
         if end := self.pick("token"):
             await end.node.set_dispensable()
 
@@ -350,12 +350,12 @@ class Client:
             await end.node.set_weak()
 
     async def set_weak_ok(self) -> None:
-        """Say that close_weak_asap is watched."""
+        """State that close_weak_asap is watched."""
         if end := self.pick("token"):
             await end.node.set_weak_ok(for_child_nodes_also=self.chance.random() < 0.5)
 
     async def track(self) -> None:
-        """Want to know when a node is gone."""
+        """Attach a node tracking."""
         if end := self.pick("token", "collection", "group", free=False):
             await self._track(end, end.node.attach_node_tracking)
 
@@ -367,20 +367,20 @@ class Client:
         end.trackings.append(Tracking(await attach(*how), koid, place))
 
     async def track_lifetime(self) -> None:
-        """Want to know when the buffers are gone."""
+        """Attach a lifetime tracking."""
         if end := self.pick("collection", free=False):
             remaining = self.chance.choice([0, 0, 1])
             await self._track(end, end.node.attach_lifetime_tracking, remaining)
 
     async def ask_for_relations(self) -> None:
-        """Ask whether two nodes exclude each other."""
+        """Ask whether two nodes are alternatives of each other."""
         first, second = self.pick("token", "group"), self.pick("token", "collection")
         if first and second:
             with await second.node.get_node_ref() as ref:
                 await first.node.is_alternate_for(ref)
 
     async def check_allocated(self) -> None:
-        """Ask whether there are buffers."""
+        """Ask whether the buffers are allocated."""
         end = self.pick("collection", free=False)
         if end is None:
             return
@@ -406,7 +406,7 @@ class Client:
             self._forget(end)
 
     async def close(self) -> None:
-        """Leave without a word."""
+        """Close a node without Release."""
         if end := self.pick("token", "collection", "group", free=False):
             self._forget(end)
 
@@ -427,7 +427,7 @@ class Client:
                 self._post(end)
 
     async def ask_about_a_buffer(self) -> None:
-        """Ask which buffer this is, perhaps for a weak handle to it."""
+        """Ask which buffer this is. Sometimes ask for a weak handle too."""
         if not self.infos:
             return
         vmos = [buffer.vmo for buffer in self.chance.choice(self.infos).buffers if buffer.vmo]
@@ -441,13 +441,13 @@ class Client:
             await end.node.set_name(self.chance.randrange(4), f"name {self.chance.random()}")
 
     async def look_at_nothing(self) -> None:
-        """Stop for a while."""
+        """Do nothing for a while."""
         await trio.sleep(self.chance.choice([0.1, 5, 40]))
 
     # --- misbehaviour -------------------------------------------------------------------------------------------------
 
     async def _dare(self) -> End | None:
-        """An end to misbehave on, which the daemon knows: mostly one whose failure leaves somebody over."""
+        """Return an end to misbehave on that the daemon knows: mostly one whose failure leaves other nodes alive."""
         end = self.pick("token", "collection", "group", free=False)
         if end is None or self.chance.random() < 0.5:
             return None
@@ -456,7 +456,7 @@ class Client:
         return end
 
     async def break_a_rule(self) -> None:
-        """Set constraints twice, or say something after Release."""
+        """Set constraints twice, or send a message after Release."""
         end = await self._dare()
         if end is None:
             return
@@ -469,7 +469,7 @@ class Client:
         await end.node.sync()
 
     async def send_garbage(self) -> None:
-        """Send what is no message."""
+        """Send a datagram that is not a message."""
         end = await self._dare()
         if end is None:
             return
@@ -482,7 +482,7 @@ class Client:
         await end.node.sync()
 
     async def never_read(self) -> None:
-        """Send calls, and read no answer until the daemon has enough of it."""
+        """Send calls and read no response until the daemon closes the channel."""
         end = await self._dare()
         if end is None or self.chance.random() < 0.8:
             return
@@ -497,7 +497,7 @@ class Client:
     # --- what must be so when nothing happens any more ------------------------------------------------------------
 
     def check_trackings(self) -> None:
-        """Check that the events that are closed are those that the model has closed."""
+        """Check that exactly the events are closed that the model has closed."""
         follower = self.world.follower
         for end in self.ends:
             for tracking in end.trackings:

@@ -1,8 +1,9 @@
-"""The model follows the daemon: what the daemon processes happens to the model too, and then both must agree.
+"""The model follows the daemon: each message that the daemon processes is applied to the model. Then both must agree.
 
 The model of the tree (:mod:`tests.sysmemd.tree.model`) computes the effect of each message. It was written from the
-specification and shares no code with the daemon. Whatever the model can't foresee (a node that fails though its client
-did nothing wrong, memory that can't be had) needs an excuse: a fault of the kernel's, or a client that wanted it.
+specification and shares no code with the daemon. An event that the model can't predict needs an excuse, for example a
+node that fails although its client made no mistake, or an allocation without memory. An excuse is a fault of the
+kernel, or a client that misbehaves on purpose.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ SAME_RIGHTS = 0x80000000
 
 
 class Followed:
-    """One collection, and what the model makes of it."""
+    """One collection, and its model."""
 
     def __init__(self, collection: LogicalBufferCollection) -> None:
         self.collection = collection
         self.model = DaemonsModel(max_group_selections=64)
-        #: Nodes in the tree, as of the last look.
+        #: The nodes that were in the tree at the last comparison.
         self.pairs: dict[Any, ModelNode] = {collection.root: self.model.root}
         #: Events that happened while the daemon was still processing another one in this collection.
         self.pending: list[Callable[[], None]] = []
@@ -46,31 +47,31 @@ class Followed:
 
     @property
     def is_settled(self) -> bool:
-        """Whether everything that the daemon has done has happened to the model."""
+        """Whether everything that the daemon has done was applied to the model."""
         return not (self.collection.busy or self.under_way or self.pending)
 
 
 class Follower:
-    """All collections of a daemon, and who has an excuse to fail."""
+    """All collections of a daemon, and the nodes that have an excuse to fail."""
 
     def __init__(
         self, kernel: Kernel, say: Callable[[str], None], stop: Callable[[], None]
     ) -> None:
-        """`say` is told each step, `stop` is called when daemon and model disagree."""
+        """Follow a daemon. `say` is called with each step, `stop` is called when daemon and model disagree."""
         self._kernel = kernel
         self._say = say
         self._stop = stop
         self.service: Service
         self.collections: dict[int, Followed] = {}
-        #: Nodes by the number of their channel, also of those that were closed.
+        #: Nodes by the number of their channel, including closed ones.
         self.nodes: dict[int, tuple[Followed, ModelNode]] = {}
-        #: Trackings of each channel, in order: their numbers in the model.
+        #: The model's numbers of the trackings of each channel, in order.
         self.trackings: dict[int, list[int]] = {}
         self._events = 0
-        #: Nodes that a call has made and the numbers of their channels, by their parent, until the call happens to the
+        #: Nodes that a call has created and the numbers of their channels, by parent, until the call is applied to the
         #: model.
         self.made: dict[Any, list[tuple[Any, int]]] = {}
-        #: Channels whose clients want to be refused, by the numbers of the daemon's ends.
+        #: Channels whose clients break rules on purpose, by the numbers of the daemon's ends.
         self.daring: set[int] = set()
         self.violation: str | None = None
         self.steps = 0
@@ -78,25 +79,25 @@ class Follower:
     # --- what is wrong ------------------------------------------------------------------------------------------------
 
     def violated(self, text: str) -> None:
-        """Say that something isn't as it must be. The first time counts."""
+        """Report a violation. Only the first one counts."""
         if self.violation is None:
             self.violation = text
             self._say(f"VIOLATION: {text}")
             self._stop()
 
     def check(self, holds: object, text: str) -> None:
-        """Say that something must hold."""
+        """Report a violation unless a condition holds."""
         if not holds:
             self.violated(text)
 
     def has_excuse(self) -> bool:
-        """Whether a fault may have to do with what went wrong."""
+        """Return whether a fault may have caused the error."""
         return self._kernel.faults > 0
 
     # --- what the daemon does -----------------------------------------------------------------------------------------
 
     def called(self, connection: Connection, method: Method, request: Any, answer: Any) -> None:
-        """The daemon has processed a call."""
+        """Apply a call that the daemon has processed."""
         self._step(connection, method, answer)
         server = connection.server
         if isinstance(server, AllocatorServer):
@@ -114,7 +115,7 @@ class Follower:
         def bind() -> None:
             modelled = followed.pairs.get(node)
             if modelled is None:
-                return  # it has failed since
+                return  # the node has failed since
             self.check(followed.model.bind(modelled), "a token was bound that can't be")
             server = node.channel
             assert isinstance(server, NodeServer)
@@ -126,7 +127,7 @@ class Follower:
     def refused(
         self, connection: Connection, method: Method, request: Any, error: Exception
     ) -> None:
-        """The daemon has refused a call: nothing has happened, but the node is about to fail."""
+        """Handle the daemon's refusal of a call: it had no effect, but the node is about to fail."""
         self._step(connection, method, error)
         server = connection.server
         if not isinstance(server, NodeServer):
@@ -147,7 +148,7 @@ class Follower:
         self._happens(followed, refuse)
 
     def ended(self, connection: FollowedConnection, server: Any, how: str, why: str) -> None:
-        """A channel has ended: `how` is the name of the method of the server's that was told."""
+        """Handle the end of a channel. `how` is the name of the server's method that was called."""
         self._step(connection, how, why)
         if how == "refuse" and not connection.misused:
             self.check(self._dares(server), f"refused without a reason: {why}")
@@ -159,7 +160,7 @@ class Follower:
             def end() -> None:
                 modelled = followed.pairs.get(server.node)
                 if modelled is None or modelled.failed:
-                    return  # it is late news
+                    return  # the event comes late
                 if how == "peer_closed":
                     followed.model.close(modelled)
                 else:
@@ -168,7 +169,7 @@ class Follower:
             self._happens(followed, end)
 
     def failed(self, node: Any) -> None:
-        """A node has failed, and not because of what came on a channel."""
+        """Handle the failure of a node that was not caused by its channel."""
         followed = self.collections[node.collection.id]
         if followed.under_way or not (node in followed.pairs and not node.in_tree):
             return
@@ -193,7 +194,7 @@ class Follower:
                 self.check(reading != modelled.orphan, f"{node!r} is served: {reading}")
 
     def memory_made(self, collection_id: int, result: object) -> None:
-        """An allocation has come to an end."""
+        """Handle the end of an allocation."""
         followed = self.collections[collection_id]
         followed.model.no_memory = isinstance(result, Exception)
         self._say(f"memory: {type(result).__name__}")
@@ -201,7 +202,7 @@ class Follower:
             self.check(self.has_excuse(), f"no memory: {result!r}")
 
     def no_strong_handles(self, collection: LogicalBufferCollection) -> None:
-        """A collection has failed because nobody has strong handles any more."""
+        """Handle the failure of a collection without strong handles."""
         followed = self.collections[collection.id]
         self._say("no strong handles")
         self.check(
@@ -212,7 +213,7 @@ class Follower:
 
     @contextlib.contextmanager
     def under_way(self, server: Any) -> Iterator[None]:
-        """The daemon is in the middle of something that it does for the client of a server."""
+        """Mark that the daemon is processing something for the client of a server, within the block."""
         followed = None
         if isinstance(server, NodeServer) and server.node_or_none is not None:
             followed = self.collections.get(server.node.collection.id)
@@ -226,7 +227,7 @@ class Follower:
             followed.under_way -= 1
 
     def known(self, koid: int) -> tuple[Followed, ModelNode] | None:
-        """Return what the model has of a node, by the number of its channel; None while the daemon is at it."""
+        """Return the model's node for the number of its channel, or None while the daemon is still processing it."""
         found = self.nodes.get(koid)
         return found if found is not None and found[0].is_settled else None
 
@@ -237,7 +238,7 @@ class Follower:
         self._say(f"{connection.number} {what}: {_told(outcome)}")
 
     def _dares(self, server: Any) -> bool:
-        """Whether the client of a channel wants to be refused."""
+        """Return whether the client of a channel breaks rules on purpose."""
         return isinstance(server, NodeServer) and server.koid in self.daring
 
     def _made(self, *, bound: bool) -> None:
@@ -259,7 +260,7 @@ class Follower:
         self.look(followed)
 
     def look(self, followed: Followed) -> None:
-        """Compare a collection with the model, unless the daemon is in the middle of something in it."""
+        """Compare a collection with the model, unless the daemon is processing an event in it."""
         if followed.collection.busy or followed.under_way or self.violation is not None:
             return
         pending, followed.pending = followed.pending, []
@@ -282,14 +283,14 @@ class Follower:
             for (child, koid), new in zip(made, news, strict=True):
                 self._found(followed, child, koid, new)
             for child, _ in made:
-                if not child.in_tree:  # it failed before the call was over
+                if not child.in_tree:  # the node failed before the call was over
                     self.check(self.has_excuse(), f"{child!r} failed without a reason")
                     self._fail(followed, child)
 
     def _allowed(
         self, model: DaemonsModel, node: ModelNode, server: NodeServer, name: str, request: Any
     ) -> bool:
-        """Have a message happen to the model; whether that is allowed."""
+        """Apply a message to the model. Return whether it is allowed."""
         match name:
             case "duplicate":
                 return model.create(node, "token", request.rights_attenuation_mask)
@@ -341,7 +342,7 @@ class Follower:
 
 
 def _flaw(node: Any, modelled: ModelNode, model: DaemonsModel) -> str | None:
-    """What of a node isn't as the model says."""
+    """Return the property of a node that differs from the model, if any."""
     if node.in_tree == modelled.failed:
         return f"in the tree: {node.in_tree}"
     if modelled.failed:
@@ -371,7 +372,7 @@ def _wish(constraints: BufferCollectionConstraints | None) -> tuple[int, int, in
 
 
 def _told(outcome: object) -> str:
-    """An outcome, without what differs from run to run."""
+    """Return an outcome without the parts that differ between runs."""
     if isinstance(outcome, Error):
         return outcome.name
     if isinstance(outcome, str):
@@ -383,7 +384,7 @@ def _told(outcome: object) -> str:
 
 
 class FollowedConnection(TestedConnection):
-    """A connection whose calls the model hears of."""
+    """A connection that reports its calls to the follower."""
 
     def __init__(self, *arguments: Any, follower: Follower, **named: Any) -> None:
         self._follower = follower
@@ -413,7 +414,7 @@ class FollowedConnection(TestedConnection):
         try:
             with self._follower.under_way(self._server):
                 super()._dispatch_bare(method, data)
-        except PeerClosedError:  # it closed without waiting for the answer
+        except PeerClosedError:  # the client closed without waiting for the response
             self._follower.called(self, method, None, None)
             raise
         except Exception as error:
@@ -430,7 +431,7 @@ class FollowedConnection(TestedConnection):
 
 
 class FollowedMemory(TestedMemory):
-    """Memory whose outcomes the model hears of."""
+    """A memory that reports its outcomes to the follower."""
 
     def __init__(self, *arguments: Any, follower: Follower, **named: Any) -> None:
         super().__init__(*arguments, **named)

@@ -1,8 +1,8 @@
-"""A simulated kernel and machine for the daemon. One seed determines all of its decisions.
+"""A simulated kernel and machine for the daemon.
 
-It decides in which order readiness is reported, when a slice ends, when a client's descriptor is closed, which system
-call fails and which message is late. For that, this module replaces a few named functions of the daemon. No other
-module does so.
+One seed determines all of its decisions: in which order readiness is reported, when a slice ends, when a client's
+descriptor is closed, which system call fails, and which message is late. This module is the only one that replaces
+functions of the daemon for that.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sysmemd.testing.syscalls import CALLS, Syscalls
 from sysmemd.turns import Turns
 
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-#: The errors of each system call that are possible in the state in which the daemon makes it.
+#: The errors that each system call can have in the state in which the daemon makes it.
 ERRORS: Final[dict[str, Sequence[int]]] = {
     "memfd_create": _NO_ROOM,
     "ftruncate": (errno.ENOMEM, errno.ENOSPC),
@@ -49,9 +49,9 @@ ERRORS: Final[dict[str, Sequence[int]]] = {
 }
 #: System calls that fail in a process that has no descriptors left.
 _MAKE_DESCRIPTORS: Final = {name for name, errors in ERRORS.items() if errors is _NO_ROOM}
-#: After these the daemon asks again.
+#: The daemon repeats these calls after an error.
 _HARMLESS: Final = {errno.EAGAIN, errno.EINTR, errno.EADDRINUSE}
-#: Where the loop enters the daemon. Clients make system calls too, and theirs don't fail.
+#: The functions through which the loop enters the daemon. The system calls of clients don't fail.
 _ENTRIES: Final = (
     (Turns, "take"),
     (Memory, "process_events"),
@@ -59,12 +59,12 @@ _ENTRIES: Final = (
     (InFlight, "take"),
     (daemon.Serving, "connect"),
 )
-#: How long a descriptor of a client's may take to be closed, and a message to come, in seconds.
+#: The maximum delay of the close of a client's descriptor, and of a message, in seconds.
 _LATE_SECONDS: Final = 2.0
 
 
 class Epoll:
-    """An epoll instance that tells what is ready in any order, and not always all of it."""
+    """An epoll instance that reports ready descriptors in random order, and not always all of them."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -73,7 +73,7 @@ class Epoll:
 
     def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
         """See :meth:`select.epoll.poll`."""
-        # What is told once only must not get lost.
+        # An event that is reported only once must not get lost.
         found = self._epoll.poll(timeout, maxevents if self._tells_once else -1)
         chance = self._kernel.chance
         chance.shuffle(found)
@@ -99,7 +99,7 @@ class Epoll:
 
 
 class LateClosing(ThreadClosing):
-    """Closes what clients sent some time later, without threads."""
+    """Closes descriptors of clients after a delay, without threads."""
 
     def __init__(self, kernel: Kernel, clock: Clock, log: Log) -> None:
         super().__init__(clock, log)
@@ -127,18 +127,18 @@ class Kernel:
     """One machine, for one run of one seed."""
 
     def __init__(self, seed: int, say: Callable[[str], None]) -> None:
-        """`say` is told of each fault."""
+        """Start a machine. `say` is called with each fault."""
         self.chance = random.Random(f"kernel {seed}")
         self._say = say
         self._calls = Syscalls()
         self._inside = 0
         self._now = 0
-        #: How many nanoseconds pass at most from one look at the clock of turns to the next.
+        #: The maximum time that passes between two readings of the clock of slices, in nanoseconds.
         self._pace = self.chance.choice([1_000, 100_000, 400_000, 10_000_000])
-        #: How likely each system call is to fail, and each message to be late.
+        #: The probability that each system call fails, and that each message is late.
         self._failing = self.chance.choice([0, 0, 0.002, 0.01, 0.05])
         self._late = self.chance.choice([0, 0, 0.02, 0.2])
-        #: Until when there are no descriptors.
+        #: The end of the time without descriptors.
         self._exhausted_until = -1.0
         #: The number of faults so far that may make a client fail.
         self.faults = 0
@@ -146,27 +146,27 @@ class Kernel:
         self.peer = Peer(0, 0, 0)
 
     def calm(self) -> None:
-        """Let nothing fail or be late any more."""
+        """Stop all faults and delays."""
         self._failing = self._late = 0
         self._exhausted_until = -1.0
 
     def run_out_of_descriptors(self, seconds: float) -> None:
-        """Let the daemon have none for a while."""
+        """Let the daemon have no descriptors for a while."""
         self._say(f"no descriptors for {seconds:.3f} s")
         self._exhausted_until = trio.current_time() + seconds
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing fails in this run."""
+        """Whether this run has no faults."""
         return not self._failing and self._exhausted_until < 0
 
     def now(self) -> int:
-        """Return the time by which slices end; it passes with each look at it."""
+        """Return the time that ends slices. It advances with each reading."""
         self._now += self.chance.randrange(self._pace)
         return self._now
 
     def lateness(self) -> int:
-        """Return how late the next message is, in nanoseconds."""
+        """Return the delay of the next message, in nanoseconds."""
         if self.chance.random() >= self._late:
             return 0
         late = round(self.chance.random() * _LATE_SECONDS * 1e9)
@@ -174,7 +174,7 @@ class Kernel:
         return late
 
     def error(self, name: str) -> int | None:
-        """Return what a system call fails with, if it does."""
+        """Return the error of a system call, or None if it succeeds."""
         if not self._inside:
             return None
         if name in _MAKE_DESCRIPTORS and trio.current_time() < self._exhausted_until:
@@ -188,17 +188,17 @@ class Kernel:
         return number
 
     def may_fail(self, name: str) -> None:
-        """Raise the error of a system call, if it fails."""
+        """Raise the error of a system call if it fails."""
         number = self.error(name)
         if number is not None:
             raise OSError(number, errno.errorcode[number])
 
     def make_epoll(self) -> select.epoll:
-        """Return one of the kernel's."""
+        """Return an epoll instance of this kernel."""
         return _EPOLL()
 
     def parts(self, faults: Faults, **others: Any) -> Parts:
-        """Return what a daemon on this machine is made of."""
+        """Return the parts of a daemon on this machine."""
         return replace(
             tested(faults),
             closing=partial(LateClosing, self),
@@ -209,7 +209,7 @@ class Kernel:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Have this process be on this machine, and its loop schedule as the seed says."""
+        """Let this process run on this machine within the block, and its loop schedule tasks by the seed."""
         with contextlib.ExitStack() as stack:
             put = partial(_put, stack)
             for owner, name in _ENTRIES:

@@ -36,39 +36,40 @@ from .clients import Client, World
 from .follower import FollowedConnection, FollowedMemory, Follower
 from .kernel import Kernel
 
-#: Small enough that a client that doesn't read is closed soon.
+#: Small, so that a client that does not read is closed soon.
 CONFIG = "[limits]\nmax_outbox_messages = 64"
 #: The average number of steps of all clients together in one run.
 _STEPS: Final = 32
-#: How often the loop may go round in one run. Most seeds take some hundreds, the longest of thousands 2,000.
+#: The maximum number of rounds of the loop in one run. Most seeds need some hundreds; the longest of thousands needed
+#: 2,000.
 _MAX_ROUNDS: Final = 20_000
-#: How long clients may take, in the daemon's time.
+#: The maximum time for clients, by the daemon's clock.
 _LONGEST_SECONDS: Final = 1_500.0
-#: After this long, in the daemon's time, nothing may be left of clients that have ended.
+#: After this long, by the daemon's clock, nothing may be left of clients that have ended.
 _AFTERWARDS_SECONDS = 30.0
 
 
 class Violation(AssertionError):
-    """Daemon and model disagree, or something is left over."""
+    """Daemon and model disagree, or something is left."""
 
 
 @dataclass
 class Trace:
-    """What happened, in order."""
+    """The events of a run, in order."""
 
     seed: int
     lines: list[str] = field(default_factory=list)
-    #: How often daemon and model were compared.
+    #: The number of comparisons of daemon and model.
     steps: int = 0
     faults: int = 0
 
     def digest(self) -> str:
-        """Return what is the same for the same run only."""
+        """Return a digest that only identical runs share."""
         return hashlib.sha256("\n".join(self.lines).encode()).hexdigest()
 
 
 def simulate(seed: int) -> Trace:
-    """Run a seed. Raises :class:`Violation`, with the end of the trace."""
+    """Run a seed. Raises :class:`Violation` with the end of the trace."""
     trace = Trace(seed)
     before = os.listdir("/proc/self/fd")
     with _without_garbage_collection():
@@ -83,7 +84,7 @@ def simulate(seed: int) -> Trace:
 
 @contextlib.contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Have objects end when they are let go of, not when a collection happens to find them."""
+    """Disable the garbage collector within the block, so that objects end when their last reference goes."""
     gc.disable()
     try:
         yield
@@ -92,7 +93,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 class _Spinning(trio.abc.Instrument):
-    """Ends a run in which the loop goes round without an end, whether time passes meanwhile or not."""
+    """Ends a run whose loop never becomes idle, whether simulated time passes or not."""
 
     def __init__(self, follower: Follower) -> None:
         self._follower = follower
@@ -128,7 +129,7 @@ async def _run(trace: Trace) -> str | None:
         async with running(CONFIG, parts=parts) as core:
             with scope:
                 follower.service = core._inspection.daemon.service
-                # Processes that aren't simulated aren't looked for.
+                # Processes that are not simulated are not searched.
                 follower.service.who_has = lambda _, then: then({})
                 await _clients(trace.seed, kernel, follower, core, say)
                 await _nothing_is_left(follower, core)
@@ -139,7 +140,7 @@ async def _run(trace: Trace) -> str | None:
 
 @contextlib.contextmanager
 def _told_of_nodes(follower: Follower) -> Iterator[None]:
-    """Have the model hear of nodes that are made, and of what fails other than because of what came on a channel."""
+    """Report new nodes to the follower, and failures that no message caused."""
     collection_fails = LogicalBufferCollection._fail_without_strong_handles
     node_fails = Node.fail
     serve = NodeServer.serve
@@ -160,7 +161,7 @@ def _told_of_nodes(follower: Follower) -> Iterator[None]:
             follower.made.setdefault(node.parent, []).append((node, server.koid))
 
     with pytest.MonkeyPatch.context() as patch:
-        # What was decoded before is not decoded again, and so gives way less often.
+        # Messages that were decoded before are not decoded again, and so reach fewer pauses.
         patch.setattr(connection, "_decoder", codec.Decoder(pause=give_way, shared=True))
         patch.setattr(NodeServer, "serve", serve_node)
         patch.setattr(LogicalBufferCollection, "_fail_without_strong_handles", fail_collection)
@@ -180,7 +181,7 @@ async def _clients(
         kernel.peer = Peer(number, users[number], users[number])
         channel = Channel(core.open(AllocatorInterface))
         for message in hello(f"client {number}", number):
-            with contextlib.suppress(PeerClosedError):  # the first call finds that out
+            with contextlib.suppress(PeerClosedError):  # the first call detects that
                 channel.send(message)
         return sysmem.Allocator(channel.take(), core.open_service)
 
@@ -192,14 +193,14 @@ async def _clients(
                 for number in numbers
             ]
             for client in clients:
-                stack.callback(client.leave)  # also when it has come to nothing
+                stack.callback(client.leave)  # also if the attempt failed
             late = trio.CancelScope(deadline=trio.current_time() + _LONGEST_SECONDS)
             with late:
                 async with trio.open_nursery() as steps:
                     await _step(kernel, clients, steps, chance, steps_each)
             follower.check(not late.cancelled_caught, "a client waits for ever")
             kernel.calm()
-            await trio.sleep(5)  # what was late has come
+            await trio.sleep(5)  # late messages have arrived
             follower.check_served()
             for client in clients:
                 client.check_trackings()
@@ -218,7 +219,7 @@ async def _step(
     chance: random.Random,
     steps_each: int,
 ) -> None:
-    """Have all clients take their steps, and run out of descriptors meanwhile now and then."""
+    """Let all clients take their steps. Sometimes the daemon runs out of descriptors meanwhile."""
     for client in clients:
         nursery.start_soon(client.run, chance.randrange(1, steps_each))
     if chance.random() < 0.2:
@@ -227,7 +228,7 @@ async def _step(
 
 
 async def _nothing_is_left(follower: Follower, core: Core) -> None:
-    """All that clients had is gone, and whoever comes next is served."""
+    """Check that nothing of the clients is left, and that a new client is served."""
     await trio.sleep(_AFTERWARDS_SECONDS)
     service = follower.service
     follower.check(not service.collections, f"collections are left: {service.collections}")

@@ -15,24 +15,24 @@ from sysmemd.closing import ThreadClosing
 
 from .run import Violation, simulate
 
-pytestmark = pytest.mark.untraced  # slow under a tracer; what a seed covers is chance
+pytestmark = pytest.mark.untraced  # slow under a tracer, and the coverage of a seed is random
 
-#: Seeds that failed once, one for each cause. What a seed does changes with the simulation, so each cause has another
-#: test too.
+#: Seeds that failed once, one for each cause. The effect of a seed changes with the simulation, so each cause has
+#: another test too.
 FAILED_ONCE = (
-    # a node whose channel epoll had no memory for stayed in its tree for ever
+    # epoll had no memory for a node's channel, and the node stayed in its tree for ever
     0,
-    # no memory for the name of a server end was taken for a breach of the protocol
+    # the lack of memory for the name of a server end counted as a breach of the protocol
     1005,
-    # an Allocator whose channel couldn't be waited for was refused before there was an Allocator
+    # an Allocator whose channel could not be registered was refused before it existed
     1006,
-    # what waited unread in a closed channel stayed open while its client, which waited for that, received nothing
+    # unread descriptors in a closed channel stayed open, while its client waited for their close and received nothing
     1021,
-    # a node that left after its channel had closed was not told to watchers
+    # watchers were not informed of a node that left after its channel had closed
     2382,
-    # a node that couldn't be waited for was refused before it was there, because it is made in slices
+    # a node that could not be registered was refused before it existed, because it is created in slices
     5062,
-    # what waited unread in a closed channel stayed open, because no descriptor was left when a thread came to drop it
+    # unread descriptors in a closed channel stayed open, because a thread that closes them found no free descriptor
     5094,
 )
 SEEDS = range(100, 300)
@@ -62,7 +62,7 @@ def test_a_seed_replays_the_same_run_step_by_step() -> None:
 
 
 def test_so_it_does_in_another_process() -> None:
-    """Nothing depends on addresses, on hashes or on the time."""
+    """The result does not depend on addresses, hashes or the time."""
     told = {
         subprocess.run(
             [sys.executable, "-c", _DIGESTS],
@@ -92,7 +92,7 @@ def test_a_fault_of_the_daemon_is_noticed(monkeypatch: pytest.MonkeyPatch, fault
 
 
 def test_a_run_that_does_not_get_on_fails_with_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time passes in some of these runs, and the loop goes round at each of its turns."""
+    """In some of these runs simulated time passes, and the loop runs again each time."""
     monkeypatch.setattr(Outbox, "flush", lambda self: False)
     for seed in range(4):
         with pytest.raises(Violation, match=f"^seed {seed}: "):

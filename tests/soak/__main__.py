@@ -39,7 +39,7 @@ _SLICES: Final = 8
 
 
 def main() -> int:
-    """Run the cycles; the exit status says whether all stays flat."""
+    """Run the cycles. The exit status says whether the figures stay flat."""
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--cycles", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def soak(directory: Path, cycles: int, seconds: float, seed: int) -> list[dict[str, Any]]:
-    """Return what was noted after each slice."""
+    """Return the figures after each slice."""
     chance = random.Random(seed)
     told = directory / "blocks"
     counted = Path(__file__).with_name("counted.py")
@@ -87,7 +87,7 @@ def soak(directory: Path, cycles: int, seconds: float, seed: int) -> list[dict[s
 
 
 def _one(chance: random.Random, allocator: blocking.Allocator, number: int) -> float | None:
-    """Negotiate; the seconds of a negotiation of two, None for others."""
+    """Negotiate. Return the seconds of a negotiation of two participants, None for others."""
     kind = chance.random()
     if kind < 0.5:
         allocate_use_close(allocator, number)
@@ -118,7 +118,7 @@ def _two(allocator: blocking.Allocator) -> None:
 
 
 def _fail(chance: random.Random, allocator: blocking.Allocator) -> None:
-    """Begin something that comes to nothing: a conflict, a broken rule, or an end without a word."""
+    """Start a negotiation that fails: by a conflict, a broken rule, or a close without Release."""
     with contextlib.ExitStack() as stack:
         token = stack.enter_context(allocator.allocate_shared_collection())
         group = stack.enter_context(token.create_buffer_collection_token_group())
@@ -137,7 +137,7 @@ def _fail(chance: random.Random, allocator: blocking.Allocator) -> None:
 
 
 def _misbehave(chance: random.Random, daemon: Daemon) -> None:
-    """Garbage on many channels, and calls whose answers nobody reads."""
+    """Send garbage on many channels, and calls whose responses are not read."""
     with Wire(daemon.runtime_dir) as wire, contextlib.suppress(PeerClosed):
         for body in chance.sample(list(BAD_BODIES.values()), 10):
             allocator = wire.connect()
@@ -187,7 +187,7 @@ def flaws(slices: list[dict[str, Any]]) -> list[str]:
 
 
 def plot(slices: list[dict[str, Any]], path: Path) -> None:
-    """Draw what was noted."""
+    """Draw the figures."""
     from matplotlib import pyplot
 
     cycles = [one["cycles"] / 1000 for one in slices]

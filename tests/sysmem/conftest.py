@@ -31,36 +31,36 @@ class Peer:
         self._threads: list[threading.Thread] = []
 
     def receive(self) -> Message:
-        """The next message; waits for it."""
+        """Return the next message. Waits for it."""
         while (arrived := self.channel.receive()) is None:
             select.select([self.channel], [], [])
         return parse(*arrived)
 
     def readable(self, timeout: float) -> bool:
-        """Whether there is a message, within a time."""
+        """Return whether a message arrives within a time."""
         return bool(select.select([self.channel], [], [], timeout)[0])
 
     def send(self, message: Message) -> None:
-        """Send a message and close what is in it."""
+        """Send a message and close its descriptors."""
         for data, handles in message.datagrams():
             while not self.channel.send(data, handles):
                 select.select([], [self.channel], [])
         message.close()
 
     def answer(self, request: Message, method: Method, answer: Table | Error | None = None) -> None:
-        """Answer a request; what is in the answer is closed afterwards."""
+        """Answer a request, and close the descriptors of the answer."""
         assert request.ordinal == method.ordinal
         body, handles = encode_response(method, answer)
         self.send(Message(request.txid, request.ordinal, body, handles))
 
     def run(self, play: Callable[[], None]) -> None:
-        """Play a part in a thread, which ends before the test does."""
+        """Play a role in a thread, which ends before the test does."""
         thread = threading.Thread(target=play)
         thread.start()
         self._threads.append(thread)
 
     def echo(self, count: int) -> None:
-        """Answer that many calls without a payload, such as Sync, in a thread."""
+        """Answer this many calls without a payload, such as Sync, in a thread."""
 
         def play() -> None:
             for _ in range(count):
@@ -69,7 +69,7 @@ class Peer:
         self.run(play)
 
     def join(self) -> None:
-        """Wait for all parts to end."""
+        """Wait until all roles have ended."""
         for thread in self._threads:
             thread.join()
 
@@ -80,7 +80,7 @@ class Peer:
 
 @pytest.fixture
 def until_asleep() -> Callable[..., None]:
-    """Waits until each of the threads sleeps in the kernel, or has ended."""
+    """Waits until each of the threads sleeps in the kernel or has ended."""
 
     def wait(*threads: threading.Thread) -> None:
         for thread in threads:
@@ -89,7 +89,7 @@ def until_asleep() -> Callable[..., None]:
                 with contextlib.suppress(FileNotFoundError), open(path) as stat:
                     if stat.read().rpartition(")")[2].split()[0] == "S":
                         break
-                time.sleep(0.001)  # the kernel tells nobody that a thread fell asleep
+                time.sleep(0.001)  # the kernel does not report that a thread falls asleep
 
     return wait
 
@@ -105,27 +105,27 @@ def ends() -> Iterator[tuple[int, Peer]]:
 
 
 class Witness:
-    """A descriptor to send along, and whether anybody still has it."""
+    """A descriptor to send. It tells whether anybody still has it."""
 
     def __init__(self) -> None:
         self._end, given = socket.socketpair()
         self.handle = Handle(given.detach())
 
     def gone(self, timeout: float = 10) -> bool:
-        """Whether all descriptors of it are closed, within a time."""
+        """Return whether all its descriptors are closed within a time."""
         poll = select.poll()
         poll.register(self._end, select.POLLRDHUP)
         return bool(poll.poll(timeout * 1000))
 
     def close(self) -> None:
-        """Close what is left."""
+        """Close the remaining descriptors."""
         self.handle.close()
         self._end.close()
 
 
 @pytest.fixture
 def witness() -> Iterator[Witness]:
-    """Something to send along."""
+    """A witness to send."""
     made = Witness()
     yield made
     made.close()
@@ -133,7 +133,7 @@ def witness() -> Iterator[Witness]:
 
 @pytest.fixture
 def make_witness() -> Iterator[Callable[[], Witness]]:
-    """Makes things to send along."""
+    """A function that creates witnesses."""
     made: list[Witness] = []
 
     def make() -> Witness:
@@ -147,7 +147,7 @@ def make_witness() -> Iterator[Callable[[], Witness]]:
 
 @pytest.fixture
 def vmo() -> Iterator[sysmem.Vmo]:
-    """A buffer's memory of `VMO_BYTES`."""
+    """The memory of a buffer, `VMO_BYTES` long."""
     made = sysmem.Vmo(os.memfd_create("vmo", os.MFD_CLOEXEC))
     os.truncate(made.fileno(), VMO_BYTES)
     with made:

@@ -14,14 +14,14 @@ from sysmem_protocol.formats import PIXELS, supports_color_space
 
 
 def buffer(size: int = 65536, start: int = 0) -> sysmem.VmoBuffer:
-    """A buffer that nobody negotiated; the caller closes it."""
+    """Return a buffer that was not negotiated. The caller closes it."""
     fd = os.memfd_create("images", os.MFD_CLOEXEC)
     os.truncate(fd, size)
     return sysmem.VmoBuffer(vmo=sysmem.Vmo(fd), vmo_usable_start=start)
 
 
 def read_only(of: sysmem.VmoBuffer) -> sysmem.VmoBuffer:
-    """Another handle to a buffer, without the right to write; the caller closes it."""
+    """Return another handle to a buffer, without the right to write. The caller closes it."""
     assert of.vmo is not None
     fd = os.open(f"/proc/self/fd/{of.vmo.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
     return sysmem.VmoBuffer(vmo=sysmem.Vmo(fd), vmo_usable_start=of.vmo_usable_start)
@@ -34,7 +34,7 @@ def image_format(
     color_space: ColorSpace | None = None,
     **more: Any,
 ) -> ImageFormat:
-    """An image with padded rows, in the colour space that its format usually has."""
+    """Return an image with padded rows, in the usual colour space of its format."""
     if color_space is None:
         suits_srgb = supports_color_space(pixel_format, ColorSpace.SRGB)
         color_space = ColorSpace.SRGB if suits_srgb else ColorSpace.REC709
@@ -44,7 +44,7 @@ def image_format(
 
 
 def picture(width: int = 32, height: int = 18) -> NDArray[np.uint8]:
-    """R, G and B that change slowly, so that halved chroma loses little: (height, width, 3)."""
+    """Return R, G and B that change slowly, so that subsampled chroma loses little: (height, width, 3)."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     channels = [x / width * 200 + 30, y / height * 200 + 30, (x + y) / (width + height) * 200 + 30]
     return np.stack(channels, axis=-1).astype(np.uint8)

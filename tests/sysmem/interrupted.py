@@ -56,7 +56,7 @@ from sysmem_protocol.runtime import socket_address  # noqa: E402
 
 from ..conftest import open_descriptors  # noqa: E402
 
-#: After so many seconds something hangs.
+#: After this many seconds the program counts as hanging.
 PATIENCE = 60
 
 
@@ -76,25 +76,25 @@ ASYNC = Face(sysmem, async_frames)
 class Case:
     """A call to interrupt."""
 
-    #: Makes what the call needs; the stack closes it.
+    #: Creates what the call needs. The stack closes it.
     prepare: Callable[[Trial], Any]
-    #: Returns what is made, or what is to be awaited for that.
+    #: Returns the object to create, or an awaitable of it.
     call: Callable[[Any], Any]
     #: Whether another task can wait for a Sync on the same object meanwhile.
     shared: bool = False
-    #: Whether what a cancellation has left is the state before or after the call, given what it returned.
+    #: Whether the state after a cancellation is the one before or after the call, given the call's result.
     whole: Callable[[Any, Any], bool] = lambda given, made: True
 
 
 # --- what calls need ----------------------------------------------------------------------------------------------
 
 
-#: What makes the answers to calls.
+#: Creates the responses to calls.
 Answers: TypeAlias = dict[Method, Callable[[], Table] | None]
 
 
 class Peer:
-    """The server end of a channel, which answers without our code, for that is what is interrupted."""
+    """The server end of a channel. It responds without the package's code, because that is interrupted."""
 
     def __init__(self, sock: socket.socket, answers: Answers) -> None:
         self._sock = sock
@@ -111,7 +111,7 @@ class Peer:
         socket.send_fds(self._sock, [HEADER.pack(txid, FLAGS, MAGIC, ordinal) + body], fds)
 
     def take_in(self, flags: int = 0) -> bool:
-        """Wait for a request, and answer it; False when the other end is closed."""
+        """Wait for a request and answer it. Return False if the other end is closed."""
         request = self._sock.recv(MAX_MESSAGE_BYTES, flags)
         if not request:
             return False
@@ -121,18 +121,21 @@ class Peer:
         return True
 
     def drain(self) -> list[int]:
-        """Receive what has come; return the ordinals."""
+        """Receive the waiting messages. Return their ordinals."""
         ordinals = []
         self._sock.getsockopt(
             socket.SOL_SOCKET, socket.SO_ERROR
-        )  # said once when answers were unread
+        )  # reported once when responses were unread
         with contextlib.suppress(BlockingIOError):
             while request := self._sock.recv(MAX_MESSAGE_BYTES, socket.MSG_DONTWAIT):
                 ordinals.append(HEADER.unpack_from(request)[3])
         return ordinals
 
     async def serve(self) -> None:
-        """Answer what comes, once all tasks wait, and all that has come at once; until the other end is closed."""
+        """Answer requests until the other end is closed.
+
+        Each time, wait until all tasks wait, then answer everything that has arrived.
+        """
         await anyio.wait_all_tasks_blocked()
         with contextlib.suppress(ConnectionError):
             while True:
@@ -143,14 +146,14 @@ class Peer:
                     return
 
     def close(self) -> None:
-        """Close the end, and what is in the answers."""
+        """Close the end, and the descriptors of the responses."""
         self._sock.close()
         for handle in self._handles:
             handle.close()
 
 
 class Trial(ExitStack):
-    """What one call needs, and closes at the end."""
+    """The objects that one call needs. They are closed at the end."""
 
     def __init__(self, face: Face, *, others: bool) -> None:
         super().__init__()
@@ -161,7 +164,10 @@ class Trial(ExitStack):
         self.peer: Peer | None = None
 
     def channel(self, answers: Answers) -> int:
-        """A client end whose first call will be answered so, or is already if no other task waits too."""
+        """Return a client end whose first call gets this response.
+
+        If no other task waits, the response is sent at once.
+        """
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.peer = self.enter_context(closing(Peer(far, answers)))
         if not self.others:
@@ -170,12 +176,12 @@ class Trial(ExitStack):
         return near.detach()
 
     def token(self) -> Any:
-        """A token that the daemon knows."""
+        """Return a token that the daemon knows."""
         return self.enter_context(self.face.sysmem.BufferCollectionToken.from_fd(self.channel({})))
 
 
 def node(kind: str, method: Method | None = None, answer: Callable[[], Table] | None = None) -> Any:
-    """Prepare a node whose first call will be answered so."""
+    """Prepare a node whose first call gets this response."""
 
     def prepare(trial: Trial) -> Any:
         answers: Answers = {} if method is None else {method: answer}
@@ -187,48 +193,48 @@ def node(kind: str, method: Method | None = None, answer: Callable[[], Table] | 
 
 
 def end() -> Handle:
-    """One end of a pair, to be sent."""
+    """Return one end of a pair, to be sent."""
     near, far = eventpair()
     far.close()
     return near
 
 
 def channel_end() -> Handle:
-    """A client end, to be sent."""
+    """Return a client end, to be sent."""
     near, far = channel_pair()
     far.close()
     return Handle(near.detach())
 
 
 def memory() -> Handle:
-    """The memory of a buffer, to be sent."""
+    """Return the memory of a buffer, to be sent."""
     return Handle(os.memfd_create("buffer", os.MFD_CLOEXEC))
 
 
 def buffers() -> Table:
-    """An answer with a buffer and its event."""
+    """Return a response with a buffer and its event."""
     made = [m.VmoBuffer(vmo=memory(), vmo_usable_start=0, close_weak_asap=end())]
     info: Any = m.BufferCollectionInfo(buffers=made, buffer_collection_id=5)
     return m.BufferCollectionWaitForAllBuffersAllocatedResponse(buffer_collection_info=info)
 
 
 def vmo_info() -> Table:
-    """An answer with weak memory and its event."""
+    """Return a response with weak memory and its event."""
     return m.VmoInfo(weak_vmo=memory(), close_weak_asap=end(), buffer_index=0)
 
 
 def known() -> Table:
-    """An answer that no token has that number."""
+    """Return the response that no token has that number."""
     return m.AllocatorValidateBufferCollectionTokenResponse(is_known=False)
 
 
 def tokens() -> Table:
-    """An answer with tokens."""
+    """Return a response with tokens."""
     return m.CreateTokensResponse(tokens=[channel_end(), channel_end()])
 
 
 def event(trial: Trial) -> Any:
-    """An event that hasn't happened."""
+    """Return an event that has not been signalled."""
     near, far = eventpair()
     trial.enter_context(far)
     kind = blocking.EventPair if trial.face is BLOCKING else sysmem.AsyncEventPair
@@ -236,7 +242,7 @@ def event(trial: Trial) -> Any:
 
 
 def vmo(trial: Trial) -> sysmem.Vmo:
-    """A VMO with a page."""
+    """Return a VMO of one page."""
     made = trial.enter_context(sysmem.Vmo(memory().take()))
     os.truncate(made.fileno(), 4096)
     return made
@@ -257,13 +263,13 @@ def listener(trial: Trial) -> tuple[Path, socket.socket]:
 
 
 def accepting(trial: Trial) -> Callable[..., Any]:
-    """What connects to a daemon that accepts."""
+    """Return the call that connects to a daemon that accepts."""
     directory, _ = listener(trial)
     return lambda: trial.face.sysmem.connect(directory)
 
 
 def answering(trial: Trial) -> Callable[..., Any]:
-    """What connects to a daemon, and waits until it has answered."""
+    """Return the call that connects to a daemon and waits for its response."""
     directory, listening = listener(trial)
 
     def serve() -> None:
@@ -284,7 +290,7 @@ def answering(trial: Trial) -> Callable[..., Any]:
 
 
 def meeting(method: Method, answer: Callable[[], Table] | None = None) -> Any:
-    """Prepare an Allocator whose meeting place answers so, and a token that the daemon knows."""
+    """Prepare an Allocator whose Rendezvous service gives this response, and a token that the daemon knows."""
 
     def prepare(trial: Trial) -> Any:
         place = trial.enter_context(socket.socket(fileno=trial.channel({method: answer})))
@@ -297,12 +303,12 @@ def meeting(method: Method, answer: Callable[[], Table] | None = None) -> Any:
 
 
 def bound(trial: Trial) -> Any:
-    """An Allocator and a token to turn in there."""
+    """Return an Allocator, and a token to turn in there."""
     return trial.enter_context(trial.face.sysmem.Allocator(trial.channel({}))), trial.token()
 
 
 def passing(trial: Trial) -> Any:
-    """A token, and a socket to send it over, at whose other end one waits."""
+    """Return a token, and a socket to send it over, at whose other end a receiver waits."""
     near, far = socket.socketpair()
     trial.enter_context(near)
     trial.enter_context(far)
@@ -314,7 +320,7 @@ def passing(trial: Trial) -> Any:
 
 
 def stream(trial: Trial, count: int = 2) -> Any:
-    """Both ends of a stream with some buffers, one of which holds a frame on its way."""
+    """Return both ends of a stream with some buffers, one of which holds a frame that is on its way."""
     near, far = trial.face.frames.pair()
     sender = trial.enter_context(contextlib.closing(trial.face.frames.FrameSender(count, near)))
     receiver = trial.enter_context(contextlib.closing(trial.face.frames.FrameReceiver(far)))
@@ -323,43 +329,43 @@ def stream(trial: Trial, count: int = 2) -> Any:
 
 
 def lent(trial: Trial) -> Any:
-    """A frame that was received."""
+    """Return a frame that was received."""
     _, receiver = stream(trial)
     return trial.enter_context(receiver._take())
 
 
 def left(trial: Trial) -> Any:
-    """A producer with one buffer, whose consumer has it and is gone."""
+    """Return a producer with one buffer, whose consumer has the buffer and has ended."""
     sender, receiver = stream(trial, 1)
     receiver.close()
     return sender
 
 
 def frame_ends(trial: Trial) -> Any:
-    """A face's frames, and both ends of a connection for frames."""
+    """Return a face's `frames`, and both ends of a connection for frames."""
     near, far = trial.face.frames.pair()
     return trial.face.frames, trial.enter_context(near), trial.enter_context(far)
 
 
 def token(trial: Trial) -> Any:
-    """A token that nothing else refers to."""
+    """Return a token without other references to it."""
     return trial.face.sysmem.BufferCollectionToken.from_fd(trial.channel({}))
 
 
 def frame_end(trial: Trial) -> Any:
-    """A consumer's end that nothing else refers to."""
+    """Return a consumer's end without other references to it."""
     near, far = trial.face.frames.pair()
     trial.enter_context(near)
     return trial.face.frames.FrameReceiver(far)
 
 
 def dropped(make: Callable[[Trial], Any]) -> Any:
-    """Prepare a list with the only reference to something."""
+    """Prepare a list with the only reference to an object."""
     return lambda trial: [make(trial)]
 
 
 def arrived(sock: socket.socket) -> bool:
-    """Whether a token waits in a socket, which is closed."""
+    """Return whether a token waits in a socket, and close the socket."""
     with contextlib.suppress(BlockingIOError):
         _, fds, _, _ = socket.recv_fds(sock, 100, 1)
         for fd in fds:
@@ -455,12 +461,15 @@ CASES: dict[str, Case] = {
 
 
 def interrupt() -> None:
-    """What a user does who types Ctrl-C."""
+    """Send the signal that Ctrl-C sends."""
     signal.raise_signal(signal.SIGINT)
 
 
 class AtStep:
-    """Do something just before, or just after, a task has given way to others for the time with this number."""
+    """Performs an action just before or after the step of a task with this number.
+
+    A step ends when the task gives way.
+    """
 
     def __init__(self, number: int) -> None:
         self.done = False
@@ -474,7 +483,7 @@ class AtStep:
     def __exit__(self, *_: object) -> None:
         pass
 
-    # trio holds back a signal that comes in what is so protected.
+    # trio delays a signal that arrives in protected code.
     @trio.lowlevel.enable_ki_protection
     def _pass_by(self) -> None:
         self._left -= 1
@@ -483,7 +492,7 @@ class AtStep:
             self.act()
 
     async def watch(self, made: Awaitable[Any]) -> Any:
-        """Await something in steps."""
+        """Await an awaitable in steps."""
         return await _Steps(made, self._pass_by)
 
 
@@ -510,7 +519,7 @@ class _Steps:
 
 
 def at_every_step() -> Iterator[AtStep]:
-    """For each step of what is awaited: one that does something there. Ends when there was no such step any more."""
+    """Yield an object for each step of an awaitable, which performs an action there. End after the last step."""
     for number in itertools.count():
         at = AtStep(number)
         yield at
@@ -528,7 +537,7 @@ def in_blocking(case: Case, given: Any, at: Any) -> Any:
 
 
 async def in_task(case: Case, given: Any, at: Any, cancels: bool, peer: Peer | None) -> Any:
-    """Make the call in a task, while perhaps another one waits on the same object."""
+    """Make the call in a task. Another task may wait on the same object meanwhile."""
     result = None
     with anyio.fail_after(PATIENCE / 4):
         async with anyio.create_task_group() as group:
@@ -545,10 +554,10 @@ async def in_task(case: Case, given: Any, at: Any, cancels: bool, peer: Peer | N
                 if inspect.isawaitable(result):
                     made, result = result, None
                     result = await (at.watch(made) if isinstance(at, AtStep) else made)
-                await anyio.lowlevel.checkpoint()  # where a cancellation comes at the latest
+                await anyio.lowlevel.checkpoint()  # the last place of a cancellation
             if cancels and task:
                 task.uncancel()
-            # trio holds back an interrupt that comes in a finalizer, and asyncio a second cancellation.
+            # trio delays an interrupt in a finalizer, and asyncio a second cancellation.
             with contextlib.suppress(*INTERRUPTS):
                 await anyio.lowlevel.checkpoint()
             if peer is not None:
@@ -557,7 +566,7 @@ async def in_task(case: Case, given: Any, at: Any, cancels: bool, peer: Peer | N
     return result
 
 
-#: How an interrupt or a handler ends a call; trio's cancellations end at their scope.
+#: The exceptions with which an interrupt or a handler ends a call. trio's cancellations end at their scope.
 INTERRUPTS = (
     KeyboardInterrupt,
     InterruptedError,
@@ -567,7 +576,7 @@ INTERRUPTS = (
 
 
 async def wait_too(given: Any, answered: anyio.Event) -> None:
-    """Wait for the answer to a Sync, on an object that may be closed meanwhile, or be interrupted."""
+    """Wait for the response to a Sync on an object that may be closed or interrupted meanwhile."""
     with contextlib.suppress(*INTERRUPTS):
         await given.sync()
     answered.set()
@@ -587,14 +596,14 @@ def run_asyncio(*arguments: Any) -> Any:
         loop.close()
 
 
-#: How calls are made in tasks.
+#: The functions that make calls in tasks.
 LOOPS: dict[str, Callable[..., Any]] = {"trio": run_trio, "asyncio": run_asyncio}
-#: What handlers do that raise nothing.
+#: The actions of handlers that raise nothing.
 ENDINGS = {"closing": "close", "releasing": "release"}
 
 
 def trials(way: str, name: str, others: bool) -> Iterator[str | None]:
-    """Make a call as often as it can be interrupted. Yields, for each interrupt, what was wrong, None if nothing."""
+    """Make a call once for each place at which it can be interrupted. Yield the error for each interrupt, or None."""
     case = CASES[name]
     face, _, how = way.partition("-")
     run = LOOPS.get(face)
@@ -618,7 +627,7 @@ def trials(way: str, name: str, others: bool) -> Iterator[str | None]:
             given = case.prepare(trial)
             made = None
             if ending and not (hasattr(given, ending) and hasattr(given, "wait_closed")):
-                return  # memory and streams don't say what comes then
+                return  # memory and streams do not define what follows
             try:
                 if run is None:
                     made = in_blocking(case, given, at)
@@ -632,7 +641,7 @@ def trials(way: str, name: str, others: bool) -> Iterator[str | None]:
                     assert released == at.done, "it is released, or it isn't"
                 close(made)
             except KeyboardInterrupt:
-                assert at.done  # trio has held it back until everything was done
+                assert at.done  # trio delayed the interrupt until everything was done
             except (Exception, BaseExceptionGroup) as error:
                 wrong = "".join(traceback.format_exception(error))
             made = given = None
@@ -647,7 +656,7 @@ def trials(way: str, name: str, others: bool) -> Iterator[str | None]:
 
 
 def close(made: Any) -> None:
-    """Close what a call has made."""
+    """Close the result of a call."""
     for each in made if isinstance(made, list | tuple) else [made]:
         ending = getattr(each, "close", None) or getattr(each, "release", None)
         if ending is not None:
@@ -655,12 +664,12 @@ def close(made: Any) -> None:
 
 
 def main() -> int:
-    """Interrupt all calls, or those that are named, in a way. The exit status is 1 if something was wrong."""
+    """Interrupt all calls, or those with the given names, in one way. The exit status is 1 if there was an error."""
     way, *names = sys.argv[1:]
     in_tasks = way.partition("-")[0] in LOOPS
     faulthandler.enable()
-    warnings.simplefilter("ignore")  # what an interrupt drops is closed, and may be warned about
-    sys.unraisablehook = lambda _: None  # what interrupts a finalizer is only reported
+    warnings.simplefilter("ignore")  # objects that an interrupt drops are closed, and may warn
+    sys.unraisablehook = lambda _: None  # an exception in a finalizer is only reported
     wrong: list[str] = []
     total = 0
     for name in names or CASES:

@@ -1,4 +1,4 @@
-"""What other processes of `test_sharing.py` do."""
+"""The functions that other processes of `test_sharing.py` run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sysmem
 
 
 def write(vmo: Any, buffer: Any, info: Any, ref: Any) -> None:
-    """Write into the first byte by each of them; no descriptor may be inherited further."""
+    """Write into the first byte through each of the objects. No descriptor may be inherited any further."""
     with info, vmo, ref:
         for each in (vmo, buffer, info.buffers[0]):
             with each.map() as view:
@@ -18,7 +18,7 @@ def write(vmo: Any, buffer: Any, info: Any, ref: Any) -> None:
 
 
 def hold(connection: Any, token: Any = None) -> None:
-    """Use a token, given or received, say so, and have it until there is word from the other side."""
+    """Use a token that was given or received, report that, and keep it until the other side sends a message."""
     with token or connection.recv() as token:
         token.sync(timeout=20)
         connection.send(type(token).__name__)
@@ -26,13 +26,13 @@ def hold(connection: Any, token: Any = None) -> None:
 
 
 def first_byte(info: sysmem.BufferCollectionInfo) -> tuple[int, sysmem.Vmo | None]:
-    """The first byte of the first buffer, and its memory."""
+    """Return the first byte of the first buffer, and the buffer's memory."""
     with info.buffers[0].map() as view:
         return view[0], info.buffers[0].vmo
 
 
 def answer(to: Any, back: Any) -> None:
-    """Write into the memory that comes through a queue, and send it back, and the token after it."""
+    """Write into memory that arrives through a queue, and send it back, followed by the token."""
     with to.get() as vmo:
         with vmo.map() as view:
             view[0] += 1

@@ -1,9 +1,9 @@
-"""Doing something at each place of our code where CPython may run a signal's handler.
+"""Actions at each place of the package's code at which CPython may run a signal handler.
 
-These places are: the begin of a function that is written in Python, the end of a call of anything else, and the begin
-of each round of a loop. Our modules are rewritten when they are imported, so that they call :func:`_at_place` there. A
-trace function that raises would be an easier way, but CPython 3.11 crashes when one does so in a coroutine, and CPython
-3.12.1 is left in a state in which a later garbage collection never ends.
+These places are: the start of a Python function, the return from a call of anything else, and the start of each
+iteration of a loop. The package's modules are rewritten when they are imported, so that they call :func:`_at_place`
+there. A trace function that raises would be simpler, but CPython 3.11 crashes if such a function raises in a coroutine,
+and in CPython 3.12.1 a later garbage collection then never ends.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _OURS = ("sysmem", "sysmem_protocol")
 
 
 class AtPlace:
-    """Within the with-block, do something at the place of our code with this number, in the main thread."""
+    """Within the with-block, performs an action in the main thread at the place with this number."""
 
     _now: AtPlace | None = None
 
     def __init__(self, number: int, act: Callable[[], None], *, raises: bool) -> None:
         self.done = False
         self.raises = raises
-        #: Where it was done.
+        #: The place of the action.
         self.where = ""
         self._left = number
         self._act = act
@@ -62,9 +62,9 @@ class AtPlace:
 
 
 def at_every_place(act: Callable[[], None], *, raises: bool = True) -> Iterator[AtPlace]:
-    """For each place of what is done in the with-block: a with-block that does `act` there.
+    """Yield a with-block for each place in the code that runs in it, which calls `act` there.
 
-    Ends when there was no such place any more.
+    End after the last place.
     """
     for number in itertools.count():
         at = AtPlace(number, act, raises=raises)
@@ -74,16 +74,16 @@ def at_every_place(act: Callable[[], None], *, raises: bool = True) -> Iterator[
 
 
 def _at_place() -> None:
-    """Do what is to be done, if this is the place."""
+    """Perform the action if this is the place."""
     now = AtPlace._now
     if now is not None and now.pass_by():
         now.do()
 
 
 def _called(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what is called instead of a function: after one that is written in C there is a place.
+    """Return the function to call instead of a function. There is a place after a call of a C function.
 
-    There is one at the begin of a function that is written in Python, also if it isn't ours.
+    A Python function has a place at its start, also if it does not belong to the package.
     """
     if AtPlace._now is None or any(function is each for each in _FIND_THEIR_CALLER):
         return function
@@ -98,7 +98,7 @@ def _called(function: Callable[..., Any]) -> Callable[..., Any]:
         now = AtPlace._now
         if now is not None and now.pass_by():
             if now.raises:
-                # As when the interpreter itself raises: nothing refers any more to what the call has returned.
+                # As if the interpreter itself had raised, nothing refers to the result of the call any more.
                 value = None
                 del arguments, keywords
             now.do()
@@ -107,7 +107,7 @@ def _called(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-#: Called from elsewhere these do something else.
+#: These functions behave differently if they are called from another frame.
 _FIND_THEIR_CALLER: tuple[Any, ...] = (super, sys._getframe, globals, locals, vars, eval, exec)
 
 
@@ -116,7 +116,7 @@ def _ours(module: str | None) -> bool:
 
 
 class _Within:
-    """A with-block at whose end there are such places."""
+    """A with-block that has such places at its end."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -130,7 +130,7 @@ class _Within:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> Any:
-        # What trio protects from interrupts can't be interrupted here either.
+        # Code that trio protects from interrupts is not interrupted here either.
         if isinstance(self._inner, closing | _GeneratorContextManager):
             _at_place()
         written_in_c = not isinstance(type(self._inner).__exit__, FunctionType)
@@ -141,9 +141,9 @@ class _Within:
 
 
 class _Rewrite(ast.NodeTransformer):
-    """Adds the calls. Annotations stay as they are, because they are read as text."""
+    """Adds the calls. Annotations stay unchanged, because they are read as text."""
 
-    def visit_FunctionDef(self, node: Any) -> Any:  # as `ast` wants it
+    def visit_FunctionDef(self, node: Any) -> Any:  # `ast` requires this
         node.body = self._all(node.body)
         documented = ast.get_docstring(node, clean=False) is not None
         node.body.insert(documented, _place())
@@ -209,7 +209,7 @@ class _Finder(MetaPathFinder):
 
 
 def rewrite() -> None:
-    """Have our modules rewritten; before the first of them is imported."""
+    """Rewrite the package's modules when they are imported. Must be called before the first import."""
     assert not sys.modules.keys() & set(_OURS)
     builtins.__dict__.update(_at_place=_at_place, _called=_called, _Within=_Within)
     sys.meta_path.insert(0, _Finder())

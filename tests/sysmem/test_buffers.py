@@ -1,4 +1,4 @@
-"""The tables that deliver buffers, and what they hold (`docs/spec/client-api.md`, "What came out")."""
+"""The tables that deliver buffers, and their contents (`docs/spec/client-api.md`, "What came out")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which call an answer belongs to, without any I/O."""
+"""How responses are matched to calls, without any I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sysmem_protocol.sysmem2 import BufferCollection, Node, NodeSetNameRequest
 
 
 def arrive(calls: Calls, message: Message) -> Any:
-    """Have an answer arrive, in as many datagrams as it takes."""
+    """Deliver a response, in as many datagrams as it needs."""
     found = None
     for data, handles in message.datagrams():
         found = calls.arrived(data, handles)
@@ -80,7 +80,7 @@ def test_an_abandoned_call_closes_what_it_had_and_what_comes(make_witness: Any) 
 
 
 class Arriving:
-    """A channel to which something comes."""
+    """A channel that receives messages."""
 
     kept = False
 
@@ -145,7 +145,7 @@ def test_a_wait_put_off_is_taken_up_again_and_keeps_its_answer() -> None:
     calls.put_off(call)
     assert calls.resume(Node.sync) is None
     assert calls.resume(wait) is call
-    assert calls.resume(wait) is None  # one who waits at a time
+    assert calls.resume(wait) is None  # one waiting thread at a time
     assert calls.arrived(datagram(wait, b"\xa1\x02\x06", call.txid), []) is call
     assert call.result().body == b"\xa1\x02\x06"
 
@@ -167,7 +167,7 @@ def test_other_calls_are_never_put_off() -> None:
 
 
 def told(line: str, report: bytes | None = None) -> Message:
-    """An event that gives a reason."""
+    """Return an event that gives a reason."""
     vmo = None
     if report is not None:
         fd = os.memfd_create("report", os.MFD_CLOEXEC)

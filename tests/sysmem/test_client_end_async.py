@@ -1,4 +1,4 @@
-"""The async face on a channel whose other end the test plays, under trio and under asyncio."""
+"""The async face on a channel whose other end the test controls, under trio and under asyncio."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def test_close_wakes_those_who_wait(run: Run, ends: Ends) -> None:
 
 
 def test_a_number_used_anew_after_close_is_no_trap(run: Run, ends: Ends) -> None:
-    """What closes in one task and opens in the next step may have the same descriptor number."""
+    """An object that closes in one task and another that opens in the next step may have the same descriptor number."""
     fd, peer = ends
 
     async def test() -> None:
@@ -258,7 +258,7 @@ def test_a_number_used_anew_after_close_is_no_trap(run: Run, ends: Ends) -> None
                 group.start_soon(wait)
                 await anyio.wait_all_tasks_blocked()
                 token.close()
-                # the number is free only when nobody waits for it any more
+                # the number is free only when no task waits for it any more
                 with sysmem.BufferCollectionToken.from_fd(os.dup(other.fileno())) as again:
                     again_end = type(peer)(server_end)
                     again_end.echo(1)

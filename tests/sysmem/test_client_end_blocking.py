@@ -1,4 +1,4 @@
-"""The blocking face on a channel whose other end the test plays."""
+"""The blocking face on a channel whose other end the test controls."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ class Running:
     def _run(self) -> None:
         try:
             self.result = self._call()
-        except BaseException as error:  # handed to the test
+        except BaseException as error:  # passed to the test
             self.error = error
 
     @property
     def running(self) -> bool:
-        """Whether the call hasn't returned yet."""
+        """Return whether the call has not returned yet."""
         return self.thread.is_alive()
 
     def outcome(self) -> Any:
-        """Wait for the call; its result, or raise what it raised."""
+        """Wait for the call. Return its result, or raise its exception."""
         self.thread.join()
         if self.error is not None:
             raise self.error
@@ -321,7 +321,7 @@ def test_a_full_queue_honours_the_timeout_and_sends_nothing(token: Any, peer: An
 
 def test_a_full_queue_is_no_deadlock_when_the_other_one_is_full_too(token: Any, peer: Any) -> None:
     abandoned = 0
-    while True:  # calls whose answers fill the way back
+    while True:  # calls whose responses fill the queue to the client
         with pytest.raises(TimeoutError) as caught:
             token.sync(timeout=0)
         if "nothing was sent" in str(caught.value):
@@ -332,7 +332,7 @@ def test_a_full_queue_is_no_deadlock_when_the_other_one_is_full_too(token: Any, 
         for _ in range(abandoned + 50):
             peer.send(peer.receive())
 
-    # the peer answers one after the other, and reads nothing while its own queue is full
+    # the peer responds to one call at a time, and reads nothing while its own queue is full
     peer.run(play)
     for _ in range(50):
         token.sync()
@@ -349,7 +349,7 @@ def test_who_waits_for_room_receives_meanwhile(token: Any, peer: Any, until_asle
     following = Running(lambda: token.set_name(1, "x", timeout=10))
     until_asleep(waiting.thread, following.thread)
     first = peer.receive()
-    for _ in range(100):  # answers of which none is waited for
+    for _ in range(100):  # responses for which no thread waits
         peer.send(Message(0, first.ordinal))
     while waiting.running or following.running:
         request = peer.receive() if peer.readable(0.01) else None
@@ -374,7 +374,7 @@ def test_a_non_blocking_descriptor_is_waited_for(ends: Ends, until_asleep: Any) 
 def test_the_only_thread_of_a_process_waits_where_it_receives(
     ends: Ends, until_asleep: Any, monkeypatch: pytest.MonkeyPatch, blocks: bool
 ) -> None:
-    """Which is one system call less. An end that doesn't block is polled for from then on."""
+    """This saves one system call. On an end that does not block, the thread polls from then on."""
     polls: list[int] = []
     poll = client_end._poll
 

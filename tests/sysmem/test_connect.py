@@ -1,4 +1,4 @@
-"""Reaching the daemon, or saying clearly that it isn't there."""
+"""Connecting to the daemon, or reporting clearly that there is none."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SOCKET = "fuchsia.sysmem2.Allocator"
 
 @contextmanager
 def listening(directory: Path) -> Iterator[socket.socket]:
-    """A socket where a daemon's would be, that nobody accepts at."""
+    """A socket at the daemon's path, whose owner does not accept connections."""
     directory.mkdir(parents=True, exist_ok=True)
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as made,
@@ -46,7 +46,7 @@ def listener(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def hello(listener: socket.socket) -> SetDebugClientInfoRequest:
-    """What a new client says first."""
+    """The first messages of a new client."""
     with listener.accept()[0] as accepted:
         data = accepted.recv(4096)
     assert data[8:16] == Allocator.set_debug_client_info.ordinal.to_bytes(8, "little")
@@ -83,7 +83,7 @@ def test_the_process_s_name_is_the_one_that_ps_shows() -> None:
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Where a client looks, in order."""
+    """The places in which a client looks, in order."""
     found = [tmp_path / "named", tmp_path / "session" / "sysmem", tmp_path / "system"]
     monkeypatch.setenv("SYSMEM_RUNTIME_DIR", str(found[0]))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(found[1].parent))
@@ -107,7 +107,7 @@ def test_the_first_place_with_a_daemon_is_where_a_client_connects(
 
 @contextmanager
 def in_the_way(directory: Path, what: str) -> Iterator[None]:
-    """Something where the socket should be that isn't a daemon's."""
+    """A file at the socket's path that is not a daemon's socket."""
     directory.mkdir(parents=True)
     place = directory / SOCKET
     if what == "file":
@@ -226,7 +226,7 @@ def test_a_dead_daemon_s_socket_is_no_daemon(listener: socket.socket, tmp_path: 
 def test_the_async_face_never_waits_to_connect(listener: socket.socket, tmp_path: Path) -> None:
     connected = [sysmem.connect(tmp_path), sysmem.connect(tmp_path)]
     with pytest.raises(sysmem.DaemonUnavailableError):
-        sysmem.connect(tmp_path)  # two wait to be accepted already
+        sysmem.connect(tmp_path)  # two connections wait to be accepted already
     for allocator in connected:
         allocator.close()
 

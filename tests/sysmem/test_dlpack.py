@@ -1,4 +1,4 @@
-"""Buffers in other array libraries, by DLPack: the same memory."""
+"""Buffers in other array libraries, through DLPack, which share the memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every public name has a docstring that says something; `help()` and editors show it."""
+"""Every public name has a meaningful docstring, which `help()` and editors show."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sysmem_protocol import sysmem2
 from sysmem_protocol.docstrings import attribute_docstrings
 from sysmem_protocol.library import Struct, Table
 
-#: Loads a plugin of pytest's; its fixtures are documented by `pytest --fixtures`.
+#: Loads a plugin of pytest. `pytest --fixtures` documents its fixtures.
 APART = {"sysmem.pytest_plugin"}
 
 
@@ -30,12 +30,12 @@ def modules() -> Iterator[ModuleType]:
     yield sysmem
     for found in pkgutil.walk_packages(sysmem.__path__, "sysmem."):
         if not re.search(r"\._|\.__main__", found.name) and found.name not in APART:
-            with contextlib.suppress(ImportError):  # it needs what isn't installed here (GStreamer)
+            with contextlib.suppress(ImportError):  # GStreamer is missing here
                 yield importlib.import_module(found.name)
 
 
 def members(cls: type) -> Iterator[tuple[str, Any]]:
-    """The public attributes of a class that are ours: methods, properties, fields and members of enums."""
+    """Yield the public attributes that a class of this project has: methods, properties, fields and enum members."""
     for name in dir(cls):
         owner = next((base for base in cls.__mro__ if name in vars(base)), None)
         if not name.startswith("_") and owner is not None and owner.__module__.startswith("sysmem"):
@@ -43,7 +43,7 @@ def members(cls: type) -> Iterator[tuple[str, Any]]:
 
 
 def public() -> dict[str, Any]:
-    """Every public name, as one would write it, and what it stands for."""
+    """Yield every public name as a user would write it, and its object."""
     found: dict[str, Any] = {}
     for module in modules():
         found[module.__name__] = module
@@ -57,7 +57,7 @@ def public() -> dict[str, Any]:
 
 PUBLIC = public()
 CLASSES = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
-#: What can't have a docstring. (A member of an enum whose value is a sentence needs none.)
+#: Objects that can't have a docstring. (A member of an enum whose value is a sentence needs none.)
 CONSTANTS = (str, int, float, tuple, type(None), Table, UnionType)
 
 
@@ -68,9 +68,9 @@ def needs_docstring(value: Any) -> bool:
 
 
 def complaint(name: str, value: Any) -> str | None:
-    """What is wrong with a docstring, if anything is."""
+    """Return the fault of a docstring, if it has one."""
     doc = inspect.getdoc(value)
-    if doc and doc.startswith("Alias for field number"):  # all that help() shows of a named tuple
+    if doc and doc.startswith("Alias for field number"):  # all that help() shows for a named tuple
         owner, _, field = name.rpartition(".")
         doc = attribute_docstrings(PUBLIC[owner]).get(field)
     if not doc:
@@ -155,7 +155,7 @@ def test_the_signature_has_the_fields(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_what_is_declared_anew_has_a_docstring_where_it_is(name: str) -> None:
-    """Editors show the literal below the declaration that they find, and look for no other."""
+    """Editors show the literal below the declaration that they find, and search for no other."""
     cls = CLASSES[name]
     if issubclass(cls, Table):
         for base in cls.__mro__:

@@ -1,4 +1,4 @@
-"""Every call of the blocking face, to a real daemon."""
+"""Every call of the blocking face, with a real daemon."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ONE = sysmem.BufferCollectionConstraints(usage=READ.usage, min_buffer_count=1)
 
 @pytest.fixture
 def closing() -> Iterator[ExitStack]:
-    """Closes what a test made, in reverse order."""
+    """Closes the objects of a test in reverse order."""
     with ExitStack() as stack:
         yield stack
 
@@ -59,7 +59,7 @@ def bound(
     allocator: blocking.Allocator,
     *tokens: blocking.BufferCollectionToken,
 ) -> list[blocking.BufferCollection]:
-    """A collection for each of the tokens, closed after the test."""
+    """A collection for each of the tokens. They are closed after the test."""
     return [closing.enter_context(allocator.bind_shared_collection(token)) for token in tokens]
 
 
@@ -458,7 +458,7 @@ def test_a_token_sent_over_a_socket_to_a_fork(
         socket.send_fds(ours, [b"x"], [fd])
         os.close(fd)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    token.sync(timeout=WAIT)  # the child released its node and didn't fail it
+    token.sync(timeout=WAIT)  # the child released its node, so it did not fail
 
 
 def test_the_daemon_s_end_is_seen_by_all(sysmemd: Sysmemd, allocator: blocking.Allocator) -> None:

@@ -1,4 +1,4 @@
-"""The async face, to a real daemon, under trio and under asyncio."""
+"""The async face, with a real daemon, under trio and under asyncio."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_every_other_call(run: Run, sysmemd: Sysmemd) -> None:
                     assert await tracking.wait_closed(0) is False
                     await root.release()
                     await leaf.release()
-                    await group.release()  # the last strong one
+                    await group.release()  # the last strong handle
                     info.close()
                     with tracking, lifetime:
                         assert await lifetime.wait_closed(WAIT) is True

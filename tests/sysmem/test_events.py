@@ -1,4 +1,4 @@
-"""Eventpairs in both faces."""
+"""Events (ends of eventpairs) in both faces."""
 
 from __future__ import annotations
 

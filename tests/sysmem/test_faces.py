@@ -1,4 +1,4 @@
-"""The two faces are one, and thin."""
+"""Both faces have the same interface, and little code of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A channel or event belongs to the process that made it; memory is inherited."""
+"""A channel or event belongs to the process that created it. Memory is inherited."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from sysmem.pytest_plugin import Daemon
 from sysmem_protocol import sysmem2 as m
 from sysmem_protocol.handles import eventpair
 
-# With threads, which is what some of this is about.
+# Some of these tests need threads.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 Ends = tuple[int, Any]
 
 
 def fork(work: Callable[[], object]) -> int:
-    """Do something in a forked child, which ends with status 0 if it raises nothing; the child's id."""
+    """Call a function in a forked child, which ends with status 0 unless it raises. Return the child's pid."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -44,7 +44,7 @@ def fork(work: Callable[[], object]) -> int:
 
 
 def status(child: int) -> int:
-    """Wait for a child; its exit status."""
+    """Wait for a child. Return its exit status."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

@@ -1,4 +1,4 @@
-"""`sysmem.formats`: formats by the names of others, against the lists of those that are installed."""
+"""`sysmem.formats`: formats by the names of other software, compared with the lists of the installed versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sysmem_protocol.formats import PIXELS
 from ..gstreamer import run_with_gstreamer
 
 LINEAR = PixelFormatModifier.LINEAR
-#: What GStreamer 1.22 says of formats (size, strides and offsets of 64x32 pixels) and of colours.
+#: GStreamer 1.22's description of formats (size, strides and offsets of 64x32 pixels) and of colours.
 GSTREAMER = json.loads(Path(__file__).with_name("gstreamer.json").read_text())
 F = PixelFormat
 
@@ -119,7 +119,7 @@ def test_colours_without_a_colour_space_are_none() -> None:
     assert formats.color_space_from_v4l2(9) is None
     assert formats.color_space_from_gst("2:3:5:2") is None
     assert formats.color_space_from_ffmpeg(matrix="bt709", range="pc") is None
-    assert formats.color_space_from_v4l2(8, 1) is ColorSpace.SRGB  # RGB is full range anyway
+    assert formats.color_space_from_v4l2(8, 1) is ColorSpace.SRGB  # RGB always has the full range
 
 
 def test_ffmpeg_s_names_of_formats_are_those_of_pyav() -> None:
@@ -171,7 +171,7 @@ def test_what_is_kept_of_gstreamer_is_what_it_says() -> None:
 
 
 def test_gstreamer_has_the_formats_and_the_same_planes() -> None:
-    """Also the layout is compared: GStreamer's strides and offsets for a size that needs no padding."""
+    """The layout is compared too: GStreamer's strides and offsets for a size that needs no padding."""
     found = {member: member.gst_format for member in PixelFormat if member.gst_format}
     assert set(found.values()) == set(GSTREAMER["formats"])
     for member, name in found.items():

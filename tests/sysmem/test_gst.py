@@ -1,4 +1,4 @@
-"""Buffers in GStreamer: caps from settings, the same memory, planes where they are, and refusals.
+"""Buffers in GStreamer: caps from settings, shared memory, the places of planes, and refusals.
 
 GStreamer is in the system's Python, so each test is a program that runs there.
 """

@@ -1,4 +1,4 @@
-"""A KeyboardInterrupt or a cancellation, wherever it comes: no descriptor is left that nobody owns, nobody hangs."""
+"""After a KeyboardInterrupt or a cancellation at any place, no descriptor is left unowned, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-# What trio holds back, and a cancellation, come at the steps of a task, of which there are few.
+# Delayed signals of trio, and cancellations, are raised at the steps of a task, which are few.
 @pytest.mark.parametrize(
     ("way", "least"),
     [

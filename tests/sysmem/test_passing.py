@@ -1,4 +1,4 @@
-"""Tokens over a program's own sockets, and by name: what goes, what is refused, and who owns what afterwards."""
+"""Tokens over a program's own sockets and by name: what is possible, what is refused, and the ownership afterwards."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def stream() -> Iterator[Ends]:
 
 @pytest.fixture
 def token(ends: tuple[int, Peer]) -> Iterator[blocking.BufferCollectionToken]:
-    """A token of another process's, whose other end is `peer`."""
+    """A token from another process, whose other end is `peer`."""
     with Token.from_fd(ends[0]) as made:
         yield made
 
@@ -60,7 +60,7 @@ def peer(ends: tuple[int, Peer]) -> Peer:
 
 
 def held(peer: Peer) -> bool:
-    """Whether anybody has the token."""
+    """Return whether any process has the token."""
     return not peer.channel.hung_up()
 
 
@@ -218,7 +218,7 @@ def test_a_socket_that_is_not_connected_is_the_kernels_to_refuse(
     with socket.socket(socket.AF_UNIX, kind) as sock:
         with pytest.raises(OSError, match="not connected"):
             token.send(sock)
-        if kind != socket.SOCK_DGRAM:  # others may send to it
+        if kind != socket.SOCK_DGRAM:  # other users may send to it
             with pytest.raises(OSError, match=r"not connected|Invalid argument"):
                 Token.receive(sock)
     assert not token.closed
@@ -240,7 +240,7 @@ def test_the_end_is_told_after_all_that_was_sent(
     near, far = socket.socketpair(socket.AF_UNIX, kind)
     with far:
         with near:
-            far.send(b"never read")  # so that the kernel says that the connection was reset
+            far.send(b"never read")  # so that the kernel reports a reset of the connection
             token.send(near)
         Token.receive(far)[0].close()
         for _ in range(2):
@@ -366,7 +366,7 @@ def test_without_a_descriptor_left_the_token_is_lost_and_that_is_told(
 def test_a_token_that_was_made_here_is_synced_before_it_goes(
     pair: Ends, ends: tuple[int, Peer]
 ) -> None:
-    """Its receiver turns it in on another channel, and the daemon must know it by then."""
+    """The receiver turns it in on another channel, so the daemon must know it by then."""
     near, far = pair
     fd, peer = ends
     token = Token(fd)
@@ -449,7 +449,7 @@ def test_a_cancelled_receive_leaves_the_token_for_the_next(
             await sysmem.BufferCollectionToken.receive(far)
         assert scope.cancelled_caught
         await token.send(near)
-        with anyio.move_on_after(0):  # cancelled from the beginning
+        with anyio.move_on_after(0):  # cancelled from the start
             await sysmem.BufferCollectionToken.receive(far)
         (await sysmem.BufferCollectionToken.receive(far))[0].close()
 
@@ -481,13 +481,13 @@ def test_a_cancelled_send_has_sent_nothing(
 
 
 class MeetingPlace:
-    """An Allocator whose daemon is the test, and what that does at the very end of a call."""
+    """An Allocator whose daemon is the test, and the test's actions at the very end of a call."""
 
     def __init__(self, fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.allocator = blocking.Allocator(fd, self._open)
         self.peers: list[Peer] = []
         self.error: BaseException = TimeoutError()
-        #: What happens after the client has given up and before it looks for the last time.
+        #: The action after the client has given up and before it looks for the last time.
         self.meanwhile: Callable[[Peer], None] = lambda peer: None
         call = ClientEnd.call
 
@@ -525,7 +525,7 @@ def offered() -> Iterator[blocking.BufferCollectionToken]:
 
 
 def answer(error: Error | None = None) -> Callable[[Peer], None]:
-    """Answer the offer, with its token closed."""
+    """Answer the offer. Its token is closed."""
 
     def play(peer: Peer) -> None:
         request = peer.receive()

@@ -1,4 +1,4 @@
-"""Images of Pillow over buffers, or made from them; and the colours of every format."""
+"""Images of Pillow that share a buffer or are converted from it, and the colours of every format."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_what_has_no_rows_or_no_settings_is_refused(memory: sysmem.VmoBuffer) ->
 
 
 def packed(bits: list[tuple[int, int]], dtype: str) -> NDArray[Any]:
-    """Pixels whose channels begin at such bits and have so many, with the colours of the picture."""
+    """Return pixels with the picture's colours. `bits` has the lowest bit and the number of bits of each channel."""
     pixels = np.zeros((18, 32), np.uint32)
     for channel, (shift, width) in enumerate(bits):
         greatest = (1 << width) - 1
@@ -131,7 +131,7 @@ def packed(bits: list[tuple[int, int]], dtype: str) -> NDArray[Any]:
 
 
 def write_picture(memory: sysmem.VmoBuffer, image: sysmem.ImageFormat) -> None:
-    """Write the picture as the format's description has it (`docs/spec/image-formats.md`, section 1.1)."""
+    """Write the picture as the format's description requires (`docs/spec/image-formats.md`, section 1.1)."""
     planes = memory.planes(image)
     colours = picture()
     match image.pixel_format:
@@ -158,7 +158,7 @@ def write_picture(memory: sysmem.VmoBuffer, image: sysmem.ImageFormat) -> None:
 
 
 def write_ycbcr(pixel_format: F, planes: list[NDArray[Any]], colours: NDArray[Any]) -> None:
-    """Rec. 709, limited range."""
+    """Write the picture in Rec. 709, limited range."""
     red, green, blue = np.moveaxis(colours.astype(float), -1, 0)
     brightness = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     y = 16 + brightness * 219 / 255

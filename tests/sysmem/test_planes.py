@@ -189,7 +189,7 @@ def test_constraints_that_name_no_size_need_one(buffer: sysmem.VmoBuffer) -> Non
 
 
 def numbered(buffer: sysmem.VmoBuffer, image: sysmem.ImageFormat) -> list[NDArray[Any]]:
-    """The planes of an image in which every sample is another number."""
+    """Return the planes of an image in which every sample has another number."""
     planes = buffer.planes(image)
     for index, plane in enumerate(planes):
         plane[:] = numpy.arange(plane.size).reshape(plane.shape) + 7 * index

@@ -1,4 +1,4 @@
-"""What a program does with descriptors by their numbers."""
+"""How a program handles descriptors as numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sysmem.blocking import frames
 from sysmem.pytest_plugin import Daemon
 from sysmem_protocol.handles import eventpair
 
-#: The exit status tells, for there is nothing to write to.
+#: Only the exit status reports the result, because no output is possible.
 PROGRAM = """if True:
     import os, sys
     {close}

@@ -1,4 +1,4 @@
-"""Frames of PyAV over buffers: the same memory, for as long as either is there, and every refusal."""
+"""Frames of PyAV over buffers: the shared memory, its lifetime, and every refusal."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_frame_has_the_image_s_planes(
     assert frame.time_base == Fraction(1, 30)
     for found, expected in zip(frame_planes(frame, planes), planes, strict=True):
         np.testing.assert_array_equal(found, expected)
-    # What is written on either side shows on the other, or doesn't.
+    # Changes on either side are visible on the other, or not.
     shares = not copy and pixel_format in SHARED
     for found, plane in zip(frame_planes(frame, planes), planes, strict=True):
         plane.flat[0] ^= 1
@@ -150,7 +150,7 @@ def test_without_the_right_to_write_a_frame_shares_what_is_read_only(
         [seen, _] = frame_planes(frame, memory.planes(image))
         luma[0, 0] = 51
         assert seen[0, 0] == 51
-        seen[0, 1] = 99  # a filter that works in place
+        seen[0, 1] = 99  # a filter that modifies frames in place
         assert luma[0, 1] == 50
         with pytest.raises(ValueError, match="the rights do not allow writing"):
             other.fill_from(frame, image)
@@ -192,7 +192,7 @@ def test_a_frame_of_the_same_kind_is_copied_as_it_is(memory: sysmem.VmoBuffer) -
 
 @pytest.mark.parametrize("pixel_format", KNOWN, ids=lambda f: f.name)
 def test_a_frame_of_any_kind_is_converted(memory: sysmem.VmoBuffer, pixel_format: F) -> None:
-    """There and back: RGB into the buffer's format by FFmpeg, and back by ours."""
+    """FFmpeg converts RGB into the buffer's format, and this package converts it back."""
     colours = picture(64, 36)
     image = image_format(pixel_format)
     memory.fill_from(av.VideoFrame.from_ndarray(colours, format="rgb24"), image)

@@ -1,4 +1,4 @@
-"""The fixtures that the package brings to other projects' tests."""
+"""The fixtures that the package provides for the tests of other projects."""
 
 from __future__ import annotations
 

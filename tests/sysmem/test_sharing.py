@@ -1,4 +1,4 @@
-"""What multiprocessing carries: memory as duplicates, nodes and events by moving them."""
+"""Objects that multiprocessing passes on: memory is duplicated, nodes and events move."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CONSTRAINTS = sysmem.BufferCollectionConstraints(
 
 @pytest.fixture(scope="module", autouse=True)
 def machinery() -> Iterator[None]:
-    """What multiprocessing starts when it is needed, and leaves open."""
+    """Start the processes and objects of multiprocessing that it starts on demand and leaves open."""
     resource_tracker.ensure_running()
     forkserver.ensure_running()
     os.close(resource_sharer.DupFd(0).detach())
@@ -64,7 +64,7 @@ def info(allocator: blocking.Allocator) -> Iterator[sysmem.BufferCollectionInfo]
 
 @contextlib.contextmanager
 def running(process: Any) -> Iterator[None]:
-    """A process, which is killed at the end."""
+    """Run a process, and kill it at the end."""
     process.start()
     try:
         yield
@@ -172,7 +172,7 @@ def test_a_token_moves_through_a_pipe(other_side: Any, allocator: blocking.Alloc
 def test_a_token_and_memory_go_through_a_queue_and_back(
     context: Any, other_side: Any, info: sysmem.BufferCollectionInfo, allocator: blocking.Allocator
 ) -> None:
-    """A thread of the queue's pickles them, after `put()` has returned."""
+    """A thread of the queue pickles them after `put()` has returned."""
     to, back = context.Queue(), context.Queue()
     process = context.Process(target=other_side.answer, args=(to, back))
     with allocator.allocate_shared_collection() as token, info.buffers[0].map() as view:

@@ -1,4 +1,4 @@
-"""What a signal's handler may do in the middle of any call, and what is dropped where warnings are errors."""
+"""The actions allowed to a signal handler in the middle of a call, and dropped objects while warnings are errors."""
 
 from __future__ import annotations
 

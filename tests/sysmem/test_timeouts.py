@@ -1,4 +1,4 @@
-"""A timeout means the same in both faces, and at the command line."""
+"""A timeout has the same meaning in both faces and on the command line."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from sysmem._traced import _content
 from sysmem.testing import Sysmemd
 from sysmem_protocol.sysmem2 import BufferCollection
 
-#: The columns of a message, as `sysmemctl trace` has them too.
+#: The columns of a message, which `sysmemctl trace` has too.
 LINE = re.compile(
     r"(?P<time>\d\d:\d\d:\d\d\.\d{6}) +(?P<connection>\d+) (?P<client>.*?) +(?P<direction>[→←]) +(?P<txid>\d+) "
     r"(?P<protocol>\w+)\.(?P<method>\w+)\((?P<fields>[\w, ]*)\)(?: (?P<descriptors>\d+) descriptors?)?"
@@ -66,7 +66,7 @@ for _ in range(4):
 
 
 def traced(script: str, sysmemd: Sysmemd, value: str | None) -> str:
-    """Run a client with this in its environment; what it writes to stderr."""
+    """Run a client with this environment. Return its stderr."""
     environment = {key: text for key, text in os.environ.items() if key != "SYSMEM_TRACE"}
     if value is not None:
         environment["SYSMEM_TRACE"] = value
@@ -75,7 +75,7 @@ def traced(script: str, sysmemd: Sysmemd, value: str | None) -> str:
         command, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    # In asyncio's debug mode, which `-X dev` turns on, a slow step of a task is told there too.
+    # asyncio's debug mode, which `-X dev` enables, also reports slow steps of tasks there.
     lines = done.stderr.splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith("Executing <"))
 

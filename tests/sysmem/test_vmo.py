@@ -1,4 +1,4 @@
-"""The memory of a buffer: rights, mappings, and who still holds one."""
+"""The memory of a buffer: rights, mappings, and the search for users of a mapping."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_only(vmo: sysmem.Vmo) -> Iterator[sysmem.Vmo]:
 
 
 def mappings() -> int:
-    """How often this process maps the test's memory."""
+    """Return how many mappings of the test's memory this process has."""
     return Path("/proc/self/maps").read_text().count("/memfd:vmo")
 
 
@@ -156,7 +156,7 @@ def test_to_tell_it_leaves_variables_that_the_caller_asked_for(vmo: sysmem.Vmo) 
 
 
 class Hermit:
-    """An object that doesn't want to be asked what it is."""
+    """An object that raises when its class is asked for."""
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:

@@ -1,4 +1,4 @@
-"""Every table that a message brings, and hypothesis's drawings of them."""
+"""Hypothesis strategies for every table that a message carries."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ TABLES: list[type[Table]] = sorted(
 )
 
 
-#: Where a drawn table gets a descriptor; opened afterwards, as hypothesis gives up on drawings half-way.
+#: Stands for a descriptor in a drawn table. It is opened afterwards, because hypothesis abandons some drawings.
 HERE = object()
 
 
 def values(wire: WireType) -> st.SearchStrategy[Any]:
-    """Every value that a wire type can carry."""
+    """Return a strategy for every value that a wire type can carry."""
     match wire:
         case Bool():
             return st.booleans()
@@ -78,7 +78,7 @@ _strategies: dict[type[Table | Struct], st.SearchStrategy[Any]] = {}
 
 
 def instances(kind: type[Any]) -> st.SearchStrategy[Any]:
-    """Every instance of a table or struct."""
+    """Return a strategy for every instance of a table or struct."""
     if kind not in _strategies:
         optional = issubclass(kind, Table)
         fields = {

@@ -1,8 +1,8 @@
-"""Numbers of the system's headers. `headers.json` has them, for machines without the headers.
+"""Numbers from the system's headers. `headers.json` has them, for machines without the headers.
 
-    python -m tests.sysmem_protocol.headers > tests/sysmem_protocol/headers.json
+python -m tests.sysmem_protocol.headers > tests/sysmem_protocol/headers.json
 
-writes it anew, where Debian's `libdrm-dev` and `linux-libc-dev` are installed.
+writes the file on a machine with Debian's `libdrm-dev` and `linux-libc-dev`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Numbers: TypeAlias = dict[str, int]
 
 
 def kept() -> dict[str, Numbers]:
-    """The numbers by header, as the headers of Debian 12 had them."""
+    """Return the numbers by header, from the headers of Debian 12."""
     numbers: dict[str, Numbers] = json.loads(KEPT.read_text())
     return numbers
 
 
 def drm(text: str) -> Numbers:
-    """The fourccs and the parts of modifiers in drm_fourcc.h."""
+    """Return the fourccs and the parts of modifiers in drm_fourcc.h."""
     return {
         **_fourccs(text, "DRM_FORMAT_"),
         **{
@@ -52,7 +52,7 @@ def drm(text: str) -> Numbers:
 
 
 def v4l2(text: str) -> Numbers:
-    """The fourccs and the numbers about colours in videodev2.h."""
+    """Return the fourccs and the numbers for colours in videodev2.h."""
     colors = re.findall(r"(V4L2_(?:COLORSPACE|QUANTIZATION|XFER_FUNC)_\w+)\s+= (\d+)", text)
     return {
         **_fourccs(text, "V4L2_PIX_FMT_"),

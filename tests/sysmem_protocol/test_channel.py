@@ -37,7 +37,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 @pytest.fixture
 def near(pair: tuple[socket.socket, socket.socket]) -> Iterator[Channel]:
-    """The end that most tests send on."""
+    """The end on which most tests send."""
     channel = Channel(pair[0].detach())
     yield channel
     channel.close()
@@ -164,7 +164,7 @@ def test_what_was_sent_before_a_close_is_received_and_then_the_end(
 def test_a_peer_that_closed_with_our_data_unread_is_still_heard_to_the_end(
     near: Channel, far: Channel
 ) -> None:
-    """ECONNRESET comes once, before what the peer had sent."""
+    """ECONNRESET comes once, before the messages that the peer had sent."""
     far.send(b"unread")
     near.send(b"Release")
     near.close()
@@ -310,7 +310,7 @@ def test_253_descriptors_pass_and_254_are_the_kernels_refusal(near: Channel, far
 def test_credentials_that_another_owner_asked_for_leave_room_for_all_descriptors(
     near: Channel, raw: socket.socket
 ) -> None:
-    """Where there is none the kernel closes descriptors while we receive, however long that takes."""
+    """Otherwise the kernel closes descriptors while this process receives, which may take arbitrarily long."""
     with socket.socket(fileno=os.dup(near.fileno())) as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     with null() as handle:
@@ -370,7 +370,7 @@ def test_running_out_of_descriptors_while_receiving_is_truncation(
 
 def test_an_interrupted_call_is_made_again() -> None:
     class Interrupted:
-        """A socket whose calls a signal handler with an exception of this kind interrupts once."""
+        """A socket whose calls are interrupted once, by a signal handler that raises this kind of exception."""
 
         def __init__(self) -> None:
             self.calls: list[str] = []

@@ -91,14 +91,14 @@ class Large(Table):
 
 @dataclass(frozen=True)
 class Plain:
-    """Not of the library."""
+    """A class that is not part of a library."""
 
     size: int = 0
     """How large it is."""
 
 
 def shown(cls: type) -> str:
-    """What `help()` shows of a class, in one line."""
+    """Return what `help()` shows of a class, in one line."""
     text = pydoc.plain(pydoc.render_doc(cls))
     return " ".join(text.replace(" |", " ").split())
 

@@ -1,4 +1,4 @@
-"""`docs/spec/image-formats.md`, sections 1 and 2: the tables and what is asked of them."""
+"""`docs/spec/image-formats.md`, sections 1 and 2: the tables, and the functions that use them."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_protected_memory(modifier: int, compatible: bool) -> None:
 
 
 def test_non_tiled_single_plane() -> None:
-    """P010 isn't (quirk 2), YUY2 and M420 aren't either (quirk 3)."""
+    """P010 is not a single plane (quirk 2), and neither are YUY2 and M420 (quirk 3)."""
     multiple = {F.I420, F.M420, F.NV12, F.YUY2, F.YV12, F.P010}
     single = {number for number in range(200) if is_non_tiled_single_plane(number, M.LINEAR)}
     assert single == {int(number) for number in LINEAR_SET - multiple}

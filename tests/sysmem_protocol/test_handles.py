@@ -33,7 +33,7 @@ SO_PEEK_OFF = 42
 
 
 def send_urgently(end: socket.socket, fd: int) -> None:
-    """Send a descriptor out of band, which `send_fds` doesn't do."""
+    """Send a descriptor with out-of-band data, which `send_fds` does not support."""
     fds = array.array("i", [fd])
     end.sendmsg([b"!"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)], socket.MSG_OOB)
 
@@ -58,7 +58,7 @@ def test_a_handle_closes_its_descriptor_once() -> None:
     closed.append(handle.closed)
     assert closed == [False, True]
     assert not is_open(fd)
-    other = null()  # most likely the same number again
+    other = null()  # this is most likely the same number again
     handle.close()
     assert is_open(other)
     os.close(other)
@@ -147,7 +147,7 @@ def test_a_channel_pair_is_two_connected_ends_that_dont_block_and_arent_inherite
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
 def test_an_end_that_stopped_receiving_gets_nothing_more(kind: int) -> None:
-    """The other end notices nothing but that, until this one is closed."""
+    """The other end notices only that, until this end is closed."""
     near, far = socket.socketpair(socket.AF_UNIX, kind)
     with near, far:
         stop_receiving(near.fileno())
@@ -162,7 +162,7 @@ def test_an_end_that_stopped_receiving_gets_nothing_more(kind: int) -> None:
         assert poll.poll(0)
         shut_down(near.fileno())
         near.close()
-        stop_receiving(far.fileno())  # its other end is gone, and that is no error
+        stop_receiving(far.fileno())  # its other end is gone, which is not an error
         shut_down(far.fileno())
 
 
@@ -191,7 +191,7 @@ def lock(fd: int, start: int = 0, length: int = 0) -> None:
 
 
 def test_descriptors_that_wait_behind_locks_cannot_be_counted() -> None:
-    """The kernel would write out all locks first, and there may be very many."""
+    """The kernel would list all locks first, and there may be very many."""
     near, far = channel_pair()
     with near, far:
         lock(near.fileno())
@@ -249,13 +249,13 @@ def test_dropping_what_waits_closes_it(kind: int) -> None:
                     send_urgently(far, sent.fileno())
             stop_receiving(near.fileno())
         drop_unread(near.fileno())
-        assert watched.recv(1) == b""  # nobody holds the descriptor that was sent
+        assert watched.recv(1) == b""  # no process holds the descriptor that was sent
         assert descriptors_waiting(near.fileno()) == 0
         drop_unread(near.fileno())
 
 
 def test_what_can_not_be_dropped_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who had a stream's end before can have read an urgent byte without its descriptors."""
+    """An earlier owner of a stream's end can have read an urgent byte without its descriptors."""
     near, far = socket.socketpair()
     with near, far:
         stop_receiving(near.fileno())

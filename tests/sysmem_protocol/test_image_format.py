@@ -1,4 +1,4 @@
-"""One image, and why constraints allow none of a size (`docs/spec/image-formats.md`, sections 1.2 and 2.7)."""
+"""One image, and the reasons why no image of a size is allowed (`docs/spec/image-formats.md`, sections 1.2 and 2.7)."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_the_image_of_constraints_is_the_least_allowed_unless_a_size_is_given() 
             {"max_size": SizeU(1999, 1000)},
             r"width must be at most 1984 \(max_size\), not 2000",
         ),
-        # What the format itself needs, where the constraints weren't negotiated.
+        # The requirements of the format itself, if the constraints were not negotiated.
         (
             (5, 4),
             {"size_alignment": None, "min_size": None},

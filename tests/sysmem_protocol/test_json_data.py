@@ -1,4 +1,4 @@
-"""Tables as JSON data and back: every kind of value, and that every fault names its field."""
+"""Tables as JSON data and back: every kind of value, and errors that name the field."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def fifo(stack: contextlib.ExitStack, directory: Path) -> int:
 CLIENT_END, SERVER_END = HandleKind.CLIENT_END, HandleKind.SERVER_END
 EVENTPAIR, VMO, EVENT = HandleKind.EVENTPAIR, HandleKind.VMO, HandleKind.EVENT
 
-#: What it is; how to make one; the kinds that it can be (an event, as the server decides that); its description.
+#: The object, a function that creates it, its possible kinds (only the server can identify an event), its description.
 KINDS: list[tuple[str, Callable[[contextlib.ExitStack, Path], int], set[HandleKind], str]] = [
     (
         "channel end",

@@ -1,4 +1,4 @@
-"""How a library is declared: what declarations become, and which of them are refused."""
+"""How a library is declared: the results of declarations, and the declarations that are refused."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_annotations_keep_the_python_types() -> None:
         (Shape(filled=False, corners=3), "Shape(corners=3, filled=False)"),
         (Shape(corners=0xFFFF_FFFF), "Shape(corners=2**32 - 1)"),
         (Shape(side=0xFFFF_FFFF_FFFF_FFFF), "Shape(side=2**64 - 1)"),
-        (Shape(side=0xFFFF_FFFF), "Shape(side=4294967295)"),  # not the edge of its type
+        (Shape(side=0xFFFF_FFFF), "Shape(side=4294967295)"),  # not the limit of its type
         (Shape(colour=1), "Shape(colour=Colour.RED)"),
         (Shape(colour=2), "Shape(colour=2)"),
         (Shape(layout=1), "Shape(layout=Colour.RED)"),
@@ -213,7 +213,7 @@ def test_the_numbers_of_a_struct_become_pythons_own() -> None:
     assert (Point(text, True).x, Point(text, True).y) == (
         text,
         True,
-    )  # refused when it's encoded, which says where
+    )  # refused when it is encoded, and the error names the place
 
 
 def test_structs_are_positional_or_keyword_immutable_and_complete() -> None:

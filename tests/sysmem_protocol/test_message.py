@@ -1,4 +1,4 @@
-"""Header, body and descriptors of one message, and responses that are split (`docs/spec/protocol.md`, "Message")."""
+"""Header, body and descriptors of one message, and split responses (`docs/spec/protocol.md`, "Message")."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def channels() -> Iterator[tuple[Channel, Channel]]:
 def test_a_response_with_256_descriptors_is_split_and_put_together_again(
     channels: tuple[Channel, Channel],
 ) -> None:
-    """128 weak buffers: as many descriptors as any answer can have."""
+    """128 weak buffers: the maximum number of descriptors of a response."""
     near, far = channels
     originals = [Handle(os.memfd_create(str(n))) for n in range(256)]
     inodes = [os.fstat(handle.fileno()).st_ino for handle in originals]
@@ -271,7 +271,7 @@ RESPONSES: list[tuple[str, Method, int, Table | Error | None]] = [
 
 
 def with_handles(table: Table | None) -> list[Handle]:
-    """Put a real descriptor wherever an example's table has one."""
+    """Put a real descriptor in each place where an example's table has one."""
     put = []
     for member, value in table.set_fields() if table is not None else ():
         if isinstance(value, Handle):

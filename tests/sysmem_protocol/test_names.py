@@ -1,4 +1,7 @@
-"""Foreign names, against the numbers of the headers that define them (Debian's `libdrm-dev` and `linux-libc-dev`)."""
+"""Names in other software, compared with the numbers in the headers that define them.
+
+The headers are Debian's `libdrm-dev` and `linux-libc-dev`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from . import headers
 DRM, V4L2 = headers.kept()[headers.DRM.name], headers.kept()[headers.V4L2.name]
 
 
-#: The macros by their bytes in memory, without DRM_FORMAT_ and V4L2_PIX_FMT_.
+#: The macros in the headers, without DRM_FORMAT_ and V4L2_PIX_FMT_. Formats correspond by their bytes in memory.
 MACROS = {
     "R8G8B8A8": ("ABGR8888", "RGBA32"),
     "R8G8B8X8": ("XBGR8888", "RGBX32"),
@@ -37,7 +40,7 @@ MACROS = {
     "P010": ("P010", "P010"),
     "M420": (None, "M420"),
 }
-#: In headers from Linux 6.3 on, and in none so far.
+#: In V4L2's headers from Linux 6.3 on.
 NEWER_THAN_DEBIAN_12 = {"ARGB2101010", "ABGR2101010"}
 
 
@@ -106,7 +109,7 @@ def test_modifiers_have_drm_s_numbers_where_drm_has_the_layout() -> None:
     } == {
         modifier: int(modifier)
         for modifier in PixelFormatModifier
-        # Bits of its own: transaction elimination, tiled headers and Intel's colour control surfaces.
+        # Bits that only sysmem defines: transaction elimination, tiled headers and Intel's colour control surfaces.
         if modifier >> 56 in (intel, arm) and not modifier & 0x0100_3000
     }
 

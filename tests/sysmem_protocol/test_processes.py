@@ -1,4 +1,4 @@
-"""Finding who holds an object, against real descriptors, mappings, messages and processes."""
+"""Finding the holders of an object, with real descriptors, mappings, messages and processes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """A consumer in a process of its own: `python consumer.py SOCKET BUFFERS SIZE [--hold COUNT] [--pause SECONDS]`.
 
-It looks at every byte of each frame, which must all be the same, and prints the frames' numbers, a line each, and in
-the end why there are no more. With `--hold` it keeps that many frames, says "holding", and waits until it is ended.
+It compares all bytes of each frame, which must be equal. It prints the number of each frame on a line, and at the end
+the reason why no more frames come. With `--hold` it keeps that many frames, prints "holding", and waits until it is
+ended.
 """
 
 from __future__ import annotations

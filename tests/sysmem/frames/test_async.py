@@ -1,4 +1,4 @@
-"""What is different in the async face: how it waits, under trio and under asyncio."""
+"""The differences of the async face: how it waits, under trio and under asyncio."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Test = Callable[[FrameSender, FrameReceiver], Awaitable[None]]
 
 @pytest.fixture(params=["trio", "asyncio"])
 def run(request: pytest.FixtureRequest) -> Callable[[Test], None]:
-    """Runs a test of a producer with two buffers and its consumer, in either kind of event loop."""
+    """Runs a test with a producer with two buffers and its consumer, in either event loop."""
 
     async def with_ends(test: Test) -> None:
         near, far = frames.pair()
@@ -86,7 +86,7 @@ def test_all_tasks_that_wait_are_served_or_woken(run: Callable[[Test], None]) ->
             for call in [sender.acquire] * 3 + [receiver.receive] * 3:
                 group.start_soon(wait, call)
             await anyio.wait_all_tasks_blocked()
-            # Two get the frames; nobody gets a buffer before those are released.
+            # Two consumers get the frames. The producer gets no buffer before they release them.
             got = [each for each in results if isinstance(each, frames.Frame)]
             assert len(got) == len(results) == 2
             for frame in got:

@@ -1,4 +1,4 @@
-"""Both ends of a stream in one process: what each can rely on, and what the other may not do to it."""
+"""Both ends of a stream in one process: their guarantees, and protection from the other end."""
 
 from __future__ import annotations
 
@@ -284,7 +284,7 @@ def test_a_producer_that_vanishes_ends_the_stream_with_a_reason(ends: Ends) -> N
 
 
 class Waiting:
-    """Threads that wait, and what comes of it."""
+    """Threads that wait, and their outcomes."""
 
     def __init__(self, until_asleep: Callable[..., None], *calls: Callable[[], object]) -> None:
         self.results: list[object] = []
@@ -321,7 +321,7 @@ def test_the_end_of_the_stream_wakes_all_who_wait(
     near, far = frames.pair()
     with near, FrameReceiver(far) as receiver:
         waiting = Waiting(until_asleep, *[receiver.receive] * 3)
-        near.send(b"?")  # the socket is silent, and open, after this
+        near.send(b"?")  # after this the socket stays open and silent
         assert waiting.join() == [EndOfStreamError] * 3
 
 
@@ -533,7 +533,7 @@ def test_a_producer_that_breaks_the_rules_ends_the_stream(
 
 @pytest.fixture
 def info(allocator: blocking.Allocator) -> Iterator[sysmem.BufferCollectionInfo]:
-    """Two buffers of a page."""
+    """Two buffers of one page."""
     with allocator.allocate_non_shared_collection() as collection:
         collection.set_constraints(sysmem.constraints(cpu="read, write", size_bytes=4096, hold=2))
         with collection.wait_for_all_buffers_allocated(timeout=WAIT) as found:

@@ -1,4 +1,4 @@
-"""Who has which buffer: a model with consumers who do anything, and each policy by itself."""
+"""Which consumer has which buffer: a model with random consumers, and each policy on its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sysmem._frames.lending import Consumer, Lending, Policy
 
 
 class Recorder:
-    """A consumer that remembers what was handed to it, and may have no room."""
+    """A consumer that records its frames, and may have no room."""
 
     def __init__(self, lending: Lending, policy: Policy, hold: int) -> None:
         self.got: list[int] = []
@@ -26,7 +26,7 @@ class Recorder:
 
 
 def send(lending: Lending) -> int | None:
-    """Send one frame, whose message is its number; its buffer, or None if none is free."""
+    """Send one frame whose message is its number. Return its buffer, or None if none is free."""
     index = lending.take()
     if index is not None:
         lending.lend(index, b"%d" % lending.sent)
@@ -137,7 +137,7 @@ def test_only_what_was_taken_can_be_given_back() -> None:
 
 
 class AnyStream(RuleBasedStateMachine):
-    """Whatever happens, each buffer is at one place, and nobody gets a frame twice or out of order."""
+    """In any sequence, each buffer is at one place, and no consumer gets a frame twice or out of order."""
 
     def __init__(self) -> None:
         super().__init__()

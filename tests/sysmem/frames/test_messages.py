@@ -1,4 +1,4 @@
-"""Messages of streams of frames: every value there and back, and garbage."""
+"""Messages of streams of frames: every value is encoded and decoded again, and garbage is refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sysmem._frames.messages import (
 )
 
 U64 = st.integers(0, 2**64 - 1)
-#: What CBOR has and JSON too, but for texts that UTF-8 can't write.
+#: The values that both CBOR and JSON have, except texts that UTF-8 can't encode.
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**64), 2**64 - 1) | st.floats(allow_nan=False)
     | st.text(max_size=20) | st.binary(max_size=20),

@@ -1,4 +1,4 @@
-"""Streams between processes: whole frames, whatever is killed, stopped or slow."""
+"""Streams between processes: frames stay intact, whichever process is killed, stopped or slow."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def info(allocator: blocking.Allocator) -> Iterator[sysmem.BufferCollectionInfo]
 
 @pytest.fixture
 def sender(info: sysmem.BufferCollectionInfo) -> Iterator[FrameSender]:
-    """The producer of frames in them."""
+    """The producer of frames in these buffers."""
     with FrameSender(info) as made:
         yield made
 
 
 @pytest.fixture
 def start(info: sysmem.BufferCollectionInfo, sender: FrameSender) -> Iterator[Start]:
-    """Starts consumers; all are gone after the test."""
+    """A function that starts consumers. All are ended after the test."""
     fds = [buffer.vmo.fileno() for buffer in info.buffers if buffer.vmo]
     with ExitStack() as stack:
 
@@ -82,7 +82,7 @@ def start(info: sysmem.BufferCollectionInfo, sender: FrameSender) -> Iterator[St
 
 @pytest.fixture
 def images(info: sysmem.BufferCollectionInfo) -> Iterator[list[NDArray[np.uint8]]]:
-    """The buffers' bytes: luma and chroma are one array, as rows have no padding here."""
+    """Return the buffers' bytes. Luma and chroma are one array, because rows have no padding here."""
     constraints = info.settings.image_format_constraints
     assert constraints is not None
     found = [
@@ -95,7 +95,7 @@ def images(info: sysmem.BufferCollectionInfo) -> Iterator[list[NDArray[np.uint8]
 def produce(
     sender: FrameSender, images: list[NDArray[np.uint8]], count: int = 1, timeout: float = WAIT
 ) -> None:
-    """Send frames, each filled with its number, so that a frame that is overwritten too early shows."""
+    """Send frames, each filled with its number, so that a frame that is overwritten too early is noticed."""
     for _ in range(count):
         index = sender.acquire(timeout=timeout)
         images[index][:] = sender.statistics().sent % 251
@@ -103,7 +103,7 @@ def produce(
 
 
 def lines(process: subprocess.Popen[str]) -> list[str]:
-    """All that a consumer that ends by itself has printed."""
+    """Return all lines that a consumer printed that ends by itself."""
     assert process.stdout is not None
     printed = process.stdout.read().splitlines()
     assert process.wait(WAIT) == 0
@@ -188,7 +188,8 @@ def test_a_stopped_consumer_that_may_miss_frames_stops_nobody(
     sender.close("enough")
     assert lines(other) == [*map(str, range(51)), "enough"]
     oldest, newest = (lines(victim) for victim in victims)
-    # Both had two frames, the first among them if they hadn't released it. Of the others one got the last, one none.
+    # Both got the first frame, and the second one if they had released the first. Of the later frames, one consumer got
+    # the last one, and the other got none.
     assert oldest in (["1", "50", "enough"], ["1", "2", "50", "enough"])
     assert newest in (["1", "enough"], ["1", "2", "enough"])
 

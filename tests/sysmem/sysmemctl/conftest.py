@@ -23,7 +23,7 @@ NAMES = ("hanging", "allocated", "refused", "ended")
 
 @dataclass(frozen=True)
 class Printed:
-    """What a command printed, and its exit status."""
+    """The output of a command, and its exit status."""
 
     status: int
     out: str
@@ -41,7 +41,7 @@ Ctl = Callable[..., Printed]
 def ctl(
     sysmemd: Sysmemd, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Ctl:
-    """Run a command of sysmemctl against the test's daemon, with so many columns."""
+    """A function that runs a command of sysmemctl against the test's daemon, with this many columns."""
 
     def run(*arguments: str, columns: int = 200) -> Printed:
         monkeypatch.setenv("COLUMNS", str(columns))
@@ -57,7 +57,7 @@ def ctl(
 def watching(
     sysmemd: Sysmemd, *arguments: str, **environment: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a command that watches the daemon in a process of its own, and wait until it does so."""
+    """Run a command that watches the daemon in its own process, and wait until it watches."""
     command = [sys.executable, "-m", "sysmem.sysmemctl", "--runtime-dir", str(sysmemd.runtime_dir)]
     with Inspector.connect(sysmemd.runtime_dir) as inspector, inspector.watch() as events:
         assert events.next(120)["event"] == "watching"
@@ -88,12 +88,12 @@ def wants(smallest: int, largest: int | None = None) -> sysmem.BufferCollectionC
 
 @dataclass
 class Held:
-    """What the test keeps open, for the collections to stay as they are."""
+    """Objects that the test keeps open, so that the collections stay as they are."""
 
-    #: The token that the hanging collection waits for.
+    #: The token for which the hanging collection waits.
     token: blocking.BufferCollectionToken
     allocated: sysmem.BufferCollectionInfo
-    #: Of the collection that has ended.
+    #: The id of the ended collection.
     ended: sysmem.BufferCollectionInfo
 
 

@@ -1,4 +1,4 @@
-"""Programs on a pseudo-terminal of so many columns, or on a pipe, and what they write there."""
+"""Programs on a pseudo-terminal of this many columns, or on a pipe, and their output."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 PATIENCE = 30.0
-#: Control sequences: colours and the like, and what ends at BEL or ST.
+#: Control sequences: colours and similar ones, and those that end with BEL or ST.
 CONTROLS = re.compile(r"\x1b(?:\[[0-9;:?<=>]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_=>])")
-#: Those of them that set a colour.
+#: The control sequences that set a colour.
 COLOURS = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;\d+)*m")
 
 
@@ -27,14 +27,14 @@ class Terminal:
     """A program on a terminal."""
 
     process: subprocess.Popen[bytes]
-    #: The terminal's other side, and the program's.
+    #: The descriptors of the terminal's master end and of the program's end.
     fd: int
     side: int
     written: str = ""
     _bytes: bytearray = field(default_factory=bytearray)
 
     def read(self, until: Callable[[str], bool] = lambda _: False) -> str:
-        """Read until `until` is content with what was written, or the program has ended; return all of it."""
+        """Read until `until` accepts the output, or the program has ended. Return all of the output."""
         end = time.monotonic() + PATIENCE
         gone = os.pidfd_open(self.process.pid)
         try:

@@ -1,4 +1,4 @@
-"""`sysmemctl capture`: what is recorded, however the recording ends, and how it is read."""
+"""`sysmemctl capture`: the content of a recording, however the recording ends, and how it is read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def negotiate(sysmemd: Sysmemd) -> None:
-    """Hold a negotiation, and return when the daemon has closed all of it."""
+    """Negotiate, and return when the daemon has closed everything."""
     with (
         Inspector.connect(sysmemd.runtime_dir) as inspector,
         inspector.watch() as events,
@@ -50,7 +50,7 @@ def captured(sysmemd: Sysmemd, file: Path, end: signal.Signals) -> Recording:
 
 
 def _wait_for(file: Path, text: str) -> None:
-    """Read a growing file until a text is there. Only the process that writes it can tell that it has."""
+    """Read a growing file until it contains a text. Only the writing process knows when that happens."""
     while text not in file.read_text():
         pass
 

@@ -239,7 +239,7 @@ def test_graph_draws_trees_processes_and_buffers(
 
 
 def is_laid_out(drawn: xml.etree.ElementTree.Element) -> None:
-    """Check that boxes are apart and hold their texts, and that each line joins two of them, from left to right."""
+    """Check that boxes do not touch and contain their texts, and that each line joins two boxes, from left to right."""
 
     def numbers(element: xml.etree.ElementTree.Element, *names: str) -> list[int]:
         return [int(element.attrib[name]) for name in names]
@@ -366,7 +366,7 @@ def test_commands_that_only_talk_load_nothing_of_the_daemon(
     assert ended.returncode == 0, ended.stderr
 
 
-#: What needs no daemon.
+#: Commands that need no daemon.
 ALONE = {"explain", "introspect", "kill-matrix", "replay"}
 
 

@@ -1,4 +1,4 @@
-"""`sysmemctl kill-matrix`: pipelines that are any programs."""
+"""`sysmemctl kill-matrix`: pipelines may be any programs."""
 
 from __future__ import annotations
 

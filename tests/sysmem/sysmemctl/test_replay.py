@@ -1,4 +1,4 @@
-"""`sysmemctl replay`: a capture comes to the same again, or what differs is listed."""
+"""`sysmemctl replay`: a capture gives the same result again, or the differences are listed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def example(name: str, *arguments: str) -> Story:
         directory = str(sysmemd.runtime_dir)
         more = [argument.format(out=out) for argument in arguments]
         command = [sys.executable, str(EXAMPLES / name), "--runtime-dir", directory, *more]
-        # On a busy machine an example may give up. That is its own tests' business: what happened was captured.
+        # On a busy machine an example may give up, which is tested elsewhere. The events before that were captured.
         subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
 
     return run
@@ -53,7 +53,7 @@ def refused(sysmemd: Sysmemd, out: Path) -> None:
         blocking.connect(sysmemd.runtime_dir, name="display", id=8) as display,
     ):
         first, token = pair(camera, "refused")
-        token.set_debug_client_info("on its way", 9)  # processed while the token is turned in
+        token.set_debug_client_info("on its way", 9)  # processed when the token is turned in
         with first, display.bind_shared_collection(token) as second:
             first.set_constraints(wants(65536))
             second.set_constraints(wants(10, 20))
@@ -62,7 +62,7 @@ def refused(sysmemd: Sysmemd, out: Path) -> None:
 
 
 def used(sysmemd: Sysmemd, out: Path) -> None:
-    """All that descriptors are sent for, and numbers that a daemon draws anew."""
+    """Use descriptors for all purposes, and numbers that each daemon draws anew."""
     with blocking.connect(sysmemd.runtime_dir, name="camera", id=7) as camera:
         first, token = pair(camera, "used")
         with first, camera.bind_shared_collection(token) as second, second.get_node_ref() as ref:
@@ -97,7 +97,7 @@ def capture(sysmemd: Sysmemd, story: Story, directory: Path) -> Path:
     with watching(sysmemd, "capture", str(file)) as process:
         story(sysmemd, directory)
         while '"event":"ended"' not in file.read_text():
-            pass  # only the process that writes it can tell
+            pass  # only the writing process knows when
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
     return file
@@ -138,7 +138,7 @@ def test_changed_limits_show_what_differs(
         "left",
         "ended",
     }
-    # This participant alone makes the collection fail, before its next message can come.
+    # This participant alone makes the collection fail, before its next message can arrive.
     assert found["WaitForAllBuffersAllocated", "$"][1] is None
     explained = found["OnExplained", "$"][1]
     assert explained["body"]["error"] == "CONSTRAINTS_INTERSECTION_EMPTY"
@@ -178,7 +178,7 @@ def test_differences_are_missing_and_new_things_values_and_order() -> None:
     [new] = differences(was[:1], was)
     assert (new.what, new.was) == ("B", None)
     left = {"event": "left", "connection": 1}
-    assert [*differences([*was, left], [left, *was])] == []  # a message may be sent in a later turn
+    assert [*differences([*was, left], [left, *was])] == []  # a message may be sent later
 
 
 def test_numbers_are_translated_in_fields_and_texts() -> None:

@@ -1,4 +1,4 @@
-"""`sysmemctl report`: what is on the page, from a capture and of a running daemon, and how a browser shows it."""
+"""`sysmemctl report`: the content of the page for a capture and for a running daemon, and its display in a browser."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Page(HTMLParser):
             text.append(data)
 
     def all(self, tag: str, cls: str = "") -> list[str]:
-        """The texts of all elements with this tag, and this class."""
+        """Return the texts of all elements with this tag and class."""
         return [
             " ".join("".join(text).split())
             for name, attributes, text in self.elements
@@ -68,7 +68,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def page(ctl: Ctl, tmp_path: Path) -> Any:
-    """Make the page of a capture, or of the test's daemon, and read it."""
+    """Create the page of a capture or of the test's daemon, and parse it."""
 
     def make(*arguments: str) -> Page:
         output = tmp_path / "out.html"
@@ -99,7 +99,7 @@ def refuse(sysmemd: Sysmemd, camera_name: str = "camera", name: str = "refused")
 
 
 def die(sysmemd: Sysmemd) -> None:
-    """Agree; then the camera is gone without Release."""
+    """Negotiate, then close the camera without Release."""
     with (
         blocking.connect(sysmemd.runtime_dir, name="camera", id=7) as camera,
         blocking.connect(sysmemd.runtime_dir, name="display", id=8) as display,
@@ -119,11 +119,11 @@ def die(sysmemd: Sysmemd) -> None:
 
 @contextlib.contextmanager
 def capturing(sysmemd: Sysmemd, file: Path, until: str) -> Iterator[None]:
-    """Capture what is done meanwhile, and until this text is in the file."""
+    """Capture the events within the block, until the file contains this text."""
     with watching(sysmemd, "capture", str(file)) as process:
         yield
         while until not in file.read_text():
-            pass  # only the process that writes it can tell
+            pass  # only the writing process knows when
         process.send_signal(2)
         assert process.wait(10) == 0
 
@@ -245,7 +245,7 @@ def test_a_name_that_looks_like_two_columns(sysmemd: Sysmemd, page: Any) -> None
 
 
 def many(count: int) -> str:
-    """A capture of this many collections, of which the first one failed."""
+    """Return a capture of this many collections, the first of which failed."""
     snapshot = {
         "daemon": {"version": "0", "pid": 1, "uid": 0},
         "connections": [],

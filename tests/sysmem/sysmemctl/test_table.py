@@ -1,4 +1,4 @@
-"""Every row of the specification's table of commands, on a live daemon with all kinds of collections at once."""
+"""Every row of the specification's table of commands, with a daemon that has all kinds of collections."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from sysmem.testing import Sysmemd
 from ...spec_pages import rows
 from .conftest import NAMES, Ctl, Held, Printed, watching
 
-#: Those that have a test file of their own because they need another terminal, or daemons of their own.
+#: Commands with a test file of their own, because they need another terminal or their own daemons.
 ELSEWHERE = {"top", "kill-matrix"}
 LIVING = ("hanging", "allocated")
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is tried of a command."""
+    """The test of one command."""
 
-    #: Its arguments but for the collection. `{}` is a directory.
+    #: Its arguments except the collection. `{}` is a directory.
     arguments: Sequence[str] = ()
-    #: The collections that it takes; all of the daemon's without one, unless it needs one.
+    #: The collections that are passed to it. Unless it needs one, it is also run without one.
     collections: Sequence[str] = ()
     needs_collection: bool = False
-    #: What is on stdout.
+    #: A text on stdout.
     says: str = ""
     has_json: bool = False
-    #: Whether it tells on stderr what it does.
+    #: Whether it reports its result on stderr.
     remarks: bool = False
 
 
@@ -70,7 +70,7 @@ def test_every_row(ctl: Ctl, collections: Held, tmp_path: Path) -> None:
         of_one = [[name] for name in row.collections]
         for collection in of_one if row.needs_collection else [[], *of_one]:
             called = [command, *collection, *arguments]
-            expected = 1 if command == "explain" else 0  # of what was refused
+            expected = 1 if command == "explain" else 0  # explains a refusal
             printed = ctl(*called)
             assert printed.status == expected, called
             assert row.says in printed.out, called
@@ -91,7 +91,7 @@ def _check_json(printed: Printed, status: int, *, is_stream: bool) -> None:
 
 
 def _check_complaints(ctl: Ctl, command: str, row: Row, arguments: Sequence[str]) -> None:
-    """Without such a collection, and with a wrong command line."""
+    """Check the complaints about an unknown collection and about a wrong command line."""
     if row.collections:
         printed = ctl(command, "nobody's", *arguments)
         assert (printed.status, printed.out) == (1, "")

@@ -1,4 +1,4 @@
-"""What commands write on terminals of 80 and of 40 columns, and where there is none."""
+"""The output of commands on terminals of 80 and 40 columns, and without a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .conftest import Held, watching
 from .terminal import COLOURS, CONTROLS, PATIENCE, terminal
 
 ROOT = Path(__file__).parents[3]
-#: Commands with tables and trees, and what each of them must say at every width, without regard to spaces.
+#: Commands with tables and trees, and the text that each must contain at every width, without regard to spaces.
 COMMANDS = {
     "list": ["negotiating", "2 × 64 KiB", f"[{os.getpid()}]", r"\x1b[2J[red]"],
     "tree": ["must turn in its token", r"\x1b[2J[red]"],
@@ -32,7 +32,7 @@ COMMANDS = {
     "introspect Allocator.GetVmoInfo": ["0x21a881120aa0ddf9", "need_weak"],
     f"explain {ROOT}/examples/constraints/format_conflict.json": ["refused"],
 }
-#: Runs them one after the other, for a start takes longer than most of them.
+#: Runs the commands one after the other in one process, because most take less time than Python's start.
 RUN = """
 import sys
 from sysmem import sysmemctl
@@ -116,13 +116,13 @@ def test_top_without_a_terminal_says_what_else_there_is(sysmemd: Sysmemd) -> Non
 
 # --- without what draws -----------------------------------------------------------------------------------------------
 
-#: Where nothing that draws can be imported.
+#: An environment without the drawing libraries.
 BARE = """
 import sys
 sys.modules.update(dict.fromkeys(["jinja2", "rich", "textual", "resvg_py"]))
 from sysmem import sysmemctl
 """
-#: Runs one command there, and several.
+#: Functions that run one command there, and several.
 ONE = f"{BARE}sys.exit(sysmemctl.main(sys.argv[1:]))"
 SEVERAL = f"""{BARE}
 for command in sys.argv[2:]:

@@ -1,4 +1,4 @@
-"""`sysmemctl top`: the table follows the daemon, by textual's pilot."""
+"""`sysmemctl top`: the table follows the daemon. textual's pilot operates it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATIENCE = 120.0
 def played(
     runtime_dir: Path, play: Callable[[Top, Pilot[None]], Awaitable[None]], columns: int = 120
 ) -> None:
-    """Run the application against a daemon, and play with it."""
+    """Run the application against a daemon, and operate it."""
 
     async def run() -> None:
         top = Top(lambda seen, lost: Follower(str(runtime_dir), 5.0, seen, lost, interval=0.3))

@@ -24,7 +24,7 @@ def negotiate(sysmemd: Sysmemd) -> None:
 
 
 def traced(sysmemd: Sysmemd, *arguments: str, **environment: str) -> list[str]:
-    """Trace a negotiation up to its last message, and interrupt the command."""
+    """Trace a negotiation until its last message, and interrupt the command."""
     with watching(sysmemd, "trace", *arguments, **environment) as process:
         negotiate(sysmemd)
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""A camera pipeline of three processes and an initiator, right and wrong, for tests that end them at every step."""
+"""A camera pipeline of three processes and an initiator, correct and faulty, for tests that end them at every step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENCE = 120.0
 
 
 def initiator(runtime_dir: str, fds: list[int]) -> None:
-    """Make a collection, pass a token to everybody who listens, and see how it goes."""
+    """Create a collection, pass a token to each process that listens, and watch the result."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.suppress(ConnectionError))
         links = [stack.enter_context(socket.socket(fileno=fd)) for fd in fds]
@@ -34,7 +34,7 @@ def initiator(runtime_dir: str, fds: list[int]) -> None:
 
 
 def participant(name: str, runtime_dir: str, fault: str, fds: list[int]) -> None:
-    """Take part with the token that comes, use the buffers for a moment, and leave properly."""
+    """Take part with the token that arrives, use the buffers for a moment, and leave with Release."""
     with contextlib.suppress(sysmem.SysmemError, ConnectionError, EOFError):
         take_part(name, runtime_dir, fault, fds)
         return
@@ -43,7 +43,7 @@ def participant(name: str, runtime_dir: str, fault: str, fds: list[int]) -> None
 
 
 def take_part(name: str, runtime_dir: str, fault: str, fds: list[int]) -> None:
-    """Do so, or raise what keeps it from being done."""
+    """Take part, or raise the error that prevents it."""
     table = CAMERA if name == "camera" else READER
     with contextlib.ExitStack() as stack:
         link = stack.enter_context(socket.socket(fileno=fds[0]))
@@ -52,7 +52,7 @@ def take_part(name: str, runtime_dir: str, fault: str, fds: list[int]) -> None:
         allocator = stack.enter_context(blocking.connect(runtime_dir, name=name))
         collection = stack.enter_context(allocator.bind_shared_collection(token))
         if fault == "ignores peer-closed":
-            # Else there might be buffers before the daemon knows that somebody has died.
+            # Otherwise the buffers might be allocated before the daemon knows that a process has died.
             collection.wait_closed(timeout=0.5)
         collection.set_constraints(table)
         info = stack.enter_context(collection.wait_for_all_buffers_allocated(timeout=PATIENCE))

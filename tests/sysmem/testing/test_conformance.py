@@ -1,4 +1,4 @@
-"""The conformance suite: it proves the clients in Python and in C right, and finds what is wrong with others."""
+"""The conformance suite: the Python and C clients pass it, and it finds the faults of others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BY_NAME = {check.name: check for check in CHECKS}
 
 
 def build(source: str, directory: Path, *options: str) -> Path:
-    """The program of a C source text."""
+    """Return the program of a C source text."""
     assert CC is not None
     (directory / "client.c").write_text(source)
     command = [CC, "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", *options]
@@ -32,7 +32,7 @@ def build(source: str, directory: Path, *options: str) -> Path:
 
 @pytest.fixture(scope="module")
 def c_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The client in C; it ends with an error if it has leaked memory or read where it should not."""
+    """The client in C. It exits with an error if it has leaked memory or has accessed memory out of bounds."""
     directory = tmp_path_factory.mktemp("c_client")
     return build(SOURCE.read_text(), directory, "-g", "-fsanitize=address,undefined")
 
@@ -150,7 +150,7 @@ def test_a_client_is_found_that(fault: str, tmp_path: Path) -> None:
 
 
 def agent(*answers: str) -> list[str]:
-    """An agent that gives these answers, whatever it is told."""
+    """Return an agent that gives these answers to any command."""
     told = "\n".join(answers)
     return [sys.executable, "-c", f"print({told!r}, flush=True); input()"]
 

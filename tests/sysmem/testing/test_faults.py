@@ -1,4 +1,4 @@
-"""Faults of the daemon's own: what participants see, and that it is the daemon as before when they are over."""
+"""Faults of the daemon: their effect on participants, and the daemon's normal behaviour after them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ C = sysmem.constraints(cpu="read, write", size_bytes=4096, hold=1)
 
 
 def allocated(allocator: blocking.Allocator, table: sysmem.BufferCollectionConstraints = C) -> None:
-    """Have buffers, for a moment."""
+    """Have allocated buffers within the block."""
     with allocator.allocate_non_shared_collection() as collection:
         collection.set_constraints(table)
         collection.wait_for_all_buffers_allocated(timeout=20).close()
@@ -32,7 +32,7 @@ def allocated(allocator: blocking.Allocator, table: sysmem.BufferCollectionConst
 
 
 def refusal(allocator: blocking.Allocator) -> sysmem.Error | int:
-    """Why a collection gets no buffers."""
+    """Return the reason why a collection gets no buffers."""
     token = allocator.allocate_shared_collection()
     [other] = token.duplicate_sync([sysmem.Rights.SAME_RIGHTS])
     with allocator.bind_shared_collection(token) as collection:
@@ -246,7 +246,7 @@ def test_messages_are_told_by_process(sysmemd: Sysmemd, allocator: blocking.Allo
 
 
 def take_part(runtime_dir: str) -> None:
-    """What a process of its own does that is to end."""
+    """The function of a process that is ended from outside."""
     with blocking.connect(runtime_dir, name="victim") as allocator:
         allocated(allocator)
         allocator.wait_closed()

@@ -1,4 +1,4 @@
-"""Golden negotiations: the examples come out the same without a daemon and on both faces."""
+"""Golden negotiations: the examples have the same results without a daemon and on both faces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sysmem.pytest_plugin import CompareGolden
 from sysmem.testing import Golden, Sysmemd
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "constraints"
-#: Those that need nothing of a daemon but its defaults.
+#: Examples that only need the daemon's defaults.
 NAMES = ["padding", "size_conflict", "format_conflict", "count_conflict"]
 
 
@@ -28,7 +28,7 @@ def participants(name: str) -> dict[str, sysmem.BufferCollectionConstraints]:
 
 
 def report_of(name: str) -> str:
-    """What an example comes to without a daemon."""
+    """Return the result of an example without a daemon."""
     tables = participants(name)
     try:
         return testing.negotiate(tables).explanation

@@ -1,4 +1,4 @@
-"""Participants that are at fault are found and named. Every death at every step is the camera pipeline's test."""
+"""Faulty participants are found and named. The camera pipeline's test covers every death at every step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = ("camera", "encoder", "display")
 
 
 class Pipeline:
-    """Runs the pipeline, with one participant that may be at fault."""
+    """Runs the pipeline with one participant that may be faulty."""
 
     def __init__(self, zygote: Zygote, faulty: str = "", fault: str = "") -> None:
         self._zygote = zygote

@@ -1,4 +1,4 @@
-"""Participants made up from data: what each behaviour does to everybody else, and what they leave behind."""
+"""Participants that are created from data: the effects of each behaviour on others, and what remains."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENCODER = sysmem.constraints(cpu="read, write", size_bytes=4096, hold=1)
 
 
 class Pair:
-    """A collection, of which the test itself has one place, and a token for somebody else."""
+    """A collection in which the test itself has one place, and a token for another participant."""
 
     def __init__(self, allocator: blocking.Allocator) -> None:
         token = allocator.allocate_shared_collection()
@@ -237,7 +237,7 @@ async def negotiate_with_a_peer(runtime_dir: Path, peer: StartPeer) -> None:
         await collection.set_constraints(CAMERA)
         (await collection.wait_for_all_buffers_allocated()).close()
         await encoder.reached("mapped")
-        encoder.kill()  # not before: its end would also end a collection that has not called yet
+        encoder.kill()  # not earlier: its end would also end a collection that has not called yet
         assert await collection.wait_closed(20)
         with pytest.raises(PeerFailed, match="SIGKILL"):
             await encoder.reached("released")
