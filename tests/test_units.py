@@ -100,6 +100,17 @@ def test_the_service_unit_runs_the_daemon_and_knows_when_it_is_ready_and_whether
     assert service.get("User") == ("sysmem" if place == "." else None)
 
 
+def test_the_service_unit_takes_away_what_the_daemon_does_not_need() -> None:
+    """The exposure that systemd finds alone would stay low enough without one or two of them."""
+    service = unit("sysmemd.service")["Service"]
+    kernel = ("Clock", "ControlGroups", "Hostname", "KernelLogs", "KernelModules", "KernelTunables")
+    restricted = ("Namespaces", "Realtime", "SUIDSGID")
+    names = [f"Protect{name}" for name in kernel] + [f"Restrict{name}" for name in restricted]
+    for name in ("LockPersonality", "MemoryDenyWriteExecute", "NoNewPrivileges", *names):
+        assert service[name] == "yes", name
+    assert service["UMask"] == "0077"
+
+
 systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd isn't here")
 
 

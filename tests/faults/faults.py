@@ -54,7 +54,7 @@ INJECTED: Mapping[str, tuple[str, ...]] = {
     "openat": ("EMFILE", "ENFILE", "ENOMEM", "EACCES"),
     "pipe2": ("EMFILE", "ENFILE"),
     "poll": ("ENOMEM",),
-    "pread64": ("EIO",),
+    "pread64": ("EIO", "ENOMEM"),
     "read": ("EIO",),
     "readlink": ("ENOMEM", "ENOENT"),
     "recvfrom": ("EINTR",),
