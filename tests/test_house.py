@@ -26,6 +26,20 @@ def test_every_target_that_is_named_is_in_the_list_of_targets() -> None:
     assert named - targets.keys() == set()
 
 
+def test_what_contributing_names_in_a_module_is_there() -> None:
+    """As `Terms` of [terms.py](…): the name, and the module that the link leads to."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`(\w+)`(?: and `(\w+)`)? (?:of|in|beside) \[[^]]+\]\(([^)]+\.py)\)", text)
+    assert len(named) >= 10
+    missing = [
+        (name, path)
+        for *names, path in named
+        for name in filter(None, names)
+        if not re.search(rf"\b{name}\b", (ROOT / path).read_text())
+    ]
+    assert missing == []
+
+
 def test_the_address_of_the_repository_is_one() -> None:
     files = subprocess.run(
         ["git", "grep", "-hIoE", r"(github|raw\.githubusercontent)\.com/sysmem/[A-Za-z0-9_-]+"],

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import trio
@@ -41,10 +42,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE.toml",
         help="configuration file; see docs/configuration.md. --config=-FILE.toml: only if the file exists",
     )
-    made.add_argument("--log-format", choices=("json", "console"), help="the format of the log")
+    made.add_argument(
+        "--log-format", choices=get_args(configuration.LogFormat), help="the format of the log"
+    )
     made.add_argument(
         "--log-level",
-        choices=("debug", "info", "warning", "error"),
+        choices=get_args(configuration.LogLevel),
         help="the lowest level that is logged",
     )
     made.add_argument("--mode", metavar="0600", help="permissions of the sockets")
