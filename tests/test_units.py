@@ -106,6 +106,7 @@ def test_the_service_unit_takes_away_what_the_daemon_does_not_need() -> None:
     kernel = ("Clock", "ControlGroups", "Hostname", "KernelLogs", "KernelModules", "KernelTunables")
     restricted = ("Namespaces", "Realtime", "SUIDSGID")
     names = [f"Protect{name}" for name in kernel] + [f"Restrict{name}" for name in restricted]
+    names += [f"Private{name}" for name in ("Devices", "Mounts", "Tmp")]
     for name in ("LockPersonality", "MemoryDenyWriteExecute", "NoNewPrivileges", *names):
         assert service[name] == "yes", name
     assert service["UMask"] == "0077"

@@ -99,6 +99,21 @@ def test_whom_the_mode_lets_in_can_reach_the_socket_and_not_lock_the_directory(
         assert permissions(directory) == reach
 
 
+def test_a_socket_is_private_until_it_has_its_mode(
+    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chmod, before = Path.chmod, []
+
+    def noting(path: Path, mode: int) -> None:
+        if path.is_socket():
+            before.append(permissions(path))
+        chmod(path, mode)
+
+    monkeypatch.setattr(Path, "chmod", noting)
+    with serving(tmp_path / "run", log, 0o666):
+        assert before == [0o600]
+
+
 class Second(Interface, library="sysmem"):
     """Another service beside the Allocator."""
 
