@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         ByPath,
         InProcess,
         Matrix,
-        Negotiated,
+        Negotiation,
         Peer,
         Sysmemd,
         Token,
@@ -237,13 +237,13 @@ def kill_matrix(sysmem_zygote: Zygote) -> Callable[..., Matrix]:
 class CompareGolden(Protocol):
     """Compares negotiations with stored texts."""
 
-    def __call__(self, name: str, negotiation: Negotiated | str | None = None) -> None:
+    def __call__(self, name: str, negotiation: Negotiation | None = None) -> None:
         """Compare a negotiation with `golden/NAME.txt` next to the test; with `--sysmem-update`, write that file.
 
         Args:
             name: The stored text's name.
-            negotiation: What `negotiate` returned or a daemon's `last_report()`; by default the newest negotiation of
-                the test's `sysmemd` or `sysmemd_session`.
+            negotiation: What `negotiate` returned; or a daemon, for its newest negotiation, or its `last_report()`. The
+                default is the test's `sysmemd` or `sysmemd_session`.
         """
         ...
 
@@ -256,11 +256,9 @@ def golden(request: pytest.FixtureRequest) -> CompareGolden:
     update = request.config.getoption("--sysmem-update")
     kept = Golden(request.path.parent / "golden", update=update)
 
-    def compare(name: str, negotiation: Negotiated | str | None = None) -> None:
+    def compare(name: str, negotiation: Negotiation | None = None) -> None:
         __tracebackhide__ = True
-        if negotiation is None:
-            negotiation = _daemon_of(request).last_report()
-        kept.compare(name, negotiation)
+        kept.compare(name, _daemon_of(request) if negotiation is None else negotiation)
 
     return compare
 

@@ -357,8 +357,8 @@ def test_every_process_may_die_at_every_step(
     assert "Allocator.AllocateSharedCollection" in steps.pop("initiator")
     assert all(each == participants for each in steps.values())
     assert all(cell.reached for cell in matrix.cells)
-    # The first run is undisturbed. In all others the initiator reports that it failed, unless it was killed.
-    assert (len(checked), checked[0]) == (len(matrix.cells) + 1, 0)
-    assert set(checked[1:]) == {None, 1}
+    # The first run is undisturbed and not checked. In all others the initiator reports that it failed, unless it was killed.
+    assert len(checked) == len(matrix.cells)
+    assert set(checked) == {None, 1}
     assert "camera     4 BufferCollection.SetConstraints" in str(matrix)
     assert "Traceback" not in (tmp_path / "output").read_text()

@@ -38,7 +38,7 @@ from ._behaviours import (
     writes,
 )
 from ._daemon import Daemon, daemon
-from ._golden import Golden
+from ._golden import Golden, Negotiation
 from ._matrix import Cell, Matrix, Survivor, kill_matrix
 from ._negotiate import (
     Attached,
@@ -67,6 +67,7 @@ __all__ = [
     "InProcess",
     "Matrix",
     "Negotiated",
+    "Negotiation",
     "Peer",
     "PeerFailed",
     "Process",

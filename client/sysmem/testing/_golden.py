@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from ._negotiate import Negotiated
 
@@ -35,6 +35,17 @@ def negotiated(explained: dict[str, Any]) -> str:
     return text
 
 
+class Reporting(Protocol):
+    """A daemon under test."""
+
+    def last_report(self) -> str:
+        """Return the report of the newest negotiation. Raises `AssertionError` if there was none."""
+
+
+#: What `negotiate` returned, a daemon (for its newest negotiation), or a report.
+Negotiation: TypeAlias = "Negotiated | Reporting | str"
+
+
 class Golden:
     """Compares negotiations with text files in a directory."""
 
@@ -43,13 +54,16 @@ class Golden:
         self._directory = directory
         self._update = update
 
-    def compare(self, name: str, negotiation: Negotiated | str) -> None:
-        """Compare a negotiation, or its report, with the stored text of this name.
+    def compare(self, name: str, negotiation: Negotiation) -> None:
+        """Compare a negotiation with the stored text of this name.
 
         Raises `AssertionError` with a diff if they differ.
         """
         __tracebackhide__ = True
-        report = negotiation.explanation if isinstance(negotiation, Negotiated) else negotiation
+        if isinstance(negotiation, Negotiated):
+            report = negotiation.explanation
+        else:
+            report = negotiation if isinstance(negotiation, str) else negotiation.last_report()
         path, text = self._directory / f"{name}.txt", normalised(report)
         if self._update:
             path.parent.mkdir(exist_ok=True)

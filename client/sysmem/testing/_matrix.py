@@ -138,7 +138,7 @@ def kill_matrix(
         run: Starts the pipeline with a daemon (`daemon.runtime_dir`) and returns its processes.
         victims: The names of the participants to end; by default all.
         steps: The numbers of the messages after which to end a participant, counted from 1; by default all.
-        check: Makes further checks.
+        check: Makes further checks after each run in which a participant was ended.
         ends: The ways to end a participant.
         within: How long a run may be idle, in seconds. Time in which a process waits for a processor does not count
             as idle. The whole run may take ten times as long.
@@ -206,7 +206,7 @@ class _Runs:
     def undisturbed(self) -> tuple[Cell, dict[str, list[str]]]:
         """Run the pipeline undisturbed. Return its cell, and the messages of each participant by name."""
         with self._daemon() as daemon:
-            cell = self._cell(daemon, "nobody", 0, "", End.KILLED)
+            cell = self._cell(daemon, None, 0, "", End.KILLED)
             clients = {each["name"]: each["messages"] for each in daemon.faults.messages()}
         return cell, clients
 
@@ -216,7 +216,7 @@ class _Runs:
             daemon.faults.end_at(victim, step, end)
             return self._cell(daemon, victim, step, method, end)
 
-    def _cell(self, daemon: Sysmemd, victim: str, step: int, method: str, end: End) -> Cell:
+    def _cell(self, daemon: Sysmemd, victim: str | None, step: int, method: str, end: End) -> Cell:
         began = time.monotonic()
         processes: dict[str, Running] = {}
         fault = ""
@@ -224,7 +224,9 @@ class _Runs:
         try:
             processes = _named(self._run(daemon))
             watch.add({process.pid: name for name, process in processes.items()})
-            fault = self._fault(daemon, victim, processes, watch)
+            fault = self._fault(daemon, watch)
+            if self._check is not None and victim is not None and not fault:
+                self._check(_survivors(daemon, victim, processes), daemon)
         except AssertionError as error:
             fault = f"check: {error}"
         except ConnectionError as error:
@@ -246,11 +248,10 @@ class _Runs:
             ended = any(each["ended"] for each in daemon.faults.messages())
             trace = daemon.faults.trace()
         seconds = time.monotonic() - began
-        return Cell(victim, step, method, end, fault, ended, seconds, tuple(trace), daemon.log)
+        name = "nobody" if victim is None else victim
+        return Cell(name, step, method, end, fault, ended, seconds, tuple(trace), daemon.log)
 
-    def _fault(
-        self, daemon: Sysmemd, victim: str, processes: dict[str, Running], watch: Watch
-    ) -> str:
+    def _fault(self, daemon: Sysmemd, watch: Watch) -> str:
         """Wait until a run ends. Return its fault, or an empty text."""
         if running := self._not_ending(daemon, watch):
             return _told_of_running(daemon, running)
@@ -261,16 +262,6 @@ class _Runs:
             time.sleep(_AGAIN_SECONDS)
         if "Traceback" in daemon.log:
             return "the daemon logged an internal error; see its log"
-        if self._check is not None:
-            names = {process.pid: name for name, process in processes.items()}
-            status = {process.pid: process.poll() for process in processes.values()}
-            everybody = {**names, **told(daemon.faults.messages())}
-            survivors = {
-                name: Survivor(name, pid, status.get(pid))
-                for pid, name in everybody.items()
-                if name != victim
-            }
-            self._check(survivors, daemon)
         return ""
 
     def _not_ending(self, daemon: Sysmemd, watch: Watch) -> dict[int, str]:
@@ -295,6 +286,20 @@ class _Runs:
             before = now
             if idle > self._within or time.monotonic() > deadline:
                 return running
+
+
+def _survivors(
+    daemon: Sysmemd, victim: str, processes: Mapping[str, Running]
+) -> dict[str, Survivor]:
+    """Return all processes of a run but the victim, by name."""
+    names = {process.pid: name for name, process in processes.items()}
+    status = {process.pid: process.poll() for process in processes.values()}
+    everybody = {**names, **told(daemon.faults.messages())}
+    return {
+        name: Survivor(name, pid, status.get(pid))
+        for pid, name in everybody.items()
+        if name != victim
+    }
 
 
 def _kill(pid: int) -> None:

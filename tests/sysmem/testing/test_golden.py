@@ -78,7 +78,7 @@ async def test_an_example_on_the_async_face(golden: CompareGolden, name: str) ->
                 await collection.set_constraints(table)
             with contextlib.suppress(sysmem.PeerClosedError):
                 await collection.sync()
-            golden(name, d.last_report())
+            golden(name, d)
 
 
 def test_what_has_changed_is_shown_as_a_difference(tmp_path: Path) -> None:

@@ -84,8 +84,15 @@ def test_a_participant_at_fault_is_found_and_named(
 def test_the_fixture_uses_the_tests_zygote(
     kill_matrix: Callable[..., testing.Matrix], sysmem_zygote: Zygote
 ) -> None:
-    matrix = kill_matrix(Pipeline(sysmem_zygote), victims=["camera"], steps=[99])
+    checked: list[object] = []
+    matrix = kill_matrix(
+        Pipeline(sysmem_zygote),
+        victims=["camera"],
+        steps=[99],
+        check=lambda *run: checked.append(run),
+    )
     assert matrix.cells == ()
+    assert not checked, "nobody was ended"
 
 
 def test_a_victim_that_never_connects_is_refused(sysmem_zygote: Zygote) -> None:
