@@ -357,7 +357,7 @@ def test_every_process_may_die_at_every_step(
     assert "Allocator.AllocateSharedCollection" in steps.pop("initiator")
     assert all(each == participants for each in steps.values())
     assert all(cell.reached for cell in matrix.cells)
-    # The first run is undisturbed and not checked. In all others the initiator reports that it failed, unless it was killed.
+    # The first run is undisturbed and not checked. In the others the initiator reports a failure, unless it was killed.
     assert len(checked) == len(matrix.cells)
     assert set(checked) == {None, 1}
     assert "camera     4 BufferCollection.SetConstraints" in str(matrix)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import enum
-from typing import Any
+from typing import Any, Final
 
 from sysmem_protocol import explained, inspector, rendezvous, sysmem2
 from sysmem_protocol.library import (
@@ -21,20 +21,26 @@ from sysmem_protocol.library import (
     Vector,
     WireType,
 )
+from sysmem_protocol.message import MAX_HANDLES, MAX_MESSAGE_BYTES
+from sysmem_protocol.strict import MAX_DEPTH
 
 from ._source import Data
 from ._text import console, print_json
 from ._trouble import Trouble
 
-#: All served protocols.
+#: All served protocols, and the one that those of nodes are composed of.
 PROTOCOLS: tuple[type[Interface], ...] = (
     sysmem2.Allocator,
+    sysmem2.Node,
     *sysmem2.NODES,
     explained.Explained,
     rendezvous.Rendezvous,
     inspector.Inspector,
     inspector.Watcher,
 )
+
+#: The limits of every message. Those of fields are part of their types; those of a daemon are in its snapshot.
+LIMITS: Final = {"bytes": MAX_MESSAGE_BYTES, "handles": MAX_HANDLES, "nesting": MAX_DEPTH}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,7 +49,8 @@ def run(options: argparse.Namespace) -> int:
     if options.what is not None:
         described = _only(described, options.what)
     if options.json:
-        print_json({"schema": 1, "protocols": described, "types": types(described)})
+        found = types(described)
+        print_json({"schema": 1, "protocols": described, "types": found, "limits": LIMITS})
         return 0
     out = console()
     for each in described:
@@ -59,6 +66,9 @@ def run(options: argparse.Namespace) -> int:
                         out.print(
                             f"      {part} {member['number']} {member['name']}: {member['type']}{required}"
                         )
+    if options.what is None:
+        limits = ", ".join(f"{name} {value}" for name, value in LIMITS.items())
+        out.print(f"limits of a message: {limits}")
     return 0
 
 
