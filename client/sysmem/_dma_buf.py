@@ -54,7 +54,7 @@ class DmaBuf(Held):
         return os.lseek(self.fileno(), 0, os.SEEK_END)
 
     @contextlib.contextmanager
-    def sync(self, *, read: bool = True, write: bool = False) -> Iterator[None]:
+    def sync(self, read: bool = True, write: bool = False) -> Iterator[None]:
         """Make devices' writes visible to the CPU at the start of a with-block, and the CPU's to devices at its end.
 
         Accesses through a mapping must be inside of the block, and accesses by a device outside (DMA_BUF_IOCTL_SYNC).

@@ -33,7 +33,7 @@ def test_a_dma_buf_is_the_buffer_s_memory(allocator: blocking.Allocator) -> None
                 view[:5] = b"hello"
             with dma_buf.sync():
                 assert mapped[:5] == b"hello"
-            with dma_buf.sync(read=False, write=True):
+            with dma_buf.sync(False, True):
                 mapped[0] = ord("j")
             assert bytes(view[:5]) == b"jello"
         with pytest.raises(ValueError, match="needs read=True, write=True, or both"):
