@@ -1,4 +1,4 @@
-"""Completions and manual pages are those of the parsers, and installed with the distribution."""
+"""Completions and manual pages match the parsers, and are installed with the distribution."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ from .gstreamer import run_with_gstreamer
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = {str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md"))}
-#: What blocks of some pages need to be installed.
+#: Packages that the blocks of some pages need.
 NEEDED = {"opencv.md": "cv2", "pyav.md": "av", "torch.md": "torch"}
-#: Pages whose blocks run elsewhere, and where.
+#: Pages whose blocks are run by other tests, and which.
 ELSEWHERE = {
     "conformance.md": "tests/sysmem/testing/test_conformance.py",
     "configuration.md": "tests/sysmemd/test_config.py",
@@ -49,7 +49,7 @@ def blocks(page: str) -> list[str]:
 def test_the_blocks_run_one_after_the_other(
     page: str, sysmemd: Daemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Those of Python and of the shell, and that configurations and cases can be read."""
+    """Blocks of Python and of the shell are run. Configurations and cases must be readable."""
     if page in NEEDED:
         pytest.importorskip(NEEDED[page], reason=f"{NEEDED[page]} isn't installed")
     monkeypatch.setenv("SYSMEM_RUNTIME_DIR", str(sysmemd.runtime_dir))
@@ -58,7 +58,7 @@ def test_the_blocks_run_one_after_the_other(
 
 
 def test_every_block_is_of_a_language_that_runs_or_is_just_text() -> None:
-    """Or says why not."""
+    """Otherwise it must give a reason."""
     known = {"python", "sh", "toml", "json", "text", "picture"}
     unknown = {
         (page, step.language)
@@ -141,7 +141,7 @@ def start_my_camera(token):
 """
 
 
-#: A program of the reader's own.
+#: A program that a reader could write.
 _PROGRAM = """#!{python}
 import pathlib, sys
 from sysmem import blocking
@@ -152,7 +152,7 @@ with blocking.connect(name=pathlib.Path(sys.argv[0]).name) as allocator:
 
 @pytest.mark.timeout(300)  # it starts many processes
 def test_the_tests_of_the_page_about_testing_pass(tmp_path: Path) -> None:
-    """With the commands that it names for CI."""
+    """They are run with the commands that the page gives for CI."""
     [workflow] = re.findall(r"^```yaml\n(.*?)^```$", PAGES["testing.md"].read_text(), re.M | re.S)
     install, *command = (shlex.split(step["run"]) for step in yaml.safe_load(workflow)["steps"])
     assert install == ["pip", "install", "sysmem[testing]", "pytest-xdist"]

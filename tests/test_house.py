@@ -1,4 +1,4 @@
-"""The house around the code: makefile, packaging metadata, forms for reports, and what CONTRIBUTING.md says of them."""
+"""The files around the code: makefile, packaging metadata, forms for reports, and what CONTRIBUTING.md says of them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_hooks_of_pre_commit_run_what_make_check_runs() -> None:
 def test_a_release_of_the_wrong_version_is_refused(
     tmp_path: Path, files: list[str], complaint: str
 ) -> None:
-    """The script's checks, in a repository with a tag of its own."""
+    """The script's checks are run in a repository with its own tag."""
     program = f"""
 import sys; sys.path.insert(0, {str(ROOT / "packaging")!r})
 import pathlib, release

@@ -1,4 +1,7 @@
-"""Arrows between modules point one way: no circle, also none through an import that is hidden or only checks types."""
+"""Imports between modules point one way.
+
+There is no cycle, not even through hidden imports or imports for type checks.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["protocol/sysmem_protocol", "server/sysmemd", "client/sysmem"]
-#: Modules with imports of ours that aren't at their top, with the reason. Only such an import may close a circle.
+#: Modules that import other modules of the project below their top, with the reason. Only such imports may close a
+#: cycle.
 HIDDEN = {
     "sysmem": "a program that uses one face, or no plain constraints, does not load the rest",
     "sysmem.blocking": "a program that sends no frames does not load what does",
@@ -41,7 +45,7 @@ MODULES = {name: path for package in PACKAGES for name, path in modules(package)
 
 
 def imports(name: str) -> Iterator[tuple[str, bool]]:
-    """Our modules that one imports, and whether the import is at the top of it."""
+    """Yield the modules of the project that a module imports, and whether the import is at its top."""
     path = MODULES[name]
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     tree = ast.parse(path.read_bytes())
@@ -73,7 +77,7 @@ def test_no_hidden_import() -> None:
     assert hidden == set(HIDDEN)
 
 
-#: Rooms above client and server, which use both.
+#: Packages above client and server, which use both.
 ABOVE = ("sysmem.testing", "sysmem.pytest_plugin", "sysmem.sysmemctl")
 
 
@@ -104,7 +108,7 @@ def test_what_is_lower_does_not_know_what_is_higher(lower: str, higher: tuple[st
     assert not found
 
 
-#: What a program does not load that imports the client, or one face of it: each costs milliseconds at its start.
+#: Modules that a program which imports the client, or one face of it, does not load. Each costs milliseconds at start.
 NOT_LOADED = {
     "import sysmem": {"anyio", "multiprocessing", "difflib", "sysmem._async"},
     "import sysmem.blocking": {"anyio", "difflib", "random", "sysmem._async", "sysmem._frames"},

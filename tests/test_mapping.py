@@ -1,4 +1,4 @@
-"""The mapping that other tests rely on to be one and nothing more."""
+"""The mapping that other tests use consists of nothing but the mapping itself."""
 
 from __future__ import annotations
 

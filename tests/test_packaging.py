@@ -1,8 +1,8 @@
 """The container image, as far as it can be run without an engine.
 
-What the instructions say is read from the Dockerfile and done here: the installation from a copy of the sources, the
-daemon as a user of its own over a runtime directory that only its group reaches, the health check. Left out are making
-the user, for a number will do, and the installation of the dependencies, which are those of the tests.
+The instructions are read from the Dockerfile and carried out here: the installation from a copy of the sources, the
+daemon as a user of its own over a runtime directory that only its group can reach, and the health check. The user is
+not created, because a number is enough. The dependencies are not installed, because the tests' environment has them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def exec_form(text: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`COPY . /src` and `RUN python -m pip install … /src`, but for the dependencies, which are here already."""
+    """The result of `COPY . /src` and `RUN python -m pip install … /src`. The dependencies are here already."""
     assert "python -m pip install --no-cache-dir /src" in DOCKERFILE
     directory = tmp_path_factory.mktemp("image")
     ignored = shutil.ignore_patterns(*(ROOT / ".dockerignore").read_text().split(), "__pycache__")
@@ -79,7 +79,7 @@ def test_the_image_has_the_three_packages_typed_and_nothing_else(installed: Path
     assert {path.parent.name for path in installed.glob("*/py.typed")} == packages
 
 
-@pytest.mark.timeout(300)  # a new environment, whose packages come from the index
+@pytest.mark.timeout(300)  # a new environment with packages from the index
 def test_the_readmes_test_of_a_newcomer_passes_in_a_fresh_environment(tmp_path: Path) -> None:
     """`pip install 'sysmem[testing]'`, one file, and `pytest`."""
     readme = (ROOT / "README.md").read_text()
@@ -114,7 +114,7 @@ def test_the_readmes_test_of_a_newcomer_passes_in_a_fresh_environment(tmp_path: 
 
 @contextmanager
 def container(site: Path, directory: Path) -> Iterator[dict[str, str]]:
-    """The image's command, running as its user; its environment."""
+    """The image's command, running as its user, and its environment."""
     runtime_dir = directory / "run"
     assert "install --directory --owner=sysmem --group=sysmem --mode=0750 /run/sysmem" in DOCKERFILE
     runtime_dir.mkdir()
@@ -164,7 +164,7 @@ def test_the_image_serves_its_group_and_nobody_else(installed: Path, open_path: 
         assert status(OTHER, OTHER) != 0, "a stranger"
 
 
-#: A participant, as another user again: turns in the token that it inherits, and says what it was able to do.
+#: A participant of a third user: it turns in the token that it inherits, and reports what it could do.
 PARTICIPANT = """
 import mmap, os, sys
 import sysmem
@@ -201,7 +201,7 @@ with blocking.connect() as allocator:
 def test_other_users_read_only_handles_cant_be_made_writable(
     installed: Path, open_path: Path
 ) -> None:
-    """Three users: the daemon's, a writer's and a reader's."""
+    """Three users take part: the daemon's, a writer and a reader."""
     with container(installed, open_path) as environment:
         with blocking.connect(environment["SYSMEM_RUNTIME_DIR"]) as allocator:
             token = allocator.allocate_shared_collection()

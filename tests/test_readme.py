@@ -1,4 +1,4 @@
-"""Everything in the README is true: its Python runs, its commands work, its links lead somewhere."""
+"""The README is correct: its Python code runs, its commands work, its links have targets."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_other_python_blocks_run_one_after_the_other(
     monkeypatch.setenv("SYSMEM_RUNTIME_DIR", str(sysmemd.runtime_dir))
     assert len(blocks("python")) == 6
     names: dict[str, Any] = {}
-    for block in blocks("python")[2:5]:  # the last is a test, which tests/test_packaging.py runs
+    for block in blocks("python")[2:5]:  # the last is a test (test_packaging.py)
         exec(compile(block, "README.md", "exec"), names)
 
 
@@ -85,7 +85,7 @@ def test_every_other_command_is_known_to_a_test() -> None:
         ["sysmemctl", "capture", "viewfinder.jsonl", "--seconds", "10"],
         ["sysmemctl", "report", "viewfinder.jsonl", "-o", "viewfinder.html"],
         ["sysmemctl", "explain", "examples/constraints/format_conflict.json"],
-    ]  # those of sysmemctl: tests/sysmem/sysmemctl
+    ]  # those of sysmemctl are tested in tests/sysmem/sysmemctl
 
 
 def test_the_explanation_names_who_conflicts() -> None:

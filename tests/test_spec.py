@@ -1,4 +1,4 @@
-"""The specification in `docs/spec/`: citations of it resolve, and it agrees with the code."""
+"""The specification in `docs/spec/`: citations of it can be resolved, and it agrees with the code."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def sources() -> list[Path]:
 
 
 def prose(path: Path) -> str:
-    """The text of a source file, without the line breaks of docstrings and comments."""
+    """Return the text of a source file, without the line breaks of docstrings and comments."""
     return re.sub(r"\s*\n\s*(?:#:? )?", " ", path.read_text())
 
 
 def sections(text: str) -> set[str]:
-    """Headings, numbers of sections, and N.M for the M-th item of the numbered list in section N."""
+    """Return headings, numbers of sections, and N.M for the M-th item of the numbered list in section N."""
     found: set[str] = set()
     section = ""
     for line in text.splitlines():
@@ -68,7 +68,7 @@ SECTIONS = {page: sections(text) for page, text in PAGES.items()}
 
 
 def faults(text: str) -> list[str]:
-    """Citations that don't resolve, and mentions of the specification that are spelled differently."""
+    """Yield citations that can't be resolved, and unusual spellings of mentions of the specification."""
     found = [text[m.start() - 40 : m.end() + 40] for m in MISSPELT.finditer(text)]
     for citation in CITATION.finditer(text):
         cited = re.findall(r"\d+(?:\.\d+)?", citation["numbers"] or "")
@@ -105,7 +105,7 @@ def test_a_citation_that_does_not_resolve_is_found(text: str) -> None:
 
 
 def keys(page: str, heading: str) -> dict[str, set[str]]:
-    """The keys of JSON objects, by what the page calls the object."""
+    """Return the keys of JSON objects, by the page's name of the object."""
     return {name: set(re.findall(r"`(\w+)`", cell)) for name, cell in rows(page, heading)}
 
 
@@ -123,7 +123,7 @@ FORMAT = {"pixel_format", "pixel_format_modifier", "pixel_format_and_modifiers"}
     ],
 )
 def test_every_field_of_constraints_is_in_the_tables(heading: str, elsewhere: set[str]) -> None:
-    """But for those that the text around the tables is about."""
+    """The exceptions are the fields that the text around the tables explains."""
     tables = (BufferCollectionConstraints, BufferMemoryConstraints, ImageFormatConstraints)
     fields = {member.name for table in tables for member in table.members} - elsewhere
     listed = " ".join(cell for cell, _ in rows("constraints.md", heading))
@@ -132,7 +132,7 @@ def test_every_field_of_constraints_is_in_the_tables(heading: str, elsewhere: se
 
 
 def objects(data: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The objects in a snapshot or an explanation, by what the page calls them."""
+    """Return the objects in a snapshot or an explanation, by their names on the page."""
     return {
         f"each of `{name}`": value for name, value in data.items() if isinstance(value, list)
     } | {f"`{name}`": [value] for name, value in data.items() if isinstance(value, dict)}

@@ -1,6 +1,6 @@
-"""The systemd units, as far as they can be tried without systemd as the first process.
+"""The systemd units, as far as they can be tested without systemd as process 1.
 
-The daemon's system calls are traced through a scenario and held to what its unit allows.
+The daemon's system calls are traced during a scenario and compared with those that its unit allows.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ INSTRUCTIONS = (PACKAGING / "README.md").read_text()
 
 
 def unit(path: str) -> configparser.ConfigParser:
-    """Return a unit; of a setting that is there twice, the last one."""
+    """Return a unit. If a setting occurs twice, the last one counts."""
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     parser.optionxform = str  # type: ignore[assignment, method-assign]  # the documented way to keep case
     parser.read(PACKAGING / path)
@@ -49,7 +49,7 @@ SOCKETS = {
     "sysmemd-rendezvous.socket": Rendezvous,
     "sysmemd-inspector.socket": Inspector,
 }
-#: Where the units are and what they call the runtime directory, of the whole system and of one user.
+#: The directories of the units and their name for the runtime directory, for the whole system and for one user.
 SYSTEM, USER = (".", str(SYSTEM_RUNTIME_DIR)), ("user", "%t/sysmem")
 both = pytest.mark.parametrize(("place", "runtime_dir"), [SYSTEM, USER])
 
@@ -117,7 +117,7 @@ systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="sy
 
 @systemd
 def test_the_service_units_exposure_is_low() -> None:
-    """2.0 of 10; the unit says which settings are left out."""
+    """The score is 2.0 of 10. The unit says which settings are left out."""
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=20"]
     done = subprocess.run(
         [*command, PACKAGING / "sysmemd.service"], capture_output=True, text=True, check=False
@@ -146,7 +146,7 @@ def test_systemd_understands_the_units(place: str, runtime_dir: str, tmp_path: P
 
 
 def syscalls_of(*names: str) -> set[str]:
-    """Return the system calls of systemd's sets."""
+    """Return the system calls in systemd's sets."""
     command = ["systemd-analyze", "syscall-filter", *names]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = {line.strip() for line in text.splitlines() if re.match(r" +[@\w-]+$", line)}
@@ -157,14 +157,14 @@ def syscalls_of(*names: str) -> set[str]:
 @systemd
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace isn't installed")
 def test_the_daemon_does_nothing_that_its_unit_forbids(tmp_path: Path) -> None:
-    """As systemd can't run here: what a daemon does is traced, and read."""
+    """systemd can't run here, so the daemon's system calls are traced and examined."""
     text = (PACKAGING / "sysmemd.service").read_text()
     allowed: set[str] = set()
     for forbid, words in re.findall(r"^SystemCallFilter=(~?)(.*)$", text, re.MULTILINE):
         named = syscalls_of(*words.split())
         allowed = allowed - named if forbid else allowed | named
     trace = tmp_path / "trace"
-    # As a daemon of its own, so that it is the daemon that gets the signals.
+    # It runs as a daemon of its own, so that the daemon gets the signals.
     families = text.partition("\nRestrictAddressFamilies=")[2].splitlines()[0].split()
     prefix = ("strace", "--daemonize", "--follow-forks", "--quiet=all", "--output", str(trace))
     daemon = Daemon(tmp_path / "daemon", "--metrics", "127.0.0.1:0", prefix=prefix)
@@ -183,7 +183,7 @@ def test_the_daemon_does_nothing_that_its_unit_forbids(tmp_path: Path) -> None:
         "RestrictAddressFamilies": rf"socket(pair)?\((?!({'|'.join(families)}),)",
         "RestrictNamespaces": r"CLONE_NEW",
         "RestrictSUIDSGID": r"S_IS[UG]ID|chmod\(.*0[2467]\d{3}\)",
-        # /run/sysmem is root's: the sockets are handed over.
+        # /run/sysmem belongs to root: the sockets are passed.
         "ProtectSystem": rf'open\w*\([^"]*"(?!/proc/self/|/dev/null|{tmp_path}).*O_(WRONLY|RDWR|CREAT)',
     }
     service = unit("sysmemd.service")["Service"]
@@ -194,7 +194,7 @@ def test_the_daemon_does_nothing_that_its_unit_forbids(tmp_path: Path) -> None:
 
 
 def use_everything(runtime_dir: Path) -> None:
-    """Have a daemon do what it can: negotiate, deliver, track, recognise, log, refuse, pass on."""
+    """Make a daemon use all its features: negotiate, deliver, track, recognise, log, refuse, pass on."""
     with blocking.connect(runtime_dir) as allocator:
         token = allocator.allocate_shared_collection()
         token.set_verbose_logging()
@@ -271,7 +271,7 @@ def test_the_instructions_make_the_user_before_the_service_needs_it() -> None:
 
 def test_the_user_and_the_group_of_the_units_are_made() -> None:
     lines = (PACKAGING / "sysusers.d" / "sysmem.conf").read_text().splitlines()
-    # "u" makes a group of the same name too.
+    # "u" also creates a group with the same name.
     users = {line.split()[1] for line in lines if line.startswith("u ")}
     service = unit("sysmemd.service")["Service"]
     assert {service["User"], service["Group"]} <= users

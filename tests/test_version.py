@@ -1,4 +1,4 @@
-"""Each command and each package tells the version of the distribution."""
+"""Each command and each package reports the version of the distribution."""
 
 from __future__ import annotations
 

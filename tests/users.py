@@ -1,4 +1,4 @@
-"""The daemon, its tools and participants as other users. That takes root: tests that need it are skipped without."""
+"""The daemon, its tools and participants as other users. That requires root: otherwise the tests are skipped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changing the user takes root")
 
-#: Imports first, for the interpreter may lie where only root reads; then becomes somebody else.
+#: Imports everything first, because only root may be able to read the interpreter; then changes the user.
 _AS_USER = """
 import os, resource, sys
 import sysmem.blocking, sysmem.sysmemctl, sysmem.sysmemctl._ping, sysmemd.__main__
@@ -25,14 +25,14 @@ sys.exit(main(arguments))
 
 
 def user_process(uid: int, gid: int, *command: str, processes: int | None = None) -> list[str]:
-    """Return the command line that runs `sysmemd` or `sysmemctl` as a user, who has at most so many threads."""
+    """Return the command line that runs `sysmemd` or `sysmemctl` as a user, who may have at most this many threads."""
     limit = "any" if processes is None else str(processes)
     return [sys.executable, "-c", _AS_USER, str(uid), str(gid), limit, *command]
 
 
 @contextmanager
 def as_user(uid: int, gid: int | None = None, groups: Sequence[int] = ()) -> Iterator[None]:
-    """Have what this process connects to take it for another user's: the kernel notes who it is then."""
+    """Connect as another user within the block: the kernel records the user at that moment."""
     before = os.geteuid(), os.getegid(), os.getgroups()
     _become(uid, uid if gid is None else gid, groups)
     try:

@@ -1,4 +1,4 @@
-"""The reference page: complete, linked, and committed as the declarations have it."""
+"""The reference page: it is complete, its links work, and the committed page is that of the declarations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def page() -> str:
 
 
 def anchors(page: str) -> list[str]:
-    """The anchors that headings get: lower case, blanks to hyphens, no other punctuation."""
+    """Return the anchors of headings: lower case, hyphens for blanks, no other punctuation."""
     heads = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
     return [re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads]
 

@@ -1,4 +1,4 @@
-"""`docs/spec/image-formats.md`, sections 2.2 to 2.7 and 2.12: what the worked examples leave out."""
+"""`docs/spec/image-formats.md`, sections 2.2 to 2.7 and 2.12: cases that the worked examples do not cover."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_afbc_planes_are_told_without_looking_at_the_te_bit() -> None:
 
 
 def test_intel_planes() -> None:
-    """The extra plane's offset is told without a colour-control surface (quirk 6), its rows aren't."""
+    """The extra plane has an offset without a colour-control surface (quirk 6), but no bytes per row."""
     tiled = [(0, 128), (4096, 128), NO, (8192, None)]
     assert planes(of(F.NV12, M.INTEL_I915_Y_TILED)) == tiled
     assert planes(of(F.B8G8R8A8, M.INTEL_I915_X_TILED)) == [(0, 512), NO, NO, (8192, None)]

@@ -1,4 +1,4 @@
-"""The strict form of CBOR, whatever a body says (`docs/spec/protocol.md`, "What bad input gets")."""
+"""The strict form of CBOR, for any body (`docs/spec/protocol.md`, "What bad input gets")."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_handle_index_longer_than_needed_is_refused() -> None:
         "a2416100416100",  # bytes
         "a2f500f500",  # true
         "a2f600f600",  # null
-        "a2f97e0000f97e0000",  # NaN, which isn't equal to itself
+        "a2f97e0000f97e0000",  # NaN is not equal to itself
         "a2810100810100",  # an array
         "a2a1010200a1010200",  # a map
         "a2190100001901" + "0000",
@@ -154,7 +154,7 @@ def test_trailing_bytes_are_refused(item: str) -> None:
 
 
 def nested(depth: int, kind: str) -> bytes:
-    """Maps or arrays in one another, `depth` of them, the innermost empty."""
+    """Return nested maps or arrays, `depth` of them. The innermost is empty."""
     step = {"map": b"\xa1\x01", "array": b"\x81", "key": b"\xa1"}[kind]
     last = {"map": b"\xa0", "array": b"\x80", "key": b"\xa0"}[kind]
     tail = b"\x00" * (depth - 1) if kind == "key" else b""
@@ -188,7 +188,7 @@ def test_handles_are_found_wherever_they_are_in_the_order_of_the_body() -> None:
 
 
 def test_maps_that_no_table_can_be_are_not_left_to_a_python_dict() -> None:
-    """Their keys may be equal in Python alone, or made to collide; nothing declared has such a key."""
+    """Some keys are equal only in Python, and others are made to collide. No declared table has such a key."""
     odd = "a201f600f5"
     assert examine(bytes.fromhex("a1 18ff a1f500")) == (bytes.fromhex("a118fff6"), [])
     assert examine(bytes.fromhex("a2 01 a1a1f50000 02 81a1f600")) == (
@@ -200,7 +200,7 @@ def test_maps_that_no_table_can_be_are_not_left_to_a_python_dict() -> None:
 
 
 def test_keys_made_to_collide_cost_no_quadratic_time() -> None:
-    """hash(-1) == hash(-2) makes tuples of both collide; 4,000 such keys once took a second."""
+    """hash(-1) == hash(-2), so tuples of both collide. 4,000 such keys once took a second."""
     keys = [bytes([0x8C]) + bytes(0x20 | (n >> bit & 1) for bit in range(12)) for n in range(4000)]
     body = (
         b"\xa1\x18\xff\xb9" + struct.pack(">H", len(keys)) + b"".join(key + b"\0" for key in keys)

@@ -1,4 +1,4 @@
-"""The declarations of methods, tables and enums are those of `docs/spec/protocol.md` and its neighbours."""
+"""The declarations of methods, tables and enums are those of `docs/spec/protocol.md` and the pages that it links."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TABLES = [
 ]
 STRUCTS = ["SizeU", "PixelFormatAndModifier"]
 
-#: The places of the tables of methods, by the interface that declares them.
+#: The sections with the tables of methods, by the interface that declares the methods.
 PLACES = {
     "Allocator": ("protocol.md", "Allocator"),
     "Node": ("protocol.md", "Node"),
@@ -77,7 +77,7 @@ ENUMS = {
 
 
 def spelled(wire: WireType) -> str:
-    """A wire type as it is written in the tables above."""
+    """Return a wire type as it is written in the tables above."""
     match wire:
         case Bool():
             return "bool"
@@ -96,14 +96,14 @@ def spelled(wire: WireType) -> str:
 
 
 def declared(kind: type[Table | Struct] | None) -> list[list[str]]:
-    """A table's members: number, name and type."""
+    """Return a table's fields: number, name and type."""
     return [
         [str(m.field.number), m.name, spelled(m.field.type)] for m in (kind.members if kind else ())
     ]
 
 
 def message(kind: type[Table] | None) -> str:
-    """A request or response as the page spells it."""
+    """Return a request or response as the page writes it."""
     required = {m.name for m in (kind.members if kind else ()) if m.field.required}
     fields = (
         f"{number} {name}: {type}{' (required)' if name in required else ''}"
@@ -165,7 +165,7 @@ def test_enums_and_flags(name: str) -> None:
 
 
 def test_no_other_tables_structs_and_enums() -> None:
-    """Besides those that are a method's request or response."""
+    """The page has no others, except the requests and responses of methods."""
     own = [v for v in vars(sysmem2).values() if isinstance(v, type)]
     messages = {
         table

@@ -1,4 +1,4 @@
-"""Accounts of users for tests in which nobody is refused anything."""
+"""Accounts of users without limits, for tests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from .memory.harness import RecordingLog, TestClock
 
 
 def new_users() -> Users:
-    """Return the users of a daemon, who may have everything."""
+    """Return the users of a daemon, without limits."""
     clock = TestClock()
     return Users(Refusals(RecordingLog(), clock), clock)

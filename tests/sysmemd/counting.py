@@ -1,8 +1,7 @@
-"""A daemon that counts the Python functions it calls: `python counting.py FILE ARGUMENT ...`.
+"""A daemon that counts its calls of Python functions: `python counting.py FILE ARGUMENT ...`.
 
-At each SIGUSR1 it writes the number so far to FILE. If FILE is empty, it does not count, so that another tool can.
-
-Its slices never end. Otherwise the number of checks for waiting clients would depend on how slow counting makes it.
+At each SIGUSR1 it writes the number so far to FILE. If FILE is empty, it does not count, so that another tool can. Its
+slices never end. Otherwise the number of checks for waiting clients would depend on how slow counting makes it.
 """
 
 from __future__ import annotations

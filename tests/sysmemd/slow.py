@@ -1,4 +1,4 @@
-"""Work that is interrupted where a test wants it, and where it could be interrupted."""
+"""Work that is interrupted at the places that a test chooses, and a measure of the time between such places."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from sysmemd.tree.choose import Chosen, NoneChosen, Question
 
 
 class SlowWork:
-    """Does work until the first :meth:`pause` in it, and the rest when it is told to."""
+    """Does work until its first :meth:`pause`, and the rest on demand."""
 
     def __init__(self, is_over: Callable[[], bool] = lambda: False) -> None:
-        """`is_over` says at each place where work gives way whether it is interrupted there too."""
+        """Start without work.
+
+        `is_over` decides at each place where work gives way whether it is interrupted there too.
+        """
         self._is_over = is_over
         self._paused: deque[Runner] = deque()
 
     @property
     def pending(self) -> int:
-        """How much was interrupted."""
+        """The number of interrupted pieces of work."""
         return len(self._paused)
 
     def do(self, work: Callable[[], object]) -> None:
@@ -34,7 +37,7 @@ class SlowWork:
         self._go_on(Runner(lambda _: work(), lambda _: self._is_over(), self._paused.append))
 
     def slow_down(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Have attempts to allocate pause before and after they are worked out."""
+        """Let allocation attempts pause before and after their computation."""
         answer = Question.answer
 
         def paused(question: Question) -> Chosen | NoneChosen | Exception:
@@ -46,20 +49,20 @@ class SlowWork:
         monkeypatch.setattr(Question, "answer", paused)
 
     def pause(self) -> None:
-        """Pause the work that is being done by :meth:`do`; do nothing outside of such work."""
+        """Pause the work that :meth:`do` executes. Outside of such work, do nothing."""
         runner: Any = pause.current
         if runner is not None:
             runner.is_paused = True
             runner.rest()
 
     def go_on(self, place: int = 0) -> None:
-        """Go on with work until it pauses again or ends; the oldest is at place 0."""
+        """Continue work until it pauses again or ends. The oldest is at index 0."""
         runner = self._paused[place]
         del self._paused[place]
         self._go_on(runner)
 
     def finish(self) -> None:
-        """Go on with the oldest attempt until it is over; see :meth:`slow_down`."""
+        """Continue the oldest attempt until it ends; see :meth:`slow_down`."""
         self.go_on()
         self.go_on()
 
@@ -70,20 +73,19 @@ class SlowWork:
 
 
 class Stretches:
-    """Does work, and finds the longest stretch of it in which it doesn't give way.
+    """Does work, and finds the longest stretch in which it does not give way.
 
-    A stretch is measured in calls of functions, of Python's and built-in ones: a measure of time that is the same on
-    every machine.
+    A stretch is measured in calls of Python and built-in functions, so the measure is the same on every machine.
     """
 
     def __init__(self) -> None:
         self.longest = 0
-        #: How many calls there were in all.
+        #: The total number of calls.
         self.total = 0
         self._calls = 0
 
     def do(self, work: Callable[[], object]) -> None:
-        """Do work from its beginning to its end."""
+        """Do work from its start to its end."""
         before, pause.current = pause.current, self
         profile = sys.getprofile()
         self._calls = 0
@@ -102,7 +104,7 @@ class Stretches:
         self._calls = 0
 
     def wait_for(self, holder: Holder) -> None:
-        """Nobody is held where all work is done at once; see :class:`sysmemd.pause.Sliced`."""
+        """Return at once, because all work is done at once; see :class:`sysmemd.pause.Sliced`."""
         raise AssertionError(f"{holder!r} is held")
 
     def _count(self, frame: FrameType, event: str, argument: object) -> None:

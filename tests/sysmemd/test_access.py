@@ -1,4 +1,4 @@
-"""Who may connect, by the kernel's word on who that is."""
+"""Which users may connect, according to the kernel's credentials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cases from JSON: what is read, and that every fault names its key."""
+"""Cases from JSON: what is read, and that every error names its key."""
 
 from __future__ import annotations
 

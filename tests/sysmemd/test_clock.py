@@ -1,4 +1,4 @@
-"""Calls that are made later: in order, when they are due, and cancelled ones never."""
+"""Delayed calls: they are made in order when they are due, and never after they were cancelled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECOND = 1_000_000_000
 
 
 class Log:
-    """Remembers errors; nothing else is said."""
+    """Records errors. No other event is logged."""
 
     def __init__(self) -> None:
         self.errors: list[dict[str, Any]] = []
@@ -26,7 +26,7 @@ class Log:
 
 
 class Bench:
-    """A clock at the pace of trio's mocked one, which jumps when all tasks wait."""
+    """A clock that follows trio's mock clock, which jumps when all tasks wait."""
 
     def __init__(self) -> None:
         self.log = Log()

@@ -1,4 +1,4 @@
-"""Closing what clients gave us: in threads, so that nothing of it can hold up the loop."""
+"""Closing clients' descriptors: threads do it, so that no descriptor can delay the loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE = 120.0
 
 
 class Clock:
-    """A clock that makes its calls when it is told to."""
+    """A clock that makes its calls on demand."""
 
     def __init__(self) -> None:
         self.time = 0
@@ -45,7 +45,7 @@ class Clock:
 
 
 class Stuck:
-    """Closes of certain descriptors that take until they are let go."""
+    """Closes of certain descriptors that do not return until they are released."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.let_go = threading.Event()
@@ -70,7 +70,7 @@ class Stuck:
 
 
 class Bench:
-    """What is closed, and by how many threads."""
+    """The closed descriptors, and the number of threads that close them."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -98,7 +98,7 @@ def stuck(monkeypatch: pytest.MonkeyPatch, bench: Bench) -> Iterator[Stuck]:
 
 
 def watched() -> tuple[int, socket.socket]:
-    """A descriptor, and a socket that sees when it is closed."""
+    """Return a descriptor, and a socket that notices its close."""
     near, far = socket.socketpair()
     far.settimeout(PATIENCE)
     return near.detach(), far
@@ -201,7 +201,7 @@ def test_what_waits_in_a_channel_is_closed_in_a_thread(bench: Bench, stuck: Stuc
     socket.send_fds(far, [b""], [0])
     bench.closing.close_end(stuck.add(near.detach()))
     stuck.wait_begun()
-    assert_closes(far)  # its client needn't wait
+    assert_closes(far)  # its client does not have to wait
 
 
 def test_nor_on_the_spot_where_nobody_can_tell_what_waits(
@@ -241,7 +241,7 @@ def test_where_nothing_waits_no_thread_is_asked(bench: Bench) -> None:
 def test_an_end_is_not_closed_because_something_has_run_out(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """Whoever holds the other end would take that for the event."""
+    """The owner of the other end would interpret the close as the event."""
     monkeypatch.setattr(closing, call, none_left)
     near, far = socket.socketpair()
     with near, far:
@@ -256,7 +256,7 @@ def test_an_end_is_not_closed_because_something_has_run_out(
 def test_an_end_is_emptied_although_no_descriptor_is_left_when_a_thread_comes_to_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A client may wait for the peer of one of them, and receive nothing before that closes."""
+    """A client may wait for the peer of one of the descriptors to close, and receive nothing before that."""
     jobs: list[Callable[[], object]] = []
     monkeypatch.setattr(bench.closing, "_run", jobs.append)
     fd, watcher = watched()
@@ -298,7 +298,7 @@ def test_an_end_that_there_is_no_memory_to_empty_is_emptied_later(
 def test_an_end_that_can_not_be_emptied_ends(
     bench: Bench, stuck: Stuck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What keeps it open may be in it."""
+    """It may contain the descriptor that keeps it open."""
     monkeypatch.setattr(closing, "drop_unread", none_left)
     near, far = channel_pair()
     with near:

@@ -1,4 +1,4 @@
-"""Settings: what a file may say, what is wrong with one, and that docs/configuration.md has them all."""
+"""Settings: the content of a file, its errors, and the completeness of docs/configuration.md."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_what_the_command_line_says_is_checked() -> None:
 
 
 def settings(kind: type[msgspec.Struct] = Config, prefix: str = "") -> dict[str, str]:
-    """Every setting, as the document names it, with its default as JSON has it."""
+    """Yield every setting under its name in the document, with its default as JSON."""
     found: dict[str, str] = {}
     for field in msgspec.structs.fields(kind):
         name = prefix + field.encode_name
@@ -204,7 +204,7 @@ def settings(kind: type[msgspec.Struct] = Config, prefix: str = "") -> dict[str,
 
 
 def documented() -> dict[str, str]:
-    """Every setting of the document's table, with its default."""
+    """Return every setting of the document's table, with its default."""
     rows = re.findall(
         r"^\| `([\w.]+)` \| [^|]+ \| ([^|]+) \| [^|]+ \|$", DOCUMENT.read_text(), re.M
     )

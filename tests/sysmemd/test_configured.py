@@ -1,4 +1,4 @@
-"""What the configuration means to the constraint engine and to memory."""
+"""The effect of the configuration on the constraint engine and on memory."""
 
 from __future__ import annotations
 

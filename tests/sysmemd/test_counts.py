@@ -1,4 +1,4 @@
-"""The cost of one more participant, buffer or node in the daemon, as counts that do not depend on the machine's load.
+"""The daemon's cost of one more participant, buffer or node, as counts that do not depend on the machine's load.
 
 Each bound is today's cost and a little room. Lower it when the cost falls. docs/performance.md has the goals.
 """
@@ -30,14 +30,14 @@ from sysmem.testing import Sysmemd
 pytestmark = pytest.mark.untraced  # a tracer makes system calls of its own
 
 PATIENCE = 120.0
-#: How many more participants, buffers or nodes are there, to see what one costs.
+#: The number of further participants, buffers or nodes that are created to measure the cost of one.
 MORE = 8
 NODES = 1000
 FRAMES = 4 * 60
 ROUND_TRIPS = 200
-#: A daemon that uses no time for so long has done all there is.
+#: A daemon that uses no CPU time for this long has finished its work.
 SETTLED = 0.05
-#: A look for somebody who waits, which found nobody, as strace shows it.
+#: A check for waiting clients that found none, as strace shows it.
 _IN_VAIN = re.compile(r" epoll_wait\(.*, 0\) += 0")
 
 
@@ -53,7 +53,7 @@ def settle(pid: int) -> None:
 
 
 def negotiate(allocators: list[blocking.Allocator], buffers: int) -> None:
-    """Have one negotiation with a participant for each further connection."""
+    """Hold one negotiation with a participant for each further connection."""
     constraints = sysmem.BufferCollectionConstraints(
         usage=sysmem.BufferUsage(cpu=sysmem.CpuUsage.READ_OFTEN | sysmem.CpuUsage.WRITE_OFTEN),
         min_buffer_count=buffers,
@@ -84,7 +84,7 @@ def counted(
         allocators = [
             stack.enter_context(blocking.connect(runtime_dir)) for _ in range(participants + 1)
         ]
-        negotiate(allocators, buffers)  # the first one has things to load
+        negotiate(allocators, buffers)  # the first negotiation loads modules
         settle(pid)
 
         def work() -> None:
@@ -96,7 +96,7 @@ def counted(
 
 @contextmanager
 def daemon_that_counts(runtime_dir: Path, number: Path | str = "") -> Iterator[int]:
-    """Run a daemon as `counting.py` says; its process id."""
+    """Run a daemon with `counting.py`. Return its process id."""
     program = [sys.executable, "-m", "tests.sysmemd.counting", str(number)]
     command = [*program, "--runtime-dir", str(runtime_dir)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as daemon:
@@ -126,7 +126,7 @@ def test_system_calls(tmp_path: Path, participants: int, buffers: int, most: int
 
 @needs_strace
 def test_system_calls_of_a_round_trip(tmp_path: Path) -> None:
-    """To wait, to receive and to send."""
+    """One call each to wait, to receive and to send."""
     runtime_dir = tmp_path / "run"
     with (
         daemon_that_counts(runtime_dir) as pid,
@@ -140,7 +140,7 @@ def test_system_calls_of_a_round_trip(tmp_path: Path) -> None:
 
 
 def traced_calls(pid: int, trace: Path, work: Callable[[], None]) -> int:
-    """Return how many system calls a process makes meanwhile."""
+    """Return the number of system calls of a process within the block."""
     command = ["strace", "-f", "-qq", "-o", str(trace), "-p", str(pid)]
     with subprocess.Popen(command) as tracer:
         while not all(map(is_traced, Path(f"/proc/{pid}/task").iterdir())):
@@ -148,10 +148,11 @@ def traced_calls(pid: int, trace: Path, work: Callable[[], None]) -> int:
             time.sleep(0.01)
         work()
         tracer.send_signal(signal.SIGINT)
-    # Where a slice ends the daemon looks whether others wait. How often depends on how slow tracing makes it.
+    # At the end of a slice, the daemon checks whether other clients wait. The number of checks depends on how slow the
+    # tracer is.
     lines = [line for line in trace.read_text().splitlines() if not _IN_VAIN.search(line)]
     calls = Counter(re.findall(r"^\d+ +(\w+)\(", "\n".join(lines), re.MULTILINE))
-    print(calls.total(), calls)  # for whom a bound is too low
+    print(calls.total(), calls)  # for readers who find a bound too low
     return calls.total()
 
 
@@ -205,7 +206,7 @@ def test_python_calls(tmp_path: Path, participants: int, buffers: int, most: int
 
 @pytest.fixture
 def kept(sysmemd: Sysmemd) -> Iterator[list[blocking.BufferCollectionToken]]:
-    """Many nodes that do nothing."""
+    """Keep many nodes that do nothing within the block."""
     with blocking.connect(sysmemd.runtime_dir) as allocator, ExitStack() as stack:
         root = stack.enter_context(allocator.allocate_shared_collection())
         tokens: list[blocking.BufferCollectionToken] = []
@@ -249,7 +250,7 @@ def test_nothing_happens_while_nodes_are_idle_and_frames_are_passed_around(
 
 
 def switches(pid: int) -> int:
-    """Return how often a process has gone to sleep."""
+    """Return how many times a process has gone to sleep."""
     status = Path(f"/proc/{pid}/status").read_text()
     [number] = re.findall(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.MULTILINE)
     return int(number)

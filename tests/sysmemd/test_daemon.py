@@ -1,4 +1,4 @@
-"""The daemon under trio: waiting, accepting, stopping, and that nothing that fails stops it."""
+"""The daemon under trio: it waits, accepts and stops, and no failure stops it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from .memory.harness import RecordingLog
 
 
 class Client:
-    """A client end of a channel, waited for with trio."""
+    """The client end of a channel, with trio."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -58,7 +58,7 @@ class Client:
         message.close()
 
     async def receive(self) -> Message:
-        """The next message. Raises `PeerClosedError`."""
+        """Return the next message. Raises `PeerClosedError`."""
         while (received := self.channel.receive()) is None:
             await trio.lowlevel.wait_readable(self.channel.fileno())
         return parse(*received)
@@ -106,7 +106,7 @@ class Daemon:
 async def running(
     directory: Path, log: RecordingLog, config: Config | None = None
 ) -> AsyncIterator[Daemon]:
-    """A daemon that serves; it is cancelled at the end, if it hasn't stopped by then."""
+    """Run a daemon within the block. At the end it is cancelled if it has not stopped by then."""
     made = Daemon(directory, log)
     ready = trio.Event()
     config = config or Config(runtime_dir=str(directory))
@@ -256,7 +256,7 @@ async def test_answers_that_nobody_reads_do_not_hold_it_up(
             if txid % 100 == 0:
                 await wait_all_tasks_blocked()
         await made.collection(made.connect()).sync()
-        for txid in range(1, 600):  # now it reads: nothing was lost
+        for txid in range(1, 600):  # now the client reads: nothing was lost
             assert (await lazy.receive()).txid == txid
         for txid in range(600, 1200):
             lazy.send(Node.sync, txid=txid)
@@ -296,7 +296,7 @@ async def test_it_serves_others_and_stops_in_the_midst_of_an_attempt(
 
 @pytest.mark.trio
 async def test_a_wait_is_answered_by_who_comes_later(tmp_path: Path, log: RecordingLog) -> None:
-    """The answer goes out in a turn of its own, and what was waited for closes when its holders are gone."""
+    """The response is sent in a turn of its own, and the event closes when its holders are gone."""
     async with running(tmp_path, log) as made:
         collection = made.collection(made.connect())
         near, far = (Handle(sock.detach()) for sock in socket.socketpair())
@@ -329,7 +329,7 @@ async def test_a_wait_is_answered_by_who_comes_later(tmp_path: Path, log: Record
 async def test_an_allocator_that_can_not_be_waited_for_is_closed_and_others_are_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """At the end the daemon has logged no fault of its own."""
+    """At the end the daemon has logged no internal error."""
     right, errors = Turns.serve, [OSError(errno.ENOMEM, "no memory")]
 
     def serve(turns: Turns, connection: Connection) -> None:
@@ -351,7 +351,7 @@ async def test_an_allocator_that_can_not_be_waited_for_is_closed_and_others_are_
 
 
 class Listener:
-    """Accepts, or fails, as it is told; always readable."""
+    """Accepts or fails as the test says. It is always readable."""
 
     def __init__(self, *outcomes: OSError | socket.socket) -> None:
         self._outcomes = list(outcomes)
@@ -385,12 +385,12 @@ async def accepting(
     between: Callable[[TrioReactor], object],
     *outcomes: OSError | None,
 ) -> list[float]:
-    """When each of these was met by the accepting task; None is a connection."""
+    """Return the times at which the accepting task saw each of these results. None is a connection."""
     served: list[Channel] = []
     near, far = channel_pair()
 
     class Service:
-        """All that accepting needs of one."""
+        """The part of a service that accepting needs."""
 
     def admit(accepted: socket.socket) -> None:
         served.append(Channel(accepted.detach()))

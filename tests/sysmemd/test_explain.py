@@ -12,7 +12,7 @@ from sysmemd.explain import main, work_out
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "constraints"
 
-#: Each example: exit status, and what its report must say.
+#: Each example: the exit status, and texts that its report must contain.
 EXPECTED = {
     "camera_and_viewer": (0, ["pixel_format = NV12 LINEAR", "size_bytes = 3133440"]),
     "count_conflict": (1, ["(8 > 4)", "set: ring buffer (401), archiver (403)"]),

@@ -1,4 +1,4 @@
-"""One more participant or node costs the daemon what the first ones cost, in calls of functions."""
+"""One more participant or node costs the daemon as much as the first ones, in calls of functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sysmem_protocol.sysmem2 import BufferCollection, BufferCollectionToken
 from .channels.support import SAME_RIGHTS, Bench, Client, wanting
 from .slow import Stretches
 
-#: How many one collection has when it has many.
+#: The number of participants or nodes of a large collection.
 MANY = 64
 NODES = 1024
 
@@ -33,7 +33,7 @@ def get_buffers(bench: Bench, collection: Client, camping: int) -> None:
 
 
 def participants(bench: Bench, count: int) -> None:
-    """A negotiation of so many, from its beginning to its end."""
+    """A negotiation of this many participants, from start to end."""
     allocator = bench.allocator()
     root = bench.token(allocator)
     collections = [
@@ -48,7 +48,7 @@ def participants(bench: Bench, count: int) -> None:
 
 
 def attached(bench: Bench, count: int) -> None:
-    """A collection, and so many who are attached to it one after the other."""
+    """A collection to which this many participants attach one after the other."""
     allocator = bench.allocator()
     collection = bench.collection(allocator)
     get_buffers(bench, collection, 2)
@@ -57,7 +57,7 @@ def attached(bench: Bench, count: int) -> None:
 
 
 def nodes(bench: Bench, count: int) -> None:
-    """A tree of so many nodes."""
+    """A tree of this many nodes."""
     root = bench.token()
     for _ in range(0, count, MANY):
         duplicates(bench, root, MANY)
@@ -74,7 +74,7 @@ def nodes(bench: Bench, count: int) -> None:
 def test_the_last_one_costs_what_the_first_ones_cost(
     work: Callable[[Bench, int], None], few: int, many: int, most: float
 ) -> None:
-    """Of `few` and of `many`, what the later half costs."""
+    """Compare the cost of the later half of `few` and of `many`."""
 
     def calls(count: int) -> int:
         stretches = Stretches()

@@ -1,4 +1,4 @@
-"""Descriptors that were sent and that clients haven't received."""
+"""Descriptors that were sent and that clients have not received."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIMIT = 100
 
 
 class Daemon:
-    """A daemon's users, and what is in flight to them."""
+    """A daemon's users, and the descriptors in flight to them."""
 
     def __init__(self) -> None:
         self.in_flight = InFlight(LIMIT, AT_ONCE, lambda user, work: work())
@@ -44,7 +44,7 @@ class Daemon:
         return self.lines[-1]
 
     def take(self) -> None:
-        """Take in what the kernel reports."""
+        """Process the kernel's reports."""
         self.in_flight.take()
 
     def is_idle(self) -> bool:
@@ -53,7 +53,7 @@ class Daemon:
 
 
 class Line:
-    """A channel, its outbox and its client."""
+    """A channel with its outbox and its client."""
 
     def __init__(self, daemon: Daemon, account: Account) -> None:
         near, far = channel_pair()
@@ -73,14 +73,14 @@ class Line:
         self.outbox.flush()
 
     def send(self, count: int) -> bool:
-        """Send a message with so many descriptors; return whether it didn't have to wait."""
+        """Send a message with this many descriptors. Return whether it was sent at once."""
         near = Handle(os.open(os.devnull, os.O_RDONLY))
         handles = [near, *(near.duplicate() for _ in range(count - 1))]
         self.outbox.put(Message(1, 1, b"", handles))
         return not self.outbox
 
     def receive(self) -> int:
-        """Receive a message; return how many descriptors it has."""
+        """Receive a message. Return the number of its descriptors."""
         received = self.client.receive()
         assert received is not None
         for handle in received[1]:
@@ -120,7 +120,7 @@ def test_everybody_has_half_of_what_the_others_leave() -> None:
 
 
 def test_more_than_there_can_be_is_tried_while_nothing_is_in_flight() -> None:
-    """Otherwise it would wait for ever; the kernel may take it."""
+    """Otherwise the message would wait for ever. The kernel may accept it."""
     everybody = Share(limit=10)
     user = Share(everybody)
     assert user.has_room(11)
@@ -183,7 +183,7 @@ def test_descriptors_of_a_channel_that_closes_count_until_its_client_receives_th
 
 
 def test_what_waits_unread_in_a_channel_that_closes_is_closed(daemon: Daemon) -> None:
-    """A client that waits for the other end of that would wait for ever, and so receive nothing."""
+    """A client that waits for the other end of such a descriptor to close would wait for ever, and receive nothing."""
     line = daemon.line()
     line.send(1)
     near, far = channel_pair()
@@ -211,7 +211,7 @@ def test_a_client_that_goes_has_received_everything(daemon: Daemon) -> None:
 def test_no_more_than_some_channels_go_unasked(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many have sent something, a share that is used up takes few questions."""
+    """However many channels have sent descriptors, an exhausted share needs few questions to the kernel."""
     asked: list[Any] = []
     is_received = InFlight._is_received
 

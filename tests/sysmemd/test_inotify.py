@@ -1,4 +1,4 @@
-"""inotify's limits, which the kernel reports by errors that mean something else, are named."""
+"""The limits of inotify, which the kernel reports by misleading errors, are named in the log."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-#: A user namespace has limits of its own, which whoever made it may lower.
+#: A user namespace has its own limits, which its creator may lower.
 _LOWER = "echo {left} > /proc/sys/user/max_inotify_{what} && exec {python} -c '{script}'"
 _SCRIPT = "from sysmemd.inotify import Inotify; Inotify().watch('/', 0x400)"
 
 
 def limited(what: str, left: int = 0) -> str:
-    """Return what Python says when a user who may have so many instances or watches asks for one."""
+    """Return Python's error message when a user exceeds this limit of instances or watches."""
     script = _LOWER.format(left=left, what=what, python=sys.executable, script=_SCRIPT)
     script = script.replace("('/'", '("/"')
     process = subprocess.run(

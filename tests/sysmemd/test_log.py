@@ -1,4 +1,4 @@
-"""The log: one event a line, and never a reason to wait."""
+"""The log: one event a line, and writing never blocks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Pipe:
         self.read_fd, self.write_fd = os.pipe()
 
     def lines(self) -> list[str]:
-        """What was written; the writing end closes."""
+        """Return the lines that were written. The writing end closes."""
         os.close(self.write_fd)
         self.write_fd = -1
         with os.fdopen(self.read_fd, encoding="utf-8", closefd=False) as stream:
@@ -61,7 +61,7 @@ def say_dropped(count: int) -> str:
 
 
 def said(pipe: Pipe, form: Any, level: Any = "debug") -> list[str]:
-    """What a few lines look like."""
+    """Return the output for a few events."""
     logger, output = configure(form, level, pipe.write_fd)
     logger.debug("a detail")
     logger.bind(collection_id=5).warning(
@@ -167,7 +167,7 @@ def test_a_traceback_on_the_console_can_not_forge_an_event(pipe: Pipe) -> None:
         logger.error("it failed", exc_info=True)
     output.close()
     lines = pipe.lines()
-    # A traceback of several exceptions has empty lines too.
+    # A traceback of several exceptions also has empty lines.
     assert sum(bool(line) and not line.startswith("    ") for line in lines) == 2
     assert all(line.isprintable() for line in lines)
 
@@ -214,7 +214,7 @@ def test_lines_for_anything_else_have_none(pipe: Pipe, stream: str | None) -> No
 
 
 class Threads:
-    """Lets threads start, or refuses as the interpreter does when the machine has none left."""
+    """Lets threads start, or refuses like the interpreter when the machine has none left."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.available = False
@@ -236,7 +236,7 @@ def test_without_a_thread_lines_are_written_all_the_same(pipe: Pipe, threads: Th
     writer = LineWriter(pipe.write_fd, say_dropped, 100_000)
     writer.write("one\n")
     assert pipe.read(100) == b"one\n"
-    writer.write(f"{'x' * 50_000}\n")  # many times what a pipe takes at once for sure
+    writer.write(f"{'x' * 50_000}\n")  # many times the capacity of a pipe
     assert pipe.read(100_000) == b"x" * 50_000 + b"\n"
     writer.close()
 
@@ -350,7 +350,7 @@ def test_a_stderr_that_is_gone_is_no_reason_to_stop(pipe: Pipe) -> None:
 
 
 def test_a_process_whose_log_nobody_reads_exits_in_order(pipe: Pipe) -> None:
-    """The interpreter doesn't wait for the thread, nor abort because of it."""
+    """The interpreter does not wait for the thread, and does not abort because of it."""
     pipe.fill()
     script = (
         "from sysmemd import log\n"

@@ -1,4 +1,4 @@
-"""The command: what it makes of its arguments, its exit statuses, and that stdout stays empty."""
+"""The command: its arguments, its exit statuses, and the empty stdout."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def configured(*arguments: str) -> Config:
 
 @pytest.fixture(autouse=True)
 def signal_mask() -> Iterator[None]:
-    """The command holds signals back, in this process too."""
+    """The command blocks signals, in this process too."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     yield
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -96,7 +96,7 @@ def test_a_command_line_that_is_not_understood(
 
 
 def run_with(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
-    """Have the daemon end at once."""
+    """Run the command with a daemon that ends at once."""
 
     async def run(*_: object, **__: object) -> None:
         if error is not None:
@@ -133,12 +133,12 @@ def test_what_nobody_can_be_told_of_is_a_line_of_the_log(
     )
 
 
-#: What trio says of its loop once it has ended for another reason.
+#: The message of trio after its loop has ended because of another error.
 THEN = AssertionError("tasks are left")
 
 
 def in_the_loop(error: Exception) -> trio.TrioInternalError:
-    """What trio makes of an error where its own code can't bear one."""
+    """Wrap an error as trio does if its own code fails."""
     made = trio.TrioInternalError("internal error in Trio")
     made.__cause__ = error
     return made
@@ -186,7 +186,7 @@ def test_a_loop_that_can_not_wait_ends_before_anything_is_served(
     *,
     is_reversed: bool,
 ) -> None:
-    """In whichever order trio begins its own task and the daemon's."""
+    """This holds in either order in which trio starts its own task and the daemon's."""
 
     async def no_memory(_: object) -> None:
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
@@ -232,7 +232,7 @@ def test_a_runtime_directory_that_can_not_be_used(
 
 
 class Started(subprocess.Popen[bytes]):
-    """The command, and what it tells its service manager."""
+    """The command, and its messages to its service manager."""
 
     manager: socket.socket
 
@@ -241,7 +241,7 @@ class Started(subprocess.Popen[bytes]):
         return self.manager.recv(4096).decode().split("\n")
 
     def reload(self) -> list[str]:
-        """Have it read its configuration; return what it says when it has."""
+        """Make it read its configuration again. Return its messages when it has."""
         self.send_signal(signal.SIGHUP)
         assert self.told()[0] == "RELOADING=1"
         return self.told()
@@ -251,7 +251,7 @@ class Started(subprocess.Popen[bytes]):
 def process(
     tmp_path: Path, command: Sequence[str] = (sys.executable, "-m", "sysmemd"), **options: Any
 ) -> Iterator[Started]:
-    """The command, once its sockets are there; killed at the end if it hasn't ended by then."""
+    """The command, after it has created its sockets. It is killed at the end if it still runs."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         os.chmod(tmp_path / "notify", 0o777)
@@ -274,7 +274,7 @@ def process(
 
 
 def ended(started: Started) -> tuple[int, bytes]:
-    """The exit status, and what was written to stdout."""
+    """Return the exit status and the output on stdout."""
     status = started.wait(30)
     assert started.stdout is not None
     return status, started.stdout.read()
@@ -291,7 +291,7 @@ def test_a_signal_ends_it_with_0_and_nothing_on_stdout(
 
 
 def test_a_hangup_without_a_configuration_file_ends_nothing(tmp_path: Path) -> None:
-    """A terminal closed, say."""
+    """For example, a terminal closed."""
     with process(tmp_path, stderr=subprocess.DEVNULL) as started:
         assert started.reload()[0] == "READY=1"
         started.send_signal(signal.SIGTERM)
@@ -350,7 +350,7 @@ def test_a_hangup_changes_limits_costs_and_quotas_for_what_comes(tmp_path: Path)
         for quota in ("[quota]", f"[[quota.user]]\nuser = {os.getuid()}"):
             path.write_text(f"{quota}\ncollections = 1")
             assert started.reload()[0] == "READY=1"
-            token.sync()  # what is there stays
+            token.sync()  # the existing settings stay
             with pytest.raises(sysmem.PeerClosedError, match="limit of collections is 1"):
                 negotiate(allocator)
         token.release()
@@ -373,7 +373,7 @@ def test_it_ends_in_order_when_nobody_reads_its_log(tmp_path: Path) -> None:
 
 
 def test_without_stderr_nothing_is_written_elsewhere(tmp_path: Path) -> None:
-    """Else a channel, or the listening socket, would be descriptor 2, and the log be written to it."""
+    """Otherwise a channel or the listening socket would be descriptor 2, and receive the log."""
     with process(tmp_path, preexec_fn=_close_stderr) as started:
         target = os.readlink(f"/proc/{started.pid}/fd/2")
         assert target == os.devnull
@@ -387,9 +387,9 @@ def test_without_stderr_nothing_is_written_elsewhere(tmp_path: Path) -> None:
 
 
 @as_root
-@pytest.mark.untraced  # another user's process can't write what was traced
+@pytest.mark.untraced  # a process of another user can't write the coverage data
 def test_it_serves_when_no_second_thread_can_start(open_path: Path) -> None:
-    """Its user may have as many processes as run already: RLIMIT_NPROC counts threads, but not root's."""
+    """The user may have only as many threads as run already (RLIMIT_NPROC). The limit does not apply to root."""
     open_path.chmod(0o777)
     read, write = os.pipe()
     with (

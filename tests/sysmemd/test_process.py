@@ -1,4 +1,4 @@
-"""The daemon as a process: sockets that are taken away are made again, or it ends."""
+"""The daemon as a process: it creates removed sockets again, or ends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.trio
 
 
 class Entries(list[tuple[str, str, dict[str, Any]]]):
-    """What was logged; tells of the next one."""
+    """Records log events, and signals the next one."""
 
     changed = trio.Event()
 
@@ -46,14 +46,14 @@ class Entries(list[tuple[str, str, dict[str, Any]]]):
 
 
 class HeardLog(RecordingLog):
-    """A log that can be waited for."""
+    """A log for whose events tests can wait."""
 
     def __init__(self) -> None:
         self.entries: Entries = Entries()
 
 
 class Running:
-    """A daemon in this process; what it says can be waited for."""
+    """A daemon in this process, for whose events tests can wait."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -62,14 +62,14 @@ class Running:
         self.ended = trio.Event()
 
     async def said(self, event: str, times: int = 1) -> None:
-        """Wait until the log has had an event so often."""
+        """Wait until the log has this many of an event."""
         with trio.fail_after(30):
             while [entry[1] for entry in self.log.entries].count(event) < times:
                 self.log.entries.changed = trio.Event()
                 await self.log.entries.changed.wait()
 
     def connect(self) -> None:
-        """Connect a client, and have it go away again."""
+        """Connect a client, and disconnect it."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
             sock.connect(str(service_path(self.directory, Allocator)))
 
@@ -182,7 +182,7 @@ async def test_a_passing_shortage_is_waited_out_and_a_lasting_one_ends_it(
 async def test_a_socket_that_was_handed_over_is_only_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only who made it can make it again: a new daemon would get the same one."""
+    """Only the creator of the socket can create it again: a new daemon would get the same one."""
     given = tmp_path / "given"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.bind(str(given))
@@ -205,7 +205,7 @@ async def test_a_socket_that_was_handed_over_is_only_missed(
 
 
 class Source:
-    """A configuration file, and what else goes by it."""
+    """A configuration file, and the objects that depend on it."""
 
     def __init__(self) -> None:
         self.config = Config()
@@ -231,7 +231,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
 
 
 async def told(manager: socket.socket) -> list[str]:
-    """Return the assignments of the next thing that the service manager is told."""
+    """Return the assignments of the next message to the service manager."""
     with trio.fail_after(30):
         await trio.lowlevel.wait_readable(manager)
     return manager.recv(4096).decode().split("\n")
@@ -302,7 +302,7 @@ async def test_a_hangup_without_a_file_changes_nothing(tmp_path: Path) -> None:
 
 
 class Short:
-    """A kernel that is too short of memory for the first call about each descriptor."""
+    """A kernel without memory for the first call about each descriptor."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.refused: list[object] = []
@@ -319,7 +319,7 @@ class Short:
 async def test_waits_that_the_kernel_has_no_memory_for_end_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For signals and for sockets that are taken away; other waits are the daemon's own tests' matter."""
+    """This covers the waits for signals and for removed sockets. The daemon's own tests cover other waits."""
     monkeypatch.setattr(trio.lowlevel, "wait_readable", Short(trio.lowlevel.wait_readable))
     async with running(tmp_path / "run") as made:
         signal.raise_signal(signal.SIGHUP)
@@ -395,7 +395,7 @@ async def test_a_watchdog_that_is_not_there_is_not_fed(
 async def test_nor_does_the_wait_for_all_that_is_not_a_users(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A daemon that is alone in the loop starts all the same."""
+    """A daemon that is alone in the loop starts nevertheless."""
     right = Queue.enter_loop
     short = Short(lambda fd, queue: right(queue, fd))
     monkeypatch.setattr(Queue, "enter_loop", lambda queue, fd: short(fd, queue))

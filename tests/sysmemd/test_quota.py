@@ -16,7 +16,7 @@ NODES = Kind.NODES
 def check(
     amount: int, limits: Limits, connection: Tally, user: Tally, kind: Kind = NODES
 ) -> str | None:
-    """Return why so much more is refused, None if it isn't."""
+    """Return the reason why this much more is refused, or None if it is not."""
     try:
         quota.check(kind, amount, connection=connection, user=user, limits=limits)
     except Exceeded as error:
@@ -95,7 +95,7 @@ def test_two_users_leave_a_reserve(limit: int, base: int) -> None:
 
 
 class Users(RuleBasedStateMachine):
-    """Connections of one user that take and give back, each as much as it likes."""
+    """Connections of one user that acquire and release resources at random."""
 
     @initialize(limit=st.integers(0, 200), connections=st.integers(1, 5))
     def begin(self, limit: int, connections: int) -> None:

@@ -63,7 +63,7 @@ async def test_a_user_may_close_the_last_channel_in_its_turn(reactor: TrioReacto
 async def test_users_are_served_in_turn(
     reactor: TrioReactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many channels of one user are ready: each user has one slice, then another one."""
+    """However many channels of one user are ready, each user gets one slice in turn."""
     for bound in ("SLICE_NS", "MAX_SLICE_NS"):
         monkeypatch.setattr(f"sysmemd.turns.{bound}", 0)  # a message is a slice
     order: list[str] = []
@@ -148,7 +148,7 @@ async def test_work_that_fails_is_logged_and_stops_nobody(
 
 @pytest.mark.trio
 async def test_work_that_comes_after_the_end_opens_nothing(log: RecordingLog) -> None:
-    """Such as that of a timer which was due when the daemon stopped."""
+    """For example, a timer was due when the daemon stopped."""
     done: list[None] = []
     with FakeConnection() as fake, contextlib.closing(Queue()) as queue:
         async with trio.open_nursery() as nursery:
@@ -163,7 +163,7 @@ async def test_work_that_comes_after_the_end_opens_nothing(log: RecordingLog) ->
 
 @pytest.mark.trio
 async def test_the_reactor_closes_what_it_serves(log: RecordingLog) -> None:
-    """Also after its tasks were cancelled."""
+    """This also happens after its tasks were cancelled."""
     for cancelled in (False, True):
         with trio.CancelScope() as scope, contextlib.closing(Queue()) as queue:
             async with trio.open_nursery() as inner:

@@ -1,4 +1,4 @@
-"""What users are refused is logged, and can't fill the log."""
+"""Refusals by users' limits are logged, and can't fill the log."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from ..wire.process import Daemon
 from ..wire.raw import PATIENCE, until
 from .channels.support import RecordingLog
 
-#: What Prometheus 3 sends.
+#: The request that Prometheus 3 sends.
 PROMETHEUS = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
     "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
@@ -106,7 +106,7 @@ def test_it_is_the_text_that_sysmemctl_prints(
 
 
 def series(text: str) -> list[str]:
-    """The lines without their values, and without what the asking itself brings."""
+    """Return the lines without their values, and without the series that the request itself changes."""
     lines = (line for line in text.splitlines() if "Inspector" not in line)
     return [line if line.startswith("#") else line.rpartition(" ")[0] for line in lines]
 
@@ -160,7 +160,7 @@ def test_garbage_is_refused(daemon: Daemon, sent: bytes) -> None:
 
 
 def test_scrapers_that_do_nothing_are_few_and_hold_up_nobody(daemon: Daemon) -> None:
-    """Some that never ask, one that never reads its answers, and many more that wait; the daemon goes on."""
+    """Some clients never send a request, one never reads its response, and many more wait. The daemon continues."""
     with contextlib.ExitStack() as stack:
         for _ in range(20 * MAX_CONNECTIONS):
             scraper = stack.enter_context(socket.create_connection(address_of(daemon), PATIENCE))
@@ -175,7 +175,7 @@ def test_scrapers_that_do_nothing_are_few_and_hold_up_nobody(daemon: Daemon) -> 
 
 
 class Silent:
-    """An inspection that answers when it is too late."""
+    """An inspection that answers too late."""
 
     def __init__(self) -> None:
         self.asked: list[Callable[[Handle], None]] = []
@@ -255,7 +255,7 @@ def test_a_unix_socket_is_for_those_who_may_inspect_and_is_removed(
 
 
 def test_a_unix_socket_that_is_removed_is_made_again(tmp_path: Path) -> None:
-    """Also with its directory; service sockets stay as they are meanwhile."""
+    """This includes its directory. The service sockets stay unchanged meanwhile."""
     path = tmp_path / "metrics" / "socket"
     path.parent.mkdir()
     with scraped(tmp_path / "d", f"unix:{path}") as daemon:
@@ -334,7 +334,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
 
 
 def start(directory: Path, address: str) -> subprocess.CompletedProcess[str]:
-    """Try to start a daemon that can't."""
+    """Try to start a daemon that can't start."""
     command = [sys.executable, "-m", "sysmemd", "--runtime-dir", str(directory / "run")]
     return subprocess.run(
         [*command, "--metrics", address],

@@ -1,6 +1,6 @@
-"""However much a client asks for, the daemon doesn't work on it for long without letting others go on.
+"""However much a client asks for, the daemon soon lets other clients proceed.
 
-Between two places where work gives way it makes at most :data:`MOST` calls of functions, which is less than a
+Between two places where work gives way it makes at most :data:`MOST` calls of functions, which takes less than a
 millisecond (`docs/spec/robustness.md`, "Fair turns").
 """
 
@@ -24,7 +24,7 @@ from .slow import Stretches
 from .tree.world import Event, World
 
 MOST = 2600
-#: How many nodes one message makes at most.
+#: The maximum number of nodes that one message creates.
 AT_ONCE = 64
 MANY = 1024
 
@@ -66,7 +66,7 @@ def test_a_large_tree_that_fails(bench: Bench, stretches: Stretches) -> None:
 
 
 def test_many_who_waited_for_a_collection(stretches: Stretches) -> None:
-    """Each of its channels does, when a large tree fails."""
+    """When a large tree fails, each of its channels waits."""
     collection = World().collection
     told: list[None] = []
     with collection.changing():
@@ -91,7 +91,7 @@ def wanting(
 
 
 def one_of_many(number: int, sides: range) -> sysmem2.ImageFormatConstraints:
-    """An entry for a format that nobody has heard of, with short lists."""
+    """Return an entry for an unknown format, with short lists."""
     return sysmem2.ImageFormatConstraints(
         pixel_format=cast(PixelFormat, 1000 + number),
         pixel_format_modifier=PixelFormatModifier.DO_NOT_CARE,
@@ -102,7 +102,7 @@ def one_of_many(number: int, sides: range) -> sysmem2.ImageFormatConstraints:
 
 @pytest.mark.parametrize("allocated", [False, True])
 def test_many_trackings_of_one_node(stretches: Stretches, allocated: bool) -> None:
-    """They go to the buffers, or close with the node."""
+    """They move to the buffers, or close with the node."""
     world = World()
     world.bind(world.root)
     events = [Event() for _ in range(MANY)]
@@ -117,7 +117,7 @@ def test_many_trackings_of_one_node(stretches: Stretches, allocated: bool) -> No
 def test_a_large_message_and_what_is_said_of_it(
     bench: Bench, stretches: Stretches, verbose: bool
 ) -> None:
-    """No list in it is long."""
+    """None of its lists is long."""
     collection = bench.collection()
     if verbose:
         collection.send(Node.set_verbose_logging)
@@ -151,7 +151,7 @@ def test_many_participants_who_disagree(bench: Bench, stretches: Stretches) -> N
 
 
 def test_many_buffers(bench: Bench, stretches: Stretches) -> None:
-    """They are made, handed out and let go of."""
+    """They are created, delivered and freed."""
     collection = bench.collection()
     collection.send(BufferCollection.set_constraints, wanting(min_buffer_count=AT_ONCE))
     collection.send(BufferCollection.wait_for_all_buffers_allocated, txid=1)

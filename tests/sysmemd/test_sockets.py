@@ -1,4 +1,4 @@
-"""Service sockets: made in a directory that is this daemon's alone, or handed over."""
+"""Service sockets: created in a directory of this daemon, or passed by a service manager."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_a_second_daemon_refuses_to_start(tmp_path: Path, log: Log) -> None:
 
 def test_a_stale_socket_is_replaced(tmp_path: Path, log: Log) -> None:
     path = service_path(tmp_path, Allocator)
-    for name in (path, path.with_name(f".{NAME}")):  # and what is left of a crash while starting
+    for name in (path, path.with_name(f".{NAME}")):  # including the leftovers of a crash at start
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
             sock.bind(str(name))
     with serving(tmp_path, log), connect(tmp_path):
@@ -279,7 +279,7 @@ def test_what_somebody_else_put_in_the_place_of_the_socket_is_not_removed(
 def test_what_has_run_out_is_said_and_nothing_is_left(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Log, owner: Any, name: str
 ) -> None:
-    """Nobody else is said to serve there, and the daemon can try again."""
+    """The error does not claim that another daemon serves there, and the daemon can try again."""
     right, calls = getattr(owner, name), itertools.count(1)
     last = 2 if name == "socket" else 1
 
@@ -352,9 +352,9 @@ print(sorted(path.name for path in directory.iterdir()))
 def handed_over(
     tmp_path: Path, count: str, names: str, kinds: str, pid: str = ""
 ) -> tuple[list[str], str]:
-    """Return what a process says that is started with descriptors from 3 on.
+    """Return the output of a process that is started with descriptors from 3 on.
 
-    They are s(eqpacket), t (stream), f(ile) or none (-); a capital is a socket that doesn't listen.
+    They are s(eqpacket), t (stream), f(ile) or none (-). A capital letter is a socket that does not listen.
     """
     process = subprocess.run(
         [sys.executable, "-c", _HAND_OVER, tmp_path, count, names, pid, kinds],

@@ -1,4 +1,4 @@
-"""Clients' text in ours."""
+"""Texts of clients within the daemon's texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions asked in threads."""
+"""Questions that threads answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .channels.support import RecordingLog
 
 
 class Asking:
-    """The owner of threads: waits, and hands out."""
+    """The owner of threads: it waits, and passes answers on."""
 
     def __init__(self) -> None:
         self.log = RecordingLog()
@@ -95,7 +95,7 @@ def test_an_answer_after_the_end_writes_to_nobody() -> None:
     threads = Threads(RecordingLog())
     threads.ask(go_on.wait, lambda _: None)
     threads.close()
-    taken = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # perhaps the same number
+    taken = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # possibly the same number
     go_on.set()
     for thread in threading.enumerate():
         if thread.name == "ask":
@@ -117,9 +117,9 @@ def test_without_a_loop_it_is_asked_at_once() -> None:
 def test_a_thread_that_dies_before_its_first_call_counts_as_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The interpreter lets go of what it was given then, and says so to nobody who would go on."""
+    """The interpreter then drops the thread's arguments, and reports that to no code that could continue."""
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
-    monkeypatch.setattr(threads, "_begin", lambda: None)  # called with arguments, it fails
+    monkeypatch.setattr(threads, "_begin", lambda: None)  # it fails if it is called with arguments
     with pytest.raises(RuntimeError, match="no memory for a thread"):
         threads.start(pytest.fail)
 
@@ -130,7 +130,7 @@ PATIENCE = 120.0
 
 
 class Stuck:
-    """A job that is stuck until it is let go."""
+    """A job that does not end until it is released."""
 
     def __init__(self) -> None:
         self.begun, self.let_go = threading.Event(), threading.Event()
@@ -141,13 +141,13 @@ class Stuck:
 
 
 def wait_for_threads(pool: Pool, number: int) -> None:
-    """Wait until a pool has so few threads."""
+    """Wait until a pool has this few threads."""
     with pool._changed:
         assert pool._changed.wait_for(lambda: pool.threads <= number, PATIENCE)
 
 
 def test_threads_of_a_bad_moment_go_when_it_is_over_while_there_is_other_work() -> None:
-    """Also while jobs go on to come, at any rate at which one thread is enough."""
+    """This holds while further jobs arrive, at any rate that one thread can serve."""
     pool = Pool(4, lambda error: None)
     stuck = [Stuck() for _ in range(3)]
     for job in stuck:

@@ -1,4 +1,4 @@
-"""The turns of one user: what is waited for, in which order it is served, and for how long."""
+"""The turns of one user: its waits, the order of service, and the length of turns."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ def new() -> Iterator[Callable[[], FakeConnection]]:
 
 @pytest.fixture
 def fake(new: Callable[[], FakeConnection], made: Turns) -> FakeConnection:
-    """A connection that is served."""
+    """Return a connection that is served."""
     fake = new()
     made.serve(fake.connection)
     return fake
 
 
 class Holder:
-    """Is idle when `release` is called."""
+    """Becomes idle when `release` is called."""
 
     def when_idle(self, callback: Callable[[], None]) -> None:
         self.release = callback
 
 
 def is_due(turns: Turns) -> bool:
-    """Whether somebody who waits for these turns would go on."""
+    """Return whether a task that waits for these turns would continue."""
     return turns.fileno() in turns.queue.wait(0)
 
 
@@ -78,7 +78,7 @@ def test_a_channel_is_served_when_it_is_readable(made: Turns, fake: FakeConnecti
 def test_channels_are_served_in_turn(
     made: Turns, new: Callable[[], FakeConnection], time: Time
 ) -> None:
-    """One that sends all the time has its turn after all others, also where only one is served in a slice."""
+    """A channel that always sends is served after all others, even if each slice serves only one channel."""
     fakes = [new() for _ in range(100)]
     for fake in fakes:
         fake.on_receive = time.slice_passes
@@ -125,10 +125,10 @@ def test_answers_are_sent_when_there_is_room(made: Turns, fake: FakeConnection) 
     assert is_due(made)
     made.take()
     assert fake.flushed == 1
-    made.flush(fake.connection)  # it is waited for already
+    made.flush(fake.connection)  # the kernel watches it already
     assert not is_due(made)
     fake.send()
-    made.take()  # and is read meanwhile
+    made.take()  # and it is read meanwhile
     assert (fake.flushed, fake.received) == (1, 1)
     fake.drain()
     made.take()
@@ -174,7 +174,7 @@ def test_a_slice_is_short_only_if_somebody_else_waits(
         made.take()
         assert fake.received == 3
         others.take()
-        made.take()  # now nobody waits but this one
+        made.take()  # now only this one waits
         assert fake.received == 4
         others.closing(other.connection)
 
@@ -212,7 +212,7 @@ def test_who_has_more_to_do_comes_after_who_has_waited(
 
 
 class Rivals:
-    """Two users with work, each piece of which takes a slice."""
+    """Two users with work. Each piece of work takes a slice."""
 
     def __init__(self, queue: Queue, time: Time) -> None:
         self._time = time
@@ -225,7 +225,7 @@ class Rivals:
             made.close()
 
     def work(self, name: str, slices: int) -> None:
-        """Have a user with work for so many slices."""
+        """Return a user with work for this many slices."""
         for _ in range(slices):
             self.by_name[name].in_turn(partial(self._work, name))
 
@@ -234,7 +234,7 @@ class Rivals:
         self._time.now += turns.SLICE_NS
 
     def serve(self) -> list[str]:
-        """Serve both until all is done. Return whose work it was."""
+        """Serve both until all is done. Return the owner of each piece of work."""
         self._done = []
         while due := self._queue.wait(0):
             [first] = [made for made in self.by_name.values() if made.fd == due[0]]
@@ -256,7 +256,7 @@ def test_users_with_endless_work_are_served_in_turn(rivals: Rivals) -> None:
 
 
 def test_a_user_who_has_used_little_is_served_first_but_not_for_ever(rivals: Rivals) -> None:
-    """However long it was idle."""
+    """This holds however long it was idle."""
     for slices in (20, 200):
         rivals.work("busy", slices)
         assert rivals.serve() == ["busy"] * slices
@@ -306,7 +306,7 @@ def test_a_held_channel_is_left_alone_until_its_holder_is_idle(
     holder = Holder()
     made.hold(fake.connection, holder)
     fake.send()
-    fake.far.close()  # a hang-up can't be left out of what is waited for
+    fake.far.close()  # a hang-up is always reported
     assert not is_due(made)
     holder.release()
     assert is_due(made)
@@ -368,7 +368,7 @@ def test_a_closed_channel_is_forgotten_also_where_a_copy_of_it_is_left(
         made.take()
         made.closing(fake.connection)
         assert not made
-        assert is_due(made)  # so that whoever waits for it ends
+        assert is_due(made)  # so that a task that waits for it ends
         made.take()
         fake.send()
         assert not is_due(made)
@@ -395,7 +395,7 @@ def test_what_was_ready_may_close_before_it_is_served(
 def test_what_was_reported_of_a_channel_says_nothing_of_the_next_one_with_its_number(
     made: Turns, new: Callable[[], FakeConnection]
 ) -> None:
-    """A channel whose client has hung up closes before its turn, and a new one gets its descriptor."""
+    """A channel whose client has hung up closes before its turn, and a new channel gets its descriptor."""
     first, gone, later = new(), new(), new()
     told: list[None] = []
     later.note_hang_up = lambda: told.append(None)  # type: ignore[method-assign]
@@ -507,7 +507,7 @@ def test_several_may_be_interrupted(
 
 
 class Idle:
-    """A holder that is idle when it is told so."""
+    """A holder that becomes idle on demand."""
 
     def __init__(self) -> None:
         self.callbacks: list[Callable[[], None]] = []
@@ -545,7 +545,7 @@ def test_work_may_wait_for_somebody_without_being_called(made: Turns, fake: Fake
     while made.take():
         pass
     assert done == ["work"]
-    made.in_turn(work)  # nothing to wait for now
+    made.in_turn(work)  # there is nothing to wait for now
     made.take()
     assert done == ["work", "work"]
 
@@ -675,7 +675,7 @@ def test_a_channel_closes_though_it_can_not_be_forgotten(
 
 
 def test_reports_of_what_is_not_there_are_counted(made: Turns, fake: FakeConnection) -> None:
-    """Else the kernel would be asked without end."""
+    """Otherwise the daemon would ask the kernel without end."""
     fake.receive = lambda: False  # type: ignore[method-assign] # as if there were nothing
     fake.send()
     for _ in range(100):

@@ -1,4 +1,4 @@
-"""Users and their accounts: who is counted what, and how much of it they may have."""
+"""Users and their accounts: the user to whom each resource is charged, and the limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .memory.harness import RecordingLog, TestClock
 
 
 def opened(users: Users, uid: int = 7) -> Account:
-    """Return the account of a connection that has closed again."""
+    """Return the account of a closed connection."""
     account = users.open_account(Peer(1, uid, 8))
     connection = account.take_connection()
     assert connection is not None
@@ -137,7 +137,7 @@ def test_a_descriptor_is_paid_for() -> None:
 
 
 class Queue:
-    """A channel with answers that wait."""
+    """A channel with waiting responses."""
 
     def __init__(self, account: Account) -> None:
         self._account = account
@@ -182,7 +182,7 @@ def test_what_is_sent_ends_nobody() -> None:
     queue, others = (Queue(opened(users)) for _ in range(2))
     queue.wait(50)
     others.wait(25)
-    queue.wait(-10)  # more than its share is left, but less than there was
+    queue.wait(-10)  # more than its share is left, but less than before
     assert clock.next_due() is None
 
 

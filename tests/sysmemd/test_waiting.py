@@ -1,4 +1,4 @@
-"""A daemon that has the loop to itself serves in place of trio's wait, and trio goes on all the same."""
+"""A daemon that has the loop to itself serves instead of trio's wait, and trio continues normally."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def reactor(
 
 
 def alone(test: Callable[[TrioReactor, RecordingLog], Awaitable[None]]) -> Callable[[], None]:
-    """Have a test run in a loop with real time."""
+    """Run a test in a loop with real time."""
 
     async def run() -> None:
         log = RecordingLog()
@@ -70,7 +70,7 @@ async def test_a_message_is_served_and_whom_it_lets_go_on_goes_on(
 async def test_a_message_is_served_while_trio_has_nothing_to_do(
     made: TrioReactor, log: RecordingLog
 ) -> None:
-    """No task can go on; the answer is what wakes the one that waits for it."""
+    """No task is ready: the response wakes the one that waits for it."""
     with FakeConnection() as fake:
         fake.on_receive = partial(fake.near.send, b"y")
         made.serve(fake.connection)
@@ -105,7 +105,7 @@ async def test_timers_and_tasks_go_on_however_busy_a_user_is(
 
 
 def test_the_loop_has_turns_as_users_have() -> None:
-    """Its work is charged, so that tasks which always have work don't make users wait for more than their share."""
+    """Its work is charged, so that tasks that always have work don't delay users for more than their share."""
     time = Time()
     order: list[str] = []
 
@@ -171,7 +171,7 @@ def test_what_goes_wrong_while_serving_is_said_and_serving_goes_on(
 def test_a_kernel_that_has_no_memory_to_wake_trio_keeps_nobody_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Neither the users, nor for longer than that the tasks."""
+    """Neither users nor tasks wait for longer than the shortage."""
     wake = WakeupSocketpair.wakeup_thread_and_signal_safe
     failures = [OSError("no buffers")] * 3
 

@@ -1,4 +1,4 @@
-"""A connection that notes what a reactor does with it, over a real socket pair."""
+"""A connection that records a reactor's calls, over a real socket pair."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .accounts import new_users
 
 
 class Time:
-    """Passes when it is told to."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -30,14 +30,14 @@ class Time:
 
 
 class FakeConnection:
-    """Receives one byte at a time; whatever happens to it is noted."""
+    """Receives one byte at a time, and records all calls."""
 
     def __init__(self, account: Account | None = None, *, uid: int = 0) -> None:
         self.account = account or new_users().open_account(Peer(os.getpid(), uid, uid))
         self.near, self.far = channel_pair()
         self.reading = True
         self.closed = False
-        #: Whether what it serves is there; otherwise `on_served` is what to call when it is.
+        #: Whether the object that it serves exists. Otherwise `on_served` is the function to call when it does.
         self.is_served = True
         self.on_served: Callable[[], None] = lambda: None
         self.received = self.waiting_bytes = 0
@@ -50,18 +50,18 @@ class FakeConnection:
 
     @property
     def connection(self) -> Connection:
-        """This, as what it stands in for."""
+        """This object, typed as the class that it replaces."""
         stands_in: Any = self
         return stands_in  # type: ignore[no-any-return] # that is the point
 
     def when_served(self, callback: Callable[[], None]) -> None:
-        """Call `callback` now if what it serves is there."""
+        """Call `callback` now if the served object exists, otherwise later."""
         self.on_served = callback
         if self.is_served:
             callback()
 
     def explain(self, error: None, line: str) -> None:
-        """Note the reason for the end that follows."""
+        """Record the reason for the end that follows."""
         self.refusals.append(line)
 
     def send(self, messages: int = 1) -> None:
@@ -78,7 +78,7 @@ class FakeConnection:
             pass
 
     def drain(self) -> None:
-        """Read what `fill` sent."""
+        """Read the data that `fill` sent."""
         try:
             while self.far.recv(1000):
                 pass
@@ -91,7 +91,7 @@ class FakeConnection:
         return self.near.fileno()
 
     def note_hang_up(self) -> None:
-        """It is seen anyway."""
+        """Do nothing: the hang-up is seen anyway."""
 
     def receive(self) -> bool:
         try:

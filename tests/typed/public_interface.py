@@ -1,4 +1,4 @@
-"""What type checkers make of the public interface. Nothing here runs: mypy and pyright check the assertions."""
+"""The public interface as type checkers see it. Nothing here runs: mypy and pyright check the assertions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pyright makes of the public interface, of the README and of the examples. `make pyright` installs it."""
+"""The public interface, the README and the examples as pyright sees them. `make pyright` installs it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [
 
 
 def pyright(*arguments: str | Path) -> dict[str, Any]:
-    """What pyright reports of this environment, which is the first one in PATH."""
+    """Return pyright's report on this environment, which is the first one in PATH."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         [sys.executable, "-m", "basedpyright", "--outputjson", *arguments],
@@ -84,7 +84,7 @@ def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return found
 
 
-#: What examples import that is too large for everybody, or comes with the system.
+#: Imports of examples that are too large to install by default, or come with the system.
 NEEDED = {"gstreamer": "gi", "cuda": "torch"}
 
 

@@ -1,4 +1,4 @@
-"""A daemon a module, whose descriptors are counted after every test; a bystander that must not notice."""
+"""A daemon for each module, whose descriptors are counted after every test, and a bystander that must not notice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @pytest.fixture
 def unchanged(daemon: Daemon) -> Iterator[None]:
-    """The daemon has no more descriptors after the test than before, and logged no fault of its own."""
+    """Check that the daemon has no additional descriptors after the test and has logged no internal error."""
     yield
     daemon.assert_nothing_leaked()
     daemon.assert_log_is_sound()
@@ -39,7 +39,7 @@ def wire(daemon: Daemon, unchanged: None) -> Iterator[Wire]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
-    """Start a daemon of this test's own; one that still runs at the end is stopped and checked."""
+    """Start a daemon for this test only. If it still runs at the end, it is stopped and checked."""
     started: list[Daemon] = []
 
     def start(*arguments: str, directory: Path = tmp_path / "own", **more: Any) -> Daemon:
@@ -59,7 +59,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
 
 
 class Bystander:
-    """Another client, with a collection in use and one still being negotiated."""
+    """Another client, with a collection in use and another one in negotiation."""
 
     def __init__(self, wire: Wire) -> None:
         self.allocator = wire.connect()
@@ -90,7 +90,7 @@ class Bystander:
 
 @pytest.fixture
 def bystander(daemon: Daemon, unchanged: None) -> Iterator[Bystander]:
-    """Checked after the test: nothing that it did has reached this client."""
+    """Check after the test that it had no effect on this client."""
     with Wire(daemon.runtime_dir) as wire:
         bystander = Bystander(wire)
         yield bystander

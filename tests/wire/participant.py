@@ -1,7 +1,7 @@
-"""A participant in a process of its own; what it does comes as commands over a socket that it inherits.
+"""A participant in a process of its own, which follows commands over an inherited socket.
 
-`python -m tests.wire.participant RUNTIME_DIR FD`, in the root of the sources. A command is one line of JSON,
-its descriptors come with it; the answer is one line too.
+`python -m tests.wire.participant RUNTIME_DIR FD`, in the root of the sources. A command is one line of JSON, and its
+descriptors come with it. The answer is one line too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Participant:
         self.tokens = descriptors
 
     def bind(self, camping: int = 1, size: int = 4096) -> None:
-        """Bind every token, give constraints."""
+        """Bind every token, and set constraints."""
         for token in self.tokens:
             collection = self.allocator.bind(token_of(token))
             collection.set_constraints(constraints(camping=camping, size=size))
@@ -40,7 +40,7 @@ class Participant:
         return [self.allocator.validate(token_of(t.duplicate()).koid()) for t in self.tokens]
 
     def wait(self) -> str | int:
-        """Wait for buffers and map them; descriptors are closed, mappings kept."""
+        """Wait for the buffers and map them. Descriptors are closed, mappings are kept."""
         for collection in self.collections:
             try:
                 info = collection.wait()

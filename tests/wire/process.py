@@ -1,4 +1,4 @@
-"""The daemon as a real process, watched from outside: its descriptors, its log, its end."""
+"""The daemon as a real process, observed from outside: its descriptors, its log, its end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .raw import PATIENCE, Allocator, Wire, until
 
 
 class Daemon:
-    """A daemon of the test's own, ready when this returns."""
+    """A daemon for one test. It is ready when the constructor returns."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Daemon:
         return found
 
     def assert_nothing_leaked(self) -> None:
-        """As many descriptors as before the first connection, soon."""
+        """Check that the daemon soon has as many descriptors as before the first connection."""
         try:
             for _ in until(5.0):
                 self.observer.sync()
@@ -94,11 +94,11 @@ class Daemon:
         except AssertionError:
             now = self.descriptors()
             more = {fd: what for fd, what in now.items() if self.baseline.get(fd) != what}
-            self.baseline = now  # the next test isn't blamed again
+            self.baseline = now  # the next test is not blamed again
             raise AssertionError(f"the daemon keeps {more}") from None
 
     def log(self) -> list[dict[str, Any]]:
-        """The events logged so far; each line is one JSON object."""
+        """Return the events logged so far. Each line is one JSON object."""
         lines = self.log_path.read_text().split("\n")
         return [json.loads(line) for line in lines[:-1]]
 

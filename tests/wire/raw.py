@@ -1,8 +1,8 @@
-"""A client of the daemon written from the protocol's description alone.
+"""A client of the daemon that was written from the protocol's description alone.
 
-It shares no code with the package: sockets, `struct`, `hashlib` and a CBOR encoder. Tables are plain
-dictionaries from field number to value, as `docs/spec/protocol.md` numbers them; a value that owns a descriptor stands
-where the handle goes. Everything that a `Wire` made or received is closed with it.
+It shares no code with the package: it uses sockets, `struct`, `hashlib` and a CBOR encoder. Tables are plain
+dictionaries from field number to value, with the numbers of `docs/spec/protocol.md`. An object that owns a descriptor
+takes the place of a handle. A `Wire` closes everything that it has created or received.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import cbor2
 from ..closes import ClosesWithBlock
 from ..mapping import BareMapping
 
-PATIENCE = 120.0  # seconds; only a test that fails waits that long
+PATIENCE = 120.0  # seconds; only a failing test waits that long
 HANDLE_TAG = 0x7A5D
 MAX_MESSAGE = 64 * 1024
 MAX_DESCRIPTORS = 253
@@ -65,7 +65,7 @@ METHODS: dict[str, tuple[int, bool]] = {
     "BufferCollectionTokenGroup.CreateChild": (0x41A0075D419F30C5, False),
     "BufferCollectionTokenGroup.CreateChildrenSync": (0x15DEA448C536070A, True),
     "BufferCollectionTokenGroup.AllChildrenPresent": (0x5C327E4A23391312, False),
-    # `docs/spec/client-api.md`, "Passing tokens": of the library sysmem
+    # `docs/spec/client-api.md`, "Passing tokens": methods of the library sysmem
     "Rendezvous.Offer": (0x68ED6F6857F22A4D, True),
     "Rendezvous.Take": (0x1ABD0AA3B8AE7F36, True),
 }
@@ -82,11 +82,11 @@ NO_MORE_STRONG_VMO_HANDLES = 9
 
 
 class PeerClosed(Exception):
-    """The other end is gone."""
+    """The other end is closed."""
 
 
 class Refused(Exception):
-    """The answer was an `Error`."""
+    """The response was an `Error`."""
 
     def __init__(self, error: int) -> None:
         super().__init__(error)
@@ -94,7 +94,7 @@ class Refused(Exception):
 
 
 def hashed_ordinal(name: str) -> int:
-    """The ordinal as `docs/spec/protocol.md` derives it, of `<Protocol>.<Method>`."""
+    """Return the ordinal of `<Protocol>.<Method>` as `docs/spec/protocol.md` derives it."""
     library = "sysmem" if name.startswith("Rendezvous.") else "fuchsia.sysmem2"
     digest = hashlib.sha256(f"{library}/{name}".encode()).digest()
     return int(struct.unpack("<Q", digest[:8])[0]) & ~(1 << 63)
@@ -125,7 +125,7 @@ class Descriptor:
         return Descriptor(self.wire, os.dup(self.fileno()))
 
     def is_closed(self, patience: float = 0.0) -> bool:
-        """Whether the other end of this eventpair is gone."""
+        """Return whether the other end of this eventpair is closed."""
         poll = select.poll()
         poll.register(self.fileno(), select.POLLRDHUP)
         return bool(poll.poll(patience * 1000))
@@ -151,13 +151,13 @@ class Message:
     flags: bytes
     magic: int
     ordinal: int
-    body: Any  # the table with a `Descriptor` for each handle; None when empty
+    body: Any  # the table with a `Descriptor` for each handle; None if empty
     raw: bytes
     descriptors: list[Descriptor]
-    parts: int = 1  # datagrams it came in
+    parts: int = 1  # the number of its datagrams
 
     def result(self) -> Any:
-        """The response table of a method that can fail."""
+        """Return the response table of a method that can fail."""
         assert isinstance(self.body, dict)
         assert len(self.body) == 1
         if 2 in self.body:
@@ -197,14 +197,14 @@ class Wire(ClosesWithBlock):
         return connection
 
     def root(self) -> tuple[Allocator, Token]:
-        """A new connection, and the root token of a new collection."""
+        """Return a new connection, and the root token of a new collection."""
         allocator = self.connect()
         return allocator, allocator.shared()
 
     def root_and_child(
         self, mask: int = SAME_RIGHTS, *, weak: bool = False
     ) -> tuple[Allocator, Token, Token]:
-        """As `root`, and a child token. The daemon knows both tokens already."""
+        """Return the same as `root`, and a child token. The daemon knows both tokens already."""
         allocator, root = self.root()
         child = root.duplicate_token(mask)
         if weak:
@@ -213,7 +213,7 @@ class Wire(ClosesWithBlock):
         return allocator, root, child
 
     def strong_and_weak(self, *, camping: int = 2) -> tuple[Allocator, Collection, Collection]:
-        """A strong root and its weak child, each with constraints. The root asks for all buffers."""
+        """Return a strong root and its weak child, each with constraints. The root asks for all buffers."""
         allocator, root, child = self.root_and_child(weak=True)
         strong, weak = allocator.bind(root), allocator.bind(child)
         strong.set_constraints(constraints(camping=camping))
@@ -221,18 +221,18 @@ class Wire(ClosesWithBlock):
         return allocator, strong, weak
 
     def group_of(self, count: int) -> tuple[Allocator, Token, Group, list[Token]]:
-        """As `root`, and a group below it with `count` children, of which there may be more."""
+        """Return the same as `root`, and a group below it with `count` children. Further children may follow."""
         allocator, root = self.root()
         group = root.group()
         return allocator, root, group, group.children_sync([SAME_RIGHTS] * count)
 
     def allocated(self, **table: Any) -> tuple[Collection, Info]:
-        """A collection with one participant, and its buffers; `table` is for `constraints`."""
+        """Return a collection with one participant, and its buffers. `table` is passed to `constraints`."""
         collection = self.connect().non_shared()
         return collection, collection.allocate(**table)
 
     def pair(self, kind: int = socket.SOCK_SEQPACKET) -> tuple[socket.socket, Descriptor]:
-        """A new channel: the client end, and the server end to send."""
+        """Return a new channel: the client end, and the server end to send."""
         client, server = socket.socketpair(socket.AF_UNIX, kind)
         self.own(client)
         return client, Descriptor(self, server.detach())
@@ -254,7 +254,7 @@ class Wire(ClosesWithBlock):
 
 
 class Channel:
-    """A client end. Descriptors in what is sent are moved: this process's are closed."""
+    """A client end. Descriptors that are sent move: this process closes its own."""
 
     def __init__(self, wire: Wire, client: socket.socket) -> None:
         self.wire = wire
@@ -274,14 +274,14 @@ class Channel:
         return Descriptor(self.wire, os.dup(self.fileno()))
 
     def koid(self) -> int:
-        """`docs/spec/linux.md`: the peer's name ends in `/<koid>`; 0 while it has none."""
+        """The koid at the end of the peer's name, `/<koid>` (`docs/spec/linux.md`); 0 while the peer has no name."""
         name = self.socket.getpeername()
         return int(bytes(name).rsplit(b"/", 1)[1]) if name else 0
 
     # Sending
 
     def send_bytes(self, data: bytes, descriptors: Sequence[Any] = ()) -> None:
-        """One datagram; the descriptors stay the caller's."""
+        """Send one datagram. The caller still owns the descriptors."""
         fds = array.array("i", [d.fileno() for d in descriptors])
         control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)] if fds else []
         try:
@@ -296,7 +296,7 @@ class Channel:
             handle.close()
 
     def request(self, method: str, table: Mapping[int, Any] | None = None) -> int:
-        """Send a call and return its txid; `answer` has the response."""
+        """Send a call and return its txid. `answer` returns the response."""
         self._txid += 1
         self.send(method, table, txid=self._txid)
         return self._txid
@@ -314,7 +314,7 @@ class Channel:
         return self._answers.pop(txid)
 
     def receive(self) -> Message:
-        """The next whole message."""
+        """Return the next whole message."""
         descriptors: list[Descriptor] = []
         parts = 0
         while True:
@@ -339,7 +339,7 @@ class Channel:
                     socket.MSG_CMSG_CLOEXEC,
                 )
             except ConnectionResetError:
-                continue  # `docs/spec/linux.md`: reported once, what is queued comes after
+                continue  # `docs/spec/linux.md`: it is reported once, and queued messages follow
             break
         fds = array.array("i")
         for level, kind, content in control:
@@ -352,7 +352,7 @@ class Channel:
         return data
 
     def rest(self) -> list[Message]:
-        """What still comes until the other end closes; waits for that."""
+        """Return the remaining messages until the other end closes. Waits for that."""
         messages = []
         with contextlib.suppress(PeerClosed):
             while True:
@@ -360,13 +360,13 @@ class Channel:
         return messages
 
     def assert_closes(self) -> None:
-        """The other end closes, and says nothing more."""
+        """Check that the other end closes without another message."""
         assert self.rest() == []
 
 
 class Rendezvous(Channel):
     def offer(self, name: str, token: Channel | Descriptor, to_uid: int | None = None) -> int:
-        """Offer a token, which moves; the txid, for `answer`."""
+        """Offer a token, which moves. Return the txid for `answer`."""
         given = token.duplicate()
         token.close()
         to = {} if to_uid is None else {3: to_uid}
@@ -376,7 +376,7 @@ class Rendezvous(Channel):
         return self.request("Rendezvous.Take", {1: name})
 
     def taken(self, txid: int) -> Token:
-        """The token that a take was answered with."""
+        """Return the token in the response to a take."""
         table = self.answer(txid).body
         assert list(table) == [1]
         return Token(self.wire, socket.socket(fileno=os.dup(table[1].fileno())))
@@ -413,14 +413,14 @@ class Allocator(Channel):
         return answer
 
     def sync(self) -> None:
-        """A round trip; 0 is nobody's koid."""
+        """Do a round trip. The koid 0 belongs to no token."""
         assert self.validate(0) is False
 
     def set_debug_client_info(self, name: str, client_id: int) -> None:
         self.send("Allocator.SetDebugClientInfo", {1: name, 2: client_id})
 
     def vmo_info(self, vmo: Any, **fields: Any) -> Any:
-        """GetVmoInfo of a duplicate; fields by the names `_VMO_INFO` gives them."""
+        """Call GetVmoInfo with a duplicate. Return the fields by their names in `_VMO_INFO`."""
         table = {1: vmo.duplicate()} if vmo is not None else {}
         table |= {_VMO_INFO[name]: value for name, value in fields.items()}
         return self.call("Allocator.GetVmoInfo", table).result()
@@ -501,7 +501,7 @@ def token_of(end: Descriptor) -> Token:
 
 
 def take(descriptor: Descriptor) -> int:
-    """The descriptor's number; the `Descriptor` owns it no more."""
+    """Return the descriptor's number. The `Descriptor` no longer owns it."""
     fd = descriptor.fileno()
     descriptor._fd = -1
     return fd
@@ -527,7 +527,7 @@ class Collection(Node):
         return wait
 
     def allocate(self, **table: Any) -> Info:
-        """Set constraints and wait; `table` is for `constraints`."""
+        """Set constraints and wait. `table` is passed to `constraints`."""
         self.set_constraints(constraints(**table))
         return self.wait()
 
@@ -545,7 +545,7 @@ class Collection(Node):
         raise AssertionError("allocated")
 
     def check(self) -> int | None:
-        """The error of CheckAllBuffersAllocated; None is success."""
+        """Return the error of CheckAllBuffersAllocated; None is success."""
         try:
             assert self.call("BufferCollection.CheckAllBuffersAllocated").result() == {}
         except Refused as refused:
@@ -607,7 +607,7 @@ class Info:
 
 
 def encode(table: Mapping[int, Any] | None) -> tuple[bytes, list[Any]]:
-    """The body and the objects whose descriptors go with it, in order."""
+    """Return the body and the objects whose descriptors are sent with it, in order."""
     handles: list[Any] = []
 
     def plain(value: Any) -> Any:
@@ -659,7 +659,7 @@ def constraints(
     memory: Mapping[int, Any] | None = None,
     more: Mapping[int, Any] | None = None,
 ) -> dict[int, Any]:
-    """BufferCollectionConstraints: by default a reader and writer of one page, camping on one."""
+    """Return BufferCollectionConstraints: by default of a reader and writer of one page that camps on one buffer."""
     table: dict[int, Any] = {}
     uses = ({} if cpu is None else {2: cpu}) | dict(usage or {})
     if uses:
@@ -673,7 +673,7 @@ def constraints(
 
 
 def only_sizes(low: int, high: int) -> dict[int, Any]:
-    """Constraints met by sizes from `low` to `high` alone: two with disjoint ranges conflict."""
+    """Return constraints that only sizes from `low` to `high` meet. Two with disjoint ranges conflict."""
     return constraints(camping=1, size=low, memory={2: high})
 
 
@@ -697,7 +697,7 @@ def receive_descriptors(wire: Wire, over: socket.socket) -> list[Descriptor]:
 
 
 def until(deadline: float = PATIENCE) -> Iterator[None]:
-    """Iterations that end with a failure when nothing else ends them in time."""
+    """Yield iterations, and fail if the loop has not ended in time."""
     end = time.monotonic() + deadline
     while time.monotonic() < end:
         yield

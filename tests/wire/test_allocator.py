@@ -1,4 +1,4 @@
-"""`docs/spec/protocol.md`, "Allocator": what each method does, and what refuses to touch anything."""
+"""`docs/spec/protocol.md`, "Allocator": the effect of each method, and refusals without any effect."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_bind_of_a_token_the_server_has_not_seen_closes_the_request_and_nothing_
     allocator = wire.connect()
     client, server = wire.pair()
     allocator.bind(Token(wire, client)).assert_closes()
-    # the server end never became a token of the daemon's: its other end is gone
+    # the server end never became a token of the daemon, so its other end is closed
     assert server.is_closed()
     allocator.sync()
 
@@ -174,7 +174,7 @@ def test_bind_keeps_place_mask_and_marks(wire: Wire) -> None:
 
 
 def test_bind_with_a_collection_request_whose_other_end_is_closed(wire: Wire) -> None:
-    """The node became a collection whose client closed without Release: it fails."""
+    """The node became a collection whose client closed without Release, so it fails."""
     allocator, root, child = wire.root_and_child()
     client, server = wire.pair()
     client.close()
@@ -240,11 +240,11 @@ def test_the_koid_is_empty_before_the_creating_message_was_processed(wire: Wire)
     assert token.koid() > 0
 
 
-# Server ends with a history
+# Server ends that were used before
 
 
 def test_a_server_end_whose_other_end_is_closed_already_reads_what_was_queued(wire: Wire) -> None:
-    """A token that was used, released and closed before the daemon saw it: an orphan at once."""
+    """A token was used, released and closed before the daemon received it: it becomes an orphan at once."""
     allocator, root = wire.root()
     client, server = wire.pair()
     early = Token(wire, client)
@@ -266,7 +266,7 @@ def test_a_server_end_whose_other_end_is_closed_without_release_fails_the_node(w
 
 
 def test_a_server_end_that_the_daemon_received_and_closed_is_no_error(wire: Wire) -> None:
-    """`docs/spec/linux.md`: the end of a failed bind reads what was queued, then peer-closed."""
+    """`docs/spec/linux.md`: the end of a failed bind reads the queued messages, then peer-closed."""
     allocator = wire.connect()
     client, server = wire.pair()
     Token(wire, client)
@@ -279,7 +279,7 @@ def test_a_server_end_that_the_daemon_received_and_closed_is_no_error(wire: Wire
 
 
 def test_the_same_server_end_twice_is_refused(wire: Wire) -> None:
-    """It is bound already when it comes a second time."""
+    """It is bound already when it arrives for the second time."""
     allocator, other = wire.connect(), wire.connect()
     client, server = wire.pair()
     again = server.duplicate()

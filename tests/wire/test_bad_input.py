@@ -27,7 +27,7 @@ from .victims import KINDS, NODES, victim
 
 pytestmark = pytest.mark.usefixtures("bystander")
 
-NAME = b"\x01\x61n"  # field 1, "n": all that SetDebugClientInfo requires
+NAME = b"\x01\x61n"  # field 1, "n": the only field that SetDebugClientInfo requires
 UNKNOWN = b"\x18\x63"  # field 99
 
 
@@ -146,7 +146,7 @@ UNKNOWN_VALUES: dict[str, bytes] = {
 
 
 def sized(kind: str, size: int) -> bytes:
-    """A good message of `size` bytes, most of them under an unknown field."""
+    """Return a valid message of `size` bytes, most of them in an unknown field."""
     start = debug_info(kind) + b"\xa2" + NAME + UNKNOWN
     for overhead in (3, 5):
         message = start + cbor2.dumps(bytes(size - len(start) - overhead))
@@ -215,7 +215,7 @@ def test_shutdown_without_release_closes_the_channel(wire: Wire, kind: str) -> N
     one = victim(wire, kind)
     one.channel.socket.shutdown(socket.SHUT_WR)
     if kind.startswith("released"):
-        one.relative.sync()  # it was released: an orphan is no failure
+        one.relative.sync()  # it was released, and an orphan is not a failure
     else:
         one.assert_down()
 
@@ -566,7 +566,7 @@ def unconnected(wire: Wire) -> Descriptor:
 
 
 def named(wire: Wire) -> Descriptor:
-    """One end of a pair, bound by somebody already."""
+    """Return one end of a pair that already has a name."""
     _, server = wire.pair()
     with socket.socket(fileno=os.dup(server.fileno())) as sock:
         sock.bind(b"\0wire-named-%d-%d" % (os.getpid(), server.fileno()))

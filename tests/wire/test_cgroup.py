@@ -15,13 +15,13 @@ from .process import Daemon
 from .raw import NO_MEMORY, Allocator, Info, PeerClosed, Refused, Wire, constraints
 
 MIB = 1024 * 1024
-#: What the daemon itself needs of its group, at most, and how much is left for buffers.
+#: The maximum memory that the daemon itself needs in its group, and the remainder for buffers.
 OWN, ROOM, BUFFER = 64 * MIB, 64 * MIB, 8 * MIB
 
 
 @contextlib.contextmanager
 def limited(controller: str, value: int, *settings: str) -> Iterator[Path]:
-    """A new group whose limit has one of these names, in version 1 or 2 of control groups."""
+    """Return a new group with a limit of one of these names, in version 1 or 2 of control groups."""
     name = f"sysmem-test-{os.getpid()}"
     for group in (Path("/sys/fs/cgroup", controller, name), Path("/sys/fs/cgroup", name)):
         with contextlib.suppress(OSError):
@@ -44,7 +44,10 @@ def joining(group: Path) -> list[str]:
 
 
 def fill(allocator: Allocator) -> None:
-    """Ask at once for more buffers than there is room for: some come, and are whole, and the others are refused."""
+    """Request more buffers at once than there is room for.
+
+    Some requests succeed completely, and the others are refused.
+    """
     collections = [allocator.non_shared() for _ in range(2 * ROOM // BUFFER)]
     for collection in collections:
         collection.set_constraints(constraints(size=BUFFER))
@@ -94,7 +97,7 @@ def test_a_group_without_another_thread_is_served(tmp_path: Path) -> None:
         try:
             with Wire(daemon.runtime_dir) as wire:
                 bystander = Bystander(wire)
-                for _ in range(8):  # what comes with garbage is closed by a thread if there is one
+                for _ in range(8):  # a thread closes the descriptors of garbage, if there is one
                     allocator = wire.connect()
                     near, far = socket.socketpair()
                     with near, far:

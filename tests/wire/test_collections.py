@@ -125,7 +125,7 @@ def test_a_wait_after_an_attempt_that_failed_at_once_sees_peer_closed(wire: Wire
 
 
 def test_a_pipelined_wait_and_constraints_that_fail(wire: Wire) -> None:
-    """A lone participant: its SetConstraints fails the attempt before the wait arrives."""
+    """The only participant: its SetConstraints fails the attempt before the wait arrives."""
     allocator = wire.connect()
     client, server = wire.pair()
     collection = Collection(wire, client)
@@ -403,7 +403,7 @@ def test_attach_on_a_released_and_kept_collection_is_a_message_after_release(wir
 
 
 def test_attached_names_its_parent(wire: Wire) -> None:
-    """An attached token's settings equal the existing ones in every field, also with an image."""
+    """An attached token's settings equal the existing ones in every field, even with an image."""
     allocator = wire.connect()
     main = allocator.non_shared()
     entry = {1: 101, 2: 0, 3: [1], 4: [64, 64], 18: [[100, 80], [90, 90]]}
@@ -422,7 +422,7 @@ def test_attached_names_its_parent(wire: Wire) -> None:
 
 
 def test_an_answer_that_is_due_brings_its_buffers_whoever_leaves(wire: Wire) -> None:
-    """Own allocation succeeds: success, with the VMOs, also when another one fails in the same moment."""
+    """The node's own allocation succeeds, so it gets the VMOs, even if another node fails at the same moment."""
     for _ in range(10):
         _, one, other = two(wire)
         wait = one.request_with(constraints())
@@ -437,15 +437,15 @@ def test_an_answer_that_is_due_brings_its_buffers_whoever_leaves(wire: Wire) -> 
 def wait_unread(
     wire: Wire, wanted: dict[int, Any]
 ) -> tuple[Collection, list[int], int, Descriptor]:
-    """A participant with a full queue whose wait is answered, and then all others leave.
+    """Return a participant with a full queue whose wait is answered before all others leave.
 
-    Returns it, its calls before, the wait, and the event of the last buffer.
+    Also return its earlier calls, the wait, and the event of the last buffer.
     """
     allocator, one, other = two(wire)
     one.set_constraints(wanted)
     calls = [one.request("Node.Sync") for _ in range(700)]
     wait = one.request_wait()
-    one.attach().sync()  # all that is processed
+    one.attach().sync()  # everything is processed
     other.allocate().close()
     gone = other.track_lifetime(0)
     other.sync()
@@ -468,7 +468,7 @@ def test_an_answer_that_is_read_late_brings_its_buffers_whoever_left(wire: Wire)
 
 
 def test_an_answer_that_brings_no_vmos_keeps_no_memory(wire: Wire) -> None:
-    """Nor does it when it is read late."""
+    """It keeps none even if it is read late."""
     *_, gone = wait_unread(wire, constraints(cpu=None, usage={1: 1}, camping=0))
     gone.wait_closed()
 

@@ -1,7 +1,7 @@
-"""Nothing a client sends leaks a descriptor in the daemon, even one that keeps itself alive (`docs/spec/protocol.md`).
+"""No message of a client leaks a descriptor in the daemon, even a descriptor that keeps itself alive.
 
-A client end that the daemon holds, in a field or in the queue of a socket that it holds, would keep its node alive for
-good when that node in turn keeps the socket.
+See `docs/spec/protocol.md`. The daemon may hold a client end in a field or in the queue of a socket. If the node of
+that end in turn keeps the socket, it would keep itself alive for ever.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("bystander")
 
 
 def stuff(over: Descriptor, *things: Any, data: bytes = b"*", flags: int = 0) -> None:
-    """Send descriptors into the other end of an eventpair, if it takes them."""
+    """Send descriptors into the other end of an eventpair, if it accepts them."""
     with (
         socket.socket(fileno=os.dup(over.fileno())) as end,
         contextlib.suppress(BrokenPipeError, ConnectionResetError),
@@ -41,7 +41,7 @@ METHODS = ["Node.AttachNodeTracking", "BufferCollection.AttachLifetimeTracking"]
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_nodes_own_client_end_is_no_eventpair(wire: Wire, method: str) -> None:
-    """It is connected to a named socket, which `docs/spec/linux.md` has refused."""
+    """It is connected to a named socket, which `docs/spec/linux.md` forbids."""
     collection = wire.connect().non_shared()
     collection.sync()
     track(collection, collection.duplicate(), method)
@@ -85,7 +85,7 @@ def test_a_client_end_in_the_queue_of_an_eventpair_leaks_nothing(
     client, server = wire.pair(kind)
     mine = Descriptor(wire, client.detach())
     if when == "before":
-        # with an empty datagram first, which is no end
+        # with an empty datagram first, which does not end the channel
         stuff(mine, collection, mine, data=b"" if kind == socket.SOCK_SEQPACKET else b"*")
         stuff(mine, collection, mine)
     elif when == "before, as urgent data":
@@ -124,7 +124,7 @@ def test_a_client_end_in_the_queue_of_close_weak_asap_leaks_nothing(wire: Wire) 
 
 
 def test_a_client_end_in_its_own_queue_once_its_node_is_finished_leaks_nothing(wire: Wire) -> None:
-    """Answers that nobody reads keep the old end of a turned-in token open; it must not keep itself."""
+    """Unread responses keep the old end of a turned-in token open. It must not keep itself open."""
     allocator, root = wire.root()
     for txid in range(1, 1000):
         root.send("Node.Sync", txid=txid)
@@ -136,5 +136,5 @@ def test_a_client_end_in_its_own_queue_once_its_node_is_finished_leaks_nothing(w
     own.close()
     root.close()
     collection.sync()
-    # and the old end is gone while the collection lives on
+    # and the old end is closed while the collection lives on
     collection.allocate()

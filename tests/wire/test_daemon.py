@@ -24,7 +24,7 @@ SERVICE = "fuchsia.sysmem2.Allocator"
 def run(
     *arguments: str | Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A daemon that is expected to end by itself."""
+    """Run a daemon that is expected to end by itself."""
     return subprocess.run(
         [sys.executable, "-m", "sysmemd", *map(str, arguments)],
         capture_output=True,
@@ -36,7 +36,7 @@ def run(
 
 
 def reach(wire: Wire) -> Allocator:
-    """Connect to a daemon that is about to start."""
+    """Connect to a daemon that is starting."""
     for _ in until():
         with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
             allocator = wire.connect()
@@ -230,7 +230,7 @@ def test_collection_ids_are_not_reused_by_a_later_daemon(start: Start, tmp_path:
 
 
 def test_nobody_can_prevent_the_stop_by_a_full_log_pipe(tmp_path: Path) -> None:
-    """The log never blocks: nobody reads this stderr."""
+    """The log never blocks, although this stderr is not read."""
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "sysmemd", "--runtime-dir", tmp_path / "run"),
@@ -257,7 +257,7 @@ def test_nobody_can_prevent_the_stop_by_a_full_log_pipe(tmp_path: Path) -> None:
         process.communicate()
 
 
-# Sockets passed in, readiness
+# Passed sockets, readiness
 
 
 LAUNCH = """
@@ -307,7 +307,7 @@ def test_a_listening_socket_passed_in_is_used_and_not_removed(tmp_path: Path) ->
 
 
 def test_sockets_meant_for_another_process_are_not_used(tmp_path: Path) -> None:
-    """LISTEN_PID is another's: the daemon makes its own socket."""
+    """LISTEN_PID is that of another process, so the daemon creates its own socket."""
     ended = subprocess.Popen(
         [sys.executable, "-m", "sysmemd", "--runtime-dir", tmp_path / "run"],
         env=os.environ | {"LISTEN_FDS": "1", "LISTEN_FDNAMES": SERVICE, "LISTEN_PID": "1"},
@@ -482,10 +482,10 @@ max_bytes = 8192
         first, second = (allocator.non_shared() for _ in range(2))
         info = first.allocate(camping=2, memory={8: [small]})
         assert info.memory[5] == small
-        # a second that doesn't fit: NO_MEMORY ends the attempt, and nobody waited
+        # a second collection that does not fit: NO_MEMORY ends the attempt, which nobody waited for
         second.set_constraints(constraints(memory={8: [small]}))
         second.assert_closes()
-        # the memory is there again when the event closes
+        # the memory is free again when the event closes
         gone = first.track_lifetime(0)
         first.release_and_close()
         info.close()

@@ -1,4 +1,4 @@
-"""`docs/spec/protocol.md`: nothing a client sends delays another client."""
+"""`docs/spec/protocol.md`: no message of a client delays another client."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from .raw import (
 
 #: From asm-generic/socket.h; Python has no name for it.
 SO_PEEK_OFF = 42
-#: How long a slow close takes. Other clients must not notice it.
+#: The duration of a slow close. Other clients must not notice it.
 LINGER_SECONDS = 4
-#: How many such closes the daemon waits for at a time.
+#: The number of such closes for which the daemon waits at the same time.
 MOST_AT_A_TIME = 32
 SIZE = 64 * 1024 * 1024
 
-# Formats that RGB or YUV colour spaces go with, each once.
+# Formats that RGB or YUV colour spaces support, each once.
 _RGB = (1, 101, 108, 109, 110, 111, 112, 113, 114, 115, 116, 118, 119, 120)
 _SIZES = [[side, 2000 - side] for side in range(100, 164)]
 
@@ -72,7 +72,7 @@ def test_a_negotiation_of_many_participants_delays_no_other_client(wire: Wire) -
         other.sync()
         meanwhile += 1
     assert top.answer(wait).body == {2: TOO_MANY_GROUP_CHILD_COMBINATIONS}
-    # With an attempt that delays others one may go by before it begins, and one is caught by it.
+    # If an attempt delays other clients, one response may come before it begins, and one is delayed by it.
     assert meanwhile > 10
 
 
@@ -91,7 +91,7 @@ def test_eager_allocation_of_big_buffers_delays_no_other_client(
             other.sync()
             meanwhile += 1
         collection.wait_answer(wait)
-        # The pages of 128 MiB are taken in 64 pieces.
+        # The pages of 128 MiB are allocated in 64 pieces.
         assert meanwhile > 10
 
 
@@ -111,7 +111,7 @@ def test_freeing_big_buffers_delays_no_other_client(wire: Wire) -> None:
 
 
 def lingering(wire: Wire) -> Descriptor:
-    """The only descriptor of a TCP socket whose close waits for a peer that doesn't read."""
+    """Return the only descriptor of a TCP socket whose close waits for a peer that does not read."""
     listener = socket.create_server(("127.0.0.1", 0))
     sock = socket.create_connection(listener.getsockname())
     peer, _ = listener.accept()
@@ -126,7 +126,7 @@ def lingering(wire: Wire) -> Descriptor:
 
 
 def meanwhile(other: Allocator, end: Callable[[], None]) -> float:
-    """The longest that another client waited for an answer while something ended."""
+    """Return the longest time that another client waited for a response during an end."""
     end()
     longest = 0.0
     for _ in range(50):
@@ -180,7 +180,7 @@ def test_a_descriptor_that_takes_long_to_close_delays_no_other_client(
 
 
 def server_end_of_token(wire: Wire) -> tuple[Channel, socket.socket]:
-    """A new token, and another descriptor of its server end, which the daemon has."""
+    """Return a new token, and another descriptor of its server end, which the daemon has."""
     allocator = wire.connect()
     client, server = wire.pair()
     kept = socket.socket(fileno=os.dup(server.fileno()))
@@ -223,7 +223,7 @@ def test_nor_does_one_for_which_credentials_leave_no_room(wire: Wire) -> None:
 
 @pytest.mark.parametrize("locks", [1, 200])
 def test_nor_does_one_that_locks_hide_in_an_event(daemon: Daemon, wire: Wire, locks: int) -> None:
-    """The kernel tells of an end's locks before it tells how many descriptors wait there."""
+    """The kernel lists the locks of an end before it reports how many descriptors wait there."""
     other = wire.connect()
     collection = other.non_shared()
     mine, server = wire.eventpair()
@@ -240,7 +240,7 @@ def test_nor_does_one_that_locks_hide_in_an_event(daemon: Daemon, wire: Wire, lo
     def end() -> None:
         collection.send("Node.AttachNodeTracking", {1: server})
         collection.sync()
-        while len(daemon.descriptors()) > before + 1:  # whoever looks into it still has it
+        while len(daemon.descriptors()) > before + 1:  # a client that examines it still has it
             collection.sync()
         mine.close()
 
@@ -271,10 +271,10 @@ def test_however_many_take_long_other_clients_lose_nothing(start: Callable[..., 
             bound.sync()
             bound.close()
         other.sync()
-        assert time.monotonic() < begun + LINGER_SECONDS / 2  # so they are still at it
+        assert time.monotonic() < begun + LINGER_SECONDS / 2  # so they are still in progress
         assert len(daemon.descriptors()) < held + 25
 
 
 def readable(channel: Channel) -> bool:
-    """Whether an answer has come."""
+    """Return whether a response has arrived."""
     return bool(select.select([channel], [], [], 0)[0])

@@ -1,4 +1,4 @@
-"""`docs/spec/allocation.md`, "Failure": how far it walks up, and what stays."""
+"""`docs/spec/allocation.md`, "Failure": how far a failure goes, and what stays."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_close_without_release_fails_the_whole_tree(wire: Wire) -> None:
 
 
 def chain(wire: Wire) -> tuple[Allocator, list[Token]]:
-    """root > dispensable > plain > attached-to-be is made by the tests; here: three tokens."""
+    """Return three tokens. The tests make them a chain: root > dispensable > plain > attached."""
     allocator, root = wire.root()
     middle = root.duplicate_token()
     middle.set_dispensable()
@@ -60,7 +60,7 @@ def test_nested_failure_domains_only_the_innermost_fails(wire: Wire) -> None:
 def test_a_failure_domain_without_connected_clients_fails_and_frees_its_parent(
     wire: Wire,
 ) -> None:
-    """Before allocation, for a dispensable node, this reaches the parent."""
+    """Before the allocation, a dispensable node's failure reaches the parent."""
     _, (root, middle, leaf) = chain(wire)
     leaf.release_and_close()
     root.assert_closes()

@@ -1,4 +1,4 @@
-"""Groups, their selections and the order of these (`docs/spec/allocation.md`, "Logical allocation")."""
+"""Groups, their selections and the order of selections (`docs/spec/allocation.md`, "Logical allocation")."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ def test_no_selection_fits(wire: Wire) -> None:
 
 
 def siblings(wire: Wire, groups: int, misfits: Sequence[int]) -> tuple[Collection, int]:
-    """A root with `groups` groups of two; the wait of the root, all constraints given.
+    """A root with `groups` groups of two, the wait of the root, and all constraints.
 
-    In the groups of `misfits` child 0 can't be selected.
+    Child 0 of the `misfits` can't be selected.
     """
     allocator, root = wire.root()
     made: list[tuple[Group, list[Token]]] = []
@@ -137,9 +137,9 @@ def test_64_sibling_groups_of_which_one_cannot_be_satisfied_are_too_many(wire: W
 
 
 def nested(wire: Wire, depth: int, fits_at: int) -> tuple[Collection, int]:
-    """Groups in one another: each first child is a misfit, the second holds the next group.
+    """Nested groups: each first child is a misfit, and the second contains the next group.
 
-    `depth` groups have depth + 1 selections; of them only `fits_at` (from 1) fits, 0 for none.
+    `depth` groups have depth + 1 selections. Only selection `fits_at` (counted from 1) succeeds, or none if it is 0.
     """
     allocator, root = wire.root()
     group = root.group()
@@ -184,7 +184,7 @@ def test_64_nested_groups_whose_65th_selection_would_fit(wire: Wire) -> None:
 
 
 def test_an_error_other_than_an_empty_intersection_ends_the_attempt(wire: Wire) -> None:
-    """Too large for the machine is an empty intersection too: the next child gets its turn."""
+    """A size over the machine's limit is an empty intersection too, so the next child is tried."""
     allocator, root, group, children = wire.group_of(2)
     finish(group)
     top = allocator.bind(root)

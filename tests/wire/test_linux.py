@@ -1,4 +1,4 @@
-"""`docs/spec/linux.md`: whose end a descriptor is, ends that were tampered with, clients that do not read."""
+"""`docs/spec/linux.md`: ownership of descriptors, ends that were tampered with, clients that do not read."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ over.recv(1)
 
 
 def look_alike(wire: Wire, token: Token) -> tuple[Channel, Descriptor]:
-    """An end whose peer has the token's name, and that peer; made where the name is free."""
+    """Return an end whose peer has the token's name, and that peer. It is created where the name is free."""
     mine, theirs = socket.socketpair()
     wire.own(mine)
     name = bytes(token.socket.getpeername())
@@ -145,7 +145,7 @@ def test_a_look_alike_whose_peer_sends_noise_or_never_reads(wire: Wire) -> None:
     fake.socket.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while True:
-            fake.socket.send(b"x" * 1000)  # the daemon's nonce finds the queue full
+            fake.socket.send(b"x" * 1000)  # the queue has no room for the daemon's nonce
     allocator.bind(fake).assert_closes()
     server.close()
     root.sync()
@@ -167,7 +167,7 @@ def test_a_look_alike_while_the_real_token_has_messages_under_way(wire: Wire) ->
 
 
 def test_a_real_token_with_a_full_queue_binds(wire: Wire) -> None:
-    """The nonce must wait its turn, not be given up: the client was here first."""
+    """The daemon must wait for room for the nonce and not give up, because the client was first."""
     allocator, root = wire.root()
     root.sync()
     info = header(0, 0x5CDE8914608D99B1) + b"\xa1\x01\x79\x01\x00" + b"n" * 256
@@ -190,7 +190,7 @@ def test_a_token_whose_reading_side_is_shut_down_fails_no_bystander(wire: Wire) 
 
 
 def test_a_token_whose_sending_side_was_shut_down_before_the_bind(wire: Wire) -> None:
-    """Shut down without Release: the channel closed, the node failed, the token is unknown."""
+    """It was shut down without Release: the channel closed, the node failed, the token is unknown."""
     allocator, root, child = wire.root_and_child()
     child.socket.shutdown(socket.SHUT_WR)
     allocator.bind(child).assert_closes()
@@ -202,7 +202,7 @@ def test_a_token_whose_sending_side_was_shut_down_before_the_bind(wire: Wire) ->
 
 
 def kept_server_end(wire: Wire) -> tuple[Allocator, Token, Token, Descriptor]:
-    """A root, a child, and a duplicate of the child's server end."""
+    """Return a root, a child, and a duplicate of the child's server end."""
     allocator, root = wire.root()
     client, server = wire.pair()
     kept = server.duplicate()
@@ -217,7 +217,7 @@ def test_clearing_o_nonblock_on_a_duplicate_blocks_nobody(wire: Wire) -> None:
     allocator.sync()
     child.sync()
     os.set_blocking(kept.fileno(), True)
-    # answers that nobody reads fill the queue; a blocking send would stop the daemon
+    # unread responses fill the queue; a blocking send would stop the daemon
     child.socket.settimeout(0.5)
     with contextlib.suppress(PeerClosed, TimeoutError):
         for txid in range(1, 3000):
@@ -238,7 +238,7 @@ def test_reading_from_a_duplicate_only_takes_the_clients_own_messages(wire: Wire
     allocator.sync()
     child.socket.settimeout(0.2)
     with contextlib.suppress(TimeoutError, PeerClosed):
-        child.sync()  # perhaps it was stolen
+        child.sync()  # it may have been stolen
     allocator.sync()
     root.sync()
 
@@ -254,7 +254,7 @@ def test_reading_the_nonce_from_a_duplicate_delays_no_other_client(wire: Wire) -
             thief.socket.recv(1 << 16)
     other.sync()
     with contextlib.suppress(PeerClosed):
-        collection.sync()  # without its nonce the token was a fake, and closing it failed the tree
+        collection.sync()  # without its nonce the token was a fake, and its close failed the tree
         root.sync()
 
 
@@ -309,7 +309,7 @@ def test_options_set_on_a_duplicate_harm_at_most_its_owner(
 
 
 def test_descriptors_that_come_with_credentials_are_closed_with_the_channel(wire: Wire) -> None:
-    """With SO_PASSCRED set on the server end, 253 descriptors and credentials come together."""
+    """With SO_PASSCRED on the server end, 253 descriptors and credentials arrive together."""
     _, root, child, kept = kept_server_end(wire)
     with socket.socket(fileno=os.dup(kept.fileno())) as end:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -323,7 +323,7 @@ def test_descriptors_that_come_with_credentials_are_closed_with_the_channel(wire
 
 
 def test_a_small_send_buffer_on_the_server_end_and_a_large_answer(wire: Wire) -> None:
-    """An answer that can't be sent at all costs its channel, nothing else."""
+    """A response that can't be sent closes its channel, and has no other effect."""
     allocator = wire.connect()
     client, server = wire.pair()
     with socket.socket(fileno=os.dup(server.fileno())) as end:
@@ -354,7 +354,7 @@ def test_a_client_that_never_reads_delays_no_other_client(wire: Wire) -> None:
 def test_answers_with_descriptors_that_nobody_reads_do_not_pile_up_in_the_daemon(
     wire: Wire, daemon: Daemon
 ) -> None:
-    """1,000 answers of 128 VMOs each: nobody's limit of descriptors holds that."""
+    """1,000 responses of 128 VMOs each: no limit of descriptors allows that many."""
     allocator, other = wire.connect(), wire.connect()
     collection = allocator.non_shared()
     collection.allocate(camping=128).close()
@@ -368,7 +368,7 @@ def test_answers_with_descriptors_that_nobody_reads_do_not_pile_up_in_the_daemon
     own.allocate()
 
 
-#: The daemon as another user and with few descriptors; what it needs is imported before, where only root may read.
+#: The daemon as another user and with few descriptors. It imports its modules before, where only root may read.
 AS_NOBODY = """
 import os, resource, sys
 import sysmemd.__main__
@@ -384,7 +384,7 @@ def as_nobody(start: Callable[..., Daemon]) -> Iterator[Daemon]:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o777)
-        mask = os.umask(0)  # it says on a socket of ours that it is ready
+        mask = os.umask(0)  # it reports on a socket of the test that it is ready
         try:
             daemon = start(
                 "--mode", "0666", directory=directory, prefix=[sys.executable, "-c", AS_NOBODY]
@@ -401,7 +401,7 @@ def as_nobody(start: Callable[..., Daemon]) -> Iterator[Daemon]:
 def test_descriptors_that_one_client_does_not_receive_keep_no_other_from_theirs(
     as_nobody: Daemon,
 ) -> None:
-    """The kernel refuses more in flight than one process may have open: 4,096, where 5,120 were asked for."""
+    """The kernel refuses more descriptors in flight than one process may have open: 4,096, and 5,120 were requested."""
     with Wire(as_nobody.runtime_dir) as stopped, Wire(as_nobody.runtime_dir) as wire:
         collection = stopped.connect().non_shared()
         collection.set_constraints(constraints(camping=128))
@@ -431,7 +431,7 @@ def test_descriptors_that_one_client_does_not_receive_keep_no_other_from_theirs(
 
 @as_root
 def test_descriptors_stay_in_flight_when_the_daemon_closes_the_channel(as_nobody: Daemon) -> None:
-    """They are what they were for the kernel, as long as the client keeps its end and doesn't receive them."""
+    """For the kernel they stay in flight, as long as the client keeps its end and does not receive them."""
     with Wire(as_nobody.runtime_dir) as stopped, Wire(as_nobody.runtime_dir) as wire:
         allocator = stopped.connect()
         ends = []
@@ -452,14 +452,14 @@ def test_descriptors_stay_in_flight_when_the_daemon_closes_the_channel(as_nobody
 
 
 def test_release_then_close_with_unread_answers_is_a_release(wire: Wire) -> None:
-    """The kernel reports ECONNRESET first; the Release is still queued behind it."""
+    """The kernel reports ECONNRESET first. The Release is still queued behind it."""
     root = wire.connect().shared()
     for count in (1, 2, 50):
         for _ in range(20):
             child = root.duplicate_token()
             for _ in range(count):
                 child.request("Node.Sync")
-            # the answers are there, and never read
+            # the responses have arrived, and are never read
             select.select([child], [], [], PATIENCE)
             child.release_and_close()
     root.sync()
@@ -513,11 +513,11 @@ def test_a_stream_client_is_refused_by_the_kernel(wire: Wire) -> None:
         stream.connect(os.fspath(wire.path))
 
 
-# Descriptors in flight, and too few of them
+# Descriptors in flight, and a shortage of them
 
 
 def test_descriptors_in_flight_to_a_client_that_never_takes_them(wire: Wire) -> None:
-    """ETOOMANYREFS or not: whoever reads is served."""
+    """Whether ETOOMANYREFS occurs or not, a client that reads is served."""
     allocator = wire.connect()
     hoarders = []
     for _ in range(8):
@@ -551,7 +551,7 @@ def test_short_of_descriptors_an_allocation_is_no_memory(starved: Daemon) -> Non
 
 
 def test_short_of_descriptors_a_user_gets_no_more_connections_than_half(starved: Daemon) -> None:
-    """Whoever connects beyond that is closed at once; with others closed, there is room again."""
+    """A further connection is closed at once. When others are closed, there is room again."""
     with Wire(starved.runtime_dir) as wire:
         many = [wire.connect() for _ in range(100)]
         served = []
@@ -592,7 +592,7 @@ def test_short_of_descriptors_requests_fail_and_the_daemon_does_not(starved: Dae
 
 
 def test_a_message_with_more_descriptors_than_the_daemon_has_room_for(starved: Daemon) -> None:
-    """The kernel drops what does not fit and says the control data is truncated."""
+    """The kernel drops descriptors that do not fit, and reports truncated control data."""
     with Wire(starved.runtime_dir) as wire:
         root = wire.connect().shared()
         mine, theirs = wire.eventpair()

@@ -1,4 +1,4 @@
-"""The log: one JSON object a line with who and what, and the two warnings of an allocation that takes a while."""
+"""The log: one JSON object a line with client names and ids, and the two warnings of a long allocation."""
 
 from __future__ import annotations
 

@@ -313,7 +313,7 @@ def test_256_node_trackings_are_allowed_and_one_more_fails_the_node(wire: Wire) 
         event.wait_closed()
 
 
-# SetWeak and SetWeakOk: when
+# When SetWeak and SetWeakOk are allowed
 
 
 def test_set_weak_on_a_collection_after_set_constraints_fails_it(wire: Wire) -> None:
@@ -384,7 +384,7 @@ def test_deadlines_past_and_future_are_accepted_on_every_node(wire: Wire) -> Non
         node.sync()
 
 
-# One call beside another
+# Several calls at the same time
 
 
 def test_a_sync_is_answered_while_a_wait_is_pending(wire: Wire) -> None:

@@ -1,4 +1,4 @@
-"""Participants in processes of their own: shared memory, SIGKILL, tokens passed on, and races."""
+"""Participants in processes of their own: shared memory, SIGKILL, passed tokens, and races."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("bystander")
 
 
 class Process:
-    """Another process that takes part; `call` has it do something and waits for the answer."""
+    """Another participating process. `call` sends it a command and waits for the answer."""
 
     def __init__(self, runtime_dir: Path) -> None:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -88,7 +88,7 @@ Spawn = Callable[[], Process]
 
 
 def shared(wire: Wire, spawn: Spawn, count: int) -> tuple[Collection, list[Process]]:
-    """A collection with a view here and one in each of `count` processes; buffers are allocated."""
+    """Return a collection with a view here and one in each of `count` processes. The buffers are allocated."""
     allocator, root = wire.root()
     tokens = root.duplicate_sync([SAME_RIGHTS] * count)
     processes = [spawn() for _ in range(count)]
@@ -163,7 +163,7 @@ def test_memory_lives_on_with_a_mapping_in_another_process(wire: Wire, spawn: Sp
 
 
 def test_handles_passed_on_to_a_third_process_count(wire: Wire, spawn: Spawn) -> None:
-    """A strong handle held by nobody but a process that never spoke to the daemon about it."""
+    """The only holder of a strong handle is a process that never connected to the daemon."""
     _, strong, weak = wire.strong_and_weak(camping=1)
     info, theirs = strong.wait(), weak.wait()
     holder = spawn()
@@ -198,7 +198,7 @@ def test_128_weak_buffers_hear_that_the_process_with_the_strong_handles_was_kill
     weak.sync()
     assert not first.is_closed()
     holder.call("unmap", index=0)
-    first.wait_closed()  # no node is strong any more: what follows is up to the mappings
+    first.wait_closed()  # no node is strong any more: only the mappings keep the buffers
     weak.sync()
     assert not any(event.is_closed() for event in others)
     holder.kill()
@@ -324,7 +324,7 @@ def test_processes_race_to_bind_and_all_get_the_same_buffers(wire: Wire, spawn: 
 
 
 def test_processes_killed_at_any_moment_of_a_negotiation(wire: Wire, spawn: Spawn) -> None:
-    """Whoever is killed, whenever: the others see buffers or peer-closed, never a hang."""
+    """Whichever process is killed, at any time: the others get buffers or peer-closed, and never hang."""
     chance = random.Random(7)
     for _ in range(4):
         allocator, root = wire.root()
@@ -346,7 +346,7 @@ def test_processes_killed_at_any_moment_of_a_negotiation(wire: Wire, spawn: Spaw
 
 
 def test_many_participants_race_in_many_collections(wire: Wire, daemon: Daemon) -> None:
-    """Threads with connections of their own, each with a seed: build trees, end them at any point."""
+    """Threads with their own connections and seeds create trees and end them at any point."""
     failures: list[BaseException] = []
 
     def take_part(seed: int) -> None:
@@ -366,7 +366,7 @@ def test_many_participants_race_in_many_collections(wire: Wire, daemon: Daemon) 
 
 
 def negotiate(wire: Wire, chance: random.Random) -> None:
-    """One random negotiation. Every wait is answered or its channel closes."""
+    """Hold one random negotiation. Every wait is answered, or its channel closes."""
     allocator, root = wire.root()
     tokens = [root]
     groups = []
@@ -433,7 +433,7 @@ def test_clients_that_connect_and_vanish(wire: Wire, daemon: Daemon) -> None:
 
 
 def test_a_forked_child_that_holds_a_client_end_keeps_the_node_alive(wire: Wire) -> None:
-    """Peer-closed means every descriptor of the end is gone, in every process."""
+    """Peer-closed means that every descriptor of the end is closed, in every process."""
     allocator, root, child = wire.root_and_child()
     process = subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()"],
@@ -453,7 +453,7 @@ def test_a_forked_child_that_holds_a_client_end_keeps_the_node_alive(wire: Wire)
 
 
 def test_thousands_of_round_trips_leave_nothing_behind(wire: Wire, daemon: Daemon) -> None:
-    """Not a benchmark: what each of them left would be seen."""
+    """This is not a benchmark: leftovers of each round trip would add up."""
     allocator = wire.connect()
     token = allocator.shared()
     for _ in range(2000):

@@ -24,7 +24,7 @@ from .raw import NO_MEMORY, PeerClosed, Refused, Wire, constraints, until
 pytestmark = as_root
 
 GREEDY, QUIET = 1001, 1002
-#: Sixteen of everything, so that one connection gets eight.
+#: A limit of sixteen for everything, so that one connection gets eight.
 LIMITS = """
 [limits]
 max_outbox_bytes = 16777216
@@ -63,7 +63,7 @@ def daemon(start_open: Callable[..., Daemon]) -> Daemon:
 
 @pytest.fixture
 def greedy(daemon: Daemon) -> Iterator[Wire]:
-    """The user at its limit. A second one notices nothing, and nothing is left over."""
+    """The user at its limit. A second user notices nothing, and nothing is left over."""
     with Wire(daemon.runtime_dir) as quiet:
         with as_user(QUIET):
             bystander = Bystander(quiet)
@@ -74,7 +74,7 @@ def greedy(daemon: Daemon) -> Iterator[Wire]:
 
 
 def refused(daemon: Daemon, limit: str) -> dict[str, Any]:
-    """Return the first line about what the greedy user was refused."""
+    """Return the first log line about a refusal of the greedy user."""
     line = daemon.wait_log(lambda event: event.get("limit") == limit)
     assert line["level"] == "warning"
     assert line["user"] == GREEDY
@@ -83,7 +83,7 @@ def refused(daemon: Daemon, limit: str) -> dict[str, Any]:
 
 
 def beyond(make: Callable[[], Any], most: int) -> list[Any]:
-    """Make things until one is refused; what was made before that."""
+    """Create objects until one is refused. Return those that were created before."""
     made = []
     with contextlib.suppress(PeerClosed):
         while True:
@@ -112,7 +112,7 @@ def test_collections(daemon: Daemon, greedy: Wire, method: str) -> None:
     assert (line["value"], line["client_name"], line["client_id"]) == (16, "greedy", 5)
     for one in made:
         one.sync()
-    beyond(greedy.connect().shared, 4)  # half of what is left
+    beyond(greedy.connect().shared, 4)  # half of the remainder
     for one in made[:3]:
         one.close()
     allocator.sync()
@@ -167,7 +167,7 @@ def test_nodes_by_a_turn_in(daemon: Daemon, greedy: Wire) -> None:
 
 
 def usage(daemon: Daemon, uid: int) -> dict[str, Any]:
-    """Return what the snapshot says of a user."""
+    """Return the snapshot's usage of a user."""
     with as_user(0), Inspector.connect(daemon.runtime_dir) as inspector:
         [user] = [user for user in inspector.snapshot()["users"] if user["uid"] == uid]
     return dict(user)
@@ -196,7 +196,7 @@ def test_a_node_handed_to_another_users_allocator_counts_there(
     assert usage(daemon, QUIET + 1)["buffers"] == 2, "somebody holds them"
     info.close()
     for _ in until():
-        with contextlib.suppress(ValueError):  # nothing is left of that user
+        with contextlib.suppress(ValueError):  # nothing of that user is left
             usage(daemon, QUIET + 1)
             continue
         break
@@ -279,7 +279,7 @@ def test_buffers(daemon: Daemon, greedy: Wire) -> None:
     assert refused(daemon, "buffers")["value"] == 16
     kept.release_and_close()
     allocator.sync()
-    allocate(allocator, camping=3).assert_closes()  # they are held still
+    allocate(allocator, camping=3).assert_closes()  # they are still held
     info.close()
     for _ in until():
         with contextlib.suppress(PeerClosed):
@@ -347,7 +347,7 @@ def test_two_users_can_not_be_starved_of_descriptors_by_one(
 def test_who_may_not_connect_is_closed_and_others_are_served(
     start_open: Callable[..., Daemon],
 ) -> None:
-    """By user, by the group that the process runs as, and by one of its others."""
+    """The rule may name the user, the group of the process, or one of its other groups."""
     daemon = start_open(f"[access]\nallow_users = [0, {QUIET}]\nallow_groups = [3001, 3002]")
     with Wire(daemon.runtime_dir) as wire:
         for uid, gid, groups, allowed in (

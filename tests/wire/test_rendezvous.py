@@ -29,7 +29,7 @@ def test_a_taken_token_is_turned_in_by_its_new_owner(wire: Wire, first: str) -> 
 
 
 def test_an_offer_needs_no_sync(wire: Wire) -> None:
-    """The other end of the token may come to the daemon after the token does."""
+    """The other end of the token may reach the daemon after the token does."""
     here, there = wire.rendezvous(), wire.rendezvous()
     client, server = wire.pair()
     offering = here.offer("camera", Descriptor(wire, client.detach()))

@@ -1,4 +1,4 @@
-"""`docs/spec/protocol.md`, "BufferCollectionToken" and "Rights": children, masks, what a delivered VMO allows."""
+"""`docs/spec/protocol.md`, "BufferCollectionToken" and "Rights": children, masks, and uses of a delivered VMO."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def writable(vmo: Descriptor) -> bool:
 
 
 def delivered(wire: Wire, token: Token, root: Token, table: dict[int, Any]) -> Info:
-    """What the token's participant gets beside a root that asks for one buffer."""
+    """Return the delivery to the token's participant, beside a root that asks for one buffer."""
     allocator = wire.connect()
     token.sync()
     one, two = allocator.bind(root), allocator.bind(token)

@@ -1,4 +1,4 @@
-"""`docs/spec/protocol.md`, Allocator.GetVmoInfo: what it tells of a VMO, fields and errors."""
+"""`docs/spec/protocol.md`, Allocator.GetVmoInfo: its answers about a VMO, and its errors."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ def test_constraints_ok(wire: Wire) -> None:
     assert ok(constraints(size=1))
     assert not ok(constraints(size=5001))
     assert not ok(constraints(size=None, memory={2: 4999}))
-    assert ok(constraints(size=5000, camping=100))  # counts are left out of account
+    assert ok(constraints(size=5000, camping=100))  # counts are ignored
     assert ok(constraints(size=5000, more={6: 1, 5: 1}))
     assert not ok(constraints(size=1, memory={3: True}))  # not contiguous
     assert not ok(constraints(size=1, memory={8: [{1: "example.other.HEAP"}]}))
-    # whether anybody uses the buffers is left out too
+    # whether anybody uses the buffers is ignored too
     assert ok({1: {1: 1}, 7: {1: 1}})
     # the collection has no image format
     assert not ok(constraints(size=1, more={8: [{1: 101, 2: 0, 3: [1], 4: [1, 1]}]}))
@@ -87,7 +87,7 @@ def test_constraints_ok_with_a_required_max_size_that_does_not_fit(wire: Wire) -
         return bool(allocator.vmo_info(info.vmo(), constraints=table)[6])
 
     assert ok()
-    assert ok(required_max_size_list=[[64, 64], [100, 100]])  # covered: the same settings
+    assert ok(required_max_size_list=[[64, 64], [100, 100]])  # this compares the same settings
     assert not ok(required_max_size=[101, 100])
     assert not ok(required_max_size_list=[[1000, 1000]])
     assert not ok(color_spaces=[2])
@@ -173,7 +173,7 @@ def test_a_copy_is_no_sysmem_vmo(wire: Wire) -> None:
 
 
 def test_a_child_made_by_reopening_is_answered_one_way_or_the_other(wire: Wire) -> None:
-    """Only a participant with the daemon's uid can reopen; nobody's memory is harmed."""
+    """Only a participant with the daemon's uid can reopen. No other participant's memory is affected."""
     allocator, collection, info = allocated(wire)
     reopened = wire.file(f"/proc/self/fd/{info.vmo().fileno()}", os.O_RDWR)
     answer = allocator.call("Allocator.GetVmoInfo", {1: reopened}).body
@@ -213,7 +213,7 @@ def test_handles_are_consumed_also_when_refused(wire: Wire) -> None:
 
 
 def test_a_client_that_plays_with_its_locks_harms_nobody(wire: Wire) -> None:
-    """`docs/spec/linux.md`, "Who still holds a buffer": locks of the client's own on the whole range."""
+    """`docs/spec/linux.md`, "Who still holds a buffer": the client sets its own locks on the whole range."""
     allocator, collection, info = allocated(wire, camping=2)
     gone = collection.track_lifetime(0)
     collection.sync()

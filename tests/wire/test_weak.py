@@ -190,7 +190,7 @@ def test_a_weak_participant_that_asks_later_gets_an_entry_for_each_buffer(wire: 
     mine, theirs = strong.wait(), weak.wait()
     gone = [strong.track_lifetime(left) for left in range(3)]
     strong.release_and_close()
-    # buffer 0: no strong handle, a weak one; buffer 1: gone; buffer 2: strong
+    # buffer 0: a weak handle only; buffer 1: gone; buffer 2: strong
     mine.vmo(0).close()
     theirs.close_weak_asap(0).wait_closed()
     mine.vmo(1).close()
@@ -244,7 +244,7 @@ def test_the_parts_of_an_answer_have_nothing_of_the_channel_between_them(wire: W
     for _ in range(3):
         calls.append(weak.request_wait())
         calls.append(weak.request("Node.Sync"))
-    received = [weak.receive() for _ in calls]  # `receive` takes parts that follow one another
+    received = [weak.receive() for _ in calls]  # `receive` expects consecutive parts
     assert sorted(message.txid for message in received) == calls
     assert sorted(message.parts for message in received) == [1, 1, 1, 2, 2, 2]
 
@@ -275,7 +275,7 @@ def test_a_strong_child_of_a_released_strong_node_is_strong(wire: Wire) -> None:
     collection.sync()
 
 
-# The handles a weak participant has are known as weak
+# The daemon knows that the handles of a weak participant are weak
 
 
 def weak_info(allocator: Allocator, info: Info, **more: object) -> dict[int, Any]:
@@ -330,7 +330,7 @@ def test_weak_vmo_has_no_more_rights_than_the_handle_passed_in(wire: Wire) -> No
 
 
 def test_a_weak_child_of_a_group_and_an_unselected_strong_one(wire: Wire) -> None:
-    """Strong nodes below a hidden child are gone with the selection; the rest stays as it is."""
+    """Strong nodes below a hidden child are gone with the selection. The others stay unchanged."""
     allocator, root, group, (one, two) = wire.group_of(2)
     one.set_weak()
     one.sync()

@@ -65,7 +65,7 @@ def test_mode_and_group_say_who_may_inspect(
 
 
 def test_whoever_may_not_connect_may_inspect(start_with: Start) -> None:
-    """`[access]` is about the other services; the Inspector's socket has a mode of its own."""
+    """`[access]` concerns the other services. The Inspector's socket has its own mode."""
     daemon = start_with('mode = "0666"\n[access]\nallow_users = [0]')
     with Wire(daemon.runtime_dir) as wire, as_user(SOMEBODY):
         with pytest.raises(PeerClosed):

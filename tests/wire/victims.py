@@ -14,11 +14,11 @@ KINDS = ("allocator", *NODES, "released token", "released collection")
 class Victim:
     kind: str
     channel: Channel
-    relative: Node  # for a node its parent; for an Allocator a node made through it
+    relative: Node  # for a node its parent; for an Allocator a node that was created through it
     debug_info: str
 
     def assert_down(self) -> None:
-        """The channel closed without an answer. A node failed; an Allocator's nodes go on."""
+        """Check that the channel closed without a response. A node failed; an Allocator's nodes continue."""
         self.channel.assert_closes()
         if self.kind == "allocator":
             self.relative.sync()

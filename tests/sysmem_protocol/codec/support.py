@@ -37,7 +37,7 @@ def handles(count: int) -> list[Handle]:
 def refused(
     kind: type[Table], body: bytes, why: str, given: list[Handle] | None = None
 ) -> DecodeError:
-    """Decoding raises, and every descriptor that came along is closed."""
+    """Check that decoding raises, and that every descriptor of the message is closed."""
     given = given or []
     with pytest.raises(DecodeError, match=why) as caught:
         DECODER.table(kind, body, given)
@@ -54,7 +54,7 @@ def tag(index: object) -> cbor2.CBORTag:
 
 
 def comparable(value: Any) -> Any:
-    """A table as plain values, descriptors as the object they refer to."""
+    """Return a table as plain values, with descriptors as the objects to which they refer."""
     match value:
         case Table():
             return {m.name: comparable(v) for m, v in value.set_fields()}
@@ -68,7 +68,7 @@ def comparable(value: Any) -> Any:
 
 
 def opened(value: Any) -> Any:
-    """A drawn table with its descriptors."""
+    """Return a drawn table with open descriptors."""
     match value:
         case Table():
             for member, field in value.set_fields():

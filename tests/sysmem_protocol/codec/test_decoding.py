@@ -419,7 +419,7 @@ def test_flags_decode_with_bits_that_have_no_name() -> None:
 
 
 def test_combinations_of_flags_that_arrive_are_not_kept_forever() -> None:
-    """An IntFlag keeps every combination that it ever made; a peer could fill the memory with them."""
+    """An IntFlag keeps every combination that was ever created, so a peer could fill the memory."""
     before = len(CpuUsage._value2member_map_), len(sysmem2.VulkanUsage._value2member_map_)
     for number in range(1000, 1100):
         DECODER.table(BufferUsage, cbor({2: number, 3: number}), [])
@@ -430,7 +430,7 @@ def test_combinations_of_flags_that_arrive_are_not_kept_forever() -> None:
 
 
 def test_required_fields_may_be_un_set_as_far_as_the_codec_goes() -> None:
-    """What that means depends on the channel, so the server decides."""
+    """The meaning of an absent field depends on the channel, so the server decides."""
     table = DECODER.table(BufferCollectionTokenDuplicateRequest, MEMBERLESS, [])
     assert list(table.missing()) == ["rights_attenuation_mask", "token_request"]
 
@@ -439,7 +439,7 @@ def test_required_fields_may_be_un_set_as_far_as_the_codec_goes() -> None:
 
 
 def decode_anything(kind: type[Table], body: bytes, count: int) -> None:
-    """Decoding either gives a table or raises DecodeError; either way no descriptor is left behind."""
+    """Check that decoding returns a table or raises DecodeError, and that no descriptor is left in either case."""
     arrived = handles(count)
     try:
         table = DECODER.table(kind, body, arrived)
@@ -458,7 +458,7 @@ def test_arbitrary_bytes_decode_or_are_refused(kind: type[Table], body: bytes, c
 
 @st.composite
 def mutated(draw: st.DrawFn) -> tuple[type[Table], bytes, int]:
-    """A valid body with a few bytes changed, removed, put in, or cut off."""
+    """Return a valid body in which a few bytes were changed, removed, inserted or cut off."""
     kind = draw(st.sampled_from(TABLES))
     table = opened(draw(instances(kind)))
     body, given_handles = encode(table)
@@ -516,7 +516,7 @@ def test_any_cbor_as_an_answer_decodes_or_is_refused(
 
 
 def test_many_items_in_one_message_take_no_long_time() -> None:
-    """64 KiB of one-byte items, of empty maps, and of nothing but heads."""
+    """64 KiB of one-byte items, of empty maps, and of nothing but headers of items."""
     for item in (b"\x00", b"\xa0", b"\x80", b"\xf6"):
         count = 65000
         body = b"\xa1\x19\x03\xe7\x99" + struct.pack(">H", count) + item * count

@@ -190,7 +190,7 @@ def test_the_descriptors_of_an_answer_with_an_error_must_be_referred_to_too() ->
 
 
 def test_token_methods_travel_as_the_tokens() -> None:
-    """`Duplicate` by hand, so that one message is checked without the codec's own help."""
+    """`Duplicate` is written by hand, so that one message is checked without the codec's own help."""
     with handle() as server_end:
         request = BufferCollectionTokenDuplicateRequest(
             rights_attenuation_mask=Rights.SAME_RIGHTS, token_request=server_end

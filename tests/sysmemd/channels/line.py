@@ -28,7 +28,7 @@ from .support import STRANGER, HandReactor, RecordingLog, header
 
 
 class Made:
-    """An answer that is made by a function."""
+    """A response that is created by a function."""
 
     def __init__(self, make: Callable[[], Table | Error | None]) -> None:
         self.make = make
@@ -42,7 +42,7 @@ class Made:
 
 
 class StubServer:
-    """Answers as `serve` says; closes the connection when it is to end."""
+    """Answers as `serve` says. Closes the connection if the connection tells it to end."""
 
     interface: ClassVar[type[Interface]] = BufferCollection
     connection: Connection
@@ -61,7 +61,7 @@ class StubServer:
         return self.holder
 
     def changed_by(self) -> None:
-        """Nothing but its holder."""
+        """Return the only user of the connection."""
 
     def about(self) -> dict[str, Any]:
         return {"client_name": "camera", "client_id": 7}
@@ -125,7 +125,7 @@ class Line:
             handle.close()
 
     def serve(self) -> None:
-        """Process everything that has arrived."""
+        """Process all messages that have arrived."""
         self.reactor.receive_all()
 
     def receive(self) -> Message | None:
@@ -133,7 +133,7 @@ class Line:
         return None if received is None else parse(*received)
 
     def answers(self) -> list[int]:
-        """The txids of all answers that are there; the end of the channel is none."""
+        """Return the txids of all responses that have arrived. The end of the channel is not a response."""
         found = []
         with contextlib.suppress(PeerClosedError):
             while (message := self.receive()) is not None:
@@ -142,28 +142,28 @@ class Line:
         return found
 
     def fill(self) -> None:
-        """Fill the client's queue with answers to nothing."""
+        """Fill the client's queue with responses that no call asked for."""
         while self.channel.send(header(0x7FFF_FFFF, 1)):
             pass
 
     def drain(self) -> None:
-        """Read what `fill` sent."""
+        """Read the responses that `fill` sent."""
         while self.client.receive() is not None:
             pass
 
     @property
     def reason(self) -> str:
-        """Why the server was told to end, once."""
+        """Return the reason with which the server was ended, exactly once."""
         [reason] = self.server.reasons
         assert self.connection.closed
         return reason
 
     def former_owner(self) -> socket.socket:
-        """The server end, as a client may have kept it."""
+        """The server end, in the hands of a client that kept a duplicate."""
         return socket.socket(fileno=os.dup(self.channel.fileno()))
 
     def drain_until_closed(self) -> None:
-        """Read what `fill` sent, to the end of the channel: nothing comes after it."""
+        """Read the responses that `fill` sent, until the end of the channel. No other message may follow."""
         with contextlib.suppress(PeerClosedError):
             while True:
                 message = self.receive()

@@ -1,4 +1,4 @@
-"""A service without an event loop: a reactor that is run by hand, clients over real sockets, a log that remembers."""
+"""A service without an event loop: a reactor that tests run, clients over real sockets, a log that records events."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _decoder = codec.Decoder()
 
 @dataclass
 class RecordingLog:
-    """Remembers what was logged: level, event, fields."""
+    """Records log events: level, event, fields."""
 
     entries: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     bound: dict[str, Any] = field(default_factory=dict)
@@ -66,17 +66,17 @@ class RecordingLog:
         self.entries.append(("error", event, {**self.bound, **fields}))
 
     def said(self, *levels: str) -> list[tuple[str, dict[str, Any]]]:
-        """Event and fields of the lines of these levels."""
+        """Return event and fields of the lines with these levels."""
         return [(event, fields) for level, event, fields in self.entries if level in levels]
 
     def refusal(self) -> dict[str, Any]:
-        """The fields of the only line that complains."""
+        """Return the fields of the only line that reports a refusal."""
         [(_, fields)] = self.said("warning", "error")
         return fields
 
 
 class Clock:
-    """Makes no calls by itself."""
+    """A clock that makes no calls by itself."""
 
     def __init__(self) -> None:
         self.calls: list[list[Callable[[], None]]] = []
@@ -92,7 +92,7 @@ class Clock:
         return call.clear
 
     def run_due(self) -> bool:
-        """Make the calls that are due; whether there were any."""
+        """Make the calls that are due. Return whether there were any."""
         now = self.now()
         due = [call for call, at in zip(self.calls, self._deadlines, strict=True) if at <= now]
         made = False
@@ -105,10 +105,10 @@ class Clock:
 
 
 class HandReactor:
-    """Does what it is asked for when `run` is called."""
+    """Does its work when `run` is called."""
 
     def __init__(self, do: Callable[[Callable[[], object]], object] = lambda work: work()) -> None:
-        """`do` has connections receive, and does work in turn. It may leave both for later."""
+        """Create a reactor. `do` receives from connections and executes work in turn. It may postpone both."""
         self._do = do
         self.served: list[Connection] = []
         self.held: set[Connection] = set()
@@ -136,12 +136,12 @@ class HandReactor:
         self._do(work)
 
     def run(self) -> None:
-        """Receive and flush until nothing is to be done any more."""
+        """Receive and flush until there is nothing left to do."""
         while self.receive_all() or self._flush_all():
             pass
 
     def receive_all(self) -> bool:
-        """Receive until nothing is left to be received; whether there was anything."""
+        """Receive until nothing is left to receive. Return whether there was anything."""
         self.served = [connection for connection in self.served if not connection.closed]
         received = False
         for connection in self.served:
@@ -167,7 +167,7 @@ def _readable(connection: Connection) -> bool:
 
 
 class Client:
-    """A client end, by which messages are sent as they are said."""
+    """A client end that sends each message at once."""
 
     def __init__(self, bench: Bench, channel: Channel) -> None:
         self._bench = bench
@@ -175,7 +175,7 @@ class Client:
         self._txid = 0
 
     def send(self, method: Method, request: Table | None = None, txid: int | None = None) -> int:
-        """Send a request and close its handles; the txid used."""
+        """Send a request and close its handles. Return the txid."""
         if txid is None:
             self._txid += method.two_way
             txid = self._txid if method.two_way else 0
@@ -189,25 +189,25 @@ class Client:
                 assert self.channel.send(data, handles)
 
     def call(self, method: Method, request: Table | None = None) -> Any:
-        """Send a request, run the service, and have the answer."""
+        """Send a request, run the service, and return the response."""
         txid = self.send(method, request)
         self._bench.reactor.run()
         return self.answer(method, txid)
 
     def answer(self, method: Method, txid: int) -> Any:
-        """The next message, which must be the answer to a call."""
+        """Return the next message, which must be the response to a call."""
         message = self.message()
         assert message is not None, "no answer"
         assert (message.txid, message.ordinal) == (txid, method.ordinal)
         return _decoder.response(method, message.body, message.handles)
 
     def message(self) -> Message | None:
-        """The next message; None when there is none."""
+        """Return the next message, or None if there is none."""
         received = self.channel.receive()
         return None if received is None else parse(*received)
 
     def is_closed(self) -> bool:
-        """Whether the server end is closed, with nothing left to read."""
+        """Return whether the server end is closed and nothing is left to read."""
         try:
             received = self.channel.receive()
         except PeerClosedError:
@@ -222,12 +222,12 @@ class Client:
         self.channel.close()
 
     def duplicate_end(self) -> Handle:
-        """Another descriptor of the client end, to give away."""
+        """Return another descriptor of the client end, to give away."""
         return Handle(fcntl.fcntl(self.channel.fileno(), fcntl.F_DUPFD_CLOEXEC, 0))
 
 
 class Bench:
-    """A service, and clients of it."""
+    """A service and its clients."""
 
     def __init__(
         self,
@@ -257,7 +257,7 @@ class Bench:
         self.reactor.run()
 
     def close(self) -> None:
-        """What the daemon does at its end; the clients' ends close too."""
+        """End as the daemon does. The clients' ends close too."""
         self.service.close()
         for connection in self.reactor.served:
             connection.close()
@@ -269,20 +269,20 @@ class Bench:
     # --- clients ---
 
     def client(self) -> tuple[Client, Handle]:
-        """A new channel: a client with its client end, and the server end to send."""
+        """Create a channel. Return a client with the client end, and the server end to send."""
         near, far = channel_pair()
         made = Client(self, Channel(near.detach()))
         self._clients.append(made)
         return made, Handle(far.detach())
 
     def adopt(self, handle: Handle) -> Client:
-        """A client with an end that arrived."""
+        """Return a client with an end that arrived."""
         made = Client(self, Channel(handle.take()))
         self._clients.append(made)
         return made
 
     def allocator(self, name: str | None = "tester", id: int = 7, uid: int = STRANGER) -> Client:
-        """A client of the Allocator, which runs as a user and has said its name unless that is None."""
+        """Return a client of the Allocator, which runs as a user and has set its name unless the name is None."""
         client, far = self.client()
         channel = Channel(far.take())
         try:
@@ -297,13 +297,13 @@ class Bench:
         return client
 
     def rendezvous(self, uid: int = STRANGER) -> Client:
-        """A client of the Rendezvous, which runs as this user."""
+        """Return a client of the Rendezvous service, which runs as this user."""
         client, far = self.client()
         RendezvousServer(self.service, Channel(far.take()), Peer(os.getpid(), uid, uid))
         return client
 
     def token(self, allocator: Client | None = None) -> Client:
-        """The root token of a new collection."""
+        """Return the root token of a new collection."""
         client, far = self.client()
         (allocator or self.allocator()).send(
             Allocator.allocate_shared_collection,
@@ -313,7 +313,7 @@ class Bench:
         return client
 
     def collection(self, allocator: Client | None = None) -> Client:
-        """A new collection with one participant."""
+        """Return a new collection with one participant."""
         client, far = self.client()
         (allocator or self.allocator()).send(
             Allocator.allocate_non_shared_collection,
@@ -335,7 +335,7 @@ class Bench:
         return client
 
     def attach(self, collection: Client) -> Client:
-        """A token attached to a collection."""
+        """Return a token that is attached to a collection."""
         client, far = self.client()
         collection.send(
             BufferCollection.attach_token,
@@ -347,7 +347,7 @@ class Bench:
         return client
 
     def group(self, token: Client) -> Client:
-        """A group below a token."""
+        """Return a group below a token."""
         client, far = self.client()
         token.send(
             BufferCollectionToken.create_buffer_collection_token_group,
@@ -357,7 +357,7 @@ class Bench:
         return client
 
     def group_child(self, group: Client, mask: int | None = None) -> Client:
-        """A child token of a group."""
+        """Return a child token of a group."""
         client, far = self.client()
         group.send(
             BufferCollectionTokenGroup.create_child,
@@ -369,14 +369,14 @@ class Bench:
         return client
 
     def root_and_child(self) -> tuple[Client, Client]:
-        """The collections of a new root token and of its child."""
+        """Return the collections of a new root token and of its child."""
         allocator = self.allocator()
         token = self.token(allocator)
         child = self.duplicate(token)
         return self.bind(token, allocator), self.bind(child, allocator)
 
     def bind(self, token: Client, allocator: Client | None = None) -> Client:
-        """Turn in a token; its client end closes."""
+        """Turn in a token. Its client end closes."""
         client, far = self.client()
         (allocator or self.allocator()).send(
             Allocator.bind_shared_collection,
@@ -389,7 +389,7 @@ class Bench:
         return client
 
     def allocated(self, allocator: Client | None = None) -> Client:
-        """A collection of two buffers with one participant."""
+        """Return a collection of two buffers with one participant."""
         client = self.collection(allocator)
         client.send(BufferCollection.set_constraints, wanting())
         self.run()
@@ -399,7 +399,7 @@ class Bench:
 def wanting(
     *, camping: int = 2, most: int | None = None, vmo: Handle | None = None
 ) -> sysmem2.BufferCollectionSetConstraintsRequest:
-    """Constraints of somebody who camps on some buffers of 4 KiB."""
+    """Return constraints of a participant that camps on some buffers of 4 KiB."""
     return sysmem2.BufferCollectionSetConstraintsRequest(
         constraints=sysmem2.BufferCollectionConstraints(
             usage=sysmem2.BufferUsage(cpu=sysmem2.CpuUsage.READ_OFTEN),
@@ -412,7 +412,7 @@ def wanting(
 
 
 def is_closed(watched: Handle) -> bool:
-    """Whether the other end of an eventpair is closed."""
+    """Return whether the other end of an eventpair is closed."""
     with socket.socket(fileno=fcntl.fcntl(watched.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)) as sock:
         try:
             return not sock.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
@@ -421,5 +421,5 @@ def is_closed(watched: Handle) -> bool:
 
 
 def header(txid: int, ordinal: int, flags: bytes = b"\x02\x00\x80", magic: int = 1) -> bytes:
-    """A message's header, of whatever kind."""
+    """Return the header of a message of any kind."""
     return struct.pack("<I3sBQ", txid, flags, magic, ordinal)

@@ -1,4 +1,4 @@
-"""The Allocator on its channel: where collections begin, tokens are turned in and VMOs are recognised."""
+"""The Allocator on its channel: it creates collections, turns tokens in and recognises VMOs."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_turned_in_token_becomes_a_collection_in_its_place(bench: Bench) -> No
     token = bench.token()
     number = koid(token)
     client, far = bench.client()
-    txid = client.send(Node.get_buffer_collection_id)  # before the server has it
+    txid = client.send(Node.get_buffer_collection_id)  # before the daemon has received it
     copy = token.duplicate_end()
     node = bench.service.tokens[number].node
     bind(bench.allocator(), token.duplicate_end(), far)
@@ -103,7 +103,7 @@ def test_a_turned_in_token_becomes_a_collection_in_its_place(bench: Bench) -> No
     assert answer.buffer_collection_id == node.collection.id
     assert number not in bench.service.tokens
     assert token.is_closed()
-    assert bench.adopt(copy).is_closed()  # as for whoever else has its end
+    assert bench.adopt(copy).is_closed()  # as for any other owner of its other end
     assert node.kind.value == "collection"
 
 
@@ -179,7 +179,7 @@ def test_turning_in_a_released_token_fails_the_node(bench: Bench) -> None:
 def test_a_server_end_that_can_not_be_named_closes_the_allocator_and_no_token(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It gets a name between the look at it and the naming, by another owner."""
+    """Another owner names it after the check and before the daemon's naming."""
     allocator = bench.allocator()
     token = bench.token()
     client, far = bench.client()
@@ -303,7 +303,7 @@ def test_what_is_no_file_is_a_deviation(vmo: Vmo, field: str) -> None:
     given[field].close()
     given[field] = Handle(os.eventfd(0))
     assert vmo.ask(**given) is Error.PROTOCOL_DEVIATION
-    assert isinstance(vmo.ask(vmo=vmo.copy()), sysmem2.VmoInfo)  # the channel goes on
+    assert isinstance(vmo.ask(vmo=vmo.copy()), sysmem2.VmoInfo)  # the channel stays open
 
 
 def test_settings_and_checks(vmo: Vmo) -> None:

@@ -255,14 +255,14 @@ def test_answers_that_wait_for_a_client_that_closes_are_dropped(line: Line) -> N
     line.serve()
     line.client.close()
     assert line.connection.flush()
-    assert line.connection.reading  # what it sent before it closed counts
+    assert line.connection.reading  # messages that it sent before it closed are processed
     line.serve()
     assert line.server.peer_closings == 1
     assert line.connection.closed
 
 
 def test_a_former_owner_that_makes_the_buffers_tiny_harms_itself(line: Line) -> None:
-    """The kernel keeps room enough for any single answer."""
+    """The kernel keeps enough room for any single response."""
     with line.former_owner() as former:
         former.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         former.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)

@@ -1,4 +1,4 @@
-"""Messages that consist of a header only are recognised by their bytes, and processed like all others."""
+"""Messages that consist only of a header are recognised by their bytes, and processed like all others."""
 
 from __future__ import annotations
 

@@ -60,9 +60,9 @@ def test_messages_are_processed_in_order_one_at_a_time(line: Line) -> None:
     line.send(Node.release)
     line.send(Node.sync, txid=1)
     line.send(Node.sync, txid=2)
-    assert line.connection.receive()  # after a one-way message another one is likely
+    assert line.connection.receive()  # after a one-way message, another message is likely
     assert line.answers() == []
-    assert not line.connection.receive()  # who makes a call mostly waits for its answer
+    assert not line.connection.receive()  # a client that makes a call mostly waits for its response
     assert line.answers() == [1]
     assert not line.connection.receive()
     assert line.answers() == [2]
@@ -190,7 +190,7 @@ bad_messages = pytest.mark.parametrize(
 @bad_messages
 def test_a_message_that_is_none_closes_the_channel(line: Line, data: bytes, reason: str) -> None:
     line.send_raw(data)
-    line.send(Node.sync, txid=9)  # isn't served any more
+    line.send(Node.sync, txid=9)  # it is not served any more
     line.serve()
     assert re.search(reason, line.reason), line.reason
     assert line.server.called == []
@@ -575,7 +575,7 @@ def test_another_nonce_is_a_malformed_message(line: Line) -> None:
 
 
 def test_one_that_is_closed_says_nothing_of_its_client(line: Line) -> None:
-    """Whoever describes all connections finds what there always is."""
+    """The code that describes all connections finds the usual fields."""
     line.connection.close()
     about = line.connection.server.about()
     assert (about["client_name"], about["client_id"]) == ("", 0)

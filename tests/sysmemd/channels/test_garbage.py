@@ -1,4 +1,4 @@
-"""What has ended is freed at once: it leaves no cycles, for which all clients would have to wait."""
+"""Ended objects are freed at once. They leave no reference cycles, whose collection would delay all clients."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def refs(bench: Bench) -> None:
 
 
 def forget(bench: Bench) -> None:
-    """Let the bench forget what is closed, and see what the kernel has to say of it."""
+    """Drop the bench's references to closed objects, and read the kernel's reports."""
     bench.run()
     bench.reactor.served = [one for one in bench.reactor.served if not one.closed]
     bench.reactor.closed.clear()
@@ -139,7 +139,7 @@ def forget(bench: Bench) -> None:
 def test_nothing_is_left_for_the_garbage_collector(
     bench: Bench, use: Callable[[Bench], None]
 ) -> None:
-    use(bench)  # what is made once
+    use(bench)  # objects that are created once
     forget(bench)
     gc.collect()
     gc.disable()

@@ -1,4 +1,4 @@
-"""While an attempt to allocate is under way, what was sent to that collection waits in its channels."""
+"""During an allocation attempt, messages to that collection wait in its channels."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def bench(work: SlowWork) -> Iterator[Bench]:
 
 
 def go_on(bench: Bench, work: SlowWork) -> None:
-    """Do all work that was begun, and what follows from it."""
+    """Finish all work that was started, and all work that follows from it."""
     while work.pending:
         work.go_on()
     bench.run()
 
 
 def is_known(bench: Bench, collection: Client) -> bool:
-    """Whether a collection's channel is open after a turn of the loop."""
+    """Return whether a collection's channel is open after one iteration of the loop."""
     bench.run()
     return not collection.is_closed()
 
@@ -89,7 +89,7 @@ def test_a_close_waits_too(bench: Bench, work: SlowWork) -> None:
 def test_a_token_that_waits_for_its_turn_can_be_bound(
     bench: Bench, work: SlowWork, messages: int
 ) -> None:
-    """What was sent on it is processed before, as always, however full its queue is."""
+    """The messages on the token's channel are processed first, as always, even if its queue is full."""
     root = bench.collection()
     token = bench.attach(root)
     root.send(BufferCollection.set_constraints, wanting())
@@ -152,7 +152,7 @@ def test_the_service_may_close_meanwhile(bench: Bench, work: SlowWork) -> None:
 def test_a_token_duplicated_before_belongs_to_it_like_the_others(
     bench: Bench, work: SlowWork
 ) -> None:
-    """A child made below an attached token is held as well."""
+    """A child that was created below an attached token waits too."""
     root = bench.collection()
     token = bench.attach(root)
     child = bench.duplicate(token)
@@ -224,7 +224,7 @@ def test_a_node_that_fails_while_its_message_is_decoded_gets_no_message(
 
 
 def ask_for_tokens(bench: Bench, token: Client, count: int) -> int:
-    """Ask for so many tokens; the call's txid."""
+    """Ask for this many tokens. Return the call's txid."""
     request = sysmem2.CreateTokensRequest(rights_attenuation_masks=[SAME_RIGHTS] * count)
     txid = token.send(BufferCollectionToken.duplicate_sync, request)
     bench.run()
@@ -296,7 +296,7 @@ def test_tokens_are_made_once_a_change_of_the_tree_is_over(
 def being_answered(
     bench: Bench, work: SlowWork, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Client, Callable[[], bool]]:
-    """A collection that is in the middle of handing out its buffers, and what flushes its channel again."""
+    """Return a collection that is being given its buffers, and a function that flushes its channel again."""
     collection = bench.collection()
     collection.send(BufferCollection.set_constraints, wanting())
     bench.run()
@@ -316,7 +316,7 @@ def test_an_answer_that_takes_long_to_make_comes_before_later_ones(
     collection, flush = being_answered(bench, work, monkeypatch)
     collection.send(Node.sync, txid=2)
     bench.reactor.receive_all()
-    assert flush()  # somebody is at it
+    assert flush()  # it is being processed
     assert collection.message() is None
     while work.pending:
         work.go_on()
@@ -343,7 +343,7 @@ def test_an_answer_is_dropped_if_its_client_leaves_while_it_is_made(
 def test_two_who_want_the_same_token_have_their_turn_one_after_the_other(
     bench: Bench, work: SlowWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second one's nonce waits in the token's channel while what came before is being processed."""
+    """The nonce of the second client waits in the token's channel while the earlier messages are being processed."""
     token = bench.token()
     info = sysmem2.SetDebugClientInfoRequest(name="late", id=0)
     token.send(Node.set_debug_client_info, info)
@@ -369,7 +369,7 @@ def test_two_who_want_the_same_token_have_their_turn_one_after_the_other(
 def test_a_channel_is_held_until_all_who_wait_for_it_have_had_their_turn(
     bench: Bench, work: SlowWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would be read, and held again, all the time until then."""
+    """Otherwise the daemon would read the channel and pause it again all the time."""
     allocator, token = bench.allocator(), bench.token()
     served = bench.reactor.served[-1]
     token.send(Node.set_debug_client_info, sysmem2.SetDebugClientInfoRequest(name="late", id=0))

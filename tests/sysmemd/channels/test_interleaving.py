@@ -1,6 +1,6 @@
-"""In whatever order slices of work, the kernel's reports and timers come, nobody waits for ever, and nothing is left.
+"""In any order of work slices, kernel reports and timers, no client waits for ever, and nothing is left.
 
-Each seed chooses what clients do, where their work is interrupted, and what continues next.
+Each seed determines the actions of clients, where their work is interrupted, and which work continues next.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sysmemd.quota import Kind
 from .support import SAME_RIGHTS, STRANGER, Bench, Client, wanting
 
 SEEDS = 120
-#: What ends with the daemon's channels; buffers last longer.
+#: Objects that end with the daemon's channels. Buffers live longer.
 KINDS = (Kind.CONNECTIONS, Kind.COLLECTIONS, Kind.NODES, Kind.TRACKINGS)
 
 
@@ -43,7 +43,7 @@ class Crowd:
         self.allocators = [self.bench.allocator(uid=uid) for uid in (STRANGER, STRANGER + 1)]
         self.finish()
         self.tokens: list[Client] = []
-        #: Tokens whose failure is not the collection's.
+        #: Tokens whose failure does not fail the collection.
         self.attached: list[Client] = []
         self.groups: list[Client] = []
         self.collections: list[Client] = []
@@ -52,7 +52,7 @@ class Crowd:
         self.handles: list[Handle] = []
 
     def close(self) -> None:
-        """What the daemon does at its end, and the clients."""
+        """End the daemon, then the clients."""
         for handle in self.handles:
             handle.close()
         self.bench.close()
@@ -60,27 +60,30 @@ class Crowd:
     # --- the daemon ---
 
     def report(self) -> None:
-        """Do what the kernel's reports and the timers call for."""
+        """Handle the kernel's reports, and make the calls that are due."""
         self.bench.memory.process_events()
         self.bench.clock.run_due()
 
     def go_on(self) -> None:
-        """Continue some work that was interrupted."""
+        """Continue some interrupted work."""
         if self.work.pending:
             self.work.go_on(self.chance.randrange(self.work.pending))
 
     def step(self) -> None:
-        """Go on with anything."""
+        """Continue a random piece of work."""
         self.chance.choice([self.go_on, self.report, self.bench.run])()
         self.check()
 
     def check(self) -> None:
-        """Check that collections that change are protected; otherwise work that waits for them goes round for ever."""
+        """Check that collections are protected while they change.
+
+        Otherwise work that waits for them would loop for ever.
+        """
         for collection in self.bench.service.collections.values():
             assert collection.busy or not collection.is_changing
 
     def finish(self) -> None:
-        """Go on until there is nothing left to do."""
+        """Continue until there is nothing left to do."""
         for _ in range(4):  # handles that are closed at the end of work are reported afterwards
             self.bench.run()
             self.report()
@@ -92,7 +95,7 @@ class Crowd:
     # --- what clients do ---
 
     def act(self) -> None:
-        """Do one thing that is possible."""
+        """Take one possible action."""
         if not self.bench.service.collections:
             self.tokens = [self.bench.token(self.allocators[0])]
             self.attached, self.groups, self.collections, self.constrained = [], [], [], []
@@ -187,7 +190,7 @@ class Crowd:
         self.bind(token)
 
     def constrain(self, collection: Client) -> None:
-        # The first ones make room for those that join later.
+        # The first participants ask for enough buffers for those that join later.
         request = wanting(camping=self.chance.choice([0, 1] if self.constrained else [20]))
         self.send(collection, BufferCollection.set_constraints, request)
         self.collections.remove(collection)
@@ -227,12 +230,12 @@ class Crowd:
         self.send(client, Node.set_weak_ok, request)
 
     def set_deadline(self, client: Client) -> None:
-        """Have the daemon warn soon that the allocation takes long."""
+        """Make the daemon warn soon that the allocation takes long."""
         request = sysmem2.NodeSetDebugTimeoutLogDeadlineRequest(deadline=self.bench.clock.now())
         self.send(client, Node.set_debug_timeout_log_deadline, request)
 
     def get_on(self) -> None:
-        """Do what the others wait for, as far as this is known."""
+        """Do what the other participants wait for, if it is known."""
         todo: list[tuple[list[Client], Callable[[Client], None]]] = [
             (self.groups, self.complete),
             (self.tokens, self.bind),

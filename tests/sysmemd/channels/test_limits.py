@@ -1,6 +1,7 @@
-"""What a user's limits do to its channels (`docs/spec/robustness.md`, "Who pays"): a test for each row of the table.
+"""The effects of a user's limits on its channels (`docs/spec/robustness.md`, "Who pays"): one test for each row.
 
-Limits are shared out by halves to the connections of a user, so that one connection has half of each of them.
+A connection gets at most half of what the other connections of its user leave, so a single connection has half of each
+limit.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ def bench() -> Iterator[Bench]:
         user.tally[kind] == 0
         for user in made.service.users
         for kind in Kind
-        if kind not in (Kind.BUFFERS, Kind.BYTES, Kind.DESCRIPTORS)  # memory ends without counting
+        if kind not in (Kind.BUFFERS, Kind.BYTES, Kind.DESCRIPTORS)  # the memory runs out
     )
 
 
 def limit(bench: Bench, **limits: int) -> None:
-    """Limit STRANGER to these, but nobody else."""
+    """Set these limits for STRANGER, and for no other user."""
     bench.service.users.limit({}, {STRANGER: {Kind(name): value for name, value in limits.items()}})
 
 
 def refused(bench: Bench) -> list[dict[str, Any]]:
-    """Return the lines about what was refused."""
+    """Return the log lines about refusals."""
     return [fields for _, event, fields in bench.log.entries if fields.get("limit")]
 
 
@@ -56,7 +57,7 @@ def counted(bench: Bench, kind: Kind, uid: int = STRANGER) -> int:
 
 
 def assert_others_notice_nothing(bench: Bench) -> None:
-    """Another user, and another connection of the same one, negotiate."""
+    """Check that another user, and another connection of the same user, can negotiate."""
     for uid in (OTHER, STRANGER):
         client = bench.collection(bench.allocator(uid=uid))
         client.send(BufferCollection.set_constraints, wanting(camping=1))
@@ -187,13 +188,13 @@ def test_a_turn_in_of_ones_own_at_the_limit_changes_nothing(bench: Bench) -> Non
 
 @pytest.fixture
 def held() -> Iterator[ExitStack]:
-    """What a client keeps to the end."""
+    """The objects that a client keeps until the end."""
     with ExitStack() as stack:
         yield stack
 
 
 def attach_tracking(bench: Bench, node: Client, held: ExitStack, *, lifetime: bool) -> Handle:
-    """Attach a tracking; the client's end of it."""
+    """Attach a tracking. Return the client's end of its event."""
     near, far = map(held.enter_context, eventpair())
     if lifetime:
         node.send(
@@ -284,7 +285,7 @@ def test_buffers_count_against_whoever_the_root_counts_against(bench: Bench) -> 
 
 
 def test_queued_bytes(bench: Bench) -> None:
-    """Sync's answers are some bytes each, and a queue of the kernel's holds a few hundred of them."""
+    """A response to Sync has only some bytes, and a queue of the kernel holds a few hundred."""
     limit(bench, queued_bytes=4096)
     allocator = bench.allocator()
     fullest, other, apart = (bench.token(allocator) for _ in range(3))
@@ -371,7 +372,10 @@ def test_events_of_weak_handles_are_descriptors(bench: Bench, held: ExitStack) -
 
 
 def test_answers_that_are_kept_for_others(bench: Bench) -> None:
-    """A client gets a different one after each strong handle that another one closes. They aren't counted."""
+    """A client gets another response each time another client closes a strong handle.
+
+    These responses are not counted.
+    """
     root = bench.token()
     child = bench.duplicate(root)
     child.send(Node.set_weak)

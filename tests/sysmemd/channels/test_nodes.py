@@ -33,7 +33,7 @@ WAIT = BufferCollection.wait_for_all_buffers_allocated
 
 @contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
-    """The process can open so many more."""
+    """Limit the number of further descriptors that the process can open."""
     lowest = os.open(os.devnull, os.O_RDONLY)
     os.close(lowest)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -80,7 +80,7 @@ def test_release_lets_the_client_see_the_end_and_its_close_be_in_peace(bench: Be
 def test_a_node_whose_channel_can_not_be_waited_for_fails(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, is_child: bool
 ) -> None:
-    """Once it is there."""
+    """The node fails after it was created."""
     allocator = bench.allocator()
     parent = bench.token(allocator) if is_child else None
     later: list[Callable[[], None]] = []
@@ -265,7 +265,7 @@ def test_children_of_a_group(bench: Bench) -> None:
 
 
 def _create(bench: Bench, kind: str, far: Handle) -> tuple[Client, Method, Table]:
-    """A node, and a request to it that is refused though it decodes."""
+    """Create a node. Return it, and a request to it that can be decoded but is refused."""
     token = bench.token()
     if kind == "duplicate":
         token.send(Node.release)
@@ -321,7 +321,7 @@ def test_refused_tokens_leave_nothing(bench: Bench, method: Method) -> None:
 
 @pytest.mark.parametrize("left", range(6))
 def test_tokens_that_can_not_be_had_leave_nothing(bench: Bench, left: int) -> None:
-    """The process runs out of descriptors at each of the steps."""
+    """The process runs out of descriptors at each step."""
     token, other = bench.token(), bench.token()
     request = sysmem2.CreateTokensRequest(rights_attenuation_masks=[SAME_RIGHTS] * 4)
     token.send(BufferCollectionToken.duplicate_sync, request)
@@ -411,7 +411,7 @@ def test_buffers_that_can_not_be_handed_out_are_no_memory(
     assert collection.call(WAIT) is Error.NO_MEMORY
     assert bench.log.refusal()["reason"] == "out of descriptors"
     monkeypatch.undo()
-    close(buffers(collection))  # it can ask again
+    close(buffers(collection))  # the client can ask again
 
 
 def test_a_client_that_reads_nothing_holds_no_descriptors_in_the_daemon(bench: Bench) -> None:
@@ -477,7 +477,7 @@ def test_must_match_with_a_foreign_file_fails_the_node(bench: Bench) -> None:
 def test_nothing_fails_while_the_tree_goes_through_its_nodes(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two waits that the same event answers one can't be sent: that node fails after the other has its answer."""
+    """One event answers two waits, and one response can't be sent: that node fails after the other has its response."""
     allocator = bench.allocator()
     token = bench.token(allocator)
     child = bench.duplicate(token)

@@ -19,7 +19,7 @@ ORDINAL = 1234
 
 
 class Pair:
-    """An outbox and the client that it is for."""
+    """An outbox and its client."""
 
     def __init__(self, max_messages: int = 8, max_bytes: int = 1 << 20) -> None:
         near, far = channel_pair()
@@ -28,14 +28,14 @@ class Pair:
         self.outbox = Outbox(self.server, max_messages, max_bytes)
 
     def fill(self) -> int:
-        """Fill the client's queue, behind the outbox's back; how many messages that took."""
+        """Fill the client's queue without the outbox. Return the number of messages."""
         count = 0
         while self.server.send(b"x" * 4096):
             count += 1
         return count
 
     def drain(self) -> None:
-        """Read what :meth:`fill` sent, to the last message."""
+        """Read the messages that :meth:`fill` sent."""
         while (received := self.client.receive()) is not None:
             assert received[0] == b"x" * 4096
 
@@ -72,7 +72,7 @@ def answer(txid: int, body: bytes = b"", handles: int = 0) -> Message:
 
 
 def instead(error: OSError) -> Message:
-    """An answer without descriptors."""
+    """Return a response without descriptors."""
     return answer(77, str(error).encode())
 
 
@@ -103,7 +103,7 @@ def test_messages_wait_in_order_for_a_client_that_does_not_read(pair: Pair) -> N
     assert len(pair.outbox) == 3
     assert not pair.outbox.flush()
     pair.drain()
-    pair.outbox.put(answer(4))  # not before those that wait
+    pair.outbox.put(answer(4))  # not before the waiting messages
     assert len(pair.outbox) == 4
     assert pair.outbox.flush()
     assert txids(pair) == [1, 2, 3, 4]
@@ -163,7 +163,7 @@ def test_an_answer_that_was_begun_is_finished_and_not_made_anew() -> None:
     made: list[Message] = []
 
     class Stutter(Channel):
-        """Takes every other datagram."""
+        """Sends every second datagram only."""
 
         turn = 0
 
@@ -204,7 +204,7 @@ def test_an_answer_that_was_begun_is_finished_and_not_made_anew() -> None:
 
 
 class Room:
-    """Stands for a flight: has room for so many descriptors."""
+    """Replaces the count of descriptors in flight. It has room for this many descriptors."""
 
     def __init__(self, left: int) -> None:
         self.left = left
@@ -338,7 +338,7 @@ def test_a_maker_that_fails_is_heard(pair: Pair) -> None:
 def test_an_answer_whose_descriptors_cannot_be_sent(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, later: bool
 ) -> None:
-    """There is a limit to the descriptors of a user that are on their way, and it counts what others don't receive."""
+    """The descriptors in flight of a user have a limit, which includes those of other channels."""
     send = Channel.send
 
     def too_many(channel: Channel, data: bytes, handles: Sequence[Handle] = ()) -> int:
@@ -361,7 +361,7 @@ def test_an_answer_whose_descriptors_cannot_be_sent(
 def test_an_answer_of_several_datagrams_whose_last_descriptors_cannot_be_sent(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was sent has to be referred to: no other answer can follow it."""
+    """The descriptors that were already sent must be referred to, so no other response can follow."""
     send = Channel.send
 
     def too_many(channel: Channel, data: bytes, handles: Sequence[Handle] = ()) -> int:

@@ -1,4 +1,4 @@
-"""Why a call failed or a channel closes (`docs/spec/inspect.md`, "What a refused participant learns")."""
+"""The reason for a failed call or a closed channel (`docs/spec/inspect.md`, "What a refused participant learns")."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def bench() -> Iterator[Bench]:
 
 @dataclass
 class Told:
-    """What an event said; `report` None: no descriptor came along."""
+    """The content of an event. `report` is None if no descriptor came with it."""
 
     error: Error | None
     line: str
@@ -71,7 +71,7 @@ def asking(bench: Bench, name: str = "tester", uid: int = STRANGER) -> Client:
 
 
 def refused(bench: Bench, *allocators: Client) -> list[Client]:
-    """Collections of as many participants, who wait: the first one camps on two buffers and allows one."""
+    """Return collections of this many participants, which wait. The first camps on two buffers and allows one."""
     token = bench.token(allocators[0])
     tokens = [token, *(bench.duplicate(token) for _ in allocators[1:])]
     clients = [bench.bind(one, by) for one, by in zip(tokens, allocators, strict=True)]
@@ -99,7 +99,7 @@ def test_a_refusal_is_told_before_the_answer_and_before_the_end(bench: Bench) ->
     again = told(one.message())
     assert (again.error, again.line, again.report) == (reason.error, reason.line, None)
     assert one.is_closed()
-    # Who spoke last hadn't asked for an answer yet.
+    # The last participant had not asked for a response yet.
     assert told(two.message()) == reason
     assert two.is_closed()
 
@@ -302,7 +302,7 @@ def test_a_child_that_could_not_be_made_is_told_why(bench: Bench) -> None:
     token = bench.token(asking(bench))
     token.send(Node.release)
     child = bench.duplicate(token)
-    assert child.is_closed()  # nothing was processed of it
+    assert child.is_closed()  # no message of it was processed
     allocator = asking(bench)
     token = bench.token(allocator)
     client, far = bench.client()

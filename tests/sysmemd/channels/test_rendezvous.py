@@ -39,7 +39,7 @@ OTHER = STRANGER + 1
 def offer(
     client: Client, token: Client | Handle, name: str = "camera", to_uid: int | None = None
 ) -> int:
-    """Offer a token, whose client end the client doesn't have any more; the txid."""
+    """Offer a token whose client end the client no longer has. Return the txid."""
     if isinstance(token, Client):
         handle = token.duplicate_end()
         token.close()
@@ -54,7 +54,7 @@ def take(client: Client, name: str = "camera") -> int:
 
 
 def taken(bench: Bench, client: Client, txid: int) -> Client:
-    """The token that a client was given."""
+    """Return the token that a client received."""
     answer = client.answer(Rendezvous.take, txid)
     assert isinstance(answer, RendezvousTakeResponse)
     assert answer.token is not None
@@ -89,7 +89,7 @@ def test_a_token_goes_to_who_takes_it_and_then_the_offer_is_answered(
     given = taken(bench, there, taking)
     assert koid(given) == number
     given.sync()
-    # Nobody else has it: the daemon has closed its client end, and notices that this one closes.
+    # No other process has it: the daemon has closed its client end, and notices that this one closes.
     given.close()
     bench.run()
     assert bench.service.tokens == {}
@@ -131,11 +131,11 @@ def test_only_the_user_whom_it_is_for_gets_a_token_root_included(bench: Bench) -
     taken_by_other = take(other)
     bench.run()
     assert taken(bench, other, taken_by_other)
-    # Without a user it is for the own one.
+    # Without a user, the offer is for the user of the process.
     offer(root, bench.token())
     bench.run()
     assert same.message() is None
-    own = root.message()  # its own take came first
+    own = root.message()  # its own call came first
     assert own is not None
     own.close()
 
@@ -148,7 +148,7 @@ def test_a_name_is_on_offer_once_between_the_same_users(bench: Bench) -> None:
     bench.run()
     assert again.answer(Rendezvous.offer, refused) is Error.HANDLE_ACCESS_DENIED
     assert here.message() is None
-    second.sync()  # who offered it still has it
+    second.sync()  # the process that offered it still has it
     for between in (
         offer(again, bench.token(), to_uid=OTHER),
         offer(again, bench.token(), "other name"),
@@ -158,7 +158,7 @@ def test_a_name_is_on_offer_once_between_the_same_users(bench: Bench) -> None:
     offer(other, bench.token(), to_uid=STRANGER)
     bench.run()
     assert other.message() is None
-    # Once it was taken the name is free.
+    # After the token was taken, the name is free.
     taking = take(again)
     bench.run()
     assert here.answer(Rendezvous.offer, offering) is None
@@ -200,14 +200,14 @@ def test_an_offer_ends_with_its_channel_and_the_token_with_it(bench: Bench) -> N
 def test_an_offer_of_who_has_left_is_given_to_nobody_and_holds_no_name(
     bench: Bench, next_is: str
 ) -> None:
-    """Also when the daemon reads of other clients before it reads of that end."""
+    """This holds also if the daemon reads from other clients before it reads from that end."""
     gone, there, here = bench.rendezvous(), bench.rendezvous(), bench.rendezvous()
     token = bench.token()
     number = koid(token)
     offer(gone, bench.token())
     bench.run()
     gone.close()
-    bench.reactor.served.reverse()  # the last to come is read first
+    bench.reactor.served.reverse()  # the last message is read first
     if next_is == "a take":
         taking = take(there)
         bench.run()
@@ -235,7 +235,7 @@ def test_a_taker_that_has_left_gets_nothing_and_the_next_does(bench: Bench) -> N
 
 
 def test_a_taker_that_shuts_its_end_down_knows_by_that_whether_it_has_a_token(bench: Bench) -> None:
-    """What the client does when it gives up."""
+    """A client does this when it gives up."""
     early, late, here = bench.rendezvous(), bench.rendezvous(), bench.rendezvous()
     take(early)
     bench.run()
@@ -298,7 +298,7 @@ def test_what_is_no_seqpacket_socket_closes_the_channel(bench: Bench) -> None:
 
 
 def fake() -> Handle:
-    """The client end of nothing: its other end is closed."""
+    """Return a client end whose other end is closed."""
     near, far = channel_pair()
     far.close()
     return Handle(near.detach())
@@ -438,7 +438,7 @@ def work() -> SlowWork:
 
 @pytest.fixture
 def slow(work: SlowWork, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    """A service that serves others before it has looked at a token."""
+    """A service that serves others before it has examined a token."""
     changed_by = TokenServer.changed_by
 
     def paused(server: TokenServer) -> Holder | None:
@@ -474,13 +474,16 @@ def test_two_offers_at_once_of_one_name(slow: Bench, work: SlowWork) -> None:
 
 
 def unseen(bench: Bench, here: Client, name: str = "camera") -> tuple[Client, int, Handle]:
-    """Offer a token that the daemon doesn't know yet; the allocator to send the other end on, the call, that end."""
+    """Offer a token that the daemon does not know yet.
+
+    Return the allocator that reveals it, the call, and the server end.
+    """
     client, far = bench.client()
     return bench.allocator(), offer(here, client, name), far
 
 
 def reveal(bench: Bench, allocator: Client, far: Handle) -> None:
-    """Tell the daemon of a token."""
+    """Send a token's server end to the daemon."""
     request = AllocatorAllocateSharedCollectionRequest(token_request=far)
     allocator.send(Allocator.allocate_shared_collection, request)
     bench.run()
@@ -493,7 +496,7 @@ def test_two_takers_at_once_of_a_token_that_is_looked_at(slow: Bench, work: Slow
     reveal(slow, allocator, far)
     taking = take(there), take(late)
     slow.run()
-    assert work.pending == 1  # and the other waits for that
+    assert work.pending == 1  # and the other client waits for that
     finish(slow, work)
     assert here.answer(Rendezvous.offer, offering) is None
     taken(slow, there, taking[0]).sync()
@@ -556,7 +559,7 @@ def test_a_connection_that_ends_while_its_offer_is_looked_at_offers_nothing(
 
 USERS = (1000, 1001)
 NAMES = ("camera", "display")
-#: A step: connect as a user and offer or take, or leave.
+#: A step: connect as a user and offer or take, or disconnect.
 STEPS = st.lists(
     st.one_of(
         st.tuples(
@@ -571,7 +574,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_first_come_first_served_whatever_happens(steps: list[tuple[object, ...]]) -> None:
-    """Against lists: who offers and who takes, in the order of their coming."""
+    """Compare with lists of the offers and takes in the order of their arrival."""
     bench = Bench()
     offers: list[tuple[Client, int, int, str, int, bytes]] = []
     takes: list[tuple[Client, int, int, str]] = []

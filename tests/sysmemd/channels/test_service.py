@@ -1,4 +1,4 @@
-"""Names of server ends, the search for a token by its client end, proofs of nodes, ids."""
+"""Names of server ends, the search for a token by its client end, proofs of nodes, and ids."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .support import Bench, Client, header, wanting
 
 @contextmanager
 def no_descriptors_left() -> Iterator[None]:
-    """The process can't open anything."""
+    """The process can't open any descriptor."""
     lowest = os.open(os.devnull, os.O_RDONLY)
     os.close(lowest)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -72,7 +72,7 @@ def test_koids_are_unique_and_their_successors_unknown(bench: Bench) -> None:
 def test_a_name_that_somebody_took_is_passed_over(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A client that guesses the names to come and binds them harms nobody."""
+    """A client that guesses future names and binds them has no effect on others."""
     monkeypatch.setattr(os, "urandom", bytes)
     bench.service.random = Random()
     first = bench.token()
@@ -90,7 +90,7 @@ def test_an_end_that_has_a_name_is_refused(bench: Bench) -> None:
         former.bind("")  # the kernel picks a name
         with pytest.raises(Refused, match="can't be named"):
             bench.service.name_server_end(far)
-    assert not far.closed  # it is still its owner's
+    assert not far.closed  # it still belongs to its owner
     far.close()
 
 
@@ -98,7 +98,7 @@ def test_an_end_that_has_a_name_is_refused(bench: Bench) -> None:
 
 
 def find(bench: Bench, end: Handle) -> Token | None:
-    """What is found; the end stays ours meanwhile."""
+    """Return the result of a search. The end stays the caller's meanwhile."""
     with end:
         found = bench.service.find_token(end)
         assert not end.closed
@@ -123,7 +123,7 @@ def test_an_end_that_the_server_does_not_have_is_unknown(bench: Bench) -> None:
     with far:
         assert find(bench, near) is None
         with socket.socket(fileno=os.dup(far.fileno())) as sock:
-            assert sock.recv(100) == b""  # no nonce, which would be read as a message later
+            assert sock.recv(100) == b""  # no nonce, which would later be read as a message
 
 
 @pytest.mark.parametrize("kind", ["collection", "other server's", "no number", "unknown number"])
@@ -151,7 +151,7 @@ def test_a_descriptor_that_is_not_connected_is_unknown(bench: Bench) -> None:
 
 
 def test_a_look_alike_is_unknown_and_harms_nobody(bench: Bench) -> None:
-    """In another network namespace anybody can have the name; here somebody has it with zeros in front."""
+    """In another network namespace any process can use the name. Here a process uses it with leading zeros."""
     token = bench.token()
     prefix, _, number = token.channel.peer_name().rpartition(b"/")
     near, far = channel_pair()
@@ -161,12 +161,12 @@ def test_a_look_alike_is_unknown_and_harms_nobody(bench: Bench) -> None:
     assert len(far.recv(100)) == 32  # the nonce
     far.close()
     message = token.message()
-    assert message is not None  # the real one's messages were processed, and it lives
+    assert message is not None  # the messages of the real token were processed, and it stays open
     token.sync()
 
 
 def test_a_server_end_is_no_client_end(bench: Bench) -> None:
-    """Its former owner turns in the other end of the token."""
+    """A former owner of the server end turns in the other end of the token."""
     token, far = bench.client()
     copy = far.duplicate()
     find(bench, copy)
@@ -224,7 +224,7 @@ def test_a_token_that_failed_for_another_reason_is_unknown(bench: Bench) -> None
 def test_a_nonce_that_somebody_else_reads_is_no_proof(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A former owner of the server end reads from it: the token is unknown and goes on."""
+    """A former owner of the server end reads from it. The token is then unknown, and stays usable."""
     client, far = bench.client()
     former = socket.socket(fileno=os.dup(far.fileno()))
     send = Channel.send

@@ -1,7 +1,7 @@
-"""An independent judge: do these settings satisfy that participant?
+"""An independent check of whether settings satisfy a participant.
 
-Written from the tables of `docs/spec/constraints.md` alone; it shares no code with the engine and works on the tables
-as they were sent. It yields complaints, or none if all is well.
+It was written only from the tables of `docs/spec/constraints.md`. It shares no code with the engine, and works on the
+tables as they were sent. It yields complaints, or none if all constraints are met.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sysmem_protocol.sysmem2 import (
     SizeU,
 )
 
-#: bits per pixel over all planes, bytes per pixel of a row: of the linear formats that the tests use.
+#: Bits per pixel over all planes and bytes per pixel of a row, for the linear formats that the tests use.
 LINEAR_FORMATS = {
     PixelFormat.NV12: (12, 1),
     PixelFormat.B8G8R8A8: (32, 4),
@@ -33,7 +33,7 @@ WITH_ALPHA = {PixelFormat.B8G8R8A8}
 def complaints(
     constraints: BufferCollectionConstraints | None, settings: SingleBufferSettings, count: int
 ) -> Iterator[str]:
-    """What of the constraints the settings don't meet."""
+    """Yield the constraints that the settings do not meet."""
     if constraints is None:
         return
     usage = constraints.usage or BufferUsage()
@@ -162,7 +162,7 @@ def entry_complaints(
 
 
 def fitting_complaints(size: SizeU, got: Any, settings: SingleBufferSettings) -> Iterator[str]:
-    """A linear image of the size must fit, rows and all."""
+    """Check that a linear image of the size fits with its rows."""
     bits, stride = LINEAR_FORMATS[got.pixel_format]
     width = up(max(size.width, got.min_size.width), got.size_alignment.width)
     height = up(max(size.height, got.min_size.height), got.size_alignment.height)
@@ -188,7 +188,7 @@ def complaints_of_all(
     settings: SingleBufferSettings,
     count: int,
 ) -> list[str]:
-    """The complaints of each, and what all together need."""
+    """Yield the complaints of each participant, and about requirements of all participants together."""
     found = [
         f"{index}: {complaint}"
         for index, each in enumerate(everybody)

@@ -41,7 +41,7 @@ PLATFORM = Platform(
 
 
 def any_value(type_: WireType) -> st.SearchStrategy[Any]:
-    """Any value within the declared width or bound, with a liking for the ends."""
+    """Draw any value within the declared width or bound, often a value at the ends."""
     match type_:
         case Bool():
             return st.booleans()
@@ -63,7 +63,7 @@ def any_value(type_: WireType) -> st.SearchStrategy[Any]:
 
 
 def any_record(declared: Any) -> st.SearchStrategy[Any]:
-    """A table with any of its fields set, or a struct with all."""
+    """Draw a table with any of its fields, or a struct with all of them."""
     members = declared.members
     values = {member.name: any_value(member.field.type) for member in members}
     if declared in (SizeU, PixelFormatAndModifier):
@@ -103,7 +103,7 @@ FORMATS = st.sampled_from(
 SPACES = st.sampled_from(
     [[C.DO_NOT_CARE], [C.PASSTHROUGH], [C.PASSTHROUGH, C.SRGB], [C.PASSTHROUGH, C.REC709]]
 )
-#: Of an open format all can be asked for.
+#: All colour spaces are possible for a wildcard format.
 OPEN_SPACES = st.one_of(SPACES, st.sampled_from([[C.SRGB], [C.REC709, C.SRGB]]))
 SMALL = st.builds(SizeU, st.integers(0, 40), st.integers(0, 40))
 NON_ZERO = st.builds(SizeU, st.integers(1, 40), st.integers(1, 40))
@@ -160,7 +160,7 @@ def plausible_images(draw: st.DrawFn) -> list[ImageFormatConstraints]:
 
 DEVICE = Heap(heap_type="test.device", id=7)
 SECURE = Heap(heap_type="test.secure")
-#: Each contains the system heap, so that the order of participants decides nothing.
+#: Each list contains the system heap, so the order of participants does not matter.
 HEAPS = st.sampled_from([None, None, [SYSTEM_RAM_HEAP], [DEVICE, SYSTEM_RAM_HEAP]])
 PLAUSIBLE_MEMORY = st.builds(
     BufferMemoryConstraints,
@@ -188,7 +188,7 @@ COUNTS: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def plausible(draw: st.DrawFn, secure: bool = True) -> BufferCollectionConstraints | None:
-    """Constraints of one participant that break no rule of their own, most of the time."""
+    """Draw constraints of one participant that mostly break no rule on their own."""
     kind = draw(st.sampled_from(["cpu", "cpu", "device", "device", "none", "empty", "secure"]))
     if kind == "empty":
         return None
@@ -210,7 +210,7 @@ def plausible(draw: st.DrawFn, secure: bool = True) -> BufferCollectionConstrain
 
 
 def groups(of: st.SearchStrategy[Any], most: int = 5) -> st.SearchStrategy[list[Participant]]:
-    """Several participants with names of their own."""
+    """Draw several participants with different names."""
 
     def named(constraints: list[BufferCollectionConstraints | None]) -> list[Participant]:
         return [Participant(each, f"p{i}", i) for i, each in enumerate(constraints)]
@@ -220,7 +220,7 @@ def groups(of: st.SearchStrategy[Any], most: int = 5) -> st.SearchStrategy[list[
 
 @st.composite
 def base(draw: st.DrawFn) -> BufferCollectionConstraints:
-    """A participant that asks for a size, a buffer and a choice of formats: so that the others have a chance."""
+    """Draw a participant that asks for a size, a buffer and a choice of formats, so that agreement is possible."""
     formats = draw(
         st.lists(
             st.sampled_from(
@@ -270,7 +270,7 @@ def sizes(least: int, most: int) -> st.SearchStrategy[SizeU]:
 
 Constraints = st.SearchStrategy[BufferCollectionConstraints]
 STEPS = st.sampled_from([1, 1, 2, 16, 64])
-#: So narrow that a few participants with the same format seldom agree, but each of them mostly does alone.
+#: These are so narrow that a few participants with the same format seldom agree, but most are valid on their own.
 NARROW_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "min_size": sizes(0, 100),
     "max_size": sizes(64, 200),
@@ -288,7 +288,7 @@ NARROW_FIELDS: dict[str, st.SearchStrategy[Any]] = {
 
 
 def narrow(most: int = 3000, fields: Sequence[str] = tuple(NARROW_FIELDS)) -> Constraints:
-    """Constraints that are about the size of an R8 image."""
+    """Draw constraints that concern the size of an R8 image."""
     return st.builds(
         lambda pair, count, memory, image: BufferCollectionConstraints(
             usage=BufferUsage(cpu=1),
@@ -319,15 +319,15 @@ def narrow(most: int = 3000, fields: Sequence[str] = tuple(NARROW_FIELDS)) -> Co
 
 
 def agreeable() -> Constraints:
-    """The same, but most of them get along with each other."""
+    """Draw several such participants, most of which agree."""
     fields = [name for name in NARROW_FIELDS if not name.startswith(("max_", "required_min"))]
     return narrow(1 << 63, fields)
 
 
-#: People who most likely are refused.
+#: Participants that are most likely refused.
 QUARRELSOME = st.one_of(PEOPLE, groups(narrow(), 4))
 
-#: No usage, count, size or format of its own: it can only say no.
+#: Without usage, count, size or format of its own, it can only cause a refusal.
 TIGHTENING = st.builds(
     BufferCollectionConstraints,
     usage=st.just(BufferUsage(none=1)),

@@ -1,4 +1,4 @@
-"""Short ways to write constraints down."""
+"""Short notations for constraints."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def image(
     color_spaces: Sequence[ColorSpace | int] | None = (ColorSpace.PASSTHROUGH,),
     **fields: Any,
 ) -> ImageFormatConstraints:
-    """An image entry; R8 needs no alignment and has one byte per pixel."""
+    """Return an image entry. R8 needs no alignment and has one byte per pixel."""
     spaces = None if color_spaces is None else list(color_spaces)
     return ImageFormatConstraints(pixel_format=pixel_format, color_spaces=spaces, **fields)
 
@@ -57,7 +57,7 @@ def wants(
     min_size_bytes: int | None = None,
     **fields: Any,
 ) -> BufferCollectionConstraints:
-    """A participant's constraints: cpu readers that keep one buffer, unless told otherwise."""
+    """Return a participant's constraints. By default it reads with the CPU and keeps one buffer."""
     if min_size_bytes is not None:
         fields["buffer_memory_constraints"] = memory(min_size_bytes=min_size_bytes)
     return BufferCollectionConstraints(
@@ -69,7 +69,7 @@ def wants(
 
 
 def people(*constraints: BufferCollectionConstraints | None) -> list[Participant]:
-    """Participants p0, p1, … with ids of the same numbers."""
+    """Return participants p0, p1, … with ids of the same numbers."""
     return [Participant(each, f"p{i}", i) for i, each in enumerate(constraints)]
 
 
@@ -97,14 +97,14 @@ def diagnosed(
 
 
 def told(refusal: Refusal) -> str:
-    """A refusal as one line."""
+    """Return a refusal as one line."""
     return str(Diagnosis(refusal))
 
 
 def refused_by(
     rule: Rule, *constraints: BufferCollectionConstraints | None, platform: Platform = PLATFORM
 ) -> Refusal:
-    """Refused, and for this reason."""
+    """Check that the participants are refused for this reason."""
     refusal = refused(*constraints, platform=platform)
     assert refusal.rule is rule, told(refusal)
     return refusal

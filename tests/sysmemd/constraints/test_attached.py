@@ -108,7 +108,7 @@ def test_an_attached_success_is_what_exists(
 def test_the_differing_settings_are_named(
     constraints: BufferCollectionConstraints, path: str
 ) -> None:
-    # A size that exists has room for what is asked for, but the settings would be others.
+    # The existing size has room for the request, but the settings would differ.
     big = agree(wants(BGRA_ENTRY, min_size_bytes=9000))
     result = aggregate_attached([Participant(constraints, "new", 9)], big, PLATFORM)
     assert isinstance(result, Refusal)
@@ -230,7 +230,7 @@ def test_the_pinned_maximum_does_not_bind_padding() -> None:
 
 
 def test_finished_entries_are_not_finished_again() -> None:
-    """Rounding rows up to tiles and divisor alternately would never end: what was delivered stays."""
+    """Rounding rows up to tiles and to the divisor alternately would never end, so delivered values are kept."""
     tiled = wants(
         image(
             BGRA,
@@ -248,7 +248,7 @@ def test_finished_entries_are_not_finished_again() -> None:
 
 
 def test_nor_are_those_of_a_format_without_the_channel_that_somebody_spoke_of() -> None:
-    """It is un-set when it is delivered: what comes of it again is what exists all the same."""
+    """The field is un-set when it is delivered. The newly computed entry still matches the existing one."""
     tiled = wants(
         image(
             F.NV12,

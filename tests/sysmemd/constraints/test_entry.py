@@ -109,7 +109,7 @@ def test_min_bytes_per_row_is_raised_to_divisor_and_minimum_row() -> None:
 
 
 def test_min_bytes_per_row_over_the_minimum_row_stays() -> None:
-    """Blocks of pixels make a minimum row that leaves min_bytes_per_row out of account."""
+    """Blocks of pixels determine a minimum row without regard to min_bytes_per_row."""
     blocks = (F.B8G8R8A8, M.ARM_AFBC_16X16)
     assert adjusted(blocks, min_size=size(17, 1)).min_bytes_per_row == 128
     longer = adjusted(blocks, min_size=size(17, 1), min_bytes_per_row=1000)
@@ -203,7 +203,7 @@ def test_required_max_sizes_are_at_most_max_size(required: tuple[int, int]) -> N
 def test_padding_is_for_specific_linear_single_plane_formats(
     pair: Pair | None, block: tuple[int, int]
 ) -> None:
-    """Tested for width and height (quirk 8), P010 refused (quirk 2)."""
+    """Both width and height are tested (quirk 8), and P010 is refused (quirk 2)."""
     breach(Rule.PAD_FORMAT, pair, pad_for_block_size=size(*block), max_size=size(64, 64))
 
 
@@ -214,7 +214,7 @@ def test_padding_in_height_needs_a_maximal_width() -> None:
 
 
 def test_padding_in_width_makes_rows_of_whole_blocks() -> None:
-    """Also of a single participant's entry (quirk 10)."""
+    """This also applies to a single participant's entry (quirk 10)."""
     t = adjusted(BGRA, pad_for_block_size=size(8, 1), bytes_per_row_divisor=12)
     assert t.bytes_per_row_divisor == 96
     breach(Rule.DIVISOR_OVER_32_BITS, BGRA, pad_for_block_size=size(1 << 31, 1))
@@ -224,7 +224,7 @@ def test_padding_in_width_makes_rows_of_whole_blocks() -> None:
 def test_min_size_is_at_most_max_size(limits: tuple[tuple[int, int], tuple[int, int]]) -> None:
     low, high = limits
     breach(Rule.MIN_SIZE_OVER_MAX, min_size=size(*low), max_size=size(*high))
-    # Only rounding makes it so:
+    # Only rounding has this effect:
     breach(
         Rule.MIN_SIZE_OVER_MAX,
         min_size=size(17, 17),

@@ -16,7 +16,7 @@ Size = tuple[int, int]
 
 
 def required(*entries: Size, **fields: Size) -> list[Size]:
-    """What is delivered as required_max_size_list."""
+    """Return the delivered required_max_size_list."""
     sizes = {name: size(*value) for name, value in fields.items()}
     entry = image(min_size=size(1, 1), required_max_size_list=[size(*e) for e in entries])
     for name, value in sizes.items():

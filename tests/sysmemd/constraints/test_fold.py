@@ -337,7 +337,7 @@ def test_long_required_max_size_lists_are_pruned_on_the_way() -> None:
 def test_what_is_supported_with_nothing_is_not_compared_with_each_other(
     monkeypatch: pytest.MonkeyPatch, open_format_first: bool
 ) -> None:
-    """Two lists as long as a message can hold them, of numbers that nobody knows."""
+    """Two lists of maximum length, with unknown numbers."""
     count = 64 * 64
     compared = 0
 
@@ -414,7 +414,7 @@ def test_the_same_participant_twice() -> None:
 
 
 def test_the_work_grows_linearly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """64 participants with 64 formats each, every other one with wildcards."""
+    """64 participants with 64 formats each, half of them with wildcards."""
     calls = {"combine": 0, "combine_pairs": 0}
 
     def counted(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Attached attempts one after another come to the same as each with everybody anew."""
+"""Successive attached attempts have the same results as computing each one from scratch with all participants."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_what_exists_suits_nobody_and_those_who_made_it(people: list[Participant
 
 
 def images(*formats: int) -> Participant:
-    """A participant that takes the formats given, with any modifier."""
+    """Return a participant that accepts these formats with any modifier."""
     anything = PixelFormatModifier.DO_NOT_CARE
     return Participant(
         BufferCollectionConstraints(

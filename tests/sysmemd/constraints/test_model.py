@@ -1,4 +1,4 @@
-"""What goes in: heaps and the platform."""
+"""The inputs: heaps and the platform."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heaps of which all handles to a buffer are one open file (`docs/spec/pictures-and-devices.md`, "dma-buf")."""
+"""Heaps in which all handles to a buffer are one open file (`docs/spec/pictures-and-devices.md`, "dma-buf")."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RO, RW, WEAK = Access.READ_ONLY, Access.WRITABLE, Access.WEAK
 
 
 def who(name: str, access: Access, *permitted: HeapProperties, **fields: Any) -> Participant:
-    """A participant of 4 KiB raw buffers with such handles; without heaps any will do."""
+    """Return a participant with raw buffers of 4 KiB and such handles. Without `heaps` it accepts any heap."""
     heaps: list[Heap] | None = [heap(each) for each in permitted] or None
     needs = BufferMemoryConstraints(min_size_bytes=4096, permitted_heaps=heaps, **fields)
     return Participant(wants(buffer_memory_constraints=needs), name, access=access)

@@ -1,4 +1,4 @@
-"""`docs/spec/image-formats.md`, section 4: what the worked examples leave out."""
+"""`docs/spec/image-formats.md`, section 4: cases that the worked examples do not cover."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_an_image_narrower_than_min_size_contributes_nothing() -> None:
 
 
 def test_the_widest_image_has_rows_within_max_bytes_per_row() -> None:
-    """20 wide, not 22: rows are multiples of 4. Blocks have 3 rows more."""
+    """The width is 20, not 22, because rows are multiples of 4. Blocks add 3 rows."""
     limits: dict[str, Any] = {"min_size": (1, 1), "max_size": (200, 200)}
     rows: dict[str, Any] = {"max_bytes_per_row": 22, "bytes_per_row_divisor": 4}
     assert padded(100, SizeU(1, 4), **limits, **rows) == 160
@@ -40,7 +40,7 @@ def test_the_widest_image_has_rows_within_max_bytes_per_row() -> None:
 def test_a_height_beyond_the_first_blocks_counts_if_max_size_permits_it(
     max_height: int, total: int
 ) -> None:
-    """4 high needs no padding; 5 is the first height that reaches into the next blocks."""
+    """A height of 4 needs no padding. 5 is the first height that reaches into the next blocks."""
     sizes: dict[str, Any] = {"min_size": (1, 4), "max_size": (10, max_height)}
     assert padded(100, SizeU(1, 4), **sizes) == total
 
@@ -58,7 +58,7 @@ def test_blocks_over_32_bits_have_no_padded_size() -> None:
 
 
 def test_an_image_that_is_not_allowed_has_no_padded_size() -> None:
-    """The first permitted height is over max_size: no image at all."""
+    """The first permitted height exceeds max_size, so there is no image."""
     assert padded(100, SizeU(1, 4), min_size=(1, 8), max_size=(20, 4)) is None
 
 

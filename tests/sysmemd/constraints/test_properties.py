@@ -1,4 +1,4 @@
-"""What holds for any constraints."""
+"""Properties of all constraints."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ Outcome = Allocation | Refusal
 
 
 def outcome(result: Outcome) -> tuple[Any, ...]:
-    """What counts of a result."""
+    """Return the part of a result that counts."""
     if isinstance(result, Refusal):
         return ("refused",)
     return (result.settings, result.buffer_count)
 
 
 def everything_told(result: Outcome) -> str:
-    """All that is told of a result."""
+    """Return everything that a result reports."""
     if isinstance(result, Refusal):
         assert "\n" not in told(result)
         return Diagnosis(result).report()
@@ -166,7 +166,7 @@ def test_a_participant_twice_changes_counts_only(
         assert after.settings == before.settings
 
 
-#: The rules by which a set may be refused that agrees once somebody tightens; each has its test below.
+#: The rules that may refuse a set that agrees when a participant becomes stricter. Each has its test below.
 REMEDIED = {
     Rule.COLOR_SPACE_LEFT_OPEN: "it chooses the colour space that all others left open",
     Rule.PAD_MAX_WIDTH_31_BITS: "it lowers the width that padding in height is bound to",
@@ -190,7 +190,7 @@ def test_tightening_never_turns_a_refusal_into_a_success(
     more = [*everybody[:position], Participant(tightening, "tightening"), *everybody[position:]]
     after = aggregate(more, PLATFORM)
     if isinstance(before, Refusal) and isinstance(after, Allocation):
-        # A format that failed was refused before it could fail, or something else was cheaper.
+        # A format that failed now was refused earlier before it could fail, or another format was cheaper.
         image = after.settings.image_format_constraints
         assert image is not None
         chosen = (image.pixel_format, image.pixel_format_modifier)
@@ -305,7 +305,7 @@ def orders(*constraints: BufferCollectionConstraints) -> list[Any]:
 def test_but_it_may_limit_rows_so_that_the_shortest_is_not_rounded_to_tiles_again(
     rule: Rule, limit: BufferCollectionConstraints
 ) -> None:
-    """With a limit that no row of whole tiles and divisors is within, there is no shortest row to raise it to."""
+    """If no row of whole tiles and divisors is within the limit, the minimum row can't be raised to one."""
     tiled = wants(
         image(
             F.B8G8R8A8,
@@ -373,7 +373,7 @@ def test_every_outcome_can_be_told(everybody: list[Participant]) -> None:
     assert everything_told(result)
 
 
-#: Rules that are about one of two axes; the last of the fields is a limit, or an alignment, of that one.
+#: Rules for one of two axes. The last of their fields is a limit or an alignment of that axis.
 OF_AN_AXIS = {
     Rule.MIN_SIZE_OVER_MAX,
     Rule.REQUIRED_MIN_UNDER_MIN,
@@ -383,7 +383,7 @@ OF_AN_AXIS = {
 
 
 def what_it_is_about(refusal: Refusal) -> tuple[Any, ...]:
-    """Formats can be lost in many ways, which is one conflict; any other rule is one by itself."""
+    """Return the subject of a conflict. All losses of formats are one subject; every other rule is one of its own."""
     if refusal.stage is Stage.FOLD and "heap" not in refusal.rule.value:
         return ("formats",)
     return (refusal.rule, refusal.fields[-1] if refusal.rule in OF_AN_AXIS else "")
@@ -475,7 +475,7 @@ def test_an_attached_success_is_what_exists(
 
 
 def test_a_hostile_list_is_no_quadratic_affair() -> None:
-    """64 entries of 64 pairs each: sets up what comparing each with each would take minutes for."""
+    """64 entries of 64 pairs each: comparing all pairs with each other would take minutes."""
     entries = [
         image(
             None,

@@ -149,7 +149,7 @@ def test_is_alpha_present_without_an_a_or_x_channel_is_un_set(
 
 
 def raw(**fields: Any) -> int:
-    """size_bytes with one R8 entry."""
+    """Return size_bytes for one R8 entry."""
     total = memory_of(agree(wants(image(**{"min_size": size(1, 1), **fields})))).size_bytes
     assert total is not None
     return total
@@ -176,7 +176,7 @@ def test_rows_are_at_least_min_bytes_per_row_and_multiples_of_the_divisor() -> N
 
 @pytest.mark.parametrize("required", [(U32, 1), (1, U32)])
 def test_a_size_rounded_up_over_max_size(required: tuple[int, int]) -> None:
-    """Only without a limit: any other maximum was rounded down to the alignment."""
+    """This is possible only without a limit, because any other maximum is rounded down to the alignment."""
     one = image(min_size=size(1, 1), required_max_size=size(*required))
     refused_by(Rule.REQUIRED_SIZE_OVER_MAX, wants(one), wants(image(size_alignment=size(4, 4))))
 
@@ -302,7 +302,7 @@ def test_limits_are_settings() -> None:
 
 
 def named(refusal: Refusal) -> set[tuple[str, str]]:
-    """Participants and fields that a refusal's line names."""
+    """Return the participants and fields that a refusal's line names."""
     parts = [
         part.split(" = ")[0].split(" ")
         for part in Diagnosis(refusal).line(conflict=False).split("; ")

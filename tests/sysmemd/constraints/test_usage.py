@@ -1,4 +1,4 @@
-"""`docs/spec/protocol.md`, "Rights": which usage writes."""
+"""`docs/spec/protocol.md`, "Rights": the usages that write."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_a_set_is_refused_in_the_words_of_the_refusal() -> None:
 
 
 def test_a_set_is_smallest_although_it_is_refused_in_other_words() -> None:
-    """No two of the three but p1 and p2 conflict; p0 only makes it another loss of the last format that is told."""
+    """Of the three, only p1 and p2 conflict. p0 only changes which loss of the last format is reported."""
     parts = [
         wants(image(F.L8, min_size=size(1, 1)), image(F.B8G8R8)),
         wants(image(F.L8), image(F.R8, [C.SRGB])),
@@ -119,7 +119,7 @@ def test_a_search_that_must_end_gives_a_conflicting_set(monkeypatch: pytest.Monk
 
 
 def test_a_third_who_asks_for_size_and_use_is_not_to_blame() -> None:
-    """Leaving it out would break a rule that somebody must say something, which is another matter."""
+    """Without it, another rule would be broken: somebody must ask for a size or usage."""
     nobody = BufferUsage(none=1)
     low = wants(usage=nobody, count=None, min_buffer_count=9)
     high = wants(usage=nobody, count=None, max_buffer_count=8)
@@ -140,7 +140,7 @@ def test_one_who_alone_is_too_much_for_the_platform() -> None:
 
 
 def test_a_conflict_that_is_there_without_anybody() -> None:
-    """The daemon's own limit may be so small that no one is to blame."""
+    """The daemon's own limit may be so small that no participant is to blame."""
 
     refusal = diagnosed(wants(min_size_bytes=1), wants(), platform=Platform(max_buffer_bytes=0))
     assert refusal.rule is Rule.BUFFER_LIMIT
@@ -181,7 +181,7 @@ def test_it_is_worked_out_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_who_only_chose_a_format_has_no_part_in_a_conflict_about_something_else() -> None:
-    """Without them nobody chooses one, but that is another matter, which the search looks past."""
+    """Without them no participant chooses a format. That is another conflict, which the search ignores."""
     open_format = wants(image(F.DO_NOT_CARE, min_size=size(1, 1)), max_buffer_count=2)
     many = wants(count=4)
     assert names(diagnosed(open_format, many, wants(image(F.R8)))) == ["p0", "p1"]

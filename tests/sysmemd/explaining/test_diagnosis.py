@@ -1,4 +1,4 @@
-"""A refusal is data: stage, rule, path, values, who; and one line for the log."""
+"""A refusal is data: stage, rule, path, values and participants; and one line for the log."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def test_a_refusal_of_several_participants() -> None:
         "p0 (0) $.image_format_constraints[1].min_size.width = 99",
         "p2 (2) $.image_format_constraints[0].max_size.width = 97",
     ]
-    # Leaving out p2 leaves another number, but the same conflict.
+    # Without p2 the number differs, but the conflict is the same.
     assert [str(who) for who in refusal.conflict] == ["p0 (0)", "p2 (2)"]
     assert str(refusal).endswith("conflict: p0 (0) and p2 (2)")
     assert "conflict" not in refusal.line(conflict=False)
 
 
 def named(*constraints: Any) -> list[str]:
-    """What a refusal about sizes names, without the entries' indices."""
+    """Return the names in a refusal about sizes, without the entries' indices."""
     return [
         f"{value.participant.name} {value.path.partition('].')[2]}"
         for value in diagnosed(*constraints).values
@@ -131,7 +131,7 @@ def test_all_that_rows_have_to_be_a_multiple_of_is_named() -> None:
 
 
 def test_who_is_in_a_conflict_by_excluding_other_formats_is_named_with_theirs() -> None:
-    """Two would agree on L8, were it not for the third, which keeps them to R8."""
+    """Two participants would agree on L8, but the third allows only R8."""
     third = wants(image(F.R8))
     costs = Platform(format_costs=(FormatCost(F.L8, cost=1.0),))
     bytes_limit = wants(
@@ -262,7 +262,7 @@ def test_a_line_does_not_grow_with_the_participants() -> None:
 
 
 def test_a_line_shows_the_values_that_decide() -> None:
-    """However many others add to the same sum."""
+    """This holds however many other participants contribute to the sum."""
     few = [wants(count=1, min_size_bytes=1) for _ in range(MAX_LINE_VALUES)]
     refusal = diagnosed(*few, wants(count=100), wants(count=None, max_buffer_count=50))
     for line in (str(refusal), refusal.line(conflict=False)):

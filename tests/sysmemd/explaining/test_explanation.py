@@ -1,4 +1,4 @@
-"""A success explained: who made it this many and this big, and what decided the rest."""
+"""A success explained: which participant determined the number and size of buffers, and what determined the rest."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_who_made_an_image_this_big_axis_by_axis() -> None:
     assert "20×9" in reason.why
     assert who(reason) == ["p1 required_max_size", "p0 width"]
     assert reason.values[-1].path.endswith(".min_size.width")
-    # One that a minimum covers in both members decides nothing.
+    # A minimum that another one exceeds in both dimensions decides nothing.
     assert who(because("size_bytes", wants(image(min_size=size(20, 10))), high)) == [
         "p0 width",
         "p0 height",
@@ -241,7 +241,7 @@ def test_a_format_whose_color_space_nobody_chose_is_none_that_everybody_takes() 
 
 
 def test_a_format_that_exists_has_not_dropped_out() -> None:
-    """What was delivered is taken as it is, although its rows wouldn't pass again."""
+    """Delivered entries are accepted as they are, although their rows would not pass the checks again."""
     tiled = image(
         F.B8G8R8A8,
         pixel_format_modifier=M.INTEL_I915_X_TILED,
@@ -326,7 +326,7 @@ def test_who_made_rows_longer() -> None:
 
 
 def test_who_made_rows_longer_together() -> None:
-    """44 is a multiple of 2, but no longer after it was rounded to one of 3."""
+    """44 is a multiple of 2, but after rounding to a multiple of 3 it no longer is."""
     base = wants(image(min_size=size(44, 1)))
     steps = [wants(image(bytes_per_row_divisor=step)) for step in (2, 4, 1, 3)]
     reason = because("size_bytes", base, *steps)

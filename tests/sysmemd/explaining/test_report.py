@@ -51,7 +51,7 @@ def test_a_report_is_a_table_that_marks_fields_and_participants_in_conflict() ->
     ]
 
 
-# A domain that is supported takes no cell.
+# A supported domain has no cell.
 TABLE = """
 field                                                     | p0 (0)*       | p1 (1)              | p2 (2)*       | result
 ----------------------------------------------------------+---------------+---------------------+---------------+--------------
@@ -171,7 +171,7 @@ def test_a_combination_that_fails_has_no_terms() -> None:
 
 
 def test_a_report_about_a_format_that_is_still_open() -> None:
-    """What depends on the format isn't known then."""
+    """Values that depend on the format are not known at that point."""
     open_spaces = [wants(image(F.DO_NOT_CARE, [space])) for space in (C.SRGB, C.REC709)]
     report = diagnosed(*open_spaces, wants(min_size_bytes=1)).report()
     assert ">   .color_spaces" in report
@@ -190,7 +190,7 @@ def test_cells_are_cut() -> None:
 
 
 def test_usage_that_came_as_numbers_is_named() -> None:
-    """From the wire combinations come as numbers; Python's own flags would keep every one of them for good."""
+    """Combinations from the wire are numbers. Python's own flags would keep every one of them for ever."""
     before = len(CpuUsage._value2member_map_)
     odd = BufferUsage(cpu=0x4000_0011)
     refusal = diagnosed(wants(count=65, min_size_bytes=1, usage=odd), wants(count=64))

@@ -1,4 +1,4 @@
-"""Values in words, for people."""
+"""Values as text for people."""
 
 from __future__ import annotations
 

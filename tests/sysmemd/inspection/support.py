@@ -1,4 +1,4 @@
-"""An Inspector's client on the bench."""
+"""A client of the Inspector on the bench."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Look:
         return client
 
     def run(self) -> None:
-        """Let the service do all that is to be done now."""
+        """Let the service do all work that is possible now."""
         self.bench.run()
         while self.bench.clock.run_due():
             self.bench.run()
@@ -58,7 +58,7 @@ class Look:
         return self.answer(Inspector.explain, request)
 
     def answer(self, method: Method, request: Table) -> Any:
-        """The JSON of an answer, or the error."""
+        """Return the JSON of a response, or its error."""
         txid = self.client.send(method, request)
         self.run()
         return read(self.client, method, txid)

@@ -1,4 +1,4 @@
-"""What has happened since the daemon began."""
+"""The events since the daemon's start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a collection is as it is; `docs/spec/inspect.md`, "Explain"."""
+"""The reasons for a collection's state; `docs/spec/inspect.md`, "Explain"."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def look() -> Iterator[Look]:
 
 
 def refused(look: Look) -> tuple[int, Client]:
-    """A collection whose two participants can't agree; its id."""
+    """Create a collection whose two participants can't agree. Return its id."""
     token = look.bench.token(look.bench.allocator("camera", 1))
     child = look.bench.duplicate(token)
     [id] = look.bench.service.collections

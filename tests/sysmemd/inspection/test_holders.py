@@ -1,4 +1,4 @@
-"""Who has the client ends of nodes now; `docs/spec/inspect.md`, "Snapshot"."""
+"""The current owners of the client ends of nodes; `docs/spec/inspect.md`, "Snapshot"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the daemon holds; `docs/spec/inspect.md`, "Snapshot"."""
+"""The state of the daemon; `docs/spec/inspect.md`, "Snapshot"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What watchers are told; `docs/spec/inspect.md`, "The Inspector protocol"."""
+"""The events that watchers receive; `docs/spec/inspect.md`, "The Inspector protocol"."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Watch:
         self.lost: list[int | None] = []
 
     def events(self) -> list[Any]:
-        """All events that came since the last time, parts put together."""
+        """Return all events since the last call, with their parts joined."""
         self._look.run()
         found: list[Any] = []
         whole = ""
@@ -265,7 +265,7 @@ def test_who_does_not_read_loses_events_and_is_told_how_many() -> None:
     lost = sum(filter(None, watch.lost))
     assert lost > 0
     assert len(names) + lost >= 2000
-    # What was lost is told where it was lost: nothing came after it.
+    # A loss is reported at its place in the sequence: no later event came before it.
     assert [count for count in watch.lost if count] == [lost]
     token.sync()
     assert "Sync" in [event.get("method") for event in watch.events()]

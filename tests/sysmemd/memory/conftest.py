@@ -1,4 +1,4 @@
-"""A memory to test, and other processes to hold its buffers."""
+"""A memory to test, and other processes that hold its buffers."""
 
 from __future__ import annotations
 

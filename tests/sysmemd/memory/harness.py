@@ -1,4 +1,4 @@
-"""Other processes that hold buffers, a clock that can be moved, and a log that remembers."""
+"""Other processes that hold buffers, a clock that tests move, and a log that records events."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _GIVE_UP_S = 20.0
 
 
 class TestClock:
-    """The monotonic clock and some; calls are made by whoever runs it."""
+    """The monotonic clock plus an offset. The test makes its calls."""
 
     __test__ = False
 
@@ -57,7 +57,7 @@ class TestClock:
         return call.clear
 
     def advance(self, ns: int) -> None:
-        """Make it `ns` later, with all calls that are due on the way in order."""
+        """Advance the time by `ns`, and make the calls that become due, in order."""
         end = self.now() + ns
         while (due := self.next_due()) is not None and due <= end:
             self._ahead += max(0, due - self.now())
@@ -74,7 +74,7 @@ class TestClock:
             self.run_next()
 
     def run_next(self) -> None:
-        """Make the next call, due or not."""
+        """Make the next call, whether it is due or not."""
         assert self.next_due() is not None
         callback = heapq.heappop(self._calls)[2].pop()
         callback()
@@ -82,7 +82,7 @@ class TestClock:
 
 @dataclass
 class RecordingLog:
-    """Remembers what was logged: level, event, fields."""
+    """Records log events: level, event, fields."""
 
     entries: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
 
@@ -109,7 +109,7 @@ class RecordingLog:
 
 
 class Bench:
-    """A Memory with what it needs, and the loop that a daemon runs around it."""
+    """A Memory with its dependencies, and a loop like the daemon's."""
 
     def __init__(self, *heaps: Any, **options: Any) -> None:
         self.clock = TestClock()
@@ -126,7 +126,7 @@ class Bench:
     # --- shorthand ---
 
     def allocate(self, count: int = 1, **options: Any) -> Buffers:
-        """The buffers, waited for; raises why there are none. `options` are those of `begin`."""
+        """Allocate and wait for the buffers. Raises the error. `options` are those of `begin`."""
         made = self.begin(count, **options)
         self.wait(lambda: bool(made))
         if isinstance(made[0], Exception):
@@ -143,7 +143,7 @@ class Bench:
         heap: Heap = SYSTEM_RAM_HEAP,
         is_wanted: Callable[[], bool] = lambda: True,
     ) -> list[Buffers | Exception]:
-        """Begin to allocate; the list gets what came of it."""
+        """Begin an allocation. The list receives its outcome."""
         made: list[Buffers | Exception] = []
         self.memory.allocate(
             collection_id=collection_id,
@@ -157,7 +157,7 @@ class Bench:
         return made
 
     def strong(self, buffers: Buffers, rights: Rights = READ_WRITE) -> list[Handle]:
-        """Strong handles, one a buffer, closed at the end of the test if not before."""
+        """Return strong handles, one for each buffer. They are closed at the end of the test at the latest."""
         made = buffers.hand_out(rights, weak=False, client=CAMERA)
         self._handles += made
         return [present(entry.vmo) for entry in made]
@@ -165,13 +165,13 @@ class Bench:
     def weak(
         self, buffers: Buffers, rights: Rights = READ_WRITE, client: ClientInfo = VIEWER
     ) -> list[tuple[Handle, Handle]]:
-        """Weak handles with their close_weak_asap."""
+        """Return weak handles with their close_weak_asap."""
         made = buffers.hand_out(rights, weak=True, client=client)
         self._handles += made
         return [(present(entry.vmo), present(entry.close_weak_asap)) for entry in made]
 
     def given_away(self, peer: Peer) -> Handle:
-        """Have a peer hold the only strong handle of a buffer; a weak one's close_weak_asap."""
+        """Give the only strong handle of a buffer to a peer. Return the close_weak_asap of a weak handle."""
         buffers = self.allocate()
         peer.give(*self.strong(buffers))
         ((_, close_weak_asap),) = self.weak(buffers)
@@ -183,7 +183,7 @@ class Bench:
         return entries
 
     def tracker(self, buffers: Buffers, remaining: int = 0) -> Handle:
-        """The client end of a lifetime tracking."""
+        """Return the client end of a lifetime tracking."""
         near, far = pair()
         self._handles.append(far)
         buffers.track_lifetime(self.memory.event(near), remaining)
@@ -192,7 +192,7 @@ class Bench:
     # --- the loop ---
 
     def wait(self, condition: Callable[[], bool]) -> None:
-        """Run the daemon's loop until something is true, waking up only for events and timers."""
+        """Run the daemon's loop until a condition holds. It wakes up only for events and timers."""
         give_up = time.monotonic() + _GIVE_UP_S
         poller = select.poll()
         poller.register(self.memory.fileno(), select.POLLIN)
@@ -209,7 +209,7 @@ class Bench:
         self.wait(lambda: is_closed(event))
 
     def quiet(self) -> None:
-        """Run the loop until there is nothing left to do, timers of rechecks included; moves the clock."""
+        """Run the loop until there is nothing left to do, including timers of repeated checks. Moves the clock."""
         while self.is_awake():
             self.memory.process_events()
         self.clock.advance(20_000_000)
@@ -218,7 +218,7 @@ class Bench:
         self.clock.run_due()
 
     def is_awake(self) -> bool:
-        """Whether the daemon would be woken up now."""
+        """Return whether something would wake the daemon now."""
         return bool(select.select([self.memory.fileno()], [], [], 0)[0])
 
     def states(self) -> dict[str, int]:
@@ -244,7 +244,7 @@ def pair() -> tuple[Handle, Handle]:
 
 
 def is_closed(event: Handle) -> bool:
-    """Whether the other end of an eventpair is closed, asked of the kernel."""
+    """Return whether the other end of an eventpair is closed, as the kernel reports it."""
     poller = select.poll()
     poller.register(event.fileno(), 0)
     return bool(poller.poll(0))
@@ -256,14 +256,14 @@ def present(handle: Handle | None) -> Handle:
 
 
 class few_descriptors:  # noqa: N801 - used as a function
-    """A process with only `spare` descriptors left."""
+    """Leave the process only `spare` free descriptors within the block."""
 
     def __init__(self, spare: int) -> None:
         self._spare = spare
 
     def __enter__(self) -> None:
         self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # Descriptors are given out from below: fill the gaps, then allow so many more.
+        # The lowest free number is used first: fill the gaps, then allow this many more.
         self._fill = [os.open("/dev/null", os.O_RDONLY) for _ in range(32)]
         top = max(int(fd) for fd in os.listdir("/proc/self/fd"))
         while self._fill[-1] < top:
@@ -278,10 +278,10 @@ class few_descriptors:  # noqa: N801 - used as a function
 
 
 class Peer:
-    """Another process, which does what it is told with the descriptors that it is sent.
+    """Another process, which follows commands with the descriptors that it receives.
 
-    `run` executes statements there; `fds` are the descriptors, in the order sent, and `result` is what comes back. When
-    it returns, what was run is done.
+    `run` executes statements there; `fds` are the descriptors, in the order of sending, and the value of `result` is
+    returned. When `run` returns, the statements have been executed.
     """
 
     def __init__(self, user: int | None = None) -> None:
@@ -296,13 +296,13 @@ class Peer:
             self.run(f"become({user})")
 
     def send(self, *handles: Handle) -> None:
-        """Give a copy of each handle's descriptor."""
+        """Send a duplicate of each handle's descriptor."""
         fds = [handle.fileno() for handle in handles]
         socket.send_fds(self._socket, [b"pass"], fds)
         self._answer()
 
     def give(self, *handles: Handle) -> None:
-        """Give each handle away."""
+        """Send each handle's descriptor, and close the handle."""
         self.send(*handles)
         for handle in handles:
             handle.close()
@@ -362,6 +362,6 @@ def become(uid):
 
 
 def run_as(uid: int, source: str) -> None:
-    """Run Python source in a process of another user, which may import what is tested here."""
+    """Run Python source in a process of another user, which can import the tested modules."""
     preamble = f"import sysmemd.memory\n{_BECOME}\nbecome({uid})\n"
     subprocess.run([sys.executable, "-c", preamble + source], check=True, timeout=_GIVE_UP_S)

@@ -1,4 +1,4 @@
-"""How much memory can be reserved."""
+"""The amount of memory that can be reserved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strong, weak and gone: what the kernel says of handles, mappings and processes; `docs/spec/allocation.md`."""
+"""Strong, weak and gone: the kernel's reports on handles, mappings and processes; `docs/spec/allocation.md`."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_strong_handle_in_flight_counts(bench: Bench, new_peer: Callable[..., 
 def test_a_mapping_whose_descriptor_is_closed_counts(bench: Bench, peer: Peer) -> None:
     close_weak_asap = bench.given_away(peer)
     peer.run("maps.append(mmap.mmap(fds[0], 4096)); os.close(fds[0])")
-    # mmap keeps a duplicate of its own, which goes too:
+    # mmap keeps a duplicate of its own, which is closed too:
     peer.run(
         "import ctypes\n"
         "for n in os.listdir('/proc/self/fd'):\n"
@@ -290,7 +290,7 @@ def test_weak_handles_closed_in_time_are_not_logged(bench: Bench) -> None:
     buffers.drop_strong()
     first[0].close()
     bench.clock.advance(LEAK_NS // 2)
-    # The last closing is noticed even when its report wasn't read.
+    # The last close is noticed even if its report was not read.
     second[0].close()
     bench.clock.advance(2 * LEAK_NS)
     assert bench.log.errors() == []
@@ -347,7 +347,7 @@ def test_nothing_polls_when_idle(bench: Bench) -> None:
 def test_a_handle_whose_lock_goes_a_moment_after_the_report_is_noticed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The kernel reports a closing before it drops the lock, and the closing process may be preempted in between.
+    # The kernel reports a close before it releases the lock, and the closing process may be preempted in between.
     buffers = bench.allocate()
     (strong,) = bench.strong(buffers)
     ((_, event),) = bench.weak(buffers)

@@ -85,7 +85,7 @@ def test_a_weak_participant_that_asks_later_gets_what_is_left(bench: Bench) -> N
     weakly_kept.close()
     lost.close()
     third.close()
-    # Nothing of this has been processed as an event: the answer is the kernel's.
+    # None of this has been processed as an event: the kernel gives the answer.
     entries = bench.keep(buffers.hand_out(READ, weak=True, client=VIEWER))
     assert not is_closed(present(entries[0].close_weak_asap))
     assert entries[0].vmo is not None
@@ -211,7 +211,7 @@ def test_all_trackers_of_one_number_close_together(bench: Bench) -> None:
 
 
 def test_a_tracker_whose_client_leaves_while_others_are_served_is_forgotten(bench: Bench) -> None:
-    """A look at many buffers gives way, and the node no longer has the event by then."""
+    """A check of many buffers gives way to other work, and meanwhile the node drops the event."""
     work = SlowWork()
     buffers = bench.allocate(16)
     strong = bench.strong(buffers)

@@ -1,4 +1,7 @@
-"""Recognising a descriptor, and weak handles made of it: the memory side of GetVmoInfo; `docs/spec/protocol.md`."""
+"""Recognising a descriptor, and creating weak handles from it: the memory's part of GetVmoInfo.
+
+See `docs/spec/protocol.md`.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ from .harness import (
 
 @pytest.fixture(params=["asked", "listed"])
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels since 6.6 can be asked for a description's own locks, those before list them in /proc."""
+    """Since Linux 6.6 the kernel reports the locks of a file description; older kernels list them in /proc."""
     if request.param == "listed":
         monkeypatch.setattr(locks, "holds_lock", refuse)
 
@@ -196,7 +199,7 @@ def test_no_weak_handle_without_a_strong_one(bench: Bench) -> None:
     ((weak, _),) = bench.weak(buffers)
     buffers.drop_strong()
     strong.close()
-    # Nothing was processed: the kernel is asked.
+    # No report was processed: the kernel is asked.
     with pytest.raises(NoMoreStrongHandlesError, match="buffer 0 of 42"):
         identify(bench, weak).make_weak(VIEWER)
 
@@ -253,7 +256,7 @@ def test_a_new_vmo_with_the_number_of_a_gone_one_is_not_taken_for_it(bench: Benc
     kept = os.fstat(strong.fileno())
     strong.close()
     buffers.drop_strong()
-    # The kernel's report is queued, and read before anything is compared.
+    # The kernel's report is queued, and is read before any comparison.
     assert bench.memory._by_identity
     with Handle(os.memfd_create("other")) as other:
         assert bench.memory.identify(other.fileno()) is None

@@ -130,7 +130,7 @@ def test_a_weak_owner_that_takes_a_strong_byte_counts_as_the_strong_holder_it_pl
 
 
 def test_a_waiting_write_lock_gets_nothing_from_the_servers_hands(bench: Bench, peer: Peer) -> None:
-    # A lock request that waits is served the moment a byte is free; the guard never lets one be.
+    # A waiting lock request is served as soon as a byte is free. The guard never leaves a byte free.
     buffers = bench.allocate()
     peer.give(*bench.strong(buffers))
     peer.run(
@@ -185,7 +185,7 @@ def test_a_full_queue_of_reports_loses_nothing(bench: Bench, new_peer: Callable[
         buffers.drop_strong()
     bench.quiet()
     assert bench.states() == {"strong": 2, "unknown": 1}
-    # Alternating, as equal reports in a row are merged.
+    # They alternate, because the kernel merges equal reports in a row.
     flooder.run(
         f"for _ in range({queue_length}):\n"
         " os.close(reopen(fds[0])); os.close(reopen(fds[0], os.O_RDONLY))"
@@ -223,7 +223,7 @@ def test_one_call_reads_at_most_a_full_queue(bench: Bench, peer: Peer) -> None:
         "threading.Thread(target=flood, daemon=True).start()"
     )
     for _ in range(100):
-        bench.memory.process_events()  # comes back, however fast the other side is
+        bench.memory.process_events()  # returns, however fast the other side is
     peer.kill()
     bench.wait(lambda: bench.states() == {})
 
@@ -276,7 +276,7 @@ def test_dropped_events_cost_the_server_no_descriptors(bench: Bench) -> None:
 
 
 def test_a_tracker_whose_server_end_the_client_kept_is_forgotten(bench: Bench) -> None:
-    # The copy keeps the description registered unless it is removed before it is closed.
+    # The duplicate keeps the description registered, unless it is removed before it is closed.
     buffers = bench.allocate()
     near, far = pair()
     copy = near.duplicate()

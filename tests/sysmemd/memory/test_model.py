@@ -29,7 +29,7 @@ writables = strategies.booleans()
 
 @dataclass
 class Reference:
-    """A descriptor or mapping of a handle; handles are told apart by `handle`, an opened one is of no kind."""
+    """A descriptor or mapping of a handle. `handle` identifies the handle. A reopened handle has no kind."""
 
     index: int
     handle: object
@@ -39,7 +39,7 @@ class Reference:
 
 @dataclass
 class Model:
-    """What should be so, one entry a buffer."""
+    """The expected state, with one entry for each buffer."""
 
     server: bool = True
     strong: list[bool] = field(default_factory=lambda: [True] * COUNT)

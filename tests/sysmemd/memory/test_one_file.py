@@ -1,4 +1,4 @@
-"""Buffers of one open file: here memfds, whose references the test counts. Real dma-bufs are in tests/devices."""
+"""Buffers of one open file: here memfds whose references the test counts. tests/devices has real dma-bufs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def bench(heap: MemfdHeap) -> Iterator[Bench]:
 
 @pytest.fixture
 def references(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many references there are; none: they can't be counted."""
+    """Return the number of references, or None if they can't be counted."""
     counted = [1]
 
     def fdinfo(path: str, mode: str, buffering: int) -> io.BytesIO:
@@ -52,7 +52,7 @@ def references(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def pauses(bench: Bench, count: int) -> list[int]:
-    """Make the next calls; return after which pause each asked for another one."""
+    """Make the next calls. Return the pause after which each of them asked for another one."""
     found = []
     for _ in range(count):
         before = bench.clock.now()

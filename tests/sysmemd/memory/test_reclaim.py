@@ -1,4 +1,4 @@
-"""The last close of a big buffer: in a thread, and nobody is told before it is done."""
+"""The last close of a big buffer happens in a thread, and nothing is reported before it is done."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEAP = Heap(heap_type="few")
 
 
 class Gate:
-    """Holds up closes in the thread, when they have happened or before, until it is opened."""
+    """Holds up closes in the thread, before or after they happen, until it is opened."""
 
     def __init__(self, patch: pytest.MonkeyPatch, *, after: bool = True) -> None:
         self.opened = threading.Event()
@@ -73,7 +73,7 @@ def touched(size: int) -> Handle:
 
 
 def touch(bench: Bench, buffers: Buffers) -> None:
-    """Use all pages of all buffers, and let go of the handles."""
+    """Use all pages of all buffers, and close the handles."""
     for handle in bench.strong(buffers):
         os.posix_fallocate(handle.fileno(), 0, os.fstat(handle.fileno()).st_size)
         handle.close()
@@ -164,7 +164,7 @@ def test_a_tracker_is_told_when_the_memory_is_back(bench: Bench, gate: Gate) -> 
     touch(bench, buffers)
     buffers.drop_strong()
     assert gate.reached.wait(10)
-    # The kernel has reported the end of the watch, but in the thread the close goes on.
+    # The kernel has reported the end of the watch, but the close continues in the thread.
     bench.quiet()
     assert not is_closed(event)
     assert bench.states() == {"unknown": 1}
@@ -188,7 +188,7 @@ def test_a_tracker_is_told_when_the_end_is_reported_late(
 
 
 def let_go_late(bench: Bench, gate: Gate, buffers: Buffers, weak: Handle) -> None:
-    """The server frees the memory while it is told that it is time to look for leaks."""
+    """Free the server's memory while the timer for the search for leaks fires."""
     os.posix_fallocate(weak.fileno(), 0, BIG)
     buffers.drop_strong()
     bench.clock.advance(LEAK_NS // 2)

@@ -1,4 +1,4 @@
-"""What is missing is named at start; `docs/spec/linux.md`, "Limits of the process"."""
+"""Missing features are named at start; `docs/spec/linux.md`, "Limits of the process"."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_with_sockets_that_tell_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_this_kernel_does_as_expected_and_nothing_stays_open() -> None:
-    """Since Linux 6.6, that is."""
+    """This holds since Linux 6.6."""
     newer = tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) >= (6, 6)
     findings = examine_kernel()
     assert findings.missing == []

@@ -1,4 +1,4 @@
-"""Eager allocation: pages are taken piece by piece, of all allocations in turn."""
+"""Eager allocation: pages are allocated in pieces, alternating between all allocations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def bench() -> Iterator[Bench]:
 
 @pytest.fixture
 def pieces(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The bytes of each piece that was taken, in order."""
+    """Return the size of each piece that was allocated, in bytes and in order."""
     taken: list[int] = []
     reserve = MemfdHeap.reserve
 
@@ -45,7 +45,7 @@ def used(bench: Bench) -> int:
 
 
 def turns(bench: Bench, made: list[Any]) -> int:
-    """Come round until an allocation is done; how often that was."""
+    """Give an allocation turns until it is done. Return their number."""
     count = 0
     while not made:
         count += 1
@@ -168,12 +168,12 @@ def test_the_end_of_the_daemon_on_the_way(
 
 @pytest.fixture
 def open_files() -> Callable[[], set[str]]:
-    """What the descriptors of this process are, now."""
+    """Return the objects of this process's descriptors."""
 
     def names() -> set[str]:
         found = set()
         for fd in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(FileNotFoundError):  # that was the directory's own
+            with contextlib.suppress(FileNotFoundError):  # that one read the directory
                 found.add(os.readlink(f"/proc/self/fd/{fd}"))
         return found
 

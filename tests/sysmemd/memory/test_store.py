@@ -100,7 +100,7 @@ def test_a_heaps_limit_holds_until_memory_is_reclaimed(tee: MemfdHeap) -> None:
     first.drop_strong()
     second.close()
     third.close()
-    # Two of three are gone, and that counts at once.
+    # Two of three are gone, which takes effect at once.
     bench.allocate(3, size=2 * PAGE, heap=heap)
     with pytest.raises(NoMemoryError):
         bench.allocate(1, heap=heap)
@@ -191,7 +191,7 @@ def test_an_unforeseen_error_leaves_nothing(bench: Bench, monkeypatch: pytest.Mo
 
 def test_a_heap_of_another_make(bench: Bench) -> None:
     class File:
-        """A heap that isn't a memfd's: anything with the interface will do."""
+        """A heap that does not use memfds: any class with the interface will do."""
 
         properties = HeapSettings("file", domains=frozenset({CoherencyDomain.CPU}))
         used_bytes = 0
@@ -237,7 +237,7 @@ def test_a_full_daemon_wide_end(bench: Bench) -> None:
     bench.memory.close()
     assert is_closed(event)
     assert is_closed(tracker)
-    # What a tree may still do while everything is taken down:
+    # Calls that a tree may still make while everything is closed:
     buffers.drop_strong()
     buffers.track_lifetime(signal, 0)
     assert is_closed(late)
@@ -251,7 +251,7 @@ def test_a_full_daemon_wide_end(bench: Bench) -> None:
 def test_a_number_that_went_to_another_buffer_stays_that_ones(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The first may end, and its number be given away, after the reports were read.
+    # After the reports were read, the first may end and its number be reused.
     monkeypatch.setattr(vmo, "identity", lambda _: (1, 2))
     first, second = bench.allocate(), bench.allocate(collection_id=43)
     (handle,) = bench.strong(second)
@@ -298,7 +298,7 @@ def test_too_many_inotify_instances(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_can_not_be_asked_is_asked_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """Whether a handle is left, or to be told when one closes; and it is said once."""
+    """The question is whether a handle is left, or the request to be told of a close. The failure is logged once."""
 
     def fails(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -323,7 +323,7 @@ def test_what_can_not_be_asked_is_asked_again(
 def test_reports_that_can_not_be_read_come_later(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
-    """Also in the middle of handing buffers out, or of tracking them: nothing is lost by that."""
+    """Nothing is lost, even while buffers are handed out or tracked."""
 
     def fails(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")

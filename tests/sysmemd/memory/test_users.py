@@ -1,4 +1,4 @@
-"""Rights among the daemon's user, a writer's and a reader's (`docs/spec/linux.md`, "VMOs")."""
+"""The rights of the daemon's user, a writer and a reader (`docs/spec/linux.md`, "VMOs")."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_writable_handle_gives_no_more_either(writer: Peer) -> None:
 
 def test_a_read_only_handle_cannot_be_mapped_writable(reader: Peer) -> None:
     assert reader.run("result = refused(mmap.mmap, fds[0], 4096)") == "EACCES"
-    # Nor be made so later: mprotect of a shared mapping for reading.
+    # They also can't be made writable later by mprotect of a shared mapping for reading.
     assert (
         reader.run(
             "import ctypes\n"

@@ -1,4 +1,4 @@
-"""Sealed memory and handles by rights; `docs/spec/linux.md`, "VMOs"."""
+"""Sealed memory, and handles by rights; `docs/spec/linux.md`, "VMOs"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernel's reports, as inotify gives them."""
+"""The kernel's reports from inotify."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""System calls that fail because a test wants them to: so often, and as they were afterwards."""
+"""System calls that fail on a test's request, this many times, and then work as before."""
 
 from __future__ import annotations
 

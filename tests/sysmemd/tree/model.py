@@ -1,6 +1,6 @@
-"""A small, slow tree, written from `docs/spec/allocation.md` sentence by sentence, to compare the real one with.
+"""A small, slow tree, written sentence by sentence from `docs/spec/allocation.md`, to compare the real one with.
 
-Nothing is counted or remembered: after every event all questions are asked again of the whole tree.
+It counts and remembers nothing: after every event it computes everything again from the whole tree.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from sysmem_protocol.sysmem2 import Error
 
-#: (camping, min_buffer_count, max_buffer_count) as a participant sets them.
+#: (camping, min_buffer_count, max_buffer_count), as a participant sets them.
 Wish = tuple[int, int, int]
 
 
@@ -32,11 +32,11 @@ class ModelNode:
     wish: Wish = (0, 0, 128)
     all_present: bool = False
     waited: bool = False
-    #: None, "success" or an error.
+    #: None, "success" or the name of an error.
     result: object = None
-    #: How often a client that listens was told of a result.
+    #: How many times a client that waits was sent a result.
     answers: int = 0
-    #: Numbers of the events attached.
+    #: The numbers of the attached events.
     trackings: list[int] = field(default_factory=list)
     lifetimes: list[int] = field(default_factory=list)
 
@@ -57,7 +57,7 @@ class ModelNode:
         return not self.weak and not self.orphan
 
     def below(self) -> list[ModelNode]:
-        """The node and everything below it, parents first."""
+        """Return the node and its descendants, parents first."""
         return [self, *(node for child in self.children for node in child.below())]
 
 
@@ -316,14 +316,14 @@ class Model:
 
 
 class DaemonsModel(Model):
-    """The model with what the real constraint engine adds: no buffers at all is no agreement."""
+    """The model with an addition of the real constraint engine: a result without buffers is not an agreement."""
 
     def _aggregate(self, start: ModelNode, visible: list[ModelNode]) -> int | None:
         return super()._aggregate(start, visible) or None
 
 
 def pruned(start: ModelNode) -> list[ModelNode]:
-    """A start node and its descendants reached without passing an attached node; in depth-first pre-order."""
+    """Return a start node and its descendants that are reached without an attached node, in depth-first pre-order."""
     found = [start]
     for child in start.children:
         if child.isolation != "do not propagate":
@@ -332,7 +332,7 @@ def pruned(start: ModelNode) -> list[ModelNode]:
 
 
 def selections(start: ModelNode, chosen: dict[ModelNode, ModelNode]) -> Iterator[list[ModelNode]]:
-    """The visible nodes of each selection, in order: the highest-ranking undecided group decides first."""
+    """Yield the visible nodes of each selection, in order: the highest-ranking undecided group decides first."""
     visible = []
     todo = [start]
     while todo:

@@ -1,4 +1,4 @@
-"""Any sequence of messages, closes and failures: the tree and the model agree after every step."""
+"""Random sequences of messages, closes and failures: the tree and the model agree after every step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sysmemd.tree import Allocated, Misuse, Node
 from .model import Model, ModelNode, Wish
 from .world import Channel, Event, World, wanting
 
-#: Which of the nodes that come into question; taken modulo their number.
+#: The index of a node among the candidates, modulo their number.
 PICK = st.integers(0, 63)
 MASKS = st.sampled_from([0x80000000, 0x80000000, 0xFFFFFFFF, 0, 0xC, 0x4, 0x8])
 WISHES = st.tuples(
@@ -32,28 +32,28 @@ class TreeAndModel(RuleBasedStateMachine):
         super().__init__()
         self.world = World(max_group_selections=3)
         self.model = Model(max_group_selections=3)
-        #: Every node that ever was, in both.
+        #: Every node that has existed, in both.
         self.pairs: list[tuple[Node, ModelNode]] = [(self.world.root, self.model.root)]
         self.events: list[Event] = []
         #: Channels of tokens that were turned in.
         self.old_channels: list[Channel] = []
-        #: Whether the next step may break a rule or a collection. Most random steps would, and nothing would ever grow.
+        #: Whether the next step may break a rule or a collection. Most random steps would, and no tree would grow.
         self.daring = False
 
     # --- helpers ---
 
     def open_pairs(self) -> list[tuple[Node, ModelNode]]:
-        """The nodes that a client can still say something on."""
+        """Return the nodes on which a client can still send messages."""
         return [pair for pair in self.pairs if pair[1].open and not pair[1].failed]
 
     def pick(self, index: int, *kinds: str) -> tuple[Node, ModelNode]:
-        """An open node, of a kind if there is one."""
+        """Pick an open node, of this kind if there is one."""
         pairs = self.open_pairs()
         of_kind = [pair for pair in pairs if pair[1].kind in kinds] or pairs
         return of_kind[index % len(of_kind)]
 
     def say(self, node: Node, modelled: ModelNode, call: Callable[[], Any], allowed: bool) -> None:
-        """Say something; the tree must refuse it exactly when the model did, and then the node fails in both."""
+        """Send a message. The tree must refuse it exactly if the model did, and then the node fails in both."""
         if not allowed and not self.dares():
             return
         before = self.snapshot()
@@ -67,7 +67,7 @@ class TreeAndModel(RuleBasedStateMachine):
         self.model.fail(modelled)
 
     def dares(self) -> bool:
-        """Whether this step may do harm."""
+        """Return whether this step may do harm."""
         daring, self.daring = self.daring, False
         return daring
 
@@ -80,13 +80,13 @@ class TreeAndModel(RuleBasedStateMachine):
     def say_and_adopt(
         self, node: Node, modelled: ModelNode, call: Callable[[], Any], allowed: bool
     ) -> None:
-        """As `say`, of a message that makes children."""
+        """Send a message as `say` does, one that creates children."""
         self.say(node, modelled, call, allowed)
         if not modelled.failed:
             self.adopt(node, modelled)
 
     def adopt(self, parent: Node, modelled: ModelNode) -> None:
-        """Pair up children that are new."""
+        """Pair new children of the tree with those of the model."""
         known = {node for node, _ in self.pairs}
         for child, model_child in zip(parent.children, modelled.children, strict=True):
             if child not in known:
@@ -99,7 +99,7 @@ class TreeAndModel(RuleBasedStateMachine):
         self.adopt(node, modelled)
 
     def hosts(self) -> list[tuple[Node, ModelNode]]:
-        """Who may attach tokens."""
+        """Return the nodes that may attach tokens."""
         return [
             pair
             for pair in self.open_pairs()
@@ -107,7 +107,7 @@ class TreeAndModel(RuleBasedStateMachine):
         ]
 
     def harmless(self, modelled: ModelNode) -> bool:
-        """Whether a failure of this node would stop below the root."""
+        """Return whether a failure of this node would stop below the root."""
         node: ModelNode | None = modelled
         while node is not None and node.parent is not None:
             if node.isolation == "do not propagate":
@@ -131,7 +131,7 @@ class TreeAndModel(RuleBasedStateMachine):
 
     @initialize(shape=st.lists(st.tuples(PICK, st.sampled_from("ttdgw")), max_size=10))
     def grow(self, shape: list[tuple[int, str]]) -> None:
-        """Tokens, dispensable and weak tokens, and groups of two, below tokens."""
+        """Create tokens, dispensable and weak tokens, and groups of two, below tokens."""
         for index, what in shape:
             self.add(index, what == "g")
             node, modelled = self.pairs[-1]
@@ -251,11 +251,11 @@ class TreeAndModel(RuleBasedStateMachine):
         wish=WISHES, order=st.randoms(use_true_random=False), leave=st.sampled_from([0, 0, 0, 1, 2])
     )
     def get_ready(self, wish: Wish, order: Any, leave: int) -> None:
-        """Everybody but a few does what allocation waits for; most random sequences wouldn't come that far."""
+        """Make almost all nodes ready, which most random sequences would not achieve."""
         pairs = self.open_pairs()
         order.shuffle(pairs)
         if self.model.count is not None:
-            wish = (wish[0] % 2, 0, 128)  # what exists is seldom enough for more
+            wish = (wish[0] % 2, 0, 128)  # the existing buffers are seldom enough for more
         for node, modelled in pairs[leave:]:
             if modelled.failed or modelled.ready:
                 continue
@@ -278,13 +278,13 @@ class TreeAndModel(RuleBasedStateMachine):
     @alive
     @rule(wish=WISHES, order=st.randoms(use_true_random=False))
     def get_all_ready(self, wish: Wish, order: Any) -> None:
-        """As before, nobody left out."""
+        """Make all nodes ready."""
         self.get_ready(wish, order, 0)
 
     @precondition(lambda self: self.model.count is not None and not self.model.gone)
     @rule(index=PICK, shape=st.lists(st.booleans(), max_size=3), dispensable=st.booleans())
     def attach_to_what_exists(self, index: int, shape: list[bool], dispensable: bool) -> None:
-        """A token attached to a collection that has allocated, with tokens and groups below it."""
+        """Attach a token to a collection that has allocated, with tokens and groups below it."""
         hosts = self.hosts()
         if not hosts:
             return
@@ -299,7 +299,7 @@ class TreeAndModel(RuleBasedStateMachine):
     @precondition(lambda self: self.model.count is not None and not self.model.gone)
     @rule(index=PICK, campings=st.lists(st.integers(0, 2), min_size=1, max_size=4))
     def attach_campers(self, index: int, campings: list[int]) -> None:
-        """Participants who want some of the buffers that exist, while there are some left."""
+        """Attach participants that camp on some of the existing buffers, while there are buffers left."""
         for camping in campings:
             hosts = self.hosts()
             if not hosts:
@@ -429,7 +429,7 @@ class TreeAndModel(RuleBasedStateMachine):
     @precondition(lambda self: self.model.count is not None and not self.model.strong_dropped)
     @rule()
     def the_strong_leave(self) -> None:
-        """All strong nodes are released and closed, if a weak one stays."""
+        """Release and close all strong nodes, if a weak one stays."""
         pairs = self.open_pairs()
         if all(modelled.strong for _, modelled in pairs):
             return

@@ -492,7 +492,7 @@ def test_an_outcome_that_cannot_be_told_is_the_outcome_all_the_same(
     monkeypatch.setattr(FakeRefusal, "conflict", property(broken))
     world.root.set_verbose_logging()
     with monkeypatch.context() as patch:
-        patch.setattr("linecache.checkcache", None)  # no source is read to say where
+        patch.setattr("linecache.checkcache", None)  # no source file is read to find the line
         world.ready(world.root, constraints=IMPOSSIBLE)
     assert world.root.outcome is Error.CONSTRAINTS_INTERSECTION_EMPTY
     (line,) = world.log.find("allocation failed")

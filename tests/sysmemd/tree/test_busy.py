@@ -34,7 +34,7 @@ def has_buffers(*nodes: Node) -> list[bool]:
 
 
 def names(world: World) -> list[str]:
-    """Who took part in the last aggregation."""
+    """Return the participants of the last aggregation."""
     return [participant.name for participant in world.engine.calls[-1]]
 
 
@@ -43,7 +43,7 @@ def is_busy(world: World) -> bool:
 
 
 def ask_for_buffers(world: World, work: SlowWork) -> None:
-    """Come to where memory makes the buffers of an attempt; it takes time."""
+    """Continue until memory creates the buffers of an attempt, which takes time."""
     world.memory.takes_time = True
     world.ready(world.root)
     work.finish()
@@ -138,7 +138,7 @@ def test_what_got_ready_meanwhile_has_its_turn_afterwards(world: World, work: Sl
     assert work.pending == 1
     assert in_tree(attached)
     work.finish()
-    assert not in_tree(attached)  # nobody is left in it
+    assert not in_tree(attached)  # no node is left in it
     assert has_buffers(world.root) == [True]
 
 
@@ -366,7 +366,7 @@ def test_an_attempt_that_ends_during_a_change_is_concluded_after_it(
     attached = world.attach(world.root)
     below = world.token(attached)
     world.ready(world.root)
-    work.go_on()  # there is an answer
+    work.go_on()  # there is a response
     monkeypatch.setattr("sysmemd.tree.failure.give_way", work.pause)
     work.do(lambda: attached.fail("its token was bound after a release"))
     assert [node.in_tree for node in (attached, below)] == [True, False]
@@ -401,7 +401,7 @@ def test_what_an_attempt_comes_to_is_told_in_pieces(
 
 
 def test_a_collection_that_ends_is_not_said_to_take_a_while(world: World) -> None:
-    """Neither where its turn comes too late, nor where it takes long to find out who holds it up."""
+    """The warning may come too late, or the search for the processes that delay it may take long."""
     late: list[Any] = []
     world.collection._who_has = lambda nodes, then: late.append(then)
     world.collection._warn_overdue(5)

@@ -1,4 +1,4 @@
-"""How a node's debug name comes about."""
+"""How a node's debug name is derived."""
 
 from __future__ import annotations
 

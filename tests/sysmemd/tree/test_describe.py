@@ -1,4 +1,4 @@
-"""Nodes and trees in words."""
+"""Nodes and trees as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The estimate of what participants ask for."""
+"""The estimate of the size of the participants' constraints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far failures go, and what is said about them; `docs/spec/allocation.md`, "Failure" and "What clients see"."""
+"""How far failures go, and what is logged about them; `docs/spec/allocation.md`, "Failure" and "What clients see"."""
 
 from __future__ import annotations
 
@@ -311,7 +311,7 @@ def test_no_strong_node_left_after_allocation_drops_the_servers_hold(world: Worl
     assert not world.is_open(weak)
     assert world.times_gone() == 1
     assert world.buffers.times_dropped() == 1
-    world.memory.on_no_strong()  # news of what is gone already
+    world.memory.on_no_strong()  # a late event about a node that is gone
     assert world.times_gone() == 1
 
 
@@ -376,7 +376,7 @@ def test_verbose_logging_says_at_info_who_closed_first_and_how_far_it_went(world
 
 
 class Failing:
-    """Stands for anything whose end fails, though it has ended."""
+    """Stands for an object whose end raises, although it has ended."""
 
     def __init__(self) -> None:
         self.ends = 0

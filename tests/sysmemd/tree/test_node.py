@@ -1,4 +1,4 @@
-"""What may be said to nodes, and what it does; `docs/spec/protocol.md`, "Node" and the interfaces that compose it."""
+"""The messages of nodes, and their effects; `docs/spec/protocol.md`, "Node" and the interfaces that compose it."""
 
 from __future__ import annotations
 
@@ -474,7 +474,7 @@ def test_a_node_tells_where_it_is_in_its_life(world: World) -> None:
     assert (child.is_connected, child.is_released, child.in_tree) == (True, True, True)
     child.client_closed()
     assert (child.is_connected, child.is_released, child.in_tree) == (False, True, True)
-    child.client_closed()  # once is enough, twice does no harm
+    child.client_closed()  # once is enough, twice has no effect
     world.root.client_closed()
     assert (child.is_connected, child.is_released, child.in_tree) == (False, False, False)
     assert repr(child) == "<Node 2 of 7: a failed node>"

@@ -1,6 +1,6 @@
-"""Trees of thousands of nodes: no recursion, and work that grows with what an event can affect.
+"""Trees of thousands of nodes: no recursion, and work that grows only with the number of affected nodes.
 
-Work is counted, not timed: calls of functions, builtin ones included.
+Work is counted, not timed: calls of functions, including built-in ones.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def counted() -> Iterator[Work]:
         work.calls += event in ("call", "c_call")
 
     previous = sys.getprofile()
-    gc.disable()  # hypothesis is called by each collection
+    gc.disable()  # each collection calls hypothesis
     sys.setprofile(count)
     try:
         yield work
@@ -135,7 +135,7 @@ def test_attached_participants_who_stay_cost_as_much_as_they_are() -> None:
         return work.calls - engine_calls(times)
 
     def engine_calls(times: int) -> int:
-        """The engine of the tests adds up everybody each time."""
+        """The engine of the tests adds up all participants each time."""
         joining = FakeEngine().joining([], Allocation(SETTINGS, 128), Platform())
         people = [Participant(wanting(0)) for _ in range(times)]
         with counted() as work:

@@ -1,4 +1,4 @@
-"""Group selections in priority order, and their bound; `docs/spec/allocation.md`, "Logical allocation"."""
+"""Group selections in the order of priority, and their limit; `docs/spec/allocation.md`, "Logical allocation"."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def every_selection(start: Node) -> list[tuple[int, ...]]:
 
 
 def settle_all(world: World, viable: set[Node]) -> None:
-    """Everybody gets ready; leaves that aren't viable ask for what can't be had."""
+    """Make all nodes ready. Leaves that are not viable ask for something impossible."""
     for node in list(world.collection.nodes()):
         assert isinstance(node, Node)
         if node.kind.value == "group":
@@ -111,7 +111,8 @@ def test_63_nested_groups_with_one_viable_selection_the_64th_tried(nested_in: in
         _, children = group_of(world, parent)
         parent = children.pop(nested_in)
         leaves += children
-    # nested in the first child, the outermost second one is tried last; nested in the second, the innermost
+    # If groups are nested in first children, the outermost second child is tried last; if in second children, the
+    # innermost
     viable = {leaves[0]} if nested_in == 0 else {parent}
     settle_all(world, viable)
     assert isinstance(world.root.outcome, Allocated)

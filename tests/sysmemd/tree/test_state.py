@@ -1,4 +1,4 @@
-"""The tables of a node's life, read against `docs/spec/protocol.md` and `docs/spec/allocation.md`."""
+"""The tables of a node's states, compared with `docs/spec/protocol.md` and `docs/spec/allocation.md`."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_a_refusal_closes_the_event_and_only_that() -> None:
 def test_one_may_go_while_others_are_closed_or_handed_over(
     monkeypatch: pytest.MonkeyPatch, closes: bool
 ) -> None:
-    """Work on many gives way, and the client of one that is still to come closes its end."""
+    """Work on many events gives way, and meanwhile the client of a later one closes its end."""
     trackings, buffers = Trackings(), FakeBuffers(2)
     first, second = Event(), Event()
     for event in (first, second):

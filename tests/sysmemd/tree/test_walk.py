@@ -1,4 +1,4 @@
-"""Orders of the tree."""
+"""The orders in which the tree is traversed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .world import World
 
 @pytest.fixture
 def nodes() -> list[Node]:
-    """Breadth first: root; a, b; a1, a2, b1; and b1 was made before a2."""
+    """Return nodes in breadth-first order: root; a, b; a1, a2, b1. b1 was created before a2."""
     world = World()
     a, b = world.token(world.root), world.token(world.root)
     a1, b1, a2 = world.token(a), world.token(b), world.token(a)

@@ -1,4 +1,4 @@
-"""A world for the tree made of recorders: what happened can be asked afterwards, and nothing takes time."""
+"""The surroundings of a tree, made of recorders: tests can examine all calls, and nothing takes time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SETTINGS = SingleBufferSettings(
 
 
 class Channel:
-    """A node's server end that counts what the tree says."""
+    """A node's server end that counts the tree's calls."""
 
     def __init__(self) -> None:
         self.answers = 0
@@ -60,13 +60,13 @@ class Event:
         self._when_gone = callback
 
     def go(self) -> None:
-        """The client's end closes."""
+        """Close the client's end."""
         self.closed = True
         self._when_gone()
 
 
 class FakeBuffers:
-    """Buffers that exist until the test says otherwise."""
+    """Buffers that exist until the test removes them."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -86,7 +86,7 @@ class FakeBuffers:
 
 
 class Memory:
-    """A maker of buffers; `error` set, it has none; one that takes time makes them when the test calls `finish`."""
+    """A memory that creates buffers. With `error` it fails. A slow one creates them when the test calls `finish`."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -139,7 +139,7 @@ class Timer:
 
 
 class FakeClock:
-    """A clock that the test moves; seconds are told as floats, the clock counts nanoseconds."""
+    """A clock that the test moves. Tests give seconds as floats; the clock counts nanoseconds."""
 
     def __init__(self) -> None:
         self.time = 1_000 * 10**9
@@ -175,7 +175,7 @@ class Line:
 
 @dataclass
 class FakeLog:
-    """A logger that keeps its lines."""
+    """A logger that records its lines."""
 
     lines: list[Line] = field(default_factory=list)
     bound: dict[str, Any] = field(default_factory=dict)
@@ -212,7 +212,7 @@ class FakeStage(enum.Enum):
 
 @dataclass(frozen=True)
 class FakeRefusal:
-    """Too many buffers are camped on."""
+    """The refusal for too many camped buffers."""
 
     wanted: int
     limit: int
@@ -241,12 +241,12 @@ class FakeRefusal:
 
 
 class FakeEngine:
-    """An engine that only counts: camping is summed up, max_buffer_count bounds it."""
+    """An engine that only counts: camping is added up, and max_buffer_count limits the sum."""
 
     def __init__(self) -> None:
         #: The participants of each aggregation.
         self.calls: list[list[Participant]] = []
-        #: How often everybody who has the buffers was gathered for attached attempts.
+        #: How many times the participants with buffers were collected for attached attempts.
         self.joinings = 0
 
     def aggregate(
@@ -276,7 +276,7 @@ class FakeEngine:
 
 
 class FakeJoining:
-    """Those who have what exists."""
+    """The participants with the existing buffers."""
 
     def __init__(
         self, engine: FakeEngine, participants: Sequence[Participant], existing: Allocation
@@ -299,7 +299,7 @@ class FakeJoining:
 
 
 def count(participants: Sequence[Participant]) -> tuple[int, int]:
-    """How many buffers are wanted, and how many are allowed."""
+    """Return the number of buffers that are needed, and the maximum."""
     tables = [entry.constraints or BufferCollectionConstraints() for entry in participants]
     camping = sum(table.min_buffer_count_for_camping or 0 for table in tables)
     least = max((table.min_buffer_count or 0 for table in tables), default=0)
@@ -314,7 +314,7 @@ def wanting(
     most: int | None = None,
     usage: BufferUsage | None = None,
 ) -> BufferCollectionConstraints:
-    """Constraints of somebody who camps on some buffers."""
+    """Return constraints of a participant that camps on some buffers."""
     return BufferCollectionConstraints(
         usage=usage or BufferUsage(cpu=CpuUsage.READ_OFTEN),
         min_buffer_count_for_camping=camping,
@@ -329,7 +329,7 @@ SAME_RIGHTS = 0x80000000
 
 
 class World:
-    """One collection and everything around it."""
+    """One collection and its surroundings."""
 
     def __init__(self, *, max_group_selections: int = 64) -> None:
         #: Sets constraints, which may begin an attempt.
@@ -368,7 +368,7 @@ class World:
     # --- growing ---
 
     def token(self, parent: Node, mask: int = SAME_RIGHTS) -> Node:
-        """A child token of a token or a group."""
+        """Create a child token of a token or a group."""
         channel = Channel()
         create = parent.create_child if parent.kind.value == "group" else parent.duplicate
         node = create(channel, mask)
