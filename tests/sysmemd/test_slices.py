@@ -6,8 +6,8 @@ millisecond (`docs/spec/robustness.md`, "Fair turns").
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from typing import Any, cast
 
 import pytest
@@ -18,8 +18,11 @@ from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import BufferCollection, BufferCollectionToken, Node
 from sysmemd.clock import TrioClock
 from sysmemd.inspection.inspection import Inspection
+from sysmemd.memory.watch import InodeWatch, Reports
 
 from .channels.support import SAME_RIGHTS, Bench, Client, RecordingLog
+from .memory.harness import Bench as MemoryBench
+from .memory.harness import is_closed
 from .slow import Stretches
 from .tree.world import Event, World
 
@@ -169,6 +172,66 @@ def test_many_buffers(bench: Bench, stretches: Stretches) -> None:
         stretches.do(bench.memory.process_events)
         stretches.do(bench.clock.run_due)
     assert stretches.longest <= MOST
+
+
+@pytest.fixture
+def memory() -> Iterator[MemoryBench]:
+    with closing(MemoryBench()) as made:
+        yield made
+
+
+def run(memory: MemoryBench, stretches: Stretches, until: Callable[[], bool]) -> None:
+    """Do what is due, one call after the other, until something is true."""
+    stretches.longest = 0
+    while not until():
+        stretches.do(memory.memory.process_events)
+        if (due := memory.clock.next_due()) is not None and due <= memory.clock.now():
+            stretches.do(memory.clock.run_next)
+
+
+def test_many_trackings_that_end_with_the_buffers(
+    memory: MemoryBench, stretches: Stretches
+) -> None:
+    buffers = memory.allocate()
+    trackers = [memory.tracker(buffers) for _ in range(MANY)]
+    buffers.drop_strong()
+    run(memory, stretches, lambda: all(map(is_closed, trackers)))
+    assert stretches.longest <= MOST / 2
+
+
+def hold_many(memory: MemoryBench) -> list[Handle]:
+    """The only handles to many buffers."""
+    held = []
+    for _ in range(8):
+        buffers = memory.allocate(AT_ONCE)
+        held += memory.strong(buffers)
+        buffers.drop_strong()
+    memory.quiet()
+    return held
+
+
+def test_an_allocation_after_many_buffers_were_let_go(
+    memory: MemoryBench, stretches: Stretches
+) -> None:
+    """All of them count as free memory."""
+    for handle in hold_many(memory):
+        handle.close()
+    stretches.longest = 0
+    stretches.do(memory.begin)
+    assert memory.states() == {"server": 1}
+    assert stretches.longest <= MOST / 2
+
+
+def test_a_check_of_many_buffers_because_reports_were_lost(
+    memory: MemoryBench, stretches: Stretches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = hold_many(memory)
+    reports = [Reports(overflow=True)]
+    monkeypatch.setattr(InodeWatch, "read", lambda *_: reports.pop() if reports else Reports())
+    held[-1].close()
+    run(memory, stretches, lambda: memory.states()["strong"] < len(held))
+    assert not reports
+    assert stretches.longest <= MOST / 2
 
 
 def test_a_snapshot_of_many_nodes(bench: Bench, stretches: Stretches) -> None:

@@ -38,6 +38,7 @@ from sysmemd.ends import every
 from sysmemd.ports import ClientInfo, Clock, Log, Payer
 
 from . import locks, vmo
+from .groups import Groups
 from .heaps import Heap
 from .locks import Kind
 from .reclaim import Reclaimer
@@ -78,6 +79,7 @@ class Surroundings:
     watch: InodeWatch
     hangups: Hangups
     reclaimer: Reclaimer
+    groups: Groups
     clock: Clock
     log: Log
     #: Processes everything that the watch has reported so far.
@@ -165,7 +167,7 @@ class Buffer:
         self._given = dict.fromkeys(_KINDS, 0)
         self._weak_clients: dict[int, ClientInfo] = {}
         self._sift_at = _FEW_HANDLES
-        self._signals = SignalSet()
+        self._signals = SignalSet(surroundings.groups)
         #: Whether the server's own description is being closed, and whether the watch has ended meanwhile.
         self._closing = self._ended = False
         #: Whether closes of handles are reported, and whether they should be.

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import Rights, SingleBufferSettings
-from sysmemd.ends import every
 from sysmemd.pause import giving_way
 from sysmemd.ports import NOBODY, ClientInfo, NoMemoryError, Payer, Signal
 
@@ -20,8 +18,6 @@ from .signals import SignalSet
 
 _READ: Final = int(Rights.READ)
 _WRITE: Final = int(Rights.WRITE)
-#: Of how many buffers the server lets go in a row.
-_DROPPED_AT_ONCE: Final = 16
 
 
 @dataclass(slots=True)
@@ -66,7 +62,6 @@ class Buffers:
         #: Whether the server must stop being a strong holder of all buffers, and whether it still is one.
         self._dropped = False
         self._is_holder = True
-        self._cancel_dropping: Callable[[], None] | None = None
         self._promised = 0
         #: The number of buffers without a strong handle, and the number whose memory is gone.
         self._without_strong = 0
@@ -153,25 +148,17 @@ class Buffers:
         self._let_go()
 
     def _let_go(self) -> None:
-        if self._dropped and not self._promised and self._cancel_dropping is None:
+        if self._dropped and not self._promised:
             self._is_holder = False
-            self._drop_some(0)
-
-    def _drop_some(self, first: int) -> None:
-        """Let go of some buffers, and of those after them when others have been served."""
-        self._cancel_dropping = None
-        end = first + _DROPPED_AT_ONCE
-        if end < len(self.buffers):
-            clock = self._surroundings.clock
-            self._cancel_dropping = clock.call_at(clock.now(), partial(self._drop_some, end))
-        every(buffer.drop_strong for buffer in self.buffers[first:end])
+            self._surroundings.groups.take(buffer.drop_strong for buffer in self.buffers)
 
     def track_lifetime(self, event: Signal, buffers_remaining: int) -> None:
         """Close `event` when at most `buffers_remaining` buffers exist; immediately if that is already so.
 
         Takes ownership of the event. If its client end is closed before, it is dropped.
         """
-        trackers = self._trackers.setdefault(buffers_remaining, SignalSet())
+        signals = SignalSet(self._surroundings.groups)
+        trackers = self._trackers.setdefault(buffers_remaining, signals)
         trackers.add(event)  # first, because its client may close its end during the look
         self._look()
         if self.existing <= buffers_remaining:
@@ -193,9 +180,8 @@ class Buffers:
 
     def close(self) -> None:
         """Let go of everything: buffers, events, and the call that may be due. For the daemon's end."""
-        for cancel in (self._cancel_no_strong, self._cancel_dropping):
-            if cancel is not None:
-                cancel()
+        if self._cancel_no_strong is not None:
+            self._cancel_no_strong()
         for buffer in self.buffers:
             buffer.close()
         self._gone = len(self.buffers)

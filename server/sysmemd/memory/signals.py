@@ -10,9 +10,9 @@ from collections.abc import Callable
 from functools import partial
 
 from sysmem_protocol.handles import Handle
-from sysmemd.ends import every
 from sysmemd.ports import Signal
 
+from .groups import Groups
 from .watch import Hangups
 
 
@@ -59,10 +59,11 @@ class Event:
 class SignalSet:
     """Events that are signalled together. Those whose client is gone are removed."""
 
-    __slots__ = ("_events",)
+    __slots__ = ("_events", "_groups")
 
-    def __init__(self) -> None:
+    def __init__(self, groups: Groups) -> None:
         self._events: dict[int, Signal] = {}
+        self._groups = groups
 
     def add(self, event: Signal) -> None:
         """Take ownership of an event."""
@@ -74,6 +75,8 @@ class SignalSet:
         self._events.pop(key, None)
 
     def signal(self) -> None:
-        """Close all events."""
+        """Close all events, now or soon."""
+        if not self._events:
+            return  # as most do
         events, self._events = self._events, {}
-        every(event.close for event in events.values())
+        self._groups.take(event.close for event in events.values())

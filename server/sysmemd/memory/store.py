@@ -14,12 +14,13 @@ from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import SingleBufferSettings
 from sysmemd.ends import every
 from sysmemd.inotify import MAX_REPORTS
-from sysmemd.pause import giving_way
+from sysmemd.pause import give_way, giving_way
 from sysmemd.ports import NOBODY, Clock, Log, NoMemoryError, Payer
 
 from . import vmo
 from .buffer import Buffer, Surroundings
 from .collection import Buffers
+from .groups import Groups
 from .handle_info import HandleInfo
 from .heaps import Heap, MemfdHeap, PaidHeap
 from .one_file import OneFileBuffer
@@ -87,11 +88,13 @@ class Memory:
             undo.callback(self._watch.close)
             self._reclaimer = Reclaimer(self._hangups)
             undo.pop_all()
+        self._groups = Groups(clock)
         self._hangups.add_readable(self._watch.fileno(), self._read_reported)
         self._surroundings = Surroundings(
             self._watch,
             self._hangups,
             self._reclaimer,
+            self._groups,
             clock,
             log,
             refresh=self._refresh,
@@ -130,6 +133,7 @@ class Memory:
                 collection.close()
             self._by_watch.clear()
             self._by_identity.clear()
+            self._groups.finish()
             self._reservations.close()
             self._reclaimer.close()
             self._hangups.close()
@@ -302,9 +306,12 @@ class Memory:
         )
 
     def _refresh(self) -> None:
-        """Process the watch's reports, or postpone this if they cannot be read now."""
+        """Process the watch's reports, or postpone this if they cannot be read now. Gives way between groups."""
         try:
-            self._read_watch()
+            for _ in range(MAX_REPORTS // _REPORTS_AT_ONCE):  # others may cause more all the time
+                if not self._read_watch(_REPORTS_AT_ONCE):
+                    break
+                give_way()
         except OSError as error:
             self._surroundings.log.error(
                 "close events of buffers cannot be read now", reason=str(error)
@@ -337,9 +344,9 @@ class Memory:
                 buffers=len(self._by_watch),
             )
             self._missed_some = True
-            closings = set(self._by_watch)
-            ends |= closings - self._watch.alive()
+            ends |= self._by_watch.keys() - self._watch.alive()
             self._missed_some = False
+            self._groups.take(partial(self._look, watch) for watch in tuple(self._by_watch))
         every(partial(self._ended, watch) for watch in ends)
         every(partial(self._look, watch) for watch in closings)
 

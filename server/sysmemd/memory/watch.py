@@ -10,6 +10,7 @@ for.
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from ..inotify import (
 from .vmo import through_proc
 
 _CLOSINGS = IN_CLOSE_WRITE | IN_CLOSE_NOWRITE
+_WATCHES = re.compile(rb"^inotify wd:([0-9a-f]+)", re.MULTILINE)
 # The end of a watch is always reported, but the mask must not be empty.
 _END_ONLY = IN_DELETE_SELF
 #: How many calls are made in a row.
@@ -94,11 +96,7 @@ class InodeWatch:
     def alive(self) -> set[int]:
         """Return the watches that have not ended, for when reports were lost."""
         self._fdinfo.seek(0)
-        return {
-            int(line.split()[1].removeprefix(b"wd:"), 16)
-            for line in self._fdinfo.readall().splitlines()
-            if line.startswith(b"inotify wd:")
-        }
+        return {int(number, 16) for number in _WATCHES.findall(self._fdinfo.readall())}
 
     def _watch(self, fd: int, mask: int) -> int:
         return through_proc(fd, lambda path: self._inotify.watch(path, mask))
