@@ -55,8 +55,11 @@ def _is_untraced(item: pytest.Item) -> bool:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Run an untraced test without the tracer of `make coverage`, also in the threads and processes that it starts."""
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Run an untraced test without the tracer of `make coverage`, also in the threads and processes that it starts.
+
+    Its fixtures keep the tracer, because other tests use some of them too.
+    """
     if not _is_untraced(item):
         return (yield)
     tracer, threads_tracer = sys.gettrace(), threading.gettrace()

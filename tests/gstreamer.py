@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[1]
 SYSTEM_PYTHON = Path("/usr/bin/python3")
 PACKAGES = "python3-gst-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base"
 _PRELUDE = """\
+import coverage
+coverage.process_startup()  # does nothing without `make coverage`
 import gi
 for name, version in (("Gst", "1.0"), ("GstVideo", "1.0"), ("GstAllocators", "1.0"), ("GstApp", "1.0")):
     gi.require_version(name, version)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -35,11 +37,27 @@ class Pair:
 
 
 @pytest.fixture
-def pair(sysmemd_session: Sysmemd, allocator: blocking.Allocator) -> Iterator[Pair]:
+def pair(allocator: blocking.Allocator, peer: StartPeer) -> Iterator[Pair]:  # it is closed first
     made = Pair(allocator)
     yield made
     made.collection.close()
     made.token.close()
+
+
+@pytest.fixture
+def peer(peer: StartPeer) -> Iterator[StartPeer]:
+    """The plugin's. When the test closes the socket, each participant must end by itself, if nobody else keeps it."""
+    started: list[testing.Peer] = []
+
+    def start(*arguments: Any, **more: Any) -> testing.Peer:
+        started.append(peer(*arguments, **more))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.resume()
+        each._control.shutdown(socket.SHUT_WR)
+        each._process.wait(20)
 
 
 def test_a_peer_takes_part_and_stays(pair: Pair, peer: StartPeer) -> None:
