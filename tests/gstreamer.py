@@ -16,20 +16,27 @@ ROOT = Path(__file__).parents[1]
 SYSTEM_PYTHON = Path("/usr/bin/python3")
 PACKAGES = "python3-gst-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base"
 _PRELUDE = """\
-import coverage
-coverage.process_startup()  # does nothing without `make coverage`
 import gi
 for name, version in (("Gst", "1.0"), ("GstVideo", "1.0"), ("GstAllocators", "1.0"), ("GstApp", "1.0")):
     gi.require_version(name, version)
 from gi.repository import Gst, GstAllocators, GstApp, GstVideo
 Gst.init(None)
 """
+_TRACED = "import coverage; coverage.process_startup()\n"  # `.pth` files do that, but not in PYTHONPATH's directories
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for the system's Python: the packages of this environment, and this project."""
+    """Return the environment for the system's Python: the packages of this environment, and this project.
+
+    The bindings import modules in an old way, of which Python warns.
+    """
     places = [*(ROOT / name for name in ("client", "protocol", "server")), *site.getsitepackages()]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
+    warnings = filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore::ImportWarning"))
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, places)),
+        "PYTHONWARNINGS": ",".join(warnings),
+    }
 
 
 @functools.cache
@@ -41,7 +48,11 @@ def _missing() -> str | None:
         f"import sys; assert sys.version_info[:2] == {sys.version_info[:2]}, 'another Python'\n"
     )
     tried = subprocess.run(
-        [SYSTEM_PYTHON, "-c", version + _PRELUDE], capture_output=True, text=True, check=False
+        [SYSTEM_PYTHON, "-c", version + _PRELUDE],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
     )
     if tried.returncode == 0:
         return None
@@ -58,7 +69,7 @@ def run_with_gstreamer(code: str, *arguments: str) -> str:
     """Return the output of a program that uses Gst, GstAllocators, GstApp and GstVideo. Skips the test without them."""
     require_gstreamer()
     done = subprocess.run(
-        [SYSTEM_PYTHON, "-c", _PRELUDE + textwrap.dedent(code), *arguments],
+        [SYSTEM_PYTHON, "-c", _TRACED + _PRELUDE + textwrap.dedent(code), *arguments],
         capture_output=True,
         text=True,
         env=environment(),
