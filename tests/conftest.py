@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
 import os
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -20,6 +22,19 @@ hypothesis.settings.load_profile("sysmem")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell without job control starts background jobs with SIGINT ignored, and every child would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if threading.gettrace() is not None:
+    # The daemon starts its threads so, and `make coverage` doesn't follow them.
+    _start_new_thread = _thread.start_new_thread
+
+    def _start_traced(function: Callable[..., object], *more: Any) -> int:
+        def traced(*arguments: Any, **named: Any) -> object:
+            sys.settrace(threading.gettrace())
+            return function(*arguments, **named)
+
+        return _start_new_thread(traced, *more)
+
+    _thread.start_new_thread = _start_traced
 
 _FAILED = pytest.StashKey[bool]()
 
