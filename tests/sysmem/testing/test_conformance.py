@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from sysmem._calls import datagram
 from sysmem.testing import conformance
 from sysmem.testing.conformance import CHECKS, Check, Flaw, run_check
 from sysmem.testing.conformance.__main__ import main
+from sysmem.testing.conformance._bench import Bench
+from sysmem_protocol.message import FLAGS_MORE, HEADER, MAGIC, SERVER_TXID
+from sysmem_protocol.sysmem2 import BufferCollection, BufferCollectionToken, Node
 
 ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "examples" / "c_client" / "sysmem_client.c"
@@ -168,6 +174,72 @@ def test_an_agent_that_is_none_is_found() -> None:
         run_check(connects, agent("what"))
     with pytest.raises(Flaw, match=r"did not connect to \$SYSMEM_RUNTIME_DIR"):
         run_check(connects, agent("ok 1", "ok"), patience=0.3)
+
+
+_SYNC = datagram(Node.sync, b"", txid=1)
+_DUPLICATE = BufferCollectionToken.duplicate
+#: What a client sends instead of a Sync, and what the suite says about it.
+WRONG_MESSAGES = {
+    "is too short": (_SYNC[:8], "8 bytes are not a message"),
+    "has a method of another protocol": (
+        datagram(BufferCollection.wait_for_all_buffers_allocated, b"", txid=1),
+        "BufferCollectionToken has no method with ordinal 0x",
+    ),
+    "is another request": (
+        datagram(Node.release, b""),
+        r"the client sent Node\.Release; expected Node\.Sync",
+    ),
+    "says that more follows than a descriptor": (
+        HEADER.pack(1, FLAGS_MORE, MAGIC, Node.sync.ordinal),
+        "a request must not be split",
+    ),
+    "is one-way with a txid": (
+        datagram(Node.release, b"", txid=1),
+        "a one-way request has txid 0, not 0x1",
+    ),
+    "is a call without a txid": (datagram(Node.sync, b""), "the txid of a call is from 1 to"),
+    "is a call with a txid of the server's": (
+        datagram(Node.sync, b"", txid=SERVER_TXID),
+        "the txid of a call is from 1 to",
+    ),
+    "has a body that can't be read": (datagram(_DUPLICATE, b"\xff"), r"Duplicate, \w+: \$"),
+    "lacks what is required": (
+        datagram(_DUPLICATE, b"\xa0"),
+        r"\$\.rights_attenuation_mask is required",
+    ),
+    "has a descriptor of a file for a channel": (
+        datagram(_DUPLICATE, bytes.fromhex("a2 0101 02 d97a5d00")),
+        r"\$\.token_request must be a server end, not a character device",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_MESSAGES)
+def test_a_message_is_found_that(fault: str) -> None:
+    data, told = WRONG_MESSAGES[fault]
+    with Bench([], patience=0) as bench:
+        daemons, client = bench.pair(BufferCollectionToken)
+        with socket.socket(fileno=client.take()) as clients, open(os.devnull) as file:
+            socket.send_fds(clients, [data], [file.fileno()] if "a descriptor" in fault else [])
+            with pytest.raises(Flaw, match=told):
+                daemons.receive(Node.sync)
+
+
+def test_it_is_found_when_nothing_is_sent_or_closed_in_time() -> None:
+    with Bench([], patience=0) as bench:
+        daemons, client = bench.pair(BufferCollectionToken)
+        with pytest.raises(Flaw, match="no message came on the channel of BufferCollectionToken"):
+            daemons.receive(Node.sync)
+        with pytest.raises(Flaw, match="did not close its end after Release"):
+            daemons.expect_end("after Release")
+        with socket.socket(fileno=client.take()) as clients:
+            clients.send(datagram(Node.release, b""))
+            with pytest.raises(Flaw, match=r"sent Node\.Release after Release"):
+                daemons.expect_end("after Release")
+        with pytest.raises(Flaw, match=r"the client closed the channel; expected Node\.Sync"):
+            daemons.receive(Node.sync)
+        with pytest.raises(Flaw, match="closed a channel on which it waits for an answer"):
+            daemons.send(_SYNC)
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
