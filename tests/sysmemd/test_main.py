@@ -387,7 +387,6 @@ def test_without_stderr_nothing_is_written_elsewhere(tmp_path: Path) -> None:
 
 
 @as_root
-@pytest.mark.untraced  # a process of another user can't write the coverage data
 def test_it_serves_when_no_second_thread_can_start(open_path: Path) -> None:
     """The user may have only as many threads as run already (RLIMIT_NPROC). The limit does not apply to root."""
     open_path.chmod(0o777)
