@@ -101,26 +101,34 @@ def agree(
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
-@method
-@way
-def test_a_process_takes_part_with_the_token_that_it_was_given(
+@pytest.fixture
+def receiver(
     client: blocking.Allocator,
     daemon: Sysmemd,
     root: blocking.BufferCollectionToken,
     name: str,
     method: str,
     way: str,
-) -> None:
+) -> Iterator[Actor]:
+    """A process, started by the test's `method`, to which a child of `root` was passed in the test's `way`."""
     with Actor(method, way, daemon.runtime_dir, name) as actor:
         give(client, actor, name, root.duplicate(), way)
         actor.hear("passed")
-        actor.go_on()
-        with agree(root, client) as collection:
-            with collection.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
-                actor.hear(str(info.buffer_collection_id))
-                with info.buffers[0].map() as view:
-                    assert bytes(view[:5]) == b"hello"
-            collection.sync()
+        yield actor
+
+
+@method
+@way
+def test_a_process_takes_part_with_the_token_that_it_was_given(
+    client: blocking.Allocator, root: blocking.BufferCollectionToken, receiver: Actor
+) -> None:
+    receiver.go_on()
+    with agree(root, client) as collection:
+        with collection.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
+            receiver.hear(str(info.buffer_collection_id))
+            with info.buffers[0].map() as view:
+                assert bytes(view[:5]) == b"hello"
+        collection.sync()
 
 
 @method
@@ -163,22 +171,14 @@ def test_a_process_that_is_killed_while_it_waits_takes_nothing_along(
 @method
 @way
 def test_a_process_that_is_killed_with_a_token_fails_the_others(
-    client: blocking.Allocator,
-    daemon: Sysmemd,
-    root: blocking.BufferCollectionToken,
-    name: str,
-    method: str,
-    way: str,
+    client: blocking.Allocator, root: blocking.BufferCollectionToken, receiver: Actor
 ) -> None:
     """The process that passed the token on no longer has it, and neither has the daemon."""
-    with Actor(method, way, daemon.runtime_dir, name) as actor:
-        give(client, actor, name, root.duplicate(), way)
-        actor.hear("passed")
-        with agree(root, client) as collection:
-            wait = begin_wait(collection)
-            actor.kill()
-            with pytest.raises(PeerClosedError):
-                wait.result(ENOUGH)
+    with agree(root, client) as collection:
+        wait = begin_wait(collection)
+        receiver.kill()
+        with pytest.raises(PeerClosedError):
+            wait.result(ENOUGH)
 
 
 @method

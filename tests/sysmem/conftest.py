@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -126,23 +127,19 @@ class Witness:
 @pytest.fixture
 def witness() -> Iterator[Witness]:
     """A witness to send."""
-    made = Witness()
-    yield made
-    made.close()
+    with closing(Witness()) as made:
+        yield made
 
 
 @pytest.fixture
 def make_witness() -> Iterator[Callable[[], Witness]]:
     """A function that creates witnesses."""
-    made: list[Witness] = []
+    with ExitStack() as stack:
 
-    def make() -> Witness:
-        made.append(Witness())
-        return made[-1]
+        def make() -> Witness:
+            return stack.enter_context(closing(Witness()))
 
-    yield make
-    for witness in made:
-        witness.close()
+        yield make
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy
@@ -56,9 +57,8 @@ def memory(size: int, start: int = 0) -> sysmem.VmoBuffer:
 
 @pytest.fixture
 def buffer() -> Iterator[sysmem.VmoBuffer]:
-    made = memory(4096)
-    yield made
-    made.close()
+    with closing(memory(4096)) as made:
+        yield made
 
 
 def test_every_linear_format_has_its_planes() -> None:

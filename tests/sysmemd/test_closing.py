@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import pytest
@@ -214,14 +215,23 @@ def test_nor_on_the_spot_where_nobody_can_tell_what_waits(
     assert_closes(far)
 
 
-@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
-def test_what_waits_at_an_end_that_is_only_held_is_dropped(bench: Bench, kind: int) -> None:
+@contextmanager
+def stopped_end(
+    bench: Bench, kind: int = socket.SOCK_SEQPACKET
+) -> Iterator[tuple[socket.socket, socket.socket, socket.socket]]:
+    """An end that stops receiving while a descriptor waits at it, its other end, and what tells of a close."""
     fd, watcher = watched()
     near, far = socket.socketpair(socket.AF_UNIX, kind)
     with near, far:
         socket.send_fds(far, [b"x"], [fd])
         os.close(fd)
         bench.closing.stop_receiving(near.fileno())
+        yield near, far, watcher
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+def test_what_waits_at_an_end_that_is_only_held_is_dropped(bench: Bench, kind: int) -> None:
+    with stopped_end(bench, kind) as (near, far, watcher):
         assert_closes(watcher)
         with pytest.raises(BrokenPipeError):
             far.send(b"x")
@@ -259,12 +269,7 @@ def test_an_end_is_emptied_although_no_descriptor_is_left_when_a_thread_comes_to
     """A client may wait for the peer of one of the descriptors to close, and receive nothing before that."""
     jobs: list[Callable[[], object]] = []
     monkeypatch.setattr(bench.closing, "_run", jobs.append)
-    fd, watcher = watched()
-    near, far = channel_pair()
-    with near, far:
-        socket.send_fds(far, [b"x"], [fd])
-        os.close(fd)
-        bench.closing.stop_receiving(near.fileno())
+    with stopped_end(bench) as (*_, watcher):
         with monkeypatch.context() as patch:
             patch.setattr(os, "open", none_left)
             [job] = jobs
@@ -284,12 +289,7 @@ def test_an_end_that_there_is_no_memory_to_empty_is_emptied_later(
         drop_unread(fd, fdinfo)
 
     monkeypatch.setattr(closing, "drop_unread", short)
-    fd, watcher = watched()
-    near, far = channel_pair()
-    with near, far:
-        socket.send_fds(far, [b"x"], [fd])
-        os.close(fd)
-        bench.closing.stop_receiving(near.fileno())
+    with stopped_end(bench) as (_, far, watcher):
         assert_closes(watcher)
         with pytest.raises(BlockingIOError):
             far.recv(1, socket.MSG_DONTWAIT)

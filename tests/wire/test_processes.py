@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,12 @@ class Process:
 
 @pytest.fixture
 def spawn(daemon: Daemon, unchanged: None) -> Iterator[Callable[[], Process]]:
-    processes: list[Process] = []
+    with ExitStack() as stack:
 
-    def spawn() -> Process:
-        processes.append(Process(daemon.runtime_dir))
-        return processes[-1]
+        def spawn() -> Process:
+            return stack.enter_context(closing(Process(daemon.runtime_dir)))
 
-    yield spawn
-    for process in processes:
-        process.close()
+        yield spawn
 
 
 Spawn = Callable[[], Process]

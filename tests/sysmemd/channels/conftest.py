@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -16,22 +17,18 @@ from .support import Bench
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    made = Bench()
-    yield made
-    made.close()
+    with closing(Bench()) as made:
+        yield made
 
 
 @pytest.fixture
 def new_line() -> Iterator[Callable[..., Line]]:
-    made: list[Line] = []
+    with ExitStack() as stack:
 
-    def make(interface: type[Interface] = BufferCollection, **limits: int) -> Line:
-        made.append(Line(interface, Limits(**limits)))
-        return made[-1]
+        def make(interface: type[Interface] = BufferCollection, **limits: int) -> Line:
+            return stack.enter_context(closing(Line(interface, Limits(**limits))))
 
-    yield make
-    for line in made:
-        line.close()
+        yield make
 
 
 @pytest.fixture

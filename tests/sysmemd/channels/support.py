@@ -302,71 +302,59 @@ class Bench:
         RendezvousServer(self.service, Channel(far.take()), Peer(os.getpid(), uid, uid))
         return client
 
-    def token(self, allocator: Client | None = None) -> Client:
-        """Return the root token of a new collection."""
+    def create(
+        self,
+        through: Client,
+        method: Method,
+        request: Callable[..., Table],
+        field: str,
+        **more: Any,
+    ) -> Client:
+        """Send a request with a server end in `field`. Return the client of the object that it creates."""
         client, far = self.client()
-        (allocator or self.allocator()).send(
-            Allocator.allocate_shared_collection,
-            sysmem2.AllocatorAllocateSharedCollectionRequest(token_request=far),
-        )
+        through.send(method, request(**{field: far}, **more))
         self.run()
         return client
+
+    def token(self, allocator: Client | None = None) -> Client:
+        """Return the root token of a new collection."""
+        method = Allocator.allocate_shared_collection
+        request = sysmem2.AllocatorAllocateSharedCollectionRequest
+        return self.create(allocator or self.allocator(), method, request, "token_request")
 
     def collection(self, allocator: Client | None = None) -> Client:
         """Return a new collection with one participant."""
-        client, far = self.client()
-        (allocator or self.allocator()).send(
-            Allocator.allocate_non_shared_collection,
-            sysmem2.AllocatorAllocateNonSharedCollectionRequest(collection_request=far),
-        )
-        self.run()
-        return client
+        method = Allocator.allocate_non_shared_collection
+        request = sysmem2.AllocatorAllocateNonSharedCollectionRequest
+        return self.create(allocator or self.allocator(), method, request, "collection_request")
 
     def duplicate(self, token: Client) -> Client:
         """A child token."""
-        client, far = self.client()
-        token.send(
-            BufferCollectionToken.duplicate,
-            sysmem2.BufferCollectionTokenDuplicateRequest(
-                rights_attenuation_mask=SAME_RIGHTS, token_request=far
-            ),
-        )
-        self.run()
-        return client
+        method = BufferCollectionToken.duplicate
+        request = sysmem2.BufferCollectionTokenDuplicateRequest
+        mask = SAME_RIGHTS
+        return self.create(token, method, request, "token_request", rights_attenuation_mask=mask)
 
     def attach(self, collection: Client) -> Client:
         """Return a token that is attached to a collection."""
-        client, far = self.client()
-        collection.send(
-            BufferCollection.attach_token,
-            sysmem2.BufferCollectionAttachTokenRequest(
-                rights_attenuation_mask=SAME_RIGHTS, token_request=far
-            ),
+        method = BufferCollection.attach_token
+        request = sysmem2.BufferCollectionAttachTokenRequest
+        mask = SAME_RIGHTS
+        return self.create(
+            collection, method, request, "token_request", rights_attenuation_mask=mask
         )
-        self.run()
-        return client
 
     def group(self, token: Client) -> Client:
         """Return a group below a token."""
-        client, far = self.client()
-        token.send(
-            BufferCollectionToken.create_buffer_collection_token_group,
-            sysmem2.BufferCollectionTokenCreateBufferCollectionTokenGroupRequest(group_request=far),
-        )
-        self.run()
-        return client
+        method = BufferCollectionToken.create_buffer_collection_token_group
+        request = sysmem2.BufferCollectionTokenCreateBufferCollectionTokenGroupRequest
+        return self.create(token, method, request, "group_request")
 
     def group_child(self, group: Client, mask: int | None = None) -> Client:
         """Return a child token of a group."""
-        client, far = self.client()
-        group.send(
-            BufferCollectionTokenGroup.create_child,
-            sysmem2.BufferCollectionTokenGroupCreateChildRequest(
-                token_request=far, rights_attenuation_mask=mask
-            ),
-        )
-        self.run()
-        return client
+        method = BufferCollectionTokenGroup.create_child
+        request = sysmem2.BufferCollectionTokenGroupCreateChildRequest
+        return self.create(group, method, request, "token_request", rights_attenuation_mask=mask)
 
     def root_and_child(self) -> tuple[Client, Client]:
         """Return the collections of a new root token and of its child."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -263,9 +264,8 @@ class Vmo:
 
 @pytest.fixture
 def vmo(bench: Bench) -> Iterator[Vmo]:
-    made = Vmo(bench)
-    yield made
-    made.close()
+    with closing(Vmo(bench)) as made:
+        yield made
 
 
 def foreign() -> Handle:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -16,9 +17,8 @@ from .support import Bench, Client, header
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    made = Bench()
-    yield made
-    made.close()
+    with closing(Bench()) as made:
+        yield made
 
 
 @pytest.mark.parametrize("interface", [BufferCollection, BufferCollectionToken])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
@@ -20,9 +21,8 @@ from .support import Bench, Client, wanting
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    made = Bench()
-    yield made
-    made.close()
+    with closing(Bench()) as made:
+        yield made
 
 
 def released(bench: Bench) -> None:

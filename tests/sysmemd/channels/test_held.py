@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 from tests.sysmemd.slow import SlowWork
@@ -17,17 +18,9 @@ from .support import SAME_RIGHTS, Bench, Client, wanting
 
 
 @pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch) -> SlowWork:
-    work = SlowWork()
-    work.slow_down(monkeypatch)
-    return work
-
-
-@pytest.fixture
 def bench(work: SlowWork) -> Iterator[Bench]:
-    made = Bench(do=work.do)
-    yield made
-    made.close()
+    with closing(Bench(do=work.do)) as made:
+        yield made
 
 
 def go_on(bench: Bench, work: SlowWork) -> None:
@@ -35,6 +28,15 @@ def go_on(bench: Bench, work: SlowWork) -> None:
     while work.pending:
         work.go_on()
     bench.run()
+
+
+def attempted(bench: Bench) -> tuple[Client, Client]:
+    """A collection that an attempt to allocate holds, and a token attached to it."""
+    root = bench.collection()
+    token = bench.attach(root)
+    root.send(BufferCollection.set_constraints, wanting())
+    bench.run()
+    return root, token
 
 
 def is_known(bench: Bench, collection: Client) -> bool:
@@ -58,10 +60,7 @@ def test_a_check_after_set_constraints_is_never_pending(bench: Bench, work: Slow
 
 def test_all_its_channels_wait_and_no_other(bench: Bench, work: SlowWork) -> None:
     bystander = bench.collection()
-    root = bench.collection()
-    token = bench.attach(root)
-    root.send(BufferCollection.set_constraints, wanting())
-    bench.run()
+    _, token = attempted(bench)
     txid = token.send(Node.sync)
     bench.run()
     assert token.message() is None
@@ -72,10 +71,7 @@ def test_all_its_channels_wait_and_no_other(bench: Bench, work: SlowWork) -> Non
 
 
 def test_a_close_waits_too(bench: Bench, work: SlowWork) -> None:
-    root = bench.collection()
-    token = bench.attach(root)
-    root.send(BufferCollection.set_constraints, wanting())
-    bench.run()
+    _, token = attempted(bench)
     token.close()
     bench.run()
     [collection] = bench.service.collections.values()
@@ -90,10 +86,7 @@ def test_a_token_that_waits_for_its_turn_can_be_bound(
     bench: Bench, work: SlowWork, messages: int
 ) -> None:
     """The messages on the token's channel are processed first, as always, even if its queue is full."""
-    root = bench.collection()
-    token = bench.attach(root)
-    root.send(BufferCollection.set_constraints, wanting())
-    bench.run()
+    _, token = attempted(bench)
     sent = 0
     try:
         for number in range(messages):
@@ -115,10 +108,7 @@ def test_a_token_that_waits_for_its_turn_can_be_bound(
 
 
 def test_a_released_token_that_is_bound_fails_alone(bench: Bench, work: SlowWork) -> None:
-    root = bench.collection()
-    token = bench.attach(root)
-    root.send(BufferCollection.set_constraints, wanting())
-    bench.run()
+    root, token = attempted(bench)
     token.send(Node.release)
     attached = bench.bind(token)
     assert attached.is_closed()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import pytest
 from tests.sysmemd.slow import SlowWork
@@ -254,9 +254,8 @@ class Crowd:
 
 @pytest.fixture
 def crowd(seed: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crowd]:
-    made = Crowd(seed, monkeypatch)
-    yield made
-    made.close()
+    with closing(Crowd(seed, monkeypatch)) as made:
+        yield made
     for user in made.bench.service.users:
         assert not any(user.tally[kind] for kind in KINDS)
 

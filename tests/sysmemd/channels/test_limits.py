@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any, NoReturn
 
 import pytest
@@ -31,9 +31,8 @@ def none_left(*_: object) -> NoReturn:
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    made = Bench()
-    yield made
-    made.close()
+    with closing(Bench()) as made:
+        yield made
     assert list(made.service.users) == [] or all(
         user.tally[kind] == 0
         for user in made.service.users

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
@@ -51,15 +52,12 @@ class Pair:
 
 @pytest.fixture
 def new_pair() -> Iterator[Callable[..., Pair]]:
-    made: list[Pair] = []
+    with ExitStack() as stack:
 
-    def make(*bounds: int) -> Pair:
-        made.append(Pair(*bounds))
-        return made[-1]
+        def make(*bounds: int) -> Pair:
+            return stack.enter_context(closing(Pair(*bounds)))
 
-    yield make
-    for pair in made:
-        pair.close()
+        yield make
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -11,22 +12,18 @@ from .harness import Bench, Peer
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    made = Bench()
-    yield made
-    made.close()
+    with closing(Bench()) as made:
+        yield made
 
 
 @pytest.fixture
 def new_peer() -> Iterator[Callable[..., Peer]]:
-    peers: list[Peer] = []
+    with ExitStack() as stack:
 
-    def make(user: int | None = None) -> Peer:
-        peers.append(Peer(user))
-        return peers[-1]
+        def make(user: int | None = None) -> Peer:
+            return stack.enter_context(closing(Peer(user)))
 
-    yield make
-    for peer in peers:
-        peer.close()
+        yield make
 
 
 @pytest.fixture

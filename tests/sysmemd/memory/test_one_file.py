@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -32,9 +33,8 @@ def heap() -> MemfdHeap:
 
 @pytest.fixture
 def bench(heap: MemfdHeap) -> Iterator[Bench]:
-    made = Bench(heap)
-    yield made
-    made.close()
+    with closing(Bench(heap)) as made:
+        yield made
 
 
 @pytest.fixture

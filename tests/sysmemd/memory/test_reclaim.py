@@ -7,6 +7,7 @@ import os
 import select
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -47,16 +48,14 @@ class Gate:
 
 @pytest.fixture
 def hangups() -> Iterator[Hangups]:
-    made = Hangups()
-    yield made
-    made.close()
+    with closing(Hangups()) as made:
+        yield made
 
 
 @pytest.fixture
 def reclaimer(hangups: Hangups) -> Iterator[Reclaimer]:
-    made = Reclaimer(hangups)
-    yield made
-    made.close()
+    with closing(Reclaimer(hangups)) as made:
+        yield made
 
 
 @pytest.fixture

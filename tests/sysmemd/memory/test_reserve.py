@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -21,9 +22,8 @@ from .harness import PAGE, Bench
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    made = Bench(allocation="eager")
-    yield made
-    made.close()
+    with closing(Bench(allocation="eager")) as made:
+        yield made
 
 
 @pytest.fixture

@@ -16,13 +16,6 @@ from .world import IMPOSSIBLE, World, wanting
 
 
 @pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch) -> SlowWork:
-    work = SlowWork()
-    work.slow_down(monkeypatch)
-    return work
-
-
-@pytest.fixture
 def world(work: SlowWork) -> World:
     world = World()
     world.do = work.do
