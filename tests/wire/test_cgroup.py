@@ -12,15 +12,24 @@ import pytest
 
 from .conftest import Bystander
 from .process import Daemon
-from .raw import NO_MEMORY, Allocator, Info, PeerClosed, Refused, Wire, constraints
+from .raw import (
+    NO_MEMORY,
+    SAME_RIGHTS,
+    Allocator,
+    Info,
+    PeerClosed,
+    Refused,
+    Wire,
+    constraints,
+    until,
+)
 
 MIB = 1024 * 1024
-#: The maximum memory that the daemon itself needs in its group, and the remainder for buffers.
-OWN, ROOM, BUFFER = 64 * MIB, 64 * MIB, 8 * MIB
+#: The maximum memory that the daemon itself needs in its group and keeps free, and the remainder for buffers.
+OWN, ROOM, BUFFER = 96 * MIB, 64 * MIB, 8 * MIB
 
 
-@contextlib.contextmanager
-def limited(controller: str, value: int, *settings: str) -> Iterator[Path]:
+def new_group(controller: str, value: int, *settings: str) -> Path | None:
     """Return a new group with a limit of one of these names, in version 1 or 2 of control groups."""
     name = f"sysmem-test-{os.getpid()}"
     for group in (Path("/sys/fs/cgroup", controller, name), Path("/sys/fs/cgroup", name)):
@@ -29,13 +38,21 @@ def limited(controller: str, value: int, *settings: str) -> Iterator[Path]:
             for limit in settings:
                 if (group / limit).exists():
                     (group / limit).write_text(str(value))
-                    try:
-                        yield group
-                    finally:
-                        group.rmdir()
-                    return
+                    return group
             group.rmdir()
-    pytest.skip(f"no control group for {controller} can be made here")
+    return None
+
+
+@contextlib.contextmanager
+def limited(controller: str, value: int, *settings: str) -> Iterator[Path]:
+    """Create a group for the block. Skip the test if that is not possible."""
+    group = new_group(controller, value, *settings)
+    if group is None:
+        pytest.skip(f"no control group for {controller} can be made here")
+    try:
+        yield group
+    finally:
+        group.rmdir()
 
 
 def joining(group: Path) -> list[str]:
@@ -44,11 +61,11 @@ def joining(group: Path) -> list[str]:
 
 
 def fill(allocator: Allocator) -> None:
-    """Request more buffers at once than there is room for.
+    """Request more buffers at once than there is room for, and then thousands of nodes.
 
     Some requests succeed completely, and the others are refused.
     """
-    collections = [allocator.non_shared() for _ in range(2 * ROOM // BUFFER)]
+    collections = [allocator.non_shared() for _ in range(3 * ROOM // BUFFER)]
     for collection in collections:
         collection.set_constraints(constraints(size=BUFFER))
     waits = [collection.request_wait() for collection in collections]
@@ -63,6 +80,10 @@ def fill(allocator: Allocator) -> None:
             errors.add(refused.error)
     assert got
     assert errors == {NO_MEMORY}
+    tokens = [allocator.shared() for _ in range(64)]
+    made = [end for token in tokens for end in token.duplicate_sync([SAME_RIGHTS] * 60)]
+    for end in (*made, *tokens):
+        end.close()
     for info in got:
         memory = info.vmo().map()
         memory[:BUFFER] = b"x" * BUFFER
@@ -81,8 +102,11 @@ def test_a_group_that_is_full_is_no_memory(tmp_path: Path) -> None:
         try:
             with Wire(daemon.runtime_dir) as wire:
                 bystander, allocator = Bystander(wire), wire.connect()
-                for _ in range(2):
-                    fill(allocator)
+                fill(allocator)
+                for _ in until():  # the memory is free again soon
+                    with contextlib.suppress(PeerClosed):
+                        allocator.non_shared().allocate(size=4 * BUFFER).close()
+                        break
                 bystander.assert_unharmed()
             assert daemon.wait_log(lambda event: "cannot be reserved" in str(event))
             daemon.assert_nothing_leaked()

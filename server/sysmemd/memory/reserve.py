@@ -17,6 +17,9 @@ from .one_file import OneFileBuffer
 
 #: The bytes of one piece, which takes about a millisecond.
 PIECE_BYTES = 2 * 1024 * 1024
+#: The bytes that are left to the daemon itself. If buffers took them, its next object would trigger the out-of-memory
+#: killer.
+KEPT_BYTES = 32 * 1024 * 1024
 
 
 class Reservation:
@@ -113,6 +116,6 @@ def check_available(size: int, spoken_for: int = 0) -> None:
 
     Asking the kernel for them might trigger the out-of-memory killer instead of failing.
     """
-    left = max(0, available.memory_bytes() - spoken_for)
+    left = max(0, available.memory_bytes() - KEPT_BYTES - spoken_for)
     if size > left:
         raise NoMemoryError(f"{size} bytes cannot be reserved, {left} are left")

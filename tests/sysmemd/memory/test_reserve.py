@@ -14,7 +14,7 @@ import pytest
 from sysmem_protocol.handles import Handle
 from sysmemd.memory import MemfdHeap, available
 from sysmemd.memory.collection import Buffers
-from sysmemd.memory.reserve import PIECE_BYTES
+from sysmemd.memory.reserve import KEPT_BYTES, PIECE_BYTES
 from sysmemd.ports import NoMemoryError
 
 from .harness import PAGE, Bench
@@ -110,7 +110,7 @@ def test_memory_that_runs_out_on_the_way(bench: Bench, monkeypatch: pytest.Monke
 
 
 def left(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(available, "memory_bytes", lambda: size)
+    monkeypatch.setattr(available, "memory_bytes", lambda: size + KEPT_BYTES)
 
 
 def test_what_is_left_is_asked_first(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
