@@ -36,7 +36,7 @@ Make = Callable[[int, int], BufferCollectionConstraints]
 
 
 def afbc_pairs(count: int) -> list[tuple[int, int]]:
-    """Return so many different supported formats: AFBC with all combinations of its bits."""
+    """Return this many different supported formats: AFBC with all combinations of its bits."""
     bits = [1 << bit for bit in range(16) if AFBC_BITS >> bit & 1]
     pairs = []
     for base in (PixelFormatModifier.ARM_AFBC_16X16, PixelFormatModifier.ARM_AFBC_32X8):

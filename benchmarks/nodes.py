@@ -13,7 +13,7 @@ from measure import settled_cpu_seconds
 import sysmem
 from sysmem import blocking
 
-#: Fewer where the limit of descriptors is low: a user gets half of them, and one connection half of that.
+#: A lower number if the limit of descriptors is low: a user gets half of them, and one connection half of that.
 NODES = 10_000
 _AT_ONCE = 64
 _ONES = 50

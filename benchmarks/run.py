@@ -59,7 +59,7 @@ def main() -> int:
     for name in arguments.sections or SECTIONS:
         with daemon() as served:
             results[name] = SECTIONS[name](served.runtime_dir, served.pid)
-        if name != "fairness":  # which tells its rows as it goes
+        if name != "fairness":  # it reports its rows as it runs
             print(*_table(name, results[name]), sep="\n", file=sys.stderr)
     text = json.dumps(results, indent=2)
     if arguments.out:

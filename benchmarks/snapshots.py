@@ -24,7 +24,7 @@ import sysmem
 from sysmem import blocking
 from sysmem._inspector import Inspector
 
-#: Fewer where the limit of descriptors is low: a user gets half of them.
+#: A lower number if the limit of descriptors is low: a user gets half of them.
 NODES = 10_000
 #: The number of pairs of a quiet and a busy phase, and the seconds of each phase.
 ROUNDS = 3

@@ -1,4 +1,4 @@
-"""Hooks of the site: what its pages need that their Markdown and the theme don't give them."""
+"""Hooks of the site, for features that neither Markdown nor the theme has."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The page about refusals: each rule with its meaning, an example, the daemon's answer, and advice.
 
-The page is written by hand, except for the answers: below each example stands what the engine says about it.
+The page is written by hand, except for the answers: the engine's answer follows each example.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SECTION = re.compile(
 
 
 class Section(NamedTuple):
-    """What the page has of one rule."""
+    """The page's section about one rule."""
 
     rule: Rule
     #: The heading, which is the rule's text.

@@ -29,12 +29,12 @@ from processes import PATIENCE, FailedError, Participant, listen, own_daemon, st
 from sysmem import blocking
 from sysmem.blocking import frames
 
-SHOWN = range(0, clip.FRAMES, clip.FRAMES // 8)  # of these frames the display leaves pictures
-DECODED = range(clip.FRAMES // 8, clip.FRAMES, clip.FRAMES // 4)  # and from these of the file
+SHOWN = range(0, clip.FRAMES, clip.FRAMES // 8)  # the display saves pictures of these frames
+DECODED = range(clip.FRAMES // 8, clip.FRAMES, clip.FRAMES // 4)  # the file's frames with a picture
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that with-blocks are left
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that with-blocks end
     try:
         arguments = parse_arguments()
         with contextlib.ExitStack() as stack:

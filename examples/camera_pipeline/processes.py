@@ -19,7 +19,7 @@ import report
 from sysmem import blocking
 
 HERE = Path(__file__).resolve().parent
-PATIENCE = 120.0  # seconds without news after which something must be wrong, also on a slow machine
+PATIENCE = 120.0  # seconds without messages that mean a failure, also on a slow machine
 Message = dict[str, Any]
 
 

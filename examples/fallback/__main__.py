@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--runtime-dir", metavar="DIR", help="of a running daemon, to use that")
     arguments = parser.parse_args()
     signal.signal(signal.SIGALRM, too_late)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that with-blocks are left
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that with-blocks end
     signal.alarm(PATIENCE)
     try:
         with contextlib.ExitStack() as stack:
@@ -178,7 +178,7 @@ def started(
 ) -> Iterator[Participant]:
     """Run a participant, which takes the token. The process has ended after the with-block."""
     role = name.split()[-1]
-    offered_as = f"fallback {os.getpid()} {name}"  # several may run with one daemon
+    offered_as = f"fallback {os.getpid()} {name}"  # several examples may use one daemon
     with subprocess.Popen(
         [sys.executable, str(PARTICIPANT), role, "--token", offered_as],
         stdin=subprocess.PIPE,

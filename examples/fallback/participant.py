@@ -56,15 +56,15 @@ def main() -> None:
         try:
             info = collection.wait_for_all_buffers_allocated()
         except sysmem.PeerClosedError:
-            # Not an error of ours, nor of the collection: no answer, and our channel is closed. Another child of our
-            # group was chosen (or somebody on whom all depend has failed).
+            # This is neither an error of this participant nor of the collection: there is no answer, and the channel is
+            # closed. The group selected another child (or a participant failed on which all others depend).
             say("no buffers: my channel was closed")
             return
         with info:
             image = info.settings.image_format_constraints
             say(f"got {len(info.buffers)} buffers of {name(image)}")
             obey(collection, info)
-        # Leaves without failing anybody.
+        # Leaves without making the others fail.
         collection.release()
 
 

@@ -66,12 +66,12 @@ def offers(
 
     Args:
         camera: The camera.
-        width: The wanted one, in pixels.
-        height: The wanted one, in pixels.
+        width: The wanted width, in pixels.
+        height: The wanted height, in pixels.
         only: The four characters of the only format that may be used.
 
     Raises:
-        CameraError: There is none.
+        CameraError: The camera has no such format.
     """
     found, names = [], []
     for fourcc in dict.fromkeys(camera.fourccs()):
@@ -175,7 +175,7 @@ def plane_offsets(image: ImageFormat) -> list[int]:
 
 def color_space(pixel_format: PixelFormat, offered: Format) -> ColorSpace:
     """Return the colour space of a format: the driver's, or the usual one if the driver does not name one."""
-    # These come from the negotiation's own facts: which colour spaces a format can have.
+    # The negotiation uses this table of the colour spaces that a format can have.
     from sysmem_protocol.formats import supports_color_space
 
     said = formats.color_space_from_v4l2(

@@ -92,7 +92,7 @@ class Format:
 
     @property
     def size_bytes(self) -> int:
-        """How many bytes all pieces of a frame have."""
+        """The size of all pieces of a frame together, in bytes."""
         return sum(piece.size_bytes for piece in self.pieces)
 
 
@@ -130,7 +130,7 @@ class Camera:
         #: Whether the driver has the multi-planar interface, in which a frame may have several pieces of memory.
         self.multi_planar = not capabilities & _CAN_CAPTURE
         self._type = _CAPTURE_MPLANE if self.multi_planar else _CAPTURE
-        self._pieces = 1  # of a frame in the format that is set
+        self._pieces = 1  # of a frame in the current format
         if (
             not capabilities & (_CAN_CAPTURE | _CAN_CAPTURE_MPLANE)
             or not capabilities & _CAN_STREAM

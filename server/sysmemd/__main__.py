@@ -157,7 +157,7 @@ def _why_not_started(error: BaseException) -> str | None:
         return next(filter(None, map(_why_not_started, causes)), None)
     if isinstance(error, MemoryError):
         return "there is no memory left"
-    if isinstance(error, ImportError):  # also where the kernel doesn't say that a file is there
+    if isinstance(error, ImportError):  # also if a shortage hides a file
         return f"a part of the program can't be loaded: {error}"
     if isinstance(error, (StartError, configuration.ConfigError, OSError)):
         return str(error)

@@ -37,7 +37,7 @@ MAX_THREADS: Final = 32
 PATIENCE_NS: Final = 10_000_000
 #: The maximum time in seconds that the daemon's end waits for the last descriptors.
 _JOIN_SECONDS: Final = 0.5
-#: How long a thread waits before it tries again what needed memory, in seconds.
+#: How long a thread waits before it repeats a call that lacked memory, in seconds.
 _AGAIN_SECONDS: Final = 0.1
 _SHORT_OF_MEMORY: Final = (errno.ENOMEM, errno.ENOBUFS)
 

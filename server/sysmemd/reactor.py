@@ -302,7 +302,7 @@ async def readable(fd: int) -> None:
     """Wait until a descriptor is readable, or for a while if the kernel is too short of memory to report it."""
     try:
         await trio.lowlevel.wait_readable(fd)
-    except trio.ClosedResourceError:  # another task requests a look
+    except trio.ClosedResourceError:  # another task ends the wait
         await trio.lowlevel.checkpoint()
     except OSError:
         await trio.sleep(_CAN_NOT_WAIT_SECONDS)

@@ -13,11 +13,11 @@ from .._buffers import BufferCollectionInfo, VmoBuffer
 class Buffers(NamedTuple):
     """What an end of a stream knows about the buffers."""
 
-    #: Bytes of each, None where that isn't known.
+    #: The size of each buffer in bytes, or None if it is not known.
     sizes: list[int | None]
     #: The buffers themselves; empty when only their number is known.
     list: Sequence[VmoBuffer] = ()
-    #: The collection's id; 0 if that isn't known.
+    #: The collection's id; 0 if it is not known.
     collection_id: int = 0
 
     @classmethod

@@ -195,7 +195,7 @@ class Receiver(End):
             if message.buffer_count != len(ours.sizes):
                 raise StreamError(
                     f"frames in {message.buffer_count} buffers, but this consumer has"
-                    f" {len(ours.sizes)}: another collection's"
+                    f" {len(ours.sizes)} buffers of another collection"
                 )
             if 0 != message.buffer_collection_id != ours.collection_id != 0:
                 raise StreamError(
@@ -206,7 +206,9 @@ class Receiver(End):
 
     def _check_frame(self, frame: FrameHeader, start: Start) -> None:
         if frame.index >= start.buffer_count:
-            raise StreamError(f"a frame in buffer {frame.index} of {start.buffer_count}")
+            raise StreamError(
+                f"a frame in buffer {frame.index}, but the stream has {start.buffer_count} buffers"
+            )
         room = None if self._buffers is None else self._buffers.sizes[frame.index]
         if room is not None and frame.size > room:
             raise StreamError(f"a frame of {frame.size} bytes in a buffer of {room}")

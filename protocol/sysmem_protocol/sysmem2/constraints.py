@@ -81,7 +81,7 @@ class Heap(Table):
     heap_type: Annotated[str | None, Field(1, String(MAX_HEAP_TYPE_BYTES))] = None
     """The kind of the heap, at most 128 bytes of UTF-8. A heap without it is refused."""
     id: Annotated[int | None, Field(2, UINT64)] = None
-    """Which of the heaps of this kind. Un-set is 0."""
+    """The number of the heap among those of this kind. Un-set is 0."""
 
 
 @table

@@ -52,7 +52,7 @@ class AllocatedHeap(Heap):
     heap_type: str = ALWAYS_SET
     """The kind of the heap."""
     id: int = ALWAYS_SET
-    """Which of the heaps of this kind."""
+    """The number of the heap among those of this kind."""
 
 
 #: The heap that always exists.

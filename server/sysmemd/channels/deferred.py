@@ -10,7 +10,7 @@ from .errors import Failed
 
 
 class Deferred:
-    """A response that is created when it can be sent: after its maker is known, unless the connection closes first."""
+    """A response that its maker creates when it can be sent. It is not sent if the connection closes before that."""
 
     __slots__ = ("_connection", "_maker", "_method", "_txid")
 

@@ -11,11 +11,11 @@ from ..quota import Exceeded
 
 
 class Server(Protocol):
-    """The server of a connection. It has a method for each of its interface's, with the same name, and these.
+    """The server of a connection. It has these methods, and one of the same name for each method of its interface.
 
-    A method takes its request table, or nothing, and returns its response: a table, None, an `Error`, or a
-    :class:`.Deferred` that is answered later. It only owns the handles that it takes. It may raise :class:`Failed`, and
-    :class:`Refused` or the tree's :class:`Misuse`, which are equivalent.
+    A method of the interface takes its request table, or nothing, and returns its response: a table, None, an `Error`,
+    or a :class:`.Deferred` that is answered later. It only owns the handles that it takes. It may raise
+    :class:`Failed`, and :class:`Refused` or the tree's :class:`Misuse`, which are equivalent.
     """
 
     interface: ClassVar[type[Interface]]

@@ -44,7 +44,7 @@ def brought(refusal: Refusal) -> tuple[Brought, ...]:
     found: list[Brought] = []
     if image is not None and pair is not None:
         found += makers(case, pair, image, fields)
-        # These covered the fields of an image, except the one that may also pad the buffer.
+        # The values found so far cover the fields of an image, except the field that may also pad the buffer.
         told = {*SIZE_FIELDS} - ({*PAD_FIELDS} if {*PAD_FIELDS} <= {*fields} else set())
         fields = tuple(name for name in fields if name not in told)
     for name in fields:

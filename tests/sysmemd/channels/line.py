@@ -61,7 +61,7 @@ class StubServer:
         return self.holder
 
     def changed_by(self) -> None:
-        """Return the only user of the connection."""
+        """Return None: no collection changes the served object."""
 
     def about(self) -> dict[str, Any]:
         return {"client_name": "camera", "client_id": 7}

@@ -166,7 +166,7 @@ def test_a_participant_twice_changes_counts_only(
         assert after.settings == before.settings
 
 
-#: The rules that may refuse a set that agrees when a participant becomes stricter. Each has its test below.
+#: The rules that may refuse a set which agrees after a stricter participant has joined. Each has its test below.
 REMEDIED = {
     Rule.COLOR_SPACE_LEFT_OPEN: "it chooses the colour space that all others left open",
     Rule.PAD_MAX_WIDTH_31_BITS: "it lowers the width that padding in height is bound to",
@@ -190,7 +190,7 @@ def test_tightening_never_turns_a_refusal_into_a_success(
     more = [*everybody[:position], Participant(tightening, "tightening"), *everybody[position:]]
     after = aggregate(more, PLATFORM)
     if isinstance(before, Refusal) and isinstance(after, Allocation):
-        # A format that failed now was refused earlier before it could fail, or another format was cheaper.
+        # The format that failed is now excluded before it can fail, or another format is cheaper.
         image = after.settings.image_format_constraints
         assert image is not None
         chosen = (image.pixel_format, image.pixel_format_modifier)
