@@ -50,7 +50,7 @@ class NodeServer:
         """
         self._service = service
         self.account = account
-        self.koid, channel = service.name_server_end(server_end)
+        self.koid, channel = service.names.give(server_end)
         self.node: Node
         self.party: Party
         #: The number of the connection whose message created the node.

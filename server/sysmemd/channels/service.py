@@ -1,26 +1,23 @@
-"""The state that all channels of a daemon share: names of server ends, tokens that can be turned in, node refs.
+"""The state that all channels of a daemon share: tokens that can be turned in, collections, and the ports.
 
-A server end is bound to a name that its client end sees with getpeername(): `\\0sysmem/<random per daemon>/<koid>`.
-When a client end arrives later, this name says which node it claims to be, and a nonce that is sent through it proves
-the claim (`docs/spec/linux.md`, "Which node is this client end?").
+The name of a client end's peer (:mod:`.names`) says which node it claims to be, and a nonce that is sent through it
+proves the claim (`docs/spec/linux.md`, "Which node is this client end?").
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import os
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, cast
 
-from sysmem_protocol.channel import AT_ONCE, Channel, Closing, ServedChannel
+from sysmem_protocol.channel import AT_ONCE, Channel, Closing
 from sysmem_protocol.handles import Handle
-from sysmem_protocol.kinds import describe, is_kind
+from sysmem_protocol.kinds import is_kind
 from sysmem_protocol.library import HandleKind
 from sysmem_protocol.sysmem2 import SingleBufferSettings
 
@@ -45,6 +42,7 @@ from .answering import explanation
 from .connection import Connection, Reactor, Tracer
 from .errors import Refused
 from .meetings import Meetings
+from .names import Names
 from .node_refs import NodeRefs
 from .reasons import Reason, cut
 from .requests import flaw_of
@@ -53,11 +51,7 @@ from .server import Server
 #: For each buffer, whether its VMO and its `close_weak_asap` are un-set.
 Shape = tuple[tuple[bool, bool], ...]
 
-#: Any client can see the names, and could bind later ones if it guessed them.
-_KOID_RANDOM_BITS = 24
 _NONCE_BYTES = 32
-#: The number of random bytes that are requested from the kernel at a time.
-_RANDOM_BYTES = 4096
 #: How often to make room for a nonce in a token's queue before the client that keeps filling it is refused.
 _NONCE_ATTEMPTS = 16
 
@@ -96,22 +90,6 @@ class CollectionIds:
     def __next__(self) -> int:
         self._last = max(self._last + 1, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
         return self._last
-
-
-class Random:
-    """Random bytes. Many are requested from the kernel at a time."""
-
-    def __init__(self) -> None:
-        self._bytes = b""
-        self._used = 0
-
-    def take(self, count: int) -> bytes:
-        """Return this many random bytes. They are not returned again."""
-        start, self._used = self._used, self._used + count
-        if self._used > len(self._bytes):
-            self._bytes = os.urandom(_RANDOM_BYTES)
-            start, self._used = 0, count
-        return self._bytes[start : self._used]
 
 
 class Token(Protocol):
@@ -200,11 +178,9 @@ class Service:
         self.node_refs = NodeRefs()
         self.meetings = Meetings(self.find_token, self.why_unknown)
         self._collection_ids = CollectionIds()
-        self.random = Random()
-        self._koids = itertools.count(1)
+        self.names = Names(closing)
         self._connection_numbers = itertools.count(1)
         self._said_advisory: set[int] = set()
-        self._prefix = b"\0sysmem/%s/" % secrets.token_hex(8).encode()
 
     def say_if_advisory(self, uid: int) -> None:
         """Log once for each user if rights are advisory for its participants (`docs/spec/linux.md`, "VMOs")."""
@@ -219,29 +195,6 @@ class Service:
                 "as writable through /proc. Run the daemon as a user of its own"
             )
         self.log.warning(event, uid=uid)
-
-    def name_server_end(self, handle: Handle) -> tuple[int, Channel]:
-        """Take ownership of a server end that arrived, and bind it to a name. Return its koid and channel.
-
-        Raises :class:`Refused` if it already has a name, and `OSError` if the kernel is short of memory.
-        """
-        try:
-            channel = Channel(handle.as_socket())
-            while True:
-                random = int.from_bytes(self.random.take(_KOID_RANDOM_BITS // 8), "big")
-                koid = next(self._koids) << _KOID_RANDOM_BITS | random
-                try:
-                    channel.bind(self._prefix + str(koid).encode())
-                except OSError as error:
-                    if error.errno == errno.EADDRINUSE:
-                        continue
-                    raise
-                return koid, ServedChannel(handle.take_socket(), self.closing)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            what = describe(handle.fileno())
-            raise Refused(f"the server end, {what}, can't be named: {error}") from None
 
     def connect(self, channel: Channel, server: Server, account: Account) -> Connection:
         """Serve a channel, charged to `account`. The connection takes ownership of it."""
@@ -370,7 +323,7 @@ class Service:
             server = self._named(channel.peer_name())
             if server is None:
                 return None
-            nonce = self.random.take(_NONCE_BYTES)
+            nonce = self.names.random.take(_NONCE_BYTES)
             for _ in range(_NONCE_ATTEMPTS):
                 if channel.send(nonce):
                     return server if server.connection.receive_until(nonce) else None
@@ -388,14 +341,14 @@ class Service:
 
     def koid_of(self, client_end: Handle) -> int | None:
         """Return the koid of the server end at the other side, if it is one of this daemon's."""
-        return self._koid(Channel(client_end.as_socket()).peer_name())
+        return self.names.koid(Channel(client_end.as_socket()).peer_name())
 
     def why_unknown(self, client_end: Handle) -> str:
         """Return the likely reason why :meth:`find_token` finds nothing."""
         channel = Channel(client_end.as_socket())
         if channel.hung_up():
             return "its node has failed, or it was turned in before"
-        if channel.peer_name().startswith(self._prefix):
+        if channel.peer_name().startswith(self.names.prefix):
             return "it is the client end of a channel that is not a token's"
         return (
             "it was not created by this daemon, or its creator passed it on without waiting for the "
@@ -408,14 +361,5 @@ class Service:
         return not channel.peer_name() and not channel.hung_up()
 
     def _named(self, name: bytes) -> Token | None:
-        koid = self._koid(name)
+        koid = self.names.koid(name)
         return None if koid is None else self.tokens.get(koid)
-
-    @property
-    def name_prefix(self) -> bytes:
-        """The common prefix of the names of all server ends. A koid follows."""
-        return self._prefix
-
-    def _koid(self, name: bytes) -> int | None:
-        koid = name.removeprefix(self._prefix)
-        return int(koid) if koid != name and koid.isdigit() else None

@@ -75,7 +75,7 @@ class Inspection:
         self.counters = Counters(self.events, service.reactor.connections)
         service.on_attempt = self.counters.attempted
         service.collection_log = SaidLog(service.log, self.events)
-        service.who_has = HolderSearch(service.name_prefix, ask).who_has
+        service.who_has = HolderSearch(service.names.prefix, ask).who_has
         self._in_turn = partial(service.reactor.in_turn, apart=True)
         self._ask_for = ask
         self._jobs: deque[tuple[object, _Job]] = deque()
@@ -139,7 +139,7 @@ class Inspection:
         served.
         """
         service = self.daemon.service
-        _, channel = service.name_server_end(server_end)
+        _, channel = service.names.give(server_end)
         watcher = Watcher(service, channel, account, request)
         self.events.add(watcher)
         self._in_turn(account.user, partial(self._begin, watcher))

@@ -215,6 +215,10 @@ class Client:
         assert received is None, received
         return False
 
+    def koid(self) -> int:
+        """Return the koid in the name of the server end."""
+        return int(self.channel.peer_name().rpartition(b"/")[2])
+
     def sync(self) -> None:
         self.call(Node.sync)
 

@@ -27,10 +27,6 @@ def bind(allocator: Client, token: Handle, far: Handle) -> None:
     )
 
 
-def koid(client: Client) -> int:
-    return int(client.channel.peer_name().rpartition(b"/")[2])
-
-
 # --- collections and tokens -------------------------------------------------------------------------------------------
 
 
@@ -93,7 +89,7 @@ def test_what_can_not_be_made_leaves_nothing(
 
 def test_a_turned_in_token_becomes_a_collection_in_its_place(bench: Bench) -> None:
     token = bench.token()
-    number = koid(token)
+    number = token.koid()
     client, far = bench.client()
     txid = client.send(Node.get_buffer_collection_id)  # before the daemon has received it
     copy = token.duplicate_end()
@@ -203,7 +199,7 @@ def test_a_server_end_that_can_not_be_named_closes_the_allocator_and_no_token(
 def test_a_known_token_is_live_and_not_turned_in(bench: Bench) -> None:
     allocator = bench.allocator()
     token = bench.token(allocator)
-    number = koid(token)
+    number = token.koid()
 
     def known(number: int) -> bool:
         answer = allocator.call(
@@ -218,7 +214,7 @@ def test_a_known_token_is_live_and_not_turned_in(bench: Bench) -> None:
     token.sync()
     collection = bench.bind(token, allocator)
     assert not known(number)
-    assert not known(koid(collection))
+    assert not known(collection.koid())
 
 
 def test_rights_are_said_to_be_advisory_where_buffers_are_asked_for(bench: Bench) -> None:

@@ -1,10 +1,8 @@
-"""Names of server ends, the search for a token by its client end, proofs of nodes, and ids."""
+"""The search for a token by its client end, proofs of nodes, and ids."""
 
 from __future__ import annotations
 
-import itertools
 import os
-import re
 import resource
 import socket
 from collections.abc import Iterator
@@ -16,11 +14,10 @@ from sysmem_protocol import sysmem2
 from sysmem_protocol.channel import Channel
 from sysmem_protocol.handles import Handle, channel_pair, eventpair
 from sysmem_protocol.sysmem2 import BufferCollection, Node
-from sysmemd.channels.errors import Refused
 from sysmemd.channels.node_refs import is_event
-from sysmemd.channels.service import CollectionIds, Random, Token
+from sysmemd.channels.service import CollectionIds, Token
 
-from .support import Bench, Client, header, wanting
+from .support import Bench, header, wanting
 
 
 @contextmanager
@@ -41,59 +38,6 @@ def server_end() -> tuple[Handle, Handle]:
     return Handle(near.detach()), Handle(far.detach())
 
 
-def koid(client: Client) -> int:
-    return int(client.channel.peer_name().rpartition(b"/")[2])
-
-
-# --- names ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_client_end_sees_the_koid(bench: Bench) -> None:
-    token = bench.token()
-    name = token.channel.peer_name()
-    assert re.fullmatch(rb"\0sysmem/[0-9a-f]{16}/[0-9]+", name)
-    assert koid(token) in bench.service.tokens
-
-
-def test_before_the_server_has_the_end_the_name_is_empty(bench: Bench) -> None:
-    client, far = bench.client()
-    with far:
-        assert client.channel.peer_name() == b""
-
-
-def test_koids_are_unique_and_their_successors_unknown(bench: Bench) -> None:
-    koids = [koid(bench.token()) for _ in range(50)]
-    assert koids == sorted(set(koids))
-    steps = {after - before for before, after in itertools.pairwise(koids)}
-    assert len(steps) > 40
-    assert all(0 < number < 1 << 64 for number in koids)
-
-
-def test_a_name_that_somebody_took_is_passed_over(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A client that guesses future names and binds them has no effect on others."""
-    monkeypatch.setattr(os, "urandom", bytes)
-    bench.service.random = Random()
-    first = bench.token()
-    prefix, _, number = first.channel.peer_name().rpartition(b"/")
-    step = 1 << 24
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as squatter:
-        squatter.bind(prefix + b"/%d" % (int(number) + step))
-        assert koid(bench.token()) == int(number) + 2 * step
-    assert bench.log.said("warning", "error") == []
-
-
-def test_an_end_that_has_a_name_is_refused(bench: Bench) -> None:
-    near, far = server_end()
-    with near, socket.socket(fileno=os.dup(far.fileno())) as former:
-        former.bind("")  # the kernel picks a name
-        with pytest.raises(Refused, match="can't be named"):
-            bench.service.name_server_end(far)
-    assert not far.closed  # it still belongs to its owner
-    far.close()
-
-
 # --- find_token -------------------------------------------------------------------------------------------------------
 
 
@@ -108,7 +52,7 @@ def find(bench: Bench, end: Handle) -> Token | None:
 
 def test_the_token_of_a_client_end_is_found_after_what_it_sent(bench: Bench) -> None:
     token = bench.token()
-    number = koid(token)
+    number = token.koid()
     token.send(Node.sync)
     end = token.duplicate_end()
     found = find(bench, end)
@@ -182,7 +126,7 @@ def test_a_full_queue_is_emptied_for_the_nonce(bench: Bench) -> None:
         count += 1
     assert count > 10
     end = token.duplicate_end()
-    assert find(bench, end) is bench.service.tokens[koid(token)]
+    assert find(bench, end) is bench.service.tokens[token.koid()]
 
 
 def test_a_queue_that_stays_full_makes_the_token_unknown(
@@ -254,7 +198,7 @@ def test_a_node_has_one_ref_for_life(bench: Bench) -> None:
     allocator = bench.allocator()
     token = bench.token(allocator)
     refs = bench.service.node_refs
-    node = bench.service.tokens[koid(token)].node
+    node = bench.service.tokens[token.koid()].node
     with token.call(Node.get_node_ref).node_ref as first:
         collection = bench.bind(token, allocator)
         with collection.call(Node.get_node_ref).node_ref as second:
@@ -268,7 +212,7 @@ def test_a_node_has_one_ref_for_life(bench: Bench) -> None:
 def test_a_ref_may_be_closed_twice(bench: Bench) -> None:
     token = bench.token()
     token.call(Node.get_node_ref).node_ref.close()
-    ref = bench.service.tokens[koid(token)].node.ref
+    ref = bench.service.tokens[token.koid()].node.ref
     assert ref is not None
     ref.close()
     ref.close()

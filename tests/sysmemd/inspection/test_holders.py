@@ -61,7 +61,7 @@ def test_one_search_at_a_time_for_all_who_asked(
 ) -> None:
     asked: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []
     search = HolderSearch(
-        look.bench.service.name_prefix, lambda question, done: asked.append((question, done))
+        look.bench.service.names.prefix, lambda question, done: asked.append((question, done))
     )
     look.bench.token()
     told: list[Mapping[int, str]] = []
