@@ -28,6 +28,8 @@ from .sizes import (
 )
 from .sysmem2 import ImageFormatConstraints, SizeU
 
+#: The default of `bytes_per_row`: rows without padding, whatever the format and the size.
+_UNPADDED: Any = None
 #: The default of `display_rect`: the whole image, whatever its size.
 _WHOLE: Any = None
 _ENUMS = {
@@ -63,8 +65,8 @@ class ImageFormat:
     """The pixel format."""
     size: SizeU
     """Width and height in pixels, of the whole stored image."""
-    bytes_per_row: int
-    """The distance from one row of the first plane to the next, in bytes."""
+    bytes_per_row: int = _UNPADDED
+    """The distance from one row of the first plane to the next, in bytes. By default the rows have no padding."""
     pixel_format_modifier: PixelFormatModifier | int = PixelFormatModifier.LINEAR
     """The layout of the pixels in memory. A layout without a name is a plain number."""
     color_space: ColorSpace = ColorSpace.PASSTHROUGH
@@ -85,12 +87,16 @@ class ImageFormat:
                 f"display_rect must be (x, y, width, height), not {given!r:.80}"
             ) from None
         self._set("display_rect", RectU(*(_number("display_rect", number) for number in rect)))
-        self._set("bytes_per_row", _number("bytes_per_row", self.bytes_per_row))
         for name, wire in _ENUMS.items():
             [member] = wire.parts(_number(name, getattr(self, name), wire.type))
             if type(member) is int and name != "pixel_format_modifier":
                 raise ValueError(f"{name}: {member} is not a number of a {wire.type.__name__}")
             self._set(name, member)
+        row: int | None = self.bytes_per_row
+        if row is None:
+            of = traits(self.pixel_format, self.pixel_format_modifier)
+            row = of.stride_bytes * self.size.width
+        self._set("bytes_per_row", _number("bytes_per_row", row))
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

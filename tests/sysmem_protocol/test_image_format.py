@@ -67,6 +67,15 @@ def test_nothing_in_an_image_is_none() -> None:
     assert copy.copy(image) == image
 
 
+@pytest.mark.parametrize(
+    ("pixel_format", "row"), [(F.NV12, 64), (F.P010, 128), (F.YUY2, 128), (F.B8G8R8, 192)]
+)
+def test_rows_have_no_padding_by_default(pixel_format: PixelFormat, row: int) -> None:
+    assert ImageFormat(pixel_format, SizeU(64, 48)).bytes_per_row == row
+    with pytest.raises(ValueError, match="not supported"):
+        ImageFormat(F.MJPEG, SizeU(64, 48))
+
+
 def test_plain_numbers_become_members_and_those_of_numpy_pythons_own() -> None:
     made: Any = ImageFormat
     image = made(104, SizeU(64, 48), np.uint32(128), 0, 6, [np.uint8(2), 0, 62, 48])
@@ -88,7 +97,6 @@ def test_plain_numbers_become_members_and_those_of_numpy_pythons_own() -> None:
     [
         ("size", (64, 48), "size must be a SizeU, not tuple"),
         ("size", None, "size must be a SizeU, not NoneType"),
-        ("bytes_per_row", None, "bytes_per_row must be an int, not NoneType"),
         ("bytes_per_row", True, "bytes_per_row must be an int, not bool"),
         ("bytes_per_row", F.NV12, "bytes_per_row must be an int, not PixelFormat"),
         ("pixel_format", "NV12", "pixel_format must be a PixelFormat, not str"),
