@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from sysmem_protocol import codec, sysmem2
 from sysmem_protocol.channel import AT_ONCE, Channel, PeerClosedError
@@ -102,6 +103,11 @@ class Clock:
                 callback()
             call.clear()
         return made
+
+
+def none_left(*_: object, **__: object) -> NoReturn:
+    """Fail as a system call does in a process that has no descriptor left."""
+    raise OSError(errno.EMFILE, "Too many open files")
 
 
 class HandReactor:

@@ -6,11 +6,10 @@ limit.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
@@ -20,13 +19,9 @@ from sysmem_protocol.rendezvous import Rendezvous, RendezvousOfferRequest
 from sysmem_protocol.sysmem2 import Allocator, BufferCollection, BufferCollectionToken, Error, Node
 from sysmemd.quota import Exceeded, Kind
 
-from .support import STRANGER, Bench, Client, wanting
+from .support import STRANGER, Bench, Client, none_left, wanting
 
 OTHER = STRANGER + 1
-
-
-def none_left(*_: object) -> NoReturn:
-    raise OSError(errno.EMFILE, "Too many open files")
 
 
 @pytest.fixture
@@ -315,6 +310,19 @@ def test_a_node_ref_is_a_descriptor(bench: Bench) -> None:
     bench.run()
     assert token.is_closed()
     assert [line["limit"] for line in refused(bench)] == ["descriptors"]
+
+
+@pytest.mark.parametrize("call", ["os.pipe2", "sysmemd.channels.node_refs._identity"])
+def test_a_node_ref_that_comes_to_nothing_is_not_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    token = bench.token()
+    token.send(Node.get_node_ref)
+    with monkeypatch.context() as patch:
+        patch.setattr(call, none_left)
+        bench.run()
+    assert token.is_closed()
+    assert counted(bench, Kind.DESCRIPTORS) == 1, "the Allocator's"
 
 
 def test_a_node_has_one_ref_however_often_it_is_asked_for(bench: Bench) -> None:

@@ -529,3 +529,11 @@ def test_more_unread_answers_than_the_bound_fail_the_node() -> None:
     assert child.is_closed()
     assert "responses of 80 bytes are unread" in bench.log.refusal()["reason"]
     bench.close()
+
+
+def test_the_process_of_a_channel_that_is_closed_is_the_one_that_connected(bench: Bench) -> None:
+    bench.token()
+    connection = bench.reactor.served[-1]
+    server = connection.server
+    connection.close()
+    assert server.peer == server.account.peer  # type: ignore[attr-defined]  # of nodes' servers

@@ -30,7 +30,7 @@ from sysmemd.memory import Buffers
 from sysmemd.ports import NoMemoryError
 from sysmemd.quota import Kind
 
-from .support import SAME_RIGHTS, STRANGER, Bench, Client, wanting
+from .support import SAME_RIGHTS, STRANGER, Bench, Client, none_left, wanting
 
 
 @pytest.fixture
@@ -102,6 +102,28 @@ def test_a_refusal_is_told_before_the_answer_and_before_the_end(bench: Bench) ->
     # The last participant had not asked for a response yet.
     assert told(two.message()) == reason
     assert two.is_closed()
+
+
+def test_a_report_that_no_descriptor_is_left_for_is_missing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sysmemd.documents.Document.open", none_left)
+    [client, _] = refused(bench, asking(bench), asking(bench))
+    reason = told(client.message())
+    assert (reason.error, reason.report) == (Error.CONSTRAINTS_INTERSECTION_EMPTY, None)
+    assert "$.max_buffer_count = 1" in reason.line
+
+
+def test_a_reason_that_cannot_be_sent_changes_nothing_else(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = bench.token(asking(bench))
+    token.send(Node.release, txid=1)
+    monkeypatch.setattr("sysmemd.channels.answering.explanation", none_left)
+    bench.run()
+    assert token.is_closed()
+    [(_, fields)] = bench.log.said("error")
+    assert "Release" in fields["reason"]
 
 
 def test_who_did_not_ask_sees_no_difference(bench: Bench) -> None:

@@ -31,7 +31,7 @@ from sysmemd.channels.nodes import TokenServer
 from sysmemd.config import Limits
 from sysmemd.pause import Holder
 
-from .support import SAME_RIGHTS, STRANGER, Bench, Client
+from .support import SAME_RIGHTS, STRANGER, Bench, Client, none_left
 
 OTHER = STRANGER + 1
 
@@ -63,6 +63,26 @@ def taken(bench: Bench, client: Client, txid: int) -> Client:
 
 def koid(client: Client) -> bytes:
     return client.channel.peer_name()
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_that_cannot_be_passed_on_ends_its_taker_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = bench.rendezvous(), bench.rendezvous()
+    take(there)
+    bench.run()
+    offer(here, bench.token())
+    with monkeypatch.context() as patch:
+        patch.setattr(Handle, "duplicate", none_left)
+        bench.run()
+    assert (there.is_closed(), here.is_closed()) == (True, False)
+    again = bench.rendezvous()
+    txid = take(again)
+    bench.run()
+    taken(bench, again, txid).sync()
 
 
 # --- meeting ----------------------------------------------------------------------------------------------------------
