@@ -17,23 +17,23 @@ MUTANTS ?=
 
 .PHONY: test-strict versions simulate chaos soak faults fuzz mutants demo test check format lint types pyright coverage devices kernels bench bench-peers docs report-image pictures site lowest release help clean
 
-demo: $(DEMO_READY)  ## several processes negotiate and share image buffers; look at out/ (OUT=). CAMERA=/dev/video0 takes that
+demo: $(DEMO_READY)  ## run the example in which several processes negotiate and share image buffers; the result is in out/ (OUT=DIR, CAMERA=/dev/video0)
 	$(BIN)/python examples/camera_pipeline --out $(OUT) $(if $(CAMERA),--video $(CAMERA))
 
 RUN := python
 
-test: $(READY)  ## all tests
+test: $(READY)  ## run all tests
 	@# A path of its own, and a short one: sockets' addresses have no room for more.
 	directory=$$(mktemp -d /tmp/t.XXXXXX) && $(BIN)/$(RUN) -m pytest -n auto --basetemp=$$directory/t $(OPTIONS); \
 		status=$$?; rm -rf $$directory; exit $$status
 
-help:  ## this list
+help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 16
 
-test-strict: $(READY)  ## all tests in Python's development mode, where every warning is an error, also in processes that they start
+test-strict: $(READY)  ## run all tests in Python's development mode, where every warning is an error, also in the processes that they start
 	PYTHONDEVMODE=1 PYTHONWARNINGS=error $(MAKE) test
 
-check: format lint types test  ## what must pass before a commit
+check: format lint types test  ## run the checks that must pass before a commit
 
 format: $(READY)
 	$(BIN)/ruff format --check .
@@ -50,27 +50,27 @@ types: $(READY)
 pyright: $(VENV)/.pyright  ## check the public interface, the README and the examples with pyright too
 	$(BIN)/python -m pytest tests/typed
 
-faults: $(READY)  ## every system call of the daemon fails, one at a time (takes strace; FAULTS="--call statx --most 0")
+faults: $(READY)  ## make every system call of the daemon fail, one at a time (needs strace; FAULTS="--call statx --most 0")
 	$(BIN)/python -m tests.faults $(FAULTS)
 
-fuzz: $(VENV)/.fuzz  ## inputs that break what reads them, guided by coverage (SECONDS=60 of all targets together)
+fuzz: $(VENV)/.fuzz  ## search for inputs that break parsers, guided by coverage (SECONDS=60 for all targets together)
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 mutants: $(VENV)/.mutants  ## change single places of the code and see whether the package's own tests notice (MUTANTS="--seed 2 --count 30 tree")
 	$(BIN)/python -m tests.mutants $(MUTANTS)
 
-simulate: $(READY)  ## whole daemons with dozens of clients, from seeds: SEEDS=FIRST-LAST, or one that failed
+simulate: $(READY)  ## simulate whole daemons with dozens of clients from seeds (SEEDS=FIRST-LAST, or one that failed)
 	$(BIN)/python -m tests.simulation $(SEEDS)
 
-chaos: $(READY)  ## one daemon, hundreds of participants of several users who misbehave, stop and die (SECONDS=60 SEED=1)
+chaos: $(READY)  ## run one daemon with hundreds of participants of several users that misbehave, stop and die (SECONDS=60 SEED=1)
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(if $(EVENTS),--events $(EVENTS))
 
-soak: $(READY)  ## a day's worth of negotiations of all kinds (CYCLES=1000000); draws soak.svg
+soak: $(READY)  ## run as many negotiations of all kinds as in a day (CYCLES=1000000), and draw soak.svg
 	$(BIN)/python -m tests.soak --cycles $(CYCLES) --json soak.json --plot soak.svg
 
 # What some of the tests (TESTS=) leave is only shown. A process that was killed as it wrote leaves a file that can't be read.
 coverage: export COVERAGE_FILE := $(CURDIR)/.coverage/data
-coverage: $(READY)  ## all tests, and what none of them runs; fails below 98 % of the lines and branches, and 100 % of the pure core's (TESTS=tests/sysmem for some)
+coverage: $(READY)  ## run all tests, and show the code that none of them runs; fails below 98 % of the lines and branches, and 100 % of the pure core's (TESTS=tests/sysmem for some)
 	rm -rf .coverage && mkdir -m 1777 .coverage # processes of other users write there too
 	$(MAKE) test RUN="coverage run" OPTIONS="$(OPTIONS) $(TESTS)"
 	PYTHONWARNINGS=default $(BIN)/coverage combine --quiet
@@ -78,7 +78,7 @@ coverage: $(READY)  ## all tests, and what none of them runs; fails below 98 % o
 	$(BIN)/coverage report --include='*/sysmemd/constraints/*,*/sysmemd/explaining/*,*/sysmemd/tree/*' $(if $(TESTS),,--fail-under=100)
 
 # The emulated processor takes a minute to compile what these first two lines compile in two seconds.
-devices: $(READY)  ## the tests that need dma-bufs, a camera and a graphics device, in a virtual machine that has them (takes Debian on amd64)
+devices: $(READY)  ## run the tests that need dma-bufs, a camera and a graphics device in a virtual machine that has them (needs Debian on amd64)
 	unset PYTHONDONTWRITEBYTECODE; $(BIN)/python -m compileall -q client protocol server examples
 	unset PYTHONDONTWRITEBYTECODE; $(BIN)/python -m pytest -q -p no:cacheprovider -p no:xdist --collect-only tests/devices >/dev/null
 	tests/devices/run-vm --modules "vgem vhci_hcd uvcvideo vivid,n_devs=2,node_types=0x1,0x1,multiplanar=1,2" --memory 1536 --timeout 1200 -- \
@@ -87,34 +87,34 @@ devices: $(READY)  ## the tests that need dma-bufs, a camera and a graphics devi
 # The suites of Debian and the kernels that `make kernels` boots.
 KERNELS ?= bookworm-backports:6.12 trixie-backports:7.3
 
-kernels: $(READY)  ## what the daemon takes for the kernel's truth, on other kernels in a virtual machine (20 minutes each; takes Debian on amd64)
+kernels: $(READY)  ## test the daemon's assumptions about the kernel on other kernels in a virtual machine (20 minutes each; needs Debian on amd64)
 	for kernel in $(KERNELS); do \
 		tests/devices/run-vm --suite $${kernel%:*} --kernel $${kernel#*:} --memory 1536 --timeout 3600 -- \
 			$(BIN)/python -m pytest -q -p no:cacheprovider -p no:xdist --timeout 600 --basetemp=/tmp/k \
 			--ignore tests/sysmemd/memory/test_soak.py tests/sysmemd/memory tests/scenarios/test_lifetime.py tests/scenarios/test_weak.py || exit 1; \
 	done
 
-bench: $(READY)  ## how fast it is, as a ratio to floors measured in the same run; JSON
+bench: $(READY)  ## measure the speed, as ratios to floors measured in the same run, and print JSON
 	$(BIN)/python benchmarks/run.py
 
-bench-peers: $(VENV)/.peers  ## beside what a Python user would build instead; needs dbus-daemon
+bench-peers: $(VENV)/.peers  ## compare the speed with alternatives that a Python user would build (needs dbus-daemon)
 	$(BIN)/python benchmarks/peers.py
 
 docs: $(READY)  ## write the pages that are derived from the code
 	$(BIN)/python -m docs.tools.generate
 	$(BIN)/python packaging/generate.py packaging/share
 
-report-image: $(READY)  ## draw the page of `sysmemctl report` that the README shows anew (takes chromium)
+report-image: $(READY)  ## redraw the page of `sysmemctl report` that the README shows (needs chromium)
 	$(BIN)/python docs/images/report.py
 
-pictures: $(READY)  ## run the pages with drawings, and draw what the daemon holds then
+pictures: $(READY)  ## run the pages with drawings, and redraw the state of the daemon
 	$(BIN)/python -m docs.tools.pictures
 
-site: $(VENV)/.site  ## the documentation as pages in site/, to be opened from disk
+site: $(VENV)/.site  ## build the documentation into site/, to be opened from disk
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # Direct dependencies have the lowest versions that pyproject.toml allows; what these need has the newest.
-lowest:  ## the tests with the lowest allowed versions of all dependencies (TESTS=tests/sysmem for some of them)
+lowest:  ## run the tests with the lowest allowed versions of all dependencies (TESTS=tests/sysmem for some of them)
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.8"
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
@@ -123,10 +123,10 @@ lowest:  ## the tests with the lowest allowed versions of all dependencies (TEST
 		.venv-lowest/bin/python -m pytest -q -n auto -p no:cacheprovider --basetemp=$$directory/t $(TESTS); \
 		status=$$?; rm -rf $$directory; exit $$status
 
-versions: $(READY)  ## the tests with every CPython from 3.11 on that is installed (PYTHONS="/path/to/python3.14", TESTS=tests/sysmem for some)
+versions: $(READY)  ## run the tests with every installed CPython from 3.11 on (PYTHONS="/path/to/python3.14", TESTS=tests/sysmem for some)
 	$(BIN)/python packaging/versions.py $(addprefix --python ,$(PYTHONS)) -- $(OPTIONS) $(TESTS)
 
-release: $(VENV)/.release  ## build in dist/, check, and use what was built in environments of its own; a tag must be the version (RELEASE=--no-demo leaves out the demo)
+release: $(VENV)/.release  ## build into dist/, check, and use the result in fresh environments; a tag must be the version (RELEASE=--no-demo leaves out the demo)
 	rm -rf dist
 	$(BIN)/python packaging/release.py $(RELEASE) dist
 

@@ -427,7 +427,7 @@ class Client:
                 self._post(end)
 
     async def ask_about_a_buffer(self) -> None:
-        """Ask which buffer this is. Sometimes ask for a weak handle too."""
+        """Ask for the id of a buffer, and sometimes for a weak handle to it."""
         if not self.infos:
             return
         vmos = [buffer.vmo for buffer in self.chance.choice(self.infos).buffers if buffer.vmo]

@@ -1,4 +1,4 @@
-"""`make soak`: one daemon serves negotiations of all kinds, and clients that misbehave in between, for very long.
+"""`make soak`: one daemon serves all kinds of negotiations for a very long time, with misbehaving clients in between.
 
 A run consists of slices. After each slice, it records the daemon's memory, the blocks of memory that its objects take,
 its descriptors and threads, and the times of negotiations. At the end it draws a diagram of these figures. The exit

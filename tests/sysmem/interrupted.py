@@ -249,7 +249,7 @@ def vmo(trial: Trial) -> sysmem.Vmo:
 
 
 def listener(trial: Trial) -> tuple[Path, socket.socket]:
-    """The directory of a daemon that accepts connections, too long for an address, and its socket."""
+    """Return the directory of a daemon that accepts connections, and its socket. The path is overlong."""
     directory = Path("/tmp") / f"sysmem-{os.getpid()}-{'d' * 120}"
     directory.mkdir(exist_ok=True)
     trial.callback(directory.rmdir)

@@ -117,7 +117,7 @@ def test_without_a_loop_it_is_asked_at_once() -> None:
 def test_a_thread_that_dies_before_its_first_call_counts_as_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The interpreter then drops the thread's arguments, and reports that to no code that could continue."""
+    """The interpreter then drops the thread's arguments, and reports this to nobody."""
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     monkeypatch.setattr(threads, "_begin", lambda: None)  # it fails if it is called with arguments
     with pytest.raises(RuntimeError, match="no memory for a thread"):

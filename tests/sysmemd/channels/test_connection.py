@@ -1,4 +1,4 @@
-"""What bad input gets, what is held back, and how a channel ends."""
+"""The effects of bad input, messages that are held back, and the ends of channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Buffers against a model: whatever is opened, duplicated, mapped and closed, signals come exactly when they should."""
+"""Buffers compared with a model: handles are opened, duplicated, mapped and closed; events must come on time."""
 
 from __future__ import annotations
 
