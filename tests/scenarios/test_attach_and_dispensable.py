@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -16,17 +14,13 @@ from sysmem.testing import Sysmemd
 from .scenario import (
     ENOUGH,
     SHORTLY,
-    begin_wait,
     buffers,
     eventually,
     image,
     images,
     memory,
-    participants,
     vmo_of,
 )
-
-NONE = buffers(min_buffer_count_for_camping=0)
 
 
 @contextmanager
@@ -135,26 +129,6 @@ def test_what_exists_is_not_changed_for_an_attached_participant(
         parent.sync()  # either way
 
 
-def test_an_attached_failure_is_told_to_who_waits(client: blocking.Allocator) -> None:
-    with allocated(client) as parent:
-        token = parent.attach_token()
-        other = token.duplicate()
-        token.sync()
-        with (
-            client.bind_shared_collection(token) as one,
-            client.bind_shared_collection(other) as two,
-        ):
-            one.set_constraints(buffers())
-            wait = begin_wait(one)
-            two.set_constraints(buffers(9999))
-            with pytest.raises(SysmemError) as raised:
-                wait.result(ENOUGH)
-            assert raised.value.error is Error.CONSTRAINTS_INTERSECTION_EMPTY
-            assert one.wait_closed(timeout=ENOUGH)
-            assert two.wait_closed(timeout=ENOUGH)
-        parent.sync()
-
-
 @pytest.mark.parametrize(
     ("entry", "fits"),
     [
@@ -194,105 +168,6 @@ def test_padding_that_exists_does_not_bound_what_is_attached(client: blocking.Al
             assert answer.settings.buffer_settings is not None
             assert answer.settings.buffer_settings.size_bytes == 12288
             assert answer.settings.buffer_settings.raw_vmo_size == 20480
-
-
-def test_camping_counts_are_first_come_first_served_and_become_free(
-    client: blocking.Allocator,
-) -> None:
-    with allocated(client) as parent:  # three buffers, one of which is camped on
-        two = buffers(min_buffer_count_for_camping=2)
-        with attached_to(client, parent) as first:
-            first.set_constraints(two)
-            first.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
-            assert not joins(client, parent, buffers())
-            with first.attach_node_tracking() as tracking:
-                first.sync()
-                first.close()
-                assert tracking.wait_closed(timeout=ENOUGH)
-        assert joins(client, parent, two)
-
-
-def test_attached_before_allocation_waits_for_its_parent(client: blocking.Allocator) -> None:
-    with participants(client, 1) as (gate, (parent,)), attached_to(client, parent) as attached:
-        attached.set_constraints(buffers(1))
-        with pytest.raises(SysmemError) as raised:
-            attached.check_all_buffers_allocated()
-        assert raised.value.error is Error.PENDING
-        parent.set_constraints(buffers(min_buffer_count=2))
-        parent.sync()
-        gate.release()
-        parent.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
-        attached.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
-
-
-def test_an_attached_token_does_not_hold_its_parent_back(client: blocking.Allocator) -> None:
-    with client.allocate_non_shared_collection() as parent, parent.attach_token() as attached:
-        parent.set_constraints(buffers())
-        parent.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
-        attached.sync()
-
-
-def test_the_roots_failure_is_told_to_attached_ones_that_wait(client: blocking.Allocator) -> None:
-    with participants(client, 1) as (gate, (parent,)), attached_to(client, parent) as attached:
-        attached.set_constraints(buffers())
-        wait = begin_wait(attached)
-        parent.set_constraints(buffers(0))
-        parent.sync()
-        gate.release()
-        with pytest.raises(SysmemError) as raised:
-            wait.result(ENOUGH)
-        assert raised.value.error is Error.CONSTRAINTS_INTERSECTION_EMPTY
-        assert attached.wait_closed(timeout=ENOUGH)
-
-
-def test_attached_under_attached_waits_for_the_one_above(client: blocking.Allocator) -> None:
-    with (
-        allocated(client) as parent,
-        attached_to(client, parent) as middle,
-        attached_to(client, middle) as inner,
-    ):
-        inner.set_constraints(NONE)
-        with pytest.raises(SysmemError) as raised:
-            inner.check_all_buffers_allocated()
-        assert raised.value.error is Error.PENDING
-        middle.set_constraints(buffers())
-        middle.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
-        inner.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
-
-
-def test_an_attached_failure_stops_at_the_attached_node(client: blocking.Allocator) -> None:
-    for bind in (False, True):
-        with allocated(client) as parent:
-            token = parent.attach_token()
-            child = token.duplicate()
-            token.sync()
-            if bind:
-                with client.bind_shared_collection(child) as bound:
-                    bound.sync()
-            else:
-                child.close()
-            assert token.wait_closed(timeout=ENOUGH)
-            token.close()
-            parent.sync()
-            assert parent.wait_closed(timeout=0) is False
-
-
-def test_a_parents_failure_reaches_attached_ones(client: blocking.Allocator) -> None:
-    with allocated(client) as parent:
-        token = parent.attach_token()
-        token.sync()
-        parent.close()
-        assert token.wait_closed(timeout=ENOUGH)
-        token.close()
-
-
-def test_attach_on_a_weak_collection_fails_it(client: blocking.Allocator) -> None:
-    with participants(client, 2) as (gate, (one, two)):
-        one.set_weak()
-        token = one.attach_token()
-        for node in (token, one, two, gate):
-            assert node.wait_closed(timeout=ENOUGH)
-        token.close()
 
 
 def test_the_default_debug_name_of_an_attached_token(
@@ -340,15 +215,6 @@ def dispensable(
         yield bound
 
 
-def test_a_dispensable_nodes_failure_before_allocation_reaches_its_parent(
-    client: blocking.Allocator,
-) -> None:
-    with dispensable(client) as nodes:
-        nodes[1].close()
-        assert nodes[0].wait_closed(timeout=ENOUGH)
-        assert nodes[2].wait_closed(timeout=ENOUGH)
-
-
 @pytest.mark.parametrize("which", [1, 2])
 def test_a_dispensable_nodes_failure_after_allocation_stops_there(
     client: blocking.Allocator, which: int
@@ -361,103 +227,6 @@ def test_a_dispensable_nodes_failure_after_allocation_stops_there(
         nodes[0].check_all_buffers_allocated()
         # A second instance of the participant replaces the first.
         assert joins(client, nodes[0], buffers())
-
-
-def test_the_parents_failure_reaches_dispensable_ones(client: blocking.Allocator) -> None:
-    with dispensable(client, buffers()) as nodes:
-        nodes[0].close()
-        assert nodes[1].wait_closed(timeout=ENOUGH)
-        assert nodes[2].wait_closed(timeout=ENOUGH)
-
-
-def test_an_ordinary_childs_failure_after_allocation_fails_everything(
-    client: blocking.Allocator,
-) -> None:
-    with participants(client, 2) as (gate, (one, two)):
-        one.set_constraints(buffers())
-        two.set_constraints(buffers())
-        one.sync()
-        two.sync()
-        gate.release()
-        with one.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
-            two.close()
-            assert one.wait_closed(timeout=ENOUGH)
-            with vmo_of(info).map() as view:  # the memory stays as long as its handles
-                view[0] = 1
-
-
-def test_attached_tokens_stay_attached_whatever_set_dispensable_says(
-    client: blocking.Allocator,
-) -> None:
-    with allocated(client) as parent:
-        token = parent.attach_token()
-        token.set_dispensable()
-        token.sync()
-        token.close()
-        parent.sync()
-        with parent.attach_token() as other, other.attach_node_tracking() as tracking:
-            assert tracking.wait_closed(timeout=0) is False
-        parent.sync()
-        assert parent.wait_closed(timeout=0) is False
-
-
-def test_release_keeps_the_constraints_and_the_others(client: blocking.Allocator) -> None:
-    with participants(client, 2) as (gate, (one, two)):
-        one.set_constraints(buffers(5000))
-        one.release()
-        two.set_constraints(buffers(10))
-        two.sync()
-        gate.release()
-        with two.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
-            assert info.settings is not None
-            assert info.settings.buffer_settings is not None
-            assert info.settings.buffer_settings.size_bytes == 5000
-            assert info.buffers is not None
-            assert len(info.buffers) == 2
-
-
-def test_release_before_constraints_contributes_none(client: blocking.Allocator) -> None:
-    with participants(client, 2) as (gate, (one, two)):
-        one.release()
-        two.set_constraints(buffers(10))
-        two.sync()
-        gate.release()
-        with two.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
-            assert info.buffers is not None
-            assert len(info.buffers) == 1
-
-
-def test_children_of_a_released_node_stay(client: blocking.Allocator) -> None:
-    with client.allocate_shared_collection() as root:
-        child = root.duplicate()
-        root.sync()
-        root.release()
-        grandchild = child.duplicate()
-        child.sync()
-        with (
-            client.bind_shared_collection(child) as one,
-            client.bind_shared_collection(grandchild) as two,
-        ):
-            one.set_constraints(buffers())
-            two.set_constraints(buffers())
-            one.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
-            two.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
-
-
-def test_node_tracking_waits_for_all_children(client: blocking.Allocator) -> None:
-    with allocated(client) as parent:
-        token = parent.attach_token()
-        child = token.duplicate()
-        token.sync()
-        with token.attach_node_tracking() as tracking:
-            with client.bind_shared_collection(token) as bound:
-                bound.sync()
-                assert tracking.wait_closed(timeout=0) is False  # it survives the turn-in
-                bound.release()
-            assert tracking.wait_closed(timeout=SHORTLY) is False  # the orphan has a child
-            child.close()
-            assert tracking.wait_closed(timeout=ENOUGH)
-        parent.sync()
 
 
 def test_attached_participants_keep_the_collection_when_all_others_are_released(
@@ -477,29 +246,6 @@ def test_attached_participants_keep_the_collection_when_all_others_are_released(
         assert lifetime.is_closed() is False
         attached.release()
         assert lifetime.wait_closed(timeout=ENOUGH)
-
-
-def test_an_attached_group_selects_what_fits_what_exists(client: blocking.Allocator) -> None:
-    with allocated(client) as parent:
-        token = parent.attach_token()
-        group = token.create_buffer_collection_token_group()
-        tokens = group.create_children_sync([sysmem.Rights.SAME_RIGHTS] * 3)
-        group.all_children_present()
-        group.sync()
-        with ExitStack() as stack:
-            stack.enter_context(group)
-            children = [stack.enter_context(client.bind_shared_collection(t)) for t in tokens]
-            top = stack.enter_context(client.bind_shared_collection(token))
-            tables = (buffers(9999), buffers(), buffers())
-            for child, table in zip(children, tables, strict=True):
-                child.set_constraints(table)
-            top.set_constraints(NONE)
-            children[1].wait_for_all_buffers_allocated(timeout=ENOUGH).close()
-            top.wait_for_all_buffers_allocated(timeout=ENOUGH).close()
-            assert children[0].wait_closed(timeout=ENOUGH)
-            assert children[2].wait_closed(timeout=ENOUGH)
-            group.sync()
-        parent.sync()
 
 
 def test_a_failed_attached_allocation_closes_its_lifetime_tracking(
@@ -569,27 +315,3 @@ def test_an_attached_participant_may_be_weak(client: blocking.Allocator) -> None
                     assert event is not None
                     assert event.wait_closed(timeout=ENOUGH)
                 assert weak.wait_closed(timeout=ENOUGH)
-
-
-def test_messages_after_release_fail_the_node(client: blocking.Allocator) -> None:
-    with participants(client, 2) as (gate, (one, two)):
-        copy = blocking.BufferCollection.from_fd(os.dup(one.fileno()))
-        one.release()
-        with copy:
-            # After Release the daemon closes the server end. It still notices a late message.
-            assert copy.wait_closed(timeout=ENOUGH)
-            with socket.socket(fileno=os.dup(copy.fileno())) as raw:
-                raw.send(bytes.fromhex("0000000002008001") + SET_VERBOSE_LOGGING)
-            assert two.wait_closed(timeout=ENOUGH)
-            assert gate.wait_closed(timeout=ENOUGH)
-
-
-SET_VERBOSE_LOGGING = 0x5209C77415B4DFAD.to_bytes(8, "little")
-
-
-def test_an_end_shut_down_without_release_is_a_failure(client: blocking.Allocator) -> None:
-    with participants(client, 2) as (_, (one, two)):
-        with socket.socket(fileno=os.dup(one.fileno())) as raw:
-            raw.shutdown(socket.SHUT_WR)
-        assert one.wait_closed(timeout=ENOUGH)
-        assert two.wait_closed(timeout=ENOUGH)

@@ -230,60 +230,6 @@ def test_closing_an_allocator_leaves_its_nodes(daemon: Sysmemd) -> None:
             allocator.allocate_shared_collection()
 
 
-def test_get_vmo_info_tells_not_found_from_deviation(
-    client: blocking.Allocator, tmp_path: Path
-) -> None:
-    foreign = os.memfd_create("foreign")
-    file = os.open(tmp_path / "file", os.O_CREAT | os.O_RDWR)
-    one, other = socket.socketpair()
-    read, write = os.pipe()
-    try:
-        for vmo in (foreign, file):
-            with raises(Error.NOT_FOUND):
-                client.get_vmo_info(vmo)
-            os.fstat(vmo)  # the token was duplicated, not consumed
-        for vmo in (one.fileno(), read, write):
-            with raises(Error.PROTOCOL_DEVIATION):
-                client.get_vmo_info(vmo)
-        with client.allocate_non_shared_collection() as collection:
-            collection.set_constraints(buffers())
-            with collection.wait_for_all_buffers_allocated() as info:
-                with raises(Error.NOT_FOUND):
-                    client.get_vmo_info(vmo_of(info), vmo_settings_to_check=foreign)
-                with raises(Error.PROTOCOL_DEVIATION):
-                    client.get_vmo_info(vmo_of(info), vmo_settings_to_check=read)
-    finally:
-        for fd in (foreign, file, read, write):
-            os.close(fd)
-        one.close()
-        other.close()
-
-
-def test_is_alternate_for_a_stranger_is_not_found(client: blocking.Allocator) -> None:
-    with (
-        client.allocate_shared_collection() as one,
-        client.allocate_shared_collection() as two,
-        one.get_node_ref() as node_ref,
-    ):
-        with raises(Error.NOT_FOUND):
-            two.is_alternate_for(node_ref)
-        assert one.is_alternate_for(node_ref) is False
-
-
-def test_is_alternate_for_a_node_that_left_is_not_found(client: blocking.Allocator) -> None:
-    with participants(client, 1) as (gate, (collection,)):
-        collection.set_constraints(buffers())
-        gate.release()
-        collection.wait_for_all_buffers_allocated().close()
-        with collection.attach_token() as attached, attached.get_node_ref() as node_ref:
-            assert collection.is_alternate_for(node_ref) is False
-            with attached.attach_node_tracking() as gone:
-                attached.close()
-                assert gone.wait_closed(timeout=ENOUGH)
-            with raises(Error.NOT_FOUND):
-                collection.is_alternate_for(node_ref)
-
-
 def test_a_daemon_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = tmp_path / "fuchsia.sysmem2.Allocator"
     with pytest.raises(sysmem.DaemonUnavailableError) as raised:

@@ -113,31 +113,6 @@ def test_no_child_that_fits_is_empty_for_everybody(tree: Tree) -> None:
     hidden(root, group, *children)
 
 
-def test_allocation_waits_for_children_that_will_not_be_selected(
-    tree: Tree,
-) -> None:
-    _, (first, second) = tree.group(tree.root, 2)
-    chosen = tree.bind(first, ANY)
-    root = tree.bind(tree.root, ANY)
-    with pytest.raises(SysmemError) as raised:
-        root.check_all_buffers_allocated()
-    assert raised.value.error is Error.PENDING
-    late = tree.bind(second, NEVER)
-    assert size(chosen) == size(root) == 1
-    hidden(late)
-
-
-def test_allocation_waits_for_all_children_present(tree: Tree) -> None:
-    group = tree.stack.enter_context(tree.root.create_buffer_collection_token_group())
-    child = tree.bind(group.create_children_sync([sysmem.Rights.SAME_RIGHTS])[0], ANY)
-    root = tree.bind(tree.root, ANY)
-    with pytest.raises(SysmemError) as raised:
-        root.check_all_buffers_allocated()
-    assert raised.value.error is Error.PENDING
-    group.all_children_present()
-    assert size(child) == size(root) == 1
-
-
 def test_the_lowest_ranking_group_advances_first(tree: Tree) -> None:
     # Two groups below the root: (0,0) (0,1) (1,0) (1,1), as in counting. Both (0,1) and (1,0) would succeed.
     _, first = tree.choice(tree.root, ONE, TWO)
@@ -226,78 +201,6 @@ def test_the_number_of_selections_is_a_setting(allocator: blocking.Allocator) ->
             tree = Tree(allocator, stack)
             _binary(tree, 1, tables)
             assert _outcome(tree.root, tree) is expected
-
-
-def test_a_group_that_is_released_still_selects(tree: Tree) -> None:
-    group, (first, second) = tree.choice(tree.root, ONE, TWO)
-    group.release()
-    root = tree.bind(tree.root, TWO)
-    assert size(root) == size(second) == 200
-    hidden(first)
-
-
-def test_a_group_closed_without_release_fails_the_tree(tree: Tree) -> None:
-    group, _ = tree.group(tree.root, 2)
-    group.close()
-    hidden(tree.root)
-
-
-@pytest.mark.parametrize("misuse", ["create", "create_sync", "twice", "childless", "release"])
-def test_misuse_fails_the_group(tree: Tree, misuse: str) -> None:
-    group = tree.stack.enter_context(tree.root.create_buffer_collection_token_group())
-    if misuse in ("create", "create_sync", "twice", "release"):
-        tree.stack.enter_context(group.create_child())
-    if misuse in ("create", "create_sync", "twice"):
-        group.all_children_present()
-    if misuse == "create":
-        tree.stack.enter_context(group.create_child())
-    elif misuse == "create_sync":
-        with pytest.raises(PeerClosedError):
-            group.create_children_sync([sysmem.Rights.SAME_RIGHTS])
-    elif misuse == "release":
-        group.release()
-    else:
-        group.all_children_present()
-    hidden(tree.root)
-
-
-def test_alternates_are_those_of_one_group(tree: Tree) -> None:
-    group, (left, right) = tree.group(tree.root, 2)
-    below = tree.stack.enter_context(left.duplicate())
-    beside = tree.stack.enter_context(left.duplicate())
-    cousin = tree.stack.enter_context(right.duplicate())
-    for token in (left, right):
-        token.sync()
-    refs = {
-        node: tree.stack.enter_context(node.get_node_ref())
-        for node in (tree.root, group, left, right, below, beside, cousin)
-    }
-    nodes = list(refs)
-    alternates = {
-        (left, right),
-        (left, cousin),
-        (below, right),
-        (below, cousin),
-        (beside, right),
-        (beside, cousin),
-        # The nearest common ancestor of a group and a node below it is the group itself.
-        *((group, node) for node in (group, left, right, below, beside, cousin)),
-    }
-    for one in nodes:
-        for two in nodes:
-            expected = (one, two) in alternates or (two, one) in alternates
-            assert one.is_alternate_for(refs[two]) is expected, (one, two)
-
-
-def test_a_ref_outlives_bind_and_counts_released_groups(tree: Tree) -> None:
-    group, (left, right) = tree.group(tree.root, 2)
-    ref = tree.stack.enter_context(left.get_node_ref())
-    bound = tree.stack.enter_context(tree.client.bind_shared_collection(left))
-    bound.sync()
-    group.release()
-    assert right.is_alternate_for(ref) is True
-    with bound.get_node_ref() as again:
-        assert right.is_alternate_for(again) is True
 
 
 def test_selected_formats_decide(tree: Tree) -> None:

@@ -43,81 +43,6 @@ def test_nothing_closes_while_the_collection_lives(client: blocking.Allocator) -
             assert after.is_closed() is True
 
 
-def test_buffers_remaining_counts_down(client: blocking.Allocator) -> None:
-    with client.allocate_non_shared_collection() as collection:
-        collection.set_constraints(buffers(min_buffer_count=3))
-        info = collection.wait_for_all_buffers_allocated()
-        events = [collection.attach_lifetime_tracking(remaining) for remaining in range(5)]
-        assert events[3].wait_closed(timeout=ENOUGH)  # at once, because three buffers exist
-        assert events[4].wait_closed(timeout=ENOUGH)
-        collection.release()
-        for gone in range(3):
-            expected = 3 - gone
-            assert [event.is_closed() for event in events] == [
-                remaining >= expected for remaining in range(5)
-            ]
-            vmo_of(info, gone).close()
-            assert events[expected - 1].wait_closed(timeout=ENOUGH)
-        info.close()
-        for event in events:
-            event.close()
-
-
-def test_as_many_remaining_as_there_are_closes_right_after_allocation(
-    client: blocking.Allocator,
-) -> None:
-    with (
-        participants(client, 1) as (gate, (collection,)),
-        collection.attach_lifetime_tracking(1) as event,
-    ):
-        collection.set_constraints(buffers())
-        collection.sync()
-        assert event.wait_closed(timeout=SHORTLY) is False
-        gate.release()
-        assert event.wait_closed(timeout=ENOUGH)
-        collection.check_all_buffers_allocated()
-
-
-def test_a_failed_allocation_closes_it(client: blocking.Allocator) -> None:
-    with (
-        client.allocate_non_shared_collection() as collection,
-        collection.attach_lifetime_tracking(0) as event,
-    ):
-        collection.set_constraints(buffers(0))
-        assert event.wait_closed(timeout=ENOUGH)
-
-
-def test_a_failed_node_closes_it(client: blocking.Allocator) -> None:
-    with participants(client, 2) as (_, (one, two)), one.attach_lifetime_tracking() as event:
-        one.sync()
-        two.close()
-        assert event.wait_closed(timeout=ENOUGH)
-
-
-def test_it_is_kept_when_its_node_was_released_before_allocation(
-    client: blocking.Allocator,
-) -> None:
-    with participants(client, 2) as (gate, (one, two)), one.attach_lifetime_tracking() as event:
-        one.release()
-        two.set_constraints(buffers())
-        two.sync()
-        assert event.wait_closed(timeout=0) is False
-        gate.release()
-        info = two.wait_for_all_buffers_allocated(timeout=ENOUGH)
-        two.release()
-        assert event.wait_closed(timeout=SHORTLY) is False
-        info.close()
-        assert event.wait_closed(timeout=ENOUGH)
-
-
-def test_it_outlives_the_tree(client: blocking.Allocator) -> None:
-    with tracked(client) as (collection, info, event):
-        collection.close()  # a failure, even
-        assert event.wait_closed(timeout=SHORTLY) is False
-        info.close()
-        assert event.wait_closed(timeout=ENOUGH)
-
-
 def test_weak_handles_are_holders_too(client: blocking.Allocator) -> None:
     with tracked(client) as (collection, info, event):
         found = client.get_vmo_info(vmo_of(info), need_weak=True)
@@ -251,17 +176,6 @@ def test_node_tracking_closes_with_the_tree(client: blocking.Allocator) -> None:
         group.sync()
         assert not any(event.is_closed() for event in events)
         group.close()
-        for event in events:
-            assert event.wait_closed(timeout=ENOUGH)
-            event.close()
-
-
-def test_256_node_trackings_are_the_most(client: blocking.Allocator) -> None:
-    with client.allocate_shared_collection() as root:
-        events = [root.attach_node_tracking() for _ in range(256)]
-        root.sync()
-        events.append(root.attach_node_tracking())
-        assert root.wait_closed(timeout=ENOUGH)
         for event in events:
             assert event.wait_closed(timeout=ENOUGH)
             event.close()

@@ -13,7 +13,6 @@ from .scenario import (
     ENOUGH,
     allocated,
     buffers,
-    event_of,
     image,
     images,
     memory,
@@ -93,60 +92,6 @@ def test_need_weak_brings_a_weak_handle_and_its_event(client: blocking.Allocator
             assert event.wait_closed(timeout=ENOUGH)
             event.close()
         found.weak_vmo.close()
-
-
-def test_need_weak_without_a_strong_handle_left_is_an_error(client: blocking.Allocator) -> None:
-    with allocated(client, buffers()) as (collection, info):
-        found = client.get_vmo_info(vmo_of(info), need_weak=True)
-        assert found.weak_vmo is not None
-        assert found.close_weak_asap is not None
-        number = info.buffer_collection_id
-        collection.release()
-        info.close()
-        assert found.close_weak_asap.wait_closed(timeout=ENOUGH)
-        with pytest.raises(SysmemError) as raised:
-            client.get_vmo_info(found.weak_vmo, need_weak=True)
-        assert raised.value.error is Error.NO_MORE_STRONG_VMO_HANDLES
-        # The other answers are still known.
-        last = client.get_vmo_info(found.weak_vmo, need_single_buffer_settings=True)
-        assert last.buffer_collection_id == number
-        assert last.single_buffer_settings is not None
-        assert last.close_weak_asap is not None
-        assert last.close_weak_asap.is_closed()
-        last.close_weak_asap.close()
-        found.close_weak_asap.close()
-        found.weak_vmo.close()
-
-
-def test_the_handle_passed_in_keeps_its_information(client: blocking.Allocator) -> None:
-    with allocated(client, buffers()) as (collection, info):
-        number = info.buffer_collection_id
-        copy = os.dup(vmo_of(info).fileno())
-        collection.close()  # a failure
-        info.close()
-        found = client.get_vmo_info(copy, need_single_buffer_settings=True)
-        assert (found.buffer_collection_id, found.buffer_index) == (number, 0)
-        with (
-            pytest.raises(SysmemError) as raised,
-            os.fdopen(os.memfd_create("other"), "r") as other,
-        ):
-            client.get_vmo_info(other.fileno())
-        assert raised.value.error is Error.NOT_FOUND
-        os.close(copy)
-
-
-def test_a_weak_vmo_has_no_more_rights_than_the_handle(client: blocking.Allocator) -> None:
-    reading = sysmem.Rights(0xFFFFFFFF & ~sysmem.Rights.WRITE)
-    with root_and_child(client, reading, table=buffers()) as collections:
-        for collection, writable in zip(collections, (True, False), strict=True):
-            with collection.wait_for_all_buffers_allocated() as info:
-                assert vmo_of(info).writable is writable
-                found = client.get_vmo_info(vmo_of(info), need_weak=True)
-                assert found.weak_vmo is not None
-                assert found.close_weak_asap is not None
-                assert found.weak_vmo.writable is writable
-                with found.weak_vmo, found.close_weak_asap:
-                    pass
 
 
 VULKAN = BufferUsage(vulkan=sysmem.VulkanUsage.IMAGE_SAMPLED)
@@ -272,17 +217,6 @@ def test_everything_at_once(client: blocking.Allocator) -> None:
             assert found.weak_vmo.size == 12288
 
 
-def test_a_copy_of_the_contents_is_no_sysmem_vmo(client: blocking.Allocator) -> None:
-    with allocated(client, buffers()) as (_, info):
-        copy = os.memfd_create("sysmem:0")
-        os.ftruncate(copy, 4096)
-        with pytest.raises(SysmemError) as raised:
-            client.get_vmo_info(copy)
-        os.close(copy)
-        assert raised.value.error is Error.NOT_FOUND
-        assert client.get_vmo_info(vmo_of(info)).buffer_index == 0
-
-
 def test_another_daemons_vmo_is_not_found(
     client: blocking.Allocator, allocator: blocking.Allocator
 ) -> None:
@@ -296,21 +230,6 @@ def test_another_daemons_vmo_is_not_found(
         ours.close()
 
 
-def test_must_match_pins_the_settings_and_not_the_count(client: blocking.Allocator) -> None:
-    with (
-        allocated(client, images(image(), min_buffer_count=2)) as (_, old),
-        client.allocate_non_shared_collection() as collection,
-    ):
-        table = images(image(sysmem.PixelFormat.DO_NOT_CARE), min_buffer_count=5)
-        collection.set_constraints(table, must_match_vmo=vmo_of(old, 1))
-        with collection.wait_for_all_buffers_allocated() as new:
-            assert new.settings == old.settings
-            assert new.buffers is not None
-            assert len(new.buffers) == 5
-            found = client.get_vmo_info(vmo_of(new), vmo_settings_to_check=vmo_of(old, 0).fileno())
-            assert found.vmo_settings_match is True
-
-
 def test_must_match_takes_a_descriptor_and_no_constraints(client: blocking.Allocator) -> None:
     with (
         allocated(client, buffers(5000)) as (_, old),
@@ -322,38 +241,3 @@ def test_must_match_takes_a_descriptor_and_no_constraints(client: blocking.Alloc
             assert info.settings == old.settings
             assert info.buffers is not None
             assert info.buffers[0].vmo is None
-
-
-def test_must_match_that_cannot_is_empty(client: blocking.Allocator) -> None:
-    with allocated(client, buffers(5000)) as (_, old):
-        for table in (
-            buffers(5001),
-            memory(min_size_bytes=1, max_size_bytes=4999),
-            images(image()),
-        ):
-            with client.allocate_non_shared_collection() as collection:
-                collection.set_constraints(table, must_match_vmo=vmo_of(old))
-                assert collection.wait_closed(timeout=ENOUGH)
-
-
-def test_must_match_a_stranger_fails_the_node(client: blocking.Allocator) -> None:
-    foreign = os.memfd_create("foreign")
-    with client.allocate_non_shared_collection() as collection:
-        collection.set_constraints(buffers(), must_match_vmo=foreign)
-        assert collection.wait_closed(timeout=ENOUGH)
-    os.close(foreign)
-
-
-def test_a_weak_handle_is_told_from_a_strong_one(client: blocking.Allocator) -> None:
-    with (
-        root_and_child(client, weak=True, table=buffers()) as (strong, weak),
-        weak.wait_for_all_buffers_allocated() as mine,
-        strong.wait_for_all_buffers_allocated() as theirs,
-    ):
-        found = client.get_vmo_info(vmo_of(mine))
-        assert found.close_weak_asap is not None
-        found.close_weak_asap.close()
-        assert client.get_vmo_info(vmo_of(theirs)).close_weak_asap is None
-        assert theirs.buffers is not None
-        assert theirs.buffers[0].close_weak_asap is None
-        assert not event_of(mine).is_closed()

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import sysmem
-from sysmem import BufferUsage, Error, NoneUsage, PeerClosedError, SysmemError, blocking
+from sysmem import PeerClosedError, blocking
 from sysmem.testing import Sysmemd
 
 from .other_process import OtherProcess
@@ -46,43 +46,6 @@ def test_only_weak_nodes_get_the_event(client: blocking.Allocator) -> None:
             assert buffer.close_weak_asap is not None
             assert buffer.close_weak_asap.is_closed() is False
             assert buffer.close_weak_asap.wait_closed(timeout=0) is False
-
-
-def test_a_strong_node_alone_keeps_every_buffer(client: blocking.Allocator) -> None:
-    with strong_and_weak(client) as (strong, weak), weak.wait_for_all_buffers_allocated() as mine:
-        assert not event_of(mine).wait_closed(timeout=SHORTLY)
-        with strong.wait_for_all_buffers_allocated() as theirs:
-            assert vmo_of(theirs).size == 4096
-        assert not event_of(mine).wait_closed(timeout=SHORTLY)
-        weak.sync()
-
-
-def test_without_a_strong_node_handles_keep_their_own_buffer(client: blocking.Allocator) -> None:
-    with strong_and_weak(client) as (strong, weak):
-        theirs, mine = (node.wait_for_all_buffers_allocated() for node in (strong, weak))
-        strong.release()
-        weak.sync()
-        assert theirs.buffers is not None
-        vmo_of(theirs, 0).close()
-        assert event_of(mine, 0).wait_closed(timeout=ENOUGH)
-        assert not event_of(mine, 1).wait_closed(timeout=SHORTLY)
-        weak.sync()
-        vmo_of(theirs, 1).close()
-        assert event_of(mine, 1).wait_closed(timeout=ENOUGH)
-        assert weak.wait_closed(timeout=ENOUGH)  # the root failed
-        theirs.close()
-        mine.close()
-
-
-def test_a_weak_handle_keeps_the_contents_all_the_same(client: blocking.Allocator) -> None:
-    with strong_and_weak(client) as (strong, weak):
-        with strong.wait_for_all_buffers_allocated() as theirs, vmo_of(theirs).map() as view:
-            view[:4] = b"kept"
-        with weak.wait_for_all_buffers_allocated() as mine:
-            strong.release()
-            assert event_of(mine).wait_closed(timeout=ENOUGH)
-            with vmo_of(mine).map() as view:
-                assert bytes(view[:4]) == b"kept"
 
 
 def test_duplicates_and_mappings_are_strong_too(client: blocking.Allocator) -> None:
@@ -129,59 +92,6 @@ def test_weak_handles_passed_on_stay_weak(client: blocking.Allocator) -> None:
         for index in (0, 1):
             assert event_of(mine, index).wait_closed(timeout=ENOUGH)
         mine.close()
-
-
-def test_before_allocation_a_tree_without_strong_nodes_fails_at_once(
-    client: blocking.Allocator,
-) -> None:
-    with client.allocate_shared_collection() as root:
-        child = root.duplicate()
-        root.sync()
-        root.set_weak()
-        child.sync()
-        child.set_weak()
-        assert root.wait_closed(timeout=ENOUGH)
-        assert child.wait_closed(timeout=ENOUGH)
-        child.close()
-
-
-def test_an_orphan_is_not_strong(client: blocking.Allocator) -> None:
-    with client.allocate_shared_collection() as root:
-        child = root.duplicate()
-        root.sync()
-        child.set_weak()
-        child.sync()
-        root.release()
-        assert child.wait_closed(timeout=ENOUGH)
-        child.close()
-
-
-def test_a_child_of_a_weak_node_is_weak(client: blocking.Allocator) -> None:
-    with participants(client, 1) as (gate, (strong,)):
-        with strong.attach_token() as probe:
-            probe.sync()
-        child = gate.duplicate()
-        gate.sync()
-        early = child.duplicate()
-        child.sync()
-        child.set_weak()
-        late = child.duplicate()
-        child.sync()
-        with (
-            client.bind_shared_collection(early) as one,
-            client.bind_shared_collection(late) as two,
-        ):
-            two.set_weak_ok()
-            for collection in (one, two, strong):
-                collection.set_constraints(buffers())
-                collection.sync()
-            child.release()
-            gate.release()
-            with one.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
-                assert info.buffers is not None
-                assert info.buffers[0].close_weak_asap is None  # made before
-            with two.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
-                assert not event_of(info).is_closed()
 
 
 def _weak_collection(
@@ -251,35 +161,6 @@ def test_who_does_not_wait_needs_no_weak_ok(client: blocking.Allocator) -> None:
         leaf.check_all_buffers_allocated()
 
 
-@pytest.mark.parametrize("late", ["collection", "group"])
-def test_set_weak_too_late_fails_the_node(client: blocking.Allocator, late: str) -> None:
-    with participants(client, 1) as (gate, (collection,)):
-        if late == "collection":
-            collection.set_constraints(buffers())
-            collection.set_weak()
-        else:
-            group = gate.create_buffer_collection_token_group()
-            children = group.create_children_sync([sysmem.Rights.SAME_RIGHTS])
-            group.all_children_present()
-            group.set_weak()
-            assert group.wait_closed(timeout=ENOUGH)
-            group.close()
-            children[0].close()
-        assert gate.wait_closed(timeout=ENOUGH)
-        assert collection.wait_closed(timeout=ENOUGH)
-
-
-def test_set_weak_ok_after_wait_fails_the_node(client: blocking.Allocator) -> None:
-    with participants(client, 1) as (gate, (collection,)):
-        collection.set_constraints(buffers())
-        collection.set_weak_ok()  # sending it after SetConstraints makes no difference
-        with pytest.raises(TimeoutError):
-            collection.wait_for_all_buffers_allocated(timeout=0)
-        collection.set_weak_ok()
-        assert collection.wait_closed(timeout=ENOUGH)
-        assert gate.wait_closed(timeout=ENOUGH)
-
-
 def test_a_weak_group_makes_weak_children(client: blocking.Allocator) -> None:
     with client.allocate_shared_collection() as root:
         group = root.create_buffer_collection_token_group()
@@ -297,73 +178,6 @@ def test_a_weak_group_makes_weak_children(client: blocking.Allocator) -> None:
             strong.set_constraints(buffers())
             with weak.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
                 assert not event_of(info).is_closed()
-
-
-def test_asking_late_when_no_strong_handle_is_left(client: blocking.Allocator) -> None:
-    # Only a weak handle is left of buffer 0, buffer 1 is gone, a strong handle keeps buffer 2.
-    with strong_and_weak(client, 3) as (strong, weak):
-        theirs, mine = (node.wait_for_all_buffers_allocated() for node in (strong, weak))
-        events = [event_of(mine, index).fileno() for index in range(3)]
-        assert len(set(events)) == 3
-        strong.release()
-        vmo_of(mine, 1).close()
-        vmo_of(theirs, 0).close()
-        vmo_of(theirs, 1).close()
-        for index in (0, 1):
-            assert event_of(mine, index).wait_closed(timeout=ENOUGH)
-        weak.sync()
-        with weak.wait_for_all_buffers_allocated(timeout=ENOUGH) as late:
-            assert late.buffers is not None
-            assert len(late.buffers) == 3
-            assert late.buffers[0].vmo is None
-            assert event_of(late, 0).is_closed()
-            assert late.buffers[1].vmo is None
-            assert late.buffers[1].close_weak_asap is None
-            assert late.buffers[2].vmo is not None
-            assert not event_of(late, 2).is_closed()
-        theirs.close()
-        mine.close()
-
-
-def test_a_weak_participant_without_usage_gets_the_event_alone(
-    client: blocking.Allocator,
-) -> None:
-    with participants(client, 2) as (gate, (strong, weak)):
-        weak.set_weak()
-        strong.set_constraints(buffers())
-        weak.set_constraints(
-            sysmem.BufferCollectionConstraints(usage=BufferUsage(none=NoneUsage.NONE_USAGE))
-        )
-        strong.sync()
-        weak.sync()
-        gate.release()
-        with weak.wait_for_all_buffers_allocated(timeout=ENOUGH) as info:
-            assert info.buffers is not None
-            assert info.buffers[0].vmo is None
-            assert not event_of(info).is_closed()
-            strong.release()
-            assert event_of(info).wait_closed(timeout=ENOUGH)
-
-
-def test_a_failure_of_the_root_leaves_weak_holders_warned(client: blocking.Allocator) -> None:
-    with strong_and_weak(client) as (strong, weak), weak.wait_for_all_buffers_allocated() as mine:
-        strong.close()  # without Release everything fails, and the daemon closes its handles
-        assert weak.wait_closed(timeout=ENOUGH)
-        for index in (0, 1):
-            assert event_of(mine, index).wait_closed(timeout=ENOUGH)
-
-
-def test_get_vmo_info_with_a_strong_handle_only_passed_on(client: blocking.Allocator) -> None:
-    with strong_and_weak(client) as (strong, weak):
-        theirs, mine = (node.wait_for_all_buffers_allocated() for node in (strong, weak))
-        strong.release()
-        assert client.get_vmo_info(vmo_of(theirs)).close_weak_asap is None
-        theirs.close()
-        assert event_of(mine).wait_closed(timeout=ENOUGH)
-        with pytest.raises(SysmemError) as raised:
-            client.get_vmo_info(vmo_of(mine), need_weak=True)
-        assert raised.value.error is Error.NO_MORE_STRONG_VMO_HANDLES
-        mine.close()
 
 
 def test_buffers_of_128_weak_participants_arrive_whole(client: blocking.Allocator) -> None:

@@ -509,18 +509,6 @@ def test_a_heap_that_is_full_is_no_memory(start: Start, tmp_path: Path) -> None:
         one.assert_closes()
 
 
-def test_the_number_of_selections_is_a_setting(start: Start, tmp_path: Path) -> None:
-    daemon = configured(start, tmp_path, "[limits]\nmax_group_selections = 1\n")
-    with Wire(daemon.runtime_dir) as wire:
-        allocator, root, group, children = wire.group_of(2)
-        group.all_children_present()
-        top = allocator.bind(root)
-        wait = top.request_with(constraints())
-        for child in children:
-            allocator.bind(child).set_constraints(constraints(memory={2: 1}, size=1))
-        assert top.answer(wait).body == {2: 8}
-
-
 def test_nothing_is_printed_to_stdout_whatever_happens(start: Start) -> None:
     daemon = start("--log-format", "console")
     with Wire(daemon.runtime_dir) as wire:

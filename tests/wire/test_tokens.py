@@ -196,6 +196,7 @@ USAGES: dict[str, tuple[dict[int, int], bool]] = {
     "display cursor": ({4: 2}, False),
     "display both": ({4: 3}, False),
     **{f"video {bit}": ({5: bit}, True) for bit in (1, 2, 8, 16, 32)},
+    "video, a bit without a name": ({5: 4}, False),
     "none, permitted": ({1: 3}, False),
 }
 
