@@ -11,10 +11,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
+from unittest.mock import Mock
 
 import pytest
 
-from sysmem_protocol.handles import channel_pair, drop_unread
+from sysmem_protocol.handles import Handle, channel_pair, drop_unread
 from sysmemd import closing
 from sysmemd.closing import MAX_THREADS, PATIENCE_NS, ThreadClosing
 
@@ -237,6 +238,42 @@ def test_what_waits_at_an_end_that_is_only_held_is_dropped(bench: Bench, kind: i
             far.send(b"x")
         near.send(b"the last answer")
         assert far.recv(100) == b"the last answer"
+
+
+def test_an_end_that_the_kernel_says_nothing_of_is_emptied_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = Mock(side_effect=OSError(errno.EIO, "the kernel does not report it"))
+    monkeypatch.setattr(closing, "descriptors_waiting", unknown)
+    fd, watcher = watched()
+    near, far = channel_pair()
+    with near, far:
+        socket.send_fds(far, [b"x"], [fd])
+        os.close(fd)
+        bench.closing.stop_receiving(near.fileno())
+        assert_closes(watcher)
+
+
+def test_a_channel_of_which_the_kernel_tells_nothing_closes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closing, "unread_of", none_left)
+    ends = (*channel_pair(), *channel_pair())
+    watchers = [socket.socket(fileno=os.dup(end.fileno())) for end in (ends[1], ends[3])]
+    near, far = (socket.socket(fileno=end.detach()) for end in (ends[0], ends[2]))
+    for end in (ends[1], ends[3]):
+        end.close()
+    for watcher in watchers:
+        watcher.settimeout(PATIENCE)
+    bench.closing.close_channel(near, Handle(far.detach()))
+    for watcher in watchers:
+        assert_closes(watcher)
+
+
+def test_a_channel_that_is_not_connected_closes(bench: Bench) -> None:
+    alone = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    bench.closing.close_channel(alone, None)
+    assert alone.fileno() == -1
 
 
 def test_where_nothing_waits_no_thread_is_asked(bench: Bench) -> None:

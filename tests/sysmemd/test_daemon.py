@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -499,32 +500,43 @@ async def test_connections_wait_while_the_process_has_no_descriptors(
         assert "new connections are accepted again" in log.events("info")
 
 
+@pytest.mark.parametrize(
+    ("follow", "call", "event", "error"),
+    [
+        (daemon._follow_memory, "process_events", "events about buffers", KeyError("oh")),
+        (daemon._follow_in_flight, "take", "events about descriptors in flight", KeyError("oh")),
+        (daemon._follow_threads, "take", "results of worker threads", OSError("oh")),
+    ],
+)
 @pytest.mark.trio
 async def test_news_that_can_not_be_processed_do_not_stop_it_nor_spin(
-    nursery: trio.Nursery, autojump_clock: MockClock, log: RecordingLog
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,
+    log: RecordingLog,
+    follow: Callable[..., Any],
+    call: str,
+    event: str,
+    error: Exception,
 ) -> None:
     readable, far = socket.socketpair()
     far.send(b"x")
     times: list[float] = []
 
-    class Memory:
-        is_fruitless = False
+    def process() -> None:
+        times.append(trio.current_time())
+        if len(times) < 3:
+            raise error
+        readable.recv(1)
 
-        def fileno(self) -> int:
-            return readable.fileno()
-
-        def process_events(self) -> None:
-            times.append(trio.current_time())
-            if len(times) < 3:
-                raise KeyError("oh")
-            readable.recv(1)
-
-    memory: Any = Memory()
-    nursery.start_soon(daemon._follow_memory, memory, log)
+    news = SimpleNamespace(is_fruitless=False, fileno=readable.fileno, **{call: process})
+    nursery.start_soon(follow, news, log)
     await trio.sleep(10)
     assert [round(time - times[0]) for time in times] == [0, 1, 2]
-    fields = {"reason": "KeyError('oh')", "exc_info": True}
-    assert log.entries == [("error", "events about buffers could not be processed", fields)] * 2
+    assert [entry[0] for entry in log.entries] == ["error"] * 2
+    for _, said, fields in log.entries:
+        assert said.startswith(f"{event} c")
+        assert "oh" in fields["reason"]
+        assert fields.get("exc_info", False) == isinstance(error, KeyError)
     nursery.cancel_scope.cancel()
     readable.close()
     far.close()

@@ -146,8 +146,11 @@ def wait_for_threads(pool: Pool, number: int) -> None:
         assert pool._changed.wait_for(lambda: pool.threads <= number, PATIENCE)
 
 
-def test_threads_of_a_bad_moment_go_when_it_is_over_while_there_is_other_work() -> None:
-    """This holds while further jobs arrive, at any rate that one thread can serve."""
+def test_threads_of_a_bad_moment_go_when_it_is_over_while_there_is_other_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """This holds while further jobs arrive, at any rate that one thread can serve. No thread is idle for long then."""
+    monkeypatch.setattr(threads, "IDLE_SECONDS", 10 * PATIENCE)
     pool = Pool(4, lambda error: None)
     stuck = [Stuck() for _ in range(3)]
     for job in stuck:

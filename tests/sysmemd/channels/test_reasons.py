@@ -318,6 +318,14 @@ def test_an_unknown_token_closes_the_collection_with_what_that_may_come_from(ben
     line = closing_reason(bind(bench, allocator, bench.collection()))
     assert line.endswith("it is the client end of a channel that is not a token's")
     assert bind(bench, bench.allocator(), stranger).is_closed()
+    gone, server_end = bench.client()
+    gone.close()
+    request = sysmem2.AllocatorBindSharedCollectionRequest(
+        token=stranger.duplicate_end(), buffer_collection_request=server_end
+    )
+    allocator.send(Allocator.bind_shared_collection, request)
+    bench.run()
+    assert not bench.token(allocator).is_closed(), "the Allocator goes on"
 
 
 def test_a_child_that_could_not_be_made_is_told_why(bench: Bench) -> None:
