@@ -228,18 +228,44 @@ def test_no_more_than_some_channels_go_unasked(
     assert len(asked) < len(lines)
 
 
+class Short:
+    """An epoll instance that the kernel has no memory for."""
+
+    def __init__(self, epoll: select.epoll, call: str) -> None:
+        """Let one call fail."""
+        self._epoll = epoll
+        self._call = call
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._call:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return getattr(self._epoll, name)
+
+
+def short(daemon: Daemon, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    monkeypatch.setattr(daemon.in_flight, "_epoll", Short(daemon.in_flight._epoll, call))
+
+
 def test_where_nobody_could_tell_when_to_try_again_the_kernel_decides(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> bool:
-        return False
-
-    monkeypatch.setattr(InFlight, "_watch", fails)
+    short(daemon, monkeypatch, "register")
     line = daemon.line()
     assert line.send(50)
     assert line.send(50)
     for _ in range(2):
         line.receive()
+
+
+def test_a_channel_that_the_kernel_goes_on_watching_closes(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short(daemon, monkeypatch, "unregister")
+    line = daemon.line()
+    assert line.send(80)
+    assert not line.send(80)
+    line.outbox.end()
+    line.receive()
 
 
 def test_an_end_that_cannot_be_kept_open_is_forgotten(
