@@ -553,6 +553,12 @@ async def test_what_the_machine_lacks_is_said(
     monkeypatch.setattr(process, "examine_kernel", lambda: found)
     with pytest.raises(StartError, match="/proc must be mounted; more"):
         await process.run(Config(runtime_dir=str(tmp_path)), log)
+    monkeypatch.setattr(process, "examine_kernel", lambda: Findings([], ["a lock is lost"]))
+    monkeypatch.setattr(process, "_raise_descriptor_limit", Mock(side_effect=StartError("enough")))
+    with pytest.raises(StartError, match="enough"):
+        await process.run(Config(runtime_dir=str(tmp_path)), log)
+    [(level, _, fields)] = log.entries
+    assert (level, fields) == ("warning", {"difference": "a lock is lost"})
 
 
 @pytest.mark.trio
