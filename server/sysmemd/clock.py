@@ -74,8 +74,12 @@ class TrioClock:
             if seconds is None:
                 await self._earlier.wait()
                 continue
-            with trio.move_on_after(seconds):
-                await self._earlier.wait()
+            await self._sleep(seconds)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait until there is an earlier call, at most this long."""
+        with trio.move_on_after(seconds):
+            await self._earlier.wait()
 
     def seconds_left(self) -> float | None:
         """Return the time until the next call, at most a day; None if there is no call."""

@@ -7,7 +7,6 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from time import monotonic_ns
 from typing import Any, TypeAlias, cast
 
 import structlog
@@ -28,6 +27,7 @@ from sysmemd.testing import Faults, tested
 from .. import Allocator
 from .._connect import hello
 from . import _golden, _inside, _story
+from ._clock import OtherClock, is_virtual, time_of
 from ._faults import OwnFaults
 from ._negotiate import Configuration, configuration
 
@@ -168,9 +168,12 @@ async def running(
     parts: Callable[[Faults], Parts] = tested,
 ) -> AsyncIterator[Core]:
     """Run a daemon in this loop; see :func:`daemon`. `parts` returns the daemon's parts for the given faults."""
+    if not trio.lowlevel.in_trio_run():
+        raise RuntimeError(
+            "daemon() needs a trio loop; elsewhere use sysmem.testing.blocking.daemon()"
+        )
     ours = trio.lowlevel.current_clock()
-    if clock is not None and clock is not ours:
-        raise ValueError("the clock must be the running loop's: trio.run(…, clock=clock)")
+    clock = ours if clock is None else clock
     entries: list[LogEntry] = []
     capture = LogCapture()
     capture.entries = cast("Any", entries)
@@ -182,8 +185,8 @@ async def running(
             wrapper_class=structlog.make_filtering_bound_logger("debug"),
         ),
     )
-    threads = not _is_virtual(ours)
-    time = TrioClock(log, _loop_time())
+    threads = not is_virtual(clock)
+    time = TrioClock(log, time_of(ours)) if clock is ours else OtherClock(log, clock)
     faults = Faults()
     try:
         async with serving(
@@ -221,23 +224,13 @@ async def daemon(
     Args:
         config: The daemon's configuration, as TOML text or as parsed TOML data. The sections about the runtime
             directory, access and the log have no effect here.
-        clock: The loop's clock; None also means the loop's clock.
+        clock: The daemon's clock; None means the loop's. With another `MockClock(autojump_threshold=0)` only the
+            daemon's time jumps, whenever all tasks are idle. The time of clients remains the loop's.
 
     Raises:
+        RuntimeError: There is no trio loop.
         ConfigError: The configuration is invalid.
         AssertionError: At the end of the block, if the daemon has logged an internal error.
     """
     async with running(config, clock) as core:
         yield Daemon(core)
-
-
-def _loop_time() -> Callable[[], int]:
-    """Return a clock: the loop's time in nanoseconds, on the scale of CLOCK_MONOTONIC as clients' deadlines."""
-    beginning, origin = trio.current_time(), monotonic_ns()
-    return lambda: origin + round((trio.current_time() - beginning) * 1e9)
-
-
-def _is_virtual(clock: trio.abc.Clock) -> bool:
-    from trio.testing import MockClock  # imports pytest if it is installed
-
-    return isinstance(clock, MockClock)

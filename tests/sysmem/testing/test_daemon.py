@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import signal
@@ -180,10 +181,27 @@ async def test_costly_attempts_are_no_idleness_to_a_clock_that_jumps(
 
 
 @pytest.mark.trio
-async def test_another_loops_clock_is_refused() -> None:
-    with pytest.raises(ValueError, match="the running loop"):
-        async with testing.daemon(clock=MockClock()):
+@pytest.mark.parametrize(
+    ("arguments", "jump"), [({"autojump_threshold": 0}, 0), ({"rate": 1e4}, 0), ({}, 6)]
+)
+async def test_the_daemons_time_may_pass_alone(arguments: dict[str, float], jump: float) -> None:
+    clock = MockClock(**arguments)
+    async with testing.daemon(clock=clock) as d, d.connect() as allocator:
+        with await allocator.allocate_shared_collection() as token:
+            await token.sync()
+            clock.jump(jump)
+            with trio.fail_after(60):
+                while not events(d, "allocation is taking a while"):
+                    assert not await token.wait_closed(timeout=0.001)
+
+
+def test_without_a_trio_loop_the_other_face_is_named() -> None:
+    async def main() -> None:
+        async with testing.daemon():
             pass
+
+    with pytest.raises(RuntimeError, match="needs a trio loop; elsewhere use"):
+        asyncio.run(main())
 
 
 @pytest.mark.trio
