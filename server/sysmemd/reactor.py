@@ -57,6 +57,8 @@ class TrioReactor:
         self._used = used
         #: The CPU time at which the loop's turn began; -1 if it has none or is not measured.
         self._loop_began = -1
+        #: Who had the last turn.
+        self._last = -1
         self._log = log
         self._queue = queue
         self._turns: dict[User, Turns] = {}
@@ -236,6 +238,10 @@ class TrioReactor:
         others_wait = len(due) > 1 or bool(queue.unfinished)
         served = 0
         for fd in due:
+            if fd != self._last:
+                self._last = fd
+                if not others_wait:
+                    self._used()  # so that a client that was just answered runs, as in `Turns`
             if fd == queue.loop:
                 if others_wait:
                     self._loop_began = self._used()

@@ -115,11 +115,11 @@ class Queue:
         """Wait at most this long until a user has work. Return the descriptors of these users in the order of turns."""
         unfinished = self.unfinished
         if not unfinished:
-            due = [fd for fd, _ in self._users.poll(seconds, _MAX_EVENTS)]
+            due = list(dict(self._users.poll(seconds, _MAX_EVENTS)))
         else:
             # Of users that have used as much, those that have had a turn and have more work come last.
-            ready = self._users.poll(0, _MAX_EVENTS)
-            due = [*(fd for fd, _ in ready if fd not in unfinished), *unfinished]
+            ready = dict(self._users.poll(0, _MAX_EVENTS))
+            due = [*(ready.keys() - unfinished.keys()), *unfinished]
         if len(due) > 1:
             due.sort(key=self._time)
         return due
@@ -149,8 +149,10 @@ class Queue:
         """Return whether anyone else comes before `fd`, which has used this CPU time since its turn began."""
         if self._others is not None and self._others.poll(0, 1):
             return True
-        until = self._time(fd) + nanoseconds
         ready = self._users.poll(0, _MAX_EVENTS)
+        if not ready and not self.unfinished:
+            return False
+        until = self._time(fd) + nanoseconds
         waiting = chain(self.unfinished, (waiting for waiting, _ in ready))
         return any(other != fd and self._time(other) <= until for other in waiting)
 
@@ -313,8 +315,8 @@ class Turns:
     def take(self, *, measured: bool = True) -> bool:
         """Serve this user for one slice. Return False if nothing is left to do until the queue has it again.
 
-        The CPU time is charged if it is `measured`, or from the end of the first slice on. For a short turn while
-        nobody else waits, measuring would cost more than it is worth.
+        The CPU time is charged if it is `measured`, or, from the end of the first slice on, if the turn is too short
+        for all work. While nobody else waits, measuring a short turn would cost more than it is worth.
         """
         self._began = self._used() if measured else -1
         now = self._now()
@@ -334,7 +336,7 @@ class Turns:
             self.queue.unfinished[self.fd] = None
         elif self.queue.unfinished:
             self.queue.unfinished.pop(self.fd, None)
-        if self._began >= 0:
+        if self._began >= 0 and (measured or more):
             self.queue.charge(self.fd, self._used() - self._began)
         return more
 

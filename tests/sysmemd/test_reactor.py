@@ -113,6 +113,36 @@ async def test_who_comes_meanwhile_is_not_kept_waiting_by_all_who_are_busy(
 
 
 @pytest.mark.trio
+async def test_the_kernel_is_asked_for_the_cpu_time_once_when_users_alternate(
+    log: RecordingLog,
+) -> None:
+    """It then lets the client run that was answered. While one user alone is served, nothing is asked."""
+    asked: list[int] = []
+
+    def used() -> int:
+        asked.append(0)
+        return 0
+
+    with contextlib.ExitStack() as stack:
+        queue = stack.enter_context(contextlib.closing(Queue()))
+        one, other = (stack.enter_context(FakeConnection(uid=uid)) for uid in range(2))
+        async with trio.open_nursery() as nursery:
+            reactor = TrioReactor(nursery, queue, log, lambda: 0, used)
+            for fake in (one, other):
+                reactor.serve(fake.connection)
+            counts = []
+            for fake in (one, one, other, one):
+                fake.send()
+                await wait_all_tasks_blocked()
+                counts.append(len(asked))
+                asked.clear()
+            for fake in (one, other):
+                reactor.closing(fake.connection)
+            nursery.cancel_scope.cancel()
+    assert counts[1:] == [0, 1, 1]
+
+
+@pytest.mark.trio
 @pytest.mark.parametrize("is_served", [True, False])
 async def test_a_user_who_can_not_be_waited_for_is_closed_once_it_is_served(
     reactor: TrioReactor, monkeypatch: pytest.MonkeyPatch, is_served: bool
