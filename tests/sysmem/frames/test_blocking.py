@@ -212,8 +212,10 @@ def test_a_consumer_that_closes_gives_all_back_at_once(ends: Ends) -> None:
     for _ in range(4):
         send(sender)
     held = receiver.receive(timeout=WAIT)
+    assert repr(receiver) == "<FrameReceiver open, 1 frames>"
     receiver.close()
     receiver.close()
+    assert repr(receiver) == "<FrameReceiver closed, 1 frames>"
     held.release()
     assert sorted(sender.acquire(timeout=0) for _ in range(4)) == [0, 1, 2, 3]
     [consumer] = sender.statistics().consumers

@@ -44,6 +44,7 @@ def test_a_frame_is_what_was_sent(
 ) -> None:
     message = encode_frame(index, sequence, timestamp, size, metadata)
     assert decode(message) == FrameHeader(index, sequence, timestamp, size, metadata)
+    assert metadata is None or len(message) > len(encode_frame(0, 0, 0, 0, None))
 
 
 @given(st.integers(0, 2**32 - 1), U64)

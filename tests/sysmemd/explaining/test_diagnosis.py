@@ -120,6 +120,16 @@ def test_alignments_are_named_with_areas() -> None:
     ]
 
 
+def test_blocks_are_named_on_the_axis_that_they_pad() -> None:
+    sizes = {"min_size": size(10, 10), "max_size": size(10, 10)}
+    blocks = wants(image(**sizes, pad_for_block_size=size(1, 4)))
+    limit = wants(buffer_memory_constraints=memory(max_size_bytes=100))
+    assert diagnosed(blocks, limit).rule is Rule.PADDED_OVER_MAX_BYTES
+    assert [name for name in named(blocks, limit) if "pad" in name] == [
+        "p0 pad_for_block_size.height"
+    ]
+
+
 def test_all_that_rows_have_to_be_a_multiple_of_is_named() -> None:
     prime = wants(image(F.B8G8R8, [C.SRGB], bytes_per_row_divisor=0xFFFF_FFFB, min_size=size(1, 1)))
     pixels = wants(image(F.B8G8R8, [C.SRGB], require_bytes_per_row_at_pixel_boundary=True))
