@@ -48,7 +48,7 @@ class Explanation:
     """The reasons of one allocation. `str()` returns a line for each."""
 
     reasons: tuple[Because, ...]
-    case: Case = field(repr=False, compare=False)
+    case: Case = field(repr=False)
     pair: tuple[int, int] | None = None
 
     def __str__(self) -> str:

@@ -96,6 +96,8 @@ def test_alignments_are_named_when_they_make_the_difference() -> None:
     assert "(128 > 64 in steps of 64)" in str(diagnosed(low, aligned, high))
     assert [who.name for who in diagnosed(low, aligned, high).conflict] == ["p0", "p1", "p2"]
     steps = wants(image(size_alignment=size(2, 2)))
+    one, narrow = wants(image(min_size=size(1, 2))), wants(image(max_size=size(1, 8)))
+    assert "p1 size_alignment.width" in named(one, steps, narrow)
     low, high = wants(image(min_size=size(70, 2))), wants(image(max_size=size(60, 8)))
     assert named(low, steps, high) == ["p0 min_size.width", "p2 max_size.width"]
     assert "steps" not in str(diagnosed(low, steps, high))
@@ -306,6 +308,8 @@ def test_a_path_where_nothing_was_sent() -> None:
     unset = diagnosed(wants(image(F.R8, None, min_size=size(1, 1))))
     assert unset.path == "$.image_format_constraints[0].color_spaces"
     assert "un-set" in str(unset)
+    nothing = diagnosed(None)
+    assert (nothing.rule, nothing.path) == (Rule.NOBODY_ASKS_FOR_A_SIZE, "")
 
 
 def test_a_path_of_a_combined_image_field_that_nobody_sent() -> None:
