@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from sysmem import blocking
 from sysmem.testing import Sysmemd
 
-from .conftest import Held, watching
+from .conftest import Ctl, Held, watching
 from .terminal import COLOURS, CONTROLS, PATIENCE, terminal
 
 ROOT = Path(__file__).parents[3]
@@ -170,6 +170,16 @@ def test_top_says_what_to_install(sysmemd: Sysmemd) -> None:
     with terminal(command, 80, environment()) as program:
         assert "pip install 'sysmem[tools]'" in program.read().replace("\r\n", " ")
         assert program.process.wait(PATIENCE) == 1
+
+
+def test_top_does_not_call_a_fault_of_its_own_a_missing_tool(
+    ctl: Ctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sysmem.sysmemctl._top_app", None)
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    with pytest.raises(ImportError, match="_top_app"):
+        ctl("top")
 
 
 def test_report_says_what_to_install(sysmemd: Sysmemd, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,6 +36,29 @@ def test_what_else_keeps_a_device_closed_is_named(
     monkeypatch.setattr("sysmemd.memory.dma_heap.os.open", refuse)
     with pytest.raises(OSError, match=told):
         DmaHeap(HeapSettings("x", device="/dev/dma_heap/system"))
+
+
+@pytest.mark.parametrize(("writable", "access"), [(True, os.O_RDWR), (False, os.O_RDONLY)])
+def test_a_buffer_is_asked_for_and_named_in_the_kernels_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool, access: int
+) -> None:
+    asked: list[tuple[int, bytes]] = []
+
+    def ioctl(fd: int, number: int, argument: bytes | bytearray) -> None:
+        asked.append((number, bytes(argument)))
+        if isinstance(argument, bytearray):
+            struct.pack_into("=I", argument, 8, os.memfd_create("made"))
+
+    monkeypatch.setattr("sysmemd.memory.dma_heap.fcntl", SimpleNamespace(ioctl=ioctl))
+    (tmp_path / "device").touch()
+    heap = DmaHeap(HeapSettings("x", device=str(tmp_path / "device")))
+    with heap._create("n" * 40, 8192, writable=writable) as made:
+        assert "made" in os.readlink(f"/proc/self/fd/{made.fileno()}")
+    heap.close()
+    assert asked == [
+        (0xC0184800, struct.pack("=QIIQ", 8192, 0, access | os.O_CLOEXEC, 0)),
+        (0x40086201, b"n" * 31 + b"\0"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from sysmemd.memory import (
     vmo,
 )
 from sysmemd.memory.buffer import RETRY_NS
-from sysmemd.memory.watch import InodeWatch
+from sysmemd.memory.watch import InodeWatch, Reports
 from sysmemd.ports import NoMemoryError
 
 from .harness import CAMERA, PAGE, READ, Bench, few_descriptors, is_closed, pair, settings
@@ -341,3 +341,21 @@ def test_reports_that_can_not_be_read_come_later(
     bench.quiet()
     assert bench.states() == {}
     far.close()
+
+
+def test_reports_that_are_never_there_are_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffers = bench.allocate()
+    [handle] = bench.strong(buffers)
+    buffers.drop_strong()
+    bench.quiet()
+    handle.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(InodeWatch, "read", lambda *_: Reports())
+        for _ in range(64):
+            assert not bench.memory.is_fruitless
+            bench.memory.process_events()
+        assert bench.memory.is_fruitless
+    bench.memory.process_events()
+    assert not bench.memory.is_fruitless
