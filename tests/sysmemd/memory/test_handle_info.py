@@ -110,12 +110,16 @@ def test_a_byte_that_no_handle_was_given_counts_for_nothing(bench: Bench, peer: 
 
 @pytest.mark.usefixtures("kernel")
 def test_locks_that_do_not_concern_us_change_nothing(bench: Bench, peer: Peer) -> None:
-    ((weak, _),) = bench.weak(bench.allocate())
+    buffers = bench.allocate()
+    ((weak, _),) = bench.weak(buffers)
+    (strong,) = bench.strong(buffers)
     peer.send(weak)
     peer.run("for n in range(0, 200, 2): lock(fds[0], fcntl.F_RDLCK, n, 1)")
-    fcntl.flock(weak.fileno(), fcntl.LOCK_SH)
-    fcntl.lockf(weak.fileno(), fcntl.LOCK_SH, 10, 1)
+    for handle in (weak, strong):
+        fcntl.flock(handle.fileno(), fcntl.LOCK_SH)
+        fcntl.lockf(handle.fileno(), fcntl.LOCK_SH, 10, 1)
     assert identify(bench, weak).is_weak
+    assert not identify(bench, strong).is_weak
 
 
 def test_a_handle_stays_what_it_is_however_many_locks_its_owner_adds(
@@ -171,9 +175,14 @@ def test_a_handle_is_recognised_while_any_reference_is_left(bench: Bench) -> Non
 def test_close_weak_asap_of_a_weak_handle(bench: Bench) -> None:
     buffers = bench.allocate()
     ((weak, _),) = bench.weak(buffers)
-    with identify(bench, weak).close_weak_asap() as event:
+    (strong,) = bench.strong(buffers)
+    buffers.drop_strong()
+    info = identify(bench, weak)
+    with info.close_weak_asap() as event:
         assert not is_closed(event)
-        buffers.drop_strong()
+        strong.close()
+        with info.close_weak_asap() as later:  # this has not been reported yet
+            assert is_closed(later)
         bench.wait_closed(event)
     with identify(bench, weak).close_weak_asap() as event:
         assert is_closed(event)
