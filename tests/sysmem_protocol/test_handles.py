@@ -26,7 +26,7 @@ from sysmem_protocol.handles import (
     shut_down,
     stop_receiving,
 )
-from sysmem_protocol.owner import HandleClosedError
+from sysmem_protocol.owner import HandleClosedError, number, own
 
 #: From asm-generic/socket.h; Python has no name for it.
 SO_PEEK_OFF = 42
@@ -40,6 +40,14 @@ def send_urgently(end: socket.socket, fd: int) -> None:
 
 def null() -> int:
     return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+
+
+def test_a_closed_cell_has_no_number() -> None:
+    fd = null()
+    cell = own(fd)
+    assert number(cell) == fd
+    cell.close()
+    assert number(cell) == -1
 
 
 def is_open(fd: int) -> bool:

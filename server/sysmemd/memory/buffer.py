@@ -174,6 +174,7 @@ class Buffer:
         self._watches_closings = self._wants_closings = False
         #: Whether the kernel could not be asked last time.
         self._failed = False
+        self._recheck_step = 0
         self._cancel_recheck: Callable[[], None] | None = None
         self._cancel_leak: Callable[[], None] | None = None
         try:

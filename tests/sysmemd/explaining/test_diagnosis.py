@@ -123,8 +123,8 @@ def test_alignments_are_named_with_areas() -> None:
 
 
 def test_blocks_are_named_on_the_axis_that_they_pad() -> None:
-    sizes = {"min_size": size(10, 10), "max_size": size(10, 10)}
-    blocks = wants(image(**sizes, pad_for_block_size=size(1, 4)))
+    ten = size(10, 10)
+    blocks = wants(image(min_size=ten, max_size=ten, pad_for_block_size=size(1, 4)))
     limit = wants(buffer_memory_constraints=memory(max_size_bytes=100))
     assert diagnosed(blocks, limit).rule is Rule.PADDED_OVER_MAX_BYTES
     assert [name for name in named(blocks, limit) if "pad" in name] == [
