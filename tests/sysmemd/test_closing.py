@@ -185,6 +185,15 @@ def test_a_close_that_fails_is_no_reason_to_stop(bench: Bench) -> None:
     assert_closes(far)
 
 
+def test_a_close_that_fails_without_a_thread_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.closing._pool, "do", lambda _: False)
+    bench.closing.close(1 << 20)
+    [(_, fields)] = bench.log.said("debug")
+    assert "Bad file descriptor" in fields["reason"]
+
+
 # --- channels ---
 
 
