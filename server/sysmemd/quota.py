@@ -116,9 +116,7 @@ class Share:
         self.count = 0
 
     def room(self) -> int:
-        """Return how many more may be in flight."""
-        if not self._groups:
-            return self._limit - self.count
+        """Return how many more may be in flight here. This must be in a group."""
         everybody, *groups = self._groups
         left = everybody._limit - everybody.count
         for share in (*groups, self):
