@@ -364,6 +364,12 @@ class Channel:
         assert self.rest() == []
 
 
+def assert_close(*channels: Channel) -> None:
+    """The other ends of all these close, and say nothing more."""
+    for channel in channels:
+        channel.assert_closes()
+
+
 class Rendezvous(Channel):
     def offer(self, name: str, token: Channel | Descriptor, to_uid: int | None = None) -> int:
         """Offer a token, which moves. Return the txid for `answer`."""

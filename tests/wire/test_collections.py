@@ -20,6 +20,7 @@ from .raw import (
     Descriptor,
     Token,
     Wire,
+    assert_close,
     constraints,
     only_sizes,
 )
@@ -67,8 +68,7 @@ def test_two_participants_see_each_others_writes(wire: Wire) -> None:
 def test_wait_before_set_constraints_fails_the_node(wire: Wire) -> None:
     _, one, other = two(wire)
     one.request_wait()
-    one.assert_closes()
-    other.assert_closes()
+    assert_close(one, other)
 
 
 def test_set_constraints_a_second_time_fails_the_node(wire: Wire) -> None:
@@ -76,8 +76,7 @@ def test_set_constraints_a_second_time_fails_the_node(wire: Wire) -> None:
     one.set_constraints(constraints())
     one.sync()
     one.set_constraints(constraints())
-    one.assert_closes()
-    other.assert_closes()
+    assert_close(one, other)
 
 
 def test_set_constraints_again_after_allocation_fails_the_node(wire: Wire) -> None:
@@ -114,8 +113,7 @@ def test_own_allocation_fails_gives_the_error_then_closes(wire: Wire) -> None:
     other.set_constraints(only_sizes(20, 30))
     for wait in waits:
         assert one.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
-    one.assert_closes()
-    other.assert_closes()
+    assert_close(one, other)
 
 
 def test_a_wait_after_an_attempt_that_failed_at_once_sees_peer_closed(wire: Wire) -> None:
@@ -200,8 +198,7 @@ def test_a_malformed_message_after_constraints_still_fails_the_node(wire: Wire) 
     one.set_constraints(constraints())
     one.request_wait()
     one.send_bytes(b"?")
-    one.assert_closes()
-    other.assert_closes()
+    assert_close(one, other)
 
 
 # must_match_vmo
@@ -255,8 +252,7 @@ def test_must_match_that_is_no_sysmem_vmo_fails_the_node(wire: Wire, what: str) 
     }
     vmo = makers[what]()
     one.set_constraints(constraints(), must_match=vmo)
-    one.assert_closes()
-    other.assert_closes()
+    assert_close(one, other)
 
 
 # AttachToken
@@ -333,8 +329,7 @@ def test_an_attached_attempt_that_fails_gives_its_subtree_the_error_alone(wire: 
     wait = one.request_with(constraints(camping=0))
     other.set_constraints(constraints(camping=0, size=4097))
     assert one.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
-    one.assert_closes()
-    other.assert_closes()
+    assert_close(one, other)
     main.sync()
 
 
@@ -398,8 +393,7 @@ def test_attach_on_a_released_and_kept_collection_is_a_message_after_release(wir
     _, one, other = two(wire)
     one.release()
     late = one.attach()
-    other.assert_closes()
-    late.assert_closes()
+    assert_close(other, late)
 
 
 def test_attached_names_its_parent(wire: Wire) -> None:

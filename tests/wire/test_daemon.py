@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from .process import Daemon
-from .raw import PATIENCE, Allocator, Wire, constraints, until
+from .raw import PATIENCE, Allocator, Wire, assert_close, constraints, until
 
 Start = Callable[..., Daemon]
 SERVICE = "fuchsia.sysmem2.Allocator"
@@ -123,8 +123,7 @@ def test_a_signal_stops_it_cleanly(start: Start, number: int) -> None:
         mapping = collection.allocate().vmo().map()
         token.sync()
         daemon.stop(number)
-        for channel in (allocator, token, collection):
-            channel.assert_closes()
+        assert_close(allocator, token, collection)
         mapping[:1] = b"x"
     assert not (daemon.runtime_dir / SERVICE).exists()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from .process import Daemon
-from .raw import SAME_RIGHTS, Allocator, Node, Token, Wire, constraints
+from .raw import SAME_RIGHTS, Allocator, Node, Token, Wire, assert_close, constraints
 
 pytestmark = pytest.mark.usefixtures("bystander")
 
@@ -21,8 +21,7 @@ def test_a_close_without_release_fails_the_whole_tree(wire: Wire) -> None:
     *children, last = group.children_sync([SAME_RIGHTS] * 3)
     nodes += [group, *children, allocator.bind(last)]
     nodes[5].close()
-    for node in nodes[:5] + nodes[6:]:
-        node.assert_closes()
+    assert_close(*(nodes[:5] + nodes[6:]))
 
 
 def chain(wire: Wire) -> tuple[Allocator, list[Token]]:
@@ -63,8 +62,7 @@ def test_a_failure_domain_without_connected_clients_fails_and_frees_its_parent(
     """Before the allocation, a dispensable node's failure reaches the parent."""
     _, (root, middle, leaf) = chain(wire)
     leaf.release_and_close()
-    root.assert_closes()
-    middle.assert_closes()
+    assert_close(root, middle)
 
 
 def test_an_attached_domain_whose_clients_are_all_released_leaves_quietly(wire: Wire) -> None:
@@ -131,8 +129,7 @@ def test_after_allocation_the_root_failing_closes_every_view(wire: Wire) -> None
     collections = allocator.participants(root, *tokens)
     infos = [collection.wait() for collection in collections]
     collections[2].send_bytes(b"")
-    for collection in collections:
-        collection.assert_closes()
+    assert_close(*collections)
     assert infos[0].vmo().map()[:1] == b"\0"
 
 

@@ -15,6 +15,7 @@ from .raw import (
     Group,
     Token,
     Wire,
+    assert_close,
     constraints,
     only_sizes,
 )
@@ -67,8 +68,7 @@ def test_hidden_nodes_below_and_hidden_groups_are_closed(wire: Wire) -> None:
     ends = allocator.participants(root, chosen, hidden, below, leaf, table=FITS)
     assert len(ends[0].wait().buffers) == 2
     assert len(ends[1].wait().buffers) == 2
-    for node in (*ends[2:], inner):
-        node.assert_closes()
+    assert_close(*ends[2:], inner)
     outer.sync()
 
 
@@ -82,8 +82,7 @@ def test_no_selection_fits(wire: Wire) -> None:
         collection = allocator.bind(child)
         collection.set_constraints(MISFIT)
     assert top.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
-    top.assert_closes()
-    group.assert_closes()
+    assert_close(top, group)
 
 
 def siblings(wire: Wire, groups: int, misfits: Sequence[int]) -> tuple[Collection, int]:
@@ -208,8 +207,7 @@ def grouped(wire: Wire) -> tuple[Token, Group]:
 def test_all_children_present_without_a_child_fails_the_group(wire: Wire) -> None:
     root, group = grouped(wire)
     group.all_children_present()
-    group.assert_closes()
-    root.assert_closes()
+    assert_close(group, root)
 
 
 def test_a_second_all_children_present_fails_the_group(wire: Wire) -> None:
@@ -218,8 +216,7 @@ def test_a_second_all_children_present_fails_the_group(wire: Wire) -> None:
     group.all_children_present()
     group.sync()
     group.all_children_present()
-    group.assert_closes()
-    root.assert_closes()
+    assert_close(group, root)
 
 
 def test_create_child_after_all_children_present_fails_the_group(wire: Wire) -> None:
@@ -227,9 +224,7 @@ def test_create_child_after_all_children_present_fails_the_group(wire: Wire) -> 
     group.child()
     group.all_children_present()
     late = group.child()
-    group.assert_closes()
-    root.assert_closes()
-    late.assert_closes()
+    assert_close(group, root, late)
 
 
 @pytest.mark.parametrize("masks", [[], [SAME_RIGHTS]])
@@ -240,8 +235,7 @@ def test_create_children_sync_after_all_children_present_fails_the_group(
     group.child()
     group.all_children_present()
     group.request("BufferCollectionTokenGroup.CreateChildrenSync", {1: masks})
-    group.assert_closes()
-    root.assert_closes()
+    assert_close(group, root)
 
 
 def test_create_children_sync_of_no_masks_creates_no_child(wire: Wire) -> None:
@@ -255,8 +249,7 @@ def test_release_before_all_children_present_fails_the_group(wire: Wire) -> None
     root, group = grouped(wire)
     group.child()
     group.release()
-    group.assert_closes()
-    root.assert_closes()
+    assert_close(group, root)
 
 
 def test_a_group_that_is_released_keeps_its_children(wire: Wire) -> None:
@@ -310,8 +303,7 @@ def test_a_group_child_that_closes_fails_the_tree(wire: Wire) -> None:
     root, group = grouped(wire)
     one, two = group.children_sync([SAME_RIGHTS] * 2)
     one.close()
-    for node in (root, group, two):
-        node.assert_closes()
+    assert_close(root, group, two)
 
 
 def test_a_group_under_an_attached_node_selects_for_that_subtree(wire: Wire) -> None:

@@ -25,6 +25,7 @@ from .raw import (
     PeerClosed,
     Token,
     Wire,
+    assert_close,
     constraints,
     header,
     receive_descriptors,
@@ -317,8 +318,7 @@ def test_descriptors_that_come_with_credentials_are_closed_with_the_channel(wire
     mine, theirs = wire.eventpair()
     child.send_bytes(header(0, 0x5CDE8914608D99B1) + b"\xa1\x01\x61n", [theirs] * 253)
     theirs.close()
-    child.assert_closes()
-    root.assert_closes()
+    assert_close(child, root)
     mine.wait_closed()
 
 
@@ -494,8 +494,7 @@ def test_shutdown_after_constraints_without_release_fails_the_node(wire: Wire) -
     collection = allocator.bind(child)
     collection.set_constraints(constraints())
     collection.socket.shutdown(socket.SHUT_WR)
-    root.assert_closes()
-    collection.assert_closes()
+    assert_close(root, collection)
 
 
 def test_a_connection_that_says_nothing_costs_nothing_but_itself(wire: Wire) -> None:

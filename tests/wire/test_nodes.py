@@ -16,6 +16,7 @@ from .raw import (
     Refused,
     Token,
     Wire,
+    assert_close,
     constraints,
 )
 
@@ -61,8 +62,7 @@ def test_any_message_after_release_fails_the_node(wire: Wire, kind: str, message
         node.send("BufferCollectionTokenGroup.AllChildrenPresent")
     node.release()
     MESSAGES[message](node)
-    root.assert_closes()
-    node.assert_closes()
+    assert_close(root, node)
 
 
 @pytest.mark.parametrize("kind", ["token", "collection"])
@@ -321,8 +321,7 @@ def test_set_weak_on_a_collection_after_set_constraints_fails_it(wire: Wire) -> 
     collection = allocator.bind(child)
     collection.set_constraints(constraints())
     collection.set_weak()
-    collection.assert_closes()
-    root.assert_closes()
+    assert_close(collection, root)
 
 
 def test_set_weak_on_a_group_after_all_children_present_fails_it(wire: Wire) -> None:
@@ -334,8 +333,7 @@ def test_set_weak_on_a_group_after_all_children_present_fails_it(wire: Wire) -> 
     group.sync()
     group.all_children_present()
     group.set_weak()
-    group.assert_closes()
-    root.assert_closes()
+    assert_close(group, root)
 
 
 def test_set_weak_is_idempotent(wire: Wire) -> None:
@@ -358,8 +356,7 @@ def test_set_weak_ok_after_wait_fails_the_collection(wire: Wire) -> None:
     collection.sync()
     collection.request_wait()
     collection.set_weak_ok()
-    collection.assert_closes()
-    root.assert_closes()
+    assert_close(collection, root)
 
 
 def test_set_weak_ok_on_a_token_and_a_group_any_time(wire: Wire) -> None:

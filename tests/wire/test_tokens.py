@@ -20,6 +20,7 @@ from .raw import (
     Info,
     Token,
     Wire,
+    assert_close,
     constraints,
     only_sizes,
 )
@@ -116,8 +117,7 @@ def test_mask_0_elsewhere_fails_the_node(wire: Wire, method: str) -> None:
         group.child(0)
     else:
         group.request("BufferCollectionTokenGroup.CreateChildrenSync", {1: [SAME_RIGHTS, 0]})
-    group.assert_closes()
-    root.assert_closes()
+    assert_close(group, root)
 
 
 # Rights

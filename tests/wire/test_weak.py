@@ -16,6 +16,7 @@ from .raw import (
     Info,
     Refused,
     Wire,
+    assert_close,
     constraints,
 )
 
@@ -82,8 +83,7 @@ def test_before_allocation_a_tree_without_strong_nodes_fails_at_once(wire: Wire)
     child.set_weak()
     child.sync()
     root.set_weak()
-    root.assert_closes()
-    child.assert_closes()
+    assert_close(root, child)
 
 
 def test_an_orphan_is_not_strong(wire: Wire) -> None:
@@ -126,8 +126,7 @@ def test_wait_on_a_weak_collection_without_set_weak_ok_fails_it(wire: Wire) -> N
     weak.set_constraints(constraints())
     assert weak.check() == PENDING
     weak.request_wait()
-    weak.assert_closes()
-    root.assert_closes()
+    assert_close(weak, root)
 
 
 def test_set_weak_ok_for_child_nodes_covers_those_created_after_it(wire: Wire) -> None:
@@ -169,8 +168,7 @@ def test_attach_token_on_a_weak_collection_fails_the_node(wire: Wire) -> None:
     _, strong, weak = wire.strong_and_weak()
     weak.wait()
     weak.attach()
-    weak.assert_closes()
-    strong.assert_closes()
+    assert_close(weak, strong)
 
 
 def test_a_weak_participant_without_usage_gets_the_event_without_the_vmo(wire: Wire) -> None:
