@@ -279,10 +279,19 @@ def test_a_channel_of_which_the_kernel_tells_nothing_closes(
         assert_closes(watcher)
 
 
-def test_a_channel_that_is_not_connected_closes(bench: Bench) -> None:
-    alone = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    bench.closing.close_channel(alone, None)
-    assert alone.fileno() == -1
+class Unconnected(socket.socket):
+    """A socket that the kernel does not shut down."""
+
+    def shutdown(self, how: int) -> NoReturn:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+
+def test_a_channel_that_cannot_be_shut_down_closes(bench: Bench) -> None:
+    near, far = channel_pair()
+    with socket.socket(fileno=far.detach()) as watcher:
+        watcher.settimeout(PATIENCE)
+        bench.closing.close_channel(Unconnected(fileno=near.detach()), None)
+        assert_closes(watcher)
 
 
 def test_where_nothing_waits_no_thread_is_asked(bench: Bench) -> None:

@@ -318,13 +318,22 @@ def test_an_unknown_token_closes_the_collection_with_what_that_may_come_from(ben
     line = closing_reason(bind(bench, allocator, bench.collection()))
     assert line.endswith("it is the client end of a channel that is not a token's")
     assert bind(bench, bench.allocator(), stranger).is_closed()
-    gone, server_end = bench.client()
-    gone.close()
+
+
+def test_a_line_about_an_unknown_token_that_cannot_be_sent_changes_nothing_else(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allocator = asking(bench)
+    (stranger, far), (collection, server_end) = bench.client(), bench.client()
+    far.close()
     request = sysmem2.AllocatorBindSharedCollectionRequest(
         token=stranger.duplicate_end(), buffer_collection_request=server_end
     )
     allocator.send(Allocator.bind_shared_collection, request)
-    bench.run()
+    with monkeypatch.context() as patch:
+        patch.setattr("sysmemd.channels.service.Channel.send", none_left)
+        bench.run()
+    assert collection.is_closed()
     assert not bench.token(allocator).is_closed(), "the Allocator goes on"
 
 
