@@ -15,8 +15,6 @@ from sysmemd.closing import ThreadClosing
 
 from .run import Violation, simulate
 
-pytestmark = pytest.mark.untraced  # slow under a tracer, and the coverage of a seed is random
-
 #: Seeds that failed once, one for each cause. The effect of a seed changes with the simulation, so each cause has
 #: another test too.
 FAILED_ONCE = (
