@@ -5,7 +5,7 @@ No sockets, processes, clock or memory are involved. The module makes no decisio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
@@ -116,18 +116,6 @@ class Negotiation:
             self._below(child, alternative)
             _leave(child)
         group.all_children_present()
-
-
-def participants(members: Members) -> Iterator[Participant]:
-    """Yield all participants, including those in groups and attached ones."""
-    for member in members:
-        if isinstance(member, Choice):
-            for alternative in member.alternatives:
-                yield from participants(alternative)
-        elif isinstance(member, Joining):
-            yield from participants(member.members)
-        else:
-            yield member
 
 
 def _leave(token: Node) -> None:
