@@ -143,6 +143,7 @@ namespaces = ("--mount", "--pid", "--fork", "--net", "--ipc", "--uts", "--user",
 
 
 @as_root
+@pytest.mark.untraced  # what a container sees of the machine has no place for the data
 @pytest.mark.skipif(
     subprocess.run(["unshare", *namespaces, "true"], check=False, capture_output=True).returncode
     != 0,
