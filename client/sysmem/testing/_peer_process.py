@@ -173,6 +173,8 @@ class Participant:
             view[:] = pattern * whole + pattern[:rest]
 
     def _release(self) -> NoReturn:
+        if self._collection.closed:  # `releases` at the step `released`
+            raise _Done
         self._collection.release()
         self._let_go()
         self._reach("released")

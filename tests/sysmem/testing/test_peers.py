@@ -159,6 +159,15 @@ def test_it_conflicts(pair: Pair, peer: StartPeer, sysmemd_session: Sysmemd) -> 
     sysmemd_session.wait_for_log("sysmem.testing/nowhere")
 
 
+@pytest.mark.parametrize("behaviour", ["floods", "sends_garbage", "never_reads", "releases"])
+def test_it_lives_on_after_its_release(pair: Pair, peer: StartPeer, behaviour: str) -> None:
+    encoder = peer("rude", ENCODER, token=pair.token, behaviour=behaviour, at="released")
+    pair.agree().close()
+    encoder.wait("released")
+    with pytest.raises(PeerFailed, match=r"last at 'released'$"):  # its process has not ended
+        encoder.wait("failed", timeout=0.2)
+
+
 @pytest.mark.parametrize("behaviour", ["floods", "sends_garbage", "never_reads"])
 def test_its_bad_manners_are_its_own_trees_trouble_only(
     pair: Pair, allocator: blocking.Allocator, peer: StartPeer, behaviour: str
