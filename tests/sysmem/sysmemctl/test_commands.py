@@ -426,3 +426,14 @@ def test_the_commands_of_the_readme_answer_as_it_says(
     printed = [line.rstrip() for line in ctl("why", columns=120).out.splitlines()]
     expected = shown.splitlines()
     assert printed[1 : len(expected)] == expected[1:]
+
+
+def test_an_interrupt_ends_it_with_the_status_of_a_shell(
+    ctl: Ctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sysmem._inspector.Inspector.snapshot", interrupted)
+    told = ctl("list")
+    assert (told.status, told.out, told.err) == (130, "", "")

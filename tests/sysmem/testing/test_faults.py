@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -212,6 +213,30 @@ def test_the_daemon_is_killed_stopped_and_comes_back(sysmemd: Sysmemd) -> None:
             allocated(allocator)
     sysmemd.faults.stop()
     assert sysmemd.process.returncode == 0
+
+
+def test_a_daemon_that_was_killed_is_told(sysmemd: Sysmemd) -> None:
+    sysmemd.faults.kill()
+    assert "the daemon doesn't answer" in dict(sysmemd.story())
+    with pytest.raises(AssertionError, match="sysmemd ended with status -9"):
+        sysmemd.stop()
+
+
+def test_a_daemon_that_does_not_stop_is_killed_and_told(
+    sysmemd: Sysmemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sysmemd.faults.pause()
+    monkeypatch.setattr("sysmem.testing._sysmemd.PATIENCE_SECONDS", 0.0)
+    with pytest.raises(AssertionError, match="sysmemd didn't stop on SIGTERM"):
+        sysmemd.stop()
+    assert sysmemd.process.wait(20) == -signal.SIGKILL
+
+
+def test_sockets_that_a_daemon_leaves_are_told(sysmemd: Sysmemd) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(os.fspath(sysmemd.runtime_dir / "left"))
+    with pytest.raises(AssertionError, match=r"sysmemd left sockets behind: left$"):
+        sysmemd.stop()
 
 
 def test_the_daemon_pauses(sysmemd: Sysmemd, allocator: blocking.Allocator) -> None:
