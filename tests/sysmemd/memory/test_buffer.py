@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import socket
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import pytest
 
 from sysmemd.memory import locks
 from sysmemd.memory.buffer import LEAK_NS, RECHECK_NS, Buffer
+from sysmemd.memory.watch import InodeWatch
 
 from .harness import (
     CAMERA,
@@ -63,6 +66,22 @@ def test_dropping_the_strong_hold_twice_is_harmless(bench: Bench) -> None:
     bench.quiet()
     assert bench.no_strong == [42]
     assert bench.states() == {"weak": 2}
+
+
+def test_the_end_of_a_buffer_is_not_stopped_by_a_watch_that_fails(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffers = bench.allocate()
+    (strong,) = bench.strong(buffers)
+    buffers.drop_strong()
+    bench.quiet()
+    with monkeypatch.context() as patch:
+        fails = Mock(side_effect=OSError(errno.ENOMEM, "Cannot allocate memory"))
+        patch.setattr(InodeWatch, "watch_end", fails)
+        strong.close()
+        bench.wait(lambda: bench.no_strong == [42])
+    bench.wait(lambda: bench.states() == {})
+    assert bench.log.events("error") == []
 
 
 def test_no_strong_is_said_later_and_once_even_when_it_is_so_at_once(bench: Bench) -> None:
