@@ -25,6 +25,7 @@ from sysmem_protocol.sysmem2 import Allocator
 from sysmemd import process, signals
 from sysmemd.config import AccessSection, Config, ConfigError, LogSection
 from sysmemd.daemon import socket_permissions
+from sysmemd.presence import Presence
 from sysmemd.process import UnreachableError
 from sysmemd.sockets import Listeners, Permissions, RuntimeDirectory
 from sysmemd.turns import Queue
@@ -338,6 +339,25 @@ async def test_signals_that_can_not_be_read_wait(
         signal.raise_signal(signal.SIGHUP)
         await made.said("received signals cannot be read now")
         await made.said("nothing to reload: the daemon was started without a configuration file")
+
+
+async def test_a_removal_that_can_not_be_looked_into_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_EXHAUSTED_SECONDS", 0.0)
+    right, failing = Presence.missing, iter([True])
+
+    def missing(presence: Presence) -> object:
+        if next(failing, False):
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return right(presence)
+
+    monkeypatch.setattr(Presence, "missing", missing)
+    async with running(tmp_path / "run") as made:
+        shutil.rmtree(made.directory)
+        await made.said("cannot determine whether the service sockets still exist")
+        await made.said("the service sockets were recreated")
+        made.connect()
 
 
 async def test_a_signal_that_another_thread_gets_is_received(tmp_path: Path) -> None:
