@@ -40,6 +40,13 @@ def test_what_contributing_names_in_a_module_is_there() -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("file", [".ci/run", "Makefile"])
+def test_the_tests_that_a_command_names_are_there(file: str) -> None:
+    named = re.findall(r"(?<![\w/])tests/[\w/.-]+", (ROOT / file).read_text())
+    assert len(named) >= 5
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_the_address_of_the_repository_is_one() -> None:
     files = subprocess.run(
         ["git", "grep", "-hIoE", r"(github|raw\.githubusercontent)\.com/sysmem/[A-Za-z0-9_-]+"],

@@ -29,7 +29,10 @@ METHODS: Final = {
     for name in (str(method), f"{each.__name__}.{method.wire_name}")
 }
 _ERRORS: Final = {error.name: error for error in Error}
-_NUMBERS: Final = {name: number for number, name in errno.errorcode.items()}
+#: Also second names of the same number, such as EWOULDBLOCK, which `errno.errorcode` doesn't have.
+_NUMBERS: Final[dict[str, int]] = {
+    name: number for name, number in vars(errno).items() if name.startswith("E")
+}
 
 
 def method_named(name: str) -> str:

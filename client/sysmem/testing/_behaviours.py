@@ -151,7 +151,7 @@ def behaviours(given: Behaviours | None, at: str | None) -> list[Behaviour]:
     listed = [given] if isinstance(given, (str, Behaviour)) or callable(given) else list(given)
     made = []
     for each in listed:
-        one = each.__name__ if callable(each) else each
+        one = getattr(each, "__name__", repr(each)) if callable(each) else each
         if isinstance(one, Behaviour):
             made.append(one)
         elif one in _BY_NAME:

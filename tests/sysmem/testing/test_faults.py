@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ import sysmem
 from sysmem import blocking, testing
 from sysmem._process import process_name
 from sysmem.testing import Sysmemd
+from sysmem_protocol.faults import errno_named
 from sysmem_protocol.testing import End, Testing
 
 C = sysmem.constraints(cpu="read, write", size_bytes=4096, hold=1)
@@ -115,6 +117,11 @@ def test_an_unknown_name_is_refused_with_similar_ones(
         for faults in (sysmemd_session.faults, d.faults):
             with pytest.raises(ValueError, match=f"there is no {name}"):
                 call(faults)
+
+
+@pytest.mark.parametrize("name", ["EMFILE", "EWOULDBLOCK", "EDEADLK", "EDEADLOCK", "EOPNOTSUPP"])
+def test_an_error_of_the_system_has_each_of_its_names(name: str) -> None:
+    assert errno_named(name) == getattr(errno, name)
 
 
 def test_a_late_message_is_dropped_with_its_channel(

@@ -7,6 +7,7 @@ import select
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -228,12 +229,13 @@ def test_one_that_uses_nothing_has_no_memory(pair: Pair, peer: StartPeer) -> Non
     [
         ("explodes", None, "no behaviour 'explodes'"),
         ("late", None, "no behaviour 'late' that needs no argument"),
+        (partial(testing.late, 1), None, r"no behaviour '.*late.*' that needs no argument"),
         ("dies", "yesterday", "no step 'yesterday'"),
         ("conflicts", "mapped", "conflicts is possible only at 'turned_in' and 'constrained'"),
     ],
 )
 def test_behaviours_that_cannot_be_are_refused(
-    pair: Pair, peer: StartPeer, behaviour: str, at: str | None, told: str
+    pair: Pair, peer: StartPeer, behaviour: Any, at: str | None, told: str
 ) -> None:
     with pytest.raises(ValueError, match=told):
         peer("peer", ENCODER, token=pair.token, behaviour=behaviour, at=at)
