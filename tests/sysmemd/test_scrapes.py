@@ -13,6 +13,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 import trio
@@ -203,6 +205,19 @@ async def test_a_connection_lasts_a_bounded_time(
             assert late.closed
         nursery.cancel_scope.cancel()
     assert log.entries == []
+
+
+@pytest.mark.trio
+async def test_accepting_goes_on_once_a_shortage_is_over(
+    autojump_clock: MockClock, log: RecordingLog
+) -> None:
+    failures: list[Any] = [OSError("no descriptor left")] * 3
+    accept = AsyncMock(side_effect=[*failures, ("scraper", "")])
+    scrapes = Scrapes(Silent(), log)  # type: ignore[arg-type] # all that it asks
+    began = trio.current_time()
+    accepted: Any = await scrapes._accept(Mock(accept=accept))
+    assert (accepted, round(trio.current_time() - began)) == ("scraper", 3)
+    assert len(log.said("error")) == 3
 
 
 @pytest.mark.trio
