@@ -110,18 +110,20 @@ class ThreadClosing:
         except OSError:
             os.close(end)
             raise
-        self._run(partial(_drop, end, fdinfo))
+        drop = partial(_drop, end, fdinfo)
+        self._run(partial(drop, may_wait=True), partial(drop, may_wait=False))
 
     def end(self) -> None:
         """Close the remaining descriptors, if that is immediately possible. Busy threads are abandoned."""
         self._pool.end(_JOIN_SECONDS)
 
-    def _run(self, job: Callable[[], None]) -> None:
+    def _run(self, job: Callable[[], None], here: Callable[[], None] | None = None) -> None:
+        """Do a job in a thread. If there is none, do it now, or in this case `here` instead."""
         if self._pool.do(job):
             self._watch()
             return
         try:
-            job()
+            (here or job)()
         except OSError as error:
             self._say_failed(error)
 
@@ -166,10 +168,11 @@ def _is_read(fd: int) -> bool:
         return False
 
 
-def _drop(fd: int, fdinfo: int) -> None:
+def _drop(fd: int, fdinfo: int, *, may_wait: bool) -> None:
     """Drop what is queued at an end, and close these two descriptors of it.
 
-    If memory is short, try until it is not: whoever holds the other end would take its close for the event.
+    If memory is short, try until it is not, or leave the rest queued until the end is closed if this must not wait:
+    whoever holds the other end would take its close for the event.
     """
     try:
         while True:
@@ -178,6 +181,8 @@ def _drop(fd: int, fdinfo: int) -> None:
             except OSError as error:
                 if error.errno not in _SHORT_OF_MEMORY:
                     shut_down(fd)  # so that the sender closes its end, and everything queued in it
+                    raise
+                if not may_wait:
                     raise
                 time.sleep(_AGAIN_SECONDS)
             else:

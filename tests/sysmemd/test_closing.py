@@ -323,7 +323,7 @@ def test_an_end_is_emptied_although_no_descriptor_is_left_when_a_thread_comes_to
 ) -> None:
     """A client may wait for the peer of one of the descriptors to close, and receive nothing before that."""
     jobs: list[Callable[[], object]] = []
-    monkeypatch.setattr(bench.closing, "_run", jobs.append)
+    monkeypatch.setattr(bench.closing, "_run", lambda job, _: jobs.append(job))
     with stopped_end(bench) as (*_, watcher):
         with monkeypatch.context() as patch:
             patch.setattr(os, "open", none_left)
@@ -348,6 +348,27 @@ def test_an_end_that_there_is_no_memory_to_empty_is_emptied_later(
         assert_closes(watcher)
         with pytest.raises(BlockingIOError):
             far.recv(1, socket.MSG_DONTWAIT)
+
+
+def test_with_neither_memory_nor_threads_an_end_is_emptied_when_it_closes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting for memory would keep all clients waiting."""
+    short = Mock(side_effect=OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.closing._pool, "do", lambda _: False)
+        patch.setattr(closing, "drop_unread", short)
+        patch.setattr(closing.time, "sleep", Mock(side_effect=AssertionError))
+        fd, watcher = watched()
+        near, far = channel_pair()
+        socket.send_fds(far, [b"x"], [fd])
+        os.close(fd)
+        bench.closing.stop_receiving(near.fileno())
+    with far:
+        with pytest.raises(BlockingIOError):
+            far.recv(1, socket.MSG_DONTWAIT)
+        bench.closing.close_end(near.detach())
+        assert_closes(watcher)
 
 
 def test_an_end_that_can_not_be_emptied_ends(
