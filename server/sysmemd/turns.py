@@ -119,7 +119,7 @@ class Queue:
         else:
             # Of users that have used as much, those that have had a turn and have more work come last.
             ready = dict(self._users.poll(0, _MAX_EVENTS))
-            due = [*(ready.keys() - unfinished.keys()), *unfinished]
+            due = [*(fd for fd in ready if fd not in unfinished), *unfinished]
         if len(due) > 1:
             due.sort(key=self._time)
         return due

@@ -211,6 +211,19 @@ def test_who_has_more_to_do_comes_after_who_has_waited(
         others.closing(other.connection)
 
 
+def test_who_has_used_as_much_is_served_in_the_order_of_coming(made: Turns, queue: Queue) -> None:
+    made.in_turn(lambda: None)
+    with contextlib.ExitStack() as stack:
+        others = [stack.enter_context(contextlib.closing(Turns(queue))) for _ in range(8)]
+        fakes = [stack.enter_context(FakeConnection()) for _ in others]
+        for other, fake in zip(others, fakes, strict=True):
+            other.serve(fake.connection)
+            stack.callback(other.closing, fake.connection)
+        for fake in reversed(fakes):
+            fake.send()
+        assert queue.wait(0) == [*(other.fd for other in reversed(others)), made.fd]
+
+
 class Rivals:
     """Two users with work. Each piece of work takes a slice."""
 
