@@ -233,10 +233,8 @@ class Answering(ABC):
             return False
         if wait or self._outbox:
             self._outbox.put(message, tell)
-        else:
-            tell()
-            if not self._outbox.try_put(message):
-                return False
+        elif not self._outbox.try_put(message, tell):
+            return False
         self.sent += 1
         if self._outbox:
             self._flush_later()

@@ -177,16 +177,14 @@ class Outbox:
         Raises :class:`OutboxFull` if the queue is over its limit, and the errors of :meth:`Channel.send`.
         """
         if not self._entries:
-            tell()
-            tell = nothing
-        if not self._entries and len(message.handles) <= MAX_HANDLES:
-            [(data, handles)] = message.datagrams()
             try:
-                if self._send(data, handles):
+                tell()
+                if len(message.handles) <= MAX_HANDLES and self._send(*next(message.datagrams())):
                     return
             except BaseException:
                 message.close()
                 raise
+            tell = nothing
         self._append(_Entry(message, tell=tell))
         self._check()
 
@@ -197,14 +195,15 @@ class Outbox:
         """
         return not self._entries and bool(self._channel.send(data))
 
-    def try_put(self, message: Message) -> bool:
+    def try_put(self, message: Message, tell: Callable[[], None] = nothing) -> bool:
         """Send a message of one datagram if there is room, and otherwise drop it. Takes ownership of its descriptors.
 
-        Call it only if the queue is empty, or if its next message is not created yet. Raises the errors of
-        :meth:`Channel.send`.
+        Call it only if the queue is empty, or if its next message is not created yet. `tell` is called before. Raises
+        the errors of :meth:`Channel.send`.
         """
         [(data, handles)] = message.datagrams()
         try:
+            tell()
             return self._send(data, handles)
         finally:
             message.close()

@@ -292,6 +292,17 @@ def test_descriptors_are_closed_when_the_peer_is(pair: Pair) -> None:
     assert all(handle.closed for handle in message.handles)
 
 
+def test_descriptors_are_closed_when_a_message_cannot_be_told(pair: Pair) -> None:
+    def tell() -> None:
+        raise MemoryError
+
+    for put in (pair.outbox.put, pair.outbox.try_put):
+        message = answer(1, handles=2)
+        with pytest.raises(MemoryError):
+            put(message, tell)
+        assert all(handle.closed for handle in message.handles)
+
+
 def test_it_is_said_once_when_what_comes_later_is_sent_or_will_not_be(pair: Pair) -> None:
     done: list[int] = []
     pair.fill()
