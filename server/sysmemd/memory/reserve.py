@@ -118,4 +118,6 @@ def check_available(size: int, spoken_for: int = 0) -> None:
     """
     left = max(0, available.memory_bytes() - KEPT_BYTES - spoken_for)
     if size > left:
-        raise NoMemoryError(f"{size} bytes cannot be reserved, {left} are left")
+        raise NoMemoryError(
+            f"{size} bytes cannot be reserved, {left} are left besides {KEPT_BYTES} for the daemon"
+        )

@@ -41,7 +41,8 @@ class TestingServer:
         return {
             "channel": self.interface.__name__,
             "client_name": "",
-            "client_id": self._peer.pid,
+            "client_id": 0,
+            "pid": self._peer.pid,
         }
 
     def held_by(self) -> None:
