@@ -106,7 +106,8 @@ class LateClosing(ThreadClosing):
         self._kernel = kernel
         self._jobs_left: dict[Callable[[], None], None] = {}
 
-    def _run(self, job: Callable[[], None]) -> None:
+    def _run(self, job: Callable[[], None], here: Callable[[], None] | None = None) -> None:
+        job = here or job
         self._jobs_left[job] = None
         later = round(self._kernel.chance.random() ** 4 * _LATE_SECONDS * 1e9)
         self._clock.call_at(self._clock.now() + later, partial(self._close, job))

@@ -8,6 +8,7 @@ import heapq
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -358,7 +359,7 @@ def test_with_neither_memory_nor_threads_an_end_is_emptied_when_it_closes(
     with monkeypatch.context() as patch:
         patch.setattr(bench.closing._pool, "do", lambda _: False)
         patch.setattr(closing, "drop_unread", short)
-        patch.setattr(closing.time, "sleep", Mock(side_effect=AssertionError))
+        patch.setattr(time, "sleep", Mock(side_effect=AssertionError))
         fd, watcher = watched()
         near, far = channel_pair()
         socket.send_fds(far, [b"x"], [fd])
