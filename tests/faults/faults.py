@@ -21,7 +21,7 @@ SHIMMED: Mapping[str, tuple[str, ...]] = {
     "send": ("EAGAIN",),
     "shutdown": ("ENOTCONN",),
 }
-#: By system call. Calls that strace shows under one name have a row each.
+#: By system call. Variants that strace names differently, such as `clone` and `clone3`, have a row each.
 INJECTED: Mapping[str, tuple[str, ...]] = {
     "accept4": ("EMFILE", "ENFILE", "ENOMEM", "ECONNABORTED", "EAGAIN", "EPERM"),
     "bind": ("EADDRINUSE", "ENOMEM"),

@@ -86,7 +86,7 @@ def test_all_tasks_that_wait_are_served_or_woken(run: Callable[[Test], None]) ->
             for call in [sender.acquire] * 3 + [receiver.receive] * 3:
                 group.start_soon(wait, call)
             await anyio.wait_all_tasks_blocked()
-            # Two consumers get the frames. The producer gets no buffer before they release them.
+            # Two of the calls get the frames. No call gets a buffer before these are released.
             got = [each for each in results if isinstance(each, frames.Frame)]
             assert len(got) == len(results) == 2
             for frame in got:

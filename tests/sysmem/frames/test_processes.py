@@ -188,8 +188,8 @@ def test_a_stopped_consumer_that_may_miss_frames_stops_nobody(
     sender.close("enough")
     assert lines(other) == [*map(str, range(51)), "enough"]
     oldest, newest = (lines(victim) for victim in victims)
-    # Both got the first frame, and the second one if they had released the first. Of the later frames, one consumer got
-    # the last one, and the other got none.
+    # Both got frame 1, and also frame 2 if they had released frame 0 before they were stopped. Of the later frames,
+    # DROP_OLDEST delivers the last one, and DROP_NEWEST none.
     assert oldest in (["1", "50", "enough"], ["1", "2", "50", "enough"])
     assert newest in (["1", "enough"], ["1", "2", "enough"])
 

@@ -13,7 +13,7 @@ from sysmem.testing import Attached, Group, Rule, assert_agree, assert_conflict,
 
 from ...scenarios.scenario import buffers, image, images, memory
 
-ALL_RIGHTS = sysmem.Rights(0xC0EF)  # the fields of a VMO (`docs/spec/protocol.md`)
+ALL_RIGHTS = sysmem.Rights(0xC0EF)  # all rights of a VMO (`docs/spec/protocol.md`)
 NV12 = images(image(sysmem.PixelFormat.NV12))
 BGRA = images(image())
 EITHER = images(image(sysmem.PixelFormat.NV12), image())

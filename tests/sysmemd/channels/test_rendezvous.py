@@ -227,7 +227,7 @@ def test_an_offer_of_who_has_left_is_given_to_nobody_and_holds_no_name(
     offer(gone, bench.token())
     bench.run()
     gone.close()
-    bench.reactor.served.reverse()  # the last message is read first
+    bench.reactor.served.reverse()  # the newest channel is read first
     if next_is == "a take":
         taking = take(there)
         bench.run()
