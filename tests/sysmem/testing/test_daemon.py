@@ -11,14 +11,17 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
 import pytest
+import structlog
 import trio
 from trio.testing import MockClock
 
 import sysmem
 from sysmem import testing
+from sysmem.testing._clock import OtherClock
 from sysmemd.channels import AllocatorServer
 from sysmemd.pause import give_way
 from sysmemd.tree.choose import Question
@@ -193,6 +196,20 @@ async def test_the_daemons_time_may_pass_alone(arguments: dict[str, float], jump
             with trio.fail_after(60):
                 while not events(d, "allocation is taking a while"):
                     assert not await token.wait_closed(timeout=0.001)
+
+
+@pytest.mark.trio
+async def test_others_run_between_the_calls_of_a_clock_of_its_own() -> None:
+    clock = OtherClock(structlog.get_logger(), MockClock())
+    calls: list[int] = []
+    for number in range(100):
+        clock.call_at(0, partial(calls.append, number))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(clock.run)
+        while not calls:
+            await trio.lowlevel.checkpoint()
+        assert len(calls) < 100
+        nursery.cancel_scope.cancel()
 
 
 def test_without_a_trio_loop_the_other_face_is_named() -> None:
