@@ -17,7 +17,7 @@ from .channels import STOPPING, Connection
 from .clock import TrioClock
 from .pause import Holder
 from .ports import Log
-from .turns import Queue, Turns
+from .turns import SLICE_NS, Queue, Turns
 from .users import User
 from .waiting import in_place_of_waiting
 
@@ -236,7 +236,7 @@ class TrioReactor:
             self._loop_began = -1
         due = queue.wait(seconds)
         others_wait = len(due) > 1 or bool(queue.unfinished)
-        served = 0
+        served, charged = 0, queue.charged
         for fd in due:
             if fd != self._last:
                 self._last = fd
@@ -249,7 +249,8 @@ class TrioReactor:
             user = self._users.get(fd)
             if user is not None:
                 served += 1
-                if self._take(fd, user, self._turns[user], measured=others_wait):
+                has_more = self._take(fd, user, self._turns[user], measured=others_wait)
+                if has_more or queue.charged - charged >= SLICE_NS:
                     break  # others may have come meanwhile who go first
         return served, False
 

@@ -74,6 +74,8 @@ class Queue:
         self._used: dict[int, int] = {}
         #: The highest time at which a measured turn began. Who was idle begins near it.
         self._level = 0
+        #: The CPU time of all measured turns so far, in nanoseconds.
+        self.charged = 0
         #: Called when a user gets work that the kernel does not know of.
         self.on_rouse: Callable[[], None] = lambda: None
 
@@ -126,6 +128,7 @@ class Queue:
 
     def charge(self, fd: int, nanoseconds: int) -> None:
         """Count the CPU time of a turn."""
+        self.charged += nanoseconds
         if fd in self._used:  # it may have left in its turn
             began = self._time(fd)
             self._level = max(self._level, began)

@@ -84,9 +84,11 @@ async def test_users_are_served_in_turn(
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("at_once", [True, False])
 async def test_who_comes_meanwhile_is_not_kept_waiting_by_all_who_are_busy(
-    log: RecordingLog, monkeypatch: pytest.MonkeyPatch
+    log: RecordingLog, *, at_once: bool
 ) -> None:
+    """This holds whether their work is there at once or a message follows each answer."""
     time = Time()
     order: list[str] = []
     with contextlib.ExitStack() as stack:
@@ -94,20 +96,27 @@ async def test_who_comes_meanwhile_is_not_kept_waiting_by_all_who_are_busy(
         newcomer, *busy = (stack.enter_context(FakeConnection(uid=uid)) for uid in range(5))
         newcomer.on_receive = partial(order.append, "newcomer")
 
-        def work() -> None:
+        def work(one: FakeConnection) -> None:
             order.append("busy")
+            if not at_once and len(order) < 38:
+                one.send()
             time.now += turns.SLICE_NS
             if len(order) == 21:
                 newcomer.send()
 
         async with trio.open_nursery() as nursery:
             reactor = TrioReactor(nursery, queue, log, time, time)
-            reactor.serve(newcomer.connection)
+            for one in (newcomer, *busy):
+                reactor.serve(one.connection)
             for one in busy:
-                for _ in range(10):
-                    reactor.in_turn(one.account.user, work)
+                one.on_receive = partial(work, one)
+                for _ in range(10 if at_once else 0):
+                    reactor.in_turn(one.account.user, one.on_receive)
+                if not at_once:
+                    one.send()
             await wait_all_tasks_blocked()
-            reactor.closing(newcomer.connection)
+            for one in (newcomer, *busy):
+                reactor.closing(one.connection)
             nursery.cancel_scope.cancel()
     assert order == ["busy"] * 21 + ["newcomer"] + ["busy"] * 19
 
