@@ -10,7 +10,10 @@ from .errors import Failed
 
 
 class Deferred:
-    """A response that its maker creates when it can be sent. It is not sent if the connection closes before that."""
+    """A response that is sent after its call was processed, unless the connection closes before.
+
+    It is given then (:meth:`answer`), or a maker creates it when it can be sent (:meth:`answer_with`).
+    """
 
     __slots__ = ("_connection", "_maker", "_method", "_txid")
 
