@@ -118,6 +118,7 @@ NOT_LOADED = {
 }
 
 
+@pytest.mark.untraced  # the tracer loads modules
 @pytest.mark.parametrize("program", NOT_LOADED)
 def test_a_program_loads_what_it_uses(program: str) -> None:
     listing = f"import sys; {program}; print(*sys.modules, sep=chr(10))"

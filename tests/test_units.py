@@ -156,6 +156,7 @@ def syscalls_of(*names: str) -> set[str]:
 
 @systemd
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace isn't installed")
+@pytest.mark.untraced  # the tracer opens files for its data
 def test_the_daemon_does_nothing_that_its_unit_forbids(tmp_path: Path) -> None:
     """systemd can't run here, so the daemon's system calls are traced and examined."""
     text = (PACKAGING / "sysmemd.service").read_text()

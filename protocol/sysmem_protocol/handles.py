@@ -53,14 +53,15 @@ class Handle(Owner):
 
     def __init__(self, owned: int | Cell, close: Callable[[int], None] = os.close) -> None:
         """Take ownership of a descriptor, or of that in a cell. `close` is the function that closes a descriptor."""
-        #: Why there is no descriptor, unless this handle was closed.
         self._gone: str | None = None
         self._cell = Number(owned, close) if isinstance(owned, int) else owned
 
     def fileno(self) -> int:
         """Return the descriptor. This handle keeps ownership. Raises :class:`HandleClosedError` if it has none."""
         cell = self._cell
-        if type(cell) is Number:
+        if self._gone:
+            fd = -1
+        elif type(cell) is Number:
             fd = cell.fd
         else:
             try:
@@ -74,13 +75,13 @@ class Handle(Owner):
     @property
     def closed(self) -> bool:
         """Whether the descriptor is closed or given away."""
-        return number(self._cell) < 0
+        return self._gone is not None or number(self._cell) < 0
 
     def take(self) -> int:
         """Give up ownership of the descriptor and return it."""
         self.fileno()
         fd = detach(self._cell)
-        self._cell = _EMPTY
+        self._gone, self._cell = CLOSED, _EMPTY
         return fd
 
     def as_socket(self) -> socket.SocketType:
@@ -105,7 +106,7 @@ class Handle(Owner):
             if isinstance(self._cell, socket.SocketType)
             else self._with_socket().take_socket()
         )
-        self._cell = _EMPTY
+        self._gone, self._cell = CLOSED, _EMPTY
         return taken
 
     def _with_socket(self) -> Number:
@@ -118,7 +119,7 @@ class Handle(Owner):
         """Give the descriptor to a new owner of this class, and return that."""
         self.fileno()
         moved = kind(self._cell)
-        self._cell = _EMPTY
+        self._gone, self._cell = CLOSED, _EMPTY
         return moved
 
     def duplicate(self) -> Self:
@@ -134,6 +135,7 @@ class Handle(Owner):
 
     def close(self) -> None:
         """Close the descriptor. Idempotent."""
+        self._gone = self._gone or CLOSED
         cell = self._cell
         if cell is not _EMPTY:
             close_cell(cell)
@@ -145,8 +147,7 @@ class Handle(Owner):
             super().__del__(_warn)
 
     def _lose(self, why: str = FORKED) -> None:
-        if not self.closed:
-            self._gone = why
+        self._gone = self._gone or why
         self._cell.close()
 
 

@@ -71,9 +71,9 @@ class ImageFormat:
     """The layout of the pixels in memory. A layout without a name is a plain number."""
     color_space: ColorSpace = ColorSpace.PASSTHROUGH
     """The colour space of the pixels. By default the participants know it from elsewhere."""
-    display_rect: RectU | tuple[int, int, int, int] = _WHOLE
-    """The visible part: x and y of its first pixel, width and height, in pixels. By default the whole image. A tuple
-    becomes a :class:`RectU`."""
+    display_rect: tuple[int, int, int, int] = _WHOLE
+    """The visible part: x and y of its first pixel, width and height, in pixels. By default the whole image. It becomes
+    a :class:`RectU`."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, SizeU):

@@ -16,6 +16,10 @@ from .harness import Target, strike_all
 from .shortages import MOMENTS
 from .starts import Start, strike_starts
 
+pytestmark = (
+    pytest.mark.untraced
+)  # the daemon must not use much of a processor, and the calls are counted
+
 #: Faults that once broke something, one for each cause.
 ONCE = (
     # ended the daemon: nothing guarded these two waits
