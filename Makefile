@@ -70,11 +70,11 @@ soak: $(READY)  ## run as many negotiations of all kinds as in a day (CYCLES=100
 
 # What some of the tests (TESTS=) leave is only shown. A process that was killed as it wrote leaves a file that can't be read.
 coverage: export COVERAGE_FILE := $(CURDIR)/.coverage/data
-coverage: $(READY)  ## run all tests, and show the code that none of them runs; fails below 97 % of the lines and branches, and 100 % of the pure core's (TESTS=tests/sysmem for some)
+coverage: $(READY)  ## run all tests, and show the code that none of them runs; fails below 98 % of the lines and branches, and 100 % of the pure core's (TESTS=tests/sysmem for some)
 	rm -rf .coverage && mkdir -m 1777 .coverage # processes of other users write there too
 	$(MAKE) test RUN="coverage run" OPTIONS="$(OPTIONS) $(TESTS)"
 	PYTHONWARNINGS=default $(BIN)/coverage combine --quiet
-	$(BIN)/coverage report $(if $(TESTS),,--fail-under=97)
+	$(BIN)/coverage report $(if $(TESTS),,--fail-under=98)
 	$(BIN)/coverage report --include='*/sysmemd/constraints/*,*/sysmemd/explaining/*,*/sysmemd/tree/*' $(if $(TESTS),,--fail-under=100)
 
 # The emulated processor takes a minute to compile what these first two lines compile in two seconds.
