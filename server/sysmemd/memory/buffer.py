@@ -39,7 +39,7 @@ from sysmemd.ports import ClientInfo, Clock, Log, Payer
 
 from . import locks, vmo
 from .groups import Groups
-from .heaps import Heap
+from .heaps import PaidHeap
 from .locks import Kind
 from .reclaim import Reclaimer
 from .signals import Event, SignalSet
@@ -151,7 +151,7 @@ class Buffer:
         self,
         index: int,
         size: int,
-        heap: Heap,
+        heap: PaidHeap,
         handle: Handle,
         owner: Owner,
         surroundings: Surroundings,

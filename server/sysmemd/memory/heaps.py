@@ -102,11 +102,6 @@ class PaidHeap:
         """The heap's settings."""
         return self._heap.properties
 
-    @property
-    def used_bytes(self) -> int:
-        """The number of bytes of the existing buffers of all payers."""
-        return self._heap.used_bytes
-
     def allocate(self, name: str, size: int, *, writable: bool = True) -> Handle:
         """See :meth:`Heap.allocate`. Also fails if the payer's quota is exceeded."""
         gone = self._payer.pay_for_buffer(size)

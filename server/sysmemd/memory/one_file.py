@@ -20,7 +20,7 @@ from sysmemd.ports import ClientInfo, NoMemoryError, Payer
 
 from . import vmo
 from .buffer import Hold, Owner, Surroundings
-from .heaps import Heap
+from .heaps import PaidHeap
 from .locks import Kind
 
 #: The pauses between reads. The last one is repeated.
@@ -52,7 +52,7 @@ class OneFileBuffer:
         self,
         index: int,
         size: int,
-        heap: Heap,
+        heap: PaidHeap,
         handle: Handle,
         owner: Owner,
         surroundings: Surroundings,

@@ -89,7 +89,6 @@ class Reservations:
         for reservation, _ in self._under_way:
             for buffer in reservation.buffers:
                 buffer.close()
-        self._under_way.clear()
 
     def _advance(self, reservation: Reservation, done: Callable[[Exception | None], None]) -> None:
         try:

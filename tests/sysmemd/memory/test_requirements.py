@@ -43,6 +43,11 @@ def test_without_ofd_locks(monkeypatch: pytest.MonkeyPatch) -> None:
             set(),
             "the locks of one open file description can't be distinguished from others",
         ),
+        (
+            "kinds_held",
+            set(locks.Kind),
+            "the locks of one open file description can't be distinguished from others",
+        ),
     ],
 )
 def test_with_locks_that_tell_nothing(
