@@ -168,7 +168,7 @@ class Watcher:
         if not self._waiting:
             self._told = (0, self._lost)
             return WatcherOnEventsEvent(json="[]", lost=self._lost or None)
-        size, batch = 2, []
+        size, batch = 1, []  # two brackets, and a comma less than events
         for event in self._waiting:
             size += len(event.encode()) + 1
             if size > MAX_EVENTS_BYTES:

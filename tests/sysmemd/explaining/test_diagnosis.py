@@ -266,10 +266,10 @@ def test_values_of_a_wildcard_entry_have_a_say() -> None:
 
 
 def test_a_line_does_not_grow_with_the_participants() -> None:
-    crowd = [wants(count=20, min_size_bytes=1) for _ in range(MAX_LINE_VALUES + 4)]
+    crowd = [wants(count=20, min_size_bytes=1) for _ in range(2 * MAX_LINE_VALUES + 1)]
     refusal = diagnosed(*crowd)
     assert refusal.rule is Rule.COUNT_OVER_128
-    assert "and 4 more" in refusal.line(conflict=False)
+    assert "and 7 more" in refusal.line(conflict=False)
     assert len(refusal.conflict) == 7
 
 
@@ -285,6 +285,18 @@ def test_a_line_shows_the_values_that_decide() -> None:
     refusal = diagnosed(*crowd, *sizes)
     assert str(refusal).endswith("conflict: p8 (8) and p10 (10)")
     assert "p8 (8)" in str(refusal).partition("conflict")[0]
+    many = image(
+        min_size=size(10, 10),
+        max_size=size(999, 999),
+        size_alignment=size(16, 16),
+        pad_for_block_size=size(64, 64),
+        bytes_per_row_divisor=1000,
+    )
+    limit = wants(buffer_memory_constraints=memory(max_size_bytes=100))
+    refusal = diagnosed(wants(many), limit)
+    assert refusal.line(conflict=False).endswith(
+        "p1 (1) $.buffer_memory_constraints.max_size_bytes = 100; and 1 more"
+    )
 
 
 def test_counts_that_decide_nothing_are_not_named() -> None:
@@ -343,6 +355,7 @@ def test_differences_are_told() -> None:
     line = told(result)
     assert "$.image_format_constraints.min_size: 10×10 exists, 12×12 wanted" in line
     assert f"and {len(result.differences) - MAX_LINE_VALUES} more" in line
+    assert "and 13 more" in told(replace(result, differences=(result.differences[0],) * 19))
     other = replace(result, differences=(Difference("$.x", None, True),))
     assert "; $.x: un-set exists, true wanted" in told(other)
 

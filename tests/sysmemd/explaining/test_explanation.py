@@ -269,7 +269,8 @@ def test_a_format_that_cannot_live_in_protected_memory() -> None:
 
 
 def test_many_formats_are_cut() -> None:
-    modifiers = [M.ARM_AFBC_16X16 | bits for bits in (0, 0x10, 0x20, 0x40, 0x800, 0x1000, 0x2000)]
+    bits = (0, 0x10, 0x20, 0x40, 0x800, 0x1000, 0x2000)
+    modifiers = {M.ARM_AFBC_16X16 | one | other for one in bits[:3] for other in bits}
     formats = (F.R8G8B8A8, F.R8G8B8X8, F.B8G8R8A8, F.B8G8R8X8)
     many = wants(
         *(
@@ -278,7 +279,7 @@ def test_many_formats_are_cut() -> None:
             for m in modifiers
         )
     )
-    assert because("pixel_format", many).why.endswith("3 more")
+    assert because("pixel_format", many).why.endswith(", 39 more")
 
 
 def test_why_this_color_space() -> None:

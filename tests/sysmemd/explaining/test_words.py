@@ -31,7 +31,7 @@ def test_values() -> None:
 
 def test_lists() -> None:
     assert show([1, 2]) == "[1, 2]"
-    assert show(list(range(MAX_SHOWN + 2))).endswith(", … 2 more]")
+    assert show(list(range(2 * MAX_SHOWN + 2))).endswith(", … 10 more]")
     assert show(list(range(MAX_SHOWN + 2)), None).endswith(", 8, 9]")
 
 

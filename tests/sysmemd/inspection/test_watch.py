@@ -252,6 +252,23 @@ def test_a_long_event_comes_in_parts(look: Look) -> None:
         assert max(len(part.encode()) for part in told) < MAX_EVENTS_BYTES < 5 * len(told[0])
 
 
+def test_a_message_has_as_many_events_as_fit(look: Look) -> None:
+    watch = Watch(look)
+    watch.events()
+    [watcher] = look.inspection.events._watchers
+    assert isinstance(watcher, WatcherServer)
+    half = "€" * 8190
+    spare = MAX_EVENTS_BYTES - len(f'["{half}","{half}"]'.encode())
+    for more, messages in ((spare, [2]), (spare + 1, [1, 1])):
+        watcher._sending = True
+        watcher.tell(f'"{half}"')
+        watcher.tell(f'"{half}{"x" * more}"')
+        watcher._sending = False
+        watcher._send()
+        look.run()
+        assert list(map(len, watch.messages())) == messages
+
+
 def test_who_does_not_read_loses_events_and_is_told_how_many() -> None:
     look = Look(limits=Limits(max_outbox_bytes=20_000))
     bench = look.bench
