@@ -1,10 +1,20 @@
-"""Numbers as people read them."""
+"""Numbers, participants, holders and states as people read them."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from sysmem.sysmemctl._holders import describe, is_explained, summary
+from sysmem.sysmemctl._list import buffers, waits
+from sysmem.sysmemctl._nodes import marks, process_of, to_do
+from sysmem.sysmemctl._show import flat
+from sysmem.sysmemctl._source import ClientEnds, select
 from sysmem.sysmemctl._text import age, count, size
+from sysmem.sysmemctl._tree import label
+from sysmem.sysmemctl._trouble import Trouble
+from sysmem.sysmemctl._why import sentences
 
 
 @pytest.mark.parametrize(
@@ -32,3 +42,141 @@ from sysmem.sysmemctl._text import age, count, size
 )
 def test_numbers_have_units(shown: str, text: str) -> None:
     assert shown == text
+
+
+NODE: dict[str, Any] = {
+    "number": 1,
+    "kind": "token",
+    "client_name": "camera",
+    "client_id": 7,
+    "state": "token",
+    "pid": 5,
+    "uid": 1,
+    "command": "cam",
+    "released": False,
+    "weak": False,
+    "age_s": 2.0,
+    "isolation": "propagate",
+    "must_match": False,
+    "connected": True,
+    "outcome": None,
+}
+WAITING: dict[str, Any] = {
+    "id": 3,
+    "name": "",
+    "state": "negotiating",
+    "age_s": 2.0,
+    "settings": None,
+    "buffer_count": None,
+    "nodes": [{**NODE, "number": n} for n in range(9)],
+    "waiting_for": list(range(1, 8)),
+}
+
+
+def held(count: int) -> ClientEnds:
+    """Return ends of which the one of node 1 is held by this many processes."""
+    one = {"collection": 3, "node": 1, "uid": 1, "command": "app"}
+    return ClientEnds.from_data(
+        {"held": [{**one, "pid": pid} for pid in range(1, count + 1)], "unseen": []}
+    )
+
+
+def test_of_many_the_first_are_named() -> None:
+    assert process_of(WAITING, NODE, held(0)) == "made by cam [5]"
+    assert process_of(WAITING, {**NODE, "command": None}, held(0)) == "made by process [5]"
+    assert process_of(WAITING, {**NODE, "pid": None}, held(0)) == ""
+    assert process_of(WAITING, NODE, held(3)) == "app [1], app [2], app [3]"
+    assert process_of(WAITING, NODE, held(8)) == "app [1], app [2], app [3] and 5 more"
+    one = "camera (7) made by cam [5]"
+    assert waits({**WAITING, "waiting_for": [1, 2]}, held(0)) == f"{one}; {one}"
+    assert waits(WAITING, held(0)) == f"{one}; {one}; 5 more"
+    for number, ending in ((8, "1 (no name)"), (21, "14 (no name) and 13 more")):
+        several = [{"id": id, "name": ""} for id in range(1, number + 1)]
+        with pytest.raises(Trouble) as caught:
+            select({"collections": several, "ended": []}, "")
+        assert f"the newest is the first: {number} (no name)" in str(caught.value)
+        assert str(caught.value).endswith(ending)
+
+
+def test_a_node_in_words() -> None:
+    odd = {
+        "released": True,
+        "weak": True,
+        "must_match": True,
+        "connected": False,
+        "isolation": "do not propagate",
+        "outcome": "NO_MEMORY",
+        "pid": None,
+    }
+    assert marks(NODE) == []
+    assert to_do(NODE) == "turn in its token"
+    parts = "".join(text for text, _ in label(WAITING, {**NODE, **odd}, held(0), [1]))
+    assert parts == (
+        "1 token camera (7)  token [weak] [attached] [must match a VMO] [not connected]"
+        "  NO_MEMORY  must close its released client end"
+    )
+    assert "".join(text for text, _ in label(WAITING, NODE, held(1), [2])) == (
+        "1 token camera (7), app [1]  token"
+    )
+
+
+HOLDER = {
+    "pid": 9,
+    "uid": 1,
+    "command": "app",
+    "daemon": False,
+    "how": "descriptor",
+    "fd": 4,
+    "writable": True,
+}
+MAPPING = {**HOLDER, "how": "mapping", "fd": None, "writable": False}
+
+
+def test_holders_in_words() -> None:
+    daemon = {**HOLDER, "daemon": True}
+    assert describe(HOLDER) == "app [9] of user 1: descriptor 4, writable"
+    assert describe(MAPPING) == "app [9] of user 1: a mapping, read-only"
+    assert describe({**daemon, "writable": None}) == "the daemon [9] of user 1: descriptor 4"
+    assert describe({**HOLDER, "how": "message"}) == "app [9] of user 1: in the queue of socket 4"
+    assert summary([HOLDER, MAPPING, HOLDER, {**MAPPING, "pid": 8}, {**daemon, "pid": 7}]) == [
+        "app [9]: 2 descriptors and a mapping, writable",
+        "app [8]: a mapping, read-only",
+        "the daemon [7]: 1 descriptor, writable",
+    ]
+    explained = [
+        [is_explained({"state": state, "holders": holders}) for holders in ([], [daemon], [HOLDER])]
+        for state in ("gone", "server", "clients")
+    ]
+    assert explained == [[True, True, True], [False, True, True], [False, False, True]]
+
+
+def test_a_collections_state_in_words() -> None:
+    settings = {"buffer_settings": {"raw_vmo_size": 4096}}
+    agreed = {**WAITING, "waiting_for": [], "settings": settings, "buffer_count": 2}
+    ended = {**agreed, "how": "failed", "ended": "now", "error": "", "line": "", "cause": "x"}
+    name = "collection without a name (3)"
+    for collection, line in (
+        ({**WAITING, "waiting_for": []}, "is negotiating and does not wait for any participant."),
+        (agreed, "agreed on 2 × 4 KiB."),
+        (ended, "failed at now: x"),
+        ({**ended, "line": "y"}, "failed at now: y"),
+        ({**ended, "error": "NO_MEMORY"}, "failed at now with NO_MEMORY:"),
+        ({**ended, "how": "released"}, "ended at now: all participants are gone, as planned."),
+    ):
+        assert sentences(collection) == [f"{name} {line}"]
+    first, second, *rest = sentences(WAITING, held(1))
+    assert first == f"{name} has been waiting for 2.0 s:"
+    assert second == ("  camera (7), app [1] must turn in its token; it has not done so for 2.0 s")
+    assert len(rest) == 6
+    assert (buffers(agreed), buffers({**agreed, "buffer_count": None})) == ("2 × 4 KiB", "–")
+
+
+def test_json_tables_are_flat_texts() -> None:
+    table = {"a": {"b": True, "c": [1, 2]}, "d": [{"e": "x"}, {"e": [3, [4, 5]]}], "f": False}
+    assert dict(flat(table)) == {
+        "a.b": "yes",
+        "a.c": "1, 2",
+        "d[0].e": "x",
+        "d[1].e": "3, 4 × 5",
+        "f": "no",
+    }
