@@ -205,7 +205,7 @@ class Reloading:
             self._log.error(
                 "the configuration could not be reloaded and is unchanged",
                 reason=str(error),
-                exc_info=unforeseen and error,
+                exc_info=unforeseen,
             )
         notify(os.environ, f"READY=1\nSTATUS={printable(status)}")
 

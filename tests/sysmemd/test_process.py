@@ -279,6 +279,7 @@ async def test_a_file_with_a_fault_changes_nothing(tmp_path: Path, manager: sock
         assert made.log.events("error") == [
             "the configuration could not be reloaded and is unchanged"
         ]
+        assert made.log.errors() == [{"reason": "x.toml: not\nTOML", "exc_info": False}]
         assert source.applied == []
 
 
@@ -290,6 +291,7 @@ async def test_whatever_else_reading_it_fails_with_changes_nothing(tmp_path: Pat
     async with running(tmp_path / "run", Short()) as made:
         signal.raise_signal(signal.SIGHUP)
         await made.said("the configuration could not be reloaded and is unchanged")
+        assert made.log.errors() == [{"reason": "", "exc_info": True}]
         made.connect()
 
 

@@ -13,11 +13,12 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from sysmemd import turns
+from sysmemd.pause import wait_for
 from sysmemd.reactor import TrioReactor
 from sysmemd.turns import Queue
 
 from .memory.harness import RecordingLog
-from .turns import FakeConnection, Time
+from .turns import FakeConnection, Idle, Time
 
 
 @pytest.fixture
@@ -173,16 +174,46 @@ async def test_a_user_who_can_not_be_waited_for_is_closed_once_it_is_served(
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("error", [KeyError("oh"), OSError("oh"), MemoryError("oh")])
 async def test_work_that_fails_is_logged_and_stops_nobody(
-    reactor: TrioReactor, log: RecordingLog
+    reactor: TrioReactor, log: RecordingLog, error: Exception
 ) -> None:
+    """Only an unforeseen error is logged with its traceback."""
+
+    def fail() -> None:
+        raise error
+
     with FakeConnection() as fake:
-        reactor.in_turn(fake.account.user, lambda: [].clear(1))  # type: ignore[call-arg] # fails
+        reactor.in_turn(fake.account.user, fail)
         done = trio.Event()
         reactor.in_turn(fake.account.user, done.set)
         await done.wait()
     assert log.events("error") == ["an error occurred while a user was served"]
+    [fields] = log.errors()
+    assert fields["reason"] == repr(error)
+    assert bool(fields["exc_info"]) == isinstance(error, KeyError)
     await wait_all_tasks_blocked()
+
+
+@pytest.mark.trio
+async def test_the_interrupted_work_of_all_users_is_unwound_in_the_end(
+    reactor: TrioReactor,
+) -> None:
+    unwound: list[int] = []
+
+    def work(uid: int) -> None:
+        try:
+            wait_for(Idle())
+        finally:
+            unwound.append(uid)
+
+    for uid in (1, 2):
+        with FakeConnection(uid=uid) as fake:
+            reactor.in_turn(fake.account.user, partial(work, uid))
+    await wait_all_tasks_blocked()
+    assert unwound == []
+    reactor.give_up()
+    assert unwound == [1, 2]
 
 
 @pytest.mark.trio

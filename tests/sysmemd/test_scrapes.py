@@ -208,6 +208,26 @@ async def test_a_connection_lasts_a_bounded_time(
 
 
 @pytest.mark.trio
+async def test_a_fault_of_ours_is_logged_and_ends_that_connection_alone(
+    nursery: trio.Nursery, autojump_clock: MockClock, log: RecordingLog
+) -> None:
+    class Faulty:
+        def metrics(self, user: User, done: Callable[[Handle], None], *, plain: bool) -> None:
+            raise KeyError("oh")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        scrapes = Scrapes(Faulty(), log)  # type: ignore[arg-type] # all that it asks
+        nursery.start_soon(scrapes.serve, trio.socket.from_stdlib_socket(listener))
+        for _ in range(MAX_CONNECTIONS + 1):
+            async with await trio.open_tcp_stream(*listener.getsockname()) as scraper:
+                await scraper.send_all(b"GET /metrics HTTP/1.0\r\n\r\n")
+                assert await scraper.receive_some() == b""
+        nursery.cancel_scope.cancel()
+    failed = ("metrics could not be served", {"reason": "KeyError('oh')", "exc_info": True})
+    assert log.said("error") == [failed] * (MAX_CONNECTIONS + 1)
+
+
+@pytest.mark.trio
 async def test_accepting_goes_on_once_a_shortage_is_over(
     autojump_clock: MockClock, log: RecordingLog
 ) -> None:

@@ -19,7 +19,7 @@ from sysmemd.pause import give_way, wait_for
 from sysmemd.runner import Runner
 from sysmemd.turns import RECEIVE_BUDGET, Queue, Turns
 
-from .turns import FakeConnection, Time
+from .turns import FakeConnection, Idle, Time
 
 
 @pytest.fixture
@@ -517,25 +517,6 @@ def test_several_may_be_interrupted(
         turns += 1
     assert set(done) == set(fakes)
     assert turns <= 30
-
-
-class Idle:
-    """A holder that becomes idle on demand."""
-
-    def __init__(self) -> None:
-        self.callbacks: list[Callable[[], None]] = []
-        self.idle = False
-
-    def when_idle(self, callback: Callable[[], None]) -> None:
-        if self.idle:
-            callback()
-        else:
-            self.callbacks.append(callback)
-
-    def rest(self) -> None:
-        self.idle = True
-        for callback in self.callbacks:
-            callback()
 
 
 def test_work_may_wait_for_somebody_without_being_called(made: Turns, fake: FakeConnection) -> None:

@@ -125,3 +125,22 @@ class FakeConnection:
     def __exit__(self, *_: object) -> None:
         self.near.close()
         self.far.close()
+
+
+class Idle:
+    """A holder that becomes idle on demand."""
+
+    def __init__(self) -> None:
+        self.callbacks: list[Callable[[], None]] = []
+        self.idle = False
+
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        if self.idle:
+            callback()
+        else:
+            self.callbacks.append(callback)
+
+    def rest(self) -> None:
+        self.idle = True
+        for callback in self.callbacks:
+            callback()

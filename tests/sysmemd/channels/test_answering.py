@@ -205,6 +205,21 @@ def test_an_event_of_a_stream_is_made_when_there_is_room(line: Line) -> None:
     assert line.connection.sent == 1
 
 
+def test_all_messages_are_counted_and_the_total_outlives_the_channel(line: Line) -> None:
+    line.send(Node.sync, txid=1)
+    line.serve()
+    line.server.serve = lambda: Deferred(Made(lambda: Error.NO_MEMORY))
+    line.send(BufferCollection.wait_for_all_buffers_allocated, txid=2)
+    line.serve()
+    line.reactor.run()
+    line.connection.send_event(Explained.on_explained, ExplainedOnExplainedEvent(line="x"))
+    assert line.answers() == [1, 2, 0]
+    assert (line.connection.received, line.connection.sent) == (2, 3)
+    line.connection.close()
+    tracer = line.connection._tracer
+    assert (tracer.messages_in, tracer.messages_out) == (2, 3)
+
+
 def test_more_deferred_answers_than_the_bound_close_the_channel(
     new_line: Callable[..., Line],
 ) -> None:

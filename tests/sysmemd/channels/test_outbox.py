@@ -15,6 +15,7 @@ from sysmem_protocol.message import MAX_HANDLES, Message, parse
 from sysmemd.channels.outbox import Outbox, OutboxFull, nothing
 
 from .line import null
+from .support import header
 
 ORDINAL = 1234
 
@@ -103,8 +104,11 @@ def test_messages_wait_in_order_for_a_client_that_does_not_read(pair: Pair) -> N
     pair.drain()
     pair.outbox.put(answer(4))  # not before the waiting messages
     assert len(pair.outbox) == 4
+    assert not pair.outbox.put_bytes(header(5, ORDINAL))
     assert pair.outbox.flush()
     assert txids(pair) == [1, 2, 3, 4]
+    assert pair.outbox.put_bytes(header(5, ORDINAL))
+    assert txids(pair) == [5]
 
 
 def test_what_comes_later_is_made_when_it_can_be_sent_and_anew_each_time(pair: Pair) -> None:
