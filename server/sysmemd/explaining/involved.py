@@ -107,7 +107,7 @@ def _own_values(refusal: Refusal, who: Participant) -> Iterator[Brought]:
 def enlarges(name: str, value: Any) -> bool:
     """Return whether a value of a size field (:data:`.entry.SIZE_FIELDS`), padding or count can add anything."""
     neutral = 1 if "align" in name or "divisor" in name or "block" in name else 0
-    return bool(value > neutral)
+    return bool(value) and value != neutral
 
 
 def _is_idle(value: Brought, involved: Sequence[Brought]) -> bool:
