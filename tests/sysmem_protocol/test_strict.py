@@ -135,8 +135,11 @@ def test_keys_that_only_python_takes_for_the_same_are_no_duplicates(item: str) -
 
 @pytest.mark.parametrize(
     "item",
-    ["", "18", "1900", "41", "6261", "81", "8201", "a1", "a101", "a2010203", "d97a5d", "fb00"],
-)
+    [
+        "", "18", "1900", "41", "6261", "81", "8141", "8201", "a1", "a101", "a10141", "a2010203",
+        "d97a5d", "fb00",
+    ],
+)  # fmt: skip
 def test_an_incomplete_item_is_refused(item: str) -> None:
     refused(item, "is incomplete")
 

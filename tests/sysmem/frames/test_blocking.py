@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 
 import pytest
 
@@ -232,6 +233,8 @@ def test_a_consumer_that_does_not_receive_any_more_is_gone() -> None:
         far.shutdown(socket.SHUT_RD)
         send(sender)
         assert sender.acquire(timeout=WAIT) == 0
+        [consumer] = sender.statistics().consumers
+        assert (consumer.gone, consumer.delivered) == ("it closed its end, or died", 0)
 
 
 def test_a_closed_stream_ends_with_the_producer_s_reason_after_its_frames(ends: Ends) -> None:
@@ -249,9 +252,19 @@ def test_a_closed_stream_ends_with_the_producer_s_reason_after_its_frames(ends: 
         assert caught.value.reason == "the camera was unplugged"
         assert caught.value.closed
     assert receiver.statistics().ended == "the camera was unplugged"
-    for call in (sender.acquire, sender.fileno):
-        with pytest.raises(HandleClosedError):
-            call()
+    near, far = frames.pair()
+    with near, far:
+        of_buffer = [partial(method, 0) for method in (sender.send, sender.cancel)]
+        for call in (
+            sender.acquire,
+            sender.fileno,
+            sender.process,
+            *of_buffer,
+            partial(sender.add, near),
+        ):
+            with pytest.raises(HandleClosedError):
+                call()
+        assert near.fileno() != -1
 
 
 def test_what_waits_for_a_consumer_reaches_it_when_the_stream_is_closed() -> None:

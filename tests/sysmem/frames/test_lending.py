@@ -98,6 +98,18 @@ def test_the_producer_gets_the_buffer_of_a_frame_that_only_waits_and_may_be_miss
     assert lending.take() is None
 
 
+def test_only_the_oldest_that_waits_is_dropped_for_its_buffer() -> None:
+    lending = Lending(3)
+    stuck = Recorder(lending, Policy.DROP_NEWEST, 3)
+    stuck.room = False
+    send(lending), send(lending), send(lending)
+    assert lending.take() == 0
+    stuck.room = True
+    lending.flush()
+    assert stuck.got == [1, 2]
+    assert stuck.consumer.dropped == 1
+
+
 def test_a_frame_that_somebody_else_has_is_not_dropped_for_its_buffer() -> None:
     lending = Lending(2)
     slow = Recorder(lending, Policy.DROP_OLDEST, 1)

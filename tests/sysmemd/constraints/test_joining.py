@@ -24,7 +24,7 @@ from sysmemd.constraints import (
 from sysmemd.constraints.joining import Joining
 
 from .strategies import PEOPLE, PLATFORM, TIGHTENING, groups, plausible
-from .support import told
+from .support import told, wants
 
 
 @given(PEOPLE, groups(TIGHTENING | plausible(), 4))
@@ -61,6 +61,16 @@ def test_what_exists_suits_nobody_and_those_who_made_it(people: list[Participant
     alone = Joining([], existing, PLATFORM)
     assert alone.attempt(people) is None
     assert Joining(people, existing, PLATFORM).attempt([]) is None
+
+
+def test_a_newcomer_without_a_usage_is_refused() -> None:
+    people = [Participant(wants(min_size_bytes=1))]
+    existing = aggregate(people, PLATFORM)
+    assert isinstance(existing, Allocation)
+    newcomer = Participant(wants(usage=None, count=None, min_size_bytes=1))
+    refusal = Joining(people, existing, PLATFORM).attempt([newcomer])
+    assert refusal is not None
+    assert refusal.rule is Rule.USAGE_MISSING
 
 
 def images(*formats: int) -> Participant:

@@ -50,6 +50,7 @@ def test_heights_over_32_bits_have_no_padded_size() -> None:
     assert padded(100, SizeU(1, 1), **tall) is None
     assert padded(100, SizeU(1, 2), **tall, size_alignment=(1, 2)) is None
     assert padded(1 << 33, SizeU(1, 2), **tall) is None
+    assert padded(1 << 33, SizeU(1, 1 << 31), min_size=(1, 1), max_size=(1, U32)) is None
 
 
 def test_blocks_over_32_bits_have_no_padded_size() -> None:
