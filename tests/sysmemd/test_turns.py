@@ -194,6 +194,15 @@ def test_who_has_more_to_do_waits(made: Turns, time: Time, queue: Queue) -> None
     assert not queue.others_wait(-1, turns.DEBT_NS)
 
 
+def test_what_is_not_a_users_always_comes_first(queue: Queue) -> None:
+    with FakeConnection() as fake:
+        queue.enter(fake.near.fileno())
+        assert not queue.others_wait(-1, 0)
+        fake.send()
+        assert queue.others_wait(-1, 0)
+        queue.leave(fake.near.fileno())
+
+
 def test_who_has_more_to_do_comes_after_who_has_waited(
     made: Turns, fake: FakeConnection, time: Time, queue: Queue
 ) -> None:

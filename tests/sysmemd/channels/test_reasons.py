@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -112,6 +114,21 @@ def test_a_report_that_no_descriptor_is_left_for_is_missing(
     reason = told(client.message())
     assert (reason.error, reason.report) == (Error.CONSTRAINTS_INTERSECTION_EMPTY, None)
     assert "$.max_buffer_count = 1" in reason.line
+
+
+def test_a_report_is_one_document_for_all_who_receive_it_in_one_turn(bench: Bench) -> None:
+    received: list[Handle] = []
+    connection: Any = SimpleNamespace(
+        explained=True, explain=lambda _error, _line, report: received.append(report)
+    )
+    one, other = "one report", "other report"
+    for text in (one, one, other):
+        bench.service.explain(connection, Reason(None, "no", text))
+    found = [(os.fstat(vmo.fileno()).st_ino, os.pread(vmo.fileno(), 99, 0)) for vmo in received]
+    assert [content for _, content in found] == [b"one report", b"one report", b"other report"]
+    assert found[0] == found[1]
+    for vmo in received:
+        vmo.close()
 
 
 def test_a_reason_that_cannot_be_sent_changes_nothing_else(
