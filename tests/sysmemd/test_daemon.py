@@ -37,7 +37,7 @@ from sysmemd.clock import TrioClock
 from sysmemd.config import AccessSection, Config, Limits
 from sysmemd.memory.requirements import Findings
 from sysmemd.pause import give_way
-from sysmemd.reactor import TrioReactor, readable
+from sysmemd.reactor import FRUITLESS_SECONDS, TrioReactor, readable
 from sysmemd.sockets import Listeners, StartError
 from sysmemd.tree.choose import Question
 from sysmemd.turns import Queue, Turns
@@ -540,6 +540,29 @@ async def test_news_that_can_not_be_processed_do_not_stop_it_nor_spin(
     nursery.cancel_scope.cancel()
     readable.close()
     far.close()
+
+
+@pytest.mark.trio
+async def test_reports_about_buffers_that_reveal_nothing_are_read_with_pauses(
+    nursery: trio.Nursery, autojump_clock: MockClock, log: RecordingLog
+) -> None:
+    near, far = socket.socketpair()
+    times: list[float] = []
+
+    def process() -> None:
+        times.append(trio.current_time())
+        if len(times) == 3:
+            near.recv(1)
+
+    with near, far:
+        far.send(b"x")
+        memory: Any = SimpleNamespace(is_fruitless=True, fileno=near.fileno, process_events=process)
+        nursery.start_soon(daemon._follow_memory, memory, log)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert [time - times[0] for time in times] == pytest.approx(
+        [0, FRUITLESS_SECONDS, 2 * FRUITLESS_SECONDS]
+    )
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------

@@ -10,11 +10,11 @@ from functools import partial
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sysmemd import turns
 from sysmemd.pause import wait_for
-from sysmemd.reactor import TrioReactor
+from sysmemd.reactor import FRUITLESS_SECONDS, TrioReactor
 from sysmemd.turns import Queue
 
 from .memory.harness import RecordingLog
@@ -193,6 +193,27 @@ async def test_work_that_fails_is_logged_and_stops_nobody(
     assert fields["reason"] == repr(error)
     assert bool(fields["exc_info"]) == isinstance(error, KeyError)
     await wait_all_tasks_blocked()
+
+
+@pytest.mark.trio
+async def test_a_user_whose_reports_reveal_nothing_is_asked_with_pauses(
+    reactor: TrioReactor, autojump_clock: MockClock
+) -> None:
+    """Otherwise the daemon would ask the kernel without end."""
+    with FakeConnection() as fake:
+        asked = 0
+
+        def nothing() -> bool:
+            nonlocal asked
+            asked += 1
+            return asked == 1000 and fake.near.recv(1) != b"x"
+
+        fake.receive = nothing  # type: ignore[method-assign] # as if there were nothing
+        fake.send()
+        reactor.serve(fake.connection)
+        await trio.sleep(10 * FRUITLESS_SECONDS)
+        assert 70 <= asked <= 80
+        reactor.closing(fake.connection)
 
 
 @pytest.mark.trio

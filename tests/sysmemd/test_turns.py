@@ -203,6 +203,19 @@ def test_what_is_not_a_users_always_comes_first(queue: Queue) -> None:
         queue.leave(fake.near.fileno())
 
 
+def test_the_loop_is_reported_among_the_channels_while_it_is_watched(
+    made: Turns, queue: Queue
+) -> None:
+    with FakeConnection() as loop:
+        queue.enter_loop(loop.near.fileno())
+        loop.send()
+        for watched in (True, False):
+            made.watch_loop(watched=watched)
+            assert made.wait(0) is watched
+            made.take()
+        assert made.loop_is_ready
+
+
 def test_who_has_more_to_do_comes_after_who_has_waited(
     made: Turns, fake: FakeConnection, time: Time, queue: Queue
 ) -> None:
