@@ -203,6 +203,17 @@ def test_a_tracker_attached_when_all_is_gone_closes_at_once(bench: Bench) -> Non
     assert is_closed(bench.tracker(buffers))
 
 
+def test_who_asks_is_called_once_when_all_is_gone(bench: Bench) -> None:
+    buffers = bench.allocate()
+    called: list[str] = []
+    buffers.when_gone(lambda: called.append("later"))
+    assert called == []
+    buffers.drop_strong()
+    bench.wait(lambda: not buffers.existing)
+    buffers.when_gone(lambda: called.append("at once"))
+    assert called == ["later", "at once"]
+
+
 def test_all_trackers_of_one_number_close_together(bench: Bench) -> None:
     buffers = bench.allocate()
     trackers = [bench.tracker(buffers) for _ in range(3)]
