@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,24 @@ def test_it_ends_by_time_and_with_the_daemon(
 HEADER: dict[str, Any] = {"capture": 1, "version": "0", "at": "", "snapshot": {}}
 
 
+def incomplete() -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield events with one value of a wrong type, which a replay needs, and the keys of these values."""
+    right = {"connection": 1, "collection": 1, "node": 1, "koid": 1, "by": None, "count": 1}
+    right |= {"first": None, "cause": None, "protocol": "", "direction": "", "method": ""}
+    for kind, keys in {
+        "connected": ["connection", "protocol"],
+        "message": ["connection", "direction", "protocol", "method"],
+        "node": ["connection", "by", "collection", "node", "koid"],
+        "left": ["connection", "collection", "first", "cause"],
+        "refused": ["connection"],
+        "closed": ["connection"],
+        "ended": ["collection"],
+        "lost": ["count"],
+    }.items():
+        for key in keys:
+            yield {"event": kind, **right, key: 0.5}, key
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
@@ -108,6 +127,10 @@ HEADER: dict[str, Any] = {"capture": 1, "version": "0", "at": "", "snapshot": {}
         ("no JSON\n", "line 1: invalid JSON"),
         (json.dumps(HEADER | {"capture": 2}) + "\n", "has version 2"),
         (json.dumps(HEADER) + "\n[]\n", "line 2: neither"),
+        *(
+            (f"{json.dumps(HEADER)}\n{json.dumps(event)}\n", f"line 2: .* no valid '{missing}'")
+            for event, missing in incomplete()
+        ),
     ],
 )
 def test_what_is_no_capture_is_refused(file: Path, content: str, complaint: str) -> None:

@@ -17,6 +17,7 @@ import pytest
 import sysmem
 from sysmem import blocking, sysmemctl
 from sysmem.sysmemctl._commands import COMMANDS
+from sysmem.sysmemctl._graph import Box, Graph, _dot, _svg
 from sysmem.sysmemctl._nodes import unseen
 from sysmem.testing import Sysmemd
 from sysmem_protocol.processes import Process
@@ -270,6 +271,51 @@ def is_laid_out(drawn: xml.etree.ElementTree.Element) -> None:
         assert bends == [(x1 + x2) // 2, y1, (x1 + x2) // 2, y2]
         assert (x1, y1) in begins
         assert (x2, y2) in ends
+
+
+DOT = r"""
+digraph sysmem {
+  rankdir=LR; node [shape=box, style="filled,rounded", fontname=monospace];
+  "c1" [label="a \"b\" \\ <c>\nnegotiating", fillcolor="#e8eef7", color="#35507a", penwidth=1];
+  "n1:1" [label="1 token\ncamera (7)\ntoken\nmust turn in its token", fillcolor="#fff6d6", color="#8a6d00", penwidth=3];
+  "p5" [label="app\npid 5", fillcolor="#f2f2f2", color="#555555", penwidth=1];
+  "c1" -> "n1:1" [dir=none];
+  "n1:1" -> "p5" [style=dashed, dir=none];
+}
+"""
+SVG = r"""
+<svg xmlns="http://www.w3.org/2000/svg" width="508" height="124" viewBox="0 0 508 124" font-family="monospace" font-size="13">
+<rect width="508" height="124" fill="#ffffff"/>
+<path d="M124,62 C152,62 152,62 180,62" fill="none" stroke="#777777"/>
+<path d="M376,62 C404,62 404,62 432,62" fill="none" stroke="#777777" stroke-dasharray="5 4"/>
+<rect x="16" y="34" width="108" height="56" rx="6" fill="#e8eef7" stroke="#35507a" stroke-width="1"/>
+<text x="26" y="57" font-weight="bold" fill="#222222">a &quot;b&quot; \ &lt;c&gt;</text>
+<text x="26" y="75" fill="#222222">negotiating</text>
+<rect x="180" y="16" width="196" height="92" rx="6" fill="#fff6d6" stroke="#8a6d00" stroke-width="3"/>
+<text x="190" y="39" font-weight="bold" fill="#222222">1 token</text>
+<text x="190" y="57" fill="#222222">camera (7)</text>
+<text x="190" y="75" fill="#222222">token</text>
+<text x="190" y="93" fill="#222222">must turn in its token</text>
+<rect x="432" y="34" width="60" height="56" rx="6" fill="#f2f2f2" stroke="#555555" stroke-width="1"/>
+<text x="442" y="57" font-weight="bold" fill="#222222">app</text>
+<text x="442" y="75" fill="#222222">pid 5</text>
+</svg>
+"""  # noqa: E501 - as wide as it is
+
+
+def test_a_drawing_in_both_languages() -> None:
+    made = Graph()
+    root = made.add(Box("c1", "collection", ['a "b" \\ <c>', "negotiating"], 0))
+    waited = ["1 token", "camera (7)", "token", "must turn in its token"]
+    token = made.add(Box("n1:1", "token", waited, 1, waited_for=True))
+    app = made.add(Box("p5", "process", ["app", "pid 5"], 2))
+    assert made.add(Box("p5", "process", [], 2)) is app
+    made.connect(root, token)
+    for _ in range(2):
+        made.connect(token, app, dashed=True)
+    assert _dot(made).decode() == DOT.lstrip()
+    assert _svg(made).decode() == SVG.lstrip()
+    assert b'width="32" height="32"' in _svg(Graph())
 
 
 def test_graph_refuses_other_endings(capsys: pytest.CaptureFixture[str]) -> None:
