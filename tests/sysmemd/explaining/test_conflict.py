@@ -88,6 +88,11 @@ def test_two_of_many_take_few_aggregations(monkeypatch: pytest.MonkeyPatch) -> N
     assert names(refusal) == ["p33", "p77"]
     monkeypatch.setattr(conflict, "MAX_AGGREGATIONS", 40)
     assert names(diagnosed(*crowd)) == ["p33", "p77"]
+    counts = [{33: 64, 77: 65}.get(i, 1) for i in range(100)]
+    monkeypatch.setattr(conflict, "MAX_AGGREGATIONS", 25)
+    refusal = diagnosed(*(wants(count=count, min_size_bytes=1) for count in counts))
+    assert len(refusal.values) == 100
+    assert names(refusal) == ["p33", "p77"]
 
 
 def test_a_search_takes_a_bounded_number_of_aggregations(

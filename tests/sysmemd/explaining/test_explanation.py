@@ -266,6 +266,10 @@ def test_a_format_that_cannot_live_in_protected_memory() -> None:
         "ARM_LINEAR_TE can't live in protected memory"
         in because("pixel_format", two, platform=HEAPS).why
     )
+    two.buffer_memory_constraints = None
+    costs = (FormatCost(F.B8G8R8A8, M.GOOGLE_GOLDFISH_OPTIMAL, cost=1.0),)
+    why = because("pixel_format", two, platform=Platform(format_costs=costs)).why
+    assert why.endswith("; B8G8R8A8 ARM_LINEAR_TE has no cost given")
 
 
 def test_many_formats_are_cut() -> None:
