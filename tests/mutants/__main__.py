@@ -62,7 +62,11 @@ _PACKAGES = {
     ),
     "frames": (["client/sysmem/_frames/*.py"], ["tests/sysmem/frames"]),
     "sysmemctl": (["client/sysmem/sysmemctl/*.py"], ["tests/sysmem/sysmemctl"]),
-    "testing": (["client/sysmem/testing/**/*.py"], ["tests/sysmem/testing"]),
+    # The plugin's tests use the kit as the tests of other projects do.
+    "testing": (
+        ["client/sysmem/testing/**/*.py"],
+        ["tests/sysmem/testing", "tests/sysmem/test_pytest_plugin.py"],
+    ),
 }
 #: Operators that need arguments, and those whose changes almost never change what the code does.
 _LEFT_OUT = ("Variable", "_Is_Eq", "_IsNot_NotEq", "_Eq_Is", "_NotEq_IsNot")
@@ -185,7 +189,10 @@ class Package:
 
         If the package's import runs a line, all tests follow.
         """
-        by_line = self.recorded.contexts_by_lineno(str(file))
+        by_line = {
+            line: {context.rpartition("|")[2] for context in contexts}
+            for line, contexts in self.recorded.contexts_by_lineno(str(file)).items()
+        }
         found = {context for line in lines for context in by_line.get(line, ())}
         first = found
         if "" in found:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import coverage
 import pytest
+
+from sysmem.testing._zygote import Process, Zygote
 
 _durations: dict[str, float] = {}
 _failed = set[str]()
@@ -18,6 +22,26 @@ _failed = set[str]()
 def pytest_configure() -> None:
     # Processes that tests start are recorded too, unless they get another environment.
     os.environ["COVERAGE_PROCESS_START"] = os.environ["COVERAGE_RCFILE"]
+    start = Zygote.start
+
+    def start_in_context(zygote: Zygote, run: str, *arguments: Any, **more: Any) -> Process:
+        return start(zygote, f"{__name__}:in_context", run, *arguments, **more)
+
+    Zygote.start = start_in_context  # type: ignore[method-assign]
+
+
+def in_context(run: str, *arguments: Any) -> object:
+    """Call a function in a process that a zygote has forked.
+
+    The process belongs to the test that asked for it. The zygote belongs to an earlier one, so the context is that
+    one's, a `|`, and this one's.
+    """
+    recorder = coverage.Coverage.current()
+    if recorder is not None:
+        recorder.switch_context(os.environ["SYSMEM_TEST"])
+    module, _, name = run.partition(":")
+    function: Callable[..., object] = getattr(importlib.import_module(module), name)
+    return function(*arguments)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -109,8 +109,8 @@ class Participant:
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def _closes(self, _: Behaviour) -> NoReturn:
-        self._collection.close()
         self._let_go()
+        self._collection.close()
         raise _Done
 
     def _releases(self, _: Behaviour) -> NoReturn:

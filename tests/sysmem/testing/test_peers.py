@@ -21,6 +21,7 @@ import sysmem
 from sysmem import blocking, testing
 from sysmem.pytest_plugin import StartPeer
 from sysmem.testing import PeerFailed, Sysmemd
+from sysmem_protocol.processes import find_holders
 
 CAMERA = sysmem.constraints(cpu="write often, read often", size_bytes=4096, hold=1)
 ENCODER = sysmem.constraints(cpu="read, write", size_bytes=4096, hold=1)
@@ -112,15 +113,30 @@ def test_it_dies_at_any_step(pair: Pair, peer: StartPeer, step: str) -> None:
 
 
 def test_it_closes_without_release(pair: Pair, peer: StartPeer) -> None:
-    encoder = peer("encoder", ENCODER, token=pair.token, behaviour="closes", at="constrained")
-    assert pair.collection.wait_closed(20)
+    encoder = peer("encoder", ENCODER, token=pair.token, behaviour="closes", at="mapped")
+    with pair.agree() as info:
+        assert pair.collection.wait_closed(20)
+        assert not has_buffers(encoder, info)
     os.kill(encoder.pid, 0)  # it lives on
 
 
+def has_buffers(peer: testing.Peer, info: sysmem.BufferCollectionInfo) -> bool:
+    """Return whether a participant has a descriptor or a mapping of a buffer."""
+    [vmo] = [buffer.vmo for buffer in info.buffers[:1]]
+    assert vmo is not None
+    status = os.fstat(vmo.fileno())
+    holdings = find_holders({status.st_ino}, status.st_dev).holdings[status.st_ino]
+    return peer.pid in [each.process.pid for each in holdings]
+
+
 def test_it_releases(pair: Pair, peer: StartPeer) -> None:
-    encoder = peer("encoder", ENCODER, token=pair.token, behaviour=testing.releases())
-    pair.agree().close()
-    encoder.wait("released")
+    encoder = peer("encoder", ENCODER, token=pair.token)
+    with pair.agree() as info:
+        encoder.wait("mapped")
+        assert has_buffers(encoder, info)
+        encoder.release()
+        encoder.wait("released")
+        assert not has_buffers(encoder, info)
     pair.collection.sync()
 
 
