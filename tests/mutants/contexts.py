@@ -27,7 +27,7 @@ def pytest_configure() -> None:
     def start_in_context(zygote: Zygote, run: str, *arguments: Any, **more: Any) -> Process:
         return start(zygote, f"{__name__}:in_context", run, *arguments, **more)
 
-    Zygote.start = start_in_context  # type: ignore[method-assign]
+    Zygote.start = start_in_context  # type: ignore[assignment, method-assign]
 
 
 def in_context(run: str, *arguments: Any) -> object:

@@ -102,7 +102,14 @@ HEADER: dict[str, Any] = {"capture": 1, "version": "0", "at": "", "snapshot": {}
 
 def incomplete() -> Iterator[tuple[dict[str, Any], str]]:
     """Yield events with one value of a wrong type, which a replay needs, and the keys of these values."""
-    right = {"connection": 1, "collection": 1, "node": 1, "koid": 1, "by": None, "count": 1}
+    right: dict[str, Any] = {
+        "connection": 1,
+        "collection": 1,
+        "node": 1,
+        "koid": 1,
+        "by": None,
+        "count": 1,
+    }
     right |= {"first": None, "cause": None, "protocol": "", "direction": "", "method": ""}
     for kind, keys in {
         "connected": ["connection", "protocol"],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from sysmem_protocol import sysmem2
 from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.inspector import Inspector, InspectorExplainRequest
-from sysmem_protocol.sysmem2 import BufferCollection, BufferCollectionToken, Error
+from sysmem_protocol.sysmem2 import BufferCollection, BufferCollectionToken, Error, Node
 from sysmemd.config import InspectSection
 from sysmemd.inspection import ended, explanation
 
@@ -82,8 +83,10 @@ def test_a_success_and_one_that_is_waited_for(look: Look) -> None:
     assert "buffer_count" in attempt["text"]
 
 
-def test_selections_of_groups_name_the_children(look: Look) -> None:
+def selecting(look: Look, *most: int | None) -> int:
+    """Create a collection of a parent and a group's two children, with these limits of the count. Return its id."""
     token = look.bench.token()
+    token.send(Node.set_verbose_logging)
     group, far = look.bench.client()
     token.send(
         BufferCollectionToken.create_buffer_collection_token_group,
@@ -99,15 +102,29 @@ def test_selections_of_groups_name_the_children(look: Look) -> None:
         children.append(child)
     group.send(sysmem2.BufferCollectionTokenGroup.all_children_present)
     look.run()
-    collections = [look.bench.bind(end) for end in (token, *children)]
-    for collection, most in zip(collections, (None, 1, None), strict=True):
-        collection.send(BufferCollection.set_constraints, wanting(most=most))
-    look.run()
     [id] = look.bench.service.collections
+    collections = [look.bench.bind(end) for end in (token, *children)]
+    for collection, limit in zip(collections, most, strict=True):
+        collection.send(BufferCollection.set_constraints, wanting(most=limit))
+    look.run()
+    return id
+
+
+def test_selections_of_groups_name_the_children(look: Look) -> None:
+    id = selecting(look, None, 1, None)
     first, second = look.explain(id)["attempts"][0]["selections"]
     assert (first["chosen"], second["chosen"]) == ([3], [4])
     assert first["refusal"]["conflict"] in ([1, 3], [3])
     assert second["explanation"] is not None
+
+
+def test_if_no_selection_is_possible_the_first_one_is_the_case(look: Look) -> None:
+    told = look.explain(selecting(look, None, 1, 3))
+    limits = [who["constraints"].get("max_buffer_count") for who in told["case"]["participants"]]
+    assert limits == [None, 1]
+    first, _, selections = told["attempts"][0]["text"].partition("\nselections:\n")
+    assert "max_buffer_count" in first
+    assert len(selections.splitlines()) == 2
 
 
 def test_memory_that_is_not_there(look: Look) -> None:
@@ -150,6 +167,21 @@ def test_ended_ones_keep_only_so_much(look: Look, monkeypatch: pytest.MonkeyPatc
     assert look.explain(old)["attempts"] == []
     assert len(look.explain(new)["attempts"]) == 1
     assert [one["id"] for one in look.snapshot()["ended"]] == [new, old]
+
+
+def test_what_is_kept_weighs_as_much_as_the_attempts_that_are_left(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused(look)
+    [one] = look.inspection.daemon.ended
+    monkeypatch.setattr(ended, "MAX_WEIGHT", 5)
+    kept = ended.EndedCollections(3)
+    for id, weight in enumerate([3, 2, 1, 0, 5, 6, 1, 4, 1]):
+        kept.add(replace(one, id=id, weight=weight))
+        newest, *others = kept
+        assert kept._weight == newest.weight + sum(each.weight for each in others)
+        assert kept._weight <= 5 or all(each.attempts == () for each in others)
+    assert [(each.id, each.weight) for each in kept] == [(8, 1), (7, 4), (6, 0)]
 
 
 def test_none_are_kept_if_none_are_to_be() -> None:
