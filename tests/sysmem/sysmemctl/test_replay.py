@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,9 +18,12 @@ import pytest
 import sysmem
 from sysmem import blocking
 from sysmem.pytest_plugin import Factory
+from sysmem.sysmemctl._belongings import Belongings
 from sysmem.sysmemctl._differences import differences, translated
 from sysmem.sysmemctl._recording import read
 from sysmem.testing import Sysmemd
+from sysmem_protocol.channel import Channel
+from sysmem_protocol.handles import Handle, channel_pair
 
 from .conftest import Ctl, wants, watching
 
@@ -160,6 +165,29 @@ def test_a_capture_that_lacks_events_is_refused(ctl: Ctl, tmp_path: Path) -> Non
     printed = ctl("replay", str(file))
     assert (printed.status, printed.out) == (1, "")
     assert "lacks 3 events" in printed.err
+
+
+def test_descriptors_are_closed_when_the_captured_ones_were() -> None:
+    unused: Any = None
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with far, Belongings(unused, unused) as owner:
+        far.bind(b"\0sysmemctl-test/%d" % os.getpid())
+        ends = [Channel(os.dup(near.fileno())) for _ in range(3)]
+        others = [Channel(end.detach()) for end in channel_pair()]
+        near.close()
+        owner.connected(1, ends[0])
+        owner._loose += [*ends[1:], *others]
+        owner.close_end(1)
+        assert [each.fileno() >= 0 for each in (*ends, *others)] == [False] * 3 + [True] * 2
+        assert far.recv(1) == b""
+        assert owner._loose == others
+        vmos = [Handle(os.memfd_create("test")) for _ in range(3)]
+        for vmo, place in zip(vmos, ((3, 0), (3, 1), (4, 0)), strict=True):
+            owner._keep_buffer(*place, vmo, None)
+        owner.drop(3)
+        assert [vmo.closed for vmo in vmos] == [True, True, False]
+    assert [each.fileno() for each in others] == [-1, -1]
+    assert vmos[2].closed
 
 
 def told(what: str, txid: int, body: Any = None) -> dict[str, Any]:
