@@ -88,7 +88,12 @@ def test_an_answer_whose_descriptors_cannot_be_sent_is_an_error_where_there_is_o
 
     monkeypatch.setattr(Channel, "send", too_many)
     if answered:
+        line.connection.explained = True
         line.connection.answer(method, 3, sysmem2.VmoInfo(weak_vmo=null()))
+        reason = line.receive()
+        assert reason is not None
+        assert reason.ordinal == Explained.on_explained.ordinal
+        assert b"the descriptors of a response cannot be sent" in reason.body
         message = line.receive()
         assert message is not None
         assert message.body == bytes.fromhex("a10201")

@@ -14,6 +14,7 @@ import pytest
 
 from sysmem_protocol import codec, sysmem2
 from sysmem_protocol.channel import Channel, PeerClosedError
+from sysmem_protocol.explained import Explained, ExplainedOnExplainedEvent
 from sysmem_protocol.handles import eventpair
 from sysmem_protocol.library import Interface, Method
 from sysmem_protocol.message import FLAGS_MORE, MAX_MESSAGE_BYTES
@@ -448,6 +449,9 @@ def test_shutting_down_sending_lets_the_client_see_the_end_and_still_be_heard(li
     line.connection.shutdown_sending()
     with pytest.raises(PeerClosedError):
         line.receive()
+    assert not line.connection.send_event(
+        Explained.on_explained, ExplainedOnExplainedEvent(line="too late")
+    )
     line.send(Node.release)
     line.serve()
     assert [name for name, _ in line.server.called] == ["release"]

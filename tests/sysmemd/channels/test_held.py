@@ -327,6 +327,8 @@ def test_an_answer_is_dropped_if_its_client_leaves_while_it_is_made(
         work.go_on()
     bench.memory.process_events()
     assert not bench.memory.statistics().collections
+    assert not bench.service.lingering
+    assert not bench.service.parties
     assert not bench.log.said("warning")
 
 

@@ -296,6 +296,19 @@ def test_descriptors_are_closed_when_the_peer_is(pair: Pair) -> None:
     assert all(handle.closed for handle in message.handles)
 
 
+def test_what_is_dropped_while_it_is_made_is_not_sent(pair: Pair) -> None:
+    made = answer(1, handles=1)
+
+    def make() -> Message:
+        pair.outbox.close()
+        return made
+
+    pair.outbox.put_later(make, instead, nothing)
+    assert pair.outbox.flush()
+    assert txids(pair) == []
+    assert made.handles[0].closed
+
+
 def test_descriptors_are_closed_when_a_message_cannot_be_told(pair: Pair) -> None:
     def tell() -> None:
         raise MemoryError
