@@ -381,6 +381,16 @@ def test_a_token_that_was_made_here_is_synced_before_it_goes(
     sending.join()
 
 
+def test_a_token_that_was_received_goes_on_without_a_sync(
+    pair: Ends, token: blocking.BufferCollectionToken
+) -> None:
+    near, far = pair
+    token.send(near)
+    received, _ = Token.receive(far)
+    received.send(far, timeout=0)
+    Token.receive(near)[0].close()
+
+
 def test_late_answers_do_not_reach_the_next_owner(
     pair: Ends, token: blocking.BufferCollectionToken, peer: Peer
 ) -> None:
@@ -427,12 +437,14 @@ def test_tasks_send_and_receive(
             async with received:
                 assert type(received) is sysmem.BufferCollectionToken
                 assert data == b"hello"
+                await received.send(far, timeout=0)  # without a sync, which nobody would answer
 
         async with anyio.create_task_group() as group:
             group.start_soon(receive)
             await anyio.wait_all_tasks_blocked()
             await token.send(near, b"hello")
         assert token.closed
+        (await sysmem.BufferCollectionToken.receive(near))[0].close()
         with pytest.raises(TimeoutError):
             await sysmem.BufferCollectionToken.receive(far, timeout=0.01)
 
