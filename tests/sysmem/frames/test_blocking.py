@@ -528,6 +528,7 @@ def frame(index: int, sequence: int) -> bytes:
         ([frame(0, 0)], "doesn't begin with START"),
         ([START, START], "or begins twice"),
         ([START, frame(2, 0)], "a frame in buffer 2, but the stream has 2 buffers"),
+        ([START, frame(3, 0)], "a frame in buffer 3, but the stream has 2 buffers"),
         ([START, frame(0, 5), frame(1, 5)], "frame 5 after 5"),
     ],
 )

@@ -36,6 +36,12 @@ def test_the_widest_image_has_rows_within_max_bytes_per_row() -> None:
     assert padded(100, SizeU(1, 4), **limits, **rows) == 160
 
 
+def test_rows_of_whole_blocks_may_exceed_max_bytes_per_row() -> None:
+    """The width is 20. Rows of 2 blocks of 16 pixels add 12 bytes each, at most to 2 rows."""
+    limits: dict[str, Any] = {"min_size": (1, 1), "max_size": (200, 200)}
+    assert padded(100, SizeU(16, 1), **limits, max_bytes_per_row=20) == 124
+
+
 @pytest.mark.parametrize(("max_height", "total"), [(4, 100), (5, 130), (6, 130)])
 def test_a_height_beyond_the_first_blocks_counts_if_max_size_permits_it(
     max_height: int, total: int
