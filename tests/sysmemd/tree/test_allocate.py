@@ -438,6 +438,7 @@ def test_attempts_are_kept_with_what_they_came_from(world: World) -> None:
     ]
     assert {attempt.error for attempt in others} == {Error.CONSTRAINTS_INTERSECTION_EMPTY}
     assert {attempt.allocation for attempt in others} == {None}
+    assert world.collection.last_attempt is others[-1]
 
 
 def test_verbose_logging_tells_constraints_tree_and_result(world: World) -> None:
