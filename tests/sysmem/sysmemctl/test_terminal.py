@@ -172,6 +172,17 @@ def test_top_says_what_to_install(sysmemd: Sysmemd) -> None:
         assert program.process.wait(PATIENCE) == 1
 
 
+@pytest.mark.parametrize("stream", ["stdin", "stdout"])
+def test_top_needs_a_terminal_for_input_and_output(
+    ctl: Ctl, monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    for each in ("stdin", "stdout"):
+        monkeypatch.setattr(getattr(sys, each), "isatty", lambda is_one=each == stream: is_one)
+    told = ctl("top")
+    assert (told.status, told.out) == (1, "")
+    assert "top needs a terminal" in told.err
+
+
 def test_top_does_not_call_a_fault_of_its_own_a_missing_tool(
     ctl: Ctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
