@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from sysmem import testing
 from sysmem.testing import Sysmemd, Zygote, kill_matrix
+from sysmem.testing._watch import Watch
 from sysmem_protocol.testing import End
 
 from . import pipeline
@@ -98,3 +102,13 @@ def test_the_fixture_uses_the_tests_zygote(
 def test_a_victim_that_never_connects_is_refused(sysmem_zygote: Zygote) -> None:
     with pytest.raises(ValueError, match="tripod never connects; "):
         kill_matrix(Pipeline(sysmem_zygote), victims=["tripod"], zygote=sysmem_zygote)
+
+
+def test_a_watched_process_without_a_name_has_that_of_its_command() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with child, contextlib.closing(Watch()) as watch:
+        watch.add({child.pid: ""})
+        command = Path(f"/proc/{child.pid}/comm").read_text().strip()
+        assert watch.wait(0) == {child.pid: command}
+        child.kill()
+        assert watch.wait(20) == {}
