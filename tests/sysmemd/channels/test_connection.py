@@ -402,14 +402,20 @@ def test_a_former_owner_that_lets_the_server_end_block_is_not_waited_for(line: L
     assert not line.connection.flush()
 
 
-def test_finishing_waits_for_the_last_answer_and_processes_nothing_more(line: Line) -> None:
+@pytest.mark.parametrize("flushed", ["before", "afterwards"])
+def test_finishing_waits_for_the_last_answer_and_receives_nothing_more(
+    line: Line, flushed: str
+) -> None:
     line.fill()
     line.send(Node.sync, txid=1)
     line.serve()
+    if flushed == "before":
+        assert not line.connection.flush()
     line.connection.finish()
-    with contextlib.suppress(PeerClosedError):
+    if flushed == "afterwards":
+        assert not line.connection.flush()
+    with pytest.raises(PeerClosedError):
         line.send(Node.sync, txid=2)
-    line.serve()
     assert not line.connection.flush()
     line.drain()
     assert line.connection.flush()
