@@ -24,7 +24,7 @@ def test_the_end_is_reported_when_the_last_reference_is_gone(own: Handle) -> Non
     inodes = InodeWatch()
     number = inodes.watch_end(own.fileno())
     other = vmo.reopen(own.fileno(), writable=False)
-    assert inodes.alive() == {number}
+    assert inodes.alive() == inodes.alive() == {number}
     own.close()
     assert inodes.read() == watch.Reports()
     other.close()
