@@ -8,6 +8,7 @@ import pytest
 
 from sysmem.sysmemctl._holders import describe, is_explained, summary
 from sysmem.sysmemctl._list import buffers, waits
+from sysmem.sysmemctl._live import Rates, participant_rows
 from sysmem.sysmemctl._nodes import marks, process_of, to_do
 from sysmem.sysmemctl._show import flat
 from sysmem.sysmemctl._source import ClientEnds, select
@@ -118,6 +119,16 @@ def test_a_node_in_words() -> None:
     assert "".join(text for text, _ in label(WAITING, NODE, held(1), [2])) == (
         "1 token camera (7), app [1]  token"
     )
+
+
+def test_a_participant_in_top() -> None:
+    daemon = {"counters": {"messages": {"in": 0, "out": 0}}, "daemon": {"pid": 1, "started": ""}}
+    one = {**WAITING, "buffers": [], "nodes": [NODE, {**NODE, "number": 8}]}
+    rows = participant_rows({**daemon, "collections": [one]}, Rates(lambda: 0.0), held(1))
+    assert [(row.key, row.cells[0], row.cells[1], row.cells[-1]) for row in rows] == [
+        ("3/1", "camera (7)", "app [1]", "turn in its token"),
+        ("3/8", "camera (7)", "made by cam [5]", ""),
+    ]
 
 
 HOLDER = {
