@@ -68,21 +68,24 @@ chaos: $(READY)  ## run one daemon with hundreds of participants of several user
 soak: $(READY)  ## run as many negotiations of all kinds as in a day (CYCLES=1000000), and draw soak.svg
 	$(BIN)/python -m tests.soak --cycles $(CYCLES) --json soak.json --plot soak.svg
 
-# What some of the tests (TESTS=) leave is only shown. A process that was killed as it wrote leaves a file that can't be read.
-coverage: export COVERAGE_FILE := $(CURDIR)/.coverage/data
-coverage: $(READY)  ## run all tests, and show the code that none of them runs; fails below 98 % of the lines and branches, and 100 % of the pure core's (TESTS=tests/sysmem for some)
-	rm -rf .coverage && mkdir -m 1777 .coverage # processes of other users write there too
-	$(MAKE) test RUN="coverage run" OPTIONS="$(OPTIONS) $(TESTS)"
-	PYTHONWARNINGS=default $(BIN)/coverage combine --quiet
-	$(BIN)/coverage report $(if $(TESTS),,--fail-under=98)
-	$(BIN)/coverage report --include='*/sysmemd/constraints/*,*/sysmemd/explaining/*,*/sysmemd/tree/*' $(if $(TESTS),,--fail-under=100)
-
-core-coverage: export COVERAGE_FILE := $(CURDIR)/.coverage/data
-core-coverage: $(READY)  ## run the tests of the pure core; fails if they leave a line or a branch of it
+coverage core-coverage: export COVERAGE_FILE := $(CURDIR)/.coverage/data
+REPORT_CORE := $(BIN)/coverage report --include='*/sysmemd/constraints/*,*/sysmemd/explaining/*,*/sysmemd/tree/*'
+# Processes of other users write data too. A process that was killed as it wrote leaves a file that can't be read.
+define measure
 	rm -rf .coverage && mkdir -m 1777 .coverage
-	$(MAKE) test RUN="coverage run" OPTIONS="$(addprefix tests/sysmemd/,constraints explaining tree)"
+	$(MAKE) test RUN="coverage run" OPTIONS="$(OPTIONS) $(1)"
 	PYTHONWARNINGS=default $(BIN)/coverage combine --quiet
-	$(BIN)/coverage report --include='*/sysmemd/constraints/*,*/sysmemd/explaining/*,*/sysmemd/tree/*' --fail-under=100
+endef
+
+# With TESTS, what these tests leave is only shown.
+coverage: $(READY)  ## run all tests, and show the code that none of them runs; fails below 98 % of the lines and branches, and 100 % of the pure core's (TESTS=tests/sysmem for some)
+	$(call measure,$(TESTS))
+	$(BIN)/coverage report $(if $(TESTS),,--fail-under=98)
+	$(REPORT_CORE) $(if $(TESTS),,--fail-under=100)
+
+core-coverage: $(READY)  ## run the tests of the pure core; fails if they leave a line or a branch of it
+	$(call measure,$(addprefix tests/sysmemd/,constraints explaining tree))
+	$(REPORT_CORE) --fail-under=100
 
 # The emulated processor takes a minute to compile what these first two lines compile in two seconds.
 devices: $(READY)  ## run the tests that need dma-bufs, a camera and a graphics device in a virtual machine that has them (needs Debian on amd64)

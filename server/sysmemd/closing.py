@@ -171,8 +171,9 @@ def _is_read(fd: int) -> bool:
 def _drop(fd: int, fdinfo: int, *, may_wait: bool) -> None:
     """Drop what is queued at an end, and close these two descriptors of it.
 
-    If memory is short, try until it is not, or leave the rest queued until the end is closed if this must not wait:
-    whoever holds the other end would take its close for the event.
+    If memory is short, this tries again until it is not. If it may not wait, it leaves the rest in the queue instead,
+    which the kernel drops with the end. It does not shut the end down in this case: the client would take that for the
+    event.
     """
     try:
         while True:

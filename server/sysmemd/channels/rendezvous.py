@@ -13,6 +13,7 @@ from ..ports import Peer
 from ..quota import Exceeded, Kind
 from .connection import Connection
 from .meetings import Key, Offer, Take, unknown_token
+from .server import unnamed
 from .service import Service
 
 
@@ -34,13 +35,7 @@ class RendezvousServer:
     # --- interface for the connection ---
 
     def about(self) -> dict[str, Any]:
-        return {
-            "channel": self.interface.__name__,
-            "client_name": "",
-            "client_id": 0,
-            "pid": self._peer.pid,
-            "user": self._peer.uid,
-        }
+        return {**unnamed(self.interface, self._peer.pid), "user": self._peer.uid}
 
     def held_by(self) -> None:
         """Return None: nothing holds a Rendezvous connection, because it is not part of a collection."""

@@ -45,6 +45,11 @@ class Server(Protocol):
         """Handle the close of the client's end. Everything that it sent was processed."""
 
 
+def unnamed(interface: type[Interface], pid: int) -> dict[str, Any]:
+    """Return the log fields of a channel whose client has no name, only a process; see :meth:`Server.about`."""
+    return {"channel": interface.__name__, "client_name": "", "client_id": 0, "pid": pid}
+
+
 class Nobody:
     """The server of a closed connection. It does nothing."""
 

@@ -14,6 +14,7 @@ from ..channels import Connection
 from ..channels.answering import Answering
 from ..channels.deferred import Deferred
 from ..channels.errors import Failed
+from ..channels.server import unnamed
 from ..ports import Peer
 from ..quota import Exceeded
 from .inspection import Done, Inspection
@@ -37,12 +38,7 @@ class InspectorServer:
     # --- interface for the connection ---
 
     def about(self) -> dict[str, Any]:
-        return {
-            "channel": self.interface.__name__,
-            "client_name": "",
-            "client_id": 0,
-            "pid": self.account.peer.pid,
-        }
+        return unnamed(self.interface, self.account.peer.pid)
 
     def held_by(self) -> None:
         """Return None: nothing holds an Inspector. It is not part of a collection, and may see intermediate states."""

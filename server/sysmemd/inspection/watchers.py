@@ -19,6 +19,7 @@ from sysmem_protocol.inspector import MAX_EVENTS_BYTES, WatcherOnEventsEvent
 from sysmem_protocol.library import Interface
 
 from ..channels import Connection, Service
+from ..channels.server import unnamed
 from ..quota import Exceeded, Kind
 from ..users import Account
 
@@ -79,12 +80,7 @@ class Watcher:
     # --- interface for the connection ---
 
     def about(self) -> dict[str, Any]:
-        return {
-            "channel": self.interface.__name__,
-            "client_name": "",
-            "client_id": 0,
-            "pid": self.account.peer.pid,
-        }
+        return unnamed(self.interface, self.account.peer.pid)
 
     def held_by(self) -> None:
         """Return None: nothing holds a watcher, because it sends no messages."""

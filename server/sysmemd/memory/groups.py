@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import Final, TypeAlias
 
 from sysmemd.ends import every
@@ -29,11 +29,16 @@ class Groups:
         self._take_some(iter(steps))
 
     def finish(self) -> None:
-        """Take the steps that are left, for the daemon's end."""
-        if self._cancel is not None:
-            self._cancel()
-        left, self._left = self._left, deque()
-        every(chain.from_iterable(left))
+        """Take the steps that are left, and those that they add, for the daemon's end."""
+        try:
+            every(self._rest())
+        finally:
+            if self._cancel is not None:
+                self._cancel()
+
+    def _rest(self) -> Iterator[_Step]:
+        while self._left:
+            yield from self._left.popleft()
 
     def _take_some(self, left: Iterator[_Step]) -> None:
         some = list(islice(left, _AT_ONCE))

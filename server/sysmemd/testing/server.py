@@ -16,6 +16,7 @@ from sysmem_protocol.testing import End
 from ..channels import Service
 from ..channels.connection import Connection
 from ..channels.errors import Failed
+from ..channels.server import unnamed
 from ..documents import Document
 from ..ports import Peer
 from ..quota import Exceeded
@@ -38,12 +39,7 @@ class TestingServer:
     # --- interface for the connection ---
 
     def about(self) -> dict[str, Any]:
-        return {
-            "channel": self.interface.__name__,
-            "client_name": "",
-            "client_id": 0,
-            "pid": self._peer.pid,
-        }
+        return unnamed(self.interface, self._peer.pid)
 
     def held_by(self) -> None:
         """Return None: nothing holds a test's connection."""
