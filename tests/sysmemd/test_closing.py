@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import errno
 import heapq
 import os
@@ -165,18 +164,12 @@ def test_there_are_so_many_threads_and_no_more(bench: Bench, stuck: Stuck) -> No
     assert_closes(far)
 
 
-def test_without_threads_it_is_done_on_the_spot(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_threads(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(_thread, "start_new_thread", no_threads)
+@pytest.mark.usefixtures("no_threads")
+def test_without_threads_it_is_done_on_the_spot(bench: Bench) -> None:
     fd, far = watched()
     bench.closing.close(fd)
     far.setblocking(False)
     assert_closes(far)
-    bench.closing.close(1 << 20)  # that fails
 
 
 def test_a_close_that_fails_is_no_reason_to_stop(bench: Bench) -> None:
@@ -186,10 +179,8 @@ def test_a_close_that_fails_is_no_reason_to_stop(bench: Bench) -> None:
     assert_closes(far)
 
 
-def test_a_close_that_fails_without_a_thread_is_told(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bench.closing._pool, "do", lambda _: False)
+@pytest.mark.usefixtures("no_threads")
+def test_a_close_that_fails_without_a_thread_is_told(bench: Bench) -> None:
     bench.closing.close(1 << 20)
     [(_, fields)] = bench.log.said("debug")
     assert "Bad file descriptor" in fields["reason"]

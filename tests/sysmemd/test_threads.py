@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import select
 import sys
@@ -62,13 +61,8 @@ def test_one_that_is_not_answered_keeps_no_other_waiting(asking: Asking) -> None
     asking.until(lambda: first)
 
 
-def test_without_a_thread_it_is_asked_all_the_same(
-    asking: Asking, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def none_left(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(_thread, "start_new_thread", none_left)
+@pytest.mark.usefixtures("no_threads")
+def test_without_a_thread_it_is_asked_all_the_same(asking: Asking) -> None:
     done: list[int] = []
     asking.threads.ask(threading.get_ident, done.append)
     assert done == [threading.get_ident()]

@@ -31,8 +31,8 @@ def unchanged(daemon: Daemon) -> Iterator[None]:
 
 
 @pytest.fixture
-def wire(daemon: Daemon, unchanged: None) -> Iterator[Wire]:
-    """Connections to the daemon that end with the test."""
+def wire(daemon: Daemon, bystander: Bystander) -> Iterator[Wire]:
+    """Connections to the daemon that end with the test and must not harm the bystander."""
     with Wire(daemon.runtime_dir) as wire:
         yield wire
 

@@ -15,8 +15,6 @@ from .raw import (
     constraints,
 )
 
-pytestmark = pytest.mark.usefixtures("bystander")
-
 
 def test_non_shared_collection_has_one_participant(wire: Wire) -> None:
     collection, info = wire.allocated(camping=3)

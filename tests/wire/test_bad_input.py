@@ -25,8 +25,6 @@ from .raw import (
 )
 from .victims import KINDS, NODES, victim
 
-pytestmark = pytest.mark.usefixtures("bystander")
-
 NAME = b"\x01\x61n"  # field 1, "n": the only field that SetDebugClientInfo requires
 UNKNOWN = b"\x18\x63"  # field 99
 

@@ -25,8 +25,6 @@ from .raw import (
     only_sizes,
 )
 
-pytestmark = pytest.mark.usefixtures("bystander")
-
 
 def two(wire: Wire) -> tuple[Allocator, Collection, Collection]:
     allocator, root, child = wire.root_and_child()

@@ -18,8 +18,6 @@ import pytest
 from .process import Daemon
 from .raw import PATIENCE, Channel, Collection, Descriptor, Node, PeerClosed, Wire
 
-pytestmark = pytest.mark.usefixtures("bystander")
-
 
 def stuff(over: Descriptor, *things: Any, data: bytes = b"*", flags: int = 0) -> None:
     """Send descriptors into the other end of an eventpair, if it accepts them."""

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from .process import Daemon
 from .raw import SAME_RIGHTS, Allocator, Node, Token, Wire, assert_close, constraints
-
-pytestmark = pytest.mark.usefixtures("bystander")
 
 
 def test_a_close_without_release_fails_the_whole_tree(wire: Wire) -> None:

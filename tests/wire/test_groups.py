@@ -20,8 +20,6 @@ from .raw import (
     only_sizes,
 )
 
-pytestmark = pytest.mark.usefixtures("bystander")
-
 FITS, MISFIT = only_sizes(10, 20), only_sizes(100, 200)
 
 

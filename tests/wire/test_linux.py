@@ -32,9 +32,6 @@ from .raw import (
     until,
 )
 
-pytestmark = pytest.mark.usefixtures("bystander")
-
-
 # Koids
 
 

@@ -6,8 +6,6 @@ import json
 import re
 from typing import Any
 
-import pytest
-
 from .process import Daemon
 from .raw import (
     CONSTRAINTS_INTERSECTION_EMPTY,
@@ -18,8 +16,6 @@ from .raw import (
     constraints,
     only_sizes,
 )
-
-pytestmark = pytest.mark.usefixtures("bystander")
 
 
 def mentions(*texts: object) -> Any:

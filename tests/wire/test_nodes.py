@@ -20,8 +20,6 @@ from .raw import (
     constraints,
 )
 
-pytestmark = pytest.mark.usefixtures("bystander")
-
 
 def node_of(kind: str, allocator: Allocator, root: Token) -> Node:
     if kind == "group":

@@ -28,8 +28,6 @@ from .raw import (
     until,
 )
 
-pytestmark = pytest.mark.usefixtures("bystander")
-
 
 class Process:
     """Another participating process. `call` sends it a command and waits for the answer."""

@@ -10,8 +10,6 @@ import pytest
 from .process import Daemon
 from .raw import HANDLE_ACCESS_DENIED, NOT_FOUND, Descriptor, PeerClosed, Refused, Wire
 
-pytestmark = pytest.mark.usefixtures("bystander")
-
 
 @pytest.mark.parametrize("first", ["offer", "take"])
 def test_a_taken_token_is_turned_in_by_its_new_owner(wire: Wire, first: str) -> None:

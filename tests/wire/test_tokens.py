@@ -25,8 +25,6 @@ from .raw import (
     only_sizes,
 )
 
-pytestmark = pytest.mark.usefixtures("bystander")
-
 PLAIN = constraints(cpu=CPU_READ, camping=0)
 
 

@@ -23,8 +23,6 @@ from .raw import (
     header,
 )
 
-pytestmark = pytest.mark.usefixtures("bystander")
-
 
 def allocated(wire: Wire, **table: Any) -> tuple[Allocator, Collection, Info]:
     allocator = wire.connect()

@@ -20,8 +20,6 @@ from .raw import (
     constraints,
 )
 
-pytestmark = pytest.mark.usefixtures("bystander")
-
 
 def test_close_weak_asap_is_set_for_weak_nodes_only(wire: Wire) -> None:
     _, strong, weak = wire.strong_and_weak()

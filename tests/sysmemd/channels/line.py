@@ -17,6 +17,7 @@ from sysmem_protocol.sysmem2 import (
     Error,
 )
 from sysmemd.channels.connection import Connection, Tracer
+from sysmemd.channels.deferred import Deferred
 from sysmemd.config import Limits
 from sysmemd.in_flight import InFlight
 from sysmemd.pause import Holder
@@ -127,6 +128,14 @@ class Line:
     def serve(self) -> None:
         """Process all messages that have arrived."""
         self.reactor.receive_all()
+
+    def defer(self) -> Deferred:
+        """Make a call with txid 6 that the server answers later."""
+        call = Deferred()
+        self.server.serve = lambda: call
+        self.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
+        self.serve()
+        return call
 
     def receive(self) -> Message | None:
         received = self.client.receive()

@@ -149,10 +149,7 @@ def test_a_queue_beyond_its_users_limit_closes_a_channel_that_is_about_to_end_to
 
 
 def test_a_deferred_answer_is_sent_by_the_next_flush(line: Line) -> None:
-    call = Deferred()
-    line.server.serve = lambda: call
-    line.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
-    line.serve()
+    call = line.defer()
     assert line.reactor.to_flush == []
     made = Made(lambda: Error.NO_MEMORY)
     call.answer_with(made)
@@ -175,10 +172,7 @@ def test_a_deferred_answer_that_is_known_already_is_sent_too(line: Line) -> None
 
 
 def test_a_deferred_answer_to_a_closed_channel_is_dropped(line: Line) -> None:
-    call = Deferred()
-    line.server.serve = lambda: call
-    line.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
-    line.serve()
+    call = line.defer()
     line.connection.close()
     made = Made(lambda: pytest.fail("made in vain"))
     call.answer_with(made)

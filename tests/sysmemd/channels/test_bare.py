@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-
 import pytest
 
 from sysmem_protocol.library import Interface
@@ -13,12 +10,6 @@ from sysmem_protocol.sysmem2 import BufferCollection, BufferCollectionToken, Nod
 from sysmemd.channels.requests import bare_methods
 
 from .support import Bench, Client, header
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    with closing(Bench()) as made:
-        yield made
 
 
 @pytest.mark.parametrize("interface", [BufferCollection, BufferCollectionToken])

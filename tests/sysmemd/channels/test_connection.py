@@ -424,10 +424,7 @@ def test_finishing_waits_for_the_last_answer_and_receives_nothing_more(
 
 
 def test_finishing_ends_when_the_last_answer_can_not_be_sent(line: Line) -> None:
-    call = Deferred()
-    line.server.serve = lambda: call
-    line.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
-    line.serve()
+    call = line.defer()
 
     def make() -> Error:
         raise OSError(errno.ETOOMANYREFS, "too many in flight")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 
 import pytest
 
@@ -17,12 +16,6 @@ from sysmem_protocol.sysmem2 import (
 )
 
 from .support import Bench, Client, wanting
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    with closing(Bench()) as made:
-        yield made
 
 
 def released(bench: Bench) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -33,13 +32,6 @@ from sysmemd.ports import NoMemoryError
 from sysmemd.quota import Kind
 
 from .support import SAME_RIGHTS, STRANGER, Bench, Client, none_left, wanting
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    bench = Bench()
-    yield bench
-    bench.close()
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 
-from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.images2 import ColorSpace
 from sysmem_protocol.library import Bool, Enumeration, Integer, Nested, String, Vector, WireType
 from sysmem_protocol.sysmem2 import (
     SYSTEM_RAM_HEAP,
@@ -22,7 +22,7 @@ from sysmem_protocol.sysmem2 import (
 )
 from sysmemd.constraints import FormatCost, HeapProperties, Participant, Platform
 
-F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
+from .support import C, F, M
 
 PLATFORM = Platform(
     heaps=(

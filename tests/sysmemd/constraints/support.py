@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sysmem_protocol.images2 import ColorSpace, PixelFormat
+from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import (
     BufferCollectionConstraints,
     BufferMemoryConstraints,
@@ -28,6 +28,7 @@ from sysmemd.constraints import (
 )
 from sysmemd.explaining import Diagnosis
 
+F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
 U32 = 0xFFFFFFFF
 U64 = 0xFFFFFFFFFFFFFFFF
 PLATFORM = Platform()

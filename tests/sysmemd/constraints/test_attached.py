@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import (
     BufferCollectionConstraints,
     BufferUsage,
@@ -32,6 +31,9 @@ from sysmemd.explaining import Diagnosis
 from .support import (
     PLATFORM,
     SECURE_HEAP,
+    C,
+    F,
+    M,
     agree,
     image,
     image_of,
@@ -43,7 +45,6 @@ from .support import (
     wants,
 )
 
-F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
 BGRA_ENTRY = image(
     F.B8G8R8A8, [C.SRGB, C.PASSTHROUGH], min_size=size(10, 10), max_size=size(100, 100)
 )

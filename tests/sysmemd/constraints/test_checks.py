@@ -6,14 +6,12 @@ from typing import Any
 
 import pytest
 
-from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import BufferUsage
 from sysmemd.constraints import Rule, Stage
 from sysmemd.explaining import Diagnosis
 
-from .support import agree, image, image_of, memory, memory_of, refused_by, size, wants
+from .support import C, F, M, agree, image, image_of, memory, memory_of, refused_by, size, wants
 
-F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
 NONE = BufferUsage(none=1)
 
 

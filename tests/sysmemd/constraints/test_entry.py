@@ -7,16 +7,15 @@ from typing import Any
 import pytest
 
 from sysmem_protocol.formats import traits
-from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.images2 import ColorSpace
 from sysmemd.constraints import Rule
 from sysmemd.constraints.entry import adjust
 from sysmemd.constraints.rules import Breach
 from sysmemd.constraints.terms import Terms, read_terms
 from sysmemd.explaining import Diagnosis
 
-from .support import U32, U64, image, refused_by, size, wants
+from .support import U32, U64, C, F, M, image, refused_by, size, wants
 
-F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
 R8, BGRA, NV12 = (F.R8, M.LINEAR), (F.B8G8R8A8, M.LINEAR), (F.NV12, M.LINEAR)
 RGB24 = (F.B8G8R8, M.LINEAR)
 Pair = tuple[int, int]

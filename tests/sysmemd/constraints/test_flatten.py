@@ -5,16 +5,14 @@ from __future__ import annotations
 import pytest
 
 from sysmem_protocol.formats import is_specific, is_supported
-from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import ImageFormatConstraints, PixelFormatAndModifier
 from sysmemd.constraints import Participant, Rule
 from sysmemd.constraints.flatten import combine_pairs, flatten
 from sysmemd.constraints.rules import Breach
 from sysmemd.explaining import Diagnosis
 
-from .support import image, refused_by, size, told, wants
+from .support import F, M, image, refused_by, size, told, wants
 
-F, M = PixelFormat, PixelFormatModifier
 ANY, ANY_MODIFIER = F.DO_NOT_CARE, M.DO_NOT_CARE
 Pair = tuple[int, int]
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from sysmem_protocol.formats import traits
-from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import SYSTEM_RAM_HEAP, BufferUsage, PixelFormatAndModifier
 from sysmemd.constraints import Participant, Platform, Rule, Stage, UsageBits
 from sysmemd.constraints import fold as fold_module
@@ -23,6 +22,9 @@ from .support import (
     PLATFORM,
     SECURE_HEAP,
     U32,
+    C,
+    F,
+    M,
     agree,
     heap,
     image,
@@ -34,7 +36,6 @@ from .support import (
     wants,
 )
 
-F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
 DISPLAY = BufferUsage(display=1)
 
 

@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import event, given, settings
 
-from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.images2 import ColorSpace
 from sysmem_protocol.sysmem2 import (
     SYSTEM_RAM_HEAP,
     BufferCollectionConstraints,
@@ -50,6 +50,9 @@ from .strategies import (
 from .support import (
     DEVICE_HEAP,
     SECURE_HEAP,
+    C,
+    F,
+    M,
     agree,
     heap,
     image,
@@ -61,7 +64,6 @@ from .support import (
     wants,
 )
 
-F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
 Outcome = Allocation | Refusal
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import BufferUsage
 from sysmemd.constraints import FormatCost, Platform, Refusal, Rule, Stage
 from sysmemd.explaining import Diagnosis
@@ -15,6 +14,8 @@ from sysmemd.explaining import Diagnosis
 from .support import (
     SECURE_HEAP,
     U32,
+    F,
+    M,
     agree,
     heap,
     image,
@@ -26,7 +27,6 @@ from .support import (
     wants,
 )
 
-F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
 MIB, GIB = 1 << 20, 1 << 30
 DISPLAY = BufferUsage(display=1)
 

@@ -15,7 +15,7 @@ from sysmem_protocol.formats import (
     traits,
 )
 from sysmem_protocol.image_format import ImageFormat, constraints_to_format
-from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
+from sysmem_protocol.images2 import ColorSpace
 from sysmem_protocol.sizes import (
     image_size,
     minimum_row_bytes,
@@ -27,9 +27,8 @@ from sysmemd.constraints.cost import format_cost, index_costs
 from sysmemd.constraints.padding import padded_size
 from sysmemd.constraints.terms import read_terms
 
-from .support import agree, image, image_of, memory_of, wants
+from .support import C, F, M, agree, image, image_of, memory_of, wants
 
-F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
 BGRA, NV12, P010 = F.B8G8R8A8, F.NV12, F.P010
 LINEAR, TE, GOLDFISH = M.LINEAR, M.ARM_LINEAR_TE, M.GOOGLE_GOLDFISH_OPTIMAL
 X, Y, YF = M.INTEL_I915_X_TILED, M.INTEL_I915_Y_TILED, M.INTEL_I915_YF_TILED

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from sysmem_protocol.images2 import ColorSpace, PixelFormat
 from sysmem_protocol.sysmem2 import BufferUsage
 from sysmemd.constraints import (
     Participant,
@@ -20,9 +19,18 @@ from sysmemd.constraints.aggregate import run
 from sysmemd.constraints.model import Case
 from sysmemd.explaining import Diagnosis, conflict, diagnosis
 
-from ..constraints.support import PLATFORM, agree, diagnosed, image, memory, people, size, wants
-
-F, C = PixelFormat, ColorSpace
+from ..constraints.support import (
+    PLATFORM,
+    C,
+    F,
+    agree,
+    diagnosed,
+    image,
+    memory,
+    people,
+    size,
+    wants,
+)
 
 
 def names(refusal: Diagnosis) -> list[str]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import BufferUsage, PixelFormatAndModifier
 from sysmemd.constraints import (
     Difference,
@@ -27,6 +26,9 @@ from sysmemd.explaining.diagnosis import MAX_LINE_VALUES
 
 from ..constraints.support import (
     PLATFORM,
+    C,
+    F,
+    M,
     agree,
     diagnosed,
     image,
@@ -36,8 +38,6 @@ from ..constraints.support import (
     told,
     wants,
 )
-
-F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
 
 
 def test_a_refusal_of_one_participant() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import BufferUsage, CoherencyDomain, Heap, SingleBufferSettings, SizeU
 from sysmemd.constraints import (
     Allocation,
@@ -26,6 +25,9 @@ from ..constraints.support import (
     DEVICE_HEAP,
     PLATFORM,
     SECURE_HEAP,
+    C,
+    F,
+    M,
     agree,
     heap,
     image,
@@ -35,7 +37,6 @@ from ..constraints.support import (
     wants,
 )
 
-F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
 DISPLAY = BufferUsage(display=1)
 
 

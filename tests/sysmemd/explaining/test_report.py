@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from sysmem_protocol.images2 import ColorSpace, PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import (
     SYSTEM_RAM_HEAP,
     BufferUsage,
@@ -24,9 +23,7 @@ from sysmemd.explaining import Diagnosis
 from sysmemd.explaining.report import MAX_COLUMNS, MAX_VERDICTS, render
 from sysmemd.explaining.survey import combined_fields, combined_terms
 
-from ..constraints.support import PLATFORM, diagnosed, image, memory, people, size, wants
-
-F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
+from ..constraints.support import PLATFORM, C, F, M, diagnosed, image, memory, people, size, wants
 
 
 def test_a_report_is_a_table_that_marks_fields_and_participants_in_conflict() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import (
     BufferCollectionConstraints,
     BufferUsage,
@@ -13,9 +12,7 @@ from sysmem_protocol.sysmem2 import (
 )
 from sysmemd.explaining.words import MAX_SHOWN, Bits, listing, show
 
-from ..constraints.support import image, memory, size
-
-F, M = PixelFormat, PixelFormatModifier
+from ..constraints.support import F, M, image, memory, size
 
 
 def test_values() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,13 +14,6 @@ from sysmemd.inspection.counters import BOUNDS, Counters
 
 from ..channels.support import wanting
 from .support import Look
-
-
-@pytest.fixture
-def look() -> Iterator[Look]:
-    look = Look()
-    yield look
-    look.close()
 
 
 def test_attempts_refusals_ends_and_messages(look: Look) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -16,13 +15,6 @@ from sysmemd.inspection import ended, explanation
 
 from ..channels.support import Client, wanting
 from .support import Look
-
-
-@pytest.fixture
-def look() -> Iterator[Look]:
-    look = Look()
-    yield look
-    look.close()
 
 
 def refused(look: Look) -> tuple[int, Client]:

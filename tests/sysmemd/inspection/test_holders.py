@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -14,13 +14,6 @@ from sysmemd.inspection.holders import HolderSearch
 from sysmemd.threads import ask_here
 
 from .support import Look
-
-
-@pytest.fixture
-def look() -> Iterator[Look]:
-    look = Look()
-    yield look
-    look.close()
 
 
 def nodes(look: Look) -> list[Any]:

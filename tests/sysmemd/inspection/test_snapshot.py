@@ -26,13 +26,6 @@ from ..channels.support import STRANGER, wanting
 from .support import Look, read
 
 
-@pytest.fixture
-def look() -> Iterator[Look]:
-    look = Look()
-    yield look
-    look.close()
-
-
 def test_the_daemon_and_its_totals(look: Look) -> None:
     look.bench.allocated()
     snapshot = look.snapshot()

@@ -33,13 +33,6 @@ from .support import Look
 _decoder = codec.Decoder()
 
 
-@pytest.fixture
-def look() -> Iterator[Look]:
-    look = Look()
-    yield look
-    look.close()
-
-
 class Watch:
     """A watcher of a bench."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import select
 import threading
@@ -128,13 +127,8 @@ def test_one_whose_end_cannot_be_told_is_closed_all_the_same(
     assert not reclaimer.when_freed(lambda: None)
 
 
-def test_without_a_thread_everything_is_closed_on_the_spot(
-    reclaimer: Reclaimer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def none_left(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(_thread, "start_new_thread", none_left)
+@pytest.mark.usefixtures("no_threads")
+def test_without_a_thread_everything_is_closed_on_the_spot(reclaimer: Reclaimer) -> None:
     done: list[str] = []
     reclaimer.close_vmo(touched(BIG), lambda: done.append("big"))
     assert done == ["big"]
