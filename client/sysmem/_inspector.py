@@ -108,14 +108,18 @@ class Events:
     def __init__(self, channel: Channel) -> None:
         """Take ownership of the client end of a Watcher."""
         self._channel = channel
-        self._pending: list[dict[str, Any]] = []
+        #: Events that have arrived, and that `next` has not returned yet.
+        self.pending: list[dict[str, Any]] = []
         #: The parts so far of an event that is too long for one message.
         self._parts: list[str] = []
         #: The number of events that the daemon dropped because they were not read in time.
         self.lost = 0
 
     def fileno(self) -> int:
-        """Return the descriptor, which is readable when there are more events. This object keeps ownership."""
+        """Return the descriptor, which is readable when more events than those in `pending` have arrived.
+
+        This object keeps ownership.
+        """
         return self._channel.fileno()
 
     def close(self) -> None:
@@ -145,13 +149,13 @@ class Events:
         end = deadline(timeout)
         poll = select.poll()
         poll.register(self._channel.fileno(), select.POLLIN)
-        while not self._pending:
+        while not self.pending:
             if not poll.poll(milliseconds(remaining(end))):
                 raise TimeoutError("no event arrived in time")
             arrived = self._channel.receive()
             if arrived is not None:
                 self._take(*arrived)
-        return self._pending.pop(0)
+        return self.pending.pop(0)
 
     def _take(self, data: bytes, handles: list[Handle]) -> None:
         message = parse(data, handles)
@@ -165,14 +169,14 @@ class Events:
         if lost:
             self.lost += lost
             self._parts.clear()
-            self._pending.append({"event": "lost", "count": lost})
+            self.pending.append({"event": "lost", "count": lost})
         for one in json.loads(event.json or "[]"):
             if one["event"] != "part":
-                self._pending.append(one)
+                self.pending.append(one)
                 continue
             self._parts.append(one["json"])
             if one["last"]:
-                self._pending.append(json.loads("".join(self._parts)))
+                self.pending.append(json.loads("".join(self._parts)))
                 self._parts.clear()
 
 

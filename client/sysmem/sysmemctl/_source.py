@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
+import socket
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict
+from select import POLLIN, poll
 from typing import Any, Self, TypeAlias
 
 from sysmem_protocol.channel import PeerClosedError
 from sysmem_protocol.processes import Process, find_holders, named_sockets
 
 from .._inspector import Events, Inspector
-from .._timeouts import deadline, remaining
+from .._timeouts import deadline, milliseconds, remaining
 from .._traffic import printable
 from ._trouble import Trouble
 
@@ -48,23 +52,54 @@ def happening(
 ) -> Iterator[Data]:
     """Yield the events that a daemon reports during this many seconds, or without end for None.
 
-    Raises :class:`Trouble` if the daemon ends, and `TimeoutError` if no first event arrives within `timeout` seconds.
+    Raises:
+        Trouble: The daemon has ended.
+        TimeoutError: No first event has arrived within `timeout` seconds.
+        KeyboardInterrupt: The user interrupts. The interpreter raises it too, but it ignores exceptions in some
+            places, for example in finalizers.
     """
     end = deadline(seconds)
     begun = deadline(timeout)
-    while True:
-        left, to_begin = remaining(end), remaining(begun)
-        late = to_begin is not None and (left is None or to_begin < left)
-        try:
-            event = events.next(to_begin if late else left)
-        except TimeoutError:
-            if late:
-                raise
+    sources = poll()
+    sources.register(events.fileno(), POLLIN)
+    with _signals() as signals:
+        sources.register(signals, POLLIN)
+        while True:
+            left, to_begin = remaining(end), remaining(begun)
+            late = to_begin is not None and (left is None or to_begin < left)
+            wait = 0 if events.pending else milliseconds(to_begin if late else left)
+            ready = [fd for fd, _ in sources.poll(wait)]
+            if signals.fileno() in ready and signal.SIGINT in signals.recv(64):
+                raise KeyboardInterrupt
+            try:
+                event = events.next(0)
+            except TimeoutError:
+                if ready:
+                    continue
+                if late:
+                    raise
+                return
+            except PeerClosedError:
+                raise Trouble("the daemon has ended") from None
+            begun = None
+            yield event
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[socket.socket]:
+    """Yield a socket. In the main thread it receives the number of each signal that the interpreter handles."""
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        far.setblocking(False)
+        if threading.current_thread() is not threading.main_thread():
+            yield near
             return
-        except PeerClosedError:
-            raise Trouble("the daemon has ended") from None
-        begun = None
-        yield event
+        previous = signal.set_wakeup_fd(far.fileno(), warn_on_full_buffer=False)
+        try:
+            yield near
+        finally:
+            signal.set_wakeup_fd(previous)
 
 
 def say_lost(event: Data) -> None:
