@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 from sysmem._inspector import Inspector
 
 from ..wire import raw
+from ..wire.bystander import Bystander
 from ..wire.process import Daemon
 from ..wire.raw import Wire, constraints, until
 from . import scenario
@@ -306,28 +307,6 @@ class Shim:
     ) -> None:
         counts = [0] * len(SHIMMED)
         self._CONTROL.pack_into(self._map, 0, call, error, when, lasting, *counts, jump)
-
-
-class Bystander:
-    """Another client, with buffers in use and a negotiation in progress."""
-
-    def __init__(self, wire: Wire) -> None:
-        self._allocator = wire.connect()
-        self._user = self._allocator.non_shared()
-        self._user.set_constraints(constraints())
-        info = self._user.wait()
-        self._memory = info.vmo().map()
-        self._memory[:5] = b"quiet"
-        self._token = self._allocator.shared()
-        self._child = self._token.duplicate_token()
-        self._token.sync()
-
-    def assert_unharmed(self) -> None:
-        """Check that its channels answer and that its memory is unchanged."""
-        for node in (self._user, self._token, self._child):
-            node.sync()
-        assert self._allocator.validate(self._child.koid())
-        assert self._memory[:5] == b"quiet"
 
 
 def negotiate(runtime_dir: Path) -> None:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import array
 import os
-import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
-from ..closes import ClosesWithBlock
+from ..companion import Companion
 from ..mapping import BareMapping
 
 _PROGRAM = f"""
@@ -27,33 +25,17 @@ serve(int(sys.argv[1]))
 _ENOUGH = 120.0
 
 
-class OtherProcess(ClosesWithBlock):
+class OtherProcess(Companion):
     """The process, as the scenario sees it."""
 
     def __init__(self) -> None:
-        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.settimeout(_ENOUGH)
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-            )
+        super().__init__(sys.executable, "-c", _PROGRAM, patience=_ENOUGH)
 
     def tell(self, command: str, *fds: int) -> str:
         """Send a command, with descriptors. The process keeps them in the order of arrival."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        self.socket.sendmsg([command.encode()], rights)
-        return self.socket.recv(1 << 16).decode()
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def close(self) -> None:
-        """Kill the process, and close the socket."""
-        self.socket.close()
-        self.process.kill()
-        self.process.wait()
+        self.link.sendmsg([command.encode()], rights)
+        return self.link.recv(1 << 16).decode()
 
 
 def serve(fd: int) -> None:

@@ -110,14 +110,9 @@ class Negotiation:
     def pick_victim(self, *kinds: str) -> ModelNode | None:
         """Pick a node to fail, mostly one whose failure leaves other nodes alive."""
         node = self.pick(*kinds)
-        above: ModelNode | None = node
-        while above is not None and above.parent is not None:
-            if above.isolation == "do not propagate":
-                return node
-            if above.isolation == "propagate before allocation" and above.result == "success":
-                return node
-            above = above.parent
-        return node if self.chance.random() < 0.1 else None
+        if node is None or node.domain is not self.model.root or self.chance.random() < 0.1:
+            return node
+        return None
 
     # --- steps ---
 

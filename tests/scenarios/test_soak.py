@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import sysmem
 from sysmem import blocking
 from sysmem.testing import Sysmemd
 
 from ..mapping import BareMapping
-from .scenario import ENOUGH, descriptors, event_of, eventually, vmo_of
+from .scenario import ENOUGH, buffers, descriptors, event_of, eventually, vmo_of
 
 CYCLES = 10_000
 WARM_UP = 2000
@@ -38,13 +37,7 @@ def allocate_weak_use_close(allocator: blocking.Allocator) -> None:
         strong = allocator.bind_shared_collection(token)
         weak = allocator.bind_shared_collection(other)
         for collection in (strong, weak):
-            collection.set_constraints(
-                sysmem.BufferCollectionConstraints(
-                    usage=sysmem.BufferUsage(cpu=sysmem.CpuUsage.WRITE),
-                    min_buffer_count_for_camping=1,
-                    buffer_memory_constraints=sysmem.BufferMemoryConstraints(min_size_bytes=8192),
-                )
-            )
+            collection.set_constraints(buffers(8192))
         with weak.attach_lifetime_tracking() as tracking:
             strong.wait_for_all_buffers_allocated().close()
             info = weak.wait_for_all_buffers_allocated()
@@ -62,13 +55,7 @@ def allocate_weak_use_close(allocator: blocking.Allocator) -> None:
 
 def allocate_use_close(allocator: blocking.Allocator, number: int) -> None:
     with allocator.allocate_non_shared_collection() as collection:
-        collection.set_constraints(
-            sysmem.BufferCollectionConstraints(
-                usage=sysmem.BufferUsage(cpu=sysmem.CpuUsage.WRITE),
-                min_buffer_count=1,
-                buffer_memory_constraints=sysmem.BufferMemoryConstraints(min_size_bytes=8192),
-            )
-        )
+        collection.set_constraints(buffers(8192))
         with collection.wait_for_all_buffers_allocated() as info, info.buffers[0].map() as view:
             view[:8] = number.to_bytes(8, "little")
         if number % 2:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Bystander
+from .bystander import Bystander
 from .process import Daemon
 from .raw import (
     NO_MEMORY,
@@ -107,7 +107,7 @@ def test_a_group_that_is_full_is_no_memory(tmp_path: Path) -> None:
                     with contextlib.suppress(PeerClosed):
                         allocator.non_shared().allocate(size=4 * BUFFER).close()
                         break
-                bystander.assert_unharmed()
+                bystander.assert_finishes()
             assert daemon.wait_log(lambda event: "cannot be reserved" in str(event))
             daemon.assert_nothing_leaked()
             daemon.stop()
@@ -127,7 +127,7 @@ def test_a_group_without_another_thread_is_served(tmp_path: Path) -> None:
                     with near, far:
                         allocator.send_bytes(b"garbage", [near])
                     allocator.assert_closes()
-                bystander.assert_unharmed()
+                bystander.assert_finishes()
             daemon.assert_nothing_leaked()
             daemon.stop()
         finally:

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ..companion import Companion
 from .process import Daemon
 from .raw import (
     PATIENCE,
@@ -29,30 +30,24 @@ from .raw import (
 )
 
 
-class Process:
+class Process(Companion):
     """Another participating process. `call` sends it a command and waits for the answer."""
 
     def __init__(self, runtime_dir: Path) -> None:
-        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.control.settimeout(PATIENCE)
-        with theirs:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "tests.wire.participant"),
-                    *(os.fspath(runtime_dir), str(theirs.fileno())),
-                ],
-                cwd=Path(__file__).parents[2],
-                pass_fds=[theirs.fileno()],
-            )
+        super().__init__(
+            *(sys.executable, "-m", "tests.wire.participant", os.fspath(runtime_dir)),
+            patience=PATIENCE,
+            directory=Path(__file__).parents[2],
+        )
 
     def start(self, do: str, *descriptors: Any, **arguments: Any) -> None:
         data = json.dumps({"do": do} | arguments).encode()
-        socket.send_fds(self.control, [data], [d.fileno() for d in descriptors])
+        socket.send_fds(self.link, [data], [d.fileno() for d in descriptors])
         for descriptor in descriptors:
             descriptor.close()
 
     def finish(self) -> Any:
-        answer = self.control.recv(65536)
+        answer = self.link.recv(65536)
         assert answer, "the participant died"
         return json.loads(answer)
 
@@ -60,22 +55,13 @@ class Process:
         self.start(do, *descriptors, **arguments)
         return self.finish()
 
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def close(self) -> None:
-        self.control.close()
-        self.process.kill()
-        self.process.wait()
-
 
 @pytest.fixture
 def spawn(daemon: Daemon, unchanged: None) -> Iterator[Callable[[], Process]]:
     with ExitStack() as stack:
 
         def spawn() -> Process:
-            return stack.enter_context(closing(Process(daemon.runtime_dir)))
+            return stack.enter_context(Process(daemon.runtime_dir))
 
         yield spawn
 
@@ -84,7 +70,7 @@ Spawn = Callable[[], Process]
 
 
 def shared(wire: Wire, spawn: Spawn, count: int) -> tuple[Collection, list[Process]]:
-    """Return a collection with a view here and one in each of `count` processes. The buffers are allocated."""
+    """Return a collection with a view here and one in each of `count` processes, which bind and wait at once."""
     allocator, root = wire.root()
     tokens = root.duplicate_sync([SAME_RIGHTS] * count)
     processes = [spawn() for _ in range(count)]
@@ -93,9 +79,11 @@ def shared(wire: Wire, spawn: Spawn, count: int) -> tuple[Collection, list[Proce
     collection = allocator.bind(root)
     collection.set_constraints(constraints())
     for process in processes:
-        process.call("bind")
+        process.start("bind")
     for process in processes:
-        assert process.call("wait") == count + 1
+        process.finish()
+        process.start("wait")
+    assert [process.finish() for process in processes] == [count + 1] * count
     return collection, processes
 
 
@@ -299,19 +287,7 @@ def test_a_client_stopped_in_the_middle_delays_nobody(wire: Wire, spawn: Spawn) 
 
 
 def test_processes_race_to_bind_and_all_get_the_same_buffers(wire: Wire, spawn: Spawn) -> None:
-    allocator, root = wire.root()
-    processes = [spawn() for _ in range(6)]
-    tokens = root.duplicate_sync([SAME_RIGHTS] * 6)
-    for process, token in zip(processes, tokens, strict=True):
-        process.call("take", token)
-    collection = allocator.bind(root)
-    collection.set_constraints(constraints())
-    for process in processes:
-        process.start("bind")
-    for process in processes:
-        process.finish()
-        process.start("wait")
-    assert [process.finish() for process in processes] == [7] * 6
+    collection, processes = shared(wire, spawn, 6)
     for index, process in enumerate(processes):
         process.call("write", index=index, text=f"mine {index}")
     info = collection.wait()

@@ -17,7 +17,7 @@ from sysmem import constraints as wishes
 from sysmem._inspector import Inspector
 
 from ..users import as_root, as_user
-from .conftest import Bystander
+from .bystander import Bystander
 from .process import Daemon
 from .raw import NO_MEMORY, PeerClosed, Refused, Wire, constraints, until
 
@@ -69,7 +69,7 @@ def greedy(daemon: Daemon) -> Iterator[Wire]:
             bystander = Bystander(quiet)
         with Wire(daemon.runtime_dir) as wire, as_user(GREEDY):
             yield wire
-        bystander.assert_unharmed()
+        bystander.assert_finishes()
     daemon.assert_nothing_leaked()
 
 
@@ -131,7 +131,7 @@ def test_nodes_by_an_allocators_method(start_open: Callable[..., Daemon]) -> Non
                 beyond().assert_closes()
             for one in made:
                 one.sync()
-        bystander.assert_unharmed()
+        bystander.assert_finishes()
     line = refused(daemon, "nodes")
     assert line["value"] == 16
     daemon.assert_nothing_leaked()
@@ -340,7 +340,7 @@ def test_two_users_can_not_be_starved_of_descriptors_by_one(
         for uid in (GREEDY + 1, GREEDY + 2):
             with as_user(uid):
                 bystander = Bystander(wire)
-            bystander.assert_unharmed()
+            bystander.assert_finishes()
     daemon.assert_nothing_leaked()
 
 

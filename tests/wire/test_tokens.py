@@ -274,15 +274,6 @@ def test_a_dispensable_node_that_fails_after_allocation_fails_alone(wire: Wire) 
     assert one.check() is None
 
 
-def test_the_dispensable_mark_survives_the_bind(wire: Wire) -> None:
-    root, child = dispensable_pair(wire)
-    allocator = wire.connect()
-    one, two = allocator.participants(root, child)
-    one.wait()
-    two.close()
-    one.sync()
-
-
 def test_the_parents_failure_takes_the_dispensable_node_along(wire: Wire) -> None:
     root, child = dispensable_pair(wire)
     root.close()

@@ -21,7 +21,7 @@ def new_peer() -> Iterator[Callable[..., Peer]]:
     with ExitStack() as stack:
 
         def make(user: int | None = None) -> Peer:
-            return stack.enter_context(closing(Peer(user)))
+            return stack.enter_context(Peer(user))
 
         yield make
 

@@ -7,7 +7,6 @@ import heapq
 import os
 import resource
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -28,6 +27,8 @@ from sysmem_protocol.sysmem2 import (
 )
 from sysmemd.memory import Buffers, DeliveredBuffer, Memory
 from sysmemd.ports import ClientInfo
+
+from ...companion import Companion
 
 PAGE = 4096
 READ = Rights.READ | Rights.MAP | Rights.DUPLICATE | Rights.TRANSFER
@@ -277,7 +278,7 @@ class few_descriptors:  # noqa: N801 - used as a function
             os.close(fd)
 
 
-class Peer:
+class Peer(Companion):
     """Another process, which follows commands with the descriptors that it receives.
 
     `run` executes statements there; `fds` are the descriptors, in the order of sending, and the value of `result` is
@@ -285,20 +286,14 @@ class Peer:
     """
 
     def __init__(self, user: int | None = None) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _BECOME + _PEER_SOURCE, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-            )
-        self._socket.settimeout(_GIVE_UP_S)
+        super().__init__(sys.executable, "-I", "-c", _BECOME + _PEER_SOURCE, patience=_GIVE_UP_S)
         if user is not None:
             self.run(f"become({user})")
 
     def send(self, *handles: Handle) -> None:
         """Send a duplicate of each handle's descriptor."""
         fds = [handle.fileno() for handle in handles]
-        socket.send_fds(self._socket, [b"pass"], fds)
+        socket.send_fds(self.link, [b"pass"], fds)
         self._answer()
 
     def give(self, *handles: Handle) -> None:
@@ -308,19 +303,11 @@ class Peer:
             handle.close()
 
     def run(self, source: str) -> Any:
-        self._socket.send(source.encode())
+        self.link.send(source.encode())
         return self._answer()
 
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def close(self) -> None:
-        self._socket.close()
-        self.process.wait()
-
     def _answer(self) -> Any:
-        return ast.literal_eval(self._socket.recv(65536).decode())
+        return ast.literal_eval(self.link.recv(65536).decode())
 
 
 _PEER_SOURCE = """

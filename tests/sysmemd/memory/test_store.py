@@ -170,21 +170,17 @@ def test_out_of_watches_or_locks_while_allocating(
     assert bench.states() == {}
 
 
-def test_out_of_the_interpreters_memory(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "told"), [(MemoryError, NoMemoryError), (ZeroDivisionError, ZeroDivisionError)]
+)
+def test_an_unforeseen_error_leaves_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: type[Exception], told: type[Exception]
+) -> None:
     def fails(*_: object) -> None:
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr(locks, "guard", fails)
-    with pytest.raises(NoMemoryError):
-        bench.allocate()
-
-
-def test_an_unforeseen_error_leaves_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: object) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(locks, "guard", fails)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(told):
         bench.allocate()
     assert bench.memory.statistics().heaps[0].used_bytes == 0
 

@@ -56,6 +56,18 @@ class ModelNode:
     def strong(self) -> bool:
         return not self.weak and not self.orphan
 
+    @property
+    def domain(self) -> ModelNode:
+        """The node at which a failure of this one stops: it fails with everything below it."""
+        node = self
+        while node.parent is not None:
+            if node.isolation == "do not propagate":
+                break
+            if node.isolation == "propagate before allocation" and node.result == "success":
+                break
+            node = node.parent
+        return node
+
     def below(self) -> list[ModelNode]:
         """Return the node and its descendants, parents first."""
         return [self, *(node for child in self.children for node in child.below())]
@@ -202,13 +214,7 @@ class Model:
     # --- Failure ---
 
     def _fail(self, node: ModelNode) -> None:
-        while node.parent is not None:
-            if node.isolation == "do not propagate":
-                break
-            if node.isolation == "propagate before allocation" and node.result == "success":
-                break
-            node = node.parent
-        self._remove(node)
+        self._remove(node.domain)
 
     def _remove(self, top: ModelNode) -> None:
         for node in top.below():
