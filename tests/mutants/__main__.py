@@ -49,7 +49,8 @@ _PACKAGES = {
     ),
     "server": (
         ["server/sysmemd/*.py", "server/sysmemd/testing/*.py"],
-        ["tests/sysmemd/test_*.py", "tests/sysmemd/testing"],
+        # The tests of faults also run the daemon's modules for them.
+        ["tests/sysmemd/test_*.py", "tests/sysmemd/testing", "tests/sysmem/testing/test_faults.py"],
     ),
     # The worked examples of images test both packages.
     "protocol": (

@@ -82,6 +82,30 @@ class Nameless(socket.socket):
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
 
+def test_who_may_not_connect_is_refused_and_the_log_names_the_rule() -> None:
+    log = RecordingLog()
+    refusals = Refusals(log, TestClock())
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with near, far:
+        assert admit(near, Access(), refusals, log) == Peer(os.getpid(), os.geteuid(), os.getegid())
+        far.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            far.recv(1)
+        access = Access(frozenset({1003, 1002}), frozenset({7}))
+        assert admit(near, access, refusals, log) is None
+        assert far.recv(1) == b""
+    [(level, event, fields)] = log.entries
+    assert (level, event) == ("warning", "a connection was refused: this user may not connect")
+    assert fields == {
+        "user": os.geteuid(),
+        "limit": "access",
+        "value": "users [1002, 1003], groups [7]",
+        "client_name": "",
+        "client_id": 0,
+        "pid": os.getpid(),
+    }
+
+
 def test_a_connection_whose_process_the_kernel_does_not_name_is_refused() -> None:
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     log = RecordingLog()

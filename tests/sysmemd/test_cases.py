@@ -102,7 +102,17 @@ def test_a_platform() -> None:
         ({"participants": [], "particpants": []}, "$.particpants: unknown key"),
         ({"participants": [{"nmae": ""}]}, "$.participants[0].nmae: unknown key"),
         ({"participants": [{"name": 3}]}, "$.participants[0].name: expected text of at most 256"),
+        ({"participants": [{"name": "x" * 257}]}, "$.participants[0].name: expected text of at"),
         ({"participants": [{"id": -1}]}, "$.participants[0].id: -1 doesn't fit 64 bits"),
+        ({"participants": [{"id": 1 << 64}]}, f"$.participants[0].id: {1 << 64} doesn't fit 64"),
+        (
+            {"participants": [{"handles": "weak"}]},
+            "$.participants[0].handles: expected an array, got text",
+        ),
+        (
+            {"participants": [{"handles": ["weak", "x"]}]},
+            "$.participants[0].handles[1]: expected one of read_only, ",
+        ),
         (
             {"participants": [{"id": 1.5}]},
             "$.participants[0].id: expected an integer, got a number",
@@ -120,6 +130,8 @@ def test_a_platform() -> None:
         ({"participants": [], "memory": {"contiguous": 1}}, "$.memory.contiguous: expected"),
         ({"participants": [], "memory": {"y": 1}}, "$.memory.y: unknown key"),
         ({"participants": [], "heaps": [{}]}, "$.heaps[0].type: is required"),
+        ({"participants": [], "heaps": [{"type": "x" * 129}]}, "$.heaps[0].type: expected text of"),
+        ({"participants": [], "heaps": [{"type": "x", "id": 1 << 64}]}, "$.heaps[0].id: "),
         (
             {"participants": [], "heaps": [{"type": "x", "domains": "ram"}]},
             "$.heaps[0].domains: expected an array, got text",
@@ -139,6 +151,10 @@ def test_a_platform() -> None:
         (
             {"participants": [], "format_costs": [{"pixel_format": 1, "cost": "1"}]},
             "$.format_costs[0].cost: expected a number, got text",
+        ),
+        (
+            {"participants": [], "format_costs": [{"pixel_format": 1, "cost": True}]},
+            "$.format_costs[0].cost: expected a number, got a boolean",
         ),
         (
             {"participants": [], "format_costs": [{"pixel_format": 1, "cost": 10**400}]},
@@ -165,19 +181,27 @@ def test_a_case_that_is_written_is_read_again() -> None:
         {
             "participants": [
                 {"name": "camera", "id": 7, "constraints": {"usage": {"cpu": ["READ", "WRITE"]}}},
+                {"name": "x" * 256, "id": (1 << 64) - 1},
                 {"name": "what exists", "pinned": True, "constraints": {"min_buffer_count": 3}},
                 {"handles": ["writable", "WEAK"]},
             ],
             "heaps": [
                 {"type": "x", "id": 3, "domains": ["ram"]},
-                {"type": "y", "secure": True},
+                {"type": "y" * 128, "id": (1 << 64) - 1, "secure": True},
                 {"type": "z", "contiguous": True, "one_file": True},
             ],
-            "limits": {"max_buffer_bytes": 1, "max_allocation_bytes": 3},
+            "limits": {"max_buffer_bytes": 1, "max_allocation_bytes": (1 << 64) - 1},
             "memory": {"contiguous": "refuse"},
-            "format_costs": [{"pixel_format": "NV12", "usage": {"video": 1}, "cost": 2}],
+            "format_costs": [
+                {
+                    "pixel_format": "NV12",
+                    "pixel_format_modifier": 3,
+                    "usage": {"video": 1},
+                    "cost": 2,
+                }
+            ],
         }
     )
     participants = [who for who in people if isinstance(who, Participant)]
     assert read_case(write_case(participants, platform)) == (people, platform)
-    assert [who.pinned for who in participants] == [False, True, False]
+    assert [who.pinned for who in participants] == [False, False, True, False]

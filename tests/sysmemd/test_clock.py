@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -160,6 +161,23 @@ async def test_a_call_that_raises_is_logged_and_the_others_are_made(
     await trio.sleep(2)
     assert bench.log.errors == [{"exc_info": True}]
     assert bench.called == [("next", 1)]
+
+
+def test_who_waits_in_its_place_learns_how_long_and_makes_some_calls_at_a_time() -> None:
+    time = 0
+    called: list[int] = []
+    clock = TrioClock(Log(), now=lambda: time)  # type: ignore[arg-type] # no other level
+    assert (clock.seconds_left(), clock.call_due()) == (None, 0)
+    clock.call_at(1 << 62, called.clear)
+    assert clock.seconds_left() == 86_400
+    for number in range(10):
+        clock.call_at(2 * SECOND, partial(called.append, number))
+    clock.call_at(2 * SECOND, called.clear)()
+    assert (clock.seconds_left(), clock.call_due()) == (2, 0)
+    time = 3 * SECOND
+    assert [clock.seconds_left(), clock.call_due(), len(called)] == [0, 8, 8]
+    assert [clock.seconds_left(), clock.call_due(), called] == [0, 2, list(range(10))]
+    assert clock.seconds_left() == 86_400
 
 
 def test_the_time_is_the_monotonic_clocks() -> None:

@@ -12,7 +12,15 @@ import pytest
 
 from sysmem_protocol.images2 import PixelFormat, PixelFormatModifier
 from sysmem_protocol.sysmem2 import BufferUsage
-from sysmemd.config import Config, ConfigError, LogSection, load, override, reloaded
+from sysmemd.config import (
+    Config,
+    ConfigError,
+    InspectSection,
+    LogSection,
+    load,
+    override,
+    reloaded,
+)
 from sysmemd.quota import Kind
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -87,6 +95,7 @@ def test_a_secure_heap_is_inaccessible(tmp_path: Path) -> None:
 def test_the_mode_is_octal() -> None:
     assert Config(mode="0660").socket_mode() == 0o660
     assert Config().socket_mode() == 0o600
+    assert InspectSection(mode="0660").socket_mode() == 0o660
 
 
 DMA = 'kind = "dma-heap"\ndevice = "/dev/dma_heap/system"'
@@ -131,6 +140,19 @@ def test_the_system_heap_may_be_bounded(tmp_path: Path) -> None:
         ('[access]\nallow_groups = ["nobody at all"]', "no group 'nobody at all' - at `$.access`"),
         ("[access]\nallow_users = [-1]", "at `$.access.allow_users[0]`"),
         ("[quota]\nnodes = -1", "Expected `int` >= 0 - at `$.quota.nodes`"),
+        (
+            f"[quota]\nnodes = {1 << 63}",
+            "Expected `int` <= 9223372036854775807 - at `$.quota.nodes`",
+        ),
+        (f"[limits]\nmax_outbox_bytes = {1 << 63}", "at `$.limits.max_outbox_bytes`"),
+        ('[[heap]]\ntype = "p"\nid = -1', "Expected `int` >= 0 - at `$.heap[0].id`"),
+        (f'[[heap]]\ntype = "p"\nid = {1 << 63}', "at `$.heap[0].id`"),
+        ('[[heap]]\ntype = ""', "at `$.heap[0].type`"),
+        ('group = ""', "at `$.group`"),
+        ('[inspect]\ngroup = ""', "at `$.inspect.group`"),
+        (f"[access]\nallow_users = [{1 << 32}]", "at `$.access.allow_users[0]`"),
+        ("[inspect]\nended = 4097", "Expected `int` <= 4096 - at `$.inspect.ended`"),
+        ("[inspect]\nended = -1", "Expected `int` >= 0 - at `$.inspect.ended`"),
         ("[quota]\ndescriptors = 1", "unknown field `descriptors`"),
         (
             '[[quota.user]]\nuser = "nobody at all"',
@@ -157,6 +179,21 @@ def test_the_system_heap_may_be_bounded(tmp_path: Path) -> None:
 )
 def test_an_error_names_the_file_and_the_key(tmp_path: Path, text: str, reason: str) -> None:
     assert reason in error(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[limits]\nmax_buffer_bytes = 1\nmax_collection_bytes = {(1 << 63) - 1}",
+        f"[quota]\nnodes = 0\nbytes = {(1 << 63) - 1}",
+        f"[access]\nallow_users = [0, {(1 << 32) - 1}]",
+        f'[[heap]]\ntype = "{"é" * 64}"\nid = {(1 << 63) - 1}\n[[heap]]\ntype = "x"\nid = 0',
+        "[inspect]\nended = 0",
+        "[inspect]\nended = 4096",
+    ],
+)
+def test_the_smallest_and_largest_values_are_valid(tmp_path: Path, text: str) -> None:
+    loaded(tmp_path, text)
 
 
 def test_a_file_that_can_not_be_read(tmp_path: Path) -> None:

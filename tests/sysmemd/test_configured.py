@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
+
+import pytest
 
 from sysmem_protocol.images2 import PixelFormat
 from sysmem_protocol.sysmem2 import CoherencyDomain
-from sysmemd.config import Config, FormatCostSection, HeapSection, Limits, UsageSection
-from sysmemd.configured import heap_settings, platform
+from sysmemd.config import (
+    Config,
+    ConfigError,
+    FormatCostSection,
+    HeapSection,
+    Limits,
+    UsageSection,
+)
+from sysmemd.configured import heap_settings, make_heap, platform
+from sysmemd.constraints import FormatCost, HeapProperties, UsageBits
 from sysmemd.memory import SYSTEM_RAM
 
 
@@ -26,11 +37,25 @@ def test_the_system_heap_is_there_unless_it_is_configured() -> None:
 
 def test_the_engine_is_told_of_the_configuration() -> None:
     cost = FormatCostSection(pixel_format="NV12", usage=UsageSection(video=1), cost=2.0)
-    config = Config(limits=Limits(max_buffer_bytes=7, max_allocation_bytes=6), format_cost=[cost])
+    limits = Limits(max_buffer_bytes=7, max_allocation_bytes=6, max_collection_bytes=8)
+    device = HeapSection(type="x", id=2, kind="dma-heap", device="/dev/no", contiguous=True)
+    config = Config(limits=limits, format_cost=[cost], heap=[device])
     made = platform(config)
     assert (made.max_buffer_bytes, made.max_allocation_bytes) == (7, 6)
+    assert made.max_collection_bytes == 8
     assert (made.page_size, made.contiguous) == (resource.getpagesize(), "simulated")
     [entry] = made.format_costs
-    assert (entry.pixel_format, entry.cost) == (PixelFormat.NV12, 2.0)
-    [heap] = made.heaps
-    assert heap.heap_type == SYSTEM_RAM.heap_type
+    assert entry == FormatCost(PixelFormat.NV12, usage=UsageBits(video=1), cost=2.0)
+    system, heap = made.heaps
+    assert (system.heap_type, system.one_file) == (SYSTEM_RAM.heap_type, False)
+    assert heap == HeapProperties("x", 2, contiguous=True, one_file=True)
+
+
+def test_a_heap_whose_device_is_not_there_is_a_fault_of_the_configuration() -> None:
+    section = HeapSection(type="x", kind="dma-heap", device="/dev/no")
+    _, settings = heap_settings(Config(heap=[section]))
+    with (
+        contextlib.ExitStack() as stack,
+        pytest.raises(ConfigError, match=r"heap x \(id 0\): /dev/no: "),
+    ):
+        make_heap(settings, stack)

@@ -218,12 +218,14 @@ class Threads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.available = False
+        self.started = 0
         self._start = _thread.start_new_thread
         monkeypatch.setattr(_thread, "start_new_thread", self.start)
 
     def start(self, *arguments: Any) -> int:
         if not self.available:
             raise RuntimeError("can't start new thread")
+        self.started += 1
         return self._start(*arguments)
 
 
@@ -262,6 +264,17 @@ def test_a_thread_goes_on_with_what_was_begun_without_one(pipe: Pipe, threads: T
     *lines, last = text.decode().splitlines()
     assert lines == [f"{number:02}{'x' * 9_997}" for number in range(20)]
     assert last == "last"
+
+
+def test_one_thread_writes_all_lines(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = Threads(monkeypatch)
+    threads.available = True
+    writer = LineWriter(pipe.write_fd, say_dropped, 100)
+    for line in (b"one\n", b"two\n", b"three\n"):
+        writer.write(line.decode())
+        assert pipe.read(100) == line
+    assert threads.started == 1
+    writer.close()
 
 
 def test_what_can_not_be_encoded_is_written_as_escapes(pipe: Pipe) -> None:

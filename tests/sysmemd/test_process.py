@@ -358,11 +358,25 @@ async def test_a_removal_that_can_not_be_looked_into_waits(
     async with running(tmp_path / "run") as made:
         shutil.rmtree(made.directory)
         await made.said("cannot determine whether the service sockets still exist")
+        await made.said("a socket was removed: no new client can connect to it")
         await made.said("the service sockets were recreated")
         made.connect()
 
 
+async def test_only_signals_that_are_asked_for_are_received() -> None:
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    with signals.received([signal.SIGHUP, signal.SIGTERM]) as received:
+        assert received.take() == []
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
+            signal.raise_signal(number)
+        assert received.take() == [signal.SIGHUP, signal.SIGTERM]
+        assert received.take() == []
+    signal.signal(signal.SIGUSR1, before)
+
+
 async def test_a_signal_that_another_thread_gets_is_received(tmp_path: Path) -> None:
+    wakes = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(wakes)
     async with running(tmp_path / "run") as made:
         with trio.fail_after(30):
             await trio.to_thread.run_sync(
@@ -371,6 +385,7 @@ async def test_a_signal_that_another_thread_gets_is_received(tmp_path: Path) -> 
             await made.ended.wait()
         assert made.result is None
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.set_wakeup_fd(wakes) == wakes
 
 
 # --- the watchdog -----------------------------------------------------------------------------------------------------

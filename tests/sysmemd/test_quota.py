@@ -86,6 +86,11 @@ def test_descriptors_are_shared_out(limit: int, base: int, expected: int) -> Non
     assert quota.descriptors_for_one(limit, base) == expected
 
 
+@pytest.mark.parametrize(("limit", "expected"), [(1_048_576, 1_048_064), (256, 224), (7, 7)])
+def test_a_part_of_the_descriptors_is_not_sent(limit: int, expected: int) -> None:
+    assert quota.in_flight_to_all(limit) == expected
+
+
 @given(limit=st.integers(0, 1 << 21), base=st.integers(0, 100))
 def test_two_users_leave_a_reserve(limit: int, base: int) -> None:
     two = 2 * quota.descriptors_for_one(limit, base)

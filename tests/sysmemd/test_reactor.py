@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from sysmemd import turns
 from sysmemd.pause import wait_for
 from sysmemd.reactor import FRUITLESS_SECONDS, TrioReactor
-from sysmemd.turns import Queue
+from sysmemd.turns import Queue, Turns
 
 from .memory.harness import RecordingLog
 from .turns import FakeConnection, Idle, Time
@@ -85,11 +85,11 @@ async def test_users_are_served_in_turn(
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(("at_once", "waits"), [(True, False), (True, True), (False, False)])
 async def test_who_comes_meanwhile_is_not_kept_waiting_by_all_who_are_busy(
-    log: RecordingLog, *, at_once: bool
+    log: RecordingLog, *, at_once: bool, waits: bool
 ) -> None:
-    """This holds whether their work is there at once or a message follows each answer."""
+    """This holds whether their work is there at once or a message follows each answer, and if it uses no CPU time."""
     time = Time()
     order: list[str] = []
     with contextlib.ExitStack() as stack:
@@ -106,7 +106,8 @@ async def test_who_comes_meanwhile_is_not_kept_waiting_by_all_who_are_busy(
                 newcomer.send()
 
         async with trio.open_nursery() as nursery:
-            reactor = TrioReactor(nursery, queue, log, time, time)
+            used = (lambda: 0) if waits else time
+            reactor = TrioReactor(nursery, queue, log, time, used)
             for one in (newcomer, *busy):
                 reactor.serve(one.connection)
             for one in busy:
@@ -213,7 +214,50 @@ async def test_a_user_whose_reports_reveal_nothing_is_asked_with_pauses(
         reactor.serve(fake.connection)
         await trio.sleep(10 * FRUITLESS_SECONDS)
         assert 70 <= asked <= 80
+        del fake.receive
+        await trio.sleep(2 * FRUITLESS_SECONDS)
+        fake.send()
+        await wait_all_tasks_blocked()
+        assert fake.received == 2
         reactor.closing(fake.connection)
+
+
+@pytest.mark.trio
+async def test_a_user_whose_turn_fails_is_served_after_a_pause(
+    reactor: TrioReactor,
+    log: RecordingLog,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: MockClock,
+) -> None:
+    """This holds also if the kernel has no memory at the end of the pause."""
+    failures = [MemoryError("oh"), OSError(errno.ENOMEM, "no memory")]
+    take, enter_user = Turns.take, Queue.enter_user
+
+    def fails_first(turns: Turns, *, measured: bool) -> bool:
+        if len(failures) == 2:
+            raise failures.pop(0)
+        return take(turns, measured=measured)
+
+    def fails_second(queue: Queue, fd: int) -> None:
+        if len(failures) == 1:
+            raise failures.pop(0)
+        enter_user(queue, fd)
+
+    with FakeConnection() as fake:
+        reactor.serve(fake.connection)
+        await wait_all_tasks_blocked()
+        monkeypatch.setattr(Turns, "take", fails_first)
+        monkeypatch.setattr(Queue, "enter_user", fails_second)
+        received: list[float] = []
+        fake.on_receive = lambda: received.append(trio.current_time())
+        began = trio.current_time()
+        fake.send()
+        await trio.sleep(1)
+        fake.send()
+        await trio.sleep(1)
+        reactor.closing(fake.connection)
+    assert [time - began for time in received] == pytest.approx([0.2, 1])
+    assert [fields["reason"] for fields in log.errors()] == ["MemoryError('oh')"]
 
 
 @pytest.mark.trio

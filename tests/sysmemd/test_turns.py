@@ -9,7 +9,8 @@ import select
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
+from unittest.mock import Mock
 
 import pytest
 
@@ -605,6 +606,10 @@ def test_what_work_raises_is_raised(made: Turns) -> None:
     made.in_turn(lambda: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         made.take()
+    done: list[None] = []
+    made.in_turn(partial(done.append, None))
+    made.take()
+    assert done == [None]
 
 
 def test_outside_of_a_slice_nobody_gives_way() -> None:
@@ -635,11 +640,16 @@ def test_a_channel_that_can_not_be_waited_for_any_more_closes(made: Turns, tmp_p
 
 
 def test_without_descriptors_nothing_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_epoll() -> None:
+    def no_epoll(*_: object) -> NoReturn:
         raise OSError(errno.EMFILE, "Too many open files")
 
     queue = Queue()
     before = os.listdir("/proc/self/fd")
+    opened = [select.epoll()]
+    monkeypatch.setattr(select, "epoll", Mock(side_effect=[opened[0], OSError("Too many")]))
+    with pytest.raises(OSError, match="Too many"):
+        Queue()
+    assert opened[0].closed
     monkeypatch.setattr(select, "epoll", no_epoll)
     with contextlib.closing(queue), pytest.raises(OSError, match="Too many"):
         Turns(queue)
@@ -690,6 +700,13 @@ def test_a_channel_closes_though_it_can_not_be_forgotten(
     assert short.closed
 
 
+def test_a_user_who_can_not_be_waited_for_leaves_nothing_open(short: Short) -> None:
+    refuse = Mock(side_effect=OSError(errno.ENOMEM, "Cannot allocate memory"))
+    with pytest.raises(OSError, match="memory"):
+        Turns(Mock(enter_user=refuse))
+    assert short.closed
+
+
 def test_reports_of_what_is_not_there_are_counted(made: Turns, fake: FakeConnection) -> None:
     """Otherwise the daemon would ask the kernel without end."""
     fake.receive = lambda: False  # type: ignore[method-assign] # as if there were nothing
@@ -722,15 +739,33 @@ def test_what_goes_wrong_with_a_channel_ends_that_channel_alone(
 
 
 def test_work_for_which_there_is_no_stack_goes_on_later(
-    made: Turns, fake: FakeConnection, monkeypatch: pytest.MonkeyPatch
+    made: Turns,
+    new: Callable[[], FakeConnection],
+    monkeypatch: pytest.MonkeyPatch,
+    time: Time,
 ) -> None:
+    """This holds whether it has begun or not."""
+    fake = new()
+
     def no_memory(_: Runner) -> None:
         raise MemoryError
 
+    def work() -> None:
+        time.slice_passes()
+        give_way()
+        done.append(None)
+
+    done: list[None] = []
+    fake.on_receive = work
     fake.send()
-    with monkeypatch.context() as patch:
-        patch.setattr(Runner, "go_on", no_memory)
-        with pytest.raises(MemoryError):
-            made.take()
-    made.take()
-    assert fake.received == 1
+    for received in (0, 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(Runner, "go_on", no_memory)
+            with pytest.raises(MemoryError):
+                made.take()
+        if not received:
+            assert not made
+            made.serve(fake.connection)
+        assert fake.received == received
+        made.take()
+    assert done == [None]

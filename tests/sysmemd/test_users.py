@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from sysmemd.ports import Peer
-from sysmemd.quota import Exceeded, Kind, Limits
+from sysmemd.quota import Exceeded, Kind, Limits, Share
 from sysmemd.refusals import Refusals
 from sysmemd.users import Account, OverLimitError, Users
 
@@ -206,13 +206,25 @@ def test_channels_end_only_for_descriptors_that_they_have() -> None:
 
 def test_a_refusal_says_who_and_what_limit() -> None:
     log, clock = RecordingLog(), TestClock()
-    users = Users(Refusals(log, clock), clock)
+    users = Users(Refusals(log, clock), clock, Share(limit=101))
     users.limit({Kind.NODES: 1, Kind.CONNECTIONS: 1}, {})
     account = users.open_account(Peer(1, 7, 8))
     with pytest.raises(Exceeded):
         users.open_account(Peer(2, 7, 8))
     account.say(Exceeded(Kind.NODES, 100, 50), {"client_name": "camera", "client_id": 3})
-    assert log.entries == [
+    account.in_flight.add(3)
+    users.open_account(Peer(1, 8, 8)).say_in_flight({})
+    account.say_in_flight({"client_name": "camera", "client_id": 3})
+    assert log.entries[2:] == [
+        (
+            "warning",
+            "a response waits until the user has received earlier descriptors",
+            {"user": user, "limit": "in_flight", "value": value, "in_flight": count}
+            | {"in_flight_to_connection": count, "client_name": name, "client_id": client_id},
+        )
+        for user, value, count, name, client_id in ((8, 98, 0, "", 0), (7, 51, 3, "camera", 3))
+    ]
+    assert log.entries[:2] == [
         (
             "warning",
             "a user's quota is exhausted",
