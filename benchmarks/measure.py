@@ -1,7 +1,8 @@
-"""Taking times: wall clock of a call, CPU time of processes, and where they run."""
+"""Taking times: wall clock of a call, CPU time of processes, where they run, and how results are written."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 #: A process that has used no CPU time for this long is idle.
 _SETTLED_SECONDS = 0.003
@@ -70,6 +72,15 @@ def machine() -> dict[str, object]:
         "load": os.getloadavg()[0],
         **{name: version(name) for name in ("sysmem", "trio", "cbor2", "greenlet", "structlog")},
     }
+
+
+def write(results: dict[str, Any], out: Path | None) -> None:
+    """Write results as JSON into a file, or to stdout."""
+    text = json.dumps(results, indent=2)
+    if out:
+        out.write_text(text + "\n")
+    else:
+        print(text)
 
 
 def _lines(path: str) -> list[str]:

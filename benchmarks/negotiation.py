@@ -10,48 +10,36 @@ from __future__ import annotations
 
 import mmap
 import os
-import signal
 import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from floors import negotiation_floor
 from measure import settled_cpu_seconds
+from participants import BUFFER_BYTES, BUFFERS, DONE, expect, hand_out, needs, participants
 
-import sysmem
 from sysmem import blocking
 
-BUFFERS = 4
-BUFFER_BYTES = 1024 * 1024
 #: The number of rounds for each number of participants.
 ROUNDS = {2: 15, 4: 15, 16: 10, 64: 5}
 
 _SYSMEM = b"s"
 _FLOOR = b"f"
 _MEMFDS = b"m"
-_MAPPED = b"."
 
 
-def _constraints() -> sysmem.BufferCollectionConstraints:
-    return sysmem.BufferCollectionConstraints(
-        usage=sysmem.BufferUsage(cpu=sysmem.CpuUsage.READ_OFTEN | sysmem.CpuUsage.WRITE_OFTEN),
-        min_buffer_count=BUFFERS,
-        max_buffer_count=BUFFERS,
-        buffer_memory_constraints=sysmem.BufferMemoryConstraints(min_size_bytes=BUFFER_BYTES),
-    )
-
-
-def _participate(control: socket.socket, runtime_dirs: dict[bytes, Path]) -> None:
+def _participate(runtime_dirs: dict[bytes, Path], control: socket.socket) -> None:
     with ExitStack() as stack:
         allocators = {
             kind: stack.enter_context(blocking.connect(runtime_dir))
             for kind, runtime_dir in runtime_dirs.items()
         }
+        control.send(DONE)
         while True:
             kind, fds, _, _ = socket.recv_fds(control, 1, BUFFERS)
             if not kind:
@@ -61,65 +49,27 @@ def _participate(control: socket.socket, runtime_dirs: dict[bytes, Path]) -> Non
                     with mmap.mmap(fd, BUFFER_BYTES):
                         pass
                     os.close(fd)
-                control.send(_MAPPED)
+                control.send(DONE)
                 continue
             token = blocking.BufferCollectionToken.from_fd(fds[0])
             with allocators[kind].bind_shared_collection(token) as collection:
-                collection.set_constraints(_constraints())
+                collection.set_constraints(needs())
                 with collection.wait_for_all_buffers_allocated() as info:
                     for buffer in info.buffers or ():
                         with buffer.map():
                             pass
-                control.send(_MAPPED)
+                control.send(DONE)
                 control.recv(1)  # everyone has them
                 collection.release()
 
 
-@contextmanager
-def _participants(count: int, runtime_dirs: dict[bytes, Path]) -> Iterator[list[socket.socket]]:
-    controls, pids = [], []
-    for _ in range(count):
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                near.close()
-                _participate(far, runtime_dirs)
-                status = 0
-            finally:
-                os._exit(status)
-        far.close()
-        controls.append(near)
-        pids.append(pid)
-    try:
-        yield controls
-    finally:
-        for control in controls:
-            control.close()
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-
-
-def _expect(controls: list[socket.socket]) -> None:
-    for control in controls:
-        if control.recv(1) != _MAPPED:
-            raise RuntimeError("a participant failed")
-
-
 def _negotiate(kind: bytes, allocator: blocking.Allocator, controls: list[socket.socket]) -> float:
     start = time.perf_counter()
-    with allocator.allocate_shared_collection() as token:
-        children = token.duplicate_sync([sysmem.Rights.SAME_RIGHTS] * len(controls))
-        for child, control in zip(children, controls, strict=True):
-            socket.send_fds(control, [kind], [child.fileno()])
-            child.close()
-        token.release()
-    _expect(controls)
+    hand_out(kind, allocator, controls)
+    expect(controls)
     elapsed = time.perf_counter() - start
     for control in controls:
-        control.send(_MAPPED)
+        control.send(DONE)
     return elapsed
 
 
@@ -131,7 +81,7 @@ def _pass_memfds(controls: list[socket.socket]) -> float:
         os.truncate(fds[-1], BUFFER_BYTES)
     for control in controls:
         socket.send_fds(control, [_MEMFDS], fds)
-    _expect(controls)
+    expect(controls)
     elapsed = time.perf_counter() - start
     for fd in fds:
         os.close(fd)
@@ -156,7 +106,7 @@ def _measure(
     cpus: dict[bytes, list[float]] = {_SYSMEM: [], _FLOOR: []}
     memfds = []
     with ExitStack() as stack:
-        controls = stack.enter_context(_participants(count, runtime_dirs))
+        controls = stack.enter_context(participants(partial(_participate, runtime_dirs), count))
         allocators = {
             kind: stack.enter_context(blocking.connect(where))
             for kind, where in runtime_dirs.items()

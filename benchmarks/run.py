@@ -8,7 +8,6 @@ aggregation grows.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ import round_trip
 import snapshots
 import start
 from daemons import daemon
-from measure import machine
+from measure import machine, write
 
 #: Each gets the runtime directory and the process id of its own daemon.
 SECTIONS: dict[str, Callable[[Path, int], Any]] = {
@@ -61,11 +60,7 @@ def main() -> int:
             results[name] = SECTIONS[name](served.runtime_dir, served.pid)
         if name != "fairness":  # it reports its rows as it runs
             print(*_table(name, results[name]), sep="\n", file=sys.stderr)
-    text = json.dumps(results, indent=2)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
-    else:
-        print(text)
+    write(results, arguments.out)
     return 0
 
 
