@@ -275,31 +275,29 @@ async def serving(
 async def _follow_memory(memory: Memory, log: Log) -> None:
     while True:
         await readable(memory.fileno())
-        try:
-            memory.process_events()
-        except Exception as error:
-            log.error(
-                "events about buffers could not be processed",
-                reason=repr(error),
-                exc_info=not isinstance(error, (OSError, MemoryError)),
-            )
-            await trio.sleep(_MEMORY_FAILED_SECONDS)  # the reports are probably still there
+        await _process(memory.process_events, "events about buffers could not be processed", log)
         if memory.is_fruitless:
             await trio.sleep(FRUITLESS_SECONDS)
 
 
 async def _follow_in_flight(in_flight: InFlight, log: Log) -> None:
+    failure = "events about descriptors in flight could not be processed"
     while True:
         await readable(in_flight.fileno())
-        try:
-            in_flight.take()
-        except Exception as error:
-            log.error(
-                "events about descriptors in flight could not be processed",
-                reason=repr(error),
-                exc_info=not isinstance(error, (OSError, MemoryError)),
-            )
-            await trio.sleep(_MEMORY_FAILED_SECONDS)
+        await _process(in_flight.take, failure, log)
+
+
+async def _process(events: Callable[[], object], failure: str, log: Log) -> None:
+    """Call `events`. If it raises, log `failure`, and wait: the events are probably still there."""
+    try:
+        events()
+    except Exception as error:
+        log.error(
+            failure,
+            reason=repr(error),
+            exc_info=not isinstance(error, (OSError, MemoryError)),
+        )
+        await trio.sleep(_MEMORY_FAILED_SECONDS)
 
 
 async def _follow_threads(threads: Threads, log: Log) -> None:

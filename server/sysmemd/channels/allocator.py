@@ -22,10 +22,11 @@ from .collection import CollectionServer
 from .connection import Connection
 from .errors import Failed
 from .nodes import NodeServer, S, TokenServer, adopt, client_info, discard
+from .server import Unattached
 from .service import Service
 
 
-class AllocatorServer:
+class AllocatorServer(Unattached):
     """One connection to the service. Its end has no effect on the nodes that were created through it."""
 
     interface: ClassVar[type[Interface]] = explained.Allocator
@@ -49,14 +50,6 @@ class AllocatorServer:
             "client_name": client.name,
             "client_id": client.id,
         }
-
-    def held_by(self) -> None:
-        """Return None: nothing holds an Allocator, because it is not part of a collection."""
-
-    changed_by = held_by
-
-    def expect_message(self) -> None:
-        """Accept every message: only the end of its channel ends an Allocator."""
 
     def refuse(self, reason: str) -> None:
         self._service.log.error(

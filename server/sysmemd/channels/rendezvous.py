@@ -13,11 +13,11 @@ from ..ports import Peer
 from ..quota import Exceeded, Kind
 from .connection import Connection
 from .meetings import Key, Offer, Take, unknown_token
-from .server import unnamed
+from .server import Unattached, unnamed
 from .service import Service
 
 
-class RendezvousServer:
+class RendezvousServer(Unattached):
     """One connection to the service. Its offers and takes end with it."""
 
     interface: ClassVar[type[Interface]] = rendezvous.Rendezvous
@@ -36,14 +36,6 @@ class RendezvousServer:
 
     def about(self) -> dict[str, Any]:
         return {**unnamed(self.interface, self._peer.pid), "user": self._peer.uid}
-
-    def held_by(self) -> None:
-        """Return None: nothing holds a Rendezvous connection, because it is not part of a collection."""
-
-    changed_by = held_by
-
-    def expect_message(self) -> None:
-        """Accept every message: only the end of its channel ends a Rendezvous connection."""
 
     def refuse(self, reason: str) -> None:
         self._service.log.error(

@@ -50,21 +50,25 @@ def unnamed(interface: type[Interface], pid: int) -> dict[str, Any]:
     return {"channel": interface.__name__, "client_name": "", "client_id": 0, "pid": pid}
 
 
-class Nobody:
+class Unattached:
+    """The base of a :class:`Server` that is not part of a collection. Only the end of its channel ends it."""
+
+    def held_by(self) -> None:
+        """Return None: nothing holds it."""
+
+    changed_by = held_by
+
+    def expect_message(self) -> None:
+        """Accept every message."""
+
+
+class Nobody(Unattached):
     """The server of a closed connection. It does nothing."""
 
     interface: ClassVar[type[Interface]] = Interface
 
     def about(self) -> dict[str, Any]:
         return {"channel": "", "client_name": "", "client_id": 0}
-
-    def held_by(self) -> None:
-        """Return None: nothing holds a closed connection."""
-
-    changed_by = held_by
-
-    def expect_message(self) -> None:
-        """Do nothing: no message arrives."""
 
     def refuse(self, reason: str) -> None:
         """Do nothing: the connection is closed."""

@@ -14,14 +14,14 @@ from ..channels import Connection
 from ..channels.answering import Answering
 from ..channels.deferred import Deferred
 from ..channels.errors import Failed
-from ..channels.server import unnamed
+from ..channels.server import Unattached, unnamed
 from ..ports import Peer
 from ..quota import Exceeded
 from .inspection import Done, Inspection
 
 
-class InspectorServer:
-    """One connection to the service."""
+class InspectorServer(Unattached):
+    """One connection to the service. It may see intermediate states of a collection, because no attempt holds it."""
 
     interface: ClassVar[type[Interface]] = inspector.Inspector
 
@@ -39,14 +39,6 @@ class InspectorServer:
 
     def about(self) -> dict[str, Any]:
         return unnamed(self.interface, self.account.peer.pid)
-
-    def held_by(self) -> None:
-        """Return None: nothing holds an Inspector. It is not part of a collection, and may see intermediate states."""
-
-    changed_by = held_by
-
-    def expect_message(self) -> None:
-        """Accept every message: only the end of its channel ends an Inspector."""
 
     def refuse(self, reason: str) -> None:
         log = self._inspection.daemon.service.log

@@ -19,7 +19,7 @@ from sysmem_protocol.inspector import MAX_EVENTS_BYTES, WatcherOnEventsEvent
 from sysmem_protocol.library import Interface
 
 from ..channels import Connection, Service
-from ..channels.server import unnamed
+from ..channels.server import Unattached, unnamed
 from ..quota import Exceeded, Kind
 from ..users import Account
 
@@ -42,7 +42,7 @@ def parts(event: str) -> Iterator[str]:
         yield msgspec.json.encode(part).decode()
 
 
-class Watcher:
+class Watcher(Unattached):
     """One client's watch: the server of its channel, and the queue of events."""
 
     interface: ClassVar[type[Interface]] = inspector.Watcher
@@ -81,14 +81,6 @@ class Watcher:
 
     def about(self) -> dict[str, Any]:
         return unnamed(self.interface, self.account.peer.pid)
-
-    def held_by(self) -> None:
-        """Return None: nothing holds a watcher, because it sends no messages."""
-
-    changed_by = held_by
-
-    def expect_message(self) -> None:
-        """Do nothing: the interface has no methods, so every message is refused anyway."""
 
     def refuse(self, reason: str) -> None:
         self._log.error(
