@@ -275,17 +275,23 @@ def test_a_channel_that_the_kernel_goes_on_watching_closes(
     line.receive()
 
 
+@pytest.mark.parametrize("lacks", ["a descriptor", "memory"])
 def test_an_end_that_cannot_be_kept_open_is_forgotten(
-    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, lacks: str
 ) -> None:
     def none_left(fd: int) -> int:
         raise OSError("no descriptor left")
 
-    monkeypatch.setattr("sysmemd.in_flight.duplicate", none_left)
+    if lacks == "memory":
+        short(daemon, monkeypatch, "register")
+    else:
+        monkeypatch.setattr("sysmemd.in_flight.duplicate", none_left)
     line = daemon.line()
+    before = line.account.tally[Kind.DESCRIPTORS]
     line.send(50)
     line.outbox.end()
     assert daemon.in_flight.all.count == 0
+    assert line.account.tally[Kind.DESCRIPTORS] == before
     line.receive()
 
 

@@ -208,6 +208,7 @@ def test_lines_for_anything_else_have_none(pipe: Pipe, stream: str | None) -> No
     logger.info("i")
     output.close()
     assert pipe.lines()[0].startswith("{")
+    assert not log.is_journal(-1, environ)
 
 
 # --- no thread --------------------------------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ def asking() -> Iterator[Asking]:
 
 def test_a_question_is_asked_in_a_thread_and_answered_here(asking: Asking) -> None:
     told: list[int] = []
+    with pytest.raises(BlockingIOError):  # nothing was asked yet
+        asking.threads.take()
     asking.threads.ask(
         threading.get_ident, lambda thread: told.extend([thread, threading.get_ident()])
     )

@@ -332,6 +332,12 @@ def test_the_cpu_time_of_a_short_turn_is_only_asked_for_if_others_wait(
         fake.more = True
         made.take(measured=False)  # two messages take longer than a slice
         assert len(asked) == 1
+        charged = queue.charged
+        for _ in range(2):
+            made.in_turn(time.slice_passes)
+        assert made.take(measured=False)  # one alone takes longer than a turn
+        assert queue.charged == charged
+        made.take(measured=False)
         made.closing(fake.connection)
 
 
@@ -719,6 +725,21 @@ def test_reports_of_what_is_not_there_are_counted(made: Turns, fake: FakeConnect
     assert not made.is_fruitless
 
 
+def test_a_channel_with_room_for_a_part_of_what_waits_is_no_such_report(
+    made: Turns, fake: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sends_a_part() -> bool:
+        fake.waiting_bytes -= 1
+        return False
+
+    monkeypatch.setattr(fake, "flush", sends_a_part)
+    made.flush(fake.connection)
+    for _ in range(100):
+        made.take()
+    assert fake.waiting_bytes == -100
+    assert not made.is_fruitless
+
+
 def test_what_goes_wrong_with_a_channel_ends_that_channel_alone(
     queue: Queue, time: Time, new: Callable[[], FakeConnection]
 ) -> None:
@@ -758,7 +779,7 @@ def test_work_for_which_there_is_no_stack_goes_on_later(
     done: list[None] = []
     fake.on_receive = work
     fake.send()
-    for received in (0, 1):
+    for received in (0, 1, 1):
         with monkeypatch.context() as patch:
             patch.setattr(Runner, "go_on", no_memory)
             with pytest.raises(MemoryError):
@@ -767,5 +788,8 @@ def test_work_for_which_there_is_no_stack_goes_on_later(
             assert not made
             made.serve(fake.connection)
         assert fake.received == received
-        made.take()
+        if not done:
+            made.take()
+    made.closing(fake.connection)
     assert done == [None]
+    assert not made

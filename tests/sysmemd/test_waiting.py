@@ -17,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 from sysmemd import turns
 from sysmemd.clock import TrioClock
 from sysmemd.reactor import TrioReactor
-from sysmemd.turns import Queue
+from sysmemd.turns import Queue, Turns
 
 from .memory.harness import RecordingLog
 from .turns import FakeConnection, Time
@@ -133,6 +133,37 @@ def test_the_loop_has_turns_as_users_have() -> None:
     ahead = order.index("loop")
     assert ahead == turns.DEBT_NS // turns.SLICE_NS
     assert order[ahead : ahead + 20].count("user") == 10
+
+
+def test_a_user_is_waited_for_directly_while_there_is_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watch_loop = Turns.watch_loop
+
+    def note(turns: Turns, *, watched: bool) -> None:
+        watch_loop(turns, watched=watched)
+        changes.append(watched)
+        changed.set()
+
+    changes: list[bool] = []
+    changed = trio.Event()
+    monkeypatch.setattr(Turns, "watch_loop", note)
+
+    @alone
+    async def serve(made: TrioReactor, log: RecordingLog) -> None:
+        nonlocal changed
+        with FakeConnection(uid=1) as one:
+            made.serve(one.connection)
+            for uid in (2, 3):
+                with FakeConnection(uid=uid) as other:
+                    made.serve(other.connection)
+                    changed = trio.Event()
+                    made.closing(other.connection)
+                    await changed.wait()
+            made.closing(one.connection)
+
+    serve()
+    assert changes[:5] == [True, False, True, False, True]
 
 
 @alone

@@ -10,6 +10,7 @@ import fcntl
 import os
 import socket
 import tempfile
+from unittest.mock import Mock
 
 import pytest
 
@@ -68,6 +69,16 @@ def test_strong_and_weak_handles_are_told_apart(bench: Bench, rights: int) -> No
         bench.weak(buffers)
     assert not identify(bench, bench.strong(buffers, READ & rights)[1]).is_weak
     assert identify(bench, bench.weak(buffers, READ & rights)[1][0]).is_weak
+
+
+def test_a_kernel_that_can_not_answer_now_is_no_older_kernel(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (strong,) = bench.strong(bench.allocate())
+    fails = Mock(side_effect=OSError(errno.ENOMEM, "Cannot allocate memory"))
+    monkeypatch.setattr(locks, "holds_lock", fails)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        assert identify(bench, strong).is_weak
 
 
 def test_a_duplicate_is_the_same_handle(bench: Bench) -> None:

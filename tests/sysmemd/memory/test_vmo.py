@@ -6,6 +6,7 @@ import errno
 import fcntl
 import mmap
 import os
+from unittest.mock import Mock
 
 import pytest
 
@@ -59,6 +60,17 @@ def test_a_kernel_without_noexec_seal_will_do(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(os, "memfd_create", old_kernel)
     with vmo.create("old", PAGE) as handle:
         assert os.fstat(handle.fileno()).st_mode & 0o7777 == 0o600
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE])
+def test_any_other_error_is_no_reason_to_try_again(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    create = Mock(side_effect=OSError(number, os.strerror(number)))
+    monkeypatch.setattr(os, "memfd_create", create)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        vmo.create("none", PAGE)
+    assert len(create.mock_calls) == 1
 
 
 @pytest.mark.parametrize(("name", "shown"), [("frames", "frames:1"), ("", "sysmem:1")])
