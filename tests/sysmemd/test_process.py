@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import shutil
 import signal
@@ -377,7 +378,10 @@ async def test_only_signals_that_are_asked_for_are_received() -> None:
 async def test_a_signal_that_another_thread_gets_is_received(tmp_path: Path) -> None:
     wakes = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(wakes)
+    collections, frozen = gc.get_threshold(), gc.get_freeze_count()
     async with running(tmp_path / "run") as made:
+        assert gc.get_threshold() == process._COLLECTION_THRESHOLDS
+        assert gc.get_freeze_count() > frozen
         with trio.fail_after(30):
             await trio.to_thread.run_sync(
                 lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
@@ -386,6 +390,7 @@ async def test_a_signal_that_another_thread_gets_is_received(tmp_path: Path) -> 
         assert made.result is None
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert signal.set_wakeup_fd(wakes) == wakes
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (collections, frozen)
 
 
 # --- the watchdog -----------------------------------------------------------------------------------------------------

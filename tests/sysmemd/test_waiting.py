@@ -154,6 +154,7 @@ def test_a_user_is_waited_for_directly_while_there_is_no_other(
         nonlocal changed
         with FakeConnection(uid=1) as one:
             made.serve(one.connection)
+            await changed.wait()
             for uid in (2, 3):
                 with FakeConnection(uid=uid) as other:
                     made.serve(other.connection)

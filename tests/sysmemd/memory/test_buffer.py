@@ -398,7 +398,9 @@ def test_a_handle_whose_lock_goes_a_moment_after_the_report_is_noticed(
     assert is_closed(event)
 
 
-def test_a_report_during_late_rechecks_starts_them_afresh(bench: Bench, peer: Peer) -> None:
+def test_a_report_during_late_rechecks_starts_them_afresh(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     buffers = bench.allocate()
     strong = bench.strong(buffers)
     bench.strong(buffers)
@@ -409,3 +411,7 @@ def test_a_report_during_late_rechecks_starts_them_afresh(bench: Bench, peer: Pe
     due = bench.clock.next_due()
     assert due is not None
     assert due <= bench.clock.now() + RECHECK_NS[0]
+    asked = Mock(side_effect=locks.any_left)
+    monkeypatch.setattr(locks, "any_left", asked)
+    bench.clock.advance(2 * sum(RECHECK_NS))
+    assert len(asked.mock_calls) == len(RECHECK_NS)

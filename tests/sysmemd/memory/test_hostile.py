@@ -73,7 +73,14 @@ def test_one_strong_owner_cannot_drop_anothers_lock(
 
 
 @pytest.mark.parametrize(
-    "where", [STRONG_BYTE, EVERYTHING, f"{FIRST_BYTE + 9}, 1", f"{FIRST_BYTE}, 0"]
+    "where",
+    [
+        STRONG_BYTE,
+        EVERYTHING,
+        f"{FIRST_BYTE + 9}, 1",
+        f"{FIRST_BYTE}, 0",
+        f"{Kind.WEAK.first_byte + RANGE_BYTES - 1}, 1",
+    ],
 )
 def test_nobody_can_put_a_write_lock_among_the_handles(
     bench: Bench, peer: Peer, where: str
