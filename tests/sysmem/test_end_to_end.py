@@ -224,21 +224,6 @@ def test_a_node_that_is_closed_fails_and_one_that_is_released_does_not(
         token.sync()
 
 
-def test_dispensable(
-    allocator: blocking.Allocator, token: blocking.BufferCollectionToken, closing: ExitStack
-) -> None:
-    other = token.duplicate()
-    other.set_dispensable()
-    one, two = bound(closing, allocator, token, other)
-    for collection in (one, two):
-        collection.set_constraints(READ_WRITE)
-    closing.enter_context(one.wait_for_all_buffers_allocated(timeout=WAIT))
-    with one.attach_node_tracking() as event:
-        two.close()
-        one.sync(timeout=WAIT)
-        assert not event.is_closed()
-
-
 # --- BufferCollection -----------------------------------------------------------------------------------------------
 
 
@@ -282,17 +267,6 @@ def test_an_empty_intersection_is_an_error_and_then_peer_closed(
     assert two.wait_closed(WAIT)
     with pytest.raises(sysmem.PeerClosedError):
         two.wait_for_all_buffers_allocated()
-
-
-def test_un_set_constraints_use_nothing(
-    allocator: blocking.Allocator, token: blocking.BufferCollectionToken, closing: ExitStack
-) -> None:
-    other = token.duplicate()
-    one, two = bound(closing, allocator, token, other)
-    one.set_constraints()
-    two.set_constraints(constraints=READ_WRITE)
-    info = closing.enter_context(one.wait_for_all_buffers_allocated(timeout=WAIT))
-    assert [buffer.vmo for buffer in info.buffers] == [None, None]
 
 
 def test_must_match_vmo(
@@ -375,24 +349,6 @@ def test_weak_ok_for_children(
     for collection in (strong, weak):
         collection.set_constraints(READ_WRITE)
     closing.enter_context(weak.wait_for_all_buffers_allocated(timeout=WAIT))
-
-
-def test_128_weak_buffers_come_in_parts(allocator: blocking.Allocator, closing: ExitStack) -> None:
-    with allocator.allocate_shared_collection() as token:
-        other = token.duplicate()
-        other.set_weak()
-        strong, weak = bound(closing, allocator, token, other)
-    strong.set_constraints(
-        sysmem.BufferCollectionConstraints(
-            usage=READ.usage,
-            min_buffer_count=128,
-            buffer_memory_constraints=sysmem.BufferMemoryConstraints(min_size_bytes=1),
-        )
-    )
-    weak.set_constraints(READ)
-    info = closing.enter_context(weak.wait_for_all_buffers_allocated(timeout=WAIT))
-    assert len(info.buffers) == 128
-    assert all(buffer.vmo and buffer.close_weak_asap for buffer in info.buffers)
 
 
 # --- other processes ------------------------------------------------------------------------------------------------

@@ -212,6 +212,13 @@ class Wire(ClosesWithBlock):
         child.sync()
         return allocator, root, child
 
+    def chain(self) -> tuple[Allocator, Token, Token, Token]:
+        """Return the same as `root_and_child`, and a child of the child."""
+        allocator, root, child = self.root_and_child()
+        grandchild = child.duplicate_token()
+        child.sync()
+        return allocator, root, child, grandchild
+
     def strong_and_weak(self, *, camping: int = 2) -> tuple[Allocator, Collection, Collection]:
         """Return a strong root and its weak child, each with constraints. The root asks for all buffers."""
         allocator, root, child = self.root_and_child(weak=True)

@@ -20,20 +20,17 @@ def test_a_close_without_release_fails_the_whole_tree(wire: Wire) -> None:
     assert_close(*(nodes[:5] + nodes[6:]))
 
 
-def chain(wire: Wire) -> tuple[Allocator, list[Token]]:
-    """Return three tokens. The tests make them a chain: root > dispensable > plain > attached."""
-    allocator, root = wire.root()
-    middle = root.duplicate_token()
-    middle.set_dispensable()
-    leaf = middle.duplicate_token()
-    leaf.set_dispensable()
-    middle.sync()
-    leaf.sync()
+def dispensable_chain(wire: Wire) -> tuple[Allocator, list[Token]]:
+    """Return a root token, a dispensable child, and its dispensable child."""
+    allocator, root, middle, leaf = wire.chain()
+    for token in (middle, leaf):
+        token.set_dispensable()
+        token.sync()
     return allocator, [root, middle, leaf]
 
 
 def test_nested_failure_domains_only_the_innermost_fails(wire: Wire) -> None:
-    allocator, tokens = chain(wire)
+    allocator, tokens = dispensable_chain(wire)
     root, middle, leaf = (allocator.bind(token) for token in tokens)
     for collection in (root, middle, leaf):
         collection.set_constraints(constraints())
@@ -56,7 +53,7 @@ def test_a_failure_domain_without_connected_clients_fails_and_frees_its_parent(
     wire: Wire,
 ) -> None:
     """Before the allocation, a dispensable node's failure reaches the parent."""
-    _, (root, middle, leaf) = chain(wire)
+    _, (root, middle, leaf) = dispensable_chain(wire)
     leaf.release_and_close()
     assert_close(root, middle)
 
@@ -79,7 +76,7 @@ def test_an_attached_domain_whose_clients_are_all_released_leaves_quietly(wire: 
 
 
 def test_a_dispensable_domain_whose_clients_are_all_released_after_allocation(wire: Wire) -> None:
-    allocator, tokens = chain(wire)
+    allocator, tokens = dispensable_chain(wire)
     root, middle, leaf = allocator.participants(*tokens)
     assert len(root.wait().buffers) == 3
     gone = middle.track_node()
@@ -130,10 +127,7 @@ def test_after_allocation_the_root_failing_closes_every_view(wire: Wire) -> None
 
 
 def test_an_orphans_children_keep_working(wire: Wire) -> None:
-    allocator, root = wire.root()
-    middle = root.duplicate_token()
-    leaf = middle.duplicate_token()
-    middle.sync()
+    allocator, root, middle, leaf = wire.chain()
     root.release_and_close()
     middle.release_and_close()
     leaf.sync()
@@ -147,10 +141,7 @@ def test_an_orphans_children_keep_working(wire: Wire) -> None:
 
 
 def test_a_failure_below_an_orphan_still_reaches_the_root(wire: Wire) -> None:
-    root = wire.connect().shared()
-    middle = root.duplicate_token()
-    leaf = middle.duplicate_token()
-    middle.sync()
+    _, root, middle, leaf = wire.chain()
     middle.release_and_close()
     leaf.sync()
     leaf.close()

@@ -288,9 +288,7 @@ def test_node_tracking_survives_the_conversion(wire: Wire) -> None:
 
 
 def test_node_tracking_waits_for_the_children_and_the_orphans_to_be_gone(wire: Wire) -> None:
-    _, root = wire.root()
-    child = root.duplicate_token()
-    grandchild = child.duplicate_token()
+    _, root, child, grandchild = wire.chain()
     gone = child.track_node()
     child.release_and_close()
     grandchild.sync()

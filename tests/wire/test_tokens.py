@@ -16,6 +16,7 @@ from .raw import (
     READ,
     SAME_RIGHTS,
     WRITE,
+    Allocator,
     Descriptor,
     Info,
     Token,
@@ -246,24 +247,22 @@ def test_a_vmo_is_sealed_zeroed_and_private_to_its_uid(wire: Wire) -> None:
 # SetDispensable
 
 
-def dispensable_pair(wire: Wire) -> tuple[Token, Token]:
-    root = wire.connect().shared()
-    child = root.duplicate_token()
+def dispensable_pair(wire: Wire) -> tuple[Allocator, Token, Token]:
+    allocator, root, child = wire.root_and_child()
     child.set_dispensable()
     child.set_dispensable()
     child.sync()
-    return root, child
+    return allocator, root, child
 
 
 def test_a_dispensable_node_that_fails_before_allocation_fails_its_parent(wire: Wire) -> None:
-    root, child = dispensable_pair(wire)
+    _, root, child = dispensable_pair(wire)
     child.close()
     root.assert_closes()
 
 
 def test_a_dispensable_node_that_fails_after_allocation_fails_alone(wire: Wire) -> None:
-    root, child = dispensable_pair(wire)
-    allocator = wire.connect()
+    allocator, root, child = dispensable_pair(wire)
     below = child.duplicate_token()
     child.sync()
     one, two, three = allocator.participants(root, child, below)
@@ -275,14 +274,13 @@ def test_a_dispensable_node_that_fails_after_allocation_fails_alone(wire: Wire) 
 
 
 def test_the_parents_failure_takes_the_dispensable_node_along(wire: Wire) -> None:
-    root, child = dispensable_pair(wire)
+    _, root, child = dispensable_pair(wire)
     root.close()
     child.assert_closes()
 
 
 def test_a_dispensable_nodes_constraints_count(wire: Wire) -> None:
-    root, child = dispensable_pair(wire)
-    allocator = wire.connect()
+    allocator, root, child = dispensable_pair(wire)
     one, two = allocator.bind(root), allocator.bind(child)
     wait = one.request_with(only_sizes(1, 10))
     two.set_constraints(only_sizes(20, 30))

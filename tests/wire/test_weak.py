@@ -97,9 +97,7 @@ def test_an_orphan_is_not_strong(wire: Wire) -> None:
 
 
 def test_weakness_is_inherited_at_creation_only(wire: Wire) -> None:
-    allocator, root = wire.root()
-    middle = root.duplicate_token()
-    before = middle.duplicate_token()
+    allocator, root, middle, before = wire.chain()
     middle.set_weak()
     after = middle.duplicate_token()
     middle.sync()

@@ -40,6 +40,12 @@ def send(sender: FrameSender, **values: object) -> int:
     return sender.send(sender.acquire(timeout=WAIT), **values)  # type: ignore[arg-type]  # what a test gives
 
 
+def send_all(sender: FrameSender) -> None:
+    """Send a frame in each buffer of the producer of `ends`."""
+    for _ in range(4):
+        send(sender)
+
+
 def drain(receiver: FrameReceiver) -> None:
     for each in receiver:
         each.release()
@@ -67,8 +73,7 @@ def test_a_frame_arrives_as_it_was_sent(ends: Ends) -> None:
 
 def test_a_buffer_comes_back_when_its_frame_is_released(ends: Ends) -> None:
     sender, receiver = ends
-    for _ in range(4):
-        send(sender)
+    send_all(sender)
     with pytest.raises(TimeoutError, match="the producer has 0, consumer 0 has 4 and waits for 0"):
         sender.acquire(timeout=0)
     first = receiver.receive(timeout=WAIT)
@@ -83,8 +88,7 @@ def test_acquire_waits_until_a_frame_is_released(
     ends: Ends, until_asleep: Callable[..., None]
 ) -> None:
     sender, receiver = ends
-    for _ in range(4):
-        send(sender)
+    send_all(sender)
     acquired: list[int] = []
     thread = threading.Thread(target=lambda: acquired.append(sender.acquire(timeout=WAIT)))
     thread.start()
@@ -210,8 +214,7 @@ def test_a_policy_is_a_member_or_its_value() -> None:
 
 def test_a_consumer_that_closes_gives_all_back_at_once(ends: Ends) -> None:
     sender, receiver = ends
-    for _ in range(4):
-        send(sender)
+    send_all(sender)
     held = receiver.receive(timeout=WAIT)
     assert repr(receiver) == "<FrameReceiver open, 1 frames>"
     receiver.close()
@@ -344,8 +347,7 @@ def test_all_buffers_of_a_consumer_that_leaves_go_to_those_who_wait(
     ends: Ends, until_asleep: Callable[..., None]
 ) -> None:
     sender, receiver = ends
-    for _ in range(4):
-        send(sender)
+    send_all(sender)
     waiting = Waiting(until_asleep, *[sender.acquire] * 4)
     receiver.close()
     assert sorted(map(str, waiting.join())) == ["0", "1", "2", "3"]

@@ -162,17 +162,6 @@ def test_a_rule_that_does_not_exist_is_no_failure_but_an_error() -> None:
 # --- the room -------------------------------------------------------------------------------------------------------
 
 
-def test_a_client_needs_neither_the_daemons_code_nor_pytest() -> None:
-    program = (
-        "import sys, sysmem, sysmem.blocking\n"
-        "print([name for name in sys.modules if name.split('.')[0] in ('sysmemd', 'pytest', 'structlog')])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
-
-
 def test_the_kit_needs_no_pytest() -> None:
     program = "import sys, sysmem.testing\nprint('pytest' in sys.modules)"
     done = subprocess.run(
