@@ -31,6 +31,7 @@ from .clock import TrioClock
 from .closing import ThreadClosing
 from .config import Config
 from .configured import heap_settings, make_heap, platform
+from .fair_queue import Queue
 from .in_flight import InFlight
 from .inspection import Inspection, InspectorServer
 from .memory import Memory
@@ -39,7 +40,6 @@ from .quota import Exceeded, Kind, descriptors_for_one, in_flight_to_all
 from .reactor import FRUITLESS_SECONDS, TrioReactor, readable
 from .sockets import Permissions
 from .threads import Ask, Threads, ask_here
-from .turns import Queue
 
 #: Errors of `accept()` that mean that the connecting peer has already gone, or that there is no connection.
 _NOBODY = {errno.EAGAIN, errno.ECONNABORTED}

@@ -15,9 +15,10 @@ import trio
 
 from .channels import STOPPING, Connection
 from .clock import TrioClock
+from .fair_queue import Queue
 from .pause import Holder
 from .ports import Log
-from .turns import SLICE_NS, Queue, Turns
+from .turns import SLICE_NS, Turns
 from .users import User
 from .waiting import in_place_of_waiting
 

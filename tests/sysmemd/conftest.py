@@ -1,12 +1,17 @@
-"""Work that takes long and threads that can't start, for all packages of the daemon."""
+"""Work that takes long, threads that can't start, and a queue of users with its clock."""
 
 from __future__ import annotations
 
 import _thread
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
+from sysmemd.fair_queue import Queue
+
 from .slow import SlowWork
+from .turns import Time
 
 
 @pytest.fixture
@@ -25,3 +30,14 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(_thread, "start_new_thread", none_left)
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def queue() -> Iterator[Queue]:
+    with closing(Queue()) as queue:
+        yield queue

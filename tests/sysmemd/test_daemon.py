@@ -35,12 +35,12 @@ from sysmemd import daemon, process
 from sysmemd.channels import Connection
 from sysmemd.clock import TrioClock
 from sysmemd.config import AccessSection, Config, Limits
-from sysmemd.memory.requirements import Findings
+from sysmemd.fair_queue import Queue
 from sysmemd.pause import give_way
 from sysmemd.reactor import FRUITLESS_SECONDS, TrioReactor, readable
-from sysmemd.sockets import Listeners, StartError
+from sysmemd.sockets import Listeners
 from sysmemd.tree.choose import Question
-from sysmemd.turns import Queue, Turns
+from sysmemd.turns import Turns
 
 from .memory.harness import RecordingLog
 
@@ -566,52 +566,3 @@ async def test_reports_about_buffers_that_reveal_nothing_are_read_with_pauses(
     assert [time - times[0] for time in times] == pytest.approx(
         [0, FRUITLESS_SECONDS, 2 * FRUITLESS_SECONDS]
     )
-
-
-# --- starting ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.trio
-async def test_what_the_machine_lacks_is_said(
-    tmp_path: Path, log: RecordingLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = Findings(["/proc must be mounted", "more"], [])
-    monkeypatch.setattr(process, "examine_kernel", lambda: found)
-    with pytest.raises(StartError, match="/proc must be mounted; more"):
-        await process.run(Config(runtime_dir=str(tmp_path)), log)
-    monkeypatch.setattr(process, "examine_kernel", lambda: Findings([], ["a lock is lost"]))
-    monkeypatch.setattr(process, "_raise_descriptor_limit", Mock(side_effect=StartError("enough")))
-    with pytest.raises(StartError, match="enough"):
-        await process.run(Config(runtime_dir=str(tmp_path)), log)
-    [(level, _, fields)] = log.entries
-    assert (level, fields) == ("warning", {"difference": "a lock is lost"})
-
-
-@pytest.mark.trio
-async def test_a_start_that_fails_leaves_nothing(tmp_path: Path, log: RecordingLog) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(StartError, match="can't be used"):
-        await process.run(Config(runtime_dir=str(tmp_path / "file")), log)
-
-
-@pytest.mark.trio
-async def test_the_descriptor_limit_is_raised(tmp_path: Path, log: RecordingLog) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard - 1, hard))
-    async with running(tmp_path, log):
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
-
-
-@pytest.mark.trio
-@pytest.mark.parametrize("error", [ValueError("not allowed"), OSError(errno.EPERM, "not so")])
-async def test_a_limit_that_can_not_be_raised_stays(
-    tmp_path: Path, log: RecordingLog, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def setrlimit(*_: object) -> None:
-        raise error
-
-    with monkeypatch.context() as patched:
-        patched.setattr(resource, "setrlimit", setrlimit)
-        async with running(tmp_path, log) as made:
-            await made.collection(made.connect()).sync()
-    assert "the descriptor limit could not be raised" in log.events("warning")

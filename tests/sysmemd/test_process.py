@@ -1,4 +1,4 @@
-"""The daemon as a process: it creates removed sockets again, or ends."""
+"""The daemon as a process: it starts, creates removed sockets again or ends, and reads its configuration again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gc
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import trio
@@ -26,10 +28,11 @@ from sysmem_protocol.sysmem2 import Allocator
 from sysmemd import process, signals
 from sysmemd.config import AccessSection, Config, ConfigError, LogSection
 from sysmemd.daemon import socket_permissions
+from sysmemd.fair_queue import Queue
+from sysmemd.memory.requirements import Findings
 from sysmemd.presence import Presence
 from sysmemd.process import UnreachableError
-from sysmemd.sockets import Listeners, Permissions, RuntimeDirectory
-from sysmemd.turns import Queue
+from sysmemd.sockets import Listeners, Permissions, RuntimeDirectory, StartError
 
 from ..wire.raw import Wire
 from .memory.harness import RecordingLog
@@ -101,6 +104,62 @@ async def running(
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_REMOVAL_SECONDS", 0.01)
+
+
+@pytest.fixture(autouse=True)
+def descriptor_limit() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+# --- starting ---------------------------------------------------------------------------------------------------------
+
+
+async def test_what_the_machine_lacks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = RecordingLog()
+    found = Findings(["/proc must be mounted", "more"], [])
+    monkeypatch.setattr(process, "examine_kernel", lambda: found)
+    with pytest.raises(StartError, match="/proc must be mounted; more"):
+        await process.run(Config(runtime_dir=str(tmp_path)), log)
+    monkeypatch.setattr(process, "examine_kernel", lambda: Findings([], ["a lock is lost"]))
+    monkeypatch.setattr(process, "_raise_descriptor_limit", Mock(side_effect=StartError("enough")))
+    with pytest.raises(StartError, match="enough"):
+        await process.run(Config(runtime_dir=str(tmp_path)), log)
+    [(level, _, fields)] = log.entries
+    assert (level, fields) == ("warning", {"difference": "a lock is lost"})
+
+
+async def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StartError, match="can't be used"):
+        await process.run(Config(runtime_dir=str(tmp_path / "file")), RecordingLog())
+
+
+async def test_the_descriptor_limit_is_raised(tmp_path: Path) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard - 1, hard))
+    async with running(tmp_path):
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+
+
+@pytest.mark.parametrize("error", [ValueError("not allowed"), OSError(errno.EPERM, "not so")])
+async def test_a_limit_that_can_not_be_raised_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def setrlimit(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(resource, "setrlimit", setrlimit)
+        async with running(tmp_path) as made:
+            pass
+    assert "the descriptor limit could not be raised" in made.log.events("warning")
+
+
+# --- sockets ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sysmemd import turns
+from sysmemd.fair_queue import Queue
 from sysmemd.pause import wait_for
 from sysmemd.reactor import FRUITLESS_SECONDS, TrioReactor
-from sysmemd.turns import Queue, Turns
+from sysmemd.turns import Turns
 
 from .memory.harness import RecordingLog
 from .turns import FakeConnection, Idle, Time

@@ -1,4 +1,4 @@
-"""The turns of one user: its waits, the order of service, and the length of turns."""
+"""The turns of one user: its waits, the order in which its channels are served, and the length of turns."""
 
 from __future__ import annotations
 
@@ -16,22 +16,12 @@ import pytest
 
 from sysmem_protocol.handles import Handle
 from sysmemd import turns
+from sysmemd.fair_queue import Queue
 from sysmemd.pause import give_way, wait_for
 from sysmemd.runner import Runner
-from sysmemd.turns import RECEIVE_BUDGET, Queue, Turns
+from sysmemd.turns import RECEIVE_BUDGET, Turns
 
 from .turns import FakeConnection, Idle, Time
-
-
-@pytest.fixture
-def time() -> Time:
-    return Time()
-
-
-@pytest.fixture
-def queue() -> Iterator[Queue]:
-    with contextlib.closing(Queue()) as queue:
-        yield queue
 
 
 @pytest.fixture
@@ -52,13 +42,6 @@ def fake(new: Callable[[], FakeConnection], made: Turns) -> FakeConnection:
     fake = new()
     made.serve(fake.connection)
     return fake
-
-
-class Holder:
-    """Becomes idle when `release` is called."""
-
-    def when_idle(self, callback: Callable[[], None]) -> None:
-        self.release = callback
 
 
 def is_due(turns: Turns) -> bool:
@@ -180,30 +163,6 @@ def test_a_slice_is_short_only_if_somebody_else_waits(
         others.closing(other.connection)
 
 
-def test_who_has_more_to_do_waits(made: Turns, time: Time, queue: Queue) -> None:
-    def work() -> None:
-        time.slice_passes()
-        give_way()
-
-    assert not queue.others_wait(-1, 0)
-    made.in_turn(work)
-    made.take()
-    assert queue.others_wait(-1, turns.DEBT_NS)
-    assert not queue.others_wait(made.fileno(), 0)
-    while made.take():
-        pass
-    assert not queue.others_wait(-1, turns.DEBT_NS)
-
-
-def test_what_is_not_a_users_always_comes_first(queue: Queue) -> None:
-    with FakeConnection() as fake:
-        queue.enter(fake.near.fileno())
-        assert not queue.others_wait(-1, 0)
-        fake.send()
-        assert queue.others_wait(-1, 0)
-        queue.leave(fake.near.fileno())
-
-
 def test_the_loop_is_reported_among_the_channels_while_it_is_watched(
     made: Turns, queue: Queue
 ) -> None:
@@ -215,101 +174,6 @@ def test_the_loop_is_reported_among_the_channels_while_it_is_watched(
             assert made.wait(0) is watched
             made.take()
         assert made.loop_is_ready
-
-
-def test_who_has_more_to_do_comes_after_who_has_waited(
-    made: Turns, fake: FakeConnection, time: Time, queue: Queue
-) -> None:
-    def work() -> None:
-        time.slice_passes()
-        give_way()
-
-    with contextlib.closing(Turns(queue, time)) as others, FakeConnection() as other:
-        others.serve(other.connection)
-        made.in_turn(work)
-        made.take(measured=False)
-        fake.send()
-        other.send()
-        assert queue.wait(0) == [others.fileno(), made.fileno()]
-        others.closing(other.connection)
-
-
-def test_who_has_used_as_much_is_served_in_the_order_of_coming(made: Turns, queue: Queue) -> None:
-    made.in_turn(lambda: None)
-    with contextlib.ExitStack() as stack:
-        others = [stack.enter_context(contextlib.closing(Turns(queue))) for _ in range(8)]
-        fakes = [stack.enter_context(FakeConnection()) for _ in others]
-        for other, fake in zip(others, fakes, strict=True):
-            other.serve(fake.connection)
-            stack.callback(other.closing, fake.connection)
-        for fake in reversed(fakes):
-            fake.send()
-        assert queue.wait(0) == [*(other.fd for other in reversed(others)), made.fd]
-
-
-class Rivals:
-    """Two users with work. Each piece of work takes a slice."""
-
-    def __init__(self, queue: Queue, time: Time) -> None:
-        self._time = time
-        self._done: list[str] = []
-        self.by_name = {name: Turns(queue, time, time) for name in ("busy", "idle")}
-        self._queue = queue
-
-    def close(self) -> None:
-        for made in self.by_name.values():
-            made.close()
-
-    def work(self, name: str, slices: int) -> None:
-        """Return a user with work for this many slices."""
-        for _ in range(slices):
-            self.by_name[name].in_turn(partial(self._work, name))
-
-    def _work(self, name: str) -> None:
-        self._done.append(name)
-        self._time.now += turns.SLICE_NS
-
-    def serve(self) -> list[str]:
-        """Serve both until all is done. Return the owner of each piece of work."""
-        self._done = []
-        while due := self._queue.wait(0):
-            [first] = [made for made in self.by_name.values() if made.fd == due[0]]
-            first.take()
-        return self._done
-
-
-@pytest.fixture
-def rivals(queue: Queue, time: Time) -> Iterator[Rivals]:
-    with contextlib.closing(Rivals(queue, time)) as rivals:
-        yield rivals
-
-
-def test_users_with_endless_work_are_served_in_turn(rivals: Rivals) -> None:
-    rivals.work("busy", 20)
-    rivals.work("idle", 20)
-    done = rivals.serve()
-    assert all(done[place : place + 3].count("busy") in (1, 2) for place in range(37))
-
-
-def test_a_user_who_has_used_little_is_served_first_but_not_for_ever(rivals: Rivals) -> None:
-    """This holds however long it was idle."""
-    for slices in (20, 200):
-        rivals.work("busy", slices)
-        assert rivals.serve() == ["busy"] * slices
-    rivals.work("busy", 40)
-    rivals.work("idle", 40)
-    done = rivals.serve()
-    ahead = done.index("busy")
-    assert turns.CREDIT_NS <= ahead * turns.SLICE_NS <= turns.CREDIT_NS + turns.DEBT_NS
-    after = done[ahead : ahead + 20]
-    assert after.count("busy") == after.count("idle") == 10
-
-
-def test_who_has_used_much_at_once_is_behind_but_not_for_ever(rivals: Rivals, queue: Queue) -> None:
-    queue.charge(rivals.by_name["busy"].fd, turns.DEBT_NS * 100)
-    rivals.work("busy", 20)
-    rivals.work("idle", 20)
-    assert rivals.serve().index("busy") == turns.DEBT_NS // turns.SLICE_NS
 
 
 def test_the_cpu_time_of_a_short_turn_is_only_asked_for_if_others_wait(
@@ -345,29 +209,29 @@ def test_a_held_channel_is_left_alone_until_its_holder_is_idle(
     made: Turns, fake: FakeConnection
 ) -> None:
     made.take()
-    holder = Holder()
+    holder = Idle()
     made.hold(fake.connection, holder)
     fake.send()
     fake.far.close()  # a hang-up is always reported
     assert not is_due(made)
-    holder.release()
+    holder.rest()
     assert is_due(made)
     made.take()
     assert fake.received == 1
 
 
 def test_a_held_channel_may_close(made: Turns, fake: FakeConnection) -> None:
-    holder = Holder()
+    holder = Idle()
     made.hold(fake.connection, holder)
     made.closing(fake.connection)
     fake.close()
-    holder.release()
+    holder.rest()
     assert not made
 
 
 def test_what_is_sent_on_a_held_channel_is_sent(made: Turns, fake: FakeConnection) -> None:
     made.take()
-    made.hold(fake.connection, Holder())
+    made.hold(fake.connection, Idle())
     fake.fill()
     made.flush(fake.connection)
     made.take()
@@ -532,9 +396,7 @@ def test_several_may_be_interrupted(
     done: list[FakeConnection] = []
 
     def work(fake: FakeConnection) -> None:
-        for _ in range(4):
-            time.slice_passes()
-            give_way()
+        time.work(4)
         done.append(fake)
 
     for fake in fakes:
@@ -574,12 +436,8 @@ def test_work_may_wait_for_somebody_without_being_called(made: Turns, fake: Fake
 
 
 def test_there_is_something_to_do_as_long_as_work_is_interrupted(made: Turns, time: Time) -> None:
-    def work() -> None:
-        time.slice_passes()
-        give_way()
-
     assert not made
-    made.in_turn(work)
+    made.in_turn(time.work)
     assert made
     made.take()
     assert made
@@ -772,8 +630,7 @@ def test_work_for_which_there_is_no_stack_goes_on_later(
         raise MemoryError
 
     def work() -> None:
-        time.slice_passes()
-        give_way()
+        time.work()
         done.append(None)
 
     done: list[None] = []

@@ -16,8 +16,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from sysmemd import turns
 from sysmemd.clock import TrioClock
+from sysmemd.fair_queue import DEBT_NS, Queue
 from sysmemd.reactor import TrioReactor
-from sysmemd.turns import Queue, Turns
+from sysmemd.turns import Turns
 
 from .memory.harness import RecordingLog
 from .turns import FakeConnection, Time
@@ -120,7 +121,7 @@ def test_the_loop_has_turns_as_users_have() -> None:
             with FakeConnection(uid=1) as fake, FakeConnection(uid=2) as idle:
                 for one in (fake, idle):
                     made.serve(one.connection)
-                queue.charge(queue.loop, turns.DEBT_NS)
+                queue.charge(queue.loop, DEBT_NS)
                 for _ in range(40):
                     made.in_turn(fake.account.user, partial(works, "user"))
                 while len(order) < 40:
@@ -131,7 +132,7 @@ def test_the_loop_has_turns_as_users_have() -> None:
 
     trio.run(run)
     ahead = order.index("loop")
-    assert ahead == turns.DEBT_NS // turns.SLICE_NS
+    assert ahead == DEBT_NS // turns.SLICE_NS
     assert order[ahead : ahead + 20].count("user") == 10
 
 

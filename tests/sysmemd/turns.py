@@ -10,6 +10,7 @@ from typing import Any, Self
 from sysmem_protocol.handles import channel_pair
 from sysmemd import turns
 from sysmemd.channels import Connection
+from sysmemd.pause import give_way
 from sysmemd.ports import Peer
 from sysmemd.users import Account
 
@@ -27,6 +28,12 @@ class Time:
 
     def slice_passes(self) -> None:
         self.now += turns.MAX_SLICE_NS
+
+    def work(self, slices: int = 1) -> None:
+        """Work that takes this many slices, and gives way after each."""
+        for _ in range(slices):
+            self.slice_passes()
+            give_way()
 
 
 class FakeConnection:
