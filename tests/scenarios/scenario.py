@@ -21,6 +21,15 @@ from sysmem.testing import Sysmemd
 
 READ_WRITE = sysmem.CpuUsage.READ_OFTEN | sysmem.CpuUsage.WRITE_OFTEN
 UNBOUNDED = 0xFFFFFFFF
+BGRA = sysmem.PixelFormat.B8G8R8A8
+RGBA = sysmem.PixelFormat.R8G8B8A8
+NV12 = sysmem.PixelFormat.NV12
+LINEAR = sysmem.PixelFormatModifier.LINEAR
+X_TILED = sysmem.PixelFormatModifier.INTEL_I915_X_TILED
+ANY_FORMAT = sysmem.PixelFormat.DO_NOT_CARE
+ANY_MODIFIER = sysmem.PixelFormatModifier.DO_NOT_CARE
+ANY_COLOR = [sysmem.ColorSpace.DO_NOT_CARE]
+VULKAN = sysmem.BufferUsage(vulkan=sysmem.VulkanUsage.IMAGE_SAMPLED)
 ENOUGH = 120.0
 """Seconds after which a test gives up on an event that should have happened at once."""
 SHORTLY = 0.2
@@ -139,6 +148,19 @@ def delivered(
     }
     table.update(fields)
     return sysmem.ImageFormatConstraints(**table)
+
+
+def nv12(**fields: Any) -> sysmem.ImageFormatConstraints:
+    """Return the delivered entry for a lone `image(NV12)`: samples in pairs of rows and columns."""
+    table: dict[str, Any] = {
+        "color_spaces": [sysmem.ColorSpace.REC709],
+        "size_alignment": sysmem.SizeU(2, 2),
+        "min_bytes_per_row": 64,
+        "bytes_per_row_divisor": 2,
+        "start_offset_divisor": 2,
+    }
+    table.update(fields)
+    return delivered(NV12, **table)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from sysmem import (
 )
 
 from .scenario import (
+    VULKAN,
     buffer_settings,
     buffers,
     count,
@@ -32,7 +33,6 @@ from .scenario import (
     settings,
 )
 
-VULKAN = BufferUsage(vulkan=VulkanUsage.IMAGE_SAMPLED)
 NO_CPU = BufferUsage(video=VideoUsage.HW_DECODER)
 
 

@@ -20,13 +20,13 @@ from sysmem import (
     PixelFormatModifier,
     SizeU,
     VideoUsage,
-    VulkanUsage,
     blocking,
 )
 from sysmem.pytest_plugin import Factory
 
 from .scenario import (
     ENOUGH,
+    VULKAN,
     buffer_settings,
     buffers,
     count,
@@ -118,7 +118,6 @@ DEVICE = Heap(heap_type="vendor.heap.DEVICE", id=0)
 UNCACHED = Heap(heap_type="vendor.heap.UNCACHED", id=1)
 A_SECURE = Heap(heap_type="vendor.heap.A_SECURE", id=2)
 Z_SECURE = Heap(heap_type="vendor.heap.Z_SECURE", id=0)
-VULKAN = BufferUsage(vulkan=VulkanUsage.IMAGE_SAMPLED)
 DECODER = BufferUsage(video=VideoUsage.HW_DECODER)
 DISPLAY = BufferUsage(display=DisplayUsage.LAYER)
 

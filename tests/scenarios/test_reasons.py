@@ -29,14 +29,13 @@ from sysmem_protocol.sysmem2 import (
     VideoUsage,
 )
 
-from .scenario import ENOUGH
+from .scenario import ENOUGH, NV12
 
 #: A program that uses a daemon through any face. `await said(...)` takes the result of a call in any of them.
 Program: TypeAlias = Callable[[Any], Awaitable[None]]
 Run: TypeAlias = Callable[[Program], None]
 
 READS = BufferUsage(cpu=CpuUsage.READ_OFTEN)
-NV12 = PixelFormat.NV12
 
 
 async def said(call: Any) -> Any:

@@ -12,6 +12,9 @@ import pytest
 from sysmem import ColorSpace, PixelFormat, PixelFormatModifier, SizeU, blocking
 
 from .scenario import (
+    BGRA,
+    NV12,
+    RGBA,
     UNBOUNDED,
     buffer_settings,
     delivered,
@@ -23,9 +26,6 @@ from .scenario import (
     settings,
 )
 
-BGRA = PixelFormat.B8G8R8A8
-RGBA = PixelFormat.R8G8B8A8
-NV12 = PixelFormat.NV12
 M = PixelFormatModifier
 
 

@@ -11,6 +11,7 @@ from sysmem import BufferCollectionConstraints, BufferUsage, Error, SizeU, Sysme
 
 from .scenario import (
     ENOUGH,
+    VULKAN,
     allocated,
     buffers,
     image,
@@ -92,9 +93,6 @@ def test_need_weak_brings_a_weak_handle_and_its_event(client: blocking.Allocator
             assert event.wait_closed(timeout=ENOUGH)
             event.close()
         found.weak_vmo.close()
-
-
-VULKAN = BufferUsage(vulkan=sysmem.VulkanUsage.IMAGE_SAMPLED)
 
 
 @pytest.mark.parametrize(
