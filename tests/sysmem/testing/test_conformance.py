@@ -11,17 +11,23 @@ from pathlib import Path
 
 import pytest
 
+from sysmem import blocking
 from sysmem._calls import datagram
-from sysmem.testing import conformance
-from sysmem.testing.conformance import CHECKS, Check, Flaw, run_check
+from sysmem.testing import Sysmemd, conformance
+from sysmem.testing.conformance import CHECKS, Check, Flaw, _negotiations, run_check
 from sysmem.testing.conformance.__main__ import main
 from sysmem.testing.conformance._bench import Bench
 from sysmem_protocol.message import FLAGS_MORE, HEADER, MAGIC, SERVER_TXID
-from sysmem_protocol.sysmem2 import BufferCollection, BufferCollectionToken, Node
+from sysmem_protocol.sysmem2 import (
+    BufferCollection,
+    BufferCollectionToken,
+    Node,
+)
 
 ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "examples" / "c_client" / "sysmem_client.c"
-PYTHON_AGENT = [sys.executable, str(Path(conformance.__file__).with_name("agent.py"))]
+AGENT = Path(conformance.__file__).with_name("agent.py")
+PYTHON_AGENT = [sys.executable, str(AGENT)]
 CC = shutil.which("cc")
 needs_cc = pytest.mark.skipif(CC is None, reason="a C compiler is needed")
 BY_NAME = {check.name: check for check in CHECKS}
@@ -135,6 +141,12 @@ FAULTS = {
         "keeps_a_reason",
         "not with 'ok the machine is full'",
     ),
+    "asks for no reasons": (
+        "put(&m, 7, 21);",
+        "put(&m, 7, 20);",
+        "keeps_a_reason",
+        "SetExplain must ask for reasons",
+    ),
     "leaks memory": (
         "    free(call->body);\n",
         "",
@@ -153,6 +165,118 @@ def test_a_client_is_found_that(fault: str, tmp_path: Path) -> None:
     client = build(source.replace(right, wrong), tmp_path, "-fsanitize=address")
     with pytest.raises(Flaw, match=told):
         run_check(BY_NAME[name], [str(client)], patience=1.0)
+
+
+#: Changes of the agent in Python, the checks that find them, and what they say.
+AGENT_FAULTS = {
+    "asks for other rights": (
+        "duplicate(int(mask))",
+        "duplicate(7)",
+        "duplicates_a_token",
+        "the mask was 7, not 2147483648",
+    ),
+    "asks for other rights of several": (
+        "[int(mask)] * len(names)",
+        "[9] * len(names)",
+        "gets_tokens_in_order",
+        r"the masks were \[9, 9, 9\], not \[7, 7, 7\]",
+    ),
+    "confuses the tokens of a response": (
+        "zip(names, made",
+        "zip(names, made[::-1]",
+        "gets_tokens_in_order",
+        "no message came on the channel of BufferCollectionToken",
+    ),
+    "turns in another channel": (
+        "self._objects.pop(token)\n",
+        "BufferCollectionToken.from_fd(socket.socketpair(1, 5)[0].detach())\n",
+        "turns_in_a_token",
+        "carried another channel than the token's client end",
+    ),
+    "sets no constraints": (
+        "min_size_bytes=int(size)),\n            )",
+        "min_size_bytes=int(size)),\n            ) and None",
+        "sets_constraints",
+        "got None",
+    ),
+    "leaves a table out": (
+        "buffer_memory_constraints=",
+        "buffer_memory_constraints=None and ",
+        "sets_constraints",
+        "expected CPU usage 10",
+    ),
+    "sets another usage": ("int(cpu)", "2", "sets_constraints", "expected CPU usage 10"),
+    "sets another count": ("int(count)", "4", "sets_constraints", "expected CPU usage 10"),
+    "sets another size": ("int(size)", "8192", "sets_constraints", "expected CPU usage 10"),
+    "sends other priorities": ("int(priority)", "0", "sends_in_order", "message 1 was"),
+    "sends other names": (", text)", ", 'n0')", "sends_in_order", "message 1 was"),
+    "does not close": (
+        "close(self, name: str) -> None:\n        self._let_go(name)",
+        "close(self, name: str) -> None:\n        pass",
+        "closes",
+        "did not close its end when it was told to close",
+    ),
+    "keeps a token that it gives away": (
+        "        os.close(fd)\n",
+        "",
+        "passes_a_token_on",
+        "did not close its end of a token that it has given away",
+    ),
+    "gives no token away": (
+        '        socket.send_fds(self._socket, [b"\\0"], [fd])\n',
+        "",
+        "passes_a_token_on",
+        "no token came over the agent's socket",
+    ),
+    "gives two descriptors away": (
+        "[fd])\n        os",
+        "[fd, fd])\n        os",
+        "passes_a_token_on",
+        "a token is one descriptor; 2 came",
+    ),
+    "leaves a descriptor open": (
+        "turned_in = ",
+        "os.dup(0); turned_in = ",
+        "keeps_descriptors_to_itself",
+        "the agent has left open",
+    ),
+    "leaves its buffers open": (
+        "self._infos.pop(name, [])",
+        "self._infos.get(name, [])[1:]",
+        "closes_what_it_was_given",
+        "the agent has left open",
+    ),
+    "does not write": (
+        "view[: len(data) // 2] = ",
+        "",
+        "gets_buffers",
+        "the agent's writes are not visible",
+    ),
+    "does not write for others": (
+        "view[: len(data) // 2] = ",
+        "",
+        "negotiates_as_a_participant",
+        r"the agent wrote 'from the agent', the other one reads b'\\x00",
+    ),
+    "writes to read-only buffers": (
+        'return "denied"',
+        "return None",
+        "respects_read_only_buffers",
+        "answered 'write c 0 00' with 'ok', not with 'denied'",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", AGENT_FAULTS)
+def test_an_agent_is_found_that(fault: str) -> None:
+    right, wrong, name, told = AGENT_FAULTS[fault]
+    source = AGENT.read_text()
+    assert source.count(right) == 1
+    with Bench([sys.executable, "-c", source.replace(right, wrong)]) as bench:
+        if told.startswith(("did not close", "no message", "no token")):
+            bench.agent._patience = bench.patience = 1.0  # from now on: its start may take longer
+        with pytest.raises(Flaw, match=told):
+            BY_NAME[name].run(bench)
 
 
 def agent(*answers: str) -> list[str]:
@@ -174,6 +298,17 @@ def test_an_agent_that_is_none_is_found() -> None:
         run_check(connects, agent("what"))
     with pytest.raises(Flaw, match=r"did not connect to \$SYSMEM_RUNTIME_DIR"):
         run_check(connects, agent("ok 1", "ok"), patience=0.3)
+    starts = Check("starts", "It starts.", lambda bench: bench.agent and None)
+    with pytest.raises(Flaw, match="the agent did not end after 'quit'"):
+        run_check(starts, ["sh", "-c", "echo ok 1; exec sleep 60"], patience=0.3)
+    with pytest.raises(Flaw, match=r"(?s)the agent ended with status 3; it said:\nwhat\?$"):
+        run_check(starts, ["sh", "-c", "echo ok 1; echo what? >&2; exit 3"])
+    with pytest.raises(Flaw, match="the killed agent's channel is still open in some process"):
+        run_check(
+            BY_NAME["is_noticed_when_it_dies"],
+            ["sh", "-c", '"$@"; exit', "sh", *PYTHON_AGENT],
+            patience=3,
+        )
 
 
 _SYNC = datagram(Node.sync, b"", txid=1)
@@ -240,6 +375,34 @@ def test_it_is_found_when_nothing_is_sent_or_closed_in_time() -> None:
             daemons.receive(Node.sync)
         with pytest.raises(Flaw, match="closed a channel on which it waits for an answer"):
             daemons.send(_SYNC)
+
+
+def test_a_txid_may_be_used_again_after_the_answer_and_a_name_may_come_at_any_time() -> None:
+    with Bench([], patience=20) as bench:
+        daemons, client = bench.pair(BufferCollectionToken)
+        with socket.socket(fileno=client.take()) as clients:
+            for _ in range(2):
+                clients.send(
+                    datagram(Node.set_debug_client_info, bytes.fromhex("a2 01 61 63 02 01"))
+                )
+                clients.send(_SYNC)
+                daemons.answer(daemons.receive(Node.sync))
+
+
+def test_it_is_found_when_a_client_does_not_read() -> None:
+    with Bench([]) as bench:
+        daemons, _client = bench.pair(BufferCollectionToken)
+        while daemons.channel.send(_SYNC):
+            pass
+        with pytest.raises(Flaw, match="the client does not read what is sent to it"):
+            daemons.send(_SYNC)
+
+
+def test_what_a_daemon_still_holds_is_the_clients_flaw(sysmemd_session: Sysmemd) -> None:
+    with Bench([]) as bench, blocking.connect(sysmemd_session.runtime_dir) as allocator:
+        allocator.validate_buffer_collection_token(0)
+        with pytest.raises(Flaw, match="the connection of python to fuchsia"):
+            _negotiations._check(bench, sysmemd_session)
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
