@@ -116,6 +116,13 @@ def test_a_buffer_that_another_task_gives_back_goes_to_who_waits(
             await anyio.wait_all_tasks_blocked()
             sender.cancel(mine[0])
         assert got == [mine[0]]
+        sender.send(mine[0])
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            (await receiver.receive(timeout=WAIT)).release()
+            sender.process()  # takes what the other task would have noticed
+        assert got == [mine[0]] * 2
 
     run(test)
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -88,6 +89,7 @@ def test_acquire_waits_until_a_frame_is_released(
     ends: Ends, until_asleep: Callable[..., None]
 ) -> None:
     sender, receiver = ends
+    began = time.monotonic()
     send_all(sender)
     acquired: list[int] = []
     thread = threading.Thread(target=lambda: acquired.append(sender.acquire(timeout=WAIT)))
@@ -96,9 +98,15 @@ def test_acquire_waits_until_a_frame_is_released(
     receiver.receive(timeout=WAIT).release()
     thread.join()
     assert acquired == [0]
-    statistics = sender.statistics()
-    assert statistics.waits == 1
-    assert statistics.waited_seconds > 0
+    first = sender.statistics()
+    assert first.waits == 1
+    assert 0 < first.waited_seconds < time.monotonic() - began
+    receiver.receive(timeout=WAIT).release()
+    sender.acquire(timeout=WAIT)
+    assert sender.statistics().waited_seconds == first.waited_seconds
+    with pytest.raises(TimeoutError):
+        sender.acquire(timeout=0)
+    assert sender.statistics().waits == 2
 
 
 def test_an_acquired_buffer_can_be_given_back(ends: Ends) -> None:
@@ -177,6 +185,54 @@ def test_the_sender_s_descriptor_tells_when_there_is_something_to_process() -> N
         receiver.receive(timeout=0).release()
 
 
+def test_what_was_released_counts_before_the_next_frame_is_sent() -> None:
+    near, far = frames.pair()
+    with (
+        FrameSender(3, near, policy=Policy.DROP_NEWEST, hold=1) as sender,
+        FrameReceiver(far) as receiver,
+    ):
+        first, second = sender.acquire(), sender.acquire()
+        sender.send(first)
+        receiver.receive(timeout=WAIT).release()
+        sender.send(second)
+        with receiver.receive(timeout=WAIT) as frame:
+            assert frame.sequence == 1
+
+
+def test_frames_for_which_the_socket_has_no_room_wait_for_it() -> None:
+    near, far = frames.pair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0)
+    with FrameSender(50, near) as sender, FrameReceiver(far) as receiver:
+        for _ in range(50):
+            send(sender)
+        assert sender.statistics().consumers[0].waiting > 0
+        for sequence in range(50):
+            with receiver.receive(timeout=0) as frame:
+                assert frame.sequence == sequence
+            sender.process()
+
+
+def test_releases_for_which_the_socket_has_no_room_are_sent_later() -> None:
+    near, far = frames.pair()
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0)
+    released = []
+    with near, FrameReceiver(far) as receiver:
+        near.setblocking(False)
+        near.send(START)
+        for sequence in range(50):
+            near.send(frame(0, sequence))
+            receiver.receive(timeout=0).release()
+        for more in range(50, 100):
+            with suppress(BlockingIOError):
+                while True:
+                    released.append(*struct.unpack("=Q", near.recv(8)))
+            if more == 50:
+                assert len(released) < 50
+            with pytest.raises(TimeoutError):
+                receiver.receive(timeout=0)
+    assert sorted(released) == list(range(50))
+
+
 @pytest.mark.parametrize(
     ("policy", "hold", "reason"),
     [
@@ -205,8 +261,10 @@ def test_a_policy_is_a_member_or_its_value() -> None:
     with far, FrameSender(3) as sender:
         with pytest.raises(ValueError, match="'drop some' is not a valid Policy"):
             sender.add(near, policy="drop some")
+        assert repr(sender) == "<FrameSender 0 consumers, 0 frames>"
         sender.add(near, policy="drop the oldest")
-        assert sender.statistics().consumers[0].policy is Policy.DROP_OLDEST
+        [consumer] = sender.statistics().consumers
+        assert (consumer.policy, consumer.hold) == (Policy.DROP_OLDEST, 2)
 
 
 # --- ends -----------------------------------------------------------------------------------------------------------
@@ -221,6 +279,8 @@ def test_a_consumer_that_closes_gives_all_back_at_once(ends: Ends) -> None:
     receiver.close()
     assert repr(receiver) == "<FrameReceiver closed, 1 frames>"
     held.release()
+    statistics = receiver.statistics()
+    assert (statistics.held, statistics.released) == (0, 0)
     assert sorted(sender.acquire(timeout=0) for _ in range(4)) == [0, 1, 2, 3]
     [consumer] = sender.statistics().consumers
     assert consumer.gone == "it closed its end, or died"
@@ -245,6 +305,8 @@ def test_a_closed_stream_ends_with_the_producer_s_reason_after_its_frames(ends: 
     send(sender), send(sender)
     sender.close("the camera was unplugged")
     sender.close()
+    assert sender.consumers == 0
+    assert repr(sender) == "<FrameSender closed, 2 frames>"
     got = list(receiver)
     for frame in got:
         frame.release()
@@ -255,6 +317,7 @@ def test_a_closed_stream_ends_with_the_producer_s_reason_after_its_frames(ends: 
         assert caught.value.reason == "the camera was unplugged"
         assert caught.value.closed
     assert receiver.statistics().ended == "the camera was unplugged"
+    assert repr(receiver) == "<FrameReceiver ended, the camera was unplugged, 2 frames>"
     near, far = frames.pair()
     with near, far:
         of_buffer = [partial(method, 0) for method in (sender.send, sender.cancel)]
@@ -299,6 +362,19 @@ def test_a_producer_that_vanishes_ends_the_stream_with_a_reason(ends: Ends) -> N
         with pytest.raises(EndOfStreamError, match="the producer died, or left") as caught:
             list(receiver)
         assert not caught.value.closed
+        assert receiver.statistics().held == 0
+
+
+def test_a_consumer_that_leaves_while_frames_wait_for_it_is_told_also_of_a_closed_stream() -> None:
+    near, far = frames.pair()
+    sender, receiver = FrameSender(3, near, hold=1), FrameReceiver(far)
+    for _ in range(2):
+        send(sender)
+    receiver.receive(timeout=WAIT).release()
+    receiver.close()
+    sender.close()
+    [consumer] = sender.statistics().consumers
+    assert (consumer.gone, consumer.waiting) == ("it closed its end, or died", 0)
 
 
 class Waiting:
@@ -405,6 +481,7 @@ def test_a_frame_that_is_dropped_is_released_and_warns(ends: Ends) -> None:
     with pytest.warns(ResourceWarning, match="<Frame 0 in buffer 0.*> was dropped without release"):
         receiver.receive(timeout=WAIT)
     assert receiver.statistics().released == 1
+    frames.Frame.__new__(frames.Frame)  # one that was never made has nothing to release
     for _ in range(4):
         sender.acquire(timeout=0)
 
@@ -425,6 +502,16 @@ def test_a_child_of_a_fork_keeps_no_stream_alive(
         waiting.start()
         until_asleep(waiting)
     far, near = os.pipe()
+    locked, forked = threading.Event(), threading.Event()
+
+    def hold_the_lock() -> None:
+        with receiver._lock:
+            locked.set()
+            forked.wait()
+
+    holding = threading.Thread(target=hold_the_lock)
+    holding.start()
+    locked.wait()
     child = os.fork()
     if child == 0:
         status = 1
@@ -440,6 +527,9 @@ def test_a_child_of_a_fork_keeps_no_stream_alive(
             signal.pause()
         finally:
             os._exit(status)
+    os.close(near)
+    forked.set()
+    holding.join()
     try:
         assert os.read(far, 1) == b"x"
         sender.abandon()
@@ -450,7 +540,6 @@ def test_a_child_of_a_fork_keeps_no_stream_alive(
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        os.close(near)
         os.close(far)
 
 
@@ -489,10 +578,24 @@ def test_an_end_is_taken_over_from_a_socket_a_handle_or_a_number() -> None:
             assert near.fileno() == far.fileno() == -1
 
 
+def test_an_end_is_closed_if_adding_it_is_interrupted() -> None:
+    class Interrupted(list[Any]):
+        def append(self, _: object) -> None:
+            raise KeyboardInterrupt
+
+    near, far = frames.pair()
+    with far, FrameSender(1) as sender:
+        sender._all_peers = Interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            sender.add(near)
+        assert far.recv(1, socket.MSG_DONTWAIT) == b""
+
+
 @pytest.mark.parametrize("count", [0, 129])
 def test_a_collection_has_1_to_128_buffers(count: int) -> None:
     with pytest.raises(ValueError, match=f"1 to 128 buffers, not {count}"):
         FrameSender(count)
+    FrameSender(128).close()
 
 
 # --- the other side is not to be trusted ----------------------------------------------------------------------------
@@ -511,6 +614,8 @@ def test_a_consumer_that_breaks_the_rules_is_gone(message: bytes, reason: str) -
         send(sender)
         far.send(message)
         assert sender.acquire(timeout=WAIT) == 0
+        assert all(far.recv(1) for _ in range(2))
+        assert far.recv(1, socket.MSG_DONTWAIT) == b"", "it is closed"
         [consumer] = sender.statistics().consumers
         assert consumer.gone is not None
         assert consumer.gone.startswith(reason)
@@ -571,16 +676,34 @@ def test_frames_are_in_the_buffers_of_a_collection(info: sysmem.BufferCollection
         sender.send(index)
         with receiver.receive(timeout=WAIT) as got:
             assert got.size == 4096
-        with pytest.raises(ValueError, match="a frame of 4097 bytes doesn't fit the 4096"):
-            sender.send(sender.acquire(), size=4097)
+        index = sender.acquire()
+        for size in (-1, 4097):
+            with pytest.raises(ValueError, match=f"a frame of {size} bytes doesn't fit the 4096"):
+                sender.send(index, size=size)
+        for size in (0, 4096):
+            sender.send(index, size=size)
+            with receiver.receive(timeout=WAIT) as got:
+                assert got.size == size
+            index = sender.acquire()
 
 
 def test_the_list_of_buffers_will_do(info: sysmem.BufferCollectionInfo) -> None:
+    for given in (info, info.buffers):
+        near, far = frames.pair()
+        with FrameSender(given, near) as sender, FrameReceiver(far, info.buffers) as receiver:
+            send(sender)
+            with receiver.receive(timeout=WAIT) as got:
+                assert (got.size, got.buffer) == (4096, info.buffers[0])
+
+
+def test_a_frame_has_the_usable_bytes_of_its_buffer(info: sysmem.BufferCollectionInfo) -> None:
     near, far = frames.pair()
-    with FrameSender(info.buffers, near) as sender, FrameReceiver(far, info.buffers) as receiver:
-        send(sender)
-        with receiver.receive(timeout=WAIT) as got:
-            assert (got.size, got.buffer) == (4096, info.buffers[0])
+    listed = [sysmem.VmoBuffer(vmo=info.buffers[0].vmo, vmo_usable_start=96), sysmem.VmoBuffer()]
+    with FrameSender(listed, near) as sender, FrameReceiver(far) as receiver:
+        for size in (4000, 0):
+            send(sender)
+            with receiver.receive(timeout=WAIT) as got:
+                assert got.size == size
 
 
 def test_a_receiver_without_buffers_says_so(ends: Ends) -> None:
