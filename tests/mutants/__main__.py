@@ -14,6 +14,7 @@ import json
 import os
 import random
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -248,9 +249,12 @@ def passes(copy: Path, tests: list[str], seconds: int) -> bool:
             os._exit(status)
     with contextlib.suppress(ProcessLookupError):
         os.setpgid(child, child)
-    _, status = os.waitpid(child, 0)
+    ended = os.pidfd_open(child)
+    select.select([ended], [], [], 2 * seconds)
+    os.close(ended)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # leftovers of the tests
+        os.killpg(child, signal.SIGKILL)  # a test that hangs, or leftovers of the tests
+    _, status = os.waitpid(child, 0)
     return status == 0
 
 

@@ -215,7 +215,7 @@ def test_frames_for_which_the_socket_has_no_room_wait_for_it() -> None:
 def test_releases_for_which_the_socket_has_no_room_are_sent_later() -> None:
     near, far = frames.pair()
     far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0)
-    released = []
+    released: list[int] = []
     with near, FrameReceiver(far) as receiver:
         near.setblocking(False)
         near.send(START)

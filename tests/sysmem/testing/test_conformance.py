@@ -298,7 +298,7 @@ def test_an_agent_that_is_none_is_found() -> None:
         run_check(connects, agent("what"))
     with pytest.raises(Flaw, match=r"did not connect to \$SYSMEM_RUNTIME_DIR"):
         run_check(connects, agent("ok 1", "ok"), patience=0.3)
-    starts = Check("starts", "It starts.", lambda bench: bench.agent and None)
+    starts = Check("starts", "It starts.", lambda bench: bench.agent.tell("go"))
     with pytest.raises(Flaw, match="the agent did not end after 'quit'"):
         run_check(starts, ["sh", "-c", "echo ok 1; exec sleep 60"], patience=0.3)
     with pytest.raises(Flaw, match=r"(?s)the agent ended with status 3; it said:\nwhat\?$"):
