@@ -83,6 +83,12 @@ class Bench:
     def threads(self) -> int:
         return self.closing._pool.threads
 
+    def wait_for_threads(self, most: int) -> None:
+        """Wait until there are no more threads than this."""
+        changed = self.closing._pool._changed
+        with changed:
+            assert changed.wait_for(lambda: self.threads <= most, PATIENCE)
+
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
@@ -143,25 +149,26 @@ def test_a_thread_that_gets_on_with_it_gets_no_help(bench: Bench) -> None:
 
 
 def test_there_are_so_many_threads_and_no_more(bench: Bench, stuck: Stuck) -> None:
-    for _ in range(MAX_THREADS):
-        bench.closing.close(stuck.add(os.dup(0)))
+    said = (
+        "clients' descriptors are not being closed: all closing threads are blocked",
+        {"threads": MAX_THREADS},
+    )
+    for times in (1, 2):
+        for _ in range(MAX_THREADS):
+            bench.closing.close(stuck.add(os.dup(0)))
+            bench.clock.pass_patience()
+            stuck.wait_begun()
+        fd, far = watched()
+        bench.closing.close(fd)
         bench.clock.pass_patience()
-        stuck.wait_begun()
-    fd, far = watched()
-    bench.closing.close(fd)
-    bench.clock.pass_patience()
-    assert bench.threads == MAX_THREADS
-    bench.closing.close(os.dup(0))
-    bench.clock.pass_patience()
-    said = [
-        (
-            "clients' descriptors are not being closed: all closing threads are blocked",
-            {"threads": MAX_THREADS},
-        )
-    ]
-    assert bench.log.said("error") == said  # once
-    stuck.let_go.set()
-    assert_closes(far)
+        assert bench.threads == MAX_THREADS
+        bench.closing.close(os.dup(0))
+        bench.clock.pass_patience()
+        assert bench.log.said("error") == [said] * times
+        stuck.let_go.set()
+        assert_closes(far)
+        bench.wait_for_threads(1)
+        stuck.let_go.clear()
 
 
 @pytest.mark.usefixtures("no_threads")
@@ -271,6 +278,46 @@ def test_a_channel_of_which_the_kernel_tells_nothing_closes(
         assert_closes(watcher)
 
 
+@pytest.mark.parametrize("waits_at", ["this end", "the other end", None])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_thread_closes_an_end_of_a_channel_only_if_a_descriptor_waits_there(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, waits_at: str | None, both: bool
+) -> None:
+    """The other end may belong to the daemon too."""
+    close, here = os.close, dict[int, bool]()
+
+    def note(fd: int) -> None:
+        here[fd] = threading.current_thread() is threading.main_thread()
+        close(fd)
+
+    near, far = (socket.socket(fileno=end.detach()) for end in channel_pair())
+    if waits_at:
+        socket.send_fds(far if waits_at == "this end" else near, [b""], [0])
+    expected = {near.fileno(): waits_at != "this end"}
+    if both:
+        expected[far.fileno()] = waits_at != "the other end"
+    monkeypatch.setattr(os, "close", note)
+    bench.closing.close_channel(near, Handle(far.detach()) if both else None)
+    bench.closing.end()
+    assert {fd: here[fd] for fd in expected} == expected
+    if not both:
+        far.close()
+
+
+@pytest.mark.parametrize("hung_up", [False, True])
+def test_a_channel_is_shut_down_unless_its_client_has_hung_up(bench: Bench, hung_up: bool) -> None:
+    near, far = channel_pair()
+    shut_down: list[int] = []
+
+    class Noting(socket.socket):
+        def shutdown(self, how: int) -> None:
+            shut_down.append(how)
+
+    with far:
+        bench.closing.close_channel(Noting(fileno=near.detach()), None, hung_up=hung_up)
+    assert shut_down == ([] if hung_up else [socket.SHUT_RDWR])
+
+
 class Unconnected(socket.socket):
     """A socket that the kernel does not shut down."""
 
@@ -327,7 +374,8 @@ def test_an_end_is_emptied_although_no_descriptor_is_left_when_a_thread_comes_to
 def test_an_end_that_there_is_no_memory_to_empty_is_emptied_later(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(closing, "_AGAIN_SECONDS", 0.0)
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
     refused = iter((errno.ENOMEM, errno.ENOBUFS))
 
     def short(fd: int, fdinfo: int) -> None:
@@ -340,6 +388,7 @@ def test_an_end_that_there_is_no_memory_to_empty_is_emptied_later(
         assert_closes(watcher)
         with pytest.raises(BlockingIOError):
             far.recv(1, socket.MSG_DONTWAIT)
+    assert slept == [closing._AGAIN_SECONDS] * 2
 
 
 def test_with_neither_memory_nor_threads_an_end_is_emptied_when_it_closes(

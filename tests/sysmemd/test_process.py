@@ -438,6 +438,7 @@ async def test_a_signal_that_another_thread_gets_is_received(tmp_path: Path) -> 
     wakes = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(wakes)
     collections, frozen = gc.get_threshold(), gc.get_freeze_count()
+    assert collections != process._COLLECTION_THRESHOLDS
     async with running(tmp_path / "run") as made:
         assert gc.get_threshold() == process._COLLECTION_THRESHOLDS
         assert gc.get_freeze_count() > frozen
