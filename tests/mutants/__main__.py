@@ -196,6 +196,8 @@ class Package:
             for line, contexts in self.recorded.contexts_by_lineno(str(file)).items()
         }
         found = {context for line in lines for context in by_line.get(line, ())}
+        files = tuple(context for context in found if context.endswith("::"))
+        found.update(test for test in self.durations if test.startswith(files))
         first = found
         if "" in found:
             first = set(chain.from_iterable(by_line.values()))

@@ -58,6 +58,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         recorder.switch_context("")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[object],
+) -> Generator[None, object, object]:
+    """Let processes that a fixture of several tests starts belong to all tests of the file."""
+    test = os.environ["SYSMEM_TEST"]
+    if fixturedef.scope != "function":
+        os.environ["SYSMEM_TEST"] = test.partition("::")[0] + "::"
+    try:
+        return (yield)
+    finally:
+        os.environ["SYSMEM_TEST"] = test
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.failed:
         _failed.add(report.nodeid)

@@ -24,7 +24,8 @@ from sysmem import testing
 from sysmem_protocol import codec, sysmem2
 from sysmem_protocol.channel import Channel, PeerClosedError
 from sysmem_protocol.handles import Handle, channel_pair
-from sysmem_protocol.library import Method, Table
+from sysmem_protocol.inspector import Inspector
+from sysmem_protocol.library import Interface, Method, Table
 from sysmem_protocol.message import Message, parse
 from sysmem_protocol.sysmem2 import (
     Allocator,
@@ -34,11 +35,19 @@ from sysmem_protocol.sysmem2 import (
 from sysmemd import daemon, process
 from sysmemd.channels import Connection
 from sysmemd.clock import TrioClock
-from sysmemd.config import AccessSection, Config, Limits
+from sysmemd.config import (
+    AccessSection,
+    Config,
+    InspectSection,
+    Limits,
+    QuotaSection,
+    UserQuotaSection,
+)
 from sysmemd.fair_queue import Queue
 from sysmemd.pause import give_way
+from sysmemd.quota import Kind
 from sysmemd.reactor import FRUITLESS_SECONDS, TrioReactor, readable
-from sysmemd.sockets import Listeners
+from sysmemd.sockets import Listeners, Permissions
 from sysmemd.tree.choose import Question
 from sysmemd.turns import Turns
 
@@ -168,6 +177,79 @@ async def test_other_limits_are_those_of_the_service_and_of_its_engine(log: Reco
         server.reconfigure(Config(limits=limits))
         assert server.service.limits == limits
         assert server.service.platform.max_buffer_bytes == 7
+
+
+@pytest.mark.trio
+async def test_every_user_has_a_quota_of_descriptors(log: RecordingLog) -> None:
+    config = Config(quota=QuotaSection(user=[UserQuotaSection(user=7, nodes=1)]))
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with daemon.serving(config, log, TrioClock(log)) as server:
+        one, other = (server.service.users.limits_of(uid) for uid in (7, 8))
+    assert (one[Kind.NODES], other[Kind.NODES]) == (1, QuotaSection().nodes)
+    assert limit // 4 < (one[Kind.DESCRIPTORS] or 0) < limit // 2
+    assert one[Kind.DESCRIPTORS] == other[Kind.DESCRIPTORS]
+
+
+def test_the_inspectors_socket_has_permissions_of_its_own() -> None:
+    config = Config(mode="0666", group="x", inspect=InspectSection(mode="0660", group="7"))
+    permissions = daemon.socket_permissions(config)
+    assert permissions.pop(Inspector) == Permissions(0o660, "7")
+    assert permissions == dict.fromkeys(daemon.SERVICES, Permissions(0o666, "x"))
+    assert Inspector not in daemon.socket_permissions(Config(inspect=InspectSection(enabled=False)))
+
+
+@pytest.mark.trio
+async def test_who_may_not_connect_or_has_too_many_connections_sees_them_closed(
+    log: RecordingLog,
+) -> None:
+    """The Inspector's socket has permissions of its own."""
+
+    def is_closed(interface: type[Interface]) -> bool:
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        clients.append(near)
+        server.connect(interface, far)
+        try:
+            return near.recv(1, socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+
+    clients: list[socket.socket] = []
+    async with daemon.serving(Config(), log, TrioClock(log)) as server:
+        server.reconfigure(Config(quota=QuotaSection(connections=1)))
+        assert [is_closed(Allocator), is_closed(Allocator)] == [False, True]
+        server.reconfigure(Config(access=AccessSection(allow_users=[])))
+        assert [is_closed(Allocator), is_closed(Inspector)] == [True, False]
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.trio
+async def test_connections_and_reports_of_the_kernel_have_turns(
+    tmp_path: Path, log: RecordingLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's turn ends when one comes."""
+    enter, entered = Queue.enter, list[int]()
+
+    def note(queue: Queue, fd: int) -> None:
+        entered.append(fd)
+        enter(queue, fd)
+
+    monkeypatch.setattr(Queue, "enter", note)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        async with daemon.serving(Config(), log, TrioClock(log)) as server:
+            stop = server.listen(Allocator, listener)
+            for listens in (True, False):
+                with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+                    client.connect(listener.getsockname())
+                    assert server._queue.others_wait(-1, 0) is listens
+                    await wait_all_tasks_blocked()
+                    assert not server._queue.others_wait(-1, 0)
+                stop()
+                await wait_all_tasks_blocked()
+            service = server.service
+            assert {service.memory.fileno(), service.in_flight.fileno()} < set(entered)
 
 
 @pytest.mark.trio

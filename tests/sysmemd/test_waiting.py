@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
 import trio
@@ -19,6 +20,7 @@ from sysmemd.clock import TrioClock
 from sysmemd.fair_queue import DEBT_NS, Queue
 from sysmemd.reactor import TrioReactor
 from sysmemd.turns import Turns
+from sysmemd.waiting import _InPlaceOfWaiting
 
 from .memory.harness import RecordingLog
 from .turns import FakeConnection, Time
@@ -166,6 +168,61 @@ def test_a_user_is_waited_for_directly_while_there_is_no_other(
 
     serve()
     assert changes[:5] == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("served", "is_ready", "has_task", "is_woken"),
+    [
+        (0, True, False, False),
+        (1, True, False, True),
+        (1, False, True, True),
+        (0, False, False, True),
+    ],
+)
+def test_trio_is_woken_unless_it_finds_by_itself_what_is_ready(
+    served: int, is_ready: bool, has_task: bool, is_woken: bool
+) -> None:
+    runner = Mock(runq=[1] if has_task else [])
+    serve = Mock(return_value=(served, is_ready))
+    instrument = _InPlaceOfWaiting(runner, serve, lambda error: pytest.fail(str(error)))
+    instrument.before_io_wait(1e-3)
+    assert runner.io_manager.force_wakeup.called is is_woken
+    runner.io_manager.force_wakeup.reset_mock()
+    instrument.before_io_wait(0)
+    assert serve.mock_calls[-1] == call(0)
+    assert not runner.io_manager.force_wakeup.called
+
+
+def test_while_trio_can_not_be_woken_users_are_served_until_it_would_not_wait() -> None:
+    runner = Mock(runq=[1])
+    runner.io_manager.force_wakeup.side_effect = OSError("no buffers")
+    failures: list[Exception] = []
+    outcomes = [(0, False), (0, False), (1, True), OSError("no memory"), (0, True)]
+    serve = Mock(side_effect=outcomes)
+    _InPlaceOfWaiting(runner, serve, failures.append).before_io_wait(10)
+    assert len(serve.mock_calls) == len(outcomes)
+    assert list(map(str, failures)) == ["no memory"]
+
+
+def test_who_is_served_and_what_is_called_is_counted() -> None:
+    async def run() -> None:
+        async with reactor(RecordingLog(), lambda: 0, lambda: 0) as (made, _):
+            await wait_all_tasks_blocked()
+            assert made._clock is not None
+            with FakeConnection(uid=1) as one, FakeConnection(uid=2) as other:
+                for fake in (one, other):
+                    made.serve(fake.connection)
+                    fake.send()
+                made._clock.call_at(0, lambda: None)
+                served = [made._serve(0)[0] for _ in range(2)]
+                made.closing(other.connection)
+                served += [made._serve(0)[0] for _ in range(2)]
+                one.send()
+                served += [made._serve(0)[0] for _ in range(2)]
+                made.closing(one.connection)
+            assert served == [3, 0, 1, 0, 1, 0]
+
+    trio.run(run)
 
 
 @alone
