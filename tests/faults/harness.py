@@ -27,7 +27,8 @@ from sysmem._inspector import Inspector
 from ..wire import raw
 from ..wire.bystander import Bystander
 from ..wire.process import Daemon
-from ..wire.raw import Wire, constraints, until
+from ..wire.protocol import constraints
+from ..wire.raw import Wire, until
 from . import scenario
 from .faults import SHIMMED, Fault
 from .scenario import EXPECTED

@@ -15,7 +15,8 @@ from pathlib import Path
 from sysmem import DaemonUnavailableError, SysmemError
 from sysmem._inspector import Inspector
 
-from ..wire.raw import Allocator, PeerClosed, Refused, Wire, constraints
+from ..wire.protocol import constraints
+from ..wire.raw import Allocator, PeerClosed, Refused, Wire
 
 #: The heap has room for little more than one buffer of the scenario.
 CAPPED_HEAP = "capped"

@@ -14,7 +14,8 @@ from pathlib import Path
 from sysmem_protocol.runtime import service_path
 from sysmem_protocol.sysmem2 import Allocator
 
-from ..wire.raw import Wire, constraints, until
+from ..wire.protocol import constraints
+from ..wire.raw import Wire, until
 from .harness import LASTING_PATIENCE, PATIENCE, RECOVERY, Broken, Moment, Target, patient
 
 #: How many more descriptors the daemon may open.

@@ -26,7 +26,8 @@ from sysmem import blocking
 from sysmem.testing import Sysmemd
 
 from ..sysmemd.tree.model import DaemonsModel, ModelNode, Wish
-from ..wire import raw
+from ..wire.protocol import METHODS, header
+from ..wire.raw import Wire
 from .scenario import ENOUGH, begin_wait
 
 STEPS = 60
@@ -51,19 +52,19 @@ def any_descriptors(chance: random.Random, stack: ExitStack) -> list[int]:
 
 def send_invalid(chance: random.Random, fd: int) -> None:
     """Send a message that no channel accepts, with any descriptors."""
-    methods = list(raw.METHODS.items())
+    methods = list(METHODS.items())
     _, (ordinal, two_way) = chance.choice(methods)
-    sync, _ = raw.METHODS["Node.Sync"]
+    sync, _ = METHODS["Node.Sync"]
     body = chance.randbytes(chance.randrange(1, 60))
     message = chance.choice(
         [
             body,  # no header, or a wrong one
-            raw.header(1, sync) + body,  # the method has no payload
-            raw.header(0 if two_way else 1, ordinal),  # a call as a one-way message, or the reverse
-            raw.header(1, ordinal ^ 1 << 40),  # no method
-            raw.header(1, sync, flags=b"\x02\x01\x80"),  # only the daemon splits messages
-            raw.header(1, sync, magic=2),
-            raw.header(0x80000001, sync),  # a transaction id of the daemon
+            header(1, sync) + body,  # the method has no payload
+            header(0 if two_way else 1, ordinal),  # a call as a one-way message, or the reverse
+            header(1, ordinal ^ 1 << 40),  # no method
+            header(1, sync, flags=b"\x02\x01\x80"),  # only the daemon splits messages
+            header(1, sync, magic=2),
+            header(0x80000001, sync),  # a transaction id of the daemon
         ]
     )
     with ExitStack() as stack:
@@ -254,7 +255,7 @@ class Negotiation:
 
     def misbehave_as_a_stranger(self) -> None:
         """Send an invalid message on a new connection, which closes alone."""
-        with raw.Wire(self.directory) as wire:
+        with Wire(self.directory) as wire:
             channel = self.chance.choice([wire.connect, wire.rendezvous])()
             send_invalid(self.chance, channel.fileno())
             channel.assert_closes()

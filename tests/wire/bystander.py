@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .raw import Wire, constraints
+from .protocol import constraints
+from .raw import Wire
 
 
 class Bystander:

@@ -13,7 +13,8 @@ import sys
 from typing import Any
 
 from ..mapping import BareMapping
-from .raw import Collection, Descriptor, PeerClosed, Refused, Wire, constraints, token_of
+from .protocol import constraints
+from .raw import Collection, Descriptor, PeerClosed, Refused, Wire, token_of
 
 
 class Participant:

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from .raw import (
-    NOT_FOUND,
-    PROTOCOL_DEVIATION,
-    SAME_RIGHTS,
-    Collection,
-    Refused,
-    Token,
-    Wire,
-    constraints,
-)
+from .protocol import NOT_FOUND, PROTOCOL_DEVIATION, SAME_RIGHTS, constraints
+from .raw import Collection, Refused, Token, Wire
 
 
 def test_non_shared_collection_has_one_participant(wire: Wire) -> None:

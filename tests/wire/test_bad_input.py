@@ -11,16 +11,8 @@ from typing import Any
 import cbor2
 import pytest
 
-from .raw import (
-    MAX_DESCRIPTORS,
-    METHODS,
-    SAME_RIGHTS,
-    PeerClosed,
-    Token,
-    Wire,
-    constraints,
-    header,
-)
+from .protocol import MAX_DESCRIPTORS, METHODS, SAME_RIGHTS, constraints, header
+from .raw import PeerClosed, Token, Wire
 from .victims import KINDS, NODES, Victim, victim
 
 NAME = b"\x01\x61n"  # field 1, "n": the only field that SetDebugClientInfo requires

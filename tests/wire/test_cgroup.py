@@ -12,17 +12,8 @@ import pytest
 
 from .bystander import Bystander
 from .process import Daemon
-from .raw import (
-    NO_MEMORY,
-    SAME_RIGHTS,
-    Allocator,
-    Info,
-    PeerClosed,
-    Refused,
-    Wire,
-    constraints,
-    until,
-)
+from .protocol import NO_MEMORY, SAME_RIGHTS, constraints
+from .raw import Allocator, Info, PeerClosed, Refused, Wire, until
 
 MIB = 1024 * 1024
 #: The maximum memory that the daemon itself needs in its group and keeps free, and the remainder for buffers.

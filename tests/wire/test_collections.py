@@ -8,22 +8,17 @@ from typing import Any
 
 import pytest
 
-from .raw import (
+from .protocol import (
     CONSTRAINTS_INTERSECTION_EMPTY,
     CPU_READ_OFTEN,
     CPU_WRITE_OFTEN,
     PENDING,
     READER,
     SYSTEM_RAM,
-    Allocator,
-    Collection,
-    Descriptor,
-    Token,
-    Wire,
-    assert_close,
     constraints,
     only_sizes,
 )
+from .raw import Allocator, Collection, Descriptor, Token, Wire, assert_close
 
 
 def two(wire: Wire) -> tuple[Allocator, Collection, Collection]:

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from .process import Daemon
-from .raw import PATIENCE, Allocator, Wire, assert_close, constraints, until
+from .protocol import constraints
+from .raw import PATIENCE, Allocator, Wire, assert_close, until
 
 Start = Callable[..., Daemon]
 SERVICE = "fuchsia.sysmem2.Allocator"

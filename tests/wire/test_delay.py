@@ -17,16 +17,8 @@ from typing import Any
 import pytest
 
 from .process import Daemon
-from .raw import (
-    SAME_RIGHTS,
-    TOO_MANY_GROUP_CHILD_COMBINATIONS,
-    Allocator,
-    Channel,
-    Descriptor,
-    Wire,
-    constraints,
-    only_sizes,
-)
+from .protocol import SAME_RIGHTS, TOO_MANY_GROUP_CHILD_COMBINATIONS, constraints, only_sizes
+from .raw import Allocator, Channel, Descriptor, Wire
 
 #: From asm-generic/socket.h; Python has no name for it.
 SO_PEEK_OFF = 42

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .process import Daemon
-from .raw import SAME_RIGHTS, Allocator, Node, Token, Wire, assert_close, constraints
+from .protocol import SAME_RIGHTS, constraints
+from .raw import Allocator, Node, Token, Wire, assert_close
 
 
 def test_a_close_without_release_fails_the_whole_tree(wire: Wire) -> None:

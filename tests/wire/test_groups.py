@@ -6,19 +6,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from .raw import (
+from .protocol import (
     CONSTRAINTS_INTERSECTION_EMPTY,
     PENDING,
     SAME_RIGHTS,
     TOO_MANY_GROUP_CHILD_COMBINATIONS,
-    Collection,
-    Group,
-    Token,
-    Wire,
-    assert_close,
     constraints,
     only_sizes,
 )
+from .raw import Collection, Group, Token, Wire, assert_close
 
 FITS, MISFIT = only_sizes(10, 20), only_sizes(100, 200)
 

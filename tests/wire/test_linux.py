@@ -15,15 +15,8 @@ import pytest
 
 from ..users import as_root, as_user
 from .process import Daemon
-from .raw import (
-    PATIENCE,
-    PeerClosed,
-    Wire,
-    assert_close,
-    constraints,
-    header,
-    until,
-)
+from .protocol import constraints, header
+from .raw import PATIENCE, PeerClosed, Wire, assert_close, until
 
 # Koids
 

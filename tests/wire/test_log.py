@@ -7,15 +7,8 @@ import re
 from typing import Any
 
 from .process import Daemon
-from .raw import (
-    CONSTRAINTS_INTERSECTION_EMPTY,
-    SAME_RIGHTS,
-    Collection,
-    Token,
-    Wire,
-    constraints,
-    only_sizes,
-)
+from .protocol import CONSTRAINTS_INTERSECTION_EMPTY, SAME_RIGHTS, constraints, only_sizes
+from .raw import Collection, Token, Wire
 
 
 def mentions(*texts: object) -> Any:

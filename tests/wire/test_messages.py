@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from .raw import (
+from .protocol import (
     CPU_READ_OFTEN,
     CPU_WRITE_OFTEN,
     METHODS,
     SAME_RIGHTS,
-    Collection,
-    Token,
-    Wire,
     hashed_ordinal,
     header,
     only_sizes,
 )
+from .raw import Collection, Token, Wire
 
 
 @pytest.mark.parametrize("method", METHODS)

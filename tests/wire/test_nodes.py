@@ -7,18 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from .raw import (
-    NOT_FOUND,
-    PROTOCOL_DEVIATION,
-    Allocator,
-    Collection,
-    Node,
-    Refused,
-    Token,
-    Wire,
-    assert_close,
-    constraints,
-)
+from .protocol import NOT_FOUND, PROTOCOL_DEVIATION, constraints
+from .raw import Allocator, Collection, Node, Refused, Token, Wire, assert_close
 
 
 def node_of(kind: str, allocator: Allocator, root: Token) -> Node:

@@ -19,15 +19,8 @@ import pytest
 
 from ..companion import Companion
 from .process import Daemon
-from .raw import (
-    PATIENCE,
-    SAME_RIGHTS,
-    Collection,
-    PeerClosed,
-    Wire,
-    constraints,
-    until,
-)
+from .protocol import SAME_RIGHTS, constraints
+from .raw import PATIENCE, Collection, PeerClosed, Wire, until
 
 
 class Process(Companion):

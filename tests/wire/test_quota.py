@@ -19,7 +19,8 @@ from sysmem._inspector import Inspector
 from ..users import as_root, as_user
 from .bystander import Bystander
 from .process import Daemon
-from .raw import NO_MEMORY, PeerClosed, Refused, Wire, constraints, until
+from .protocol import NO_MEMORY, constraints
+from .raw import PeerClosed, Refused, Wire, until
 
 pytestmark = as_root
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from .process import Daemon
-from .raw import HANDLE_ACCESS_DENIED, NOT_FOUND, Descriptor, PeerClosed, Refused, Wire
+from .protocol import HANDLE_ACCESS_DENIED, NOT_FOUND
+from .raw import Descriptor, PeerClosed, Refused, Wire
 
 
 @pytest.mark.parametrize("first", ["offer", "take"])

@@ -9,12 +9,8 @@ from typing import Any
 
 import pytest
 
-from .raw import (
-    METHODS,
-    SAME_RIGHTS,
-    Descriptor,
-    Wire,
-)
+from .protocol import METHODS, SAME_RIGHTS
+from .raw import Descriptor, Wire
 from .victims import NODES, victim
 
 REQUIRED: dict[str, dict[str, dict[int, str]]] = {

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from .protocol import constraints, header
 from .raw import (
     PATIENCE,
     Allocator,
@@ -20,8 +21,6 @@ from .raw import (
     Token,
     Wire,
     assert_close,
-    constraints,
-    header,
     receive_descriptors,
 )
 

@@ -10,21 +10,16 @@ from typing import Any
 import pytest
 
 from .process import Daemon
-from .raw import (
+from .protocol import (
     CONSTRAINTS_INTERSECTION_EMPTY,
     CPU_READ,
     READ,
     SAME_RIGHTS,
     WRITE,
-    Allocator,
-    Descriptor,
-    Info,
-    Token,
-    Wire,
-    assert_close,
     constraints,
     only_sizes,
 )
+from .raw import Allocator, Descriptor, Info, Token, Wire, assert_close
 
 PLAIN = constraints(cpu=CPU_READ, camping=0)
 

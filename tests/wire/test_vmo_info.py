@@ -9,19 +9,8 @@ from typing import Any
 
 import pytest
 
-from .raw import (
-    METHODS,
-    NOT_FOUND,
-    PROTOCOL_DEVIATION,
-    Allocator,
-    Collection,
-    Descriptor,
-    Info,
-    Refused,
-    Wire,
-    constraints,
-    header,
-)
+from .protocol import METHODS, NOT_FOUND, PROTOCOL_DEVIATION, constraints, header
+from .raw import Allocator, Collection, Descriptor, Info, Refused, Wire
 
 
 def allocated(wire: Wire, **table: Any) -> tuple[Allocator, Collection, Info]:

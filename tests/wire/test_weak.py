@@ -8,17 +8,8 @@ from typing import Any
 import pytest
 
 from .process import Daemon
-from .raw import (
-    NO_MORE_STRONG_VMO_HANDLES,
-    PENDING,
-    READ,
-    Allocator,
-    Info,
-    Refused,
-    Wire,
-    assert_close,
-    constraints,
-)
+from .protocol import NO_MORE_STRONG_VMO_HANDLES, PENDING, READ, constraints
+from .raw import Allocator, Info, Refused, Wire, assert_close
 
 
 def test_close_weak_asap_is_set_for_weak_nodes_only(wire: Wire) -> None:
