@@ -14,7 +14,14 @@ import pytest
 from sysmem import blocking
 from sysmem._calls import datagram
 from sysmem.testing import Sysmemd, conformance
-from sysmem.testing.conformance import CHECKS, Check, Flaw, _negotiations, run_check
+from sysmem.testing.conformance import (
+    CHECKS,
+    PATIENCE_SECONDS,
+    Check,
+    Flaw,
+    _negotiations,
+    run_check,
+)
 from sysmem.testing.conformance.__main__ import main
 from sysmem.testing.conformance._bench import Bench
 from sysmem_protocol.message import FLAGS_MORE, HEADER, MAGIC, SERVER_TXID
@@ -163,8 +170,9 @@ def test_a_client_is_found_that(fault: str, tmp_path: Path) -> None:
     source = SOURCE.read_text()
     assert source.count(right) == 1
     client = build(source.replace(right, wrong), tmp_path, "-fsanitize=address")
+    patience = 1.0 if told.startswith(("did not", "a descriptor")) else PATIENCE_SECONDS
     with pytest.raises(Flaw, match=told):
-        run_check(BY_NAME[name], [str(client)], patience=1.0)
+        run_check(BY_NAME[name], [str(client)], patience=patience)
 
 
 #: Changes of the agent in Python, the checks that find them, and what they say.
@@ -315,6 +323,7 @@ _SYNC = datagram(Node.sync, b"", txid=1)
 _DUPLICATE = BufferCollectionToken.duplicate
 #: What a client sends instead of a Sync, and what the suite says about it.
 WRONG_MESSAGES = {
+    "is too long": (bytes(64 * 1024 + 1), "what the client sent is no message: a datagram is"),
     "is too short": (_SYNC[:8], "8 bytes are not a message"),
     "has a method of another protocol": (
         datagram(BufferCollection.wait_for_all_buffers_allocated, b"", txid=1),

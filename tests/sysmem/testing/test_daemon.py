@@ -116,9 +116,34 @@ async def test_it_tells_what_it_holds_why_and_what_came() -> None:
             assert {each["client_name"] for each in d.trace[1:]} == {"camera"}
             with pytest.raises(ValueError, match="has no collection 'audio'"):
                 d.why("audio")
+            with pytest.raises(AssertionError, match="has not been negotiated yet"):
+                d.last_report()
             await other.set_constraints(ENCODER)
             await other.sync()
             assert "buffer_count = 3" in d.why("video")
+            assert d.last_report() in d.why("video")
+
+
+@pytest.mark.trio
+async def test_without_a_collection_there_is_no_report() -> None:
+    async with testing.daemon() as d:
+        with pytest.raises(AssertionError, match="the daemon has had no collection"):
+            d.last_report()
+
+
+@pytest.mark.trio
+async def test_it_tells_why_also_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sysmem.testing._story.find_spec", lambda name: None)
+    async with (
+        testing.daemon() as d,
+        d.connect(name="camera") as allocator,
+        await allocator.allocate_shared_collection() as token,
+    ):
+        await token.sync()
+        [collection] = d.snapshot()["collections"]
+        assert "camera" in d.why(collection["id"])
+        titles = [title for title, _ in d._core.story()]
+        assert titles == ["who waits for whom", "the last messages"]
 
 
 @pytest.mark.trio

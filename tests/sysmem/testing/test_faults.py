@@ -239,6 +239,20 @@ def test_a_daemon_that_does_not_stop_is_killed_and_told(
     assert sysmemd.process.wait(20) == -signal.SIGKILL
 
 
+def test_a_leak_of_a_daemon_that_does_not_answer_is_told(
+    sysmemd: Sysmemd, allocator: blocking.Allocator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allocator.validate_buffer_collection_token(0)
+    sysmemd.faults.pause()
+    with monkeypatch.context() as patch:
+        patch.setattr("sysmem.testing._sysmemd.PATIENCE_SECONDS", 0.0)
+        with pytest.raises(
+            AssertionError, match=r"(?s)holds 1 descriptors more .* leaks: socket:\["
+        ):
+            sysmemd.check_for_leaks()
+    sysmemd.faults.resume()
+
+
 def test_sockets_that_a_daemon_leaves_are_told(sysmemd: Sysmemd) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(os.fspath(sysmemd.runtime_dir / "left"))

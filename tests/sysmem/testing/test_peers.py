@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import anyio
 import pytest
@@ -21,6 +22,7 @@ import sysmem
 from sysmem import blocking, testing
 from sysmem.pytest_plugin import StartPeer
 from sysmem.testing import PeerFailed, Sysmemd
+from sysmem.testing._peers import start_peer
 from sysmem_protocol.processes import find_holders
 
 CAMERA = sysmem.constraints(cpu="write often, read often", size_bytes=4096, hold=1)
@@ -182,6 +184,41 @@ def test_it_conflicts(pair: Pair, peer: StartPeer, sysmemd_session: Sysmemd) -> 
     sysmemd_session.wait_for_log("sysmem.testing/nowhere")
 
 
+def test_its_error_is_the_daemons(pair: Pair, peer: StartPeer) -> None:
+    encoder = peer("encoder", ENCODER, token=pair.token)
+    encoder.wait("waiting")
+    pair.collection.set_constraints(sysmem.constraints(cpu="read", heap="none", size_bytes=1))
+    encoder.wait("failed")
+    error = encoder.error
+    assert isinstance(error, sysmem.SysmemError)
+    assert error.error is sysmem.Error.CONSTRAINTS_INTERSECTION_EMPTY
+    assert "none" in (error.reason or "")
+    assert "smallest conflicting set" in (error.report or "")
+
+
+def test_one_that_is_killed_before_it_reads_a_command_has_reached_its_steps(
+    pair: Pair, peer: StartPeer
+) -> None:
+    encoder = peer("encoder", ENCODER, token=pair.token, behaviour="hangs", at="turned_in")
+    encoder.wait("turned_in")
+    encoder.release()
+    encoder.kill()
+    assert encoder.steps == ("turned_in",)
+    with pytest.raises(PeerFailed, match="its process ended by SIGKILL"):
+        encoder.wait("mapped")
+
+
+def test_one_that_cannot_be_started_leaves_nothing(
+    pair: Pair, sysmemd_session: Sysmemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zygote = Mock(spec=testing.Zygote, start=Mock(side_effect=OSError("no process")))
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="no process"):
+        start_peer(zygote, sysmemd_session, "encoder", ENCODER, pair.token, None)
+    assert len(os.listdir("/proc/self/fd")) == len(before) - 1  # the token is closed
+    assert pair.collection.wait_closed(20)
+
+
 @pytest.mark.parametrize("behaviour", ["floods", "sends_garbage", "never_reads", "releases"])
 def test_it_lives_on_after_its_release(pair: Pair, peer: StartPeer, behaviour: str) -> None:
     encoder = peer("rude", ENCODER, token=pair.token, behaviour=behaviour, at="released")
@@ -206,10 +243,12 @@ def test_its_bad_manners_are_its_own_trees_trouble_only(
     other.collection.close()
 
 
-def test_it_keeps_weak_buffers(pair: Pair, peer: StartPeer) -> None:
+def test_it_keeps_weak_buffers(pair: Pair, peer: StartPeer, sysmemd_session: Sysmemd) -> None:
     weak = peer("weak", ENCODER, token=pair.token, behaviour=testing.keeps_weak())
     info = pair.agree()
     weak.wait("mapped")
+    [collection] = sysmemd_session.snapshot()["collections"]
+    assert [node["weak"] for node in collection["nodes"]] == [False, True]
     with pair.collection.attach_lifetime_tracking(0) as gone:
         info.close()
         pair.collection.release()
@@ -369,6 +408,33 @@ def test_nothing_is_left_when_the_tests_end_by(
             assert ends(gone), f"process {pid} is left"
         finally:
             os.close(gone)
+
+
+def test_a_process_may_use_the_zygote_that_forked_it_and_a_zygote_may_end(tmp_path: Path) -> None:
+    with contextlib.closing(testing.Zygote()) as zygote:
+        shared = testing.Zygote.from_fd(os.dup(zygote.fileno()))
+        with contextlib.closing(shared.start("sys:exit", 3)) as process:
+            assert process.wait(20) == 3
+        shared.close()
+        assert shared.fileno() == -1
+        with (tmp_path / "output").open("wb") as output:
+            started = [
+                zygote.start("sys:exit", "what is wrong", output=output.fileno()),
+                zygote.start("sys:exit"),
+                zygote.start("no_such_module:main", output=output.fileno()),
+                zygote.start("operator:not_", 0),
+            ]
+        assert [process.wait(20) for process in started] == [1, 0, 1, 1]
+        for process in started:
+            process.close()
+        printed = (tmp_path / "output").read_text()
+        assert "what is wrong\n" in printed
+        assert "ModuleNotFoundError" in printed
+        assert zygote._process is not None
+        zygote._process.kill()
+        zygote._process.wait()
+        with pytest.raises(RuntimeError, match="the zygote, .*, has ended"):
+            zygote.start("sys:exit")
 
 
 def ends(fd: int) -> bool:
