@@ -51,8 +51,10 @@ def test_a_group_takes_the_first_alternative_that_suits() -> None:
     assert agreed.participants == ("camera", "software", "helper")
     with pytest.raises(sysmem.SysmemError, match="no format and modifier is left"):
         negotiate([{"camera": NV12}, Group({"hardware": BGRA})])
-    refused = [{"camera": NV12}, Group({"hardware": BGRA}, {"software": BGRA})]
-    assert_conflict(refused, between={"camera", "hardware"})
+    assert_conflict(
+        [{"camera": NV12}, Group({"hardware": BGRA}, {"software": BGRA})],
+        between={"camera", "hardware"},
+    )
 
 
 def test_groups_may_be_alternatives_of_groups() -> None:

@@ -433,7 +433,7 @@ def test_a_process_may_use_the_zygote_that_forked_it_and_a_zygote_may_end(tmp_pa
         assert zygote._process is not None
         zygote._process.kill()
         zygote._process.wait()
-        with pytest.raises(RuntimeError, match="the zygote, .*, has ended"):
+        with pytest.raises(RuntimeError, match=r"the zygote, .*, has ended"):
             zygote.start("sys:exit")
 
 
