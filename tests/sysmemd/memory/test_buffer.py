@@ -14,6 +14,7 @@ import pytest
 from sysmemd.memory import locks
 from sysmemd.memory.buffer import LEAK_NS, RECHECK_NS, Buffer
 from sysmemd.memory.watch import InodeWatch
+from sysmemd.ports import ClientInfo
 
 from .harness import (
     CAMERA,
@@ -280,6 +281,8 @@ def test_weak_handles_still_open_5_s_after_close_weak_asap_are_logged(
 ) -> None:
     buffers = bench.allocate(2, name="preview")
     strong = bench.strong(buffers)
+    for handle, _ in bench.weak(buffers, client=ClientInfo("without leaks")):
+        handle.close()
     ((weak, event), (other, _)) = bench.weak(buffers)
     bench.weak(buffers, client=CAMERA)[1][0].close()
     peer.give(weak)

@@ -63,7 +63,15 @@ def test_a_buffer_is_asked_for_and_named_in_the_kernels_words(
 
 @pytest.mark.parametrize(
     ("mode", "group", "users"),
-    [(0o600, 0, None), (0o660, 0, None), (0o660, 104, "the group 104"), (0o666, 0, "every user")],
+    [
+        (0o600, 0, None),
+        (0o611, 104, None),
+        (0o660, 0, None),
+        (0o640, 104, "the group 104"),
+        (0o620, 104, "the group 104"),
+        (0o604, 104, "every user"),
+        (0o602, 0, "every user"),
+    ],
 )
 def test_who_may_make_dma_bufs(tmp_path: Path, mode: int, group: int, users: str | None) -> None:
     device = tmp_path / "udmabuf"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import closing
+from unittest.mock import Mock
 
 import pytest
 
@@ -126,7 +127,13 @@ def test_all_handles_have_the_same_access(bench: Bench) -> None:
     other.close()
 
 
-def test_an_allocation_that_fails_keeps_nothing(bench: Bench, heap: MemfdHeap) -> None:
+def test_an_allocation_that_fails_keeps_nothing(
+    bench: Bench, heap: MemfdHeap, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(NoMemoryError, match="limit"):
         bench.allocate(3, heap=HEAP)
+    assert heap.used_bytes == 0
+    monkeypatch.setattr(vmo, "identity", Mock(side_effect=OSError("no identity")))
+    with pytest.raises(NoMemoryError, match="buffer 0 of 2, 4096 bytes: no identity"):
+        bench.allocate(2, heap=HEAP)
     assert heap.used_bytes == 0

@@ -7,6 +7,7 @@ import select
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from unittest.mock import Mock
 
 import pytest
 
@@ -125,6 +126,17 @@ def test_one_whose_end_cannot_be_told_is_closed_all_the_same(
         hangups.process()
     assert sorted(told) == ["freed", "second", "third"]
     assert not reclaimer.when_freed(lambda: None)
+
+
+def test_one_whose_size_the_kernel_does_not_tell_is_closed_in_a_thread(
+    reclaimer: Reclaimer, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = touched(PAGE)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", Mock(side_effect=OSError("no memory")))
+        reclaimer.close_vmo(small, lambda: None)
+    assert gate.reached.wait(10)
+    gate.opened.set()
 
 
 @pytest.mark.usefixtures("no_threads")

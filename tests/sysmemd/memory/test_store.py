@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Callable
+from unittest.mock import Mock
 
 import pytest
 
@@ -336,9 +338,40 @@ def test_reports_that_can_not_be_read_come_later(
         strong.close()
         with pytest.raises(OSError, match="Input/output"):
             bench.memory.identify(far.fileno())
+    assert set(bench.log.events("error")) == {"close events of buffers cannot be read now"}
     bench.quiet()
     assert bench.states() == {}
     far.close()
+
+
+def test_others_are_served_while_many_reports_are_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_way = Mock()
+    monkeypatch.setattr("sysmemd.memory.store.give_way", give_way)
+    buffers = bench.allocate(20)
+    buffers.drop_strong()
+    bench.allocate()
+    assert len(give_way.mock_calls) >= 2
+
+
+def test_an_allocation_waits_for_freed_memory_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much others free, and however often, its client gets an answer."""
+    retries: list[Callable[[], None]] = []
+
+    def when_freed(retry: Callable[[], None]) -> bool:
+        retries.append(retry)
+        return True
+
+    monkeypatch.setattr(bench.memory._reclaimer, "when_freed", when_freed)
+    made = bench.begin(heap=Heap(heap_type="nowhere"))
+    assert made == []
+    [retry] = retries
+    retry()
+    assert len(retries) == 1
+    assert isinstance(made[0], NoMemoryError)
 
 
 def test_reports_that_are_never_there_are_told(

@@ -126,10 +126,30 @@ def test_descriptors_are_not_inherited_by_programs(bench: Bench) -> None:
         assert not os.get_inheritable(fd)
 
 
-def test_attenuation_is_advisory_for_the_daemons_uid_and_root() -> None:
-    assert attenuation_is_advisory(os.geteuid())
-    assert attenuation_is_advisory(0)
-    assert not attenuation_is_advisory(os.geteuid() + 1)
+def test_attenuation_is_advisory_for_the_daemons_uid_and_root(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert [uid for uid in (0, 1, 999, 1000, 1001) if attenuation_is_advisory(uid)] == [0, 1000]
+
+
+def test_a_mode_that_denies_access_is_put_right(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (handle,) = bench.strong(bench.allocate())
+    os.fchmod(handle.fileno(), 0)
+    right, denied = os.open, []
+
+    def denies(path: str, flags: int) -> int:
+        if not os.fstat(handle.fileno()).st_mode & 0o600:
+            denied.append(path)
+            raise PermissionError
+        return right(path, flags)
+
+    monkeypatch.setattr(os, "open", denies)
+    with vmo.reopen(handle.fileno(), writable=True) as other:
+        assert vmo.access(other.fileno()) == (True, True)
+    assert len(denied) == 2
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")

@@ -52,8 +52,9 @@ def test_closings_are_reported_when_asked_for(own: Handle) -> None:
 
 def test_many_reports_can_be_taken_some_at_a_time() -> None:
     inodes = InodeWatch()
-    buffers = [vmo.create(str(index), PAGE) for index in range(10)]
+    buffers = [vmo.create(str(index), PAGE) for index in range(20)]
     left = {inodes.watch_end(buffer.fileno()) for buffer in buffers}
+    assert inodes.alive() == left
     for buffer in buffers:
         buffer.close()
     while left:
