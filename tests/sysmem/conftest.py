@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing
 import pytest
 
 import sysmem
+from sysmem import blocking
 from sysmem_protocol.channel import Channel
 from sysmem_protocol.codec import encode_response
 from sysmem_protocol.handles import Handle
@@ -103,6 +104,13 @@ def ends() -> Iterator[tuple[int, Peer]]:
     yield near.detach(), peer
     peer.join()
     peer.close()
+
+
+@pytest.fixture
+def token(ends: tuple[int, Peer]) -> Iterator[blocking.BufferCollectionToken]:
+    """A token at whose other end is the peer."""
+    with blocking.BufferCollectionToken.from_fd(ends[0]) as made:
+        yield made
 
 
 class Witness:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -18,12 +17,6 @@ from sysmem_protocol import sysmem2 as m
 from sysmem_protocol.handles import Handle
 
 Ends = tuple[int, Any]  # the client end's descriptor, and the peer of conftest.py
-
-
-@pytest.fixture
-def token(ends: Ends) -> Iterator[blocking.BufferCollectionToken]:
-    with blocking.BufferCollectionToken.from_fd(ends[0]) as made:
-        yield made
 
 
 @pytest.fixture

@@ -28,12 +28,6 @@ Collection = m.BufferCollection
 
 
 @pytest.fixture
-def token(ends: Ends) -> Iterator[blocking.BufferCollectionToken]:
-    with blocking.BufferCollectionToken.from_fd(ends[0]) as made:
-        yield made
-
-
-@pytest.fixture
 def collection(ends: Ends) -> Iterator[blocking.BufferCollection]:
     with blocking.BufferCollection.from_fd(ends[0]) as made:
         yield made

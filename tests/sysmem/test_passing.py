@@ -43,13 +43,6 @@ def stream() -> Iterator[Ends]:
 
 
 @pytest.fixture
-def token(ends: tuple[int, Peer]) -> Iterator[blocking.BufferCollectionToken]:
-    """A token from another process, whose other end is `peer`."""
-    with Token.from_fd(ends[0]) as made:
-        yield made
-
-
-@pytest.fixture
 def peer(ends: tuple[int, Peer]) -> Peer:
     """The daemon's end of the token."""
     return ends[1]

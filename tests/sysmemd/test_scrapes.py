@@ -195,6 +195,16 @@ def test_scrapers_that_do_nothing_are_few_and_hold_up_nobody(daemon: Daemon) -> 
     assert response.status == 200
 
 
+@contextlib.contextmanager
+def served(nursery: trio.Nursery, inspection: Any, log: RecordingLog) -> Iterator[tuple[str, int]]:
+    """Serve scrapes within the block. Yield the address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        scrapes = Scrapes(inspection, log)
+        nursery.start_soon(scrapes.serve, trio.socket.from_stdlib_socket(listener))
+        yield listener.getsockname()
+        nursery.cancel_scope.cancel()
+
+
 class Silent:
     """An inspection that answers too late."""
 
@@ -211,10 +221,8 @@ async def test_a_connection_lasts_a_bounded_time(
     nursery: trio.Nursery, autojump_clock: MockClock, log: RecordingLog, sent: bytes
 ) -> None:
     inspection = Silent()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        scrapes = Scrapes(inspection, log)  # type: ignore[arg-type] # all that it asks
-        nursery.start_soon(scrapes.serve, trio.socket.from_stdlib_socket(listener))
-        async with await trio.open_tcp_stream(*listener.getsockname()) as scraper:
+    with served(nursery, inspection, log) as address:
+        async with await trio.open_tcp_stream(*address) as scraper:
             await scraper.send_all(sent)
             assert await scraper.receive_some() == b""
         assert MAX_SECONDS <= trio.current_time() < 2 * MAX_SECONDS
@@ -222,7 +230,6 @@ async def test_a_connection_lasts_a_bounded_time(
             late = Handle(os.memfd_create("late"))
             done(late)
             assert late.closed
-        nursery.cancel_scope.cancel()
     assert log.entries == []
 
 
@@ -234,14 +241,11 @@ async def test_a_fault_of_ours_is_logged_and_ends_that_connection_alone(
         def metrics(self, user: User, done: Callable[[Handle], None], *, plain: bool) -> None:
             raise KeyError("oh")
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        scrapes = Scrapes(Faulty(), log)  # type: ignore[arg-type] # all that it asks
-        nursery.start_soon(scrapes.serve, trio.socket.from_stdlib_socket(listener))
+    with served(nursery, Faulty(), log) as address:
         for _ in range(MAX_CONNECTIONS + 1):
-            async with await trio.open_tcp_stream(*listener.getsockname()) as scraper:
+            async with await trio.open_tcp_stream(*address) as scraper:
                 await scraper.send_all(b"GET /metrics HTTP/1.0\r\n\r\n")
                 assert await scraper.receive_some() == b""
-        nursery.cancel_scope.cancel()
     failed = ("metrics could not be served", {"reason": "KeyError('oh')", "exc_info": True})
     assert log.said("error") == [failed] * (MAX_CONNECTIONS + 1)
 
@@ -267,16 +271,13 @@ async def test_however_many_ask_the_daemon_answers_only_so_many_a_second(
         def metrics(self, user: User, done: Callable[[Failed], None], *, plain: bool) -> None:
             done(Failed(Error.UNSPECIFIED, "no"))
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        scrapes = Scrapes(Failing(), log)  # type: ignore[arg-type] # all that it asks
-        nursery.start_soon(scrapes.serve, trio.socket.from_stdlib_socket(listener))
+    with served(nursery, Failing(), log) as address:
         for _ in range(50):
-            async with await trio.open_tcp_stream(*listener.getsockname()) as scraper:
+            async with await trio.open_tcp_stream(*address) as scraper:
                 await scraper.send_all(b"GET /metrics HTTP/1.0\r\n\r\n")
                 assert (await scraper.receive_some()).startswith(b"HTTP/1.1 503 ")
                 assert await scraper.receive_some() == b""
         assert 49 * PAUSE_SECONDS <= trio.current_time() < MAX_SECONDS
-        nursery.cancel_scope.cancel()
 
 
 # --- addresses --------------------------------------------------------------------------------------------------------
