@@ -85,6 +85,7 @@ def test_what_can_not_be_made_leaves_nothing(
     assert made.is_closed()
     assert allocator.is_closed()
     assert bench.service.tokens == {}
+    assert bench.log.said("error")[-1][1]["reason"] == "the daemon failed: MemoryError()"
 
 
 def test_a_turned_in_token_becomes_a_collection_in_its_place(bench: Bench) -> None:
@@ -217,14 +218,20 @@ def test_a_known_token_is_live_and_not_turned_in(bench: Bench) -> None:
     assert not known(collection.koid())
 
 
-def test_rights_are_said_to_be_advisory_where_buffers_are_asked_for(bench: Bench) -> None:
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_rights_are_said_to_be_advisory_where_buffers_are_asked_for(
+    bench: Bench, is_shared: bool
+) -> None:
     near, far = bench.client()
     AllocatorServer(
         bench.service, Channel(far.take()), Peer(os.getpid(), os.geteuid(), os.getegid())
     )
-    bench.token(near)
+    token = bench.token(near)
     assert bench.log.said("warning") == []
-    bench.collection(near)
+    if is_shared:
+        bench.bind(token, near)
+    else:
+        bench.collection(near)
     assert len(bench.log.said("warning")) == 1
 
 

@@ -22,9 +22,12 @@ from sysmem_protocol.sysmem2 import (
 )
 from sysmemd.channels.deferred import Deferred
 from sysmemd.channels.errors import Failed
+from sysmemd.in_flight import Flight
 from sysmemd.quota import Exceeded, Kind
+from sysmemd.users import Account
 
 from .line import Line, Made, null
+from .support import none_left
 
 
 def test_an_answers_handles_are_sent_and_closed(new_line: Callable[..., Line]) -> None:
@@ -41,12 +44,22 @@ def test_an_answers_handles_are_sent_and_closed(new_line: Callable[..., Line]) -
     assert answer.node_ref.closed
 
 
-def test_an_error_is_an_answer_and_is_logged_with_its_reason(line: Line) -> None:
-    def serve(request: Table) -> None:
+@pytest.mark.parametrize(
+    ("method", "body"),
+    [
+        (Node.is_alternate_for, bytes.fromhex("a101d97a5d00")),
+        (BufferCollection.check_all_buffers_allocated, b""),
+    ],
+    ids=str,
+)
+def test_an_error_is_an_answer_and_is_logged_with_its_reason(
+    line: Line, method: Method, body: bytes
+) -> None:
+    def serve(*_: Table) -> None:
         raise Failed(Error.NOT_FOUND, "$.node_ref is nobody's")
 
     line.server.serve = serve
-    line.send(Node.is_alternate_for, bytes.fromhex("a101d97a5d00"), 1, null())
+    line.send(method, body, 1, *([null()] if body else []))
     line.serve()
     message = line.receive()
     assert message is not None
@@ -57,7 +70,7 @@ def test_an_error_is_an_answer_and_is_logged_with_its_reason(line: Line) -> None
             "info",
             "a call was answered with an error",
             {
-                "method": "Node.IsAlternateFor",
+                "method": str(method),
                 "error": "NOT_FOUND",
                 "reason": "$.node_ref is nobody's",
                 "client_name": "camera",
@@ -97,6 +110,10 @@ def test_an_answer_whose_descriptors_cannot_be_sent_is_an_error_where_there_is_o
         message = line.receive()
         assert message is not None
         assert message.body == bytes.fromhex("a10201")
+        [(event, fields)] = line.log.said("error")
+        assert event == "the descriptors of a response cannot be sent"
+        assert (fields["method"], fields["client_name"]) == ("Allocator.GetVmoInfo", "camera")
+        assert "Too many references" in fields["reason"]
     else:
         with pytest.raises(OSError, match="Too many references"):
             line.connection.answer(method, 3, sysmem2.NodeGetNodeRefResponse(node_ref=null()))
@@ -109,6 +126,7 @@ def test_answers_wait_for_a_client_that_does_not_read(line: Line) -> None:
     line.serve()
     assert line.reactor.to_flush
     assert not line.connection.flush()
+    assert (line.connection.queued, line.connection.unanswered) == (3, 0)
     line.drain()
     assert line.connection.flush()
     assert line.answers() == [1, 2, 3]
@@ -250,14 +268,82 @@ def test_an_answer_to_a_server_that_closed_meanwhile_is_dropped(line: Line) -> N
     assert line.answers() == []
     assert answer.node_ref is not None
     assert answer.node_ref.closed
+    event = ExplainedOnExplainedEvent(line="too late", report=null())
+    assert not line.connection.send_event(Explained.on_explained, event)
+    assert event.report is not None
+    assert event.report.closed
+
+
+def test_a_report_for_who_does_not_ask_for_reasons_is_closed(line: Line) -> None:
+    report = null()
+    line.connection.explain(Error.NOT_FOUND, "a reason", report)
+    assert report.closed
+    assert line.receive() is None
+
+
+def test_an_event_waits_behind_answers_or_is_dropped(line: Line) -> None:
+    """Without `wait` an event is dropped if there is no room, but it never passes a message that waits."""
+    event = ExplainedOnExplainedEvent(line="x")
+
+    def send(*, wait: bool) -> tuple[bool, int]:
+        sent = line.connection.send_event(Explained.on_explained, event, wait=wait)
+        return sent, line.connection.queued
+
+    assert send(wait=True) == send(wait=False) == (True, 0)
+    assert line.reactor.to_flush == []
+    line.fill()
+    assert send(wait=False) == (False, 0)
+    assert line.reactor.to_flush == []
+    assert send(wait=True) == (True, 1)
+    assert line.reactor.to_flush == [line.connection]
+    assert send(wait=False) == (True, 2)
+    assert line.connection.sent == 4
+
+
+def test_a_response_waits_until_its_user_has_received_other_descriptors_and_that_is_said_once(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[dict[str, Any]] = []
+    has_room = False
+    monkeypatch.setattr(Flight, "may_send", lambda *_: has_room)
+    monkeypatch.setattr(Account, "say_in_flight", lambda _, about: said.append(about))
+    for times in (1, 2):
+        has_room = False
+        answer = Made(lambda: sysmem2.NodeGetNodeRefResponse(node_ref=null()))
+        line.connection.answer_later(Node.get_node_ref, times, answer)
+        for _ in range(2):
+            assert line.connection.flush()  # `retry` of the flight requests the next one
+        assert [about["client_name"] for about in said] == ["camera"] * times
+        has_room = True
+        assert line.connection.flush()
+        assert line.answers() == [times]
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+def test_a_finished_channel_that_cannot_be_waited_for_closes_at_once(
+    line: Line, monkeypatch: pytest.MonkeyPatch, is_made: bool
+) -> None:
+    line.fill()
+    if is_made:
+        line.send(Node.sync, txid=1)
+        line.serve()
+        assert not line.connection.flush()
+    else:
+        line.defer().answer_with(Made(lambda: Error.NO_MEMORY))
+    monkeypatch.setattr(Channel, "stop_receiving", none_left)
+    line.connection.finish()
+    assert line.connection.closed is is_made
+    line.connection.flush()
+    assert line.connection.closed
 
 
 def test_a_client_that_closes_without_waiting_is_heard_to_the_end(line: Line) -> None:
-    line.send(Node.sync, txid=1)
+    for _ in range(2):
+        line.send(Node.sync, txid=1)
     line.send(Node.release)
     line.client.close()
     line.serve()
-    assert [name for name, _ in line.server.called] == ["sync", "release"]
+    assert [name for name, _ in line.server.called] == ["sync", "sync", "release"]
     assert line.server.peer_closings == 1
     assert line.server.reasons == []
     assert line.connection.closed
@@ -269,6 +355,7 @@ def test_answers_that_wait_for_a_client_that_closes_are_dropped(line: Line) -> N
     line.serve()
     line.client.close()
     assert line.connection.flush()
+    assert line.connection.queued == 0
     assert line.connection.reading  # messages that it sent before it closed are processed
     line.serve()
     assert line.server.peer_closings == 1
@@ -299,13 +386,23 @@ def test_a_former_owner_that_makes_the_buffers_tiny_harms_itself(line: Line) -> 
     assert found + line.answers() == [1, 2, 3, 4, 5]
 
 
-def test_an_answer_that_can_not_be_made_closes_the_channel(line: Line) -> None:
-    def make() -> None:
+@pytest.mark.parametrize("is_made", [False, True])
+def test_an_answer_that_can_not_be_made_closes_the_channel(
+    line: Line, monkeypatch: pytest.MonkeyPatch, is_made: bool
+) -> None:
+    def fail() -> None:
         raise KeyError("oh")
 
-    line.server.serve = lambda: Deferred(Made(make))
+    answer = sysmem2.NodeGetNodeRefResponse(node_ref=null())
+    if is_made:
+        monkeypatch.setattr("sysmemd.channels.answering.give_way", fail)
+    line.server.serve = lambda: Deferred(Made((lambda: answer) if is_made else fail))
     line.send(BufferCollection.wait_for_all_buffers_allocated, txid=6)
     line.serve()
     assert line.connection.flush()
     assert line.reason == "KeyError('oh')"
-    assert line.log.said("error")[0][0] == "a response cannot be sent"
+    [(event, fields)] = line.log.said("error")
+    assert event == "a response cannot be sent"
+    assert (fields["exc_info"], fields["client_name"]) == (True, "camera")
+    with answer.node_ref or null() as handle:
+        assert handle.closed is is_made

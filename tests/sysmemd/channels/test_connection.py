@@ -117,6 +117,9 @@ def test_what_does_not_read_is_not_held(line: Line) -> None:
     line.connection.close()
     assert not line.connection.receive()
     assert line.reactor.held == set()
+    idle: list[bool] = []
+    line.connection.when_idle(lambda: idle.append(True))
+    assert idle == [True]
 
 
 def test_handles_that_a_server_takes_are_its_own_and_all_others_are_closed(
@@ -260,6 +263,7 @@ def test_more_unanswered_calls_than_the_bound_close_the_channel(
         line.send(BufferCollection.wait_for_all_buffers_allocated, txid=txid)
     line.serve()
     assert line.connection.reading
+    assert line.connection.unanswered == 3
     line.send(BufferCollection.wait_for_all_buffers_allocated, txid=4)
     line.serve()
     assert line.reason == "more than 3 calls wait for their answer"
@@ -363,6 +367,27 @@ def test_get_vmo_info_that_does_not_decode_closes_the_channel(
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_is_gone_when_its_end_is_closed_or_the_daemon_reads_no_more(line: Line) -> None:
+    line.send(Node.sync, txid=1)
+    found = [(line.connection.gone, line.channel.has_hung_up)]
+    line.client.close()
+    found.append((line.connection.gone, line.channel.has_hung_up))
+    line.connection.note_hang_up()
+    found.append((line.connection.gone, line.channel.has_hung_up))
+    assert found == [(False, False), (True, False), (True, True)]
+    line.serve()
+    assert [name for name, _ in line.server.called] == ["sync"]
+
+
+def test_a_client_whose_channel_is_read_no_more_is_gone(line: Line) -> None:
+    line.fill()
+    line.send(Node.sync, txid=1)
+    line.serve()
+    line.connection.finish()
+    assert not line.connection.closed
+    assert line.connection.gone
 
 
 def test_the_clients_end_of_sending_is_its_end(line: Line) -> None:

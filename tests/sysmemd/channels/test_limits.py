@@ -290,6 +290,7 @@ def test_queued_bytes(bench: Bench) -> None:
             client.send(Node.sync, txid=next(numbers))
             bench.run()
     waiting = [queue.waiting_bytes for queue in queues]
+    assert [queue.waiting_descriptors for queue in queues] == [0, 0]
     assert counted(bench, Kind.QUEUED_BYTES) == sum(waiting)
     for call in bench.clock.calls:
         for later in call:
@@ -376,6 +377,21 @@ def test_events_of_weak_handles_are_descriptors(bench: Bench, held: ExitStack) -
     bench.memory.process_events()
     assert counted(bench, Kind.DESCRIPTORS, OTHER) == 1
     answer.weak_vmo.close()
+
+
+def test_weak_buffers_over_the_limit_are_no_memory(bench: Bench) -> None:
+    root = bench.token(bench.allocator("camera", 5))
+    child = bench.duplicate(root)
+    child.send(Node.set_weak)
+    collections = bench.bind(root), bench.bind(child, bench.allocator("viewer", 6, OTHER))
+    for collection in collections:
+        collection.send(BufferCollection.set_constraints, wanting())
+    bench.run()
+    bench.service.users.limit({}, {OTHER: {Kind.DESCRIPTORS: 2}})
+    wait = BufferCollection.wait_for_all_buffers_allocated
+    assert collections[1].call(wait) is Error.NO_MEMORY
+    [line] = refused(bench)
+    assert (line["user"], line["limit"], line["client_name"]) == (OTHER, "descriptors", "viewer")
 
 
 def test_answers_that_are_kept_for_others(bench: Bench) -> None:

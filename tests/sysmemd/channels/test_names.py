@@ -9,11 +9,12 @@ import socket
 
 import pytest
 
+from sysmem_protocol.channel import Channel
 from sysmem_protocol.handles import channel_ends
 from sysmemd.channels.errors import Refused
 from sysmemd.channels.names import Random
 
-from .support import Bench
+from .support import Bench, none_left
 
 
 def test_the_client_end_sees_the_koid(bench: Bench) -> None:
@@ -21,12 +22,15 @@ def test_the_client_end_sees_the_koid(bench: Bench) -> None:
     name = token.channel.peer_name()
     assert re.fullmatch(rb"\0sysmem/[0-9a-f]{16}/[0-9]+", name)
     assert token.koid() in bench.service.tokens
+    with token.duplicate_end() as end:
+        assert bench.service.koid_of(end) == token.koid()
 
 
 def test_before_the_server_has_the_end_the_name_is_empty(bench: Bench) -> None:
     client, far = bench.client()
     with far:
         assert client.channel.peer_name() == b""
+        assert bench.service.koid_of(far) is None
 
 
 def test_koids_are_unique_and_their_successors_unknown(bench: Bench) -> None:
@@ -60,3 +64,12 @@ def test_an_end_that_has_a_name_is_refused(bench: Bench) -> None:
             bench.service.names.give(far)
     assert not far.closed  # it still belongs to its owner
     far.close()
+
+
+def test_an_end_that_the_kernel_has_no_memory_to_name_is_not_its_clients_fault(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Channel, "bind", none_left)
+    near, far = channel_ends()
+    with near, far, pytest.raises(OSError, match="Too many open files"):
+        bench.service.names.give(far)

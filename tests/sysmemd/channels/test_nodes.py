@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sysmem_protocol import sysmem2
+from sysmem_protocol.channel import Channel
 from sysmem_protocol.handles import Handle, eventpair
 from sysmem_protocol.library import Method, Table
 from sysmem_protocol.sysmem2 import (
@@ -22,9 +23,11 @@ from sysmem_protocol.sysmem2 import (
     Node,
 )
 from sysmemd.channels import Connection
+from sysmemd.channels.connection import Tracer
+from sysmemd.channels.server import Server
 from sysmemd.config import Limits
 from sysmemd.memory import Buffers
-from sysmemd.ports import NoMemoryError
+from sysmemd.ports import NoMemoryError, Peer
 
 from .support import SAME_RIGHTS, Bench, Client, is_closed, wanting
 
@@ -59,6 +62,114 @@ def close(info: sysmem2.BufferCollectionInfo) -> None:
         for handle in (buffer.vmo, buffer.close_weak_asap):
             if handle is not None:
                 handle.close()
+
+
+class Recorder(Tracer):
+    """Records what it is told: the kind, the number of the connection, and details."""
+
+    active = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[Any, ...]] = []
+
+    def received(self, connection: Connection, method: Method, txid: int, request: Any) -> None:
+        fields = None if request is None else [member.name for member, _ in request.set_fields()]
+        self.told.append(("received", connection.number, method.wire_name, txid, fields))
+
+    def processed(self, connection: Connection) -> None:
+        self.told.append(("processed", connection.number))
+
+    def sent(self, connection: Connection, method: Method, txid: int, answer: Any) -> None:
+        what = type(answer).__name__ if isinstance(answer, Table) else answer
+        self.told.append(("sent", connection.number, method.wire_name, txid, what))
+
+    def refused(self, connection: Connection, reason: str) -> None:
+        self.told.append(("refused", connection.number, reason))
+
+    def opened(self, connection: Connection) -> None:
+        self.told.append(("opened", connection.number))
+
+    def served(self, connection: Connection, by: int) -> None:
+        self.told.append(("served", connection.number, by))
+
+    def left(self, connection: Connection, server: Server) -> None:
+        assert server is connection.server
+        self.told.append(("left", connection.number))
+
+    def closed(self, connection: Connection) -> None:
+        assert connection.server.about()
+        self.told.append(("closed", connection.number))
+
+    def take(self) -> list[tuple[Any, ...]]:
+        """Return what it was told since the last call."""
+        told, self.told = self.told, []
+        return told
+
+
+def test_a_watcher_is_told_what_happens_in_its_order(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracer = bench.service.tracer = Recorder()
+    allocator = bench.allocator(None)
+    collection = bench.collection(allocator)
+    made = "AllocateNonSharedCollection"
+    assert tracer.take() == [
+        ("opened", 1),
+        ("received", 1, made, 0, ["collection_request"]),
+        ("opened", 2),
+        ("served", 2, 1),
+        ("processed", 1),
+    ]
+    collection.sync()
+    collection.send(BufferCollection.set_constraints, wanting())
+    assert collection.call(BufferCollection.check_all_buffers_allocated) is None
+    assert tracer.take() == [
+        ("received", 2, "Sync", 1, None),
+        ("processed", 2),
+        ("sent", 2, "Sync", 1, None),
+        ("received", 2, "SetConstraints", 0, ["constraints"]),
+        ("processed", 2),
+        ("received", 2, "CheckAllBuffersAllocated", 2, None),
+        ("processed", 2),
+        ("sent", 2, "CheckAllBuffersAllocated", 2, None),
+    ]
+    txid = collection.send(WAIT)
+    bench.reactor.receive_all()
+    with monkeypatch.context() as patch:
+        patch.setattr(Channel, "send", lambda *_: 0)
+        bench.run()
+        assert bench.reactor.to_flush
+    bench.run()  # the response is created again
+    close(collection.answer(WAIT, txid).buffer_collection_info)
+    response = "BufferCollectionWaitForAllBuffersAllocatedResponse"
+    assert tracer.take() == [
+        ("received", 2, "WaitForAllBuffersAllocated", txid, None),
+        ("processed", 2),
+        ("sent", 2, "WaitForAllBuffersAllocated", txid, response),
+    ]
+    token = bench.attach(collection)
+    token.send(Node.release)
+    bench.run()
+    token.close()
+    bench.run()
+    bench.reactor.served[1].explained = True
+    collection.channel.send(b"nonsense")
+    bench.run()
+    assert tracer.take() == [
+        ("received", 2, "AttachToken", 0, ["rights_attenuation_mask", "token_request"]),
+        ("opened", 3),
+        ("served", 3, 2),
+        ("processed", 2),
+        ("received", 3, "Release", 0, None),
+        ("processed", 3),
+        ("left", 3),
+        ("closed", 3),
+        ("refused", 2, "8 bytes are not a message: a header has 16 bytes"),
+        ("sent", 2, "OnExplained", 0, "ExplainedOnExplainedEvent"),
+        ("left", 2),
+        ("closed", 2),
+    ]
 
 
 # --- what every node understands ------------------------------------------------------------------------------------
@@ -537,3 +648,17 @@ def test_the_process_of_a_channel_that_is_closed_is_the_one_that_connected(bench
     server = connection.server
     connection.close()
     assert server.peer == server.account.peer  # type: ignore[attr-defined]  # of nodes' servers
+
+
+def test_the_process_of_a_channel_is_kept_when_its_client_has_released_and_closed_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = bench.duplicate(bench.token())
+    server = bench.service.tokens[child.koid()]
+    monkeypatch.setattr(Channel, "peer_credentials", lambda _: (1, 2, 3))
+    child.send(Node.release)
+    child.close()
+    bench.run()
+    monkeypatch.undo()
+    assert bench.log.said("error") == []
+    assert server.peer == Peer(1, 2, 3)  # type: ignore[attr-defined]  # of nodes' servers

@@ -210,12 +210,16 @@ class Room:
 
     def __init__(self, left: int) -> None:
         self.left = left
+        self.times_closed = 0
 
     def may_send(self, count: int) -> bool:
         return count <= self.left
 
     def sent(self, count: int) -> None:
         self.left -= count
+
+    def close(self) -> None:
+        self.times_closed += 1
 
 
 def test_descriptors_are_held_while_there_is_no_room_in_flight(pair: Pair) -> None:
@@ -237,6 +241,34 @@ def test_descriptors_are_held_while_there_is_no_room_in_flight(pair: Pair) -> No
     outbox.put(answer(3, handles=1))
     assert not outbox.is_held, "it waits for its client to read"
     assert len(outbox) == 1
+    outbox.close()
+    assert room.times_closed == 0
+    for _ in range(2):
+        outbox.end()
+    assert room.times_closed == 1
+
+
+def test_what_comes_later_is_not_made_again_while_there_is_no_room_in_flight(pair: Pair) -> None:
+    room: Any = Room(3)
+    outbox = Outbox(pair.server, 8, 1 << 20, open_flight=lambda: room)
+    made: list[int] = []
+
+    def make() -> Message:
+        made.append(1)
+        return answer(1, handles=3)
+
+    outbox.put_later(make, instead, nothing)
+    for full, left, times, held in (
+        (True, 3, 1, False),
+        (True, 2, 1, True),
+        (False, 2, 1, True),
+        (False, 3, 2, False),
+    ):
+        pair.fill() if full else pair.drain()
+        room.left = left
+        assert outbox.flush() is (times == 2)
+        assert (len(made), outbox.is_held) == (times, held)
+    assert txids(pair) == [1]
     outbox.close()
 
 
@@ -261,8 +293,12 @@ def test_descriptors_that_wait_count(new_pair: Callable[..., Pair]) -> None:
     pair = new_pair(100, 2200)
     pair.fill()
     pair.outbox.put(answer(1, handles=2))
+    assert pair.outbox.waiting_bytes == 16 + 2 * 1024
+    assert pair.outbox.waiting_descriptors == 2
     with pytest.raises(OutboxFull):
         pair.outbox.put(answer(2, handles=1))
+    pair.outbox.close()
+    assert pair.outbox.waiting_bytes == pair.outbox.waiting_descriptors == 0
 
 
 def test_what_comes_later_counts_when_it_is_flushed(new_pair: Callable[..., Pair]) -> None:

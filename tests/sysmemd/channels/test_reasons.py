@@ -26,10 +26,12 @@ from sysmem_protocol.sysmem2 import (
     Node,
 )
 from sysmemd.channels.reasons import Reason
+from sysmemd.channels.reasons import told as reason_of
 from sysmemd.config import InspectSection
 from sysmemd.memory import Buffers
-from sysmemd.ports import NoMemoryError
+from sysmemd.ports import ClientInfo, NoMemoryError
 from sysmemd.quota import Kind
+from sysmemd.tree import Cause, Failure, NodeKind, Who
 
 from .support import SAME_RIGHTS, STRANGER, Bench, Client, none_left, wanting
 
@@ -116,9 +118,12 @@ def test_a_report_is_one_document_for_all_who_receive_it_in_one_turn(bench: Benc
     one, other = "one report", "other report"
     for text in (one, one, other):
         bench.service.explain(connection, Reason(None, "no", text))
+    bench.clock.run_due()
+    bench.service.explain(connection, Reason(None, "no", other))
     found = [(os.fstat(vmo.fileno()).st_ino, os.pread(vmo.fileno(), 99, 0)) for vmo in received]
-    assert [content for _, content in found] == [b"one report", b"one report", b"other report"]
+    assert [text for _, text in found] == [b"one report"] * 2 + [b"other report"] * 2
     assert found[0] == found[1]
+    assert found[2] != found[3], "it is not kept longer"
     for vmo in received:
         vmo.close()
 
@@ -224,6 +229,13 @@ def test_pending_says_who_is_waited_for(bench: Bench) -> None:
         "tester (7) has to set its constraints (collection 1); "
         "tester (7) has to turn in its token (token 2)"
     )
+    token = bench.attach(collection)
+    attached = bench.bind(token, allocator)
+    attached.send(BufferCollection.check_all_buffers_allocated)
+    bench.run()
+    reason = told(attached.message())
+    assert reason.error is Error.PENDING
+    assert reason.line == "the node that this participant is attached to has no buffers yet"
     child.close()
 
 
@@ -260,6 +272,20 @@ def test_a_crash_is_told_to_the_others(bench: Bench) -> None:
     assert (
         closing_reason(token) == "tester (7), token 2, closed its token without Release, or ended"
     )
+
+
+@pytest.mark.parametrize(
+    ("cause", "line"),
+    [
+        (Cause.NO_CLIENTS, "no client is left that uses token 3 or a node below it"),
+        (Cause.NO_STRONG_HANDLES, "no strong handle to any of the buffers is left"),
+        (Cause.BROKEN, "the daemon failed: oh"),
+    ],
+)
+def test_an_end_that_no_participant_caused(cause: Cause, line: str) -> None:
+    first = Who(3, NodeKind.TOKEN, ClientInfo("camera", 7))
+    assert reason_of(Failure(cause, first, "oh")) == line
+    assert reason_of(Failure(Cause.BROKEN, first, "")) == "the daemon failed"
 
 
 def test_a_group_that_chose_otherwise(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Callable, Iterator
 
@@ -61,6 +62,12 @@ def taken(bench: Bench, client: Client, txid: int) -> Client:
     return bench.adopt(answer.token)
 
 
+def is_idle(bench: Bench) -> bool:
+    """Return whether nothing is on offer or awaited."""
+    meetings = vars(bench.service.meetings)
+    return not any(meetings[kept] for kept in ("_offers", "_takes", "_calls"))
+
+
 def koid(client: Client) -> bytes:
     return client.channel.peer_name()
 
@@ -108,6 +115,12 @@ def test_a_token_goes_to_who_takes_it_and_then_the_offer_is_answered(
     assert here.answer(Rendezvous.offer, offering) is None
     given = taken(bench, there, taking)
     assert koid(given) == number
+    assert is_idle(bench)
+    said = {event: fields for event, fields in bench.log.said("debug") if "name" in fields}
+    assert set(said) == {"a token is on offer", "a token is awaited"}
+    for fields in said.values():
+        assert (fields["name"], fields["to_user"], fields["user"]) == ("camera", STRANGER, STRANGER)
+        assert (fields["channel"], fields["pid"]) == ("Rendezvous", os.getpid())
     given.sync()
     # No other process has it: the daemon has closed its client end, and notices that this one closes.
     given.close()
@@ -214,6 +227,18 @@ def test_an_offer_ends_with_its_channel_and_the_token_with_it(bench: Bench) -> N
     take(there)
     bench.run()
     assert there.message() is None
+
+
+def test_offers_and_takes_end_with_the_service(bench: Bench) -> None:
+    here = bench.rendezvous()
+    token = bench.token()
+    spare = bench.adopt(token.duplicate_end())
+    offer(here, token)
+    take(here, "display")
+    bench.run()
+    bench.service.close()
+    assert is_idle(bench)
+    assert spare.is_closed()
 
 
 @pytest.mark.parametrize("next_is", ["an offer", "a take"])
@@ -572,7 +597,7 @@ def test_a_connection_that_ends_while_its_offer_is_looked_at_offers_nothing(
     finish(slow, work)
     assert here.is_closed()
     assert slow.service.tokens == {}
-    assert not any(vars(slow.service.meetings)[kept] for kept in ("_offers", "_takes", "_calls"))
+    assert is_idle(slow)
 
 
 # --- everything in turn -----------------------------------------------------------------------------------------------
@@ -635,8 +660,6 @@ def test_first_come_first_served_whatever_happens(steps: list[tuple[object, ...]
         for client in clients:
             client.close()
         bench.run()
-        assert not any(
-            vars(bench.service.meetings)[kept] for kept in ("_offers", "_takes", "_calls")
-        )
+        assert is_idle(bench)
     finally:
         bench.close()

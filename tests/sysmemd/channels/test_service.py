@@ -14,6 +14,7 @@ from sysmem_protocol import sysmem2
 from sysmem_protocol.channel import Channel
 from sysmem_protocol.handles import Handle, channel_pair, eventpair
 from sysmem_protocol.sysmem2 import BufferCollection, Node
+from sysmemd.channels import Connection
 from sysmemd.channels.node_refs import is_event
 from sysmemd.channels.service import CollectionIds, Token
 
@@ -135,6 +136,16 @@ def test_a_queue_that_stays_full_makes_the_token_unknown(
     token = bench.token()
     monkeypatch.setattr(Channel, "send", lambda *_: False)
     assert find(bench, token.duplicate_end()) is None
+    end = token.duplicate_end()
+    asked: list[bytes | None] = []
+
+    def end_it(_: Connection, nonce: bytes | None) -> None:
+        asked.append(nonce)
+        end.close()
+
+    monkeypatch.setattr(Connection, "receive_until", end_it)
+    assert bench.service.find_token(end) is None
+    assert asked == [None], "its owner has ended meanwhile"
     monkeypatch.undo()
     token.sync()
 
