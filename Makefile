@@ -69,8 +69,10 @@ soak: $(READY)  ## run as many negotiations of all kinds as in a day (CYCLES=100
 	$(BIN)/python -m tests.soak --cycles $(CYCLES) --json soak.json --plot soak.svg
 
 coverage core-coverage: export COVERAGE_FILE := $(CURDIR)/.coverage/data
-REPORT_CORE := $(BIN)/coverage report --include='*/sysmemd/constraints/*,*/sysmemd/explaining/*,*/sysmemd/tree/*'
-# Processes of other users write data too. A process that was killed as it wrote leaves a file that can't be read.
+# A process that was killed as it wrote leaves a file that can't be read.
+REPORT := PYTHONWARNINGS=default $(BIN)/coverage report
+REPORT_CORE := $(REPORT) --include='*/sysmemd/constraints/*,*/sysmemd/explaining/*,*/sysmemd/tree/*'
+# Processes of other users write data too.
 define measure
 	rm -rf .coverage && mkdir -m 1777 .coverage
 	$(MAKE) test RUN="coverage run" OPTIONS="$(OPTIONS) $(1)"
@@ -80,7 +82,7 @@ endef
 # With TESTS, what these tests leave is only shown.
 coverage: $(READY)  ## run all tests, and show the code that none of them runs; fails below 98 % of the lines and branches, and 100 % of the pure core's (TESTS=tests/sysmem for some)
 	$(call measure,$(TESTS))
-	$(BIN)/coverage report $(if $(TESTS),,--fail-under=98)
+	$(REPORT) $(if $(TESTS),,--fail-under=98)
 	$(REPORT_CORE) $(if $(TESTS),,--fail-under=100)
 
 core-coverage: $(READY)  ## run the tests of the pure core; fails if they leave a line or a branch of it
