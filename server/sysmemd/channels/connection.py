@@ -254,7 +254,6 @@ class Connection(Answering):
                 self._process(data, handles, held_by)
                 if nonce is None:
                     return True
-                wait_while(held_by)
             return False
         finally:
             self._processed()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.library import Method
@@ -22,6 +22,8 @@ from .answering import Answering
 from .deferred import Deferred
 from .errors import Failed
 
+#: Why a token that the daemon has seen can no longer be turned in.
+TOKEN_GONE: Final = "its node has failed, or it was turned in before"
 #: The name, and the user that the token is for.
 Key: TypeAlias = tuple[str, int]
 
@@ -99,7 +101,9 @@ class Offer(Deferred):
 
     def _lost(self) -> None:
         """Tell the offering client that its token can no longer be used. The tree may be in the middle of a change."""
-        why = self._meetings.why_unknown(self.client_end)
+        # The server end of a token that was known may still be open.
+        known = self._token is not None
+        why = TOKEN_GONE if known else self._meetings.why_unknown(self.client_end)
         self.end()
         self.fail(unknown_token(why))
 

@@ -41,7 +41,7 @@ from ..users import Account, Charge, OverLimitError, Users
 from .answering import explanation
 from .connection import Connection, Reactor, Tracer
 from .errors import Refused
-from .meetings import Meetings
+from .meetings import TOKEN_GONE, Meetings
 from .names import Names
 from .node_refs import NodeRefs
 from .reasons import Reason, cut
@@ -347,7 +347,7 @@ class Service:
         """Return the likely reason why :meth:`find_token` finds nothing."""
         channel = Channel(client_end.as_socket())
         if channel.hung_up():
-            return "its node has failed, or it was turned in before"
+            return TOKEN_GONE
         if channel.peer_name().startswith(self.names.prefix):
             return "it is the client end of a channel that is not a token's"
         return (

@@ -18,6 +18,7 @@ from sysmem_protocol.sysmem2 import (
 )
 from sysmemd.channels.connection import Connection, Tracer
 from sysmemd.channels.deferred import Deferred
+from sysmemd.channels.server import NOBODY
 from sysmemd.config import Limits
 from sysmemd.in_flight import InFlight
 from sysmemd.pause import Holder
@@ -55,6 +56,8 @@ class StubServer:
         self.reasons: list[str] = []
         self.peer_closings = 0
         self.silent = False
+        #: Whether messages were still received when the server was told of the end.
+        self.told_while_reading = False
         self.at_the_end: Callable[[], None] = lambda: None
         self.holder: Holder | None = None
 
@@ -73,6 +76,7 @@ class StubServer:
 
     def refuse(self, reason: str) -> None:
         self.reasons.append(reason)
+        self.told_while_reading |= self.connection.reading
         self.at_the_end()
         self.connection.finish()
 
@@ -81,6 +85,7 @@ class StubServer:
 
     def peer_closed(self) -> None:
         self.peer_closings += 1
+        self.told_while_reading |= self.connection.reading
         self.at_the_end()
         self.connection.finish()
 
@@ -165,6 +170,7 @@ class Line:
         """Return the reason with which the server was ended, exactly once."""
         [reason] = self.server.reasons
         assert self.connection.closed
+        assert self.connection.server is NOBODY  # so that both are freed at once
         return reason
 
     def former_owner(self) -> socket.socket:
@@ -183,6 +189,7 @@ class Line:
         self.connection.close()
         self.in_flight.close()
         self.client.close()
+        assert not self.server.told_while_reading
 
 
 def null() -> Handle:

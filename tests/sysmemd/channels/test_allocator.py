@@ -14,8 +14,9 @@ from sysmem_protocol.channel import Channel
 from sysmem_protocol.handles import Handle, channel_pair
 from sysmem_protocol.sysmem2 import Allocator, BufferCollection, BufferCollectionToken, Error, Node
 from sysmemd.channels import AllocatorServer
-from sysmemd.memory import Memory
-from sysmemd.ports import NoMemoryError, Peer
+from sysmemd.memory import HandleInfo, Memory
+from sysmemd.memory.collection import DeliveredBuffer
+from sysmemd.ports import ClientInfo, NoMemoryError, Payer, Peer
 
 from .support import Bench, Client, wanting
 
@@ -333,8 +334,17 @@ def test_a_false_is_an_answer(vmo: Vmo) -> None:
     assert info.constraints_ok is False
 
 
-def test_a_weak_handle_with_its_event(vmo: Vmo) -> None:
+def test_a_weak_handle_with_its_event(vmo: Vmo, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[ClientInfo] = []
+    make_weak = HandleInfo.make_weak
+
+    def noting(known: HandleInfo, client: ClientInfo, payer: Payer) -> DeliveredBuffer:
+        given.append(client)
+        return make_weak(known, client, payer)
+
+    monkeypatch.setattr(HandleInfo, "make_weak", noting)
     info = vmo.ask(vmo=vmo.copy(), need_weak=True)
+    assert given == [ClientInfo("tester", 7)]
     assert isinstance(info, sysmem2.VmoInfo)
     assert info.weak_vmo is not None
     assert info.close_weak_asap is not None

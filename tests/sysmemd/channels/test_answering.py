@@ -81,14 +81,20 @@ def test_an_error_is_an_answer_and_is_logged_with_its_reason(
 
 
 @pytest.mark.parametrize(
-    ("interface", "method", "answered"),
-    [(Allocator, Allocator.get_vmo_info, True), (Node, Node.get_node_ref, False)],
+    ("interface", "method", "error", "answered"),
+    [
+        (Allocator, Allocator.get_vmo_info, errno.ETOOMANYREFS, True),
+        (Allocator, Allocator.get_vmo_info, errno.ENOBUFS, False),
+        (Allocator, Allocator.get_vmo_info, errno.EHOSTUNREACH, False),
+        (Node, Node.get_node_ref, errno.ETOOMANYREFS, False),
+    ],
 )
 def test_an_answer_whose_descriptors_cannot_be_sent_is_an_error_where_there_is_one(
     new_line: Callable[..., Line],
     monkeypatch: pytest.MonkeyPatch,
     interface: type[Interface],
     method: Method,
+    error: int,
     answered: bool,
 ) -> None:
     line = new_line(interface)
@@ -96,7 +102,7 @@ def test_an_answer_whose_descriptors_cannot_be_sent_is_an_error_where_there_is_o
 
     def too_many(channel: Channel, data: bytes, handles: Any = ()) -> int:
         if handles:
-            raise OSError(errno.ETOOMANYREFS, "Too many references")
+            raise OSError(error, "Too many references")
         return send(channel, data, handles)
 
     monkeypatch.setattr(Channel, "send", too_many)
@@ -115,8 +121,13 @@ def test_an_answer_whose_descriptors_cannot_be_sent_is_an_error_where_there_is_o
         assert (fields["method"], fields["client_name"]) == ("Allocator.GetVmoInfo", "camera")
         assert "Too many references" in fields["reason"]
     else:
+        content = (
+            sysmem2.VmoInfo(weak_vmo=null())
+            if interface is Allocator
+            else sysmem2.NodeGetNodeRefResponse(node_ref=null())
+        )
         with pytest.raises(OSError, match="Too many references"):
-            line.connection.answer(method, 3, sysmem2.NodeGetNodeRefResponse(node_ref=null()))
+            line.connection.answer(method, 3, content)
 
 
 def test_answers_wait_for_a_client_that_does_not_read(line: Line) -> None:
@@ -222,6 +233,15 @@ def test_an_event_of_a_stream_is_made_when_there_is_room(line: Line) -> None:
     assert line.connection.sent == 1
 
 
+def test_the_reason_for_an_error_waits_and_that_for_an_end_does_not(line: Line) -> None:
+    line.connection.explained = True
+    line.fill()
+    line.connection.explain(None, "it ends")
+    assert line.connection.queued == 0
+    line.connection.explain(Error.PENDING, "it waits")
+    assert line.connection.queued == 1
+
+
 def test_all_messages_are_counted_and_the_total_outlives_the_channel(line: Line) -> None:
     line.send(Node.sync, txid=1)
     line.serve()
@@ -255,19 +275,20 @@ def test_more_deferred_answers_than_the_bound_close_the_channel(
     assert "3 responses of 3072 bytes are unread" in line.reason
 
 
-def test_an_answer_to_a_server_that_closed_meanwhile_is_dropped(line: Line) -> None:
-    answer = sysmem2.NodeGetNodeRefResponse(node_ref=null())
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_an_answer_to_a_server_that_closed_meanwhile_is_dropped(line: Line, is_empty: bool) -> None:
+    with null() as ref:
 
-    def serve() -> Table:
-        line.connection.close()
-        return answer
+        def serve() -> Table | None:
+            line.connection.close()
+            return None if is_empty else sysmem2.NodeGetNodeRefResponse(node_ref=ref)
 
-    line.server.serve = serve
-    line.send(Node.get_node_ref, txid=1)
-    line.serve()
-    assert line.answers() == []
-    assert answer.node_ref is not None
-    assert answer.node_ref.closed
+        line.server.serve = serve
+        line.send(Node.sync if is_empty else Node.get_node_ref, txid=1)
+        line.serve()
+        assert line.answers() == []
+        assert ref.closed is not is_empty
+    assert line.log.entries == []
     event = ExplainedOnExplainedEvent(line="too late", report=null())
     assert not line.connection.send_event(Explained.on_explained, event)
     assert event.report is not None

@@ -269,9 +269,14 @@ def test_more_unanswered_calls_than_the_bound_close_the_channel(
     assert line.reason == "more than 3 calls wait for their answer"
 
 
-def test_no_message_is_served_when_none_may_come(line: Line) -> None:
+@pytest.mark.parametrize(
+    ("method", "body", "txid"), [(Node.sync, "", 1), (Node.set_name, "a20101026161", 0)]
+)
+def test_no_message_is_served_when_none_may_come(
+    line: Line, method: Method, body: str, txid: int
+) -> None:
     line.server.silent = True
-    line.send(Node.sync, txid=1)
+    line.send(method, bytes.fromhex(body), txid)
     line.serve()
     assert line.reason == "a message on a released token"
     assert line.server.called == []
@@ -600,8 +605,9 @@ def test_a_channel_that_ends_before_the_nonce(line: Line) -> None:
     assert not line.connection.receive_until(NONCE)
 
 
-def test_another_nonce_is_a_malformed_message(line: Line) -> None:
-    line.send_raw(b"m" * 32)
+@pytest.mark.parametrize("other", [b"m", b"o"])
+def test_another_nonce_is_a_malformed_message(line: Line, other: bytes) -> None:
+    line.send_raw(other * 32)
     assert not line.connection.receive_until(NONCE)
     assert line.reason
 
@@ -610,4 +616,4 @@ def test_one_that_is_closed_says_nothing_of_its_client(line: Line) -> None:
     """The code that describes all connections finds the usual fields."""
     line.connection.close()
     about = line.connection.server.about()
-    assert (about["client_name"], about["client_id"]) == ("", 0)
+    assert (about["channel"], about["client_name"], about["client_id"]) == ("", "", 0)

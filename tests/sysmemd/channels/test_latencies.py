@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from time import perf_counter_ns
+from functools import partial
 
-from sysmem_protocol.sysmem2 import BufferCollection, Node
+import pytest
+
+from sysmem_protocol.library import Method
+from sysmem_protocol.sysmem2 import BufferCollection, BufferCollectionToken, Node
 from sysmemd.channels.latencies import SUM, Latencies
 
 from .support import Bench, wanting
@@ -23,24 +27,36 @@ def test_each_message_is_in_the_buckets_of_longer_bounds() -> None:
     assert seconds == (2**15 - 1 + 2**40) / 1e9
 
 
-def test_a_call_takes_until_it_is_answered_and_other_messages_until_they_are_processed() -> None:
-    bench = Bench()
+def test_a_call_takes_until_it_is_answered_and_other_messages_until_they_are_processed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock advances by 1000 ns each time that it is read."""
+    clock = itertools.count(1 << 50, 1000)
+    for module in ("answering", "connection", "latencies"):
+        monkeypatch.setattr(f"sysmemd.channels.{module}.perf_counter_ns", partial(next, clock))
     latencies = bench.service.tracer.latencies
     token = bench.token()
     other = bench.duplicate(token)
     collection = bench.bind(token)
     collection.send(BufferCollection.set_constraints, wanting())
     waiting = BufferCollection.wait_for_all_buffers_allocated
-    sent = perf_counter_ns()
     collection.send(waiting)
-    collection.sync()
-    assert {method.wire_name for method in latencies} >= {"Sync", "Duplicate"}
+    for _ in range(2):
+        collection.sync()
     assert waiting not in latencies
     other.send(Node.release)
     other.close()
     bench.run()
-    assert sum(latencies[BufferCollection.set_constraints][:SUM]) == 1
-    assert sum(latencies[waiting][:SUM]) == 1
-    assert 0 < latencies[waiting][SUM] <= perf_counter_ns() - sent
-    assert latencies[waiting][SUM] > latencies[Node.sync][SUM] > 0
-    bench.close()
+
+    def took(method: Method) -> tuple[dict[int, int], int]:
+        *counts, total = latencies[method]
+        return {bits: count for bits, count in enumerate(counts) if count}, total
+
+    for method in (
+        BufferCollectionToken.duplicate,
+        BufferCollection.set_constraints,
+        Node.release,
+    ):
+        assert took(method) == ({10: 1}, 1000)
+    assert took(Node.sync) == ({10: 2}, 2000)
+    assert took(waiting) == ({13: 1}, 7000)

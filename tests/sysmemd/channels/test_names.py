@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -14,7 +15,7 @@ from sysmem_protocol.handles import channel_ends
 from sysmemd.channels.errors import Refused
 from sysmemd.channels.names import Random
 
-from .support import Bench, none_left
+from .support import Bench
 
 
 def test_the_client_end_sees_the_koid(bench: Bench) -> None:
@@ -56,6 +57,19 @@ def test_a_name_that_somebody_took_is_passed_over(
     assert bench.log.said("warning", "error") == []
 
 
+@pytest.mark.parametrize("error", [errno.ENOMEM, errno.ENOSPC])
+def test_an_end_that_the_kernel_can_not_name_is_not_its_clients_fault(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def bind(channel: Channel, name: bytes) -> None:
+        raise OSError(error, "out of it")
+
+    monkeypatch.setattr(Channel, "bind", bind)
+    near, far = channel_ends()
+    with near, far, pytest.raises(OSError, match="out of it"):
+        bench.service.names.give(far)
+
+
 def test_an_end_that_has_a_name_is_refused(bench: Bench) -> None:
     near, far = channel_ends()
     with near, socket.socket(fileno=os.dup(far.fileno())) as former:
@@ -64,12 +78,3 @@ def test_an_end_that_has_a_name_is_refused(bench: Bench) -> None:
             bench.service.names.give(far)
     assert not far.closed  # it still belongs to its owner
     far.close()
-
-
-def test_an_end_that_the_kernel_has_no_memory_to_name_is_not_its_clients_fault(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Channel, "bind", none_left)
-    near, far = channel_ends()
-    with near, far, pytest.raises(OSError, match="Too many open files"):
-        bench.service.names.give(far)

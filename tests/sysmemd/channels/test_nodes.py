@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -243,6 +244,8 @@ def test_what_is_said_about_a_node_reaches_the_tree(bench: Bench) -> None:
     token.send(Node.set_weak_ok, sysmem2.NodeSetWeakOkRequest(for_child_nodes_also=True))
     token.send(BufferCollectionToken.set_dispensable)
     token.sync()
+    assert bench.clock.run_due()
+    assert [event for event, _ in bench.log.said("warning")] == ["allocation is taking a while"]
     node = server.node
     assert node.collection.name == "frames"
     assert (node.client.name, node.client.id) == ("camera (was tester)", 0)
@@ -265,6 +268,8 @@ def test_node_tracking_is_closed_when_the_node_has_left(bench: Bench) -> None:
     token.send(Node.attach_node_tracking, sysmem2.NodeAttachNodeTrackingRequest(server_end=given))
     bench.run()
     assert not is_closed(watched)
+    with socket.socket(fileno=os.dup(watched.fileno())) as end, pytest.raises(BrokenPipeError):
+        end.send(b"the daemon receives nothing on it")
     token.close()
     bench.run()
     assert is_closed(watched)
@@ -662,3 +667,14 @@ def test_the_process_of_a_channel_is_kept_when_its_client_has_released_and_close
     monkeypatch.undo()
     assert bench.log.said("error") == []
     assert server.peer == Peer(1, 2, 3)  # type: ignore[attr-defined]  # of nodes' servers
+
+
+def test_the_process_of_tokens_that_the_daemon_has_made_is_the_one_that_asked_for_them(
+    bench: Bench,
+) -> None:
+    token = bench.token()
+    [parent] = bench.service.tokens.values()
+    parent.peer = Peer(5, 6, 7)  # type: ignore[attr-defined]  # of nodes' servers
+    sync_tokens(bench, token, BufferCollectionToken.duplicate_sync, SAME_RIGHTS)
+    made: Any = bench.reactor.served[-1].server
+    assert made.peer == Peer(5, 6, 7)

@@ -161,6 +161,20 @@ def test_an_answer_of_several_datagrams_is_sent_as_they_fit(pair: Pair, later: b
     assert all(handle.closed for message in made for handle in message.handles)
 
 
+def test_an_answer_of_one_datagram_is_sent_at_once_and_a_larger_one_is_queued(pair: Pair) -> None:
+    with null() as source:
+        for txid, count in ((1, MAX_HANDLES), (2, MAX_HANDLES + 1)):
+            handles = [source.duplicate() for _ in range(count)]
+            pair.outbox.put(Message(txid, ORDINAL, b"", handles))
+            assert len(pair.outbox) == txid - 1
+    assert pair.outbox.flush()
+    counts = []
+    while (received := pair.receive()) is not None:
+        counts.append(len(received.handles))
+        received.close()
+    assert counts == [MAX_HANDLES, MAX_HANDLES, 1]
+
+
 def test_an_answer_that_was_begun_is_finished_and_not_made_anew() -> None:
     made: list[Message] = []
 
@@ -226,6 +240,7 @@ def test_descriptors_are_held_while_there_is_no_room_in_flight(pair: Pair) -> No
     room: Any = Room(2)
     outbox = Outbox(pair.server, 8, 1 << 20, open_flight=lambda: room)
     held = []
+    outbox.put(answer(0, handles=0))
     for txid in (1, 2):
         outbox.put(answer(txid, handles=3 - txid))
         held.append(outbox.is_held)
@@ -235,10 +250,17 @@ def test_descriptors_are_held_while_there_is_no_room_in_flight(pair: Pair) -> No
         held.append(outbox.is_held)
     assert held == [False, True, True, False]
     assert room.left == 0
-    assert txids(pair) == [1, 2]
+    assert txids(pair) == [0, 1, 2]
+    outbox.put(answer(3, handles=1))
+    held.append(outbox.is_held)
+    outbox.close()
+    outbox.put_later(lambda: answer(4), instead, nothing)
+    assert outbox.flush(), "it has no descriptors"
+    assert [*held[4:], outbox.is_held] == [True, False]
+    assert txids(pair) == [4]
     pair.fill()
     room.left = 1
-    outbox.put(answer(3, handles=1))
+    outbox.put(answer(5, handles=1))
     assert not outbox.is_held, "it waits for its client to read"
     assert len(outbox) == 1
     outbox.close()
@@ -440,9 +462,10 @@ def test_an_answer_of_several_datagrams_whose_last_descriptors_cannot_be_sent(
     assert all(handle.closed for handle in message.handles)
 
 
-def test_another_error_is_heard(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [errno.ENOBUFS, errno.EHOSTUNREACH])
+def test_another_error_is_heard(pair: Pair, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     def fails(*_: object) -> bool:
-        raise OSError(errno.ENOBUFS, "No buffer space")
+        raise OSError(error, "No buffer space")
 
     monkeypatch.setattr(Channel, "send", fails)
     pair.outbox.put_later(lambda: answer(1), instead, nothing)
@@ -468,3 +491,16 @@ def test_messages_are_told_in_the_order_of_sending_and_only_those_that_are_sent(
     pair.outbox.put(answer(5), lambda: told.append(5))
     pair.outbox.close()
     assert told == [1, 2, 3]
+
+
+def test_a_message_is_told_once_however_often_it_is_tried(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    sent = iter([0, 0, 1, 0, 1])
+    monkeypatch.setattr(Channel, "send", lambda *_: next(sent))
+    for txid in (1, 2):
+        pair.outbox.put(answer(txid), lambda txid=txid: told.append(txid))  # type: ignore[misc] # a closure
+    assert told == [1]
+    assert [pair.outbox.flush() for _ in range(3)] == [False, False, True]
+    assert told == [1, 2]

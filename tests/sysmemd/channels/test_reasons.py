@@ -25,13 +25,13 @@ from sysmem_protocol.sysmem2 import (
     Error,
     Node,
 )
+from sysmemd.channels import reasons
 from sysmemd.channels.reasons import Reason
-from sysmemd.channels.reasons import told as reason_of
 from sysmemd.config import InspectSection
 from sysmemd.memory import Buffers
-from sysmemd.ports import ClientInfo, NoMemoryError
+from sysmemd.ports import NoMemoryError
 from sysmemd.quota import Kind
-from sysmemd.tree import Cause, Failure, NodeKind, Who
+from sysmemd.tree import Cause, Failure
 
 from .support import SAME_RIGHTS, STRANGER, Bench, Client, none_left, wanting
 
@@ -239,6 +239,51 @@ def test_pending_says_who_is_waited_for(bench: Bench) -> None:
     child.close()
 
 
+def test_pending_of_others_is_told_without_them_where_nobody_is_named() -> None:
+    bench = Bench(inspect=InspectSection(to_participants="none"))
+    allocator = asking(bench)
+    token = bench.token(allocator)
+    bench.duplicate(token)
+    collection = bench.bind(token, allocator)
+    lines = []
+    for ready in (False, True):
+        if ready:
+            collection.send(BufferCollection.set_constraints, wanting())
+        collection.send(BufferCollection.check_all_buffers_allocated)
+        bench.run()
+        lines.append(told(collection.message()).line)
+        collection.message()
+    assert lines == [
+        "tester (7) has to set its constraints (collection 1)",
+        "others are not ready yet",
+    ]
+    bench.close()
+
+
+@pytest.mark.parametrize(
+    ("is_refused", "error", "names", "line"),
+    [
+        (True, Error.CONSTRAINTS_INTERSECTION_EMPTY, True, "all names"),
+        (True, Error.CONSTRAINTS_INTERSECTION_EMPTY, False, "own name"),
+        (True, Error.NO_MEMORY, False, "all names"),
+        (False, Error.NO_MEMORY, False, "all names"),
+        (False, Error.UNSPECIFIED, False, "all names"),
+    ],
+)
+def test_an_attempt_is_told_without_others_only_if_constraints_were_refused(
+    is_refused: bool, error: Error, names: bool, line: str
+) -> None:
+    diagnosis = SimpleNamespace(line_for=lambda _: "own name")
+    refused = (SimpleNamespace(refusal=diagnosis),) if is_refused else ()
+    attempt: Any = SimpleNamespace(
+        refused=refused, error=error, reason="all names", report="with all names"
+    )
+    node: Any = SimpleNamespace(participants=tuple)
+    reason = reasons.of_attempt(attempt, node, names=names)
+    assert (reason.error, reason.line) == (error, line)
+    assert (reason.report is not None) == (line == "all names")
+
+
 # --- ends -------------------------------------------------------------------------------------------------------------
 
 
@@ -248,6 +293,61 @@ def closing_reason(client: Client) -> str:
     assert reason.report is None
     assert client.is_closed()
     return reason.line
+
+
+@pytest.mark.parametrize(
+    ("cause", "all_names", "no_names"),
+    [
+        (
+            Cause.MISUSE,
+            "tester (7), token 1, broke the protocol: why",
+            "another participant broke the protocol",
+        ),
+        (
+            Cause.LIMIT,
+            "tester (7), token 1, exceeded its user's quota: why",
+            "another participant exceeded its user's quota",
+        ),
+        (
+            Cause.CLOSED,
+            "tester (7), token 1, closed its token without Release, or ended",
+            "another participant closed its token without Release, or ended",
+        ),
+        (Cause.NO_CLIENTS, "no client is left that uses token 1 or a node below it", None),
+        (
+            Cause.NO_STRONG_NODES,
+            "only weak participants are left, so the buffers can no longer be allocated",
+            None,
+        ),
+        (Cause.NO_STRONG_HANDLES, "no strong handle to any of the buffers is left", None),
+        (Cause.SHUT_DOWN, "the daemon is stopping", None),
+        (Cause.BROKEN, "the daemon failed: why", None),
+    ],
+)
+def test_each_cause_has_its_words(
+    bench: Bench, cause: Cause, all_names: str, no_names: str | None
+) -> None:
+    bench.duplicate(bench.token())
+    first, other = (server.node for server in bench.service.tokens.values())
+    failure = Failure(cause, first.who(), "why")
+    assert reasons.told(failure) == reasons.told(failure, other) == all_names
+    assert reasons.told(failure, other, names=False) == (no_names or all_names)
+    assert reasons.told(Failure(Cause.BROKEN, first.who(), "")) == "the daemon failed"
+
+
+def test_an_end_after_the_allocation_is_not_told_as_its_outcome(bench: Bench) -> None:
+    allocator = asking(bench)
+    token = bench.token(allocator)
+    tokens = token, bench.duplicate(token)
+    one, other = (bench.bind(each, allocator) for each in tokens)
+    for collection in (one, other):
+        collection.send(BufferCollection.set_constraints, wanting())
+    bench.run()
+    other.close()
+    bench.run()
+    assert closing_reason(one) == (
+        "tester (7), collection 2, closed its collection without Release, or ended"
+    )
 
 
 def test_a_breach_is_told_with_the_path_of_the_field(bench: Bench) -> None:
@@ -272,20 +372,6 @@ def test_a_crash_is_told_to_the_others(bench: Bench) -> None:
     assert (
         closing_reason(token) == "tester (7), token 2, closed its token without Release, or ended"
     )
-
-
-@pytest.mark.parametrize(
-    ("cause", "line"),
-    [
-        (Cause.NO_CLIENTS, "no client is left that uses token 3 or a node below it"),
-        (Cause.NO_STRONG_HANDLES, "no strong handle to any of the buffers is left"),
-        (Cause.BROKEN, "the daemon failed: oh"),
-    ],
-)
-def test_an_end_that_no_participant_caused(cause: Cause, line: str) -> None:
-    first = Who(3, NodeKind.TOKEN, ClientInfo("camera", 7))
-    assert reason_of(Failure(cause, first, "oh")) == line
-    assert reason_of(Failure(Cause.BROKEN, first, "")) == "the daemon failed"
 
 
 def test_a_group_that_chose_otherwise(bench: Bench) -> None:

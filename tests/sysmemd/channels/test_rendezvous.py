@@ -304,7 +304,16 @@ def test_a_taker_that_breaks_a_rule_leaves_its_place_to_the_next(bench: Bench) -
     bench.run()
     assert bad.is_closed()
     fields = bench.log.refusal()
-    assert (fields["channel"], fields["user"]) == ("Rendezvous", STRANGER)
+    assert (
+        fields.items()
+        >= {
+            "channel": "Rendezvous",
+            "client_name": "",
+            "client_id": 0,
+            "user": STRANGER,
+            "pid": os.getpid(),
+        }.items()
+    )
     taking = take(there)
     offer(here, bench.token())
     bench.run()
@@ -381,6 +390,8 @@ def test_the_offering_client_learns_when_its_token_is_of_no_use_any_more(
         root.close()
     bench.run()
     assert here.answer(Rendezvous.offer, txid) is Error.NOT_FOUND
+    *_, fields = [fields for _, fields in bench.log.said("info") if "reason" in fields]
+    assert fields["reason"].startswith("the token can't be turned in: its node has failed, or it")
     take(there)
     bench.run()
     assert there.message() is None
@@ -583,6 +594,25 @@ def test_a_taker_leaves_while_a_token_is_looked_at_for_it(slow: Bench, work: Slo
     finish(slow, work)
     taken(slow, late, taking).sync()
     assert here.answer(Rendezvous.offer, offering) is None
+
+
+def test_a_token_that_was_looked_at_for_who_has_left_is_watched(
+    slow: Bench, work: SlowWork
+) -> None:
+    here, there = slow.rendezvous(), slow.rendezvous()
+    client, far = slow.client()
+    spare = slow.adopt(client.duplicate_end())
+    allocator, offering = slow.allocator(), offer(here, client)
+    finish(slow, work)
+    reveal(slow, allocator, far)
+    take(there)
+    slow.run()
+    there.close()
+    finish(slow, work)
+    assert here.message() is None
+    spare.channel.send(b"nonsense")
+    finish(slow, work)
+    assert here.answer(Rendezvous.offer, offering) is Error.NOT_FOUND
 
 
 def test_a_connection_that_ends_while_its_offer_is_looked_at_offers_nothing(

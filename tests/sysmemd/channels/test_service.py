@@ -7,6 +7,7 @@ import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -215,6 +216,9 @@ def test_a_node_has_one_ref_for_life(bench: Bench) -> None:
         with collection.call(Node.get_node_ref).node_ref as second:
             assert os.path.sameopenfile(first.fileno(), second.fileno())
             assert refs.node(first) is refs.node(second) is node
+            assert not os.get_blocking(first.fileno())
+        ref: Any = node.ref
+        assert not os.get_inheritable(ref.handle.fileno())
         collection.close()
         bench.run()
         assert refs.node(first) is None  # it has left the tree
@@ -313,3 +317,12 @@ def test_that_root_may_do_anything_is_said_apart(
     assert [uid for _, uid in said] == [0, 950]
     assert "run as root" in said[0][0]
     assert "a user of its own" in said[1][0]
+
+
+def test_a_daemon_that_runs_as_root_is_told_to_have_a_user_of_its_own(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    bench.service.say_if_advisory(0)
+    [(event, _)] = bench.log.said("warning")
+    assert "a user of its own" in event
