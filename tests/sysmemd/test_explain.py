@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from sysmem_protocol.sysmem2 import Error
+from sysmemd.cases import read_case
 from sysmemd.explain import main, work_out
+from sysmemd.memory import SYSTEM_RAM, HeapSettings
+from sysmemd.negotiation import Negotiation
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "constraints"
 
@@ -107,6 +111,30 @@ def test_a_group_takes_the_first_alternative_with_which_all_agree() -> None:
 def test_those_who_attach_cannot_change_what_the_others_have() -> None:
     result = work_out(case(SMALL, {"attached": [LARGE]}), 36)
     assert not result.agreed
-    assert result.data["outcome"] == "CONSTRAINTS_INTERSECTION_EMPTY"
-    assert "large" in [who["name"] for who in result.data["conflict"]]
-    assert work_out(case(LARGE, {"attached": [wants("late", min_size_bytes=10)]}), 36).agreed
+    assert result.data == {
+        "schema": 1,
+        "outcome": "CONSTRAINTS_INTERSECTION_EMPTY",
+        "line": result.line,
+        "rule": result.data["rule"],
+        "conflict": [{"name": "large", "id": 0}, {"name": "the existing buffers", "id": 0}],
+    }
+    assert "200 > 10" in result.line
+    late = [{"attached": [wants(name, min_size_bytes=10)]} for name in ("late", "later", "last")]
+    agreed = work_out(case(LARGE, *late), 36)
+    assert agreed.agreed
+    names = ("large", "late", "later", "last")
+    assert agreed.data["participants"] == [{"name": name, "id": 0} for name in names]
+    assert (agreed.line, agreed.data["line"], agreed.data["outcome"]) == ("", "", "success")
+    assert agreed.data["buffer_count"] == 1
+
+
+def test_nobody_can_not_agree() -> None:
+    with pytest.raises(ValueError, match="needs at least one participant"):
+        work_out(case({"group": [[]]}), 36)
+
+
+def test_those_who_agree_may_want_more_than_a_heap_has() -> None:
+    members, platform = read_case(case(LARGE))
+    heap = HeapSettings(SYSTEM_RAM.heap_type, max_bytes=4095)
+    assert Negotiation(members, platform, heaps=[heap]).attempt.error is Error.NO_MEMORY
+    assert Negotiation(members, platform).attempt.error is None

@@ -124,13 +124,16 @@ def test_what_nobody_can_be_told_of_is_a_line_of_the_log(
         Bad()
 
     monkeypatch.setattr(daemon_process, "run", run)
+    before = sys.unraisablehook
     assert main(["--log-format", "json"]) == 0
+    assert sys.unraisablehook is before
     [line] = capfd.readouterr().err.splitlines()
     said = json.loads(line)
     assert (said["event"], said["reason"]) == (
         "an unraisable exception was ignored",
         "KeyError('oh')",
     )
+    assert "Bad.__del__" in said["where"]
 
 
 #: The message of trio after its loop has ended because of another error.

@@ -156,7 +156,9 @@ async def test_a_limit_that_can_not_be_raised_stays(
         patched.setattr(resource, "setrlimit", setrlimit)
         async with running(tmp_path) as made:
             pass
-    assert "the descriptor limit could not be raised" in made.log.events("warning")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    said = {"limit": soft, "wanted": hard, "reason": str(error)}
+    assert ("warning", "the descriptor limit could not be raised", said) in made.log.entries
 
 
 # --- sockets ----------------------------------------------------------------------------------------------------------

@@ -143,14 +143,16 @@ def test_a_directory_that_is_there_stays_as_it_is(tmp_path: Path, log: Log) -> N
 def test_a_directory_in_which_others_may_replace_sockets_is_warned_of(
     tmp_path: Path, log: Log
 ) -> None:
-    tmp_path.chmod(0o777)
-    with serving(tmp_path, log):
-        [(event, fields)] = log.warnings
-        assert "other users can replace the sockets" in event
-        assert fields == {"path": str(tmp_path), "mode": "0o777"}
-    tmp_path.chmod(0o1777)
-    with serving(tmp_path, log):
-        assert len(log.warnings) == 1
+    for mode in (0o777, 0o720, 0o702):
+        tmp_path.chmod(mode)
+        with serving(tmp_path, log):
+            (event, fields) = log.warnings.pop()
+            assert "other users can replace the sockets" in event
+            assert fields == {"path": str(tmp_path), "mode": oct(mode)}
+    for mode in (0o1777, 0o755):
+        tmp_path.chmod(mode)
+        with serving(tmp_path, log):
+            assert log.warnings == []
 
 
 @pytest.mark.parametrize("by", ["name", "number"])

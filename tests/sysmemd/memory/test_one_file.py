@@ -12,6 +12,7 @@ import pytest
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import Heap
 from sysmemd.memory import HeapSettings, MemfdHeap, one_file, vmo
+from sysmemd.memory.locks import Kind
 from sysmemd.memory.one_file import PAUSES_NS
 from sysmemd.ports import NoMemoryError
 
@@ -104,6 +105,7 @@ def test_nothing_is_asked_after_the_daemons_end(heap: MemfdHeap, references: lis
     references[:] = [2]
     buffers.drop_strong()
     bench.close()
+    buffers.buffers[0].look()
     assert bench.clock.next_due() is None
 
 
@@ -112,6 +114,8 @@ def test_there_are_no_weak_handles(bench: Bench) -> None:
     for delivers_vmo in (False, True):
         with pytest.raises(NoMemoryError, match=r"test\.device .* has no weak handles"):
             buffers.hand_out(READ_WRITE, weak=True, client=CAMERA, delivers_vmo=delivers_vmo)
+    with pytest.raises(NoMemoryError, match=r"test\.device .* has no weak handles"):
+        buffers.buffers[0].open(Kind.WEAK, CAMERA, writable=True)
 
 
 def test_all_handles_have_the_same_access(bench: Bench) -> None:

@@ -18,13 +18,16 @@ def refuse(*_: object) -> None:
 
 def test_without_proc_nothing_else_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "_PROC", ("/nonexistent/fd",))
+    monkeypatch.setattr(os, "memfd_create", refuse)
     (sentence,) = examine_kernel().missing
     assert sentence.startswith("/proc must be mounted")
 
 
 def test_without_memfds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "memfd_create", refuse)
-    assert examine_kernel().missing[0].startswith("memfd_create with sealing is needed")
+    first, *others = examine_kernel().missing
+    assert first.startswith("memfd_create with sealing is needed")
+    assert [other.split()[0] for other in others] == ["F_OFD_SETLK", "inotify"]
 
 
 def test_without_ofd_locks(monkeypatch: pytest.MonkeyPatch) -> None:

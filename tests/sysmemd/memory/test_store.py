@@ -344,6 +344,29 @@ def test_reports_that_can_not_be_read_come_later(
     far.close()
 
 
+def test_what_can_not_be_made_up_for_now_is_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel drops reports, and is then too short of memory to tell which buffers are left."""
+    buffers = bench.allocate()
+    (strong,) = bench.strong(buffers)
+    buffers.drop_strong()
+    bench.clock.advance(1 << 40)
+    read = InodeWatch.read
+
+    def drops(watch: InodeWatch, most: int) -> Reports:
+        return Reports(overflow=bool(read(watch, most)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InodeWatch, "read", drops)
+        patch.setattr(InodeWatch, "alive", Mock(side_effect=OSError("no memory")))
+        strong.close()
+        bench.allocate(collection_id=43)
+        assert bench.log.errors() == [{"reason": "no memory"}]
+    bench.allocate(collection_id=44)
+    bench.wait(lambda: bench.states() == {"server": 2})
+
+
 def test_others_are_served_while_many_reports_are_read(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
