@@ -5,7 +5,8 @@ from __future__ import annotations
 from sysmemd.refusals import Refusals
 from sysmemd.users import Users
 
-from .memory.harness import RecordingLog, TestClock
+from .memory.harness import TestClock
+from .recording import RecordingLog
 
 
 def new_users() -> Users:

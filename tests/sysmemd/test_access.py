@@ -20,7 +20,8 @@ from sysmemd.ports import Peer
 from sysmemd.refusals import Refusals
 
 from ..users import as_root
-from .memory.harness import RecordingLog, TestClock
+from .memory.harness import TestClock
+from .recording import RecordingLog
 
 CAMERA = Peer(pid=5, uid=1000, gid=1000)
 

@@ -19,7 +19,7 @@ from sysmem_protocol.handles import Handle, channel_pair, drop_unread
 from sysmemd import closing
 from sysmemd.closing import MAX_THREADS, PATIENCE_NS, ThreadClosing
 
-from .channels.support import RecordingLog
+from .recording import RecordingLog
 
 PATIENCE = 120.0
 

@@ -51,7 +51,7 @@ from sysmemd.sockets import Listeners, Permissions
 from sysmemd.tree.choose import Question
 from sysmemd.turns import Turns
 
-from .memory.harness import RecordingLog
+from .recording import RecordingLog
 
 
 class Client:

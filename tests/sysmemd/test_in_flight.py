@@ -22,7 +22,8 @@ from sysmemd.quota import Kind, Share
 from sysmemd.refusals import Refusals
 from sysmemd.users import Account, Users
 
-from .memory.harness import RecordingLog, TestClock
+from .memory.harness import TestClock
+from .recording import RecordingLog
 
 LIMIT = 100
 

@@ -35,26 +35,28 @@ from sysmemd.process import UnreachableError
 from sysmemd.sockets import Listeners, Permissions, RuntimeDirectory, StartError
 
 from ..wire.raw import Wire
-from .memory.harness import RecordingLog
+from .recording import Line, RecordingLog
 
 pytestmark = pytest.mark.trio
 
 
-class Entries(list[tuple[str, str, dict[str, Any]]]):
+class Entries(list[Line]):
     """Records log events, and signals the next one."""
 
     changed = trio.Event()
 
-    def append(self, entry: tuple[str, str, dict[str, Any]]) -> None:
-        super().append(entry)
+    def append(self, line: Line) -> None:
+        super().append(line)
         self.changed.set()
 
 
 class HeardLog(RecordingLog):
     """A log for whose events tests can wait."""
 
+    entries: Entries
+
     def __init__(self) -> None:
-        self.entries: Entries = Entries()
+        super().__init__(Entries())
 
 
 class Running:

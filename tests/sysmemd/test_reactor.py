@@ -18,7 +18,7 @@ from sysmemd.pause import wait_for
 from sysmemd.reactor import FRUITLESS_SECONDS, TrioReactor
 from sysmemd.turns import Turns
 
-from .memory.harness import RecordingLog
+from .recording import RecordingLog
 from .turns import FakeConnection, Idle, Time
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sysmemd.refusals import MAX_LINES, SECOND_NS, Refusals
 
-from .memory.harness import RecordingLog, TestClock
+from .memory.harness import TestClock
+from .recording import RecordingLog
 
 
 def test_a_second_has_so_many_lines_of_a_user_and_then_one_that_counts_the_rest() -> None:

@@ -36,7 +36,7 @@ from sysmemd.users import User
 
 from ..wire.process import Daemon
 from ..wire.raw import PATIENCE, until
-from .channels.support import RecordingLog
+from .recording import RecordingLog
 
 #: The request that Prometheus 3 sends.
 PROMETHEUS = (

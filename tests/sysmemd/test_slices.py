@@ -20,9 +20,10 @@ from sysmemd.clock import TrioClock
 from sysmemd.inspection.inspection import Inspection
 from sysmemd.memory.watch import InodeWatch, Reports
 
-from .channels.support import SAME_RIGHTS, Bench, Client, RecordingLog
+from .channels.support import SAME_RIGHTS, Bench, Client
 from .memory.harness import Bench as MemoryBench
 from .memory.harness import is_closed
+from .recording import RecordingLog
 from .slow import Stretches
 from .tree.world import Event, World
 

@@ -24,31 +24,20 @@ from sysmem_protocol.runtime import service_path, socket_address
 from sysmem_protocol.sysmem2 import Allocator
 from sysmemd.sockets import Listeners, Permissions, RuntimeDirectory, StartError, TakenError, notify
 
+from .recording import RecordingLog
+
 NAME = "fuchsia.sysmem2.Allocator"
 
 
-class Log:
-    """Remembers warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[tuple[str, dict[str, Any]]] = []
-
-    def debug(self, event: str, **fields: Any) -> None:
-        pass
-
-    def warning(self, event: str, **fields: Any) -> None:
-        self.warnings.append((event, fields))
-
-
 @pytest.fixture
-def log() -> Log:
-    return Log()
+def log() -> RecordingLog:
+    return RecordingLog()
 
 
 @contextmanager
 def serving(
     directory: Path,
-    log: Log,
+    log: RecordingLog,
     mode: int = 0o600,
     group: str | None = None,
     environ: dict[str, str] | None = None,
@@ -57,7 +46,7 @@ def serving(
         {Allocator: Permissions(mode, group)},
         directory,
         environ={} if environ is None else environ,
-        log=log,  # type: ignore[arg-type] # all that is said here
+        log=log,
     )
     with closing(made):
         yield made.made[Allocator]
@@ -77,21 +66,23 @@ def permissions(path: Path) -> int:
 # --- in the runtime directory -----------------------------------------------------------------------------------------
 
 
-def test_the_socket_has_the_full_name_and_accepts_and_is_removed(tmp_path: Path, log: Log) -> None:
+def test_the_socket_has_the_full_name_and_accepts_and_is_removed(
+    tmp_path: Path, log: RecordingLog
+) -> None:
     directory = tmp_path / "a" / "b"
     with serving(directory, log) as listener, connect(directory):
         assert [path.name for path in directory.iterdir()] == [NAME]
         listener.accept()[0].close()
         assert not listener.get_inheritable()
     assert list(directory.iterdir()) == []
-    assert log.warnings == []
+    assert log.said("warning") == []
 
 
 @pytest.mark.parametrize(
     ("mode", "reach"), [(0o600, 0o700), (0o660, 0o710), (0o666, 0o711), (0o640, 0o700)]
 )
 def test_whom_the_mode_lets_in_can_reach_the_socket_and_not_lock_the_directory(
-    tmp_path: Path, log: Log, mode: int, reach: int
+    tmp_path: Path, log: RecordingLog, mode: int, reach: int
 ) -> None:
     directory = tmp_path / "run"
     with serving(directory, log, mode):
@@ -100,7 +91,7 @@ def test_whom_the_mode_lets_in_can_reach_the_socket_and_not_lock_the_directory(
 
 
 def test_a_socket_is_private_until_it_has_its_mode(
-    tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, log: RecordingLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chmod, before = Path.chmod, []
 
@@ -122,10 +113,10 @@ class Second(Interface, library="sysmem"):
     ("permitted", "reach"), [(Permissions(0o666), 0o711), (Permissions(0o660, "4711"), 0o701)]
 )
 def test_each_service_has_permissions_of_its_own_and_the_directory_lets_all_of_them_in(
-    tmp_path: Path, log: Log, permitted: Permissions, reach: int
+    tmp_path: Path, log: RecordingLog, permitted: Permissions, reach: int
 ) -> None:
     directory = tmp_path / "run"
-    made = Listeners({Allocator: Permissions(), Second: permitted}, directory, environ={}, log=log)  # type: ignore[arg-type] # see above
+    made = Listeners({Allocator: Permissions(), Second: permitted}, directory, environ={}, log=log)
     with closing(made):
         assert list(made.made) == [Allocator, Second]
         assert permissions(service_path(directory, Allocator)) == 0o600
@@ -134,29 +125,30 @@ def test_each_service_has_permissions_of_its_own_and_the_directory_lets_all_of_t
     assert os.listdir(directory) == []
 
 
-def test_a_directory_that_is_there_stays_as_it_is(tmp_path: Path, log: Log) -> None:
+def test_a_directory_that_is_there_stays_as_it_is(tmp_path: Path, log: RecordingLog) -> None:
     tmp_path.chmod(0o750)
     with serving(tmp_path, log, 0o666):
         assert permissions(tmp_path) == 0o750
 
 
 def test_a_directory_in_which_others_may_replace_sockets_is_warned_of(
-    tmp_path: Path, log: Log
+    tmp_path: Path, log: RecordingLog
 ) -> None:
     for mode in (0o777, 0o720, 0o702):
         tmp_path.chmod(mode)
         with serving(tmp_path, log):
-            (event, fields) = log.warnings.pop()
+            (level, event, fields) = log.entries.pop()
+            assert level == "warning"
             assert "other users can replace the sockets" in event
             assert fields == {"path": str(tmp_path), "mode": oct(mode)}
     for mode in (0o1777, 0o755):
         tmp_path.chmod(mode)
         with serving(tmp_path, log):
-            assert log.warnings == []
+            assert log.said("warning") == []
 
 
 @pytest.mark.parametrize("by", ["name", "number"])
-def test_the_group_of_directory_and_socket(tmp_path: Path, log: Log, by: str) -> None:
+def test_the_group_of_directory_and_socket(tmp_path: Path, log: RecordingLog, by: str) -> None:
     gid = os.getgid()
     group = str(gid)
     if by == "name":
@@ -170,7 +162,7 @@ def test_the_group_of_directory_and_socket(tmp_path: Path, log: Log, by: str) ->
             assert (path.stat().st_uid, path.stat().st_gid) == (os.geteuid(), gid)
 
 
-def test_a_group_that_is_not_there(tmp_path: Path, log: Log) -> None:
+def test_a_group_that_is_not_there(tmp_path: Path, log: RecordingLog) -> None:
     with (
         pytest.raises(StartError, match="there is no group 'nobody at all'"),
         serving(tmp_path, log, group="nobody at all"),
@@ -179,21 +171,21 @@ def test_a_group_that_is_not_there(tmp_path: Path, log: Log) -> None:
 
 
 @pytest.mark.parametrize("length", [100, 108, 180])
-def test_a_path_of_any_length(tmp_path: Path, log: Log, length: int) -> None:
+def test_a_path_of_any_length(tmp_path: Path, log: RecordingLog, length: int) -> None:
     directory = tmp_path / ("d" * length)
     with serving(directory, log), connect(directory):
         assert [path.name for path in directory.iterdir()] == [NAME]
     assert list(directory.iterdir()) == []
 
 
-def test_a_second_daemon_refuses_to_start(tmp_path: Path, log: Log) -> None:
+def test_a_second_daemon_refuses_to_start(tmp_path: Path, log: RecordingLog) -> None:
     with serving(tmp_path, log), connect(tmp_path):
         with pytest.raises(StartError, match="another sysmemd serves"), serving(tmp_path, log):
             pass
         connect(tmp_path).close()
 
 
-def test_a_stale_socket_is_replaced(tmp_path: Path, log: Log) -> None:
+def test_a_stale_socket_is_replaced(tmp_path: Path, log: RecordingLog) -> None:
     path = service_path(tmp_path, Allocator)
     for name in (path, path.with_name(f".{NAME}")):  # including the leftovers of a crash at start
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
@@ -204,7 +196,7 @@ def test_a_stale_socket_is_replaced(tmp_path: Path, log: Log) -> None:
 
 @pytest.mark.parametrize("full", [False, True], ids=["", "busy"])
 def test_a_socket_that_somebody_else_listens_on_is_left_alone(
-    tmp_path: Path, log: Log, full: bool
+    tmp_path: Path, log: RecordingLog, full: bool
 ) -> None:
     path = service_path(tmp_path, Allocator)
     with ExitStack() as stack:
@@ -222,7 +214,7 @@ def test_a_socket_that_somebody_else_listens_on_is_left_alone(
         assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_stream_socket_is_in_the_way(tmp_path: Path, log: Log) -> None:
+def test_a_stream_socket_is_in_the_way(tmp_path: Path, log: RecordingLog) -> None:
     path = service_path(tmp_path, Allocator)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.bind(str(path))
@@ -235,7 +227,9 @@ def test_a_stream_socket_is_in_the_way(tmp_path: Path, log: Log) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "dangling link"])
-def test_what_is_no_socket_is_in_the_way_and_stays(tmp_path: Path, log: Log, kind: str) -> None:
+def test_what_is_no_socket_is_in_the_way_and_stays(
+    tmp_path: Path, log: RecordingLog, kind: str
+) -> None:
     path = service_path(tmp_path, Allocator)
     if kind == "file":
         path.write_text("precious")
@@ -251,7 +245,7 @@ def test_what_is_no_socket_is_in_the_way_and_stays(tmp_path: Path, log: Log, kin
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
-def test_a_directory_that_can_not_be_made(tmp_path: Path, log: Log) -> None:
+def test_a_directory_that_can_not_be_made(tmp_path: Path, log: RecordingLog) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "run", Path("/proc/nothing")):
         with (
@@ -261,14 +255,14 @@ def test_a_directory_that_can_not_be_made(tmp_path: Path, log: Log) -> None:
             pass
 
 
-def test_a_directory_that_nothing_can_be_made_in(tmp_path: Path, log: Log) -> None:
+def test_a_directory_that_nothing_can_be_made_in(tmp_path: Path, log: RecordingLog) -> None:
     (tmp_path / f".{NAME}").mkdir()
     with pytest.raises(StartError, match="can't listen"), serving(tmp_path, log):
         pass
 
 
 def test_what_somebody_else_put_in_the_place_of_the_socket_is_not_removed(
-    tmp_path: Path, log: Log
+    tmp_path: Path, log: RecordingLog
 ) -> None:
     path = service_path(tmp_path, Allocator)
     with serving(tmp_path, log):
@@ -279,7 +273,7 @@ def test_what_somebody_else_put_in_the_place_of_the_socket_is_not_removed(
 
 @pytest.mark.parametrize(("owner", "name"), [(fcntl, "flock"), (os, "fstat"), (socket, "socket")])
 def test_what_has_run_out_is_said_and_nothing_is_left(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Log, owner: Any, name: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: RecordingLog, owner: Any, name: str
 ) -> None:
     """The error does not claim that another daemon serves there, and the daemon can try again."""
     right, calls = getattr(owner, name), itertools.count(1)
@@ -293,15 +287,15 @@ def test_what_has_run_out_is_said_and_nothing_is_left(
     services = {Allocator: Permissions(), Inspector: Permissions()}
     monkeypatch.setattr(owner, name, fails)
     with pytest.raises(StartError, match="Cannot allocate memory") as raised:
-        Listeners(services, tmp_path, environ={}, log=log)  # type: ignore[arg-type] # as above
+        Listeners(services, tmp_path, environ={}, log=log)
     assert not isinstance(raised.value, TakenError)
     assert list(tmp_path.iterdir()) == []
     with serving(tmp_path, log), connect(tmp_path):
         pass
 
 
-def test_the_lock_goes_with_the_daemon(tmp_path: Path, log: Log) -> None:
-    made = RuntimeDirectory(tmp_path, {Allocator: Permissions()}, log)  # type: ignore[arg-type] # see above
+def test_the_lock_goes_with_the_daemon(tmp_path: Path, log: RecordingLog) -> None:
+    made = RuntimeDirectory(tmp_path, {Allocator: Permissions()}, log)
     fd = os.open(tmp_path, os.O_RDONLY)
     with pytest.raises(BlockingIOError):
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,7 +13,7 @@ import pytest
 from sysmemd import threads
 from sysmemd.threads import MAX_THREADS, Pool, Threads, ask_here
 
-from .channels.support import RecordingLog
+from .recording import RecordingLog
 
 
 class Asking:

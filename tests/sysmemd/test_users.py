@@ -12,7 +12,8 @@ from sysmemd.refusals import Refusals
 from sysmemd.users import Account, OverLimitError, Users
 
 from .accounts import new_users
-from .memory.harness import RecordingLog, TestClock
+from .memory.harness import TestClock
+from .recording import RecordingLog
 
 
 def opened(users: Users, uid: int = 7) -> Account:

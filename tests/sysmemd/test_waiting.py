@@ -22,7 +22,7 @@ from sysmemd.reactor import TrioReactor
 from sysmemd.turns import Turns
 from sysmemd.waiting import _InPlaceOfWaiting
 
-from .memory.harness import RecordingLog
+from .recording import RecordingLog
 from .turns import FakeConnection, Time
 
 PATIENCE = 10.0

@@ -26,7 +26,8 @@ from sysmemd.ports import Peer
 from sysmemd.tree import Misuse
 
 from ..accounts import new_users
-from .support import STRANGER, HandReactor, RecordingLog, header
+from ..recording import RecordingLog
+from .support import STRANGER, HandReactor, header
 
 
 class Made:

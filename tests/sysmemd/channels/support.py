@@ -12,8 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from sysmem_protocol import codec, sysmem2
 from sysmem_protocol.channel import AT_ONCE, Channel, PeerClosedError
@@ -37,43 +36,13 @@ from sysmemd.ports import Peer
 from sysmemd.quota import Exceeded
 from sysmemd.users import User
 
+from ..recording import RecordingLog
+
 SAME_RIGHTS = 0x80000000
 STRANGER = 4711
 T = TypeVar("T")
 
 _decoder = codec.Decoder()
-
-
-@dataclass
-class RecordingLog:
-    """Records log events: level, event, fields."""
-
-    entries: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
-    bound: dict[str, Any] = field(default_factory=dict)
-
-    def bind(self, **fields: Any) -> Self:
-        return type(self)(self.entries, {**self.bound, **fields})
-
-    def debug(self, event: str, **fields: Any) -> None:
-        self.entries.append(("debug", event, {**self.bound, **fields}))
-
-    def info(self, event: str, **fields: Any) -> None:
-        self.entries.append(("info", event, {**self.bound, **fields}))
-
-    def warning(self, event: str, **fields: Any) -> None:
-        self.entries.append(("warning", event, {**self.bound, **fields}))
-
-    def error(self, event: str, **fields: Any) -> None:
-        self.entries.append(("error", event, {**self.bound, **fields}))
-
-    def said(self, *levels: str) -> list[tuple[str, dict[str, Any]]]:
-        """Return event and fields of the lines with these levels."""
-        return [(event, fields) for level, event, fields in self.entries if level in levels]
-
-    def refusal(self) -> dict[str, Any]:
-        """Return the fields of the only line that reports a refusal."""
-        [(_, fields)] = self.said("warning", "error")
-        return fields
 
 
 class Clock:

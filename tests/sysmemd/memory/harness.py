@@ -12,8 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.sysmem2 import (
@@ -29,6 +28,7 @@ from sysmemd.memory import Buffers, DeliveredBuffer, Memory
 from sysmemd.ports import ClientInfo
 
 from ...companion import Companion
+from ..recording import RecordingLog
 
 PAGE = 4096
 READ = Rights.READ | Rights.MAP | Rights.DUPLICATE | Rights.TRANSFER
@@ -79,34 +79,6 @@ class TestClock:
         assert self.next_due() is not None
         callback = heapq.heappop(self._calls)[2].pop()
         callback()
-
-
-@dataclass
-class RecordingLog:
-    """Records log events: level, event, fields."""
-
-    entries: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
-
-    def bind(self, **fields: Any) -> Self:
-        return self
-
-    def debug(self, event: str, **fields: Any) -> None:
-        self.entries.append(("debug", event, fields))
-
-    def info(self, event: str, **fields: Any) -> None:
-        self.entries.append(("info", event, fields))
-
-    def warning(self, event: str, **fields: Any) -> None:
-        self.entries.append(("warning", event, fields))
-
-    def error(self, event: str, **fields: Any) -> None:
-        self.entries.append(("error", event, fields))
-
-    def errors(self) -> list[dict[str, Any]]:
-        return [fields for level, _, fields in self.entries if level == "error"]
-
-    def events(self, *levels: str) -> list[str]:
-        return [event for level, event, _ in self.entries if level in levels]
 
 
 class Bench:

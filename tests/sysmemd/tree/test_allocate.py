@@ -17,6 +17,7 @@ from sysmemd.ports import ClientInfo, NoMemoryError
 from sysmemd.tree import Allocated, LogicalBufferCollection, Node
 from sysmemd.tree.data import MAX_ATTEMPTS
 
+from ..recording import RecordingLog
 from .world import (
     COLLECTION_ID,
     IMPOSSIBLE,
@@ -24,7 +25,6 @@ from .world import (
     Channel,
     Event,
     FakeClock,
-    FakeLog,
     FakeRefusal,
     Memory,
     World,
@@ -446,8 +446,8 @@ def test_verbose_logging_tells_constraints_tree_and_result(world: World) -> None
     child = world.token(world.root)
     world.ready(child, constraints=wanting(3))
     world.ready(world.root)
-    lines = {line.event: line for line in world.log.lines}
-    assert {line.level for line in world.log.lines} == {"info"}
+    lines = {line.event: line for line in world.log.entries}
+    assert {line.level for line in world.log.entries} == {"info"}
     assert "$.min_buffer_count_for_camping = 1" in lines["constraints set"].fields["constraints"]
     assert lines["attempting allocation"].fields["tree"].splitlines() == [
         "collection 1: initiator (1): a collection whose constraints are set [ready]",
@@ -510,8 +510,8 @@ def test_an_outcome_that_cannot_be_told_is_the_outcome_all_the_same(
 
 def real(
     constraints: BufferCollectionConstraints, *, verbose: bool = False
-) -> tuple[Node, FakeLog]:
-    log = FakeLog()
+) -> tuple[Node, RecordingLog]:
+    log = RecordingLog()
     collection = LogicalBufferCollection(
         COLLECTION_ID,
         channel=Channel(),

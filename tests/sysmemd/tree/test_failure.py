@@ -13,7 +13,8 @@ from sysmemd.ports import ClientInfo, Signal
 from sysmemd.tree import Cause, CollectionData, Failure, Node
 from sysmemd.tree.ports import Buffers, NodeChannel
 
-from .world import IMPOSSIBLE, Event, Line, World, wanting
+from ..recording import Line
+from .world import IMPOSSIBLE, Event, World, wanting
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_the_daemons_stop_fails_everything_quietly(world: World) -> None:
     world.collection.shut_down()
     world.collection.shut_down()
     assert world.times_gone() == 1
-    assert [line.level for line in world.log.lines] == ["debug"]
+    assert [line.level for line in world.log.entries] == ["debug"]
 
 
 def test_the_daemon_may_stop_while_a_failure_of_the_root_is_interrupted(
@@ -157,13 +158,13 @@ def test_a_root_without_clients_after_allocation_is_the_normal_end(world: World)
     assert not world.times_gone()
     world.retire(child)
     assert world.times_gone() == 1
-    assert {line.level for line in world.log.lines} == {"debug"}
+    assert {line.level for line in world.log.entries} == {"debug"}
 
 
 def test_a_root_without_clients_before_allocation_is_logged_as_an_error(world: World) -> None:
     world.retire(world.root)
     assert world.times_gone() == 1
-    (line,) = world.log.lines
+    (line,) = world.log.entries
     assert (line.level, line.event) == ("error", "collection failed")
     assert line.fields["cause"] == "no connected client left"
 
@@ -193,7 +194,7 @@ def test_a_dispensable_domain_without_clients_leaves_alone_after_allocation(worl
     world.retire(dispensable)
     assert event.closed
     assert opened(world, world.root) == [True]
-    assert world.log.lines[-1].level == "debug"
+    assert world.log.entries[-1].level == "debug"
 
 
 def test_a_client_under_a_domain_keeps_it(world: World) -> None:
@@ -290,8 +291,8 @@ def test_no_strong_node_left_before_allocation_fails_the_tree_at_once(world: Wor
     assert world.is_open(weak)
     world.retire(world.root)
     assert world.times_gone() == 1
-    assert world.log.lines[-1].fields["cause"] == "no strong node left"
-    assert world.log.lines[-1].level == "error"
+    assert world.log.entries[-1].fields["cause"] == "no strong node left"
+    assert world.log.entries[-1].level == "error"
 
 
 def test_the_only_node_made_weak_fails_at_once(world: World) -> None:
@@ -326,7 +327,7 @@ def test_an_orphan_is_not_strong_but_its_children_are(world: World) -> None:
 
 
 def the_line(world: World) -> Line:
-    (line,) = world.log.lines
+    (line,) = world.log.entries
     return line
 
 
@@ -366,7 +367,7 @@ def test_verbose_logging_says_at_info_who_closed_first_and_how_far_it_went(world
     attached = world.attach(world.root)
     world.retire(attached)
     world.root.client_closed()
-    assert [(line.level, line.fields["up_to"]) for line in world.log.lines[-2:]] == [
+    assert [(line.level, line.fields["up_to"]) for line in world.log.entries[-2:]] == [
         ("info", "token 2"),
         ("info", "collection 1"),
     ]
@@ -413,5 +414,5 @@ def test_what_fails_on_the_way_stops_no_end(world: World, what: str) -> None:
     assert all(tracking.closed for tracking in trackings)
     assert not world.is_open(beside)
     assert world.times_gone() == 1
-    [fields] = [line.fields for line in world.log.lines if "an error occurred" in line.event]
+    [fields] = [line.fields for line in world.log.entries if "an error occurred" in line.event]
     assert "Input/output error" in fields["reason"]

@@ -311,7 +311,7 @@ def test_a_node_of_another_collection_or_that_left_is_not_found(world: World) ->
 def test_duplicate_treats_mask_0_as_same_rights_and_logs_an_error(world: World) -> None:
     child = world.token(world.root, mask=0)
     assert child.rights_mask == world.root.rights_mask
-    (line,) = world.log.lines
+    (line,) = world.log.entries
     assert line.level == "error"
     assert line.fields["client_name"] == "initiator"
 

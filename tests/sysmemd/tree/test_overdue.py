@@ -8,7 +8,8 @@ import pytest
 
 from sysmemd.ports import ClientInfo
 
-from .world import IMPOSSIBLE, Line, World
+from ..recording import Line
+from .world import IMPOSSIBLE, World
 
 SECOND = 10**9
 

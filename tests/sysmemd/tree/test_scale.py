@@ -177,11 +177,11 @@ def test_a_message_to_one_node_does_not_walk_the_others() -> None:
 
 def test_other_collections_are_not_touched() -> None:
     others = [World() for _ in range(50)]
-    lines = [len(world.log.lines) for world in others]
+    lines = [len(world.log.entries) for world in others]
     world = World()
     world.ready(world.root)
     world.root.client_closed()
-    assert [len(world.log.lines) for world in others] == lines
+    assert [len(world.log.entries) for world in others] == lines
 
 
 @pytest.mark.parametrize("where", [0, -1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,8 @@ from sysmemd.constraints.model import Allocation, Participant, Platform
 from sysmemd.explaining import listing
 from sysmemd.ports import ClientInfo, Signal
 from sysmemd.tree import Buffers, LogicalBufferCollection, Node
+
+from ..recording import RecordingLog
 
 COLLECTION_ID = 7
 SETTINGS = SingleBufferSettings(
@@ -166,42 +168,6 @@ class FakeClock:
         self.time = end
 
 
-@dataclass
-class Line:
-    level: str
-    event: str
-    fields: dict[str, Any]
-
-
-@dataclass
-class FakeLog:
-    """A logger that records its lines."""
-
-    lines: list[Line] = field(default_factory=list)
-    bound: dict[str, Any] = field(default_factory=dict)
-
-    def bind(self, **fields: Any) -> FakeLog:
-        return FakeLog(self.lines, {**self.bound, **fields})
-
-    def _add(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        self.lines.append(Line(level, event, {**self.bound, **fields}))
-
-    def debug(self, event: str, **fields: Any) -> None:
-        self._add("debug", event, fields)
-
-    def info(self, event: str, **fields: Any) -> None:
-        self._add("info", event, fields)
-
-    def warning(self, event: str, **fields: Any) -> None:
-        self._add("warning", event, fields)
-
-    def error(self, event: str, **fields: Any) -> None:
-        self._add("error", event, fields)
-
-    def find(self, event: str) -> list[Line]:
-        return [line for line in self.lines if line.event == event]
-
-
 class FakeRule(enum.Enum):
     COUNT_OVER_MAX = "too many buffers"
 
@@ -338,7 +304,7 @@ class World:
         self.in_turn: Callable[[Callable[[], None]], None] = lambda work: work()
         self.memory = Memory()
         self.clock = FakeClock()
-        self.log = FakeLog()
+        self.log = RecordingLog()
         self.engine = FakeEngine()
         self._gone = 0
         self.channels: dict[Node, Channel] = {}
