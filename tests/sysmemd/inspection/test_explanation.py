@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from sysmemd.config import InspectSection
 from sysmemd.inspection import ended, explanation
 
 from ..channels.support import Client, wanting
-from .support import Look
+from .support import Look, read
 
 
 def refused(look: Look) -> tuple[int, Client]:
@@ -56,6 +57,28 @@ def test_a_refusal(look: Look) -> None:
     assert "smallest conflicting set: encoder (2), display (3)" in attempt["text"]
 
 
+def test_a_refusal_of_a_format_names_it(look: Look) -> None:
+    collection = look.bench.collection()
+    [id] = look.bench.service.collections
+    request = wanting()
+    assert request.constraints is not None
+    request.constraints.image_format_constraints = [
+        sysmem2.ImageFormatConstraints(
+            pixel_format=PixelFormat.NV12,
+            pixel_format_modifier=PixelFormatModifier.LINEAR,
+            color_spaces=[ColorSpace.REC709],
+            min_size=sysmem2.SizeU(64, 64),
+            max_size=sysmem2.SizeU(32, 32),
+        )
+    ]
+    collection.send(BufferCollection.set_constraints, request)
+    look.run()
+    [attempt] = look.explain(id)["attempts"]
+    refusal = attempt["selections"][0]["refusal"]
+    assert refusal["format"] == "NV12 LINEAR"
+    assert refusal["line"] == look.bench.log.refusal()["reason"]
+
+
 def test_a_success_and_one_that_is_waited_for(look: Look) -> None:
     collection = look.bench.allocated(look.bench.allocator("camera", 1))
     look.bench.attach(collection)
@@ -63,8 +86,10 @@ def test_a_success_and_one_that_is_waited_for(look: Look) -> None:
     [id] = look.bench.service.collections
     told = look.explain(id)
     assert told["state"] == "allocated"
-    assert [one["what"] for one in told["waiting_for"]] == ["turn in its token"]
-    assert told["waiting_for"][0]["node"] == 2
+    [waiting] = told["waiting_for"]
+    assert (waiting["node"], waiting["client_id"]) == (2, 1)
+    assert waiting["client_name"] == "camera then AttachToken()"
+    assert waiting["what"] == "turn in its token"
     [attempt] = told["attempts"]
     [selection] = attempt["selections"]
     assert (attempt["outcome"], selection["refusal"]) == ("success", None)
@@ -73,6 +98,13 @@ def test_a_success_and_one_that_is_waited_for(look: Look) -> None:
     assert "camera (1) $.min_buffer_count_for_camping = 2" in reasons["count"]
     assert reasons["format"] is None
     assert "buffer_count" in attempt["text"]
+    peaceful = look.bench.allocated()
+    [_, id] = look.bench.service.collections
+    peaceful.send(Node.release)
+    look.run()
+    peaceful.close()
+    look.run()
+    assert look.explain(id)["state"] == "released"
 
 
 def selecting(look: Look, *most: int | None) -> int:
@@ -135,20 +167,23 @@ def test_an_unknown_collection(look: Look) -> None:
     assert look.explain(4711) is Error.NOT_FOUND
 
 
-def test_one_that_is_forgotten_while_others_are_explained() -> None:
+def test_one_that_is_forgotten_while_others_are_explained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     look = Look(InspectSection(ended=1))
     id, _ = refused(look)
-    asked = look.connect()
-    request = InspectorExplainRequest(buffer_collection_id=id)
-    txid = asked.send(Inspector.explain, request)
-    look.bench.run()
+    work: list[Callable[[], None]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(look.inspection, "_in_turn", lambda _, one: work.append(one))
+        txid = look.client.send(Inspector.explain, InspectorExplainRequest(buffer_collection_id=id))
+        look.run()
     refused(look)
+    for one in work:
+        one()
     look.run()
-    message = asked.message()
-    assert message is not None
-    assert message.txid == txid
-    message.close()
+    assert read(look.client, Inspector.explain, txid) is Error.NOT_FOUND
     assert look.explain(id) is Error.NOT_FOUND
+    assert not [fields for _, fields in look.bench.log.said("error") if "exc_info" in fields]
     look.close()
 
 

@@ -70,9 +70,12 @@ def test_one_search_at_a_time_for_all_who_asked(
     assert told[0] == told[1] == told[2] != {}
 
 
-def test_a_kernel_that_does_not_tell(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError("no sock_diag"), ValueError("a name without a koid")])
+def test_a_kernel_that_does_not_tell(
+    look: Look, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def fail(_: bytes) -> None:
-        raise OSError("no sock_diag")
+        raise error
 
     monkeypatch.setattr(holders, "named_sockets", fail)
     look.bench.token()

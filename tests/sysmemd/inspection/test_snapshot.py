@@ -9,17 +9,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
-from sysmem_protocol import sysmem2
+from sysmem_protocol import __version__, sysmem2
 from sysmem_protocol.inspector import Inspector, InspectorSnapshotRequest
 from sysmem_protocol.message import Message
 from sysmem_protocol.sysmem2 import BufferCollection, BufferCollectionToken, Error, Node
 from sysmemd.channels import Connection
 from sysmemd.documents import Document
 from sysmemd.inspection.answers import encoded
-from sysmemd.inspection.processes import command
+from sysmemd.inspection.processes import command, descriptor_limit
+from sysmemd.inspection.snapshot import Snapshot
 from sysmemd.quota import Kind
 
 from ..channels.support import STRANGER, wanting
@@ -32,7 +34,11 @@ def test_the_daemon_and_its_totals(look: Look) -> None:
     assert snapshot["schema"] == 1
     about = snapshot["daemon"]
     assert (about["pid"], about["uid"]) == (os.getpid(), os.geteuid())
+    assert (about["version"], about["runtime_dir"]) == (__version__, None)
     assert about["started"].endswith("Z")
+    assert 0 <= about["uptime_s"] < 60
+    snapshot_now = Snapshot(look.inspection.daemon)
+    assert snapshot_now._seconds(snapshot_now._now - 1_234_567_890) == 1.235
     assert about["limits"]["max_group_selections"] == 64
     assert 0 < about["descriptors"]["open"] < about["descriptors"]["limit"]
     assert snapshot["totals"] == {
@@ -105,7 +111,7 @@ def test_an_allocated_collection(look: Look) -> None:
     assert settings["buffer_settings"]["size_bytes"] == 4096
     assert settings["buffer_settings"]["coherency_domain"] == "CPU"
     assert [buffer.pop("inode") > 0 for buffer in described["buffers"]] == [True, True]
-    assert described.pop("age_s") >= 0
+    assert 0 <= described.pop("age_s") < 60
     assert described == {
         "id": server.id,
         "name": "pictures",
@@ -118,7 +124,7 @@ def test_an_allocated_collection(look: Look) -> None:
             for index in range(2)
         ],
     }
-    assert node.pop("age_s") >= 0
+    assert 0 <= node.pop("age_s") < 60
     assert node.pop("koid") == server.root.channel.koid  # type: ignore[attr-defined] # a NodeServer
     assert node == {
         "number": 1,
@@ -170,6 +176,11 @@ def test_a_negotiating_collection_says_who_is_waited_for(look: Look) -> None:
         (3, 2, "token"),
     ]
     assert [node["constraints"] is None for node in nodes] == [False, True, True]
+    assert [(node["outcome"], node["ready"]) for node in nodes] == [
+        (None, True),
+        (None, False),
+        (None, False),
+    ]
 
 
 def test_an_end_that_the_daemon_made_is_of_who_asked_for_it(look: Look) -> None:
@@ -211,6 +222,11 @@ def test_buffers_that_somebody_holds_after_the_end_are_failing(look: Look) -> No
     collection = look.bench.allocated()
     info = collection.call(BufferCollection.wait_for_all_buffers_allocated).buffer_collection_info
     first, second = (buffer.vmo for buffer in info.buffers)
+    attached = look.bench.bind(look.bench.attach(collection))
+    attached.send(BufferCollection.set_constraints, wanting(camping=0, vmo=first.duplicate()))
+    look.run()
+    [alive] = look.snapshot()["collections"]
+    assert [node["must_match"] for node in alive["nodes"]] == [False, True]
     collection.close()
     look.run()
     snapshot = look.snapshot()
@@ -222,8 +238,14 @@ def test_buffers_that_somebody_holds_after_the_end_are_failing(look: Look) -> No
     [ended] = snapshot["ended"]
     assert ended["id"] == described["id"]
     assert [one["state"] for one in look.snapshot(ended["id"])["collections"]] == ["failing"]
-    for vmo in (first, second):
-        vmo.close()
+    look.bench.token().close()
+    look.run()
+    assert [one["id"] for one in look.snapshot(ended["id"])["ended"]] == [ended["id"]]
+    first.close()
+    look.bench.memory.process_events()
+    [described] = look.snapshot()["collections"]
+    assert [buffer["index"] for buffer in described["buffers"]] == [1]
+    second.close()
     look.bench.memory.process_events()
     look.run()
     assert look.snapshot()["collections"] == []
@@ -337,13 +359,46 @@ def test_an_inspector_that_breaks_the_protocol_loses_its_channel(look: Look) -> 
     client.send_raw(Message(0, 5))
     look.run()
     assert client.is_closed()
-    assert "no method with ordinal" in look.bench.log.refusal()["reason"]
+    fields = look.bench.log.refusal()
+    assert "no method with ordinal" in fields["reason"]
+    assert (fields["channel"], fields["pid"]) == ("Inspector", os.getpid())
+
+
+def test_an_inspector_that_the_daemon_cannot_serve_loses_its_channel(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise KeyError("oh")
+
+    monkeypatch.setattr(look.inspection, "check_snapshot", fail)
+    look.client.send(Inspector.snapshot, InspectorSnapshotRequest())
+    look.run()
+    assert look.client.is_closed()
+    assert look.bench.log.said("error")[-1][1]["reason"] == "the daemon failed: KeyError('oh')"
+
+
+def test_a_daemon_that_ends_answers_no_more_questions(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work: deque[Callable[[], None]] = deque()
+    monkeypatch.setattr(look.inspection, "_in_turn", lambda _, one: work.append(one))
+    for _ in range(2):
+        look.client.send(Inspector.snapshot, InspectorSnapshotRequest())
+        look.run()
+    look.inspection.close()
+    while work:
+        work.popleft()()
+    message = look.client.message()  # it was under way
+    assert message is not None
+    message.close()
+    assert look.client.message() is None
 
 
 def test_a_daemon_that_runs_short_says_so(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
-        raise OSError("no descriptor is left")
+        raise error
 
+    error = OSError("no descriptor is left")
     with monkeypatch.context() as patch:
         patch.setattr(Document, "open", fail)
         assert look.snapshot() is Error.UNSPECIFIED
@@ -354,7 +409,16 @@ def test_a_daemon_that_runs_short_says_so(look: Look, monkeypatch: pytest.Monkey
         patch.setattr("sysmemd.inspection.snapshot.open_descriptors", fail)
         assert look.snapshot() is Error.UNSPECIFIED
     assert look.snapshot()["schema"] == 1
-    assert len(look.bench.log.said("error")) == 3
+    assert (
+        look.bench.log.said("error")
+        == [
+            (
+                "a response to an inspector could not be created",
+                {"reason": repr(error), "exc_info": error},
+            )
+        ]
+        * 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -380,3 +444,17 @@ def test_the_command_of_a_process_that_is_gone_or_another_one_by_now() -> None:
     assert command(pid) is None
     assert command(0) is None
     assert command(os.getpid(), since=0.0) is None
+
+
+def test_a_process_is_the_same_if_it_started_at_most_a_tick_later() -> None:
+    ticks_per_second = os.sysconf("SC_CLK_TCK")
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(") ")[2].split()[19])
+    name = command(os.getpid())
+    assert name
+    for late, found in ((-1, name), (0, name), (0.5, name), (2, None)):
+        assert command(os.getpid(), since=(ticks - late) / ticks_per_second) == found
+
+
+def test_the_limit_of_descriptors_is_that_which_applies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (7, 9))
+    assert descriptor_limit() == 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from sysmem_protocol import codec, sysmem2
+from sysmem_protocol.channel import PeerClosedError
 from sysmem_protocol.handles import Handle
 from sysmem_protocol.inspector import (
     MAX_EVENTS_BYTES,
@@ -20,7 +22,7 @@ from sysmem_protocol.inspector import (
     WatcherOnEventsEvent,
 )
 from sysmem_protocol.message import Message
-from sysmem_protocol.sysmem2 import BufferCollection, Node
+from sysmem_protocol.sysmem2 import Allocator, BufferCollection, BufferCollectionToken, Node
 from sysmemd.channels.connection import Tracer
 from sysmemd.config import Limits
 from sysmemd.inspection.watchers import Watcher as WatcherServer
@@ -127,16 +129,22 @@ def test_what_happens_to_nodes_and_collections(look: Look) -> None:
     assert (second["parent"], second["kind"]) == (1, "token")
     assert bound["connection"] not in (root["connection"], second["connection"])
     [left] = [event for event in events if event["event"] == "left"]
-    assert left["line"] is None
+    assert (left["cause"], left["line"], left["first"]) == (None, None, None)
+    assert set(look.inspection.events._states) == {look.bench.service.collections[id].root}
     collection.close()
     left, *_ = [event for event in watch.events() if event["event"] == "left"]
-    assert left["cause"] == "closed without Release"
+    assert (left["cause"], left["first"]) == ("closed without Release", 1)
+    assert look.inspection.events._states == {}
     assert "closed its collection without Release" in left["line"]
     collection = look.bench.collection(allocator)
     collection.close()
     [ended] = [event for event in watch.events() if event["event"] == "ended"]
     assert (ended["how"], ended["cause"]) == ("failed", "closed without Release")
     assert id != ended["collection"]
+    collection = look.bench.collection(allocator)
+    collection.send(BufferCollection.set_constraints, wanting(most=1))
+    [left] = [event for event in watch.events() if event["event"] == "left"]
+    assert left["line"] == look.bench.log.said("error")[-1][1]["reason"]
 
 
 def test_traffic_is_told_to_who_asks_for_it(look: Look) -> None:
@@ -185,8 +193,18 @@ def test_handles_say_what_they_refer_to(look: Look) -> None:
     fd = os.eventfd(0, os.EFD_CLOEXEC)
     token.call(Node.is_alternate_for, sysmem2.NodeIsAlternateForRequest(node_ref=Handle(fd)))
     koid = next(iter(look.bench.service.tokens))
+    masks = sysmem2.CreateTokensRequest(rights_attenuation_masks=[0xFFFFFFFF] * 3)
+    for end in token.call(BufferCollectionToken.duplicate_sync, masks).tokens:
+        look.bench.adopt(end)
+    foreign = Handle(os.memfd_create("foreign"))
+    look.bench.allocator().send(
+        Allocator.get_vmo_info, sysmem2.AllocatorGetVmoInfoRequest(vmo=foreign)
+    )
     look.bench.bind(token)
-    bodies = [event["body"] for event in watch.events() if event["event"] == "message"]
+    messages = [event for event in watch.events() if event["event"] == "message"]
+    bodies = [event["body"] for event in messages]
+    assert [e["descriptors"] for e in messages if e["method"] == "DuplicateSync"] == [0, 3]
+    assert {"vmo": {"handle": "vmo"}} in bodies
     [id] = look.bench.service.collections
     known = {"handle": "event", "collection": id, "node": 1}
     assert {"node_ref": known} in bodies
@@ -310,10 +328,72 @@ def test_a_watch_ends_with_its_channel(look: Look) -> None:
     assert not watched(look)
     look.bench.token()
     with_message = Watch(look)
+    assert sum(user.tally[Kind.TRACKINGS] for user in look.bench.service.users) == 1
     with_message.client.send_raw(Message(0, 4711))
     look.run()
     assert not watched(look)
-    assert "no method" in look.bench.log.refusal()["reason"]
+    assert look.inspection.events._states == {}
+    assert sum(user.tally[Kind.TRACKINGS] for user in look.bench.service.users) == 0
+    fields = look.bench.log.refusal()
+    assert "no method" in fields["reason"]
+    assert (fields["channel"], fields["pid"]) == ("Watcher", os.getpid())
+
+
+@pytest.mark.parametrize("how", ["limit", "broken"])
+def test_a_watch_that_cannot_go_on_ends_alone(look: Look, how: str) -> None:
+    watch = Watch(look, traffic=True)
+    [watcher] = look.inspection.events._watchers
+    assert isinstance(watcher, WatcherServer)
+    watcher._sending = True
+    look.bench.token()
+    assert watcher.waiting_bytes
+    if how == "limit":
+        watcher.connection.exceeded(Exceeded(Kind.QUEUED_BYTES, 1, 1))
+        assert look.bench.log.said("error") == []
+    else:
+        watcher.connection.fail("oh")
+        assert look.bench.log.refusal()["reason"] == "the daemon failed: oh"
+    assert (watcher.closed, watcher.waiting_bytes) == (True, 0)
+    assert sum(user.tally[Kind.TRACKINGS] for user in look.bench.service.users) == 0
+    assert sum(user.tally[Kind.QUEUED_BYTES] for user in look.bench.service.users) == 0
+    with contextlib.suppress(PeerClosedError):
+        while watch.client.message():
+            pass
+    assert watch.client.is_closed()
+    assert look.snapshot()["schema"] == 1
+
+
+def test_a_watcher_over_its_users_limit_ends_its_inspector(look: Look) -> None:
+    look.bench.service.users.limit({Kind.TRACKINGS: 2}, {})
+    allowed, beyond = Watch(look), Watch(look)
+    assert look.client.is_closed()
+    assert beyond.client.is_closed()
+    assert allowed.kinds()[0] == "watching"
+    assert len(look.inspection.events._watchers) == 1
+
+
+def test_a_collections_log_entries_are_told_with_all_their_fields(look: Look) -> None:
+    watch = Watch(look)
+    watch.events()
+    log = look.bench.service.collection_log.bind(collection_id=5, client_name="camera")
+    levels = ("debug", "info", "warning", "error")
+    for level in levels:
+        getattr(log, level)("it happened", count=3, exc_info=True)
+    told = watch.events()
+    assert [event.pop("at") for event in told]
+    assert told == [
+        {
+            "event": "said",
+            "collection": 5,
+            "level": level,
+            "text": "it happened",
+            "fields": {"client_name": "camera", "count": 3},
+        }
+        for level in levels
+    ]
+    fields = {"collection_id": 5, "client_name": "camera", "count": 3, "exc_info": True}
+    for level in levels:
+        assert ("it happened", fields) in look.bench.log.said(level)
 
 
 def test_a_node_whose_channel_has_closed_before_leaves_too(look: Look) -> None:
