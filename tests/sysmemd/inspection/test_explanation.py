@@ -104,6 +104,7 @@ def test_a_success_and_one_that_is_waited_for(look: Look) -> None:
     look.run()
     peaceful.close()
     look.run()
+    look.bench.memory.process_events()
     assert look.explain(id)["state"] == "released"
 
 

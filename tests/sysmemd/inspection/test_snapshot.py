@@ -19,7 +19,7 @@ from sysmem_protocol.message import Message
 from sysmem_protocol.sysmem2 import BufferCollection, BufferCollectionToken, Error, Node
 from sysmemd.channels import Connection
 from sysmemd.documents import Document
-from sysmemd.inspection.answers import encoded
+from sysmemd.inspection.answers import document, encoded
 from sysmemd.inspection.processes import command, descriptor_limit
 from sysmemd.inspection.snapshot import Snapshot
 from sysmemd.quota import Kind
@@ -434,6 +434,17 @@ def test_a_daemon_that_runs_short_says_so(look: Look, monkeypatch: pytest.Monkey
 def test_json_in_parts_is_the_json(value: object) -> None:
     assert json.loads(b"".join(encoded(value))) == value
     assert len([*encoded({"a": value})]) >= len([*encoded(value)])
+
+
+def test_a_document_of_a_snapshot_leaves_no_nodes_to_free_at_one_time(look: Look) -> None:
+    token = look.bench.token()
+    for _ in range(20):
+        look.bench.duplicate(token)
+    data = look.inspection.described(None)
+    [collection] = data["collections"]
+    assert len(collection["nodes"]) == 21
+    document(data).close()
+    assert collection["nodes"] == []
 
 
 def test_the_command_of_a_process_that_is_gone_or_another_one_by_now() -> None:
