@@ -173,15 +173,21 @@ def test_it_is_late(pair: Pair, peer: StartPeer) -> None:
     assert time.monotonic() - began >= 0.05
 
 
-def test_it_conflicts(pair: Pair, peer: StartPeer, sysmemd_session: Sysmemd) -> None:
-    encoder = peer("contrary", ENCODER, token=pair.token, behaviour=testing.conflicts())
+@pytest.mark.parametrize("constraints", [ENCODER, sysmem.constraints(cpu="read"), None])
+def test_it_conflicts(
+    pair: Pair,
+    peer: StartPeer,
+    sysmemd_session: Sysmemd,
+    constraints: sysmem.BufferCollectionConstraints | None,
+) -> None:
+    encoder = peer("contrary", constraints, token=pair.token, behaviour=testing.conflicts())
     with pytest.raises((sysmem.SysmemError, sysmem.PeerClosedError)):
         pair.agree()
     encoder.wait("failed")
     assert isinstance(encoder.error, (sysmem.SysmemError, sysmem.PeerClosedError))
     with pytest.raises(PeerFailed, match="it failed with"):
         encoder.wait("mapped")
-    sysmemd_session.wait_for_log("sysmem.testing/nowhere")
+    assert "sysmem.testing/nowhere" in sysmemd_session.last_report()
 
 
 def test_its_error_is_the_daemons(pair: Pair, peer: StartPeer) -> None:
