@@ -362,15 +362,58 @@ def test_introspect_describes_one_method(ctl: Ctl, what: str) -> None:
     assert [each["name"] for each in method["request"]["fields"]][:2] == ["vmo", "need_weak"]
 
 
+def test_introspect_describes_calls_requests_and_events(ctl: Ctl) -> None:
+    for what, lines in {
+        "BufferCollectionToken.DuplicateSync": [
+            "fuchsia.sysmem2.BufferCollectionToken",
+            "  DuplicateSync(rights_attenuation_masks) -> (tokens)",
+            "      Create one child token for each mask, and return their client ends in the order of the masks.",
+            "      ordinal 0x1c1af9919d1ca45c",
+            "      request 1 rights_attenuation_masks: vector of at most 64 Rights, required",
+            "      response 1 tokens: vector of at most 64 handle: client end of BufferCollectionToken",
+        ],
+        "Watcher": [
+            "sysmem.Watcher",
+            "  OnEvents(json, lost)  [event]",
+            "      Report events.",
+            "      ordinal 0x1b02cdbf62fa257e",
+            "      request 1 json: string of at most 49152 bytes",
+            "      request 2 lost: uint64",
+        ],
+    }.items():
+        assert ctl("introspect", what).out.splitlines() == lines
+    lines = ctl("introspect").out.splitlines()
+    assert "  CheckAllBuffersAllocated() -> () or Error" in lines
+    assert "  SetName(priority, name)" in lines
+    assert lines[-1] == "limits of a message: bytes 65536, handles 253, nesting 16"
+
+
 def test_introspect_describes_all_that_is_served(ctl: Ctl) -> None:
     data = ctl("introspect", "--json").data
     names = {each["name"] for each in data["protocols"]}
     assert names >= {"Allocator", "Node", "Inspector", "Rendezvous"}
     assert (data["limits"]["bytes"], data["limits"]["handles"]) == (65536, 253)
     assert data["types"]["Rights"]["members"]["READ"] == 4
+    kinds = {name: each["kind"] for name, each in data["types"].items()}
+    shown = [kinds[name] for name in ("Rights", "Error", "SizeU", "Heap")]
+    assert shown == ["flags", "enum", "struct", "table"]
+    methods = {method["name"]: method for each in data["protocols"] for method in each["methods"]}
+    kinds = {name: method["kind"] for name, method in methods.items()}
+    assert (kinds["Sync"], kinds["SetWeak"], kinds["OnExplained"]) == (
+        "two-way",
+        "one-way",
+        "event",
+    )
+    assert methods["Sync"]["declared_in"] == "Node"
+    only = ctl("introspect", "BufferCollection.SetConstraints", "--json").data
+    assert {"PixelFormat", "SizeU"} <= set(only["types"])
+    assert not {"Error", "Rights"} & set(only["types"])
     printed = ctl("introspect", "Allocator.Nothing")
     assert printed.status == 1
     assert "it has AllocateNonSharedCollection" in printed.err
+    printed = ctl("introspect", "Nothing")
+    assert printed.status == 1
+    assert "there is no protocol 'Nothing'; there are Allocator, Node, " in printed.err
 
 
 def test_a_collection_is_called_by_id_name_or_a_unique_beginning(

@@ -17,8 +17,10 @@ import sysmem
 from sysmem import blocking
 from sysmem._inspector import Inspector
 from sysmem.sysmemctl import _look, _page
-from sysmem.sysmemctl._recording import header, read
-from sysmem.sysmemctl._time_line import Scale
+from sysmem.sysmemctl._recording import Recording, header, read
+from sysmem.sysmemctl._source import ClientEnds
+from sysmem.sysmemctl._story import Stories, Story, seconds
+from sysmem.sysmemctl._time_line import Scale, time_line
 from sysmem.testing import Sysmemd
 
 from ...browser import Browser, browser, needs_chromium
@@ -306,6 +308,189 @@ def test_one_of_thousands_of_nodes_and_messages_stays_usable(tmp_path: Path, pag
     assert "2001 more nodes are not shown." in shown.all("p", "from")
     assert "3000 messages, of which the first and the last 1000 are shown" in shown.all("summary")
     assert len((tmp_path / "out.html").read_bytes()) < 2_000_000
+
+
+T0 = "2026-01-01T00:00:00Z"
+
+
+def at(second: float) -> str:
+    return f"2026-01-01T00:00:{second:09.6f}Z"
+
+
+def told(event: str, second: float, /, **values: Any) -> dict[str, Any]:
+    """Return an event about collection 1."""
+    about = {"collection": 1, "node": 1, "connection": 10, "client_name": "camera", "client_id": 7}
+    return {"event": event, "at": at(second), **about, **values}
+
+
+def message(second: float, direction: str, method: str, **values: Any) -> dict[str, Any]:
+    how = {"direction": direction, "method": method, "protocol": "Node", "txid": 1, "fields": []}
+    return told("message", second, **how, **{"descriptors": 0, "error": None, **values})
+
+
+NODE = {"parent": None, "kind": "collection", "state": "collection", "koid": 5, "by": 9}
+SERVICE = {"collection": None, "node": None, "connection": 9}
+
+
+def stories(*events: dict[str, Any], end: dict[str, Any] | None = None) -> Stories:
+    daemon = {"version": "0", "pid": 1, "uid": 0}
+    snapshot = {"daemon": daemon, "connections": [], "collections": []}
+    return Stories(Recording(header(snapshot) | {"at": T0}, list(events), end))
+
+
+def states(story: Story, node: int) -> list[tuple[float, str]]:
+    began = seconds(T0)
+    return [(round(time - began, 3), state) for time, state in story.lives[node].states]
+
+
+def test_the_story_of_a_collection() -> None:
+    connected = told(
+        "connected", 1, **SERVICE, protocol="fuchsia.sysmem2.Allocator", pid=3, uid=4, command="app"
+    )
+    made = message(2, "in", "AllocateNonSharedCollection", **SERVICE)
+    info = {"settings": {"x": 1}, "buffers": [{}, {}]}
+    events = [
+        connected,
+        told("connected", 1, **{**SERVICE, "connection": 8}, protocol="sysmem.Inspector"),
+        message(1.5, "in", "SetDebugClientInfo", **SERVICE),
+        made,
+        told("node", 3, **NODE),
+        told("node", 3, **NODE, node=2, connection=11, client_name="tv"),
+        message(4, "in", "SetName", body={"name": "video"}),
+        message(4, "in", "SetName", body={"name": "later"}),
+        message(5, "in", "SetConstraints", body={"constraints": {"a": 1}}),
+        message(6, "in", "WaitForAllBuffersAllocated", body={}),
+        told("said", 7, text="allocated", fields={}),
+        told("said", 7, text="something else", fields={}),
+        message(8, "out", "WaitForAllBuffersAllocated", body={"buffer_collection_info": info}),
+        message(8.5, "in", "WaitForAllBuffersAllocated", body={}),
+        message(9, "out", "WaitForAllBuffersAllocated", node=2, error="NO_MEMORY"),
+        told("left", 10, state="orphan", cause=None, first=None, line=None),
+        told("left", 11, node=2, state="failed", cause="closed without Release", first=2, line="l"),
+        told("closed", 12),
+        told("refused", 13, connection=11, reason="a rule"),
+    ]
+    found = stories(*events)
+    [story] = found.collections.values()
+    assert (story.name, story.settings, story.buffer_count) == ("video", {"x": 1}, 2)
+    assert states(story, 1) == [
+        *((3, "collection"), (5, "constrained"), (6, "awaited"), (8, "has buffers")),
+        (10, "orphan"),
+    ]
+    assert states(story, 2) == [(3, "collection"), (11, "failed")]
+    one, other = (story.lives[number] for number in (1, 2))
+    assert (one.node["constraints"], one.node["outcome"]) == ({"a": 1}, "success")
+    assert {key: one.node[key] for key in ("ready", "connected", "released")} == {
+        "ready": True,
+        "connected": False,
+        "released": True,
+    }
+    assert (one.node["pid"], one.node["uid"], one.node["command"]) == (3, 4, "app")
+    assert (other.node["outcome"], other.node["released"], other.node["connected"]) == (
+        *("NO_MEMORY", False, False),
+    )
+    assert [one.died, other.died] == [False, True]
+    assert one.failure is None
+    assert story.attempts == [(seconds(at(7)), None)]
+    assert (story.began, story.until) == (seconds(at(2)), seconds(at(13)))
+    assert story.messages[0] == made
+    assert story.messages.count(made) == 1
+    assert [each["method"] for each in found.others] == ["SetDebugClientInfo"]
+    assert sorted(found.connections) == [9, 10, 11]
+    service, first, second = (found.connections[number] for number in (9, 10, 11))
+    assert service.process == {"pid": 3, "uid": 4, "command": "app"}
+    assert (service.collection, first.collection, second.protocol) == (None, 1, "collection")
+    assert len(service.messages) == 2
+    assert (first.closed, first.refused) == (seconds(at(12)), None)
+    assert (second.closed, second.refused) == (None, "a rule")
+    assert story.collection["state"] == "allocated"
+    assert (story.collection["waiting_for"], story.collection["age_s"]) == ([], 11.0)
+
+
+def test_the_story_of_a_collection_that_waits_and_of_one_that_has_ended() -> None:
+    waits = told("node", 1, **{**NODE, "by": None})
+    ready = told("node", 1, **{**NODE, "by": None, "node": 2, "state": "constrained"})
+    [story] = stories(waits, ready, told("lost", 5, collection=None, count=1)).collections.values()
+    assert story.collection["state"] == "negotiating"
+    assert story.collection["waiting_for"] == [1]
+    assert (story.until, story.collection["age_s"]) == (seconds(at(5)), 4.0)
+    explained = told("explained", 6, explanation={"name": "late", "attempts": []})
+    ended = told("ended", 3, name="", how="failed", error=None, cause="", line="")
+    [story] = stories(waits, ended, explained).collections.values()
+    assert (story.name, story.until, story.collection["waiting_for"]) == (
+        *("late", seconds(at(3)), []),
+    )
+
+
+def test_the_last_snapshot_of_a_capture_counts() -> None:
+    node = {
+        "number": 1,
+        "age_s": 2.0,
+        "outcome": "success",
+        "connected": True,
+        "state": "awaited",
+        "ready": True,
+        "client_name": "camera",
+        "client_id": 7,
+        "koid": 5,
+    }
+    one = {
+        "id": 1,
+        "name": "video",
+        "age_s": 4.0,
+        "settings": {"x": 1},
+        "buffer_count": 3,
+        "nodes": [node],
+        "waiting_for": [],
+        "state": "allocated",
+        "buffers": [],
+    }
+    connection = {"number": 9, "protocol": "p", "pid": 1, "uid": 2, "command": "c"}
+    looking = {**connection, "number": 8, "protocol": "sysmem.Inspector"}
+    snapshot = {"collections": [one], "connections": [connection, looking]}
+    ends = {"held": [{"collection": 1, "node": 1, "pid": 3, "uid": 4, "command": "app"}]}
+    last = {"snapshot": snapshot, "client_ends": {**ends, "unseen": []}, "holders": {"x": 1}}
+    found = stories(end={"at": at(10), "why": "time", **last})
+    [story] = found.collections.values()
+    assert story.collection is one
+    assert (story.began, story.until, found.until) == (
+        *(seconds(at(6)), seconds(at(10)), seconds(at(10))),
+    )
+    assert states(story, 1) == [(8, "has buffers")]
+    assert (story.name, story.settings, story.buffer_count) == ("video", {"x": 1}, 3)
+    assert list(found.connections) == [9]
+    assert [each.pid for each in found.ends.of(one, node)] == [3]
+    assert found.holders == {"x": 1}
+    bare = stories(end={"at": at(10), "why": "time", "snapshot": None})
+    assert (bare.collections, bare.holders, bare.until) == ({}, None, seconds(at(10)))
+
+
+def test_a_lane_has_states_messages_and_a_death() -> None:
+    [story] = stories(
+        told("node", 1, **{**NODE, "by": None}),
+        message(2, "in", "Sync"),
+        message(3, "out", "Sync", error="NO_MEMORY"),
+        message(3, "in", "Sync", node=2),
+        told("left", 4, state="failed", cause="closed without Release", first=1, line="l"),
+        told("node", 4, **{**NODE, "by": None, "node": 2}),
+        told("left", 5, node=2, state="failed", cause="not selected by its group", first=3),
+        told("said", 5, text="allocation failed", fields={"error": "NO_MEMORY"}),
+    ).collections.values()
+    line = time_line(story, ClientEnds([]))
+    one, other = line.lanes
+    assert [(bar.label, bar.kind, bar.since) for bar in one.bars] == [
+        ("turned it in", "asked", "+0 ms"),
+        ("failed", "failed", "+3.000 s"),
+    ]
+    assert one.bars[0].start == 0
+    assert one.bars[0].start + one.bars[0].width == pytest.approx(one.bars[1].start, abs=0.02)
+    assert one.bars[1].start + one.bars[1].width == pytest.approx(100, abs=0.02)
+    assert [(dot.to_daemon, dot.is_error) for dot in one.dots] == [(True, False), (False, True)]
+    assert one.death == one.bars[1].start
+    assert (one.is_left_out, other.is_left_out, other.death) == (False, True, None)
+    assert len(other.dots) == 1
+    assert line.attempts == [(100, False)]
+    assert line.more == 0
 
 
 def test_what_is_missing_is_told(tmp_path: Path, page: Any) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from sysmem.sysmemctl._holders import describe, is_explained, summary
+from sysmem.sysmemctl._holders import describe, is_explained
+from sysmem.sysmemctl._holders import summary as summary_of_holders
 from sysmem.sysmemctl._list import buffers, waits
-from sysmem.sysmemctl._live import Rates, participant_rows
+from sysmem.sysmemctl._live import Rates, collection_rows, cut, participant_rows, summary
 from sysmem.sysmemctl._nodes import marks, process_of, to_do
 from sysmem.sysmemctl._show import flat
 from sysmem.sysmemctl._source import ClientEnds, select
@@ -131,6 +132,57 @@ def test_a_participant_in_top() -> None:
     ]
 
 
+def test_a_daemon_and_its_collections_in_top() -> None:
+    at = iter([0.0, 10.0])
+    rates = Rates(lambda: next(at))
+
+    def snapshot(received: int) -> dict[str, Any]:
+        nodes = [
+            {**NODE, "number": 1, "received": received, "sent": received},
+            {**NODE, "number": 2, "received": received, "sent": 0, "kind": "group"},
+        ]
+        buffers = [{"size": 1024}, {"size": 2048}]
+        return {
+            "daemon": {"version": "7", "pid": 1, "started": "", "uptime_s": 90.0},
+            "totals": {"collections": 1, "nodes": 2, "buffers": 2, "bytes": 3072},
+            "counters": {"messages": {"in": 10 * received, "out": 5 * received}},
+            "collections": [{**WAITING, "nodes": nodes, "buffers": buffers, "waiting_for": [1]}],
+        }
+
+    rates.see(snapshot(0))
+    assert summary(snapshot(0), rates) == (
+        "sysmemd 7 [1], up 1 min 30 s · 1 collection, 2 nodes · 2 buffers, 3 KiB · – messages/s"
+    )
+    [row] = collection_rows(snapshot(0), rates, held(0))
+    assert (row.cells[7], row.order[7]) == ("–", 0.0)
+    rates.see(snapshot(20))
+    assert summary(snapshot(20), rates).endswith(" · 30 messages/s")
+    [row] = collection_rows(snapshot(20), rates, held(0))
+    waits_for = "camera (7) made by cam [5]"
+    assert (row.key, row.collection, row.state) == ("3", 3, "negotiating")
+    assert list(row.cells) == [
+        *("–", "3", "negotiating", "2.0 s", "1", "–", "3 KiB", "6.0", waits_for)
+    ]
+    assert list(row.order) == ["–", 3, "negotiating", 2.0, 1, "–", 3072, 6.0, waits_for]
+    [row] = participant_rows(snapshot(20), rates, held(0))
+    assert list(row.cells) == [
+        *("camera (7)", "made by cam [5]", "3", "token", "token", "3 KiB", "4.0"),
+        "turn in its token",
+    ]
+    assert list(row.order) == [*row.cells[:5], 3072, 4.0, "turn in its token"]
+    assert row.state == "negotiating"
+    rates = Rates(lambda: 5.0)  # no time passes
+    for received in (0, 20):
+        rates.see(snapshot(received))
+    assert rates.of(None) is None
+
+
+def test_a_cell_is_cut_to_its_width() -> None:
+    assert cut("x" * 32) == "x" * 32
+    assert cut("x" * 33) == "x" * 31 + "…"
+    assert cut("abc", 2) == "a…"
+
+
 HOLDER = {
     "pid": 9,
     "uid": 1,
@@ -149,7 +201,9 @@ def test_holders_in_words() -> None:
     assert describe(MAPPING) == "app [9] of user 1: a mapping, read-only"
     assert describe({**daemon, "writable": None}) == "the daemon [9] of user 1: descriptor 4"
     assert describe({**HOLDER, "how": "message"}) == "app [9] of user 1: in the queue of socket 4"
-    assert summary([HOLDER, MAPPING, HOLDER, {**MAPPING, "pid": 8}, {**daemon, "pid": 7}]) == [
+    assert summary_of_holders(
+        [HOLDER, MAPPING, HOLDER, {**MAPPING, "pid": 8}, {**daemon, "pid": 7}]
+    ) == [
         "app [9]: 2 descriptors and a mapping, writable",
         "app [8]: a mapping, read-only",
         "the daemon [7]: 1 descriptor, writable",
