@@ -19,11 +19,16 @@ import sysmem
 from sysmem import blocking
 from sysmem.pytest_plugin import Factory
 from sysmem.sysmemctl._belongings import Belongings
-from sysmem.sysmemctl._differences import differences, translated
+from sysmem.sysmemctl._differences import differences, short, translated
+from sysmem.sysmemctl._numbers import Numbers
 from sysmem.sysmemctl._recording import read
+from sysmem.sysmemctl._steps import Steps
+from sysmem.sysmemctl._trouble import Trouble
 from sysmem.testing import Sysmemd
 from sysmem_protocol.channel import Channel
+from sysmem_protocol.explained import Allocator
 from sysmem_protocol.handles import Handle, channel_pair
+from sysmem_protocol.sysmem2 import BufferCollectionToken, Node
 
 from .conftest import Ctl, wants, watching
 
@@ -190,6 +195,106 @@ def test_descriptors_are_closed_when_the_captured_ones_were() -> None:
     assert vmos[2].closed
 
 
+def request(connection: int, method: str, body: Any = None, protocol: str = "Allocator") -> Any:
+    how = {"direction": "in", "txid": 0, "method": method, "protocol": protocol, "body": body}
+    return {"event": "message", "connection": connection, "client_name": "", **how}
+
+
+def node(connection: int, by: int, number: int) -> dict[str, Any]:
+    about = {"collection": 3, "node": number, "koid": 50 + number, "client_name": "camera"}
+    return {"event": "node", "connection": connection, "by": by, **about, "client_id": 7}
+
+
+def left(connection: int, number: int, cause: str | None, first: int | None = None) -> Any:
+    about = {"collection": 3, "node": number, "cause": cause, "first": first}
+    return {"event": "left", "connection": connection, **about}
+
+
+SERVED = {"event": "connected", "connection": 1, "protocol": "fuchsia.sysmem2.Allocator"}
+
+
+def steps(*events: dict[str, Any]) -> tuple[Steps, list[tuple[str, int | None, str]]]:
+    """Return the steps of events, and each one's kind, connection, and method or event."""
+    made = Steps([SERVED, *events])
+    shown = [
+        (each.kind.name, each.connection, each.event.get("method") or each.event["event"])
+        for each in made.steps
+    ]
+    return made, shown
+
+
+def test_messages_on_a_token_come_before_its_turn_in() -> None:
+    bind = request(1, "BindSharedCollection", {"token": {"koid": 51}})
+    name = request(2, "SetName", protocol="BufferCollectionToken")
+    unknown = request(1, "BindSharedCollection", {"token": {"koid": 99}})
+    made, shown = steps(node(2, 1, 1), bind, name, node(4, 1, 2), name, unknown, request(9, "Sync"))
+    assert shown == [
+        ("CONNECT", 1, "connected"),
+        ("TOLD", 2, "node"),
+        ("SEND", 2, "SetName"),
+        ("SEND", 2, "SetName"),
+        ("SEND", 1, "BindSharedCollection"),
+        ("TOLD", 4, "node"),
+        ("SEND", 1, "BindSharedCollection"),
+    ]
+    assert made.unknown == 1
+    assert made.interfaces == {1: Allocator, 2: BufferCollectionToken, 4: Node}
+    assert made.clients == {2: ("camera", 7), 4: ("camera", 7)}
+    assert (made.by_koid, made.koids) == ({51: 2, 52: 4}, {2: 51, 4: 52})
+    assert (made.by_node, made.nodes) == ({(3, 1): 2, (3, 2): 4}, {2: (3, 1), 4: (3, 2)})
+    assert made.made == {1: [2, 4]}
+    with pytest.raises(Trouble, match=r"^line 3: the message has an invalid body: KeyError"):
+        steps(request(1, "BindSharedCollection", {}))
+
+
+def test_a_close_comes_before_all_that_it_ends() -> None:
+    explained = {**request(2, "OnExplained"), "direction": "out"}
+    _, shown = steps(
+        *(node(2, 1, 1), node(4, 1, 2)),
+        *(explained, left(2, 1, "closed without Release", 2)),
+        left(4, 2, "closed without Release", 2),
+        {"event": "closed", "connection": 2},
+        {"event": "refused", "connection": 1, "reason": ""},
+        *({"event": "ended", "collection": 3}, {"event": "ended", "collection": 4}),
+    )
+    assert shown[3:] == [
+        ("CLOSE", 4, "left"),
+        ("TOLD", 2, "OnExplained"),
+        ("TOLD", 2, "left"),
+        ("TOLD", 4, "left"),
+        ("CLOSE", 2, "closed"),
+        ("TOLD", 2, "closed"),
+        ("TOLD", 1, "refused"),
+        ("TOLD", None, "ended"),
+    ]
+    _, shown = steps(
+        *(node(2, 1, 1), node(4, 1, 2)),
+        left(2, 1, None),
+        left(4, 2, "no strong handle to any buffer left"),
+        left(9, 3, None),
+        {"event": "closed", "connection": 9},
+    )
+    assert shown[3:] == [
+        ("CLOSE", 2, "left"),
+        ("TOLD", 2, "left"),
+        ("DROP", None, "left"),
+        ("TOLD", 4, "left"),
+    ]
+
+
+def test_nodes_correspond_by_their_order_on_a_connection() -> None:
+    made, _ = steps(node(2, 1, 1), node(4, 1, 2))
+    numbers = Numbers(made)
+    numbers.connections[21] = 1
+    again = [{**node(20 + n, 21, n), "koid": 70 + n, "collection": 13} for n in (1, 2, 3)]
+    again[0]["connection"], again[1]["connection"], again[2]["connection"] = 22, 24, 25
+    assert [numbers.pair(each) for each in again] == [2, 4, None]
+    assert [numbers.koid(koid) for koid in (51, 52, 53)] == [71, 72, None]
+    assert [numbers.collection(id) for id in (13, 14)] == [3, None]
+    found = numbers.translated(again[1])
+    assert (found["connection"], found["koid"], found["collection"]) == (4, 52, 3)
+
+
 def told(what: str, txid: int, body: Any = None) -> dict[str, Any]:
     return {"event": "message", "connection": 1, "method": what, "txid": txid, "body": body}
 
@@ -207,6 +312,12 @@ def test_differences_are_missing_and_new_things_values_and_order() -> None:
     assert (new.what, new.was) == ("B", None)
     left = {"event": "left", "connection": 1}
     assert [*differences([*was, left], [left, *was])] == []  # a message may be sent later
+
+
+def test_a_value_is_cut_to_fit_into_a_line() -> None:
+    assert short("x" * 58) == f'"{"x" * 58}"'
+    assert short("x" * 59) == f'"{"x" * 58}…'
+    assert short({"ü": None}) == '{"\\u00fc": null}'
 
 
 def test_numbers_are_translated_in_fields_and_texts() -> None:

@@ -493,6 +493,156 @@ def test_a_lane_has_states_messages_and_a_death() -> None:
     assert line.more == 0
 
 
+def outcome(*more: dict[str, Any], holders: list[dict[str, Any]] | None = None) -> _page.Article:
+    """Return what the page says of a collection of two participants."""
+    events = [
+        told("node", 1, **{**NODE, "by": None}),
+        told("node", 1, **{**NODE, "by": None, "node": 2}, client_name="tv", client_id=8),
+        message(2, "in", "SetConstraints", body={"constraints": {"min_buffer_count": 2}}),
+        *more,
+    ]
+    found = stories(*events)
+    if holders is not None:
+        other = {"id": 2, "buffers": [{"index": 9}]}
+        found.holders = {"collections": [{"id": 1, "buffers": holders}, other]}
+    [story] = found.collections.values()
+    return _page._article(story, found, full=True)
+
+
+def ended(how: str, **more: Any) -> dict[str, Any]:
+    values = {"name": "video", "how": how, "error": None, "cause": "a cause", "line": ""}
+    return told("ended", 4, **{**values, **more})
+
+
+AGREED = message(
+    3,
+    "out",
+    "WaitForAllBuffersAllocated",
+    body={
+        "buffer_collection_info": {
+            "settings": {"buffer_settings": {"raw_vmo_size": 4096}},
+            "buffers": [{}, {}],
+        }
+    },
+)
+WHOSE = {"client_name": "tv", "client_id": 8}
+
+
+@pytest.mark.parametrize(
+    ("events", "outcome_", "sentence"),
+    [
+        ([ended("released")], "ended", "video (1) ended as planned after 3.0 s."),
+        (
+            [AGREED, ended("released")],
+            "ended",
+            "video (1) agreed on 2 × 4 KiB and ended as planned after 3.0 s.",
+        ),
+        ([ended("failed")], "failed", "video (1) failed after 3.0 s: a cause."),
+        (
+            [AGREED, ended("failed", line="a line")],
+            "failed",
+            "video (1) agreed on 2 × 4 KiB and failed after 3.0 s: a line.",
+        ),
+        (
+            [ended("failed", error="NO_MEMORY", line="no room")],
+            "refused",
+            "video (1) was refused with NO_MEMORY after 3.0 s: no room.",
+        ),
+        ([AGREED], "agreed", "collection without a name (1) agreed on 2 × 4 KiB."),
+    ],
+)
+def test_what_came_of_a_collection(
+    events: list[dict[str, Any]], outcome_: str, sentence: str
+) -> None:
+    article = outcome(*events)
+    assert (article.outcome, article.sentences) == (outcome_, [sentence])
+    assert article.allocated == ("2 × 4 KiB" if AGREED in events else "")
+    assert article.given == (["camera (7)"] if AGREED in events else [])
+
+
+def test_who_failed_first_and_why_the_others_did() -> None:
+    article = outcome(
+        told("left", 3, state="failed", cause="x", first=1, line="it left"),
+        told("left", 3, node=2, state="failed", cause="closed without Release", first=2, line="y"),
+        ended("failed", line="it broke"),
+    )
+    assert article.sentences[1:] == ["tv (8) died 2.0 s after the beginning.", "it left."]
+    article = outcome(
+        *(told("left", 3, node=n, state="failed", cause="x", first=1, line="same") for n in (1, 2)),
+        ended("failed", line="it broke"),
+    )
+    assert article.sentences[1:] == ["same."]
+    article = outcome(
+        told("left", 3, state="failed", cause="x", first=1, line="it broke"),
+        ended("failed", line="it broke"),
+    )
+    assert article.sentences[1:] == []
+
+
+def test_a_refusal_with_its_conflict_and_values() -> None:
+    values = [
+        {"node": 1, "client_name": "camera", "client_id": 7, "path": "$.a", "value": [1, "x"]},
+        {"node": 2, **WHOSE, "path": "$.b", "value": {"c": 1}},
+        *({"node": 2, **WHOSE, "path": "$.d", "value": n} for n in range(9)),
+    ]
+    refusal = {"stage": "fold", "line": "fold: it is so; more", "conflict": [1, 2, 5]}
+    attempt = {"outcome": "NO_MEMORY", "text": "first\nsecond"}
+    good = {"outcome": "success", "text": "", "selections": []}
+
+    def explained(*attempts: dict[str, Any]) -> dict[str, Any]:
+        return told("explained", 5, explanation={"name": "late", "attempts": attempts})
+
+    selections = [{"refusal": None}, {"refusal": {**refusal, "values": values}}, {"refusal": None}]
+    refused = {**attempt, "selections": selections}
+    for each in selections:
+        each["explanation"] = None
+    end = ended("failed", error="NO_MEMORY", line="a line")
+    article = outcome(end, explained(good, refused))
+    assert article.sentences == [
+        "video (1) was refused with NO_MEMORY after 3.0 s: it is so.",
+        "These participants do not agree: camera (7), tv (8) and node 5.",
+        "camera (7) said a = 1, x.",
+        'tv (8) said b = {"c": 1}.',
+        *(f"tv (8) said d = {n}." for n in range(6)),
+    ]
+    assert article.report == ["first", "second"]
+    alone = {**refused, "selections": [{"refusal": {**refusal, "values": [], "conflict": [2]}}]}
+    alone["selections"][0]["explanation"] = None
+    assert len(outcome(end, explained(alone)).sentences) == 1
+    decided = {"size_bytes": "camera (7)", "other": None}
+    chosen = {
+        **good,
+        "selections": [{"refusal": None, "explanation": each} for each in ({}, decided)],
+    }
+    article = outcome(end, explained(refused, chosen))
+    assert article.sentences == ["video (1) was refused with NO_MEMORY after 3.0 s: a line."]
+    assert article.decisions == {"size bytes": "camera (7)"}
+
+
+def test_buffers_with_the_same_holders_are_one_row() -> None:
+    buffers = [
+        {"index": index, "inode": 10 + index, "size": 4096, "state": state, "holders": []}
+        for index, state in enumerate(("clients", "clients", "server"))
+    ]
+    assert outcome(holders=buffers).buffers == [
+        _page.Held("0, 1", 4096, "10, 11", "clients", []),
+        _page.Held("2", 4096, "12", "server", []),
+    ]
+    assert outcome().buffers == []
+
+
+def test_a_message_on_the_page() -> None:
+    one = message(3, "out", "Sync", error="NO_MEMORY", body={"a": "x" * 3000})
+    other = message(0, "in", "Sync", client_name="", node=None)
+    first, second = _page._messages([one, other], seconds(at(1)))
+    assert (first.after, first.who, first.to_daemon) == ("+2.000 s", "camera (7), node 1", False)
+    assert (first.call, first.error) == ("Node.Sync()", "NO_MEMORY")
+    assert first.body is not None
+    assert (len(first.body), first.body[-1]) == (2001, "…")
+    assert (second.after, second.who, second.to_daemon) == ("+0 ms", "connection 10", True)
+    assert (second.error, second.body) == (None, None)
+
+
 def test_what_is_missing_is_told(tmp_path: Path, page: Any) -> None:
     file = tmp_path / "capture.jsonl"
     lost = json.dumps({"event": "lost", "at": "2026-01-01T00:00:00Z", "count": 3})
