@@ -592,10 +592,11 @@ def test_a_refusal_with_its_conflict_and_values() -> None:
     def explained(*attempts: dict[str, Any]) -> dict[str, Any]:
         return told("explained", 5, explanation={"name": "late", "attempts": attempts})
 
-    selections = [{"refusal": None}, {"refusal": {**refusal, "values": values}}, {"refusal": None}]
+    def selection(refusal: Any = None, explanation: Any = None) -> dict[str, Any]:
+        return {"refusal": refusal, "explanation": explanation}
+
+    selections = [selection(), selection({**refusal, "values": values}), selection()]
     refused = {**attempt, "selections": selections}
-    for each in selections:
-        each["explanation"] = None
     end = ended("failed", error="NO_MEMORY", line="a line")
     article = outcome(end, explained(good, refused))
     assert article.sentences == [
@@ -606,14 +607,10 @@ def test_a_refusal_with_its_conflict_and_values() -> None:
         *(f"tv (8) said d = {n}." for n in range(6)),
     ]
     assert article.report == ["first", "second"]
-    alone = {**refused, "selections": [{"refusal": {**refusal, "values": [], "conflict": [2]}}]}
-    alone["selections"][0]["explanation"] = None
+    alone = {**refused, "selections": [selection({**refusal, "values": [], "conflict": [2]})]}
     assert len(outcome(end, explained(alone)).sentences) == 1
     decided = {"size_bytes": "camera (7)", "other": None}
-    chosen = {
-        **good,
-        "selections": [{"refusal": None, "explanation": each} for each in ({}, decided)],
-    }
+    chosen = {**good, "selections": [selection(None, each) for each in ({}, decided)]}
     article = outcome(end, explained(refused, chosen))
     assert article.sentences == ["video (1) was refused with NO_MEMORY after 3.0 s: a line."]
     assert article.decisions == {"size bytes": "camera (7)"}
