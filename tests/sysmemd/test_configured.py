@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,7 @@ from sysmemd.config import (
 )
 from sysmemd.configured import heap_settings, make_heap, platform
 from sysmemd.constraints import FormatCost, HeapProperties, UsageBits
-from sysmemd.memory import SYSTEM_RAM
+from sysmemd.memory import SYSTEM_RAM, DmaHeap, MemfdHeap
 
 
 def test_the_system_heap_is_there_unless_it_is_configured() -> None:
@@ -49,6 +50,16 @@ def test_the_engine_is_told_of_the_configuration() -> None:
     system, heap = made.heaps
     assert (system.heap_type, system.one_file) == (SYSTEM_RAM.heap_type, False)
     assert heap == HeapProperties("x", 2, contiguous=True, one_file=True)
+
+
+def test_a_heap_closes_its_device_in_the_end(tmp_path: Path) -> None:
+    device = tmp_path / "device"
+    device.touch()
+    section = HeapSection(type="x", kind="dma-heap", device=str(device))
+    with contextlib.ExitStack() as stack:
+        heaps = [make_heap(one, stack) for one in heap_settings(Config(heap=[section]))]
+        assert [type(heap) for heap in heaps] == [MemfdHeap, DmaHeap]
+        assert heaps[1].properties.device == str(device)
 
 
 def test_a_heap_whose_device_is_not_there_is_a_fault_of_the_configuration() -> None:

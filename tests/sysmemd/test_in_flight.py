@@ -189,6 +189,19 @@ def test_descriptors_of_a_channel_that_closes_count_until_its_client_receives_th
     assert other.receive() == 60
 
 
+def test_at_the_daemons_end_nothing_counts_any_more() -> None:
+    daemon = Daemon()
+    line = daemon.line()
+    before = line.account.tally[Kind.DESCRIPTORS]
+    line.send(1)
+    line.outbox.end()
+    line.server.close()
+    daemon.in_flight.close()
+    assert line.account.tally[Kind.DESCRIPTORS] == before
+    assert daemon.in_flight.all.count == 0
+    line.close()
+
+
 def test_what_waits_unread_in_a_channel_that_closes_is_closed(daemon: Daemon) -> None:
     """A client that waits for the other end of such a descriptor to close would wait for ever, and receive nothing."""
     line = daemon.line()

@@ -157,8 +157,10 @@ async def test_the_kernel_is_asked_for_the_cpu_time_once_when_users_alternate(
 @pytest.mark.trio
 @pytest.mark.parametrize("is_served", [True, False])
 async def test_a_user_who_can_not_be_waited_for_is_closed_once_it_is_served(
-    reactor: TrioReactor, monkeypatch: pytest.MonkeyPatch, is_served: bool
+    reactor: TrioReactor, log: RecordingLog, monkeypatch: pytest.MonkeyPatch, is_served: bool
 ) -> None:
+    """Other work for this user is done at once."""
+
     def no_turns(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
@@ -173,6 +175,37 @@ async def test_a_user_who_can_not_be_waited_for_is_closed_once_it_is_served(
         assert fake.refusals == ["the daemon can't wait for it: [Errno 24] Too many open files"]
         assert fake.closed
         reactor.closing(fake.connection)
+        done: list[None] = []
+        reactor.in_turn(fake.account.user, partial(done.append, None))
+        assert done == [None]
+        reactor.in_turn(fake.account.user, done.clear if is_served else lambda: done.pop(7))
+        assert [fields["reason"] for fields in log.errors()] == (
+            [] if is_served else ["IndexError('pop index out of range')"]
+        )
+
+
+@pytest.mark.trio
+async def test_a_user_who_is_gone_after_a_failed_turn_is_waited_for_no_more(
+    reactor: TrioReactor, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    take, failures = Turns.take, [MemoryError()]
+
+    def fails_once(turns: Turns, *, measured: bool) -> bool:
+        if failures:
+            raise failures.pop()
+        return take(turns, measured=measured)
+
+    with FakeConnection() as fake:
+        reactor.serve(fake.connection)
+        await wait_all_tasks_blocked()
+        monkeypatch.setattr(Turns, "take", fails_once)
+        fake.send()
+        await wait_all_tasks_blocked()
+        assert not failures
+        reactor.closing(fake.connection)
+    monkeypatch.setattr(Queue, "enter_user", pytest.fail)
+    await trio.sleep(1)
+    assert reactor.connections() == []
 
 
 @pytest.mark.trio

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -292,6 +293,16 @@ def test_what_has_run_out_is_said_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
     with serving(tmp_path, log), connect(tmp_path):
         pass
+
+
+def test_a_daemon_that_can_not_watch_its_sockets_serves(
+    tmp_path: Path, log: RecordingLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sysmemd.sockets.Presence", Mock(side_effect=OSError("no watch is left")))
+    with serving(tmp_path, log), connect(tmp_path):
+        pass
+    event = "the daemon will not notice the removal of a service socket"
+    assert log.entries == [("warning", event, {"reason": "no watch is left"})]
 
 
 def test_the_lock_goes_with_the_daemon(tmp_path: Path, log: RecordingLog) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import select
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from unittest.mock import Mock, call
 
 import pytest
 
@@ -120,6 +123,24 @@ def test_a_thread_that_dies_before_its_first_call_counts_as_none(
         threads.start(pytest.fail)
 
 
+def test_a_thread_that_there_is_no_memory_to_start_counts_as_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_thread, "start_new_thread", Mock(side_effect=MemoryError))
+    with pytest.raises(RuntimeError, match="no memory for a thread"):
+        threads.start(pytest.fail)
+
+
+def test_the_loop_is_woken_however_often_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Mock(side_effect=[OSError("no memory"), OSError("no memory"), None])
+    slept: list[float] = []
+    monkeypatch.setattr(os, "eventfd_write", write)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    threads.ring(7)
+    assert write.mock_calls == [call(7, 1)] * 3
+    assert slept == [threads._AGAIN_SECONDS] * 2
+
+
 # --- jobs ---
 
 PATIENCE = 120.0
@@ -187,6 +208,23 @@ def test_there_are_no_more_threads_than_there_may_be_and_jobs_wait() -> None:
     stuck.let_go.set()
     pool.end()
     assert done.is_set()
+
+
+def test_a_thread_that_can_not_tell_of_a_failure_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_memory(_: Exception) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    pool = Pool(1, no_memory)
+    assert pool.do(lambda: 1 // 0)
+    wait_for_threads(pool, 0)
+    done = threading.Event()
+    assert pool.do(done.set)
+    assert done.wait(PATIENCE)
+    pool.end()
+    assert pool.threads == 0
 
 
 def test_what_a_job_raises_is_told_and_others_are_done() -> None:

@@ -17,7 +17,7 @@ import pytest
 from sysmem_protocol.handles import Handle
 from sysmemd import turns
 from sysmemd.fair_queue import Queue
-from sysmemd.pause import give_way, wait_for
+from sysmemd.pause import give_way, wait_for, wait_while
 from sysmemd.runner import Runner
 from sysmemd.turns import RECEIVE_BUDGET, Turns
 
@@ -433,6 +433,21 @@ def test_work_may_wait_for_somebody_without_being_called(made: Turns, fake: Fake
     made.in_turn(work)  # there is nothing to wait for now
     made.take()
     assert done == ["work", "work"]
+
+
+def test_work_may_wait_for_one_after_the_other(made: Turns) -> None:
+    holders = [Idle(), Idle()]
+    left = iter(holders)
+    made.in_turn(lambda: wait_while(lambda: next(left, None)))
+    for holder in holders:
+        while made.take():
+            pass
+        assert made
+        assert holder.callbacks
+        holder.rest()
+    while made.take():
+        pass
+    assert not made
 
 
 def test_there_is_something_to_do_as_long_as_work_is_interrupted(made: Turns, time: Time) -> None:

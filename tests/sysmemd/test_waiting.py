@@ -225,6 +225,42 @@ def test_who_is_served_and_what_is_called_is_counted() -> None:
     trio.run(run)
 
 
+def test_the_only_user_is_not_waited_for_directly_while_it_rests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take, failures = Turns.take, [MemoryError()]
+
+    def fails_once(turns: Turns, *, measured: bool) -> bool:
+        if failures:
+            raise failures.pop()
+        return take(turns, measured=measured)
+
+    monkeypatch.setattr(Turns, "take", fails_once)
+
+    @alone
+    async def serve(made: TrioReactor, log: RecordingLog) -> None:
+        soles: list[bool] = []
+        with FakeConnection() as fake:
+            came = trio.Event()
+            fake.on_receive = came.set
+            monkeypatch.setattr(made, "_say_failed", lambda _: soles.append(made._sole is None))
+            end_rest = made._end_rest
+
+            async def note(*arguments: Any) -> None:
+                soles.append(made._sole is None)
+                await end_rest(*arguments)
+                soles.append(made._sole is None)
+
+            monkeypatch.setattr(made, "_end_rest", note)
+            made.serve(fake.connection)
+            fake.send()
+            await came.wait()
+            made.closing(fake.connection)
+        assert soles[-2:] == [True, False]
+
+    serve()
+
+
 @alone
 async def test_a_wake_up_from_another_thread_is_noticed(
     made: TrioReactor, log: RecordingLog

@@ -51,6 +51,12 @@ def test_a_limit_counts_what_exists() -> None:
     heap.delete(2 * PAGE)
     with heap.allocate("d", 2 * PAGE):
         assert repr(heap) == "<MemfdHeap heap gpu (id 5), 12288 bytes in use>"
+    heap.limit(PAGE)
+    assert heap.properties == HeapSettings("gpu", 5, max_bytes=PAGE)
+    with pytest.raises(NoMemoryError, match="limit of 4096, 12288 are in use"):
+        heap.allocate("e", PAGE)
+    heap.limit(None)
+    heap.allocate("e", PAGE).close()
 
 
 def test_pages_of_a_part_can_be_taken_at_once() -> None:

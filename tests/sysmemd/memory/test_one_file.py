@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from unittest.mock import Mock
@@ -97,6 +98,12 @@ def test_buffers_that_nobody_else_has_are_gone_at_once(
     bench.allocate(2, heap=HEAP).drop_strong()
     bench.wait(lambda: bench.no_strong == [42])
     assert heap.used_bytes == 0
+
+
+def test_pages_are_taken_at_once_if_the_daemon_does_so() -> None:
+    with closing(Bench(MemfdHeap(SETTINGS), allocation="eager")) as bench:
+        [handle] = bench.strong(bench.allocate(heap=HEAP))
+        assert os.fstat(handle.fileno()).st_blocks * 512 == PAGE
 
 
 def test_nothing_is_asked_after_the_daemons_end(heap: MemfdHeap, references: list[int]) -> None:

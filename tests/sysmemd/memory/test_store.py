@@ -62,6 +62,10 @@ def test_buffers_come_from_the_heap_of_the_settings(tee: MemfdHeap) -> None:
         collections=2,
         buffers={"server": 3},
     )
+    assert [(heap.properties, count) for heap, count in bench.memory.heaps()] == [
+        (TEE, 2),
+        (SYSTEM_RAM, 1),
+    ]
     bench.close()
 
 
