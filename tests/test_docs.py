@@ -108,6 +108,15 @@ def test_every_drawing_is_committed_and_shown() -> None:
     assert [name for name in committed.values() if f"images/concepts/{name})" not in shown] == []
 
 
+def test_every_drawing_is_what_sysmemctl_draws(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "docs.tools.pictures", tmp_path], cwd=DOCS.parent, check=True
+    )
+    for committed in (DOCS / "images" / "concepts").iterdir():
+        drawn = (tmp_path / committed.name).read_text()
+        assert drawn == committed.read_text(), "run: make pictures"
+
+
 def test_the_site_has_every_page_once() -> None:
     nav = (DOCS.parent / "mkdocs.yml").read_text().split("\nnav:\n")[1]
     assert sorted(re.findall(r"[\w/.-]+\.md", nav)) == sorted(PAGES)

@@ -78,7 +78,7 @@ class Graph:
 def run(options: argparse.Namespace) -> int:
     """Draw one or all collections into a file."""
     path: Path = options.output
-    drawn = {".dot": _dot, ".svg": _svg, ".png": _png}[path.suffix]
+    drawn = {".dot": _dot, ".svg": svg, ".png": _png}[path.suffix]
     data = snapshot(options)
     collections = selected(data, options.collection)
     path.write_bytes(drawn(graph(collections, data["daemon"]["pid"])))
@@ -168,7 +168,7 @@ def _dot(made: Graph) -> bytes:
     return ("\n".join(lines) + "\n}\n").encode()
 
 
-def _svg(made: Graph) -> bytes:
+def svg(made: Graph) -> bytes:
     width, height = _lay_out(made)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
@@ -229,5 +229,4 @@ def _png(made: Graph) -> bytes:
         raise Trouble(
             "a PNG needs the extra of the tools: pip install 'sysmem[tools]' (.svg and .dot work without)"
         ) from None
-    svg = _svg(made).decode()
-    return bytes(resvg_py.svg_to_bytes(svg_string=svg, zoom=_PNG_SCALE))
+    return bytes(resvg_py.svg_to_bytes(svg_string=svg(made).decode(), zoom=_PNG_SCALE))

@@ -17,7 +17,7 @@ import pytest
 import sysmem
 from sysmem import blocking, sysmemctl
 from sysmem.sysmemctl._commands import COMMANDS
-from sysmem.sysmemctl._graph import Box, Graph, _dot, _svg
+from sysmem.sysmemctl._graph import Box, Graph, _dot, svg
 from sysmem.sysmemctl._nodes import unseen
 from sysmem.testing import Sysmemd
 from sysmem_protocol.processes import Process
@@ -314,8 +314,8 @@ def test_a_drawing_in_both_languages() -> None:
     for _ in range(2):
         made.connect(token, app, dashed=True)
     assert _dot(made).decode() == DOT.lstrip()
-    assert _svg(made).decode() == SVG.lstrip()
-    assert b'width="32" height="32"' in _svg(Graph())
+    assert svg(made).decode() == SVG.lstrip()
+    assert b'width="32" height="32"' in svg(Graph())
 
 
 def test_graph_refuses_other_endings(capsys: pytest.CaptureFixture[str]) -> None:
