@@ -122,16 +122,18 @@ def test_columns_are_bounded_and_those_in_conflict_come_first() -> None:
     crowd = [wants(image(F.R8)) for _ in range(2 * MAX_COLUMNS + 3)]
     crowd[0] = wants(image(F.R8, min_size=size(9, 9)))
     crowd[-1] = wants(image(F.R8, max_size=size(8, 8)))
-    header = next(
-        line for line in diagnosed(*crowd).report().splitlines() if line.startswith("field")
-    )
-    columns = [cell.strip() for cell in header.split("|")]
+    report = diagnosed(*crowd).report().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")] for line in report if "|" in line]
+    columns = rows[0]
     assert columns[-3:] == [
         f"p{len(crowd) - 1} ({len(crowd) - 1})*",
         f"{MAX_COLUMNS + 3} more",
         "result",
     ]
     assert len(columns) == MAX_COLUMNS + 3
+    hidden = {row[0]: row[-2] for row in rows}
+    assert hidden["image_format_constraints"] == f"{MAX_COLUMNS + 3} set"
+    assert hidden[">   .min_size.width"] == ""
 
 
 def test_equal_participants_are_told_apart() -> None:
