@@ -16,6 +16,8 @@ from typing import Any
 
 from .raw import PATIENCE, Allocator, Wire, until
 
+SERVICE = "fuchsia.sysmem2.Allocator"
+
 
 class Daemon:
     """A daemon for one test. It is ready when the constructor returns."""
@@ -130,3 +132,17 @@ class Daemon:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+def run(
+    *arguments: str | Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a daemon that is expected to end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "sysmemd", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=os.environ | dict(environment or {}),
+        check=False,
+    )

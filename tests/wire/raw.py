@@ -153,6 +153,11 @@ class Wire(ClosesWithBlock):
         child.sync()
         return allocator, root, child
 
+    def two(self) -> tuple[Allocator, Collection, Collection]:
+        """Return a connection, and the collections of a root and its child."""
+        allocator, root, child = self.root_and_child()
+        return allocator, allocator.bind(root), allocator.bind(child)
+
     def chain(self) -> tuple[Allocator, Token, Token, Token]:
         """Return the same as `root_and_child`, and a child of the child."""
         allocator, root, child = self.root_and_child()

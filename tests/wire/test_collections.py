@@ -13,18 +13,11 @@ from .protocol import (
     CPU_READ_OFTEN,
     CPU_WRITE_OFTEN,
     PENDING,
-    READER,
     SYSTEM_RAM,
     constraints,
     only_sizes,
 )
-from .raw import Allocator, Collection, Descriptor, Token, Wire, assert_close
-
-
-def two(wire: Wire) -> tuple[Allocator, Collection, Collection]:
-    allocator, root, child = wire.root_and_child()
-    return allocator, allocator.bind(root), allocator.bind(child)
-
+from .raw import Collection, Descriptor, Token, Wire, assert_close
 
 # SetConstraints, WaitForAllBuffersAllocated, CheckAllBuffersAllocated
 
@@ -46,7 +39,7 @@ def test_buffer_collection_info_has_every_field_the_spec_sets(wire: Wire) -> Non
 
 
 def test_two_participants_see_each_others_writes(wire: Wire) -> None:
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     one.set_constraints(constraints(camping=2))
     other.set_constraints(constraints(camping=1))
     mine, theirs = one.wait(), other.wait()
@@ -59,13 +52,13 @@ def test_two_participants_see_each_others_writes(wire: Wire) -> None:
 
 
 def test_wait_before_set_constraints_fails_the_node(wire: Wire) -> None:
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     one.request_wait()
     assert_close(one, other)
 
 
 def test_set_constraints_a_second_time_fails_the_node(wire: Wire) -> None:
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     one.set_constraints(constraints())
     one.sync()
     one.set_constraints(constraints())
@@ -79,7 +72,7 @@ def test_set_constraints_again_after_allocation_fails_the_node(wire: Wire) -> No
 
 
 def test_wait_may_be_called_several_times_also_after_allocation(wire: Wire) -> None:
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     one.set_constraints(constraints())
     waits = [one.request_wait() for _ in range(3)]
     other.set_constraints({})
@@ -89,7 +82,7 @@ def test_wait_may_be_called_several_times_also_after_allocation(wire: Wire) -> N
 
 
 def test_check_is_pending_until_the_attempt_and_success_after_it(wire: Wire) -> None:
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     assert one.check() == PENDING
     one.set_constraints(constraints())
     assert one.check() == PENDING
@@ -99,7 +92,7 @@ def test_check_is_pending_until_the_attempt_and_success_after_it(wire: Wire) -> 
 
 
 def test_own_allocation_fails_gives_the_error_then_closes(wire: Wire) -> None:
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     one.set_constraints(only_sizes(1, 10))
     waits = [one.request_wait() for _ in range(2)]
     one.sync()
@@ -127,7 +120,7 @@ def test_a_pipelined_wait_and_constraints_that_fail(wire: Wire) -> None:
 
 
 def test_another_participants_failure_before_allocation_gives_no_answer(wire: Wire) -> None:
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     one.set_constraints(constraints())
     one.request_wait()
     one.sync()
@@ -136,7 +129,7 @@ def test_another_participants_failure_before_allocation_gives_no_answer(wire: Wi
 
 
 def test_another_participants_failure_after_allocation_closes(wire: Wire) -> None:
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     for collection in (one, other):
         collection.set_constraints(constraints())
     mapping = one.wait().vmo().map()
@@ -148,13 +141,13 @@ def test_another_participants_failure_after_allocation_closes(wire: Wire) -> Non
 
 
 def test_releasing_before_set_constraints_contributes_none(wire: Wire) -> None:
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     other.release_and_close()
     assert len(one.allocate(camping=1).buffers) == 1
 
 
 def test_releasing_after_set_constraints_keeps_them(wire: Wire) -> None:
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     other.set_constraints(constraints(camping=4, size=9000))
     other.release_and_close()
     info = one.allocate(camping=1)
@@ -162,14 +155,14 @@ def test_releasing_after_set_constraints_keeps_them(wire: Wire) -> None:
 
 
 def test_no_participant_that_asks_for_a_size_is_an_empty_intersection(wire: Wire) -> None:
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     wait = one.request_with(constraints(size=None))
     other.set_constraints({})
     assert one.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
 
 
 def test_counts_add_up(wire: Wire) -> None:
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     one.set_constraints(constraints(camping=2, more={3: 1, 4: 3}))
     other.set_constraints(constraints(camping=1, more={3: 1, 4: 2, 5: 9}))
     assert len(one.wait().buffers) == 9
@@ -180,14 +173,14 @@ def test_128_buffers_are_delivered_and_129_refused(wire: Wire) -> None:
     assert len(info.buffers) == 128
     assert info.message.parts == 1
     assert len({os.fstat(info.vmo(n).fileno()).st_ino for n in range(128)}) == 128
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     wait = one.request_with(constraints(camping=128))
     other.set_constraints(constraints(camping=1))
     assert one.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
 
 
 def test_a_malformed_message_after_constraints_still_fails_the_node(wire: Wire) -> None:
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     one.set_constraints(constraints())
     one.request_wait()
     one.send_bytes(b"?")
@@ -215,7 +208,7 @@ def test_must_match_vmo_is_resolved_at_once(wire: Wire) -> None:
     old = allocator.non_shared()
     info = old.allocate(size=5000)
     gone = old.track_lifetime(0)
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     one.set_constraints(constraints(size=None), must_match=info.vmo())
     one.sync()
     old.close()
@@ -229,7 +222,7 @@ def test_must_match_that_does_not_fit_is_an_empty_intersection(wire: Wire) -> No
     allocator = wire.connect()
     old = allocator.non_shared()
     vmo = old.allocate(size=5000).vmo()
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     wait = other.request_with(constraints(size=5001))
     one.set_constraints({}, must_match=vmo)
     assert other.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
@@ -237,7 +230,7 @@ def test_must_match_that_does_not_fit_is_an_empty_intersection(wire: Wire) -> No
 
 @pytest.mark.parametrize("what", ["memfd", "file", "socket"])
 def test_must_match_that_is_no_sysmem_vmo_fails_the_node(wire: Wire, what: str) -> None:
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     makers: dict[str, Callable[[], Descriptor]] = {
         "memfd": wire.memfd,
         "file": lambda: wire.file(__file__, 0),
@@ -248,170 +241,13 @@ def test_must_match_that_is_no_sysmem_vmo_fails_the_node(wire: Wire, what: str) 
     assert_close(one, other)
 
 
-# AttachToken
-
-
-def allocated(wire: Wire, **table: Any) -> tuple[Allocator, Collection]:
-    allocator = wire.connect()
-    collection = allocator.non_shared()
-    collection.allocate(**table)
-    return allocator, collection
-
-
-def test_an_attached_token_gets_the_existing_buffers(wire: Wire) -> None:
-    allocator, main = allocated(wire, camping=2)
-    attached = main.attach()
-    main.sync()
-    late = allocator.bind(attached)
-    late.set_constraints(READER)
-    mapping = main.wait().vmo(1).map()
-    mapping[:4] = b"late"
-    info = late.wait()
-    assert len(info.buffers) == 2
-    assert info.vmo(1).map(write=False)[:4] == b"late"
-    assert info.collection_id == main.collection_id()
-
-
-def test_attach_before_the_own_allocation_waits_for_it(wire: Wire) -> None:
-    allocator, one, other = two(wire)
-    attached = one.attach()
-    one.set_constraints(constraints(camping=2))
-    one.sync()
-    late = allocator.bind(attached)
-    wait = late.request_with(READER)
-    assert late.check() == PENDING
-    other.set_constraints(READER)
-    assert len(one.wait().buffers) == 2
-    assert len(late.wait_answer(wait).buffers) == 2
-
-
-def test_an_attached_token_does_not_hold_up_the_collection(wire: Wire) -> None:
-    _, one, other = two(wire)
-    one.attach()
-    for collection in (one, other):
-        collection.set_constraints(constraints())
-    one.wait()
-
-
-def test_camping_of_attached_participants_is_served_first_come(wire: Wire) -> None:
-    allocator, main = allocated(wire, camping=1, more={5: 3})
-    tokens = [main.attach() for _ in range(3)]
-    main.sync()
-    first, second, third = (allocator.bind(token) for token in tokens)
-    for one in (first, second):
-        assert len(one.allocate(camping=1, size=None).buffers) == 3
-    gone = first.track_node()
-    third.set_constraints(constraints(camping=1, size=None))
-    third.assert_closes()
-    main.sync()
-    second.sync()
-    first.close()
-    gone.wait_closed()
-    again = main.attach()
-    main.sync()
-    fourth = allocator.bind(again)
-    assert len(fourth.allocate(camping=1, size=None).buffers) == 3
-
-
-def test_an_attached_attempt_that_fails_gives_its_subtree_the_error_alone(wire: Wire) -> None:
-    allocator, main = allocated(wire)
-    attached = main.attach()
-    child = attached.duplicate_token()
-    attached.sync()
-    one, other = allocator.bind(attached), allocator.bind(child)
-    wait = one.request_with(constraints(camping=0))
-    other.set_constraints(constraints(camping=0, size=4097))
-    assert one.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
-    assert_close(one, other)
-    main.sync()
-
-
-def test_an_attached_nodes_failure_never_reaches_its_parent(wire: Wire) -> None:
-    allocator, main = allocated(wire)
-    attached = main.attach()
-    below = attached.duplicate_token()
-    attached.sync()
-    below.close()
-    attached.assert_closes()
-    main.sync()
-    pending = allocator.non_shared()
-    token = pending.attach()
-    token.sync()
-    token.send_bytes(b"?")
-    token.assert_closes()
-    pending.sync()
-
-
-def test_the_parents_failure_takes_attached_nodes_along(wire: Wire) -> None:
-    allocator, main = allocated(wire)
-    attached = main.attach()
-    attached.sync()
-    main.close()
-    attached.assert_closes()
-    allocator.sync()
-
-
-def test_when_the_root_attempt_fails_waiting_attached_collections_get_the_error(
-    wire: Wire,
-) -> None:
-    allocator, one, other = two(wire)
-    attached = one.attach()
-    one.sync()
-    late = allocator.bind(attached)
-    wait = late.request_with(READER)
-    one.set_constraints(only_sizes(1, 10))
-    one.sync()
-    other.set_constraints(only_sizes(20, 30))
-    assert late.answer(wait).body == {2: CONSTRAINTS_INTERSECTION_EMPTY}
-    late.assert_closes()
-
-
-def test_a_child_attached_under_an_attached_node_waits_for_that_nodes_allocation(
-    wire: Wire,
-) -> None:
-    allocator, main = allocated(wire, camping=2)
-    attached = main.attach()
-    main.sync()
-    middle = allocator.bind(attached)
-    token = middle.attach()
-    middle.sync()
-    leaf = allocator.bind(token)
-    wait = leaf.request_with(READER)
-    assert leaf.check() == PENDING
-    middle.set_constraints(READER)
-    assert len(leaf.wait_answer(wait).buffers) == 2
-
-
-def test_attach_on_a_released_and_kept_collection_is_a_message_after_release(wire: Wire) -> None:
-    _, one, other = two(wire)
-    one.release()
-    late = one.attach()
-    assert_close(other, late)
-
-
-def test_attached_names_its_parent(wire: Wire) -> None:
-    """An attached token's settings equal the existing ones in every field, even with an image."""
-    allocator = wire.connect()
-    main = allocator.non_shared()
-    entry = {1: 101, 2: 0, 3: [1], 4: [64, 64], 18: [[100, 80], [90, 90]]}
-    info = main.allocate(size=None, more={8: [entry]})
-    assert info.settings[2][18] == [[90, 90], [100, 80]]
-    token = main.attach()
-    main.sync()
-    late = allocator.bind(token)
-    assert (
-        late.allocate(camping=0, size=None, more={8: [entry | {18: [[90, 90]]}]}).settings
-        == info.settings
-    )
-
-
 # AttachLifetimeTracking
 
 
 def test_an_answer_that_is_due_brings_its_buffers_whoever_leaves(wire: Wire) -> None:
     """The node's own allocation succeeds, so it gets the VMOs, even if another node fails at the same moment."""
     for _ in range(10):
-        _, one, other = two(wire)
+        _, one, other = wire.two()
         wait = one.request_with(constraints())
         other.set_constraints(constraints())
         other.close()
@@ -428,7 +264,7 @@ def wait_unread(
 
     Also return its earlier calls, the wait, and the event of the last buffer.
     """
-    allocator, one, other = two(wire)
+    allocator, one, other = wire.two()
     one.set_constraints(wanted)
     calls = [one.request("Node.Sync") for _ in range(700)]
     wait = one.request_wait()
@@ -483,7 +319,7 @@ def test_lifetime_tracking_closes_after_the_last_handle_of_a_buffer(wire: Wire) 
 
 
 def test_lifetime_tracking_is_kept_through_release_until_allocation(wire: Wire) -> None:
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     gone = one.track_lifetime(0)
     at_once = one.track_lifetime(5)
     one.set_constraints(constraints(camping=5))
@@ -499,7 +335,7 @@ def test_lifetime_tracking_is_kept_through_release_until_allocation(wire: Wire) 
 
 
 def test_lifetime_tracking_closes_when_the_allocation_fails(wire: Wire) -> None:
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     gone = one.track_lifetime(0)
     one.set_constraints(only_sizes(1, 10))
     one.sync()
@@ -509,25 +345,11 @@ def test_lifetime_tracking_closes_when_the_allocation_fails(wire: Wire) -> None:
 
 
 def test_lifetime_tracking_closes_when_the_node_fails_before_allocation(wire: Wire) -> None:
-    _, one, other = two(wire)
+    _, one, other = wire.two()
     gone = one.track_lifetime(0)
     one.sync()
     other.close()
     gone.wait_closed()
-
-
-def test_lifetime_tracking_of_an_attached_node_that_fails_before_its_allocation(
-    wire: Wire,
-) -> None:
-    allocator, main = allocated(wire)
-    token = main.attach()
-    main.sync()
-    late = allocator.bind(token)
-    gone = late.track_lifetime(0)
-    late.sync()
-    late.close()
-    gone.wait_closed()
-    main.sync()
 
 
 def test_lifetime_tracking_outlives_node_and_tree_and_the_memory_lives_on(wire: Wire) -> None:
@@ -548,7 +370,7 @@ def test_lifetime_tracking_outlives_node_and_tree_and_the_memory_lives_on(wire: 
 def test_lifetime_tracking_attached_after_the_allocation_and_the_release_of_others(
     wire: Wire,
 ) -> None:
-    allocator, one, other = two(wire)
+    allocator, one, other = wire.two()
     for collection in (one, other):
         collection.set_constraints(constraints())
     info = one.wait()

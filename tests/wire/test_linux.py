@@ -251,8 +251,7 @@ def starved(start: Callable[..., Daemon]) -> Daemon:
 
 def test_short_of_descriptors_an_allocation_is_no_memory(starved: Daemon) -> None:
     with Wire(starved.runtime_dir) as wire:
-        allocator, root, child = wire.root_and_child()
-        one, other = allocator.bind(root), allocator.bind(child)
+        allocator, one, other = wire.two()
         wait = one.request_with(constraints(camping=120))
         other.set_constraints(constraints())
         assert one.answer(wait).body == {2: 5}

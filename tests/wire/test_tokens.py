@@ -208,8 +208,7 @@ def test_without_a_writing_usage_the_vmo_is_read_only(wire: Wire, usage: str) ->
 
 @pytest.mark.parametrize("table", [{}, None, {1: {1: 1}}, {1: {1: 1}, 2: 2}])
 def test_a_participant_without_usage_gets_no_vmo(wire: Wire, table: dict[int, Any] | None) -> None:
-    allocator, root, child = wire.root_and_child()
-    one, two = allocator.bind(root), allocator.bind(child)
+    _, one, two = wire.two()
     one.set_constraints(constraints())
     two.set_constraints(table)
     info = two.wait()
