@@ -68,6 +68,7 @@ async def test_users_are_served_in_turn(
     """However many channels of one user are ready, each user gets one slice in turn."""
     for bound in ("SLICE_NS", "MAX_SLICE_NS"):
         monkeypatch.setattr(f"sysmemd.turns.{bound}", 0)  # a message is a slice
+    monkeypatch.setattr(reactor, "_used", lambda: 0)  # whatever a message costs
     order: list[str] = []
     with contextlib.ExitStack() as stack:
         one = stack.enter_context(FakeConnection(uid=1))

@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import sysmem
 from sysmem import blocking, testing
 from sysmem._process import process_name
 from sysmem.testing import Sysmemd
+from sysmem_protocol import sysmem2
 from sysmem_protocol.faults import errno_named
+from sysmem_protocol.library import Interface
 from sysmem_protocol.testing import End, Testing
 
 C = sysmem.constraints(cpu="read, write", size_bytes=4096, hold=1)
@@ -268,6 +270,18 @@ def test_the_daemon_pauses(sysmemd: Sysmemd, allocator: blocking.Allocator) -> N
     assert not allocator.validate_buffer_collection_token(0, timeout=20)
 
 
+@pytest.mark.parametrize("interface", [Testing, sysmem2.Allocator])
+def test_a_channel_with_an_invalid_message_closes(
+    sysmemd_session: Sysmemd, allocator: blocking.Allocator, interface: type[Interface]
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(20)
+        sock.connect(os.fspath(sysmemd_session.runtime_dir / interface.service_name()))
+        sock.send(b"nonsense")
+        assert sock.recv(100) == b""
+    allocated(allocator)
+
+
 # --- clients that end at a message ----------------------------------------------------------------------------------
 
 
@@ -344,6 +358,17 @@ async def test_faults_of_a_daemon_in_the_tests_loop(autojump_clock: MockClock) -
         await collection.set_constraints(C)
         (await collection.wait_for_all_buffers_allocated()).close()
         collection.close()
+
+
+@pytest.mark.trio
+async def test_a_late_message_is_dropped_when_the_daemon_stops() -> None:
+    """Its descriptors close, so the client's other end does too."""
+    async with testing.daemon() as d, d.connect() as allocator:
+        d.faults.delay("Allocator.AllocateSharedCollection", 3600)
+        token = await allocator.allocate_shared_collection()
+        await wait_all_tasks_blocked()
+    assert await token.wait_closed()
+    token.close()
 
 
 def test_faults_of_a_daemon_in_a_thread() -> None:
