@@ -110,7 +110,11 @@ class Events(Tracer):
     def processed(self, connection: Connection) -> None:
         """See :class:`.Tracer`."""
         server = connection.server
-        if isinstance(server, NodeServer) and self._states.get(server.node) != server.node.state:
+        if not isinstance(server, NodeServer):
+            return
+        node = server.node
+        # A node that this message has made fail has left already.
+        if node.in_tree and self._states.get(node) != node.state:
             self._node(server, None)
 
     def served(self, connection: Connection, by: int) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from sysmem_protocol.library import Method
+from sysmem_protocol.rendezvous import Rendezvous
 from sysmem_protocol.sysmem2 import BufferCollection, BufferCollectionToken, Node
 from sysmemd.channels.latencies import SUM, Latencies
 
@@ -25,6 +26,8 @@ def test_each_message_is_in_the_buckets_of_longer_bounds() -> None:
     assert buckets[:2] == [(2**14 / 1e9, 2), (2**16 / 1e9, 3)]
     assert buckets[-2:] == [(2**36 / 1e9, 3), (math.inf, 4)]
     assert seconds == (2**15 - 1 + 2**40) / 1e9
+    latencies[Rendezvous.take]
+    assert [method for method, *_ in latencies.histograms()] == [Node.sync, Rendezvous.take]
 
 
 def test_a_call_takes_until_it_is_answered_and_other_messages_until_they_are_processed(

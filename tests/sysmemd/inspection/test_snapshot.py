@@ -7,7 +7,8 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def test_the_daemon_and_its_totals(look: Look) -> None:
     about = snapshot["daemon"]
     assert (about["pid"], about["uid"]) == (os.getpid(), os.geteuid())
     assert (about["version"], about["runtime_dir"]) == (__version__, None)
+    elsewhere = replace(look.inspection.daemon, runtime_dir=Path("/run/there"))
+    assert Snapshot(elsewhere).numbers()["daemon"]["runtime_dir"] == "/run/there"
     assert about["started"].endswith("Z")
     assert 0 <= about["uptime_s"] < 60
     snapshot_now = Snapshot(look.inspection.daemon)
@@ -176,6 +179,7 @@ def test_a_negotiating_collection_says_who_is_waited_for(look: Look) -> None:
         (3, 2, "token"),
     ]
     assert [node["constraints"] is None for node in nodes] == [False, True, True]
+    assert [one["node"] for one in look.explain(described["id"])["waiting_for"]] == [2, 3]
     assert [(node["outcome"], node["ready"]) for node in nodes] == [
         (None, True),
         (None, False),
@@ -237,6 +241,7 @@ def test_buffers_that_somebody_holds_after_the_end_are_failing(look: Look) -> No
     assert (snapshot["totals"]["collections"], snapshot["totals"]["bytes"]) == (1, 8192)
     [ended] = snapshot["ended"]
     assert ended["id"] == described["id"]
+    assert (ended["how"], ended["cause"]) == ("failed", "closed without Release")
     assert [one["state"] for one in look.snapshot(ended["id"])["collections"]] == ["failing"]
     look.bench.token().close()
     look.run()
@@ -345,6 +350,24 @@ def test_who_leaves_while_others_are_described_is_left_out(
     leaves.close()
 
 
+def test_a_node_that_leaves_while_others_are_described_is_left_out(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = look.bench.collection()
+    leaves, _ = (look.bench.attach(root) for _ in range(2))
+
+    def others_go_on(items: Iterable[object], every: int = 16) -> Iterator[object]:
+        for item in list(items):
+            yield item
+            if every == 8:  # nodes
+                leaves.close()
+                look.bench.run()
+
+    monkeypatch.setattr("sysmemd.inspection.snapshot.giving_way", others_go_on)
+    [described] = look.inspection.described(None)["collections"]
+    assert [node["number"] for node in described["nodes"]] == [1, 3]
+
+
 def test_who_leaves_before_the_answer_is_no_trouble(look: Look) -> None:
     client = look.connect()
     client.send(Inspector.snapshot, InspectorSnapshotRequest())
@@ -419,6 +442,16 @@ def test_a_daemon_that_runs_short_says_so(look: Look, monkeypatch: pytest.Monkey
         ]
         * 3
     )
+
+
+def test_json_comes_in_small_parts() -> None:
+    assert list(encoded({"a": [1, {"b": []}], "c": 2})) == [
+        b"{",
+        *(b'"a":', b"[", b"", b"1", b",", b"{", b'"b":', b"[", b"]", b"}", b"]"),
+        *(b',"c":', b"2"),
+        b"}",
+    ]
+    assert [part.count(b",") for part in encoded([*range(40)])] == [0, 0, 15, 1, 15, 1, 7, 0]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -29,7 +29,7 @@ from sysmemd.inspection.watchers import Watcher as WatcherServer
 from sysmemd.inspection.watchers import parts
 from sysmemd.quota import Exceeded, Kind
 
-from ..channels.support import Bench, Client, wanting
+from ..channels.support import Bench, Client, none_left, wanting
 from .support import Look
 
 _decoder = codec.Decoder()
@@ -81,6 +81,41 @@ def test_the_first_event_has_a_snapshot(look: Look) -> None:
     assert all("name" in user for user in event["snapshot"]["users"])
     [collection] = event["snapshot"]["collections"]
     assert len(collection["nodes"]) == 1
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_what_happens_before_the_first_event_is_sent_after_it(
+    look: Look, monkeypatch: pytest.MonkeyPatch, stays: bool
+) -> None:
+    work: list[Callable[[], None]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(look.inspection, "_in_turn", lambda _, one: work.append(one))
+        watch = Watch(look)
+        look.bench.token(look.bench.allocator(None))
+        if stays:
+            assert watch.events() == []
+        else:
+            watch.client.close()
+            look.run()
+    for step in work:
+        step()
+    if stays:
+        assert watch.kinds() == ["watching", "connected", "node"]
+    assert nothing_is_queued(look)
+
+
+def test_a_watch_that_can_not_be_served_is_not_charged(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(look.bench.service, "connect", none_left)
+        watch = Watch(look)
+    assert watch.client.is_closed()
+    assert sum(user.tally[Kind.TRACKINGS] for user in look.bench.service.users) == 0
+
+
+def nothing_is_queued(look: Look) -> bool:
+    return not any(user.tally[Kind.QUEUED_BYTES] for user in look.bench.service.users)
 
 
 def test_a_snapshot_that_is_too_large_has_no_details_and_then_no_collections(look: Look) -> None:
@@ -143,7 +178,9 @@ def test_what_happens_to_nodes_and_collections(look: Look) -> None:
     assert id != ended["collection"]
     collection = look.bench.collection(allocator)
     collection.send(BufferCollection.set_constraints, wanting(most=1))
-    [left] = [event for event in watch.events() if event["event"] == "left"]
+    *_, left, _ended = [event for event in watch.events() if event["event"] != "closed"]
+    assert (left["event"], left["first"]) == ("left", 1), "nothing more is told of the node"
+    assert look.inspection.events._states == {}
     assert left["line"] == look.bench.log.said("error")[-1][1]["reason"]
 
 
