@@ -108,6 +108,16 @@ def test_a_success_and_one_that_is_waited_for(look: Look) -> None:
     assert look.explain(id)["state"] == "released"
 
 
+def test_who_has_spoken_while_others_are_waited_for(look: Look) -> None:
+    collection, _ = look.bench.root_and_child()
+    collection.send(BufferCollection.set_constraints, wanting(most=9))
+    look.run()
+    [id] = look.bench.service.collections
+    told = look.explain(id)
+    assert (told["state"], told["attempts"]) == ("negotiating", [])
+    assert [who["constraints"]["max_buffer_count"] for who in told["case"]["participants"]] == [9]
+
+
 def selecting(look: Look, *most: int | None) -> int:
     """Create a collection of a parent and a group's two children, with these limits of the count. Return its id."""
     token = look.bench.token()
