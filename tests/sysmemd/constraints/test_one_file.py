@@ -83,6 +83,7 @@ def test_a_heap_that_does_not_suit_is_passed_over() -> None:
     why = explain(made).report(200)
     assert "has one open file for all handles to a buffer, and some participants" in why
     assert "some participants may write, others only read" in why
+    assert "not everybody supports" not in why
 
 
 def test_the_system_heap_comes_first_as_ever() -> None:

@@ -58,6 +58,11 @@ def test_a_conflict_on_the_other_axis_is_another_one() -> None:
     refusal = diagnosed(low, wide, high)
     assert refusal.path.endswith("required_min_size.width")
     assert names(refusal) == ["p0", "p1"]
+    # Without p1, the other two conflict on the other axis.
+    low, steps = wants(image(min_size=size(70, 50))), wants(image(size_alignment=size(64, 1)))
+    refusal = diagnosed(low, steps, wants(image(max_size=size(100, 40))))
+    assert refusal.path.endswith("min_size.width")
+    assert names(refusal) == ["p0", "p1", "p2"]
 
 
 def test_a_set_is_refused_in_the_words_of_the_refusal() -> None:
