@@ -204,6 +204,20 @@ def test_the_smallest_and_largest_values_are_valid(tmp_path: Path, text: str) ->
     loaded(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    "section",
+    [
+        *("limits", "memory", "log", "access", "quota", "inspect", "metrics"),
+        "[heap]]\ntype = 'p' #",
+        "[format_cost]]\npixel_format = 1\ncost = 1 #",
+        "[format_cost]]\npixel_format = 1\ncost = 1\n[format_cost.usage",
+        "[quota.user]]\nuser = 0 #",
+    ],
+)
+def test_each_section_refuses_unknown_keys(tmp_path: Path, section: str) -> None:
+    assert "unknown field `no_such_key`" in error(tmp_path, f"[{section}]\nno_such_key = 1")
+
+
 def test_a_file_that_can_not_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nothing\.toml: .*No such file"):
         load(tmp_path / "nothing.toml")
