@@ -253,6 +253,18 @@ def test_without_a_thread_nothing_waits_for_a_reader(pipe: Pipe, threads: Thread
     assert pipe.lines(), "what fits by now"
 
 
+def test_as_much_waits_as_may_and_then_as_much_again(pipe: Pipe, threads: Threads) -> None:
+    writer = LineWriter(pipe.write_fd, say_dropped, 10)
+    for _ in range(2):
+        pipe.fill()
+        for line in ("one.\n", "two.\n", "three\n"):
+            writer.write(line)
+        assert not pipe.read(1 << 20).strip(b"x")
+        writer.write("")
+        assert pipe.read(100) == b"1 dropped\none.\ntwo.\n"
+    writer.close()
+
+
 def test_a_thread_goes_on_with_what_was_begun_without_one(pipe: Pipe, threads: Threads) -> None:
     writer = LineWriter(pipe.write_fd, say_dropped, 1_000_000)
     for number in range(20):

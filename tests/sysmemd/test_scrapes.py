@@ -280,6 +280,26 @@ async def test_however_many_ask_the_daemon_answers_only_so_many_a_second(
         assert 49 * PAUSE_SECONDS <= trio.current_time() < MAX_SECONDS
 
 
+@pytest.mark.trio
+async def test_what_follows_a_request_is_not_read_without_end(
+    nursery: trio.Nursery, log: RecordingLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def send_on() -> None:
+        while True:
+            await scraper.send_all(bytes(4096))
+
+    monkeypatch.setattr("sysmemd.scrapes.MAX_SECONDS", 10 * PATIENCE)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        scrapes = Scrapes(Silent(), log)  # type: ignore[arg-type] # all that it asks
+        nursery.start_soon(scrapes.serve, trio.socket.from_stdlib_socket(listener))
+        async with await trio.open_tcp_stream(*listener.getsockname()) as scraper:
+            await scraper.send_all(b"GET / HTTP/1.0\r\n\r\n")
+            with trio.fail_after(PATIENCE), pytest.raises(trio.BrokenResourceError):
+                await send_on()
+        nursery.cancel_scope.cancel()
+    assert log.entries == []
+
+
 # --- addresses --------------------------------------------------------------------------------------------------------
 
 
