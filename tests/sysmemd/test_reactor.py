@@ -19,7 +19,7 @@ from sysmemd.reactor import FRUITLESS_SECONDS, TrioReactor
 from sysmemd.turns import Turns
 
 from .recording import RecordingLog
-from .turns import FakeConnection, Idle, Time
+from .turns import FakeConnection, Idle, Time, fail_next_turn
 
 
 @pytest.fixture
@@ -189,17 +189,10 @@ async def test_a_user_who_can_not_be_waited_for_is_closed_once_it_is_served(
 async def test_a_user_who_is_gone_after_a_failed_turn_is_waited_for_no_more(
     reactor: TrioReactor, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    take, failures = Turns.take, [MemoryError()]
-
-    def fails_once(turns: Turns, *, measured: bool) -> bool:
-        if failures:
-            raise failures.pop()
-        return take(turns, measured=measured)
-
     with FakeConnection() as fake:
         reactor.serve(fake.connection)
         await wait_all_tasks_blocked()
-        monkeypatch.setattr(Turns, "take", fails_once)
+        failures = fail_next_turn(monkeypatch)
         fake.send()
         await wait_all_tasks_blocked()
         assert not failures

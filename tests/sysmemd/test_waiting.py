@@ -23,7 +23,7 @@ from sysmemd.turns import Turns
 from sysmemd.waiting import _InPlaceOfWaiting
 
 from .recording import RecordingLog
-from .turns import FakeConnection, Time
+from .turns import FakeConnection, Time, fail_next_turn
 
 PATIENCE = 10.0
 
@@ -228,14 +228,7 @@ def test_who_is_served_and_what_is_called_is_counted() -> None:
 def test_the_only_user_is_not_waited_for_directly_while_it_rests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    take, failures = Turns.take, [MemoryError()]
-
-    def fails_once(turns: Turns, *, measured: bool) -> bool:
-        if failures:
-            raise failures.pop()
-        return take(turns, measured=measured)
-
-    monkeypatch.setattr(Turns, "take", fails_once)
+    fail_next_turn(monkeypatch)
 
     @alone
     async def serve(made: TrioReactor, log: RecordingLog) -> None:

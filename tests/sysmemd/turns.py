@@ -7,6 +7,8 @@ import socket
 from collections.abc import Callable
 from typing import Any, Self
 
+import pytest
+
 from sysmem_protocol.handles import channel_pair
 from sysmemd import turns
 from sysmemd.channels import Connection
@@ -34,6 +36,19 @@ class Time:
         for _ in range(slices):
             self.slice_passes()
             give_way()
+
+
+def fail_next_turn(monkeypatch: pytest.MonkeyPatch) -> list[MemoryError]:
+    """Let the next turn fail. The result is empty once that has happened."""
+    take, failures = turns.Turns.take, [MemoryError()]
+
+    def fails_once(made: turns.Turns, *, measured: bool) -> bool:
+        if failures:
+            raise failures.pop()
+        return take(made, measured=measured)
+
+    monkeypatch.setattr(turns.Turns, "take", fails_once)
+    return failures
 
 
 class FakeConnection:

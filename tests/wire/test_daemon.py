@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -254,19 +254,26 @@ os.execv(sys.executable, [sys.executable, "-m", "sysmemd", *sys.argv[2:]])
 """
 
 
+@contextlib.contextmanager
 def passed(
-    tmp_path: Path, listener: socket.socket, environment: Mapping[str, str], *arguments: str
-) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+    tmp_path: Path, listener: socket.socket, environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Pass a listener to a daemon, and kill the daemon after the block if it still runs."""
+    process = subprocess.Popen(
         [
             *(sys.executable, "-c", LAUNCH, str(listener.fileno())),
-            *("--runtime-dir", str(tmp_path / "run"), *arguments),
+            *("--runtime-dir", str(tmp_path / "run")),
         ],
         pass_fds=[listener.fileno()],
         env=os.environ | dict(environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_listening_socket_passed_in_is_used_and_not_removed(tmp_path: Path) -> None:
@@ -275,17 +282,13 @@ def test_a_listening_socket_passed_in_is_used_and_not_removed(tmp_path: Path) ->
         listener.bind(os.fspath(path))
         listener.listen()
         environment = {"LISTEN_FDS": "1", "LISTEN_FDNAMES": SERVICE}
-        process = passed(tmp_path, listener, environment)
-        try:
+        with passed(tmp_path, listener, environment) as process:
             with Wire(tmp_path) as wire:
                 wire.allocated()
             process.terminate()
             out, error = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, error
             assert out == b""
-        finally:
-            process.kill()
-            process.communicate()
     assert path.is_socket()
     assert not (tmp_path / "run" / SERVICE).exists()
 
@@ -312,12 +315,9 @@ def test_a_passed_socket_of_the_wrong_type_is_refused_by_name(tmp_path: Path) ->
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(os.fspath(tmp_path / SERVICE))
         listener.listen()
-        process = passed(tmp_path, listener, {"LISTEN_FDS": "1", "LISTEN_FDNAMES": SERVICE})
-        try:
+        environment = {"LISTEN_FDS": "1", "LISTEN_FDNAMES": SERVICE}
+        with passed(tmp_path, listener, environment) as process:
             _, error = process.communicate(timeout=PATIENCE)
-        finally:
-            process.kill()
-            process.communicate()
     assert process.returncode != 0
     assert SERVICE.encode() in error
     assert b"Traceback" not in error

@@ -11,7 +11,7 @@ from .process import SERVICE, Daemon, run
 from .protocol import constraints
 from .raw import Wire
 
-Start = Callable[..., Daemon]
+Configured = Callable[[str], Daemon]
 
 
 @pytest.mark.parametrize(
@@ -49,18 +49,20 @@ def test_a_settings_file_that_cannot_be_read_is_named(
     assert "Traceback" not in ended.stderr
 
 
-def configured(start: Start, tmp_path: Path, text: str) -> Daemon:
-    config = tmp_path / "settings.toml"
-    config.write_text(text)
-    return start("--config", str(config))
+@pytest.fixture
+def configured(start: Callable[..., Daemon], tmp_path: Path) -> Configured:
+    """Start a daemon with a file of settings."""
+
+    def configured(text: str) -> Daemon:
+        config = tmp_path / "settings.toml"
+        config.write_text(text)
+        return start("--config", str(config))
+
+    return configured
 
 
-def test_a_limit_from_the_settings_holds(start: Start, tmp_path: Path) -> None:
-    daemon = configured(
-        start,
-        tmp_path,
-        "[limits]\nmax_allocation_bytes = 8192\nmax_outbox_messages = 10\n",
-    )
+def test_a_limit_from_the_settings_holds(configured: Configured) -> None:
+    daemon = configured("[limits]\nmax_allocation_bytes = 8192\nmax_outbox_messages = 10\n")
     with Wire(daemon.runtime_dir) as wire:
         allocator = wire.connect()
         fits, over = allocator.non_shared(), allocator.non_shared()
@@ -70,8 +72,8 @@ def test_a_limit_from_the_settings_holds(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("contiguous", ["simulated", "refuse"])
-def test_physically_contiguous_required(start: Start, tmp_path: Path, contiguous: str) -> None:
-    daemon = configured(start, tmp_path, f"[memory]\ncontiguous = '{contiguous}'\n")
+def test_physically_contiguous_required(configured: Configured, contiguous: str) -> None:
+    daemon = configured(f"[memory]\ncontiguous = '{contiguous}'\n")
     with Wire(daemon.runtime_dir) as wire:
         collection = wire.connect().non_shared()
         collection.set_constraints(constraints(memory={3: True}))
@@ -82,11 +84,8 @@ def test_physically_contiguous_required(start: Start, tmp_path: Path, contiguous
 
 
 @pytest.mark.parametrize("allocation", ["lazy", "eager"])
-def test_heaps_from_the_settings(start: Start, tmp_path: Path, allocation: str) -> None:
-    daemon = configured(
-        start,
-        tmp_path,
-        f"""
+def test_heaps_from_the_settings(configured: Configured, allocation: str) -> None:
+    daemon = configured(f"""
 [memory]
 allocation = "{allocation}"
 [[heap]]
@@ -99,8 +98,7 @@ type = "example.SMALL"
 id = 0
 domains = ["cpu", "ram"]
 max_bytes = 8192
-""",
-    )
+""")
     with Wire(daemon.runtime_dir) as wire:
         allocator = wire.connect()
         secure = allocator.non_shared()
@@ -125,11 +123,9 @@ max_bytes = 8192
         assert len(again.allocate(camping=2, memory={8: [small]}).buffers) == 2
 
 
-def test_a_heap_that_is_full_is_no_memory(start: Start, tmp_path: Path) -> None:
+def test_a_heap_that_is_full_is_no_memory(configured: Configured) -> None:
     daemon = configured(
-        start,
-        tmp_path,
-        "[[heap]]\ntype = 'small'\nid = 0\ndomains = ['cpu']\nsecure = false\nmax_bytes = 4096\n",
+        "[[heap]]\ntype = 'small'\nid = 0\ndomains = ['cpu']\nsecure = false\nmax_bytes = 4096\n"
     )
     with Wire(daemon.runtime_dir) as wire:
         _, one, other = wire.two()

@@ -216,26 +216,30 @@ def test_what_keeps_buffers_from_being_handed_out_is_told(
     assert answer is Error.NO_MEMORY
 
 
+def pending(bench: Bench, collection: Client) -> str:
+    """Return the reason why a collection has no buffers yet."""
+    collection.send(BufferCollection.check_all_buffers_allocated)
+    bench.run()
+    reason = told(collection.message())
+    assert reason.error is Error.PENDING
+    return reason.line
+
+
 def test_pending_says_who_is_waited_for(bench: Bench) -> None:
     allocator = asking(bench)
     token = bench.token(allocator)
     child = bench.duplicate(token)
     collection = bench.bind(token, allocator)
-    collection.send(BufferCollection.check_all_buffers_allocated)
-    bench.run()
-    reason = told(collection.message())
-    assert reason.error is Error.PENDING
-    assert reason.line == (
+    assert pending(bench, collection) == (
         "tester (7) has to set its constraints (collection 1); "
         "tester (7) has to turn in its token (token 2)"
     )
     token = bench.attach(collection)
     attached = bench.bind(token, allocator)
-    attached.send(BufferCollection.check_all_buffers_allocated)
-    bench.run()
-    reason = told(attached.message())
-    assert reason.error is Error.PENDING
-    assert reason.line == "the node that this participant is attached to has no buffers yet"
+    assert (
+        pending(bench, attached)
+        == "the node that this participant is attached to has no buffers yet"
+    )
     child.close()
 
 
