@@ -166,13 +166,13 @@ def test_why_not_an_earlier_heap() -> None:
     platform = Platform(heaps=(SECURE_HEAP, other, DEVICE_HEAP))
     unknown = Heap(heap_type="unknown")
     lists = memory(
-        min_size_bytes=1, permitted_heaps=[heap(SECURE_HEAP), unknown, heap(DEVICE_HEAP)]
+        min_size_bytes=1, permitted_heaps=[unknown, heap(SECURE_HEAP), heap(DEVICE_HEAP)]
     )
     reason = because("heap", wants(buffer_memory_constraints=lists), wants(), platform=platform)
     assert reason.why == (
         "the first permitted heap that can be used; the system heap is not permitted; "
-        "test.secure/0 has only INACCESSIBLE, which not everybody supports; "
-        "unknown/0 isn't configured"
+        "unknown/0 isn't configured; "
+        "test.secure/0 has only INACCESSIBLE, which not everybody supports"
     )
     assert who(reason) == [
         "p0 permitted_heaps",
