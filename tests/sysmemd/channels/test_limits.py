@@ -133,6 +133,15 @@ def test_children_are_all_or_none(bench: Bench) -> None:
     assert counted(bench, Kind.NODES) == 0
 
 
+def test_a_root_that_comes_to_nothing_is_not_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allocator = bench.allocator()
+    monkeypatch.setattr(bench.service, "new_collection", none_left)
+    assert bench.token(allocator).is_closed()
+    assert counted(bench, Kind.NODES) == counted(bench, Kind.COLLECTIONS) == 0
+
+
 def test_released_nodes_count_until_they_leave_the_tree(bench: Bench) -> None:
     token = bench.token()
     child = bench.duplicate(token)

@@ -27,7 +27,7 @@ from sysmemd.channels import Connection
 from sysmemd.channels.connection import Tracer
 from sysmemd.channels.server import Server
 from sysmemd.config import Limits
-from sysmemd.memory import Buffers
+from sysmemd.memory import Buffers, Hold
 from sysmemd.ports import NoMemoryError, Peer
 
 from .support import SAME_RIGHTS, Bench, Client, is_closed, wanting
@@ -211,6 +211,13 @@ def test_a_node_whose_channel_can_not_be_waited_for_fails(
     bench.run()
     assert bench.service.collections == {}
     assert parent is None or parent.is_closed()
+
+
+def test_a_node_that_exists_is_served(bench: Bench) -> None:
+    bench.token()
+    told: list[bool] = []
+    bench.reactor.served[-1].when_served(lambda: told.append(True))
+    assert told == [True]
 
 
 def test_a_message_after_release_fails_the_node(bench: Bench) -> None:
@@ -540,6 +547,26 @@ def test_a_client_that_reads_nothing_holds_no_descriptors_in_the_daemon(bench: B
         collection.send(WAIT)
     bench.run()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_answer_of_a_weak_participant_does_not_keep_the_buffers(bench: Bench) -> None:
+    root = bench.token()
+    child = bench.duplicate(root)
+    child.send(Node.set_weak)
+    weak, strong = bench.bind(child), bench.bind(root)
+    for collection in (weak, strong):
+        collection.send(BufferCollection.set_constraints, wanting(camping=1))
+    bench.run()
+    while not bench.reactor.to_flush:
+        weak.send(WAIT)
+        bench.run()
+    strong.send(Node.release)
+    strong.close()
+    bench.run()
+    bench.memory.process_events()
+    [known] = bench.service.collections.values()
+    kept: Any = known.buffers
+    assert [buffer.hold for buffer in kept.buffers] == [Hold.WEAK] * 2
 
 
 def test_a_wait_that_may_not_come_fails_the_node(bench: Bench) -> None:

@@ -545,6 +545,25 @@ def reveal(bench: Bench, allocator: Client, far: Handle) -> None:
     bench.run()
 
 
+def test_others_are_served_between_offers_whose_clients_have_left(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = [bench.rendezvous(uid) for uid in range(3)]
+    for client in clients:
+        offer(client, bench.token(), to_uid=STRANGER)
+    bench.run()
+    for client in clients:
+        client.close()
+    pauses: list[None] = []
+    monkeypatch.setattr("sysmemd.channels.meetings.give_way", lambda: pauses.append(None))
+    bench.reactor.served.reverse()  # their ends are not read yet
+    there = bench.rendezvous()
+    bench.reactor.served.insert(0, bench.reactor.served.pop())
+    take(there)
+    bench.run()
+    assert len(pauses) == 3
+
+
 def test_two_takers_at_once_of_a_token_that_is_looked_at(slow: Bench, work: SlowWork) -> None:
     here, there, late = slow.rendezvous(), slow.rendezvous(), slow.rendezvous()
     allocator, offering, far = unseen(slow, here)
