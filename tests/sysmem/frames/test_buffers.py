@@ -82,6 +82,7 @@ def test_a_receiver_without_buffers_says_so(ends: Ends) -> None:
     [
         ((3, 0), "frames in 3 buffers, but this consumer has 2"),
         ((2, 12345), "frames of collection 12345, but this consumer has buffers of"),
+        ((2, 2**64 - 1), "frames of collection 18446744073709551615, but this consumer has"),
     ],
 )
 def test_a_stream_of_another_collection_is_refused(

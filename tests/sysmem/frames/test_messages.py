@@ -118,6 +118,7 @@ def test_numbers_have_64_bits(timestamp: int, size: int) -> None:
         (HEAD.pack(2, 0, 5, 0, 0) + b"\xc1\x01", "frame 5 has unreadable metadata"),
         (struct.pack("=I4sIIQ", 1, b"SyFr", 2, 1, 0), "the stream has version 2, not 1"),
         (struct.pack("=I4sIIQ", 1, b"abcd", 1, 1, 0), "24 bytes that are no message"),
+        (struct.pack("=I4sIIQ", 1, b"ABCD", 1, 1, 0), "24 bytes that are no message"),
     ],
 )
 def test_what_is_no_message_is_refused(message: bytes, reason: str) -> None:

@@ -318,6 +318,14 @@ def test_a_drawing_in_both_languages() -> None:
     assert b'width="32" height="32"' in svg(Graph())
 
 
+def test_a_timeout_is_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in ("soon", "nan"):
+        with pytest.raises(SystemExit) as caught:
+            sysmemctl.main([f"--timeout={wrong}", "ping"])
+        assert caught.value.code == 2
+        assert "argument --timeout: " in capsys.readouterr().err
+
+
 def test_graph_refuses_other_endings(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         sysmemctl.main(["graph", "-o", "drawing.txt"])

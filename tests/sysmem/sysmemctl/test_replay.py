@@ -28,6 +28,7 @@ from sysmem.testing import Sysmemd
 from sysmem_protocol.channel import Channel
 from sysmem_protocol.explained import Allocator
 from sysmem_protocol.handles import Handle, channel_pair
+from sysmem_protocol.library import HandleKind
 from sysmem_protocol.sysmem2 import BufferCollectionToken, Node
 
 from .conftest import Ctl, wants, watching
@@ -191,6 +192,8 @@ def test_descriptors_are_closed_when_the_captured_ones_were() -> None:
             owner._keep_buffer(*place, vmo, None)
         owner.drop(3)
         assert [vmo.closed for vmo in vmos] == [True, True, False]
+        owner._keep_buffer(4, 0, spare := Handle(os.memfd_create("test")), None)
+    assert spare.closed
     assert [each.fileno() for each in others] == [-1, -1]
     assert vmos[2].closed
 
@@ -293,6 +296,22 @@ def test_nodes_correspond_by_their_order_on_a_connection() -> None:
     assert [numbers.collection(id) for id in (13, 14)] == [3, None]
     found = numbers.translated(again[1])
     assert (found["connection"], found["koid"], found["collection"]) == (4, 52, 3)
+
+
+def test_a_descriptor_that_the_daemon_did_not_know_is_a_new_one() -> None:
+    made = Steps([])
+    with Belongings(made, Numbers(made)) as owner:
+        owner.close_end(7)  # nobody has it
+        for kind, value, target in (
+            (HandleKind.VMO, {}, "/memfd:unknown"),
+            (HandleKind.VMO, {"collection": 1, "buffer": 0}, "/memfd:unknown"),
+            (HandleKind.EVENT, {}, "anon_inode:[eventfd]"),
+            (HandleKind.EVENT, {"collection": 1, "node": 0}, "anon_inode:[eventfd]"),
+            (HandleKind.CLIENT_END, {"koid": None}, "socket:"),
+            (HandleKind.CLIENT_END, {"koid": 7}, "socket:"),
+        ):
+            with owner.handle(kind, value) as handle:
+                assert os.readlink(f"/proc/self/fd/{handle.fileno()}").startswith(target)
 
 
 def told(what: str, txid: int, body: Any = None) -> dict[str, Any]:

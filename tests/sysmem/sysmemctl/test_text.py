@@ -6,17 +6,18 @@ from typing import Any
 
 import pytest
 
+from sysmem.sysmemctl._graph import _process, graph
 from sysmem.sysmemctl._holders import describe, is_explained
 from sysmem.sysmemctl._holders import summary as summary_of_holders
 from sysmem.sysmemctl._list import buffers, waits
 from sysmem.sysmemctl._live import Rates, collection_rows, cut, participant_rows, summary
 from sysmem.sysmemctl._nodes import marks, process_of, to_do
-from sysmem.sysmemctl._show import flat
+from sysmem.sysmemctl._show import _result, flat
 from sysmem.sysmemctl._source import ClientEnds, select
 from sysmem.sysmemctl._text import age, count, size
 from sysmem.sysmemctl._tree import label
 from sysmem.sysmemctl._trouble import Trouble
-from sysmem.sysmemctl._why import sentences
+from sysmem.sysmemctl._why import _newest_failed, sentences
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,7 @@ def test_of_many_the_first_are_named() -> None:
     assert process_of(WAITING, NODE, held(8)) == "app [1], app [2], app [3] and 5 more"
     one = "camera (7) made by cam [5]"
     assert waits({**WAITING, "waiting_for": [1, 2]}, held(0)) == f"{one}; {one}"
+    assert waits({**WAITING, "waiting_for": [1, 2, 3]}, held(0)) == f"{one}; {one}; 1 more"
     assert waits(WAITING, held(0)) == f"{one}; {one}; 5 more"
     for number, ending in ((8, "1 (no name)"), (21, "14 (no name) and 13 more")):
         several = [{"id": id, "name": ""} for id in range(1, number + 1)]
@@ -234,6 +236,54 @@ def test_a_collections_state_in_words() -> None:
     assert second == ("  camera (7), app [1] must turn in its token; it has not done so for 2.0 s")
     assert len(rest) == 6
     assert (buffers(agreed), buffers({**agreed, "buffer_count": None})) == ("2 × 4 KiB", "–")
+
+
+def test_a_result_is_under_the_paths_of_its_constraints() -> None:
+    settings = {"buffer_settings": {"size_bytes": 9}}
+    agreed = {**WAITING, "settings": settings, "buffer_count": 2}
+    plain = [("buffer_count", "2"), ("buffer_settings.size_bytes", "9")]
+    assert list(_result(agreed)) == plain
+    image = {**settings, "image_format_constraints": {"pixel_format": "NV12"}}
+    assert list(_result({**agreed, "settings": image})) == [
+        *plain,
+        ("image_format_constraints[0].pixel_format", "NV12"),
+    ]
+    assert list(_result(WAITING)) == []
+
+
+def test_without_a_failure_the_one_that_waits_longest_is_meant() -> None:
+    waiting = [
+        {**WAITING, "id": id, "age_s": age_s} for id, age_s in ((4, 1.0), (5, 3.0), (6, 2.0))
+    ]
+    agreed = {**WAITING, "waiting_for": [], "age_s": 9.0}
+    planned, failed = ({"id": id, "how": how} for id, how in ((7, "released"), (8, "failed")))
+    living = [*waiting, agreed]
+    assert _newest_failed({"ended": [planned], "collections": living})["id"] == 5
+    assert _newest_failed({"ended": [planned, failed], "collections": living})["id"] == 8
+    with pytest.raises(Trouble, match="no collection has failed, and none waits"):
+        _newest_failed({"ended": [planned], "collections": [agreed]})
+
+
+def test_a_drawing_has_marks_levels_and_shared_processes() -> None:
+    nodes: list[dict[str, Any]] = [
+        {**NODE, "number": 1, "parent": None, "koid": 1, "kind": "collection", "weak": True},
+        {**NODE, "number": 2, "parent": 1, "koid": 2, "isolation": "do not propagate"},
+    ]
+    nodes = [{**node, "connected": False} for node in nodes]
+    buffer = {"index": 0, "size": 4096, "inode": 0, "state": "server"}
+    one = {**WAITING, "nodes": nodes, "waiting_for": [2], "buffers": [buffer]}
+    made = graph([one], 5)
+    assert [(box.key, box.kind, box.column, box.lines[1:]) for box in made.boxes.values()] == [
+        ("c3", "collection", 0, ["negotiating"]),
+        ("n3:1", "participant", 1, ["camera (7)", "token", "weak"]),
+        ("n3:2", "token", 2, ["camera (7)", "token", "attached", "must turn in its token"]),
+        ("b3:0", "buffer", 4, ["held: server"]),
+    ]
+    assert [box.waited_for for box in made.boxes.values()] == [False, False, True, False]
+    assert made.edges == [("c3", "n3:1", False), ("n3:1", "n3:2", False)]
+    assert _process(5, "app", 5, 3).lines == ["the daemon", "pid 5"]
+    assert _process(6, "", 5, 3).lines == ["process", "pid 6"]
+    assert graph([], 5).boxes == {}
 
 
 def test_json_tables_are_flat_texts() -> None:

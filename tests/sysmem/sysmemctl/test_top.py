@@ -14,7 +14,8 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
 
 from sysmem import blocking
-from sysmem.sysmemctl._follower import Follower
+from sysmem._inspector import Inspector
+from sysmem.sysmemctl._follower import Follower, _drain
 from sysmem.sysmemctl._live import COLLECTIONS, PARTICIPANTS, Rates, Row, fitting, ordered
 from sysmem.sysmemctl._top_app import Detail, Top
 from sysmem.testing import Sysmemd
@@ -115,6 +116,52 @@ def test_one_is_opened_and_closed_and_the_program_quits(
     played(sysmemd.runtime_dir, play)
 
 
+def test_all_that_has_happened_is_read(sysmemd: Sysmemd) -> None:
+    with Inspector.connect(sysmemd.runtime_dir) as inspector, inspector.watch() as events:
+        inspector.snapshot()
+        _drain(events)
+        with pytest.raises(TimeoutError):
+            events.next(0)
+
+
+def test_a_click_on_a_title_sorts_and_the_cursor_keeps_its_row(
+    sysmemd: Sysmemd, collections: Held
+) -> None:
+    async def play(top: Top, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: len(rows(top)) >= 2)
+        table = top.screen.query_one(DataTable)
+
+        def click(title: str) -> None:
+            [key] = [
+                key for key, each in table.columns.items() if str(each.label).startswith(title)
+            ]
+            label = table.columns[key].label
+            top.on_data_table_header_selected(DataTable.HeaderSelected(table, key, 0, label))
+
+        click("name")
+        assert titles(top)[0] == "name ▲"
+        assert names(top) == sorted(names(top))
+        table.move_cursor(row=1)
+        second = names(top)[1]
+        click("name")
+        assert titles(top)[0] == "name ▼"
+        assert names(top) == sorted(names(top), reverse=True)
+        assert names(top)[table.cursor_row] == second
+        click("memory")
+        assert [title for title in titles(top) if "▼" in title] == ["memory ▼"]
+        for _ in titles(top):  # through all columns, and back to this one
+            await pilot.press("s")
+        assert [title for title in titles(top) if "▼" in title] == ["memory ▼"]
+        assert top.check_action("sort", ())
+        table.move_cursor(row=names(top).index("hanging"))
+        await pilot.press("enter")
+        await until(pilot, lambda: "must turn in its token" in text(top, "#detail"))
+        assert not top.check_action("sort", ())
+        assert top.check_action("quit", ())
+
+    played(sysmemd.runtime_dir, play)
+
+
 def test_a_daemon_that_is_restarted_is_followed_again(sysmemd: Sysmemd) -> None:
     async def play(top: Top, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: f"[{sysmemd.pid}]" in text(top, "#summary"))
@@ -132,6 +179,8 @@ def test_a_daemon_that_hangs_does_not_keep_the_program_from_ending(sysmemd: Sysm
     with blocking.connect(sysmemd.runtime_dir):
         follower.now()
         follower.stop()
+        follower.stop()
+        follower.now()
     sysmemd.faults.resume()
 
 
