@@ -161,6 +161,13 @@ def wait_for_threads(pool: Pool, number: int) -> None:
         assert pool._changed.wait_for(lambda: pool.threads <= number, PATIENCE)
 
 
+def assert_works(pool: Pool) -> None:
+    """Check that a job is done."""
+    done = threading.Event()
+    assert pool.do(done.set)
+    assert done.wait(PATIENCE)
+
+
 def test_threads_of_a_bad_moment_go_when_it_is_over_while_there_is_other_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -176,9 +183,7 @@ def test_threads_of_a_bad_moment_go_when_it_is_over_while_there_is_other_work(
     for job in stuck:
         job.let_go.set()
     wait_for_threads(pool, 1)
-    done = threading.Event()
-    assert pool.do(done.set)
-    assert done.wait(PATIENCE)
+    assert_works(pool)
     pool.end()
     assert pool.threads == 0
 
@@ -187,9 +192,7 @@ def test_the_last_thread_goes_when_there_is_nothing_to_do(monkeypatch: pytest.Mo
     monkeypatch.setattr(threads, "IDLE_SECONDS", 0.01)
     pool = Pool(1, lambda error: None)
     for _ in range(2):  # and comes again
-        done = threading.Event()
-        assert pool.do(done.set)
-        assert done.wait(PATIENCE)
+        assert_works(pool)
         wait_for_threads(pool, 0)
 
 
@@ -218,9 +221,7 @@ def test_a_thread_that_can_not_tell_of_a_failure_is_replaced(
     pool = Pool(1, no_memory)
     assert pool.do(lambda: 1 // 0)
     wait_for_threads(pool, 0)
-    done = threading.Event()
-    assert pool.do(done.set)
-    assert done.wait(PATIENCE)
+    assert_works(pool)
     pool.end()
     assert pool.threads == 0
 

@@ -329,19 +329,20 @@ def test_what_was_reported_of_a_channel_says_nothing_of_the_next_one_with_its_nu
     assert told == []
 
 
+def work_in_steps(steps: list[int], time: Time, nanoseconds: int) -> None:
+    """Record four steps of this length, and give way after each."""
+    for step in range(4):
+        steps.append(step)
+        time.now += nanoseconds
+        give_way()
+
+
 def test_long_work_is_interrupted_and_others_are_served_meanwhile(
     made: Turns, new: Callable[[], FakeConnection], time: Time
 ) -> None:
     busy, other = new(), new()
     steps: list[int] = []
-
-    def work() -> None:
-        for step in range(3):
-            steps.append(step)
-            time.slice_passes()
-            give_way()
-
-    busy.on_receive = work
+    busy.on_receive = partial(work_in_steps, steps, time, turns.MAX_SLICE_NS)
     for fake in (busy, other):
         made.serve(fake.connection)
     busy.send()
@@ -349,16 +350,16 @@ def test_long_work_is_interrupted_and_others_are_served_meanwhile(
     assert steps == [0]
     other.send(2)
     seen = []
-    while len(steps) < 3:
+    while len(steps) < 4:
         assert made.take()
         seen.append((len(steps), other.received))
-    assert seen == [(2, 0), (3, 1)]
+    assert seen == [(2, 0), (3, 1), (4, 1)]
     while made.take():
         pass
     assert other.received == 2
     busy.send()
     made.take()
-    assert len(steps) == 4  # it is served again
+    assert len(steps) == 5  # it is served again
 
 
 @pytest.mark.parametrize("apart", [True, False])
@@ -367,14 +368,7 @@ def test_only_work_apart_from_messages_lets_the_users_other_channels_go_on_early
 ) -> None:
     busy, other = new(), new()
     steps: list[int] = []
-
-    def work() -> None:
-        for step in range(4):
-            steps.append(step)
-            time.now += turns.SLICE_NS
-            give_way()
-
-    busy.on_receive = work
+    busy.on_receive = work = partial(work_in_steps, steps, time, turns.SLICE_NS)
     for fake in (busy, other):
         made.serve(fake.connection)
     made.take()

@@ -293,22 +293,29 @@ def test_a_listening_socket_passed_in_is_used_and_not_removed(tmp_path: Path) ->
     assert not (tmp_path / "run" / SERVICE).exists()
 
 
-def test_sockets_meant_for_another_process_are_not_used(tmp_path: Path) -> None:
-    """LISTEN_PID is that of another process, so the daemon creates its own socket."""
-    ended = subprocess.Popen(
+@contextlib.contextmanager
+def launched(tmp_path: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """Run a daemon as a service manager does. It must stop in order after the block."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "sysmemd", "--runtime-dir", tmp_path / "run"],
-        env=os.environ | {"LISTEN_FDS": "1", "LISTEN_FDNAMES": SERVICE, "LISTEN_PID": "1"},
+        env=os.environ | dict(environment),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        with Wire(tmp_path / "run") as wire:
-            reach(wire)
-        ended.terminate()
-        assert ended.wait(PATIENCE) == 0
+        yield
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
     finally:
-        ended.kill()
-        ended.wait()
+        process.kill()
+        process.wait()
+
+
+def test_sockets_meant_for_another_process_are_not_used(tmp_path: Path) -> None:
+    """LISTEN_PID is that of another process, so the daemon creates its own socket."""
+    environment = {"LISTEN_FDS": "1", "LISTEN_FDNAMES": SERVICE, "LISTEN_PID": "1"}
+    with launched(tmp_path, environment), Wire(tmp_path / "run") as wire:
+        reach(wire)
 
 
 def test_a_passed_socket_of_the_wrong_type_is_refused_by_name(tmp_path: Path) -> None:
@@ -334,20 +341,10 @@ def test_ready_is_said_to_an_abstract_socket_too(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(name)
         notify.settimeout(PATIENCE)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sysmemd", "--runtime-dir", tmp_path / "run"],
-            env=os.environ | {"NOTIFY_SOCKET": "@" + name[1:]},
-            stderr=subprocess.DEVNULL,
-        )
-        try:
+        with launched(tmp_path, {"NOTIFY_SOCKET": "@" + name[1:]}):
             assert b"READY=1" in notify.recv(4096)
             with Wire(tmp_path / "run") as wire:
                 wire.connect().sync()
-            process.terminate()
-            assert process.wait(PATIENCE) == 0
-        finally:
-            process.kill()
-            process.wait()
 
 
 def test_nothing_is_printed_to_stdout_whatever_happens(start: Start) -> None:
