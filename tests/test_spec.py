@@ -285,8 +285,21 @@ def test_every_section_links_to_the_tests_that_hold_its_rules(page: str) -> None
     for path, name in LINK.findall(PAGES[page]):
         text = (ROOT / path).read_text()
         assert re.search(rf"^\s*(async )?def {name}\(", text, re.MULTILINE), f"{path}#{name}"
-    parts = re.split(r"^## ", PAGES[page], flags=re.MULTILINE)
-    assert [part.splitlines()[0] for part in parts[1:] if not LINK.search(part)] == []
+    text = re.sub(r"^```.*?^```$", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)
+    chapters = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    parts = [part for each in chapters for part in re.split(r"^### ", each, flags=re.MULTILINE)[1:]]
+    # The sentence above several tables of a chapter is about all of them.
+    parts = [part for part in parts if re.search(r"^[^|\n]", part.partition("\n")[2], re.MULTILINE)]
+    assert [part.splitlines()[0] for part in chapters + parts if not LINK.search(part)] == []
+
+
+#: An item of a list, without what follows after a blank line.
+ITEM = re.compile(r"^(?:- |\d+\. ).*(?:\n(?!- |\d+\. |[#|]).+)*", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", sorted(set(PAGES) - {"README.md"}))
+def test_every_item_of_a_list_of_rules_links_to_its_tests(page: str) -> None:
+    assert [item for item in ITEM.findall(PAGES[page]) if not LINK.search(item)] == []
 
 
 @pytest.mark.parametrize("page", ["allocation.md", "constraints.md"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import pytest
 
 from sysmem_protocol.formats import (
@@ -9,6 +12,8 @@ from sysmem_protocol.formats import (
     COLOR_RANK,
     PIXELS,
     RGB32,
+    ColorType,
+    Pixel,
     color_name,
     format_name,
     has_alpha_or_x,
@@ -27,16 +32,39 @@ from ..spec_pages import rows
 
 F, M, C = PixelFormat, PixelFormatModifier, ColorSpace
 LINEAR_SET = set(F) - {F.INVALID, F.MJPEG, F.DO_NOT_CARE}
-INTEL = [modifier for modifier in M if modifier.name.startswith("INTEL")]
-AFBC = [modifier for modifier in M if modifier.name.startswith("ARM_AFBC")]
 REC601 = {C.REC601_NTSC, C.REC601_NTSC_FULL_RANGE, C.REC601_PAL, C.REC601_PAL_FULL_RANGE}
 YUV8 = {F.I420, F.M420, F.NV12, F.YUY2, F.YV12}
 
-#: name: bits per pixel, stride bytes per width pixel, planes, divisor of width and height, sample alignment
+MODIFIERS = "1.3 PixelFormatModifier (flexible enum, uint64; top 8 bits = vendor)"
+COLORS = "1.4 ColorSpace (flexible enum, uint32)"
+PIXEL_FORMATS = rows("image-formats.md", "1.1 PixelFormat (flexible enum, uint32)", 11)
+
+
+def types(cell: str) -> ColorType:
+    """Read the types of a table's cell, such as `RGB+YUV`."""
+    return functools.reduce(operator.or_, (ColorType[name] for name in cell.split("+")))
+
+
+#: By name: bits per sample and colour type.
+SAMPLES = {
+    name.removesuffix(" (deprecated)"): (int(bits), types(kind))
+    for name, *_, samples, _, _ in PIXEL_FORMATS
+    if samples != "-"
+    for bits, kind in [samples.split("/")]
+}
 TABLE = {
-    name.removesuffix(" (deprecated)"): (*map(int, (bits, stride, planes)), divisors, int(samples))
-    for name, _, _, bits, stride, planes, divisors, samples in rows(
-        "image-formats.md", "1.1 PixelFormat (flexible enum, uint32)", 8
+    name: Pixel(
+        int(bits.removesuffix(" [Q1]")),
+        int(stride),
+        int(planes),
+        int(divisors.removesuffix(f",{divisors[0]}")),
+        int(alignment),
+        *SAMPLES[name],
+        single.startswith("yes"),
+        alpha == "yes",
+    )
+    for name, _, _, bits, stride, planes, divisors, alignment, _, single, alpha in (
+        (row[0].removesuffix(" (deprecated)"), *row[1:]) for row in PIXEL_FORMATS
     )
     if bits != "-"
 }
@@ -48,23 +76,22 @@ def test_the_linear_set() -> None:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_pixel_formats(name: str) -> None:
-    pixel = PIXELS[F[name]]
-    bits, stride, planes, divisor, samples = tuple(pixel)[:5]
-    assert (bits, stride, planes, f"{divisor},{divisor}", samples) == TABLE[name]
-    assert bits_per_pixel(F[name]) == TABLE[name][0]
+    assert PIXELS[F[name]] == TABLE[name]
+    assert bits_per_pixel(F[name]) == TABLE[name].bits_per_pixel
 
 
-@pytest.mark.parametrize("modifier", M)
-def test_supported_formats_of_each_modifier(modifier: PixelFormatModifier) -> None:
-    expected: set[int] = set()
-    if modifier in (M.LINEAR, M.ARM_LINEAR_TE, M.GOOGLE_GOLDFISH_OPTIMAL):
-        expected = {int(number) for number in LINEAR_SET}
-    elif modifier in INTEL:
-        expected = {*RGB32, F.NV12}
-    elif modifier in AFBC:
-        expected = set(RGB32)
-    assert {number for number in range(1000) if is_supported(number, modifier)} == expected
-    assert not is_supported(F.DO_NOT_CARE, modifier)
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [
+        (name, sets.removesuffix(" [Q7]"))
+        for name, _, _, sets in rows("image-formats.md", MODIFIERS, 4)
+    ],
+)
+def test_supported_formats_of_each_modifier(name: str, sets: str) -> None:
+    named = {"linear set": LINEAR_SET, "RGB32": RGB32, "NV12": {F.NV12}, "none": set()}
+    expected = {int(number) for each in sets.split(" + ") for number in named[each]}
+    assert {number for number in range(1000) if is_supported(number, M[name])} == expected
+    assert not is_supported(F.DO_NOT_CARE, M[name])
 
 
 def test_any_combination_of_afbc_bits_is_supported() -> None:
@@ -92,6 +119,19 @@ def test_color_spaces_of_each_format(pixel_format: PixelFormat) -> None:
         expected |= {C.SRGB}
     assert {space for space in C if supports_color_space(pixel_format, space)} == expected
     assert not supports_color_space(pixel_format, 77)
+
+
+@pytest.mark.parametrize("row", rows("image-formats.md", COLORS, 5))
+def test_bits_type_and_rank_of_each_color_space(row: list[str]) -> None:
+    name, _, bits, kind, rank = row
+    expected = {
+        pixel_format
+        for pixel_format, (sample_bits, color_type) in SAMPLES.items()
+        if bits == "any" or (bits != "-" and str(sample_bits) in bits.split(","))
+        if kind == "any" or color_type & types(kind)
+    }
+    assert {each for each in SAMPLES if supports_color_space(F[each], C[name])} == expected
+    assert str(COLOR_RANK.get(C[name], "-")) == rank
 
 
 def test_unknown_formats_pass_through_only() -> None:
