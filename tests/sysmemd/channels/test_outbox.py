@@ -323,6 +323,24 @@ def test_descriptors_that_wait_count(new_pair: Callable[..., Pair]) -> None:
     assert pair.outbox.waiting_bytes == pair.outbox.waiting_descriptors == 0
 
 
+def test_whoever_counts_what_waits_is_told_of_each_change(pair: Pair) -> None:
+    told: list[tuple[int, int]] = []
+    outbox = Outbox(pair.server, 8, 1 << 20, lambda *change: told.append(change))
+    pair.fill()
+    for txid, handles in ((1, 2), (2, 0)):
+        outbox.put(answer(txid, handles=handles))
+    assert told == [(16 + 2 * 1024, 2), (16, 0)]
+    told.clear()
+    pair.drain()
+    assert outbox.flush()
+    assert told == [(-16 - 2 * 1024, -2), (-16, 0)]
+    pair.fill()
+    outbox.put(answer(3, handles=1))
+    told.clear()
+    outbox.close()
+    assert told == [(-16 - 1024, -1)]
+
+
 def test_what_comes_later_counts_when_it_is_flushed(new_pair: Callable[..., Pair]) -> None:
     pair = new_pair(2)
     for txid in (1, 2, 3):

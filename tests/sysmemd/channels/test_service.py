@@ -288,6 +288,19 @@ def test_collections_are_known_until_their_last_node_has_left(bench: Bench) -> N
     assert bench.service.collections == {}
 
 
+def test_whoever_inspects_is_told_of_attempts_failures_and_ends(bench: Bench) -> None:
+    told: list[tuple[str, int]] = []
+    service = bench.service
+    service.on_attempt = lambda collection, _: told.append(("attempt", collection.id))
+    service.on_failure = lambda collection: told.append(("failure", collection.id))
+    service.on_ended = lambda collection: told.append(("ended", collection.id))
+    collection = bench.allocated()
+    [id] = service.collections
+    collection.close()
+    bench.run()
+    assert told == [("attempt", id), ("failure", id), ("ended", id)]
+
+
 def test_closing_the_service_ends_all_collections_quietly(bench: Bench) -> None:
     clients = [bench.token(), bench.allocated()]
     waiting = bench.collection()
