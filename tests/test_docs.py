@@ -49,7 +49,7 @@ def blocks(page: str) -> list[str]:
 def test_the_blocks_run_one_after_the_other(
     page: str, sysmemd: Daemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Blocks of Python and of the shell are run. Configurations and cases must be readable."""
+    """Blocks of Python and of the shell are run. Configurations and cases must be readable, printed text the same."""
     if page in NEEDED:
         pytest.importorskip(NEEDED[page], reason=f"{NEEDED[page]} isn't installed")
     monkeypatch.setenv("SYSMEM_RUNTIME_DIR", str(sysmemd.runtime_dir))
@@ -73,9 +73,15 @@ def test_every_block_is_of_a_language_that_runs_or_is_just_text() -> None:
 
 def test_a_block_that_fails_fails_the_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    for language, text in (("python", "1 / 0"), ("sh", "false"), ("toml", "[no]"), ("json", "{}")):
+    for language, text in (
+        ("python", "1 / 0"),
+        ("sh", "false"),
+        ("toml", "[no]"),
+        ("json", "{}"),
+        ("python", "print('a (7)')\n```\n\n```text\nother (8)"),
+    ):
         page.write_text(f"```{language}\n{text}\n```\n")
-        with pytest.raises(Exception, match=r"division|false|no|participants"):
+        with pytest.raises(Exception, match=r"division|false|no|participants|a \(7\)"):
             run(page)
 
 

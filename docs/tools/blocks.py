@@ -1,18 +1,21 @@
 """The code blocks of a page, as one program that runs from top to bottom.
 
 Python blocks share one namespace. Blocks of `sh` run in bash. Configuration (`toml`) and cases (`json`) are read.
+A block of `text` after a Python block that prints must be its output, apart from numbers and blanks.
 A comment before a block says why it does not run: `<!-- not run: needs root -->`. A comment after a block draws a
 collection as it is at that moment: `<!-- picture: NAME of COLLECTION -->`.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,11 +61,17 @@ def run(page: Path, draw: Callable[[str, str], None] = lambda name, collection: 
         draw: Draws a picture, given its name and a collection's name.
     """
     names: dict[str, Any] = {"__name__": page.stem}
+    printed = ""
     for language, text, reason, line in steps(page):
+        expected, printed = printed, ""
         if reason is not None:
             continue
         if language == "python":
-            exec(compile("\n" * line + text, str(page), "exec"), names)
+            with redirect_stdout(io.StringIO()) as output:
+                exec(compile("\n" * line + text, str(page), "exec"), names)
+            printed = output.getvalue()
+        elif language == "text" and expected:
+            assert _words(text) == _words(expected), f"{page}:{line}: the output is\n{expected}"
         elif language == "sh":
             _shell(text)
         elif language == "toml":
@@ -74,6 +83,11 @@ def run(page: Path, draw: Callable[[str, str], None] = lambda name, collection: 
                 if isinstance(node, blocking.Node) and not node.closed:
                     node.sync()  # wait until the daemon has processed all messages of the page so far
             draw(*text.split(" ", 1))
+
+
+def _words(text: str) -> list[str]:
+    """Return the words, with 0 for each number and one dash for each line of dashes."""
+    return re.sub(r"\d+", "0", re.sub("-{2,}", "-", text)).split()
 
 
 def _shell(text: str) -> None:

@@ -13,7 +13,7 @@ from sysmem_protocol.formats import pair_name
 from ..constraints.model import Case, Participant
 from ..constraints.rules import Breach
 from ..pause import giving_way
-from .fields import FIELDS, IMAGE_FIELDS, Brought, values
+from .fields import FIELDS, IMAGE_FIELDS, Brought, look_up, values
 from .survey import Verdict, combined_fields, combined_terms, verdicts
 from .words import show
 
@@ -37,7 +37,10 @@ def case_table(
     settings: Sequence[tuple[str, str]] = (),
     width: int = CELL_WIDTH,
 ) -> str:
-    """Return the table of all set fields, for image entries only those for `pair`, followed by the `settings`."""
+    """Return the table of all fields that somebody set or that are marked, then the `settings`.
+
+    Of image entries, only those for `pair` are shown.
+    """
     columns = _columns(case, conflict)
     header = ["field", *(_mark(str(who), _is_in(who, conflict)) for who in columns)]
     hidden = len(case.participants) - len(columns)
@@ -47,18 +50,18 @@ def case_table(
     total = combined_fields(case)
 
     def add(name: str, label: str, found: list[Brought], result: Any) -> None:
-        if not found:
+        is_marked = any(_is_marked(each, marked) for each in (name, *(v.path for v in found)))
+        if not found or not (is_marked or any(map(_is_set, giving_way(found)))):
             return
         cells = [_cell(who, found) for who in columns]
         if hidden:
             others = sum(all(value.participant is not who for who in columns) for value in found)
             cells.append(f"{others} set" if others else "")
-        is_marked = any(_is_marked(each, marked) for each in (name, *(v.path for v in found)))
         outcome = broken if is_marked and broken else show(result)
         rows.append((_mark(label, False, "> " if is_marked else "  "), *cells, outcome))
 
     for field in giving_way(FIELDS, 1):
-        found = [value for value in values(field.name, None, case) if _said(value)]
+        found = list(values(field.name, None, case))
         add(field.name, field.name, found, None if total is None else field.value(total))
     formats = list(values("pixel_format", None, case))
     common = [pair_name(verdict.pair) for verdict in verdicts(case) if verdict.common]
@@ -92,9 +95,9 @@ def _is_in(who: Participant, participants: Sequence[Participant]) -> bool:
     return any(who is other for other in participants)
 
 
-def _said(value: Brought) -> bool:
-    """Return whether a value is worth a cell. Domains are present for every participant, also by default."""
-    return value.value is not True or not value.path.endswith("_domain_supported")
+def _is_set(value: Brought) -> bool:
+    """Return whether the participant set the field. Domains also have a value by default."""
+    return look_up(value.participant.constraints, value.path.removeprefix("$.")) is not None
 
 
 def _is_marked(path: str, marked: Set[str]) -> bool:

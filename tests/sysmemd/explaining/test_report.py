@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -48,22 +49,21 @@ def test_a_report_is_a_table_that_marks_fields_and_participants_in_conflict() ->
     ]
 
 
-# A supported domain has no cell.
+# Nobody set whether the inaccessible domain is supported, so it has no row.
 TABLE = """
-field                                                     | p0 (0)*       | p1 (1)              | p2 (2)*       | result
-----------------------------------------------------------+---------------+---------------------+---------------+--------------
-  usage.cpu                                               | READ_OFTEN    | READ_OFTEN          | READ_OFTEN    | READ_OFTEN
-  min_buffer_count_for_camping                            | 1             | 1                   | 1             | 3
-  buffer_memory_constraints.cpu_domain_supported          |               |                     | false         | false
-  buffer_memory_constraints.ram_domain_supported          | false         | false               |               | false
-  buffer_memory_constraints.inaccessible_domain_supported | false         | false               | false         | false
-  image_format_constraints                                | [R8 LINEAR]   | [R8 LINEAR]         | [R8 LINEAR]   | []
-  R8 LINEAR                                               |               |                     |               |
-    .color_spaces                                         | [PASSTHROUGH] | [SRGB, PASSTHROUGH] | [PASSTHROUGH] | [PASSTHROUGH]
->   .min_size.width                                       | 99            |                     |               | 99 > 98
-    .min_size.height                                      | 1             |                     |               | 1
->   .max_size.width                                       |               |                     | 98            | 99 > 98
-    .max_size.height                                      |               |                     | 98            | 98
+field                                            | p0 (0)*       | p1 (1)              | p2 (2)*       | result
+-------------------------------------------------+---------------+---------------------+---------------+--------------
+  usage.cpu                                      | READ_OFTEN    | READ_OFTEN          | READ_OFTEN    | READ_OFTEN
+  min_buffer_count_for_camping                   | 1             | 1                   | 1             | 3
+  buffer_memory_constraints.cpu_domain_supported | true          | true                | false         | false
+  buffer_memory_constraints.ram_domain_supported | false         | false               | true          | false
+  image_format_constraints                       | [R8 LINEAR]   | [R8 LINEAR]         | [R8 LINEAR]   | []
+  R8 LINEAR                                      |               |                     |               |
+    .color_spaces                                | [PASSTHROUGH] | [SRGB, PASSTHROUGH] | [PASSTHROUGH] | [PASSTHROUGH]
+>   .min_size.width                              | 99            |                     |               | 99 > 98
+    .min_size.height                             | 1             |                     |               | 1
+>   .max_size.width                              |               |                     | 98            | 99 > 98
+    .max_size.height                             |               |                     | 98            | 98
 """  # noqa: E501 - as wide as it is
 
 
@@ -156,6 +156,18 @@ def test_heaps_and_domains_in_a_report() -> None:
     total = combined_fields(refusal.refusal.case)
     assert total is not None
     assert total.heaps == ()
+
+
+def test_a_domain_that_nobody_set_has_a_row_if_it_is_part_of_the_conflict() -> None:
+    no_cpu = wants(
+        usage=BufferUsage(display=1), buffer_memory_constraints=memory(cpu_domain_supported=False)
+    )
+    report = diagnosed(wants(min_size_bytes=1), no_cpu).report()
+    assert re.findall(r"> .*\.(\w+)_domain_supported +\| (\w+) +\| (\w+)", report) == [
+        ("cpu", "true", "false"),
+        ("ram", "false", "true"),
+        ("inaccessible", "false", "true"),
+    ]
 
 
 def test_nothing_to_combine() -> None:
