@@ -1,6 +1,6 @@
-"""Write what `make bench` and `make bench-peers` measured into the tables of docs/performance.md.
+"""Write what `make bench` and `make bench-peers` measured into the tables of pages.
 
-python benchmarks/figures.py BENCH.json PEERS.json docs/performance.md
+python benchmarks/figures.py BENCH.json PEERS.json docs/performance.md docs/compared.md
 
 Replaces the rows of each table that follows `<!-- figures: NAME -->`, and keeps its head. The text around the tables is
 written by hand and contains no measured figures.
@@ -12,7 +12,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ TABLES: dict[str, Callable[[Results], Iterator[Row]]] = {
 }
 
 
-def filled(page: str, name: str, rows: Iterator[Row]) -> str:
+def filled(page: str, name: str, rows: Iterable[Row]) -> str:
     """Return a page in which the rows of one table are replaced."""
     table = re.compile(rf"(<!-- figures: {name} -->\n\n?\|[^\n]*\n\|[^\n]*\n)(?:\|[^\n]*\n)*")
     lines = "".join(f"| {' | '.join(map(shown, row))} |\n".replace("  ", " ") for row in rows)
@@ -154,13 +154,15 @@ def filled(page: str, name: str, rows: Iterator[Row]) -> str:
 
 
 def main() -> int:
-    """Update the page."""
+    """Update the pages."""
     bench, peers = (json.loads(Path(name).read_text()) for name in sys.argv[1:3])
-    path = Path(sys.argv[3])
-    page = filled(path.read_text(), "peers", _peers(peers))
-    for name, rows in TABLES.items():
-        page = filled(page, name, rows(bench))
-    path.write_text(page)
+    found = {name: list(rows(bench)) for name, rows in TABLES.items()}
+    found["peers"] = list(_peers(peers))
+    for path in map(Path, sys.argv[3:]):
+        page = path.read_text()
+        for name in re.findall("<!-- figures: (.+) -->", page):
+            page = filled(page, name, found[name])
+        path.write_text(page)
     return 0
 
 

@@ -49,7 +49,7 @@ def blocks(page: str) -> list[str]:
 def test_the_blocks_run_one_after_the_other(
     page: str, sysmemd: Daemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Blocks of Python and of the shell are run. Configurations and cases must be readable, printed text the same."""
+    """Blocks of Python and of the shell are run. Configurations and cases must be readable."""
     if page in NEEDED:
         pytest.importorskip(NEEDED[page], reason=f"{NEEDED[page]} isn't installed")
     monkeypatch.setenv("SYSMEM_RUNTIME_DIR", str(sysmemd.runtime_dir))
@@ -133,6 +133,14 @@ def test_the_program_of_gstreamer_runs_with_the_system_s_python(
 ) -> None:
     monkeypatch.setenv("SYSMEM_RUNTIME_DIR", str(sysmemd.runtime_dir))
     run_with_gstreamer("\n".join(blocks("gstreamer.md")))
+
+
+def test_the_figures_of_other_services_are_the_same_on_both_pages() -> None:
+    pages = [PAGES[page].read_text() for page in ("performance.md", "compared.md")]
+    [first], [second] = (
+        re.findall(r"^<!-- figures: peers -->\n((?:\|.*\n)+)", page, re.M) for page in pages
+    )
+    assert first == second
 
 
 @pytest.mark.parametrize("page", PAGES)

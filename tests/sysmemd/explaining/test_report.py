@@ -64,7 +64,7 @@ field                                            | p0 (0)*       | p1 (1)       
     .min_size.height                             | 1             |                     |               | 1
 >   .max_size.width                              |               |                     | 98            | 99 > 98
     .max_size.height                             |               |                     | 98            | 98
-"""  # noqa: E501 - as wide as it is
+"""
 
 
 def test_a_report_of_one_participants_own_breach() -> None:
