@@ -23,6 +23,7 @@ from sysmem import blocking, testing
 from sysmem.pytest_plugin import StartPeer
 from sysmem.testing import PeerFailed, Sysmemd
 from sysmem.testing._peers import start_peer
+from sysmem.testing._watch import state
 from sysmem_protocol.processes import find_holders
 
 CAMERA = sysmem.constraints(cpu="write often, read often", size_bytes=4096, hold=1)
@@ -154,6 +155,8 @@ def test_it_hangs_until_it_is_resumed(pair: Pair, peer: StartPeer) -> None:
     pair.collection.wait_for_all_buffers_allocated(timeout=20).close()
     encoder.wait("mapped")
     encoder.stop()
+    while state(Path(f"/proc/{encoder.pid}")) != "T":
+        time.sleep(0.001)
     assert encoder.buffers[0].vmo is not None
 
 
