@@ -558,6 +558,7 @@ def test_what_came_of_a_collection(
     assert (article.outcome, article.sentences) == (outcome_, [sentence])
     assert article.allocated == ("2 × 4 KiB" if AGREED in events else "")
     assert article.given == (["camera (7)"] if AGREED in events else [])
+    assert article.collection["nodes"][0]["state"] == "constrained", "as the daemon names it"
 
 
 def test_who_failed_first_and_why_the_others_did() -> None:
