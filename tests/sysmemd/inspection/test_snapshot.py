@@ -21,7 +21,7 @@ from sysmem_protocol.sysmem2 import BufferCollection, BufferCollectionToken, Err
 from sysmemd.channels import Connection
 from sysmemd.documents import Document
 from sysmemd.inspection.answers import document, encoded
-from sysmemd.inspection.processes import command, descriptor_limit
+from sysmemd.inspection.processes import Commands, command, descriptor_limit
 from sysmemd.inspection.snapshot import Snapshot
 from sysmemd.quota import Kind
 
@@ -469,15 +469,21 @@ def test_json_in_parts_is_the_json(value: object) -> None:
     assert len([*encoded({"a": value})]) >= len([*encoded(value)])
 
 
-def test_a_document_of_a_snapshot_leaves_no_nodes_to_free_at_one_time(look: Look) -> None:
+def test_a_document_of_a_snapshot_leaves_no_nodes_to_free_at_one_time(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
     token = look.bench.token()
     for _ in range(20):
         look.bench.duplicate(token)
     data = look.inspection.described(None)
     [collection] = data["collections"]
     assert len(collection["nodes"]) == 21
+    left: list[int] = []
+    monkeypatch.setattr(
+        "sysmemd.inspection.answers.give_way", lambda: left.append(len(collection["nodes"]))
+    )
     document(data).close()
-    assert collection["nodes"] == []
+    assert left == [5, 0]
 
 
 def test_the_command_of_a_process_that_is_gone_or_another_one_by_now() -> None:
@@ -488,6 +494,24 @@ def test_the_command_of_a_process_that_is_gone_or_another_one_by_now() -> None:
     assert command(pid) is None
     assert command(0) is None
     assert command(os.getpid(), since=0.0) is None
+
+
+def test_a_process_must_have_existed_at_that_time_and_is_looked_up_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[int, float]] = []
+
+    def record(pid: int, since: float) -> str:
+        asked.append((pid, since))
+        return "camera"
+
+    monkeypatch.setattr("sysmemd.inspection.processes.command", record)
+    commands = Commands()
+    assert [commands.of(7, 3600.0) for _ in range(2)] == ["camera"] * 2
+    [(pid, since)] = asked
+    then = time.clock_gettime(time.CLOCK_BOOTTIME) - 3600
+    assert pid == 7
+    assert since == pytest.approx(then, abs=60)
 
 
 def test_a_process_is_the_same_if_it_started_at_most_a_tick_later() -> None:

@@ -365,6 +365,8 @@ def test_a_watch_ends_with_its_channel(look: Look) -> None:
     assert not watched(look)
     look.bench.token()
     with_message = Watch(look)
+    look.bench.token()
+    assert look.inspection.events._states
     assert sum(user.tally[Kind.TRACKINGS] for user in look.bench.service.users) == 1
     with_message.client.send_raw(Message(0, 4711))
     look.run()
