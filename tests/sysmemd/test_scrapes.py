@@ -404,8 +404,10 @@ def test_a_unix_socket_needs_a_path() -> None:
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        started = start(tmp_path, f"localhost:{other.getsockname()[1]}")
+        port = other.getsockname()[1]
+        started = start(tmp_path, f"localhost:{port}")
     assert started.returncode == 1
+    assert f"at 127.0.0.1 port {port}: " in started.stderr
     assert "Address already in use" in started.stderr
 
 

@@ -96,14 +96,15 @@ def test_a_handle_opened_anew_is_recognised_but_no_strong_one(bench: Bench, flag
 
 
 @pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("length", [0, RANGE_BYTES + 1])
 def test_a_strong_handle_that_also_took_a_weak_byte_is_called_weak(
-    bench: Bench, peer: Peer
+    bench: Bench, peer: Peer, length: int
 ) -> None:
     buffers = bench.allocate()
     (strong,) = bench.strong(buffers)
     bench.weak(buffers)
     peer.send(strong)
-    peer.run(f"lock(fds[0], fcntl.F_RDLCK, {FIRST_BYTE}, 0)")
+    peer.run(f"lock(fds[0], fcntl.F_RDLCK, {FIRST_BYTE}, {length})")
     assert identify(bench, strong).is_weak
     peer.run(f"lock(fds[0], fcntl.F_UNLCK, {FIRST_BYTE + RANGE_BYTES}, 0)")
     assert not identify(bench, strong).is_weak
