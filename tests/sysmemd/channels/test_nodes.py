@@ -220,6 +220,18 @@ def test_a_node_that_exists_is_served(bench: Bench) -> None:
     assert told == [True]
 
 
+def test_whoever_waits_for_a_served_object_that_exists_is_called_at_once(bench: Bench) -> None:
+    bench.token()
+    called: list[int] = []
+    allocator, token = bench.reactor.served
+    for connection in (allocator, token):
+        connection.when_served(partial(called.append, connection.number))
+    assert called == [allocator.number, token.number]
+    token.close()
+    token.when_served(partial(called.append, 0))
+    assert called[-1] == 0
+
+
 def test_a_message_after_release_fails_the_node(bench: Bench) -> None:
     token = bench.token()
     child = bench.duplicate(token)
