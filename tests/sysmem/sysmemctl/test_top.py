@@ -17,7 +17,9 @@ from sysmem import blocking
 from sysmem._inspector import Inspector
 from sysmem.sysmemctl._follower import Follower, _drain
 from sysmem.sysmemctl._live import COLLECTIONS, PARTICIPANTS, Rates, Row, fitting, ordered
-from sysmem.sysmemctl._top_app import Detail, Top
+from sysmem.sysmemctl._source import ClientEnds
+from sysmem.sysmemctl._text import drawn
+from sysmem.sysmemctl._top_app import Detail, Top, _detail
 from sysmem.testing import Sysmemd
 
 from .conftest import Held
@@ -231,6 +233,16 @@ def test_not_more_rows_than_anybody_reads() -> None:
     many = [Row(str(i), i, (), (i,), "") for i in range(1000)]
     assert [row.key for row in ordered(many, 0, descending=True)][:2] == ["999", "998"]
     assert len(ordered(many, 0, descending=False)) == 500
+
+
+def test_an_open_collection_may_end_and_be_forgotten() -> None:
+    ended = [{"id": n, "name": "x", "how": "released", "ended": "now"} for n in (4, 5, 6)]
+    gone = {"collections": [], "ended": [{**each, "waiting_for": []} for each in ended]}
+    for id, told in (
+        (5, "x (5) ended at now: all participants are gone, as planned."),
+        (7, "This collection has ended, and the daemon no longer remembers it."),
+    ):
+        assert drawn(80, _detail(gone, id, ClientEnds([]))).plain.strip() == told
 
 
 def test_rates_are_of_one_daemon() -> None:
