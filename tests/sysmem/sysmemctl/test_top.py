@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.pilot import Pilot
@@ -237,7 +238,10 @@ def test_not_more_rows_than_anybody_reads() -> None:
 
 def test_an_open_collection_may_end_and_be_forgotten() -> None:
     ended = [{"id": n, "name": "x", "how": "released", "ended": "now"} for n in (4, 5, 6)]
-    gone = {"collections": [], "ended": [{**each, "waiting_for": []} for each in ended]}
+    gone: dict[str, Any] = {
+        "collections": [],
+        "ended": [{**each, "waiting_for": []} for each in ended],
+    }
     for id, told in (
         (5, "x (5) ended at now: all participants are gone, as planned."),
         (7, "This collection has ended, and the daemon no longer remembers it."),
