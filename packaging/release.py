@@ -4,7 +4,8 @@
 
 Writes the source distribution and the wheel into DIRECTORY, which must be new. Each is checked by twine, installed into
 a fresh virtual environment, and used from there: the commands, a negotiation, the README's test, and the demo.
-A tag on this commit must be the version, as `v1.2.3`; without a tag this is a rehearsal.
+A tag on this commit must be the version, as `v1.2.3`, and the changelog must have its date; without a tag this is a
+rehearsal.
 """
 
 from __future__ import annotations
@@ -80,13 +81,21 @@ def check_names(built: Sequence[Path]) -> str:
 
 
 def check_tag(version: str) -> None:
-    """Refuse a tag that differs from the version."""
+    """Refuse a tag that differs from the version, and under a tag other files than its own and an undated changelog."""
     command = ["git", "describe", "--exact-match", "--tags", "HEAD"]
     tag = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if tag.returncode:
         print("this commit has no tag: a rehearsal")
-    elif tag.stdout.strip() != f"v{version}":
+        return
+    if tag.stdout.strip() != f"v{version}":
         raise SystemExit(f"the tag is {tag.stdout.strip()}, but the version is {version}")
+    command = ["git", "status", "--porcelain"]
+    changed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    if changed:
+        raise SystemExit(f"files that are not committed:\n{changed}")
+    heading = rf"^## {re.escape(version)} \(\d{{4}}-\d\d-\d\d\)$"
+    if not re.search(heading, (ROOT / "CHANGELOG.md").read_text(), re.M):
+        raise SystemExit(f"CHANGELOG.md has no heading '## {version} (YYYY-MM-DD)'")
 
 
 def use(built: Path, directory: Path, *, demo: bool) -> None:

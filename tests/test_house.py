@@ -104,17 +104,21 @@ def test_the_hooks_of_pre_commit_run_what_make_check_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "complaint"),
+    ("sources", "tag", "new", "complaint"),
     [
-        (["sysmem-1.2.3-py3-none-any.whl"], "not one wheel"),
-        (["sysmem-1.2.3-py3-none-any.whl", "sysmem-1.2.4.tar.gz"], "not one wheel"),
-        (["sysmem-1.2.3-py3-none-any.whl", "sysmem-1.2.3.tar.gz"], "the tag is v9.9.9"),
+        ([], "v1.2.3", "", "not one wheel"),
+        (["sysmem-1.2.4.tar.gz"], "v1.2.3", "", "not one wheel"),
+        (["sysmem-1.2.3.tar.gz"], "v9.9.9", "", "the tag is v9.9.9"),
+        (["sysmem-1.2.3.tar.gz"], "v1.2.3", "new.py", "not committed:\n?? new.py"),
+        (["sysmem-1.2.3.tar.gz"], "v1.2.3", "", "no heading '## 1.2.3 (YYYY-MM-DD)'"),
     ],
 )
-def test_a_release_of_the_wrong_version_is_refused(
-    tmp_path: Path, files: list[str], complaint: str
+def test_a_release_of_other_files_or_another_version_is_refused(
+    tmp_path: Path, sources: list[str], tag: str, new: str, complaint: str
 ) -> None:
     """The script's checks are run in a repository with its own tag."""
+    files = ["sysmem-1.2.3-py3-none-any.whl", *sources]
+    (tmp_path / "CHANGELOG.md").write_text("## 1.2.3 (not released yet)\n")
     program = f"""
 import sys; sys.path.insert(0, {str(ROOT / "packaging")!r})
 import pathlib, release
@@ -124,10 +128,13 @@ release.check_tag(release.check_names([pathlib.Path(each) for each in {files!r}]
     git = ["git", "-c", "user.name=n", "-c", "user.email=e@example.org"]
     for command in (
         ["init", "-q"],
-        ["commit", "-q", "--allow-empty", "-m", "m"],
-        ["tag", "v9.9.9"],
+        ["add", "."],
+        ["commit", "-q", "-m", "m"],
+        ["tag", tag],
     ):
         subprocess.run([*git, *command], cwd=tmp_path, check=True)
+    if new:
+        (tmp_path / new).touch()
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
     )

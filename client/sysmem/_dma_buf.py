@@ -35,7 +35,7 @@ class DmaBuf(Held):
     """A buffer's memory as a dma-buf: a descriptor that V4L2, DRM and other drivers import.
 
     The buffer lives at least as long as this object. The daemon doesn't see the dma-buf itself, but a handle of the VMO
-    that this object has, too. After `close()` it may take the buffer for free while a device still uses the pages, so
+    that this object has, too. After `close()` it may treat the buffer as free while a device still uses the pages, so
     close this object when the device is done.
 
     Everybody who has a dma-buf may write into it, even if the VMO is read-only.

@@ -81,8 +81,8 @@ def constraints(
         max_count: The maximum number of buffers of the collection.
         align: The length of each row must be a multiple of this number of bytes (`bytes_per_row_divisor`).
         size_align: Width and height must be multiples of these numbers of pixels, given as `"16x16"`.
-        color: The acceptable colour spaces, by member or name. Each format takes those that it can have. By
-            default SRGB, or REC709 for formats that are not RGB.
+        color: The acceptable colour spaces, by member or name. Each format keeps those that it supports.
+            By default SRGB, or REC709 for formats that are not RGB.
         size_bytes: The minimum size of a buffer in bytes.
         heap: The type of the heap that the memory must come from, with the id 0.
         contiguous: Whether the memory must be physically contiguous.

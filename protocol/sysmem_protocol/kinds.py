@@ -27,8 +27,9 @@ class Status(NamedTuple):
 
 
 def status(fd: int) -> Status:
-    """Return the object of a descriptor, from information that the kernel has cached: a file system may never answer.
+    """Return the object of a descriptor.
 
+    This uses only what the kernel has cached, because a file system may never answer.
     The mode is 0 if not even that is known. Raises `OSError` if the descriptor is not open, or if memory is short.
     """
     if _statx is None:

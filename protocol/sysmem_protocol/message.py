@@ -85,7 +85,7 @@ def parse(data: bytes, handles: list[Handle], kind: type[Message] = Message) -> 
             raise MalformedMessage(f"flags {flags.hex()}, expected {FLAGS.hex()}")
         if flags == FLAGS_MORE and (len(data) > HEADER.size or not handles):
             raise MalformedMessage(
-                "a datagram that is followed by others has descriptors and no body"
+                "a datagram with the flag 'more follow' must have descriptors and no body"
             )
     except MalformedMessage:
         for handle in handles:

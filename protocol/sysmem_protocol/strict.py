@@ -139,10 +139,10 @@ class _Walk:
         argument = int.from_bytes(self._body[start + 1 : end], "big")
         if major != _SIMPLE:
             if argument < least:
-                raise NotStrictError(f"byte {start}: {argument} is written longer than needed")
+                raise NotStrictError(f"byte {start}: {argument} is not in its shortest form")
         elif information == 24 and argument < 32:
             raise NotStrictError(
-                f"byte {start}: simple value {argument} is written longer than needed"
+                f"byte {start}: simple value {argument} is not in its shortest form"
             )
         return end, argument
 

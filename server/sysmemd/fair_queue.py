@@ -92,7 +92,7 @@ class Queue:
         if not unfinished:
             due = list(dict(self._users.poll(seconds, MAX_EVENTS)))
         else:
-            # Of users that have used as much, those that have had a turn and have more work come last.
+            # Among users with equal CPU time, those that have just had a turn and have more work come last.
             ready = dict(self._users.poll(0, MAX_EVENTS))
             due = [*(fd for fd in ready if fd not in unfinished), *unfinished]
         if len(due) > 1:

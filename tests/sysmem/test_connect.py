@@ -63,7 +63,7 @@ def test_a_client_says_who_it_is(listener: socket.socket, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "error", "reason"),
     [
-        ("x" * 255 + "é", ValueError, "name: 257 bytes of UTF-8, at most 256 fit"),
+        ("x" * 255 + "é", ValueError, "name: 257 bytes of UTF-8, at most 256 are allowed"),
         (7, TypeError, "name: expected a str, not int 7"),
     ],
 )

@@ -110,8 +110,8 @@ def test_wrong_flag_bytes_are_malformed(flags: str) -> None:
 
 
 def test_a_part_that_others_follow_carries_descriptors_and_no_body() -> None:
-    refused(header(flags=FLAGS_MORE) + b"\xa0", "has descriptors and no body")
-    refused(header(flags=FLAGS_MORE), "has descriptors and no body", count=0)
+    refused(header(flags=FLAGS_MORE) + b"\xa0", "must have descriptors and no body")
+    refused(header(flags=FLAGS_MORE), "must have descriptors and no body", count=0)
     part = parse(header(flags=FLAGS_MORE), [null()])
     assert part.more
     part.close()

@@ -92,7 +92,7 @@ class Allocator(ChannelObject):
     async def validate_buffer_collection_token(
         self, token_server_koid: int, *, timeout: float | None = None
     ) -> bool:
-        """Return whether a token with this `server_koid` exists and was not turned in yet.
+        """Return whether a token with this `server_koid` exists and has not been turned in yet.
 
         The call has no effect on the token.
         """
@@ -299,7 +299,7 @@ def connect(
 ) -> Allocator:
     """Connect to a daemon.
 
-    It doesn't wait for the daemon unless `wait` is given, so that it needs no await and `timeout` is never reached:
+    Without `wait` it returns at once: awaiting it is optional, and `timeout` has no effect. So
     `async with connect() as allocator`, `allocator = await connect()` and `allocator = connect()` are the same. With
     `wait` it must be awaited, or entered by an `async with`.
 
@@ -308,13 +308,11 @@ def connect(
             connections: `SYSMEM_RUNTIME_DIR`, `$XDG_RUNTIME_DIR/sysmem`, `/run/sysmem`.
         name: The client's name in the daemon's logs, at most 256 bytes. By default the process's name.
         id: The number beside that name. By default the process's pid.
-        wait: Seconds to try again until a daemon answers that is being started or restarted. By default the daemon must
-            be there now.
-        timeout: Seconds to wait for a daemon that is there but is too busy to accept. `wait` takes its place if it is
-            given.
+        wait: How many seconds to retry while the daemon starts or restarts. By default it does not retry.
+        timeout: How many seconds a running daemon may take to accept. Ignored if `wait` is given.
 
     Raises:
-        DaemonUnavailableError: There is no daemon. The message lists the places that were looked in, and what to do.
+        DaemonUnavailableError: There is no daemon. The message lists the places that were searched, and what to do.
         TimeoutError: A daemon is there, but did not accept within `timeout`.
     """
 

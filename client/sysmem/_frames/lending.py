@@ -139,7 +139,7 @@ class Lending:
             consumer.delivered += 1
 
     def _reclaim(self) -> None:
-        """Free a buffer: drop the oldest frame that only waits for consumers that may miss it."""
+        """Free a buffer: drop the oldest frame that only waits for consumers whose policy drops frames."""
         waiting: dict[Lent, list[Consumer]] = {}
         for consumer in self.consumers:
             if consumer.policy is not Policy.WAIT:

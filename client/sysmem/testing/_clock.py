@@ -17,7 +17,7 @@ _LOOK_SECONDS: Final = 0.005
 
 
 def time_of(clock: trio.abc.Clock) -> Callable[[], int]:
-    """Return a clock's time in nanoseconds, on the scale of CLOCK_MONOTONIC as clients' deadlines."""
+    """Return a clock's time in nanoseconds, on the scale of CLOCK_MONOTONIC, which clients' deadlines use."""
     beginning, origin = clock.current_time(), monotonic_ns()
     return lambda: origin + round((clock.current_time() - beginning) * 1e9)
 

@@ -182,7 +182,7 @@ class Sysmemd:
         return Inspector.connect(self.runtime_dir, timeout=PATIENCE_SECONDS)
 
     def _held(self) -> Counter[str]:
-        """Count the daemon's descriptors that only clients can be the reason for, from /proc."""
+        """Count the daemon's descriptors in /proc that exist only because of clients."""
         held: Counter[str] = Counter()
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             for entry in Path(f"/proc/{self.pid}/fd").iterdir():

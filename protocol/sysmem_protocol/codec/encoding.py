@@ -175,7 +175,7 @@ def _string_encoder(max_bytes: int) -> _Encode:
         except UnicodeEncodeError as error:
             raise EncodeValueError(f"{value!r:.80} can't be written as UTF-8") from error
         if size > max_bytes:
-            raise EncodeValueError(f"{size} bytes of UTF-8, at most {max_bytes} fit")
+            raise EncodeValueError(f"{size} bytes of UTF-8, at most {max_bytes} are allowed")
         return str(value)
 
     return encode_string

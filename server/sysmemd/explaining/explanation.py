@@ -283,7 +283,7 @@ def _color_space(allocation: Allocation, case: Case, pair: tuple[int, int]) -> B
         lists = [(who, terms.color_spaces) for who, terms in sent if terms.color_spaces is not None]
         if space in traits(*pair).color_spaces and any(space in spaces for _, spaces in lists):
             without = [who for who, spaces in lists if space not in spaces]
-            excluded.append(f"{color_name(space)} isn't taken by {_names(without)}")
+            excluded.append(f"{color_name(space)} is not accepted by {_names(without)}")
     why = "; ".join(["the most preferred that everybody takes", *excluded])
     return Because("color_space", color_name(chosen), why)
 

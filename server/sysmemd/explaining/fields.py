@@ -85,7 +85,7 @@ IMAGE_FIELDS: tuple[FieldOf[Terms], ...] = tuple(
     for name in (field.combined.name,)
 )
 
-#: What makes one value of two: it tells whose values decide.
+#: Combines two values, and so tells whose values decide.
 _COMBINE = {field.combined.name: field.combined.combine for field in (*NEEDS, *TERMS)}
 _USAGE = {f"usage.{member.name}": member.field.type for member in BufferUsage.members}
 _NEEDS = {field.name: field.value for field in FIELDS}

@@ -8,9 +8,10 @@ left?", and one on a handle answers which kind it is.
 
 The server's own description holds a read lock on both ranges from the start, the guard. It never sees its own lock. No
 process can put a write lock there, so no client can prevent the server from giving a new handle its byte. Any process
-can put read locks anywhere, but bytes that are not yet given to a handle are never asked about. If a client changes the
-locks of its own descriptions (drops one, or locks another handle's byte), that buffer's *signals* come early or late,
-as if it had closed or kept a handle. The memory itself is freed with the last reference, whatever the locks.
+can put read locks anywhere, but the daemon never queries bytes that it has not assigned to a handle. If a client
+changes the locks of its own descriptions (drops one, or locks another handle's byte), that buffer's *signals* come
+early or late, as if it had closed or kept a handle. The memory itself is freed with the last reference, whatever the
+locks.
 """
 
 from __future__ import annotations

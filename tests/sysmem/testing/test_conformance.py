@@ -97,7 +97,7 @@ FAULTS = {
         "value < 24 ? 0 : value <= UINT8_MAX",
         "value <= UINT8_MAX",
         "sets_constraints",
-        "written longer than needed",
+        "is not in its shortest form",
     ),
     "leaves descriptors to what it executes": (
         "SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair",

@@ -294,7 +294,7 @@ def test_why_this_color_space() -> None:
     anything = wants(image(F.DO_NOT_CARE, [C.DO_NOT_CARE]))
     reason = because("color_space", both, yuv, anything)
     assert reason.result == "REC709"
-    assert "SRGB isn't taken by p1 (1)" in reason.why
+    assert "SRGB is not accepted by p1 (1)" in reason.why
 
 
 def test_a_report_ends_with_what_came_out() -> None:
