@@ -26,6 +26,7 @@ RULES = (
     (r"\b__a(iter|next)__\b", r"__\1__"),
     (r"\bStopAsyncIteration\b", "StopIteration"),
     (r"\n\n +Cancellation:.*?(?=\n\n|\n +\"\"\"|\"\"\")", ""),
+    (r'(\n +"""[^"\n]+\.)\n +"""\n', r'\1"""\n'),
 )
 
 

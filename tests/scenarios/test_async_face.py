@@ -185,6 +185,47 @@ def test_cancelled_waits_leave_nothing_open(run: Run) -> None:
     run(scenario)
 
 
+def test_a_cancelled_call_without_a_response_has_sent_nothing(run: Run) -> None:
+    async def scenario(allocator: sysmem.Allocator) -> None:
+        token = await allocator.allocate_shared_collection()
+        with anyio.move_on_after(0):
+            await allocator.bind_shared_collection(token)
+        assert not token.closed
+        collection = await allocator.bind_shared_collection(token)
+        calls: list[Callable[[], Awaitable[object]]] = [
+            lambda: collection.set_constraints(buffers()),
+            collection.attach_token,
+            collection.release,
+        ]
+        for call in calls:
+            with anyio.move_on_after(0) as scope:
+                await call()
+            assert scope.cancelled_caught
+        async with collection:
+            await collection.set_constraints(buffers())
+            (await collection.wait_for_all_buffers_allocated()).close()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("of_a_group", [False, True])
+def test_tokens_that_a_cancelled_call_created_fail(run: Run, of_a_group: bool) -> None:
+    async def scenario(allocator: sysmem.Allocator) -> None:
+        async with (
+            await allocator.allocate_shared_collection() as token,
+            await token.create_buffer_collection_token_group() as choices,
+        ):
+            parent = choices if of_a_group else token
+            create = choices.create_children_sync if of_a_group else token.duplicate_sync
+            async with anyio.create_task_group() as group:
+                group.start_soon(create, [sysmem.Rights.SAME_RIGHTS])
+                await anyio.wait_all_tasks_blocked()
+                group.cancel_scope.cancel()
+            assert await parent.wait_closed()
+
+    run(scenario)
+
+
 def test_weak_groups_attach_and_events(run: Run) -> None:
     async def scenario(allocator: sysmem.Allocator) -> None:
         root = await allocator.allocate_shared_collection()

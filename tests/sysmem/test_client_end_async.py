@@ -269,7 +269,7 @@ def test_a_number_used_anew_after_close_is_no_trap(run: Run, ends: Ends) -> None
     run(test)
 
 
-def test_a_full_queue_honours_the_timeout_and_goes_on(run: Run, ends: Ends) -> None:
+def test_a_full_queue_honours_timeout_and_cancellation_and_goes_on(run: Run, ends: Ends) -> None:
     fd, peer = ends
     count = 0
 
@@ -285,6 +285,9 @@ def test_a_full_queue_honours_the_timeout_and_goes_on(run: Run, ends: Ends) -> N
                 await fill(token)
             with pytest.raises(TimeoutError):
                 await token.sync(timeout=0.01)
+            with anyio.move_on_after(0.01) as cancelled:
+                await token.duplicate()
+            assert cancelled.cancelled_caught
 
             def play() -> None:
                 for _ in range(count):

@@ -57,7 +57,10 @@ class Allocator(ChannelObject):
     async def allocate_non_shared_collection(
         self, *, timeout: float | None = None
     ) -> BufferCollection:
-        """Create a collection with one participant, and return that participant."""
+        """Create a collection with one participant, and return that participant.
+
+        Cancellation: nothing was sent, and no collection exists.
+        """
         return await self._open(
             BufferCollection, m.Allocator.allocate_non_shared_collection, timeout
         )
@@ -65,7 +68,10 @@ class Allocator(ChannelObject):
     async def allocate_shared_collection(
         self, *, timeout: float | None = None
     ) -> BufferCollectionToken:
-        """Create a collection for several participants, and return its root token."""
+        """Create a collection for several participants, and return its root token.
+
+        Cancellation: nothing was sent, and no collection exists.
+        """
         return await self._open(
             BufferCollectionToken, m.Allocator.allocate_shared_collection, timeout
         )
@@ -75,9 +81,12 @@ class Allocator(ChannelObject):
     ) -> BufferCollection:
         """Turn in a token, and return the participant that it stands for.
 
-        The token is consumed: it is closed afterwards, unless this raises. The daemon processes all messages that were
-        sent on it first. If the daemon does not know the token, it closes the channel of the new object, and the next
-        call on that raises `PeerClosedError`.
+        The token is consumed: it is closed afterwards, unless this raises. After a `TimeoutError` nothing was sent, and
+        the token can still be used. The daemon processes all messages that were sent on the token first. If the daemon
+        does not know the token, it closes the channel of the new object, and the next call on that raises
+        `PeerClosedError`.
+
+        Cancellation: nothing was sent. The token stays the caller's, and can still be turned in or passed on.
         """
         if not isinstance(token, BufferCollectionToken):
             raise wrong_kind(token, BufferCollectionToken)
@@ -133,6 +142,8 @@ class Allocator(ChannelObject):
         timeout: float | None = None,
     ) -> VmoInfo:
         """Return which buffer of which collection a VMO is. The caller closes the result.
+
+        Cancellation: nothing changes. Handles in a response that comes later are closed.
 
         Args:
             vmo: The VMO, or its descriptor. It stays the caller's.

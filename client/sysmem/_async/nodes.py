@@ -36,6 +36,8 @@ class Node(ChannelObject):
 
         After that the daemon knows the tokens that were created through this channel, so they may be passed to other
         processes.
+
+        Cancellation: nothing changes. Call it again to wait.
         """
         await self._call(m.Node.sync, None, timeout)
 
@@ -43,7 +45,9 @@ class Node(ChannelObject):
         """Send Release and close: this participant leaves, and nothing fails.
 
         Constraints that were set on the node still count. The object is closed afterwards, also if this raises
-        `PeerClosedError`. It stays open if this raises `TimeoutError`.
+        `PeerClosedError`. It stays open if this raises `TimeoutError`: nothing was sent then.
+
+        Cancellation: nothing was sent, and the object stays open.
         """
         await self._send_last(m.Node.release, timeout)
 
@@ -96,7 +100,10 @@ class Node(ChannelObject):
         await self._send(m.Node.set_verbose_logging, None, timeout)
 
     async def get_node_ref(self, *, timeout: float | None = None) -> NodeRef:
-        """Return a proof of this node's identity, for `is_alternate_for` on another node. The caller closes it."""
+        """Return a proof of this node's identity, for `is_alternate_for` on another node. The caller closes it.
+
+        Cancellation: nothing changes. A proof that comes later is closed.
+        """
         answer = await self._call(m.Node.get_node_ref, None, timeout)
         return self._field(answer, "node_ref", NodeRef)
 
@@ -156,6 +163,8 @@ class Node(ChannelObject):
 
         The buffers that were counted for them are then free for others. A node can have at most 256 such events. The
         caller closes the event.
+
+        Cancellation: nothing was sent, and no event exists.
         """
         return await self._open(AsyncEventPair, m.Node.attach_node_tracking, timeout)
 
@@ -291,6 +300,13 @@ class BufferCollectionToken(Node):
 
         It can be used at once in this process. Call `sync()` before you pass it to a process that turns it in through
         another Allocator.
+
+        Cancellation: nothing was sent, and no child exists.
+
+        Args:
+            rights_attenuation_mask: The rights that the child's participant keeps of this token's, for example
+                `~Rights.WRITE`. By default it keeps all of them. 0 means the same, but is deprecated.
+            timeout: Seconds until `TimeoutError`. Nothing was sent then.
         """
         return await self._open(
             BufferCollectionToken,
@@ -308,6 +324,17 @@ class BufferCollectionToken(Node):
         """Create one child token for each mask (at most 64) and return them in the same order.
 
         The daemon already knows them, so no `sync()` is needed.
+
+        After a `TimeoutError` the daemon may have created the tokens. They are closed at the next call on this object,
+        or when it is closed. That fails them, and this node with them. To wait for a limited time without this risk,
+        call `duplicate()` for each token, and then `sync()`.
+
+        Cancellation: as after a `TimeoutError`, if the request was sent.
+
+        Args:
+            rights_attenuation_masks: For each token, the rights that its participant keeps of this token's:
+                `Rights.SAME_RIGHTS` for all of them. A mask of 0 fails this node.
+            timeout: Seconds until `TimeoutError`.
         """
         return await self._create_tokens(
             m.BufferCollectionToken.duplicate_sync, rights_attenuation_masks, timeout
@@ -323,7 +350,10 @@ class BufferCollectionToken(Node):
     async def create_buffer_collection_token_group(
         self, *, timeout: float | None = None
     ) -> BufferCollectionTokenGroup:
-        """Create a group as a child. Exactly one of the group's own children takes part in the allocation."""
+        """Create a group as a child. Exactly one of the group's own children takes part in the allocation.
+
+        Cancellation: nothing was sent, and no group exists.
+        """
         return await self._open(
             BufferCollectionTokenGroup,
             m.BufferCollectionToken.create_buffer_collection_token_group,
@@ -346,11 +376,13 @@ class BufferCollection(Node):
     ) -> None:
         """Set what this participant needs. This is possible once.
 
+        Cancellation: nothing was sent, so this call is still possible.
+
         Args:
             constraints: The needs. Without them the participant uses nothing, constrains nothing and gets no VMOs.
             must_match_vmo: A buffer of any collection. The result must have the settings of that collection. It stays
                 the caller's.
-            timeout: Seconds until `TimeoutError`.
+            timeout: Seconds until `TimeoutError`. Nothing was sent then, so this call is still possible.
         """
         with borrowed(must_match_vmo, Vmo) as vmo:
             await self._send(
@@ -366,7 +398,9 @@ class BufferCollection(Node):
     ) -> BufferCollectionInfo:
         """Wait until the buffers are allocated, and return them. The caller closes the result.
 
-        It may be called again; each result has descriptors of its own.
+        It may be called again, also after a `TimeoutError`; each result has descriptors of its own.
+
+        Cancellation: nothing is lost. The next call goes on waiting for the same response, or gets one of its own.
 
         Raises:
             SysmemError: The allocation failed. `reason` says why, `report` has the whole table.
@@ -394,6 +428,13 @@ class BufferCollection(Node):
 
         The collection does not wait for it, and its failure does not reach this node. It gets the existing buffers if
         they suit it. Call `sync()` before you pass it on other than by `send()` and `offer()`.
+
+        Cancellation: nothing was sent, and no token exists.
+
+        Args:
+            rights_attenuation_mask: The rights that the new participant keeps of this one's, for example
+                `~Rights.WRITE`. By default it keeps all of them. 0 fails this node.
+            timeout: Seconds until `TimeoutError`. Nothing was sent then.
         """
         return await self._open(
             BufferCollectionToken,
@@ -409,6 +450,8 @@ class BufferCollection(Node):
 
         A buffer exists until every handle to it and every mapping of it is gone, in every process. The event also works
         after this node has left. The caller closes it.
+
+        Cancellation: nothing was sent, and no event exists.
         """
         return await self._open(
             AsyncEventPair,
@@ -430,7 +473,15 @@ class BufferCollectionTokenGroup(Node):
         *,
         timeout: float | None = None,
     ) -> BufferCollectionToken:
-        """Create a child token, which is tried after the earlier ones. Without a mask it has the group's rights."""
+        """Create a child token, which is tried after the earlier ones.
+
+        Cancellation: nothing was sent, and no child exists.
+
+        Args:
+            rights_attenuation_mask: The rights that the child's participant keeps of the group's, for example
+                `~Rights.WRITE`. By default it keeps all of them. 0 fails the group.
+            timeout: Seconds until `TimeoutError`. Nothing was sent then.
+        """
         return await self._open(
             BufferCollectionToken,
             m.BufferCollectionTokenGroup.create_child,
@@ -447,13 +498,27 @@ class BufferCollectionTokenGroup(Node):
         """Create one child token for each mask (at most 64) and return them in the same order.
 
         The daemon already knows them, so no `sync()` is needed.
+
+        After a `TimeoutError` the daemon may have created the tokens. They are closed at the next call on this object,
+        or when it is closed. That fails them, and this node with them. To wait for a limited time without this risk,
+        call `create_child()` for each token, and then `sync()`.
+
+        Cancellation: as after a `TimeoutError`, if the request was sent.
+
+        Args:
+            rights_attenuation_masks: For each token, the rights that its participant keeps of the group's:
+                `Rights.SAME_RIGHTS` for all of them. A mask of 0 fails this node.
+            timeout: Seconds until `TimeoutError`.
         """
         return await self._create_tokens(
             m.BufferCollectionTokenGroup.create_children_sync, rights_attenuation_masks, timeout
         )
 
     async def all_children_present(self, *, timeout: float | None = None) -> None:
-        """State that the group has all its children. The collection is not allocated before."""
+        """State that the group has all its children. The collection is not allocated before.
+
+        Cancellation: nothing was sent, so this call is still possible.
+        """
         await self._send(m.BufferCollectionTokenGroup.all_children_present, None, timeout)
 
 

@@ -61,9 +61,10 @@ class Allocator(ChannelObject):
     ) -> BufferCollection:
         """Turn in a token, and return the participant that it stands for.
 
-        The token is consumed: it is closed afterwards, unless this raises. The daemon processes all messages that were
-        sent on it first. If the daemon does not know the token, it closes the channel of the new object, and the next
-        call on that raises `PeerClosedError`.
+        The token is consumed: it is closed afterwards, unless this raises. After a `TimeoutError` nothing was sent, and
+        the token can still be used. The daemon processes all messages that were sent on the token first. If the daemon
+        does not know the token, it closes the channel of the new object, and the next call on that raises
+        `PeerClosedError`.
         """
         if not isinstance(token, BufferCollectionToken):
             raise wrong_kind(token, BufferCollectionToken)

@@ -45,7 +45,7 @@ class Node(ChannelObject):
         """Send Release and close: this participant leaves, and nothing fails.
 
         Constraints that were set on the node still count. The object is closed afterwards, also if this raises
-        `PeerClosedError`. It stays open if this raises `TimeoutError`.
+        `PeerClosedError`. It stays open if this raises `TimeoutError`: nothing was sent then.
         """
         self._send_last(m.Node.release, timeout)
 
@@ -285,6 +285,11 @@ class BufferCollectionToken(Node):
 
         It can be used at once in this process. Call `sync()` before you pass it to a process that turns it in through
         another Allocator.
+
+        Args:
+            rights_attenuation_mask: The rights that the child's participant keeps of this token's, for example
+                `~Rights.WRITE`. By default it keeps all of them. 0 means the same, but is deprecated.
+            timeout: Seconds until `TimeoutError`. Nothing was sent then.
         """
         return self._open(
             BufferCollectionToken,
@@ -302,6 +307,15 @@ class BufferCollectionToken(Node):
         """Create one child token for each mask (at most 64) and return them in the same order.
 
         The daemon already knows them, so no `sync()` is needed.
+
+        After a `TimeoutError` the daemon may have created the tokens. They are closed at the next call on this object,
+        or when it is closed. That fails them, and this node with them. To wait for a limited time without this risk,
+        call `duplicate()` for each token, and then `sync()`.
+
+        Args:
+            rights_attenuation_masks: For each token, the rights that its participant keeps of this token's:
+                `Rights.SAME_RIGHTS` for all of them. A mask of 0 fails this node.
+            timeout: Seconds until `TimeoutError`.
         """
         return self._create_tokens(
             m.BufferCollectionToken.duplicate_sync, rights_attenuation_masks, timeout
@@ -344,7 +358,7 @@ class BufferCollection(Node):
             constraints: The needs. Without them the participant uses nothing, constrains nothing and gets no VMOs.
             must_match_vmo: A buffer of any collection. The result must have the settings of that collection. It stays
                 the caller's.
-            timeout: Seconds until `TimeoutError`.
+            timeout: Seconds until `TimeoutError`. Nothing was sent then, so this call is still possible.
         """
         with borrowed(must_match_vmo, Vmo) as vmo:
             self._send(
@@ -360,7 +374,7 @@ class BufferCollection(Node):
     ) -> BufferCollectionInfo:
         """Wait until the buffers are allocated, and return them. The caller closes the result.
 
-        It may be called again; each result has descriptors of its own.
+        It may be called again, also after a `TimeoutError`; each result has descriptors of its own.
 
         Raises:
             SysmemError: The allocation failed. `reason` says why, `report` has the whole table.
@@ -388,6 +402,11 @@ class BufferCollection(Node):
 
         The collection does not wait for it, and its failure does not reach this node. It gets the existing buffers if
         they suit it. Call `sync()` before you pass it on other than by `send()` and `offer()`.
+
+        Args:
+            rights_attenuation_mask: The rights that the new participant keeps of this one's, for example
+                `~Rights.WRITE`. By default it keeps all of them. 0 fails this node.
+            timeout: Seconds until `TimeoutError`. Nothing was sent then.
         """
         return self._open(
             BufferCollectionToken,
@@ -424,7 +443,13 @@ class BufferCollectionTokenGroup(Node):
         *,
         timeout: float | None = None,
     ) -> BufferCollectionToken:
-        """Create a child token, which is tried after the earlier ones. Without a mask it has the group's rights."""
+        """Create a child token, which is tried after the earlier ones.
+
+        Args:
+            rights_attenuation_mask: The rights that the child's participant keeps of the group's, for example
+                `~Rights.WRITE`. By default it keeps all of them. 0 fails the group.
+            timeout: Seconds until `TimeoutError`. Nothing was sent then.
+        """
         return self._open(
             BufferCollectionToken,
             m.BufferCollectionTokenGroup.create_child,
@@ -441,6 +466,15 @@ class BufferCollectionTokenGroup(Node):
         """Create one child token for each mask (at most 64) and return them in the same order.
 
         The daemon already knows them, so no `sync()` is needed.
+
+        After a `TimeoutError` the daemon may have created the tokens. They are closed at the next call on this object,
+        or when it is closed. That fails them, and this node with them. To wait for a limited time without this risk,
+        call `create_child()` for each token, and then `sync()`.
+
+        Args:
+            rights_attenuation_masks: For each token, the rights that its participant keeps of the group's:
+                `Rights.SAME_RIGHTS` for all of them. A mask of 0 fails this node.
+            timeout: Seconds until `TimeoutError`.
         """
         return self._create_tokens(
             m.BufferCollectionTokenGroup.create_children_sync, rights_attenuation_masks, timeout
