@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -238,11 +239,23 @@ def test_the_names_of_the_client() -> None:
         classes = faces.get(name) or [
             getattr(face, name) for face in (sysmem, blocking) if hasattr(face, name)
         ]
-        calls = re.findall(r"`(\w+)\(", cell)
+        calls = re.findall(r"`(\w+)\(([^`]*)\)`", cell)
         assert classes
         assert calls or "attributes" in cell
-        for call in calls:
-            assert all(hasattr(each, call) for each in classes), f"{name}.{call}"
+        for call, parameters in calls:
+            told = re.findall(r"(\w+)(?:=\w+)?(?:, |$)", parameters)
+            for each in classes:
+                known = [
+                    p for p in inspect.signature(getattr(each, call)).parameters if p != "self"
+                ]
+                assert known in (told, [*told, "timeout"]), f"{name}.{call}"
+
+
+@pytest.mark.parametrize("folder", ["docs/spec", "docs/api"])
+def test_every_public_name_of_the_client_is_on_a_page(folder: str) -> None:
+    text = "".join(page.read_text() for page in (ROOT / folder).glob("*.md"))
+    names = {*sysmem.__all__, *blocking.__all__}
+    assert {name for name in names if not re.search(rf"\b{name}\b", text)} == set()
 
 
 def test_the_names_of_the_kit() -> None:
