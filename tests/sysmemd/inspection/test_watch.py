@@ -347,7 +347,10 @@ def test_a_user_whose_clients_do_not_read_at_all_loses_what_waits(look: Look) ->
     assert waiting
     watcher._message()  # it is under way
     watcher.overflow(Exceeded(Kind.QUEUED_BYTES, 1, 1))
-    assert (watcher.waiting_bytes, watcher._lost) == (0, waiting)
+    assert (watcher.waiting_bytes, watcher._lost, len(watcher._waiting)) == (0, waiting, 0)
+    watcher.tell("{}")
+    waiting += 1
+    assert watcher._lost == waiting, "no event comes before those that were lost"
     watcher._sent()
     watch.events()
     assert sum(filter(None, watch.lost)) == waiting
