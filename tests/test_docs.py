@@ -2,40 +2,50 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
+from collections.abc import Awaitable
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 import yaml
 from docs.tools import generate, refusals
 from docs.tools.blocks import run, steps
 
+import sysmem
+from sysmem import blocking, frames, testing
 from sysmem.pytest_plugin import Daemon
 from sysmemd.constraints import Rule
 
 from .gstreamer import run_with_gstreamer
 
 DOCS = Path(__file__).parents[1] / "docs"
+CLIENT = DOCS.parent / "client" / "sysmem"
 PAGES = {str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md"))}
 #: Packages that the blocks of some pages need.
 NEEDED = {"opencv.md": "cv2", "pyav.md": "av", "torch.md": "torch"}
-#: Pages whose blocks are run by other tests, and which.
+#: Blocks that are run by other tests, and by which.
 ELSEWHERE = {
-    "conformance.md": "tests/sysmem/testing/test_conformance.py",
-    "configuration.md": "tests/sysmemd/test_config.py",
-    "devices.md": "tests/devices/test_docs.py",
-    "gstreamer.md": "below, with the system's Python",
-    "metrics.md": "tests/sysmem_protocol/test_metrics.py",
-    "testing.md": "below, as tests",
+    ("devices.md", "python"): "tests/devices/test_docs.py",
+    ("gstreamer.md", "python"): "below, with the system's Python",
+    ("metrics.md", "yaml"): "tests/sysmem_protocol/test_metrics.py",
+    ("testing.md", "python"): "below, as tests",
+    ("testing.md", "yaml"): "below, the commands",
 }
 PROGRAMS = [
     page
     for page, path in PAGES.items()
-    if page not in ELSEWHERE and any(step.reason is None for step in steps(path))
+    if any(step.reason is None and (page, step.language) not in ELSEWHERE for step in steps(path))
 ]
 
 
@@ -54,7 +64,7 @@ def test_the_blocks_run_one_after_the_other(
         pytest.importorskip(NEEDED[page], reason=f"{NEEDED[page]} isn't installed")
     monkeypatch.setenv("SYSMEM_RUNTIME_DIR", str(sysmemd.runtime_dir))
     monkeypatch.chdir(tmp_path)
-    run(PAGES[page])
+    run(PAGES[page], without={language for name, language in ELSEWHERE if name == page})
 
 
 def test_every_block_is_of_a_language_that_runs_or_is_just_text() -> None:
@@ -63,9 +73,8 @@ def test_every_block_is_of_a_language_that_runs_or_is_just_text() -> None:
     unknown = {
         (page, step.language)
         for page, path in PAGES.items()
-        if page not in ELSEWHERE
         for step in steps(path)
-        if step.language not in known
+        if step.language not in known and (page, step.language) not in ELSEWHERE
     }
     assert unknown == set()
     assert len(PROGRAMS) >= 20
@@ -162,6 +171,65 @@ def start_my_camera(token):
     token.close()
 
 """
+
+
+#: Files of the client whose docstrings have other examples than Python.
+NOT_PYTHON = {"_errors.py": "a table", "testing/conformance/__init__.py": "as docs/conformance.md"}
+
+
+def examples() -> dict[str, list[str]]:
+    """Return the code in docstrings of the client, by file."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(CLIENT.rglob("*.py")):
+        name = str(path.relative_to(CLIENT))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                text = f"{ast.get_docstring(node)}\n"
+                for block in re.findall(r"::\n\n((?: {4}.*\n|\n)+)", text):
+                    found.setdefault(name, []).append(textwrap.dedent(block))
+    return {name: blocks for name, blocks in found.items() if name not in NOT_PYTHON}
+
+
+async def _result(awaited: Awaitable[None]) -> None:
+    await awaited
+
+
+@pytest.mark.parametrize(("file", "texts"), examples().items(), ids=list(examples()))
+def test_the_examples_in_docstrings_run(
+    file: str,
+    texts: list[str],
+    sysmemd: Daemon,
+    allocator: Any,
+    peer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those of a file run one after the other, and tests that they define are called."""
+    monkeypatch.setenv("SYSMEM_RUNTIME_DIR", str(sysmemd.runtime_dir))
+    needs = sysmem.constraints("NV12 64x48", cpu="read, write", hold=1, count=5)
+    collection = allocator.allocate_non_shared_collection()
+    collection.set_constraints(needs)
+
+    def start_camera(token: Any, runtime_dir: Path) -> None:
+        assert runtime_dir == sysmemd.runtime_dir
+        token.close()
+
+    ends = blocking.frames.pair()
+    fixtures = {"sysmemd": sysmemd, "allocator": allocator, "peer": peer}
+    with collection.wait_for_all_buffers_allocated(timeout=20) as info:
+        names: dict[str, Any] = dict.fromkeys(("CAMERA", "ENCODER", "CONSTRAINTS"), needs)
+        names |= {"sysmem": sysmem, "dies": testing.dies, "start_camera": start_camera}
+        names |= {"info": info, "frames": blocking.frames if "blocking" in file else frames}
+        for text, names["sock"] in zip_longest(texts, ends):
+            once = (text or "").replace("while recording:", "for _ in range(1):")
+            awaited = eval(compile(once, file, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+            if awaited is not None:
+                trio.run(partial(_result, awaited))
+    for name, value in names.items():
+        if name.startswith("test_"):
+            value(*(fixtures[each] for each in inspect.signature(value).parameters))
+    for end in ends:
+        end.close()
+    collection.release()
 
 
 #: A program that a reader could write.

@@ -7,7 +7,7 @@
     async with sysmem.connect() as allocator:
         token = await allocator.allocate_shared_collection()
         collection = await allocator.bind_shared_collection(token)
-        await collection.set_constraints(sysmem.BufferCollectionConstraints(...))
+        await collection.set_constraints(sysmem.constraints("NV12 640x480", cpu="write", hold=1))
         with await collection.wait_for_all_buffers_allocated() as info:
             with info.buffers[0].map() as view:
                 ...

@@ -14,7 +14,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,18 +53,24 @@ def steps(page: Path) -> list[Step]:
     return found
 
 
-def run(page: Path, draw: Callable[[str, str], None] = lambda name, collection: None) -> None:
+def run(
+    page: Path,
+    draw: Callable[[str, str], None] = lambda name, collection: None,
+    *,
+    without: Container[str] = (),
+) -> None:
     """Run the blocks of a page, in the current directory and with the daemon that the environment names.
 
     Args:
         page: The page.
         draw: Draws a picture, given its name and a collection's name.
+        without: The languages whose blocks are not run.
     """
     names: dict[str, Any] = {"__name__": page.stem}
     printed = ""
     for language, text, reason, line in steps(page):
         expected, printed = printed, ""
-        if reason is not None:
+        if reason is not None or language in without:
             continue
         if language == "python":
             with redirect_stdout(io.StringIO()) as output:

@@ -6,6 +6,8 @@
 
     with blocking.connect() as allocator:
         token = allocator.allocate_shared_collection()
+        ...  # pass duplicates of it to other processes
+        token.release()
 
 Names and arguments are those of the async face, :mod:`sysmem`. Tables, enums, errors and handles are the same classes.
 Every call takes a `timeout` in seconds and raises `TimeoutError` after it. The object stays usable, and the call's late
