@@ -104,6 +104,16 @@ def test_minimum_row_without_an_answer() -> None:
     assert row(F.R8, M.LINEAR, U32, bytes_per_row_divisor=64) is None
 
 
+@pytest.mark.parametrize(
+    ("modifier", "minimum"), [(M.LINEAR, 80), (M.ARM_LINEAR_TE, 80), (M.INTEL_I915_Y_TILED, 256)]
+)
+def test_minimum_row_is_at_least_min_bytes_per_row(
+    modifier: PixelFormatModifier, minimum: int
+) -> None:
+    fields = {"min_bytes_per_row": minimum - 1, "bytes_per_row_divisor": 16}
+    assert row(F.B8G8R8A8, modifier, 16, **fields) == minimum
+
+
 @pytest.mark.parametrize("width", [11, 101])
 def test_minimum_row_of_afbc_outside_the_limits(width: int) -> None:
     limits = {"min_size": SizeU(12, 1), "max_size": SizeU(100, 100)}

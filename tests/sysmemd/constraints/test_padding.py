@@ -36,18 +36,27 @@ def test_the_widest_image_has_rows_within_max_bytes_per_row() -> None:
     assert padded(100, SizeU(1, 4), **limits, **rows) == 160
 
 
+def test_the_widest_image_is_a_multiple_of_size_alignment() -> None:
+    """The width is 20, not 22. Blocks add 3 rows."""
+    limits: dict[str, Any] = {"min_size": (1, 1), "max_size": (22, 1), "size_alignment": (4, 1)}
+    assert padded(100, SizeU(1, 4), **limits) == 160
+
+
 def test_rows_of_whole_blocks_may_exceed_max_bytes_per_row() -> None:
     """The width is 20. Rows of 2 blocks of 16 pixels add 12 bytes each, at most to 2 rows."""
     limits: dict[str, Any] = {"min_size": (1, 1), "max_size": (200, 200)}
     assert padded(100, SizeU(16, 1), **limits, max_bytes_per_row=20) == 124
 
 
-@pytest.mark.parametrize(("max_height", "total"), [(4, 100), (5, 130), (6, 130)])
+@pytest.mark.parametrize(
+    ("min_height", "max_height", "total"),
+    [(4, 4, 100), (4, 5, 130), (4, 6, 130), (2, 4, 120), (2, 5, 130)],
+)
 def test_a_height_beyond_the_first_blocks_counts_if_max_size_permits_it(
-    max_height: int, total: int
+    min_height: int, max_height: int, total: int
 ) -> None:
     """A height of 4 needs no padding. 5 is the first height that reaches into the next blocks."""
-    sizes: dict[str, Any] = {"min_size": (1, 4), "max_size": (10, max_height)}
+    sizes: dict[str, Any] = {"min_size": (1, min_height), "max_size": (10, max_height)}
     assert padded(100, SizeU(1, 4), **sizes) == total
 
 
