@@ -70,7 +70,7 @@ def permissions(path: Path) -> int:
 def test_the_socket_has_the_full_name_and_accepts_and_is_removed(
     tmp_path: Path, log: RecordingLog
 ) -> None:
-    directory = tmp_path / "a" / "b"
+    directory = tmp_path / "a" / "b" / "c"
     with serving(directory, log) as listener, connect(directory):
         assert [path.name for path in directory.iterdir()] == [NAME]
         listener.accept()[0].close()
