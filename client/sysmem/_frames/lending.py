@@ -71,7 +71,7 @@ class Lending:
     def take(self) -> int | None:
         """Return a free buffer, which then belongs to the producer, or None if no buffer is free.
 
-        If none is free, a frame that only waits for consumers that may miss it is dropped, which frees its buffer.
+        If none is free, this first drops the oldest frame that only waits for consumers whose policy drops frames.
         """
         if not self.free:
             self._reclaim()

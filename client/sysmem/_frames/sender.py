@@ -20,7 +20,7 @@ from .lending import Consumer, Lending, Policy
 from .messages import Start, StreamError
 from .statistics import ConsumerStatistics, SenderStatistics
 
-#: By default a consumer that may miss frames holds this many: the one that it works on and the next one.
+#: By default a consumer whose policy drops frames holds this many: the one that it works on and the next one.
 DEFAULT_HOLD = 2
 _GONE = "it closed its end, or died"
 
