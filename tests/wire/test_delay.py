@@ -22,8 +22,8 @@ from .raw import Allocator, Channel, Descriptor, Wire
 
 #: From asm-generic/socket.h; Python has no name for it.
 SO_PEEK_OFF = 42
-#: The duration of a slow close. Other clients must not notice it.
-LINGER_SECONDS = 4
+#: The duration of a slow close: long enough for all else on a busy machine. Other clients must not notice it.
+LINGER_SECONDS = 30
 #: The number of such closes for which the daemon waits at the same time.
 MOST_AT_A_TIME = 32
 SIZE = 64 * 1024 * 1024

@@ -207,8 +207,9 @@ class _Runs:
         """Run the pipeline undisturbed. Return its cell, and the messages of each participant by name."""
         with self._daemon() as daemon:
             cell = self._cell(daemon, None, 0, "", End.KILLED)
-            clients = {each["name"]: each["messages"] for each in daemon.faults.messages()}
-        return cell, clients
+            if cell.fault:  # perhaps the daemon has ended
+                return cell, {}
+            return cell, {each["name"]: each["messages"] for each in daemon.faults.messages()}
 
     def disturbed(self, victim: str, step: int, method: str, end: End) -> Cell:
         """Run the pipeline and end one participant."""

@@ -165,6 +165,7 @@ def test_processes_without_names_have_numbers(sysmem_zygote: Zygote) -> None:
         ("nothing", "nobody connected to the daemon"),
         ("leaves a connection open", r"left: the connection of mine to .*Allocator, held by"),
         ("breaks the daemon", "the daemon logged an internal error; see its log"),
+        ("ends the daemon", "the daemon has ended"),
     ],
 )
 def test_a_run_without_processes_may_be_at_fault(
@@ -179,6 +180,8 @@ def test_a_run_without_processes_may_be_at_fault(
             if fault == "breaks the daemon":
                 with daemon.log_path.open("a") as log:
                     log.write("Traceback (most recent call last):\n")
+            if fault == "ends the daemon":
+                daemon.faults.kill()
 
         error = ValueError if fault == "nothing" else AssertionError
         with pytest.raises(error, match=told):
