@@ -169,7 +169,7 @@ BAD_MESSAGES = {
         header(0, BufferCollectionToken.set_dispensable.ordinal),
         "BufferCollection has no method with ordinal 0x228acf",
     ),
-    "split, with a body": (header(1, SYNC, FLAGS_MORE) + b"x", "has descriptors and no body"),
+    "split, with a body": (header(1, SYNC, FLAGS_MORE) + b"x", "must have descriptors and no body"),
     "one-way with a txid": (
         header(3, Node.release.ordinal),
         "Node.Release is one-way, but has the txid 0x3",
