@@ -175,8 +175,7 @@ def test_clearing_o_nonblock_on_a_duplicate_blocks_nobody(wire: Wire) -> None:
     child.sync()
     os.set_blocking(kept.fileno(), True)
     # unread responses fill the queue; a blocking send would stop the daemon
-    child.socket.settimeout(0.5)
-    with contextlib.suppress(PeerClosed, TimeoutError):
+    with contextlib.suppress(PeerClosed):
         for txid in range(1, 3000):
             child.send("Node.Sync", txid=txid)
             os.set_blocking(kept.fileno(), True)

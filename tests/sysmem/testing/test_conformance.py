@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -163,6 +164,18 @@ FAULTS = {
 }
 
 
+def assert_found(check: Check, command: list[str], told: str, *, patience: float) -> None:
+    """Check that this flaw is found, with little patience, so that it is found quickly.
+
+    A busy machine may need more time for something else. If so, the usual patience must find the flaw.
+    """
+    with pytest.raises(Flaw) as found:
+        run_check(check, command, patience=patience)
+    if not re.search(told, str(found.value)):
+        with pytest.raises(Flaw, match=told):
+            run_check(check, command)
+
+
 @needs_cc
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_client_is_found_that(fault: str, tmp_path: Path) -> None:
@@ -170,9 +183,7 @@ def test_a_client_is_found_that(fault: str, tmp_path: Path) -> None:
     source = SOURCE.read_text()
     assert source.count(right) == 1
     client = build(source.replace(right, wrong), tmp_path, "-fsanitize=address")
-    patience = 1.0 if told.startswith(("did not", "a descriptor")) else PATIENCE_SECONDS
-    with pytest.raises(Flaw, match=told):
-        run_check(BY_NAME[name], [str(client)], patience=patience)
+    assert_found(BY_NAME[name], [str(client)], told, patience=1.0)
 
 
 #: Changes of the agent in Python, the checks that find them, and what they say.
@@ -280,15 +291,13 @@ def test_an_agent_is_found_that(fault: str) -> None:
     right, wrong, name, told = AGENT_FAULTS[fault]
     source = AGENT.read_text()
     assert source.count(right) == 1
-    with Bench([sys.executable, "-c", source.replace(right, wrong)]) as bench:
-        if told.startswith(("did not close", "no message", "no token")):
-            bench.agent._patience = bench.patience = 1.0  # from now on: its start may take longer
-        with pytest.raises(Flaw, match=told):
-            BY_NAME[name].run(bench)
+    command = [sys.executable, "-c", source.replace(right, wrong)]
+    waits = told.startswith(("did not close", "no message", "no token"))
+    assert_found(BY_NAME[name], command, told, patience=1.0 if waits else PATIENCE_SECONDS)
 
 
 def agent(*answers: str) -> list[str]:
-    """Return an agent that gives these answers to any command. It starts faster than the shortest patience here."""
+    """Return an agent that gives these answers to any command, and starts fast."""
     return ["sh", "-c", 'printf "%s\\n" "$@"; read -r _', "sh", *answers]
 
 
@@ -304,11 +313,11 @@ def test_an_agent_that_is_none_is_found() -> None:
         run_check(connects, agent("ok 2"))
     with pytest.raises(Flaw, match="answered 'hello' with 'what', not with 'ok'"):
         run_check(connects, agent("what"))
-    with pytest.raises(Flaw, match=r"did not connect to \$SYSMEM_RUNTIME_DIR"):
-        run_check(connects, agent("ok 1", "ok"), patience=0.3)
+    told = r"did not connect to \$SYSMEM_RUNTIME_DIR"
+    assert_found(connects, agent("ok 1", "ok"), told, patience=0.3)
     starts = Check("starts", "It starts.", lambda bench: bench.agent.tell("go"))
-    with pytest.raises(Flaw, match="the agent did not end after 'quit'"):
-        run_check(starts, ["sh", "-c", "echo ok 1; exec sleep 60"], patience=0.3)
+    stays = ["sh", "-c", "echo ok 1; exec sleep 60"]
+    assert_found(starts, stays, "the agent did not end after 'quit'", patience=0.3)
     with pytest.raises(Flaw, match=r"(?s)the agent ended with status 3; it said:\nwhat\?$"):
         run_check(starts, ["sh", "-c", "echo ok 1; echo what? >&2; exit 3"])
 
@@ -422,7 +431,7 @@ def test_what_a_daemon_still_holds_is_the_clients_flaw(sysmemd_session: Sysmemd)
 def test_a_report_has_a_line_for_each_check_and_what_is_wrong(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    only = ["--only", "connects", "--only", "closes", "--patience", "0.3"]
+    only = ["--only", "connects", "--only", "closes", "--patience", "1"]
     assert main([*only, *agent("ok 1", "ok")]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "FAILED It connects to the Allocator's socket in the runtime directory."

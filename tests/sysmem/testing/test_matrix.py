@@ -150,6 +150,7 @@ def test_processes_without_names_have_numbers(sysmem_zygote: Zygote) -> None:
 
     def run(_: Sysmemd) -> list[testing.Process]:
         started.extend(sysmem_zygote.start("time:sleep", seconds) for seconds in (0, 60))
+        started[0].wait(20)
         return started
 
     with pytest.raises(AssertionError, match=r"process 2 \(\d+\) still runs\n\n") as failed:
