@@ -1,8 +1,9 @@
-"""Work that takes long, threads that can't start, and a queue of users with its clock."""
+"""Work that takes long, threads that can't start, the limit of descriptors, and a queue of users with its clock."""
 
 from __future__ import annotations
 
 import _thread
+import resource
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -30,6 +31,14 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(_thread, "start_new_thread", none_left)
+
+
+@pytest.fixture
+def descriptor_limit() -> Iterator[None]:
+    """The process's limit of descriptors is the same after the test."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,6 +52,8 @@ from sysmemd.tree.choose import Question
 from sysmemd.turns import Turns
 
 from .recording import RecordingLog
+
+pytestmark = pytest.mark.usefixtures("descriptor_limit")
 
 
 class Client:
@@ -138,13 +140,6 @@ async def running(
 @pytest.fixture
 def log() -> RecordingLog:
     return RecordingLog()
-
-
-@pytest.fixture(autouse=True)
-def descriptor_limit() -> Iterator[None]:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 # --- serving ----------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from sysmemd.sockets import Listeners, Permissions, RuntimeDirectory, StartError
 from ..wire.raw import Wire
 from .recording import Line, RecordingLog
 
-pytestmark = pytest.mark.trio
+pytestmark = [pytest.mark.trio, pytest.mark.usefixtures("descriptor_limit")]
 
 
 class Entries(list[Line]):
@@ -106,13 +106,6 @@ async def running(
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_REMOVAL_SECONDS", 0.01)
-
-
-@pytest.fixture(autouse=True)
-def descriptor_limit() -> Iterator[None]:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------

@@ -213,13 +213,6 @@ def test_a_node_whose_channel_can_not_be_waited_for_fails(
     assert parent is None or parent.is_closed()
 
 
-def test_a_node_that_exists_is_served(bench: Bench) -> None:
-    bench.token()
-    told: list[bool] = []
-    bench.reactor.served[-1].when_served(lambda: told.append(True))
-    assert told == [True]
-
-
 def test_whoever_waits_for_a_served_object_that_exists_is_called_at_once(bench: Bench) -> None:
     bench.token()
     called: list[int] = []
