@@ -114,7 +114,13 @@ NOT_LOADED = {
     "import sysmem.blocking": {"anyio", "difflib", "random", "sysmem._async", "sysmem._frames"},
     "import sysmem; sysmem.connect": {"difflib", "random", "sysmem._blocking", "sysmem._frames"},
     "import sysmem.sysmemctl._ping": {"anyio", "rich", "sysmem._async", "sysmem._frames"},
-    "import sysmem.frames, sysmem.blocking.frames": {"numpy", "PIL", "structlog", "sysmemd"},
+    "import sysmem.frames, sysmem.blocking.frames": {
+        "numpy",
+        "PIL",
+        "pytest",
+        "structlog",
+        "sysmemd",
+    },
 }
 
 

@@ -336,7 +336,7 @@ def dropped(make: Callable[[Trial], Any]) -> Any:
 
 
 def arrived(sock: socket.socket) -> bool:
-    """Return whether a token waits in a socket, and close the socket."""
+    """Return whether a token waits in a socket, and close the token."""
     with contextlib.suppress(BlockingIOError):
         _, fds, _, _ = socket.recv_fds(sock, 100, 1)
         for fd in fds:

@@ -1,6 +1,6 @@
-"""A client of the daemon that shares no code with the package (:mod:`.protocol`).
+"""A client of the daemon that shares no code with the package.
 
-It uses sockets. A `Wire` closes everything that it has created or received.
+Its messages are those of :mod:`.protocol`. A `Wire` closes everything that it has created or received.
 """
 
 from __future__ import annotations

@@ -152,8 +152,7 @@ def test_attach_on_a_released_and_kept_collection_is_a_message_after_release(wir
     assert_close(other, late)
 
 
-def test_attached_names_its_parent(wire: Wire) -> None:
-    """An attached token's settings equal the existing ones in every field, even with an image."""
+def test_attached_participants_get_the_existing_settings_in_every_field(wire: Wire) -> None:
     allocator = wire.connect()
     main = allocator.non_shared()
     entry = {1: 101, 2: 0, 3: [1], 4: [64, 64], 18: [[100, 80], [90, 90]]}
