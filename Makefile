@@ -104,7 +104,7 @@ kernels: $(READY)  ## test the daemon's assumptions about the kernel on other ke
 		tests/devices/run-vm --suite $${kernel%:*} --kernel $${kernel#*:} --memory 1536 --timeout 3600 -- \
 			$(BIN)/python -m pytest -q -p no:cacheprovider -p no:xdist --timeout 600 --basetemp=/tmp/k \
 			--ignore tests/sysmemd/memory/test_soak.py tests/sysmemd/memory tests/scenarios/test_lifetime.py tests/scenarios/test_weak.py \
-			tests/wire/test_collections.py tests/wire/test_weak.py || exit 1; \
+			tests/wire/test_collections.py tests/wire/test_attach.py tests/wire/test_weak.py || exit 1; \
 	done
 
 bench: $(READY)  ## measure the speed, as ratios to floors measured in the same run, and print JSON

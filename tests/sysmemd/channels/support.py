@@ -1,4 +1,4 @@
-"""A service without an event loop: a reactor that tests run, clients over real sockets, a log that records events."""
+"""A service without an event loop: a reactor that tests run, and clients over real sockets."""
 
 from __future__ import annotations
 

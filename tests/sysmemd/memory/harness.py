@@ -1,4 +1,4 @@
-"""Other processes that hold buffers, a clock that tests move, and a log that records events."""
+"""Other processes that hold buffers, and a clock that tests move."""
 
 from __future__ import annotations
 
