@@ -243,6 +243,8 @@ def test_what_a_watched_process_starts_is_watched_too_but_not_this_process() -> 
         assert shell.stdin is not None
         shell.stdin.write(b"\n")
         shell.stdin.close()
+        while "sleep" in watch.wait(20).values():
+            pass
         while watch.activity() is not None:  # until it runs
             pass
         shell.kill()
