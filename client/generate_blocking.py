@@ -16,7 +16,7 @@ MODULES = ("allocator.py", "channel_object.py", "frames.py", "nodes.py", "passin
 HEADER = "# Made from _async/{name} by client/generate_blocking.py; change that one.\n\n"
 RULES = (
     (r"\n *# of the async face only\n.*?\n(?=\n)", ""),
-    (r"\n    It doesn't wait for the daemon unless.*?by an `async with`\.\n", ""),
+    (r"\n    Without `wait` it returns at once.*?by an `async with`\.\n", ""),
     (r"from \.connecting import Connecting\n", ""),
     (r"return Connecting\(lambda: ([^\n]*)\)  # type: ignore[^\n]*", r"return \1"),
     (r"import Callable, Generator\nfrom typing import Self, overload\n", "import Callable\n"),

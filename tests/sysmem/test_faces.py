@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,11 @@ def test_the_blocking_face_is_what_the_script_makes() -> None:
     script = ROOT / "client" / "generate_blocking.py"
     result = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "")
+
+
+def test_the_blocking_face_says_nothing_about_tasks() -> None:
+    for path in (ROOT / "client" / "sysmem" / "_blocking").glob("*.py"):
+        assert re.findall(r"\bawait.*|\basync\b.*", path.read_text()) == [], path
 
 
 @pytest.mark.parametrize(

@@ -259,10 +259,6 @@ def connect(
 ) -> Allocator:
     """Connect to a daemon.
 
-    Without `wait` it returns at once: awaiting it is optional, and `timeout` has no effect. So
-    `with connect() as allocator`, `allocator = connect()` and `allocator = connect()` are the same. With
-    `wait` it must be awaited, or entered by an `with`.
-
     Args:
         runtime_dir: The directory of the daemon's sockets. By default the first of these in which a daemon accepts
             connections: `SYSMEM_RUNTIME_DIR`, `$XDG_RUNTIME_DIR/sysmem`, `/run/sysmem`.

@@ -55,7 +55,9 @@ def case_table(
             return
         cells = [_cell(who, found) for who in columns]
         if hidden:
-            others = sum(all(value.participant is not who for who in columns) for value in found)
+            others = sum(
+                not _is_in(value.participant, columns) and _is_set(value) for value in found
+            )
             cells.append(f"{others} set" if others else "")
         outcome = broken if is_marked and broken else show(result)
         rows.append((_mark(label, False, "> " if is_marked else "  "), *cells, outcome))

@@ -120,7 +120,10 @@ def test_more_formats_than_can_be_named() -> None:
 
 def test_columns_are_bounded_and_those_in_conflict_come_first() -> None:
     crowd = [wants(image(F.R8)) for _ in range(2 * MAX_COLUMNS + 3)]
-    crowd[0] = wants(image(F.R8, min_size=size(9, 9)))
+    crowd[0] = wants(
+        image(F.R8, min_size=size(9, 9)),
+        buffer_memory_constraints=memory(ram_domain_supported=True),
+    )
     crowd[-1] = wants(image(F.R8, max_size=size(8, 8)))
     report = diagnosed(*crowd).report().splitlines()
     rows = [[cell.strip() for cell in line.split("|")] for line in report if "|" in line]
@@ -134,6 +137,7 @@ def test_columns_are_bounded_and_those_in_conflict_come_first() -> None:
     hidden = {row[0]: row[-2] for row in rows}
     assert hidden["image_format_constraints"] == f"{MAX_COLUMNS + 3} set"
     assert hidden[">   .min_size.width"] == ""
+    assert hidden["buffer_memory_constraints.ram_domain_supported"] == ""
 
 
 def test_equal_participants_are_told_apart() -> None:
