@@ -10,7 +10,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,16 @@ def lingering(wire: Wire) -> Descriptor:
     return Descriptor(wire, sock.detach())
 
 
+@contextlib.contextmanager
+def stopped(daemon: Daemon) -> Iterator[None]:
+    """Stop a daemon, so that it is the last one to close what it is sent."""
+    os.kill(daemon.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(daemon.pid, signal.SIGCONT)
+
+
 def meanwhile(other: Allocator, end: Callable[[], None]) -> float:
     """Return the longest time that another client waited for a response during an end."""
     end()
@@ -135,7 +145,7 @@ def meanwhile(other: Allocator, end: Callable[[], None]) -> float:
     "path", ["a handle", "under an unknown field", "unread in a channel", "unread in an event"]
 )
 def test_a_descriptor_that_takes_long_to_close_delays_no_other_client(
-    wire: Wire, path: str
+    daemon: Daemon, wire: Wire, path: str
 ) -> None:
     allocator, other = wire.connect(), wire.connect()
     slow = lingering(wire)
@@ -168,8 +178,9 @@ def test_a_descriptor_that_takes_long_to_close_delays_no_other_client(
             near.close()
 
     def send_and_forget() -> None:
-        end()
-        slow.close()
+        with stopped(daemon):
+            end()
+            slow.close()
 
     assert meanwhile(other, send_and_forget) < LINGER_SECONDS / 2
 
@@ -193,25 +204,25 @@ def test_nor_does_one_that_a_look_into_the_channel_would_miss(daemon: Daemon, wi
     slow = lingering(wire)
 
     def end() -> None:
-        os.kill(daemon.pid, signal.SIGSTOP)
-        token.send_bytes(b"no message, and the last one that is read")
-        token.send_bytes(b"*", [slow])
-        token.close()
-        slow.close()
-        os.kill(daemon.pid, signal.SIGCONT)
+        with stopped(daemon):
+            token.send_bytes(b"no message, and the last one that is read")
+            token.send_bytes(b"*", [slow])
+            token.close()
+            slow.close()
 
     assert meanwhile(other, end) < LINGER_SECONDS / 2
 
 
-def test_nor_does_one_for_which_credentials_leave_no_room(wire: Wire) -> None:
+def test_nor_does_one_for_which_credentials_leave_no_room(daemon: Daemon, wire: Wire) -> None:
     other = wire.connect()
     token, server = server_end_of_token(wire)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     slow, null = lingering(wire), wire.file()
 
     def end() -> None:
-        token.send_bytes(b"*", [*[null] * 252, slow])
-        slow.close()
+        with stopped(daemon):
+            token.send_bytes(b"*", [*[null] * 252, slow])
+            slow.close()
 
     assert meanwhile(other, end) < LINGER_SECONDS / 2
 
@@ -233,7 +244,8 @@ def test_nor_does_one_that_locks_hide_in_an_event(daemon: Daemon, wire: Wire, lo
     before = len(daemon.descriptors())
 
     def end() -> None:
-        collection.send("Node.AttachNodeTracking", {1: server})
+        with stopped(daemon):
+            collection.send("Node.AttachNodeTracking", {1: server})
         collection.sync()
         while len(daemon.descriptors()) > before + 1:  # a client that examines it still has it
             collection.sync()
@@ -252,8 +264,9 @@ def test_however_many_take_long_other_clients_lose_nothing(start: Callable[..., 
         collection = other.non_shared()
         events = [collection.track_node(), collection.track_lifetime(0)]
         collection.allocate().close()
-        for _ in range(MOST_AT_A_TIME + 8):
-            hostile.send("Allocator.SetDebugClientInfo", {1: "x", 99: lingering(wire)})
+        with stopped(daemon):
+            for _ in range(MOST_AT_A_TIME + 8):
+                hostile.send("Allocator.SetDebugClientInfo", {1: "x", 99: lingering(wire)})
         while len(os.listdir(tasks)) < before + MOST_AT_A_TIME:
             hostile.sync()
         begun = time.monotonic()
