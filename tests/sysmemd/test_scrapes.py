@@ -280,6 +280,16 @@ async def test_however_many_ask_the_daemon_answers_only_so_many_a_second(
         assert 49 * PAUSE_SECONDS <= trio.current_time() < MAX_SECONDS
 
 
+def test_what_follows_a_request_does_not_reset_the_connection(daemon: Daemon) -> None:
+    with socket.create_connection(address_of(daemon), PATIENCE) as scraper:
+        scraper.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        with scraper.makefile("rb") as response:
+            assert response.read().endswith(b"# EOF\n")
+        for _ in range(15):
+            scraper.sendall(bytes(4096))
+        assert scraper.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
+
 @pytest.mark.trio
 async def test_what_follows_a_request_is_not_read_without_end(
     nursery: trio.Nursery, log: RecordingLog, monkeypatch: pytest.MonkeyPatch
