@@ -128,6 +128,13 @@ def test_a_platform() -> None:
             "$.limits.max_allocation_bytes: expected an integer, got a boolean",
         ),
         ({"participants": [], "memory": {"contiguous": 1}}, "$.memory.contiguous: expected"),
+        (
+            {
+                "participants": [],
+                "format_costs": [{"pixel_format": 1, "pixel_format_modifier": 1 << 64, "cost": 1}],
+            },
+            f"$.format_costs[0].pixel_format_modifier: {1 << 64} doesn't fit 64 bits",
+        ),
         ({"participants": [], "memory": {"y": 1}}, "$.memory.y: unknown key"),
         ({"participants": [], "heaps": [{}]}, "$.heaps[0].type: is required"),
         ({"participants": [], "heaps": [{"type": "x" * 129}]}, "$.heaps[0].type: expected text of"),

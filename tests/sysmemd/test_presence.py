@@ -38,8 +38,9 @@ def is_readable(watched: Presence) -> bool:
 
 
 def replaced(path: Path) -> None:
-    (path.parent / "new").touch()
-    (path.parent / "new").rename(path)
+    new = path.parent.parent / "new"
+    new.touch()
+    new.rename(path)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from .recording import RecordingLog
 
 
 def test_a_second_has_so_many_lines_of_a_user_and_then_one_that_counts_the_rest() -> None:
+    assert MAX_LINES == 10
     log, clock = RecordingLog(), TestClock()
     refusals = Refusals(log, clock)
     for number in range(MAX_LINES + 5):
