@@ -16,14 +16,14 @@ from sysmem_protocol.testing import End
 from ..channels import Service
 from ..channels.connection import Connection
 from ..channels.errors import Failed
-from ..channels.server import unnamed
+from ..channels.server import Unattached, unnamed
 from ..documents import Document
 from ..ports import Peer
 from ..quota import Exceeded
 from .faults import Faults
 
 
-class TestingServer:
+class TestingServer(Unattached):
     """One connection of a test."""
 
     interface: ClassVar[type[Interface]] = testing.Testing
@@ -40,15 +40,6 @@ class TestingServer:
 
     def about(self) -> dict[str, Any]:
         return unnamed(self.interface, self._peer.pid)
-
-    def held_by(self) -> None:
-        """Return None: nothing holds a test's connection."""
-
-    def changed_by(self) -> None:
-        """Return None: a test's connection has no state that others change."""
-
-    def expect_message(self) -> None:
-        """Accept every message: only the end of its channel ends a test's connection."""
 
     def refuse(self, reason: str) -> None:
         self._service.log.error(
